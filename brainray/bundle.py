@@ -1,0 +1,140 @@
+"""The bundle: weights, preprocessing, class order, calibration and provenance under one fingerprint.
+
+Reading one executes nothing and needs no torch; only `load_model` does.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from . import storage
+from .config import ImageSpec, ModelSpec
+from .errors import BadRequest, BrainrayError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "bundle.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A trained model as it lies at `uri`."""
+
+    uri: str
+    fingerprint: str
+    image: ImageSpec
+    model: ModelSpec
+    temperature: float  # logits are divided by it before the softmax (Guo et al. 2017)
+    metrics: dict[str, Any] = field(default_factory=dict)  # with the split they were measured on
+    reference: dict[str, Any] | None = None  # distribution of predictions on the validation images, for drift
+    provenance: dict[str, Any] = field(default_factory=dict)  # options, versions, data-set digest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.model.classes
+
+
+def fingerprint(*, weights: bytes, image: ImageSpec, model: ModelSpec, temperature: float) -> str:
+    """128 bits of SHA-256, in hexadecimal, over all that changes a prediction."""
+    described = {
+        "weights": hashlib.sha256(weights).hexdigest(),
+        "image": image.to_json(),
+        "model": model.to_json(),
+        "temperature": temperature,
+    }
+    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def save_bundle(
+    uri: str,
+    *,
+    weights: bytes,
+    image: ImageSpec,
+    model: ModelSpec,
+    temperature: float,
+    metrics: dict[str, Any],
+    reference: dict[str, Any] | None,
+    provenance: dict[str, Any],
+) -> Bundle:
+    """Write weights, then the description that makes them a bundle. `weights` are the bytes of a safetensors file."""
+    mark = fingerprint(weights=weights, image=image, model=model, temperature=temperature)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": mark,
+        "classes": list(model.classes),
+        "image": image.to_json(),
+        "model": model.to_json(),
+        "temperature": temperature,
+        "metrics": metrics,
+        "reference": reference,
+        "provenance": provenance,
+    }
+    storage.write_bytes(storage.join(uri, WEIGHTS), weights)
+    storage.write_json(storage.join(uri, DESCRIPTION), description)
+    return load_bundle(uri)
+
+
+def load_bundle(uri: str) -> Bundle:
+    """Read and check a bundle. Raises `BadRequest` where it is none, or where its files do not match its fingerprint."""
+    description, weights = _read(uri)
+    try:
+        bundle = Bundle(
+            uri=uri,
+            fingerprint=description["fingerprint"],
+            image=ImageSpec.from_json(description["image"]),
+            model=ModelSpec.from_json(description["model"]),
+            temperature=float(description["temperature"]),
+            metrics=description.get("metrics") or {},
+            reference=description.get("reference"),
+            provenance=description.get("provenance") or {},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise BadRequest(f"{uri}: {DESCRIPTION} lacks or garbles {exc}; train the model again") from exc
+    actual = fingerprint(weights=weights, image=bundle.image, model=bundle.model, temperature=bundle.temperature)
+    if actual != bundle.fingerprint:
+        raise BadRequest(
+            f"{uri}: the files do not match the fingerprint (bundle.json says {bundle.fingerprint}, they give {actual}); "
+            "the bundle is damaged or was edited, so copy it again or train anew"
+        )
+    return bundle
+
+
+def _read(uri: str) -> tuple[dict[str, Any], bytes]:
+    if not storage.exists(uri):
+        raise BadRequest(f"{uri}: no such model; give the folder that `brainray train --output` wrote")
+    try:
+        description = storage.read_json(storage.join(uri, DESCRIPTION))
+        weights = storage.read_bytes(storage.join(uri, WEIGHTS))
+    except StorageError as exc:
+        raise BadRequest(f"{uri} is no model bundle ({exc}); give the folder that `brainray train --output` wrote") from exc
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BadRequest(f"{uri}: bundle format {version} is not {FORMAT_VERSION}; use the brainray that wrote it")
+    return description, weights
+
+
+def load_model(bundle: Bundle) -> "nn.Module":
+    """The network with its weights, in evaluation mode, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from .model import build_model
+
+    model = build_model(bundle.model)
+    try:
+        model.load_state_dict(load(storage.read_bytes(storage.join(bundle.uri, WEIGHTS))))
+    except (SafetensorError, RuntimeError) as exc:
+        raise BrainrayError(f"{bundle.uri}: the weights do not fit {bundle.model.name}: {exc}".splitlines()[0]) from exc
+    return model.eval()
+
+
+def weights_bytes(state: "dict[str, Tensor]") -> bytes:
+    """A state dict as a safetensors file. Tensors that share memory are stored each on their own."""
+    from safetensors.torch import save
+
+    return bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}))

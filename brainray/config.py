@@ -1,0 +1,153 @@
+"""Frozen options of everything brainray does, validated where they are made. Knows no file, no Ray, no torch."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self, get_args
+
+from .errors import BadRequest
+
+Precision = Literal["auto", "bf16", "fp32"]
+Resize = Literal["pad", "stretch"]
+Preset = Literal["quick", "thorough"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise BadRequest(message)
+
+
+def _one_of(name: str, value: object, kind: object) -> None:
+    allowed = get_args(kind)
+    _require(value in allowed, f"{name} is {value!r}; it must be one of {', '.join(map(str, allowed))}")
+
+
+class _Spec:
+    """JSON there and back; unknown keys are refused, for they mean a file of a newer version."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        unknown = set(values) - {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        _require(not unknown, f"{cls.__name__} does not know {', '.join(sorted(unknown))}; update brainray")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec(_Spec):
+    """How bytes become the array a model takes. Training and scoring decode by the same spec."""
+
+    image_px: int = 160  # height and width of the array
+    channels: int = 1  # 1: luminance, 3: RGB
+    resize: Resize = "pad"  # pad: keep proportions, black borders; stretch: fill the square
+    mean: float = 0.18  # of luminance / 255 over brain-MRI slices; subtracted before the first layer
+    std: float = 0.2
+    max_pixels: int = 100_000_000  # larger images are refused as too_large before they are unpacked
+
+    def __post_init__(self) -> None:
+        _require(16 <= self.image_px <= 1024, f"--image-px is {self.image_px}; it must be from 16 to 1024")
+        _require(self.channels in (1, 3), f"channels is {self.channels}; it must be 1 or 3")
+        _one_of("resize", self.resize, Resize)
+        _require(self.std > 0, f"std is {self.std}; it must be above 0")
+        _require(self.max_pixels > 0, f"max_pixels is {self.max_pixels}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(_Spec):
+    """Which network, for which classes in which order."""
+
+    name: str = "compact"  # our own CNN, or the name of a torchvision classification backbone
+    classes: tuple[str, ...]
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        _require(len(self.classes) >= 2, f"a model needs two classes or more, not {len(self.classes)}")
+        _require(len(set(self.classes)) == len(self.classes), f"classes repeat: {', '.join(self.classes)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(_Spec):
+    """What `train` does with the images; everything that changes the weights."""
+
+    model: str = "compact"
+    image_px: int = 160
+    channels: int = 1
+    epochs: int = 24
+    batch_size: int = 32  # images a step over all workers
+    lr: float = 3e-3  # peak of the schedule
+    weight_decay: float = 0.05
+    warmup_fraction: float = 0.1  # share of all steps in which the rate rises
+    label_smoothing: float = 0.05
+    patience: int = 8  # epochs without a better validation before training stops
+    val_fraction: float = 0.15
+    seed: int = 0
+    workers: int | None = None  # None: what the cluster has
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"--epochs is {self.epochs}; it must be 1 or more")
+        _require(self.batch_size >= 1, f"--batch-size is {self.batch_size}; it must be 1 or more")
+        _require(self.lr > 0, f"--lr is {self.lr}; it must be above 0")
+        _require(0 < self.val_fraction < 1, f"--val-fraction is {self.val_fraction}; it must lie between 0 and 1")
+        _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
+        _require(self.patience >= 1, f"--patience is {self.patience}; it must be 1 or more")
+        _one_of("--precision", self.precision, Precision)
+        ImageSpec(image_px=self.image_px, channels=self.channels)
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        return ImageSpec(image_px=self.image_px, channels=self.channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxFailed(_Spec):
+    """How many images may fail before `score` ends with exit code 3: a count or a share of all images."""
+
+    count: int | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        _require((self.count is None) != (self.share is None), "--max-failed needs a count or a share")
+
+    @classmethod
+    def parse(cls, text: str) -> "MaxFailed":
+        """`12` is a count, `1%` or `0.5 %` a share."""
+        try:
+            if text.strip().endswith("%"):
+                share = float(text.strip()[:-1]) / 100
+                _require(0 <= share <= 1, f"--max-failed is {text!r}; a share lies between 0% and 100%")
+                return cls(share=share)
+            count = int(text)
+            _require(count >= 0, f"--max-failed is {text!r}; it must be 0 or more")
+            return cls(count=count)
+        except ValueError:
+            raise BadRequest(f"--max-failed is {text!r}; give a count such as 12 or a share such as 1%") from None
+
+    def exceeded(self, *, failed: int, total: int) -> bool:
+        if self.count is not None:
+            return failed > self.count
+        return self.share is not None and failed > self.share * total
+
+    def __str__(self) -> str:
+        return str(self.count) if self.count is not None else f"{100 * (self.share or 0):g}%"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(_Spec):
+    """What `score` does beside its inputs, model and output."""
+
+    workers: int | None = None  # actors; None: sized from the cluster
+    batch_size: int = 64  # images in one forward pass
+    shard_size: int | None = None  # images a shard; None: about 1,000, fewer for small archives
+    max_failed: MaxFailed = field(default_factory=lambda: MaxFailed(share=0.01))
+    group_by: str | None = None  # "folder", or a regular expression whose first group names the group
+    precision: Precision = "auto"
+    stall_timeout_s: float = 600.0  # no shard finished for so long ends the run
+
+    def __post_init__(self) -> None:
+        _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
+        _require(self.batch_size >= 1, f"--batch-size is {self.batch_size}; it must be 1 or more")
+        size = self.shard_size
+        _require(size is None or 1 <= size <= 100_000, f"--shard-size is {size}; it must be from 1 to 100000")
+        _one_of("--precision", self.precision, Precision)
+        _require(self.stall_timeout_s > 0, f"--stall-timeout is {self.stall_timeout_s}; it must be above 0")

@@ -1,0 +1,299 @@
+"""Image bytes to the uint8 array a model takes, or an `ImageError` that says why not, for training and scoring alike.
+
+Reads no file and leaves Pillow's settings alone. Every picture takes one path: sniff, check the header, unpack, flatten
+to luminance or RGB, fit, turn upright. Colour profiles (ICC) are ignored; of several frames or pages, the first counts.
+Shape suffixes: H height, W width, C colour.
+"""
+
+import hashlib
+import io
+import logging
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ExifTags import Base
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from .config import ImageSpec
+from .errors import ImageError, ImageReason
+
+# The formats we open, by their first bytes. Pillow knows more; some start other programs (EPS runs Ghostscript).
+_PICTURES: dict[bytes, type[ImageFile]] = {
+    rb"\xff\xd8\xff": JpegImageFile,
+    rb"\x89PNG\r\n\x1a\n": PngImageFile,
+    rb"GIF8[79]a": GifImageFile,
+    rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0": BmpImageFile,
+    rb"II[*+]\0|MM\0[*+]": TiffImageFile,
+    rb"RIFF.{4}WEBP": WebPImageFile,
+    rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n": Jpeg2KImageFile,
+    rb".{4}ftyp.{0,28}avi[fs]": AvifImageFile,
+    rb"P[1-6f]\s": PpmImageFile,
+}
+
+# What else turns up in archives under an image's name. The first match counts, and the last ones are vague.
+_STRANGERS: tuple[tuple[bytes, ImageReason, str], ...] = (
+    (rb".{128}DICM", "unsupported", "a DICOM file; export its slices as PNG first"),
+    (rb".{344}n[+i]1\0|.{4}n[+i]2\0", "unsupported", "a NIfTI volume; export its slices as PNG first"),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "unsupported", "a HEIC image; save it as JPEG or PNG first"),
+    (rb"8BPS|%!PS|\0\0[\1\2]\0|SIMPLE  =|NRRD|\x89HDF|\xff\x0a|.{4}JXL ", "unsupported",
+     "an image or volume of a format that is not read; save it as PNG first"),
+    (rb"version https://git-lfs", "not_an_image", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
+    (rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html)", "not_an_image", "an HTML page, often a server's error or login page"),
+    (rb"(\xef\xbb\xbf)?\s*<(\?xml|error|svg)", "not_an_image", "an XML document, often a server's error message"),
+    (rb".{4}Bud1", "not_an_image", "a folder's .DS_Store file"),
+    (rb"\xd0\xcf\x11\xe0", "not_an_image", "an OLE file such as Thumbs.db or an old Office document"),
+    (rb"%PDF|PK\x03\x04|\x1f\x8b|.{4}ftyp", "not_an_image", "a PDF, archive or video"),
+    (rb"\0{16}", "not_an_image", "zero bytes, as an interrupted copy leaves them"),
+    (rb"[\s!-~]{64}|[\s!-~]*$", "not_an_image", "plain text"),
+)  # fmt: skip
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WIDE_WINDOW = (0.1, 99.9)  # percentiles of a 16-bit, 32-bit or float image that become 0 and 255
+_WIDE_BLOCK = 1 << 20  # pixels scaled at a time, and at most sampled for the percentiles: bounds memory
+_QUIET_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A picture fitted to its spec; `width`, `height` are the whole picture's, upright."""
+
+    pixels: NDArray[np.uint8]  # [image_px, image_px], or [image_px, image_px, 3] for RGB
+    width: int
+    height: int
+    format: str  # Pillow's name: JPEG, PNG, TIFF ...
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first bytes tell, also of an image whose pixels cannot be read. None: not even that."""
+
+    width: int | None = None  # as stored: before EXIF orientation
+    height: int | None = None
+    format: str | None = None
+
+
+def decode(data: bytes, spec: ImageSpec) -> Decoded:
+    """Fit the picture to the spec. Raises `ImageError` and nothing else, whatever the bytes."""
+    return _render(_open(data, spec.max_pixels), spec)
+
+
+def pixel_digest(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> str:
+    """Hex SHA-256 of what the picture shows: upright luminance in full resolution, with its shape.
+
+    The same pixels give the same digest whatever the lossless format, grey as L, R=G=B or palette. Raises `ImageError`.
+    """
+    return _digest(_open(data, max_pixels))
+
+
+def decode_with_digest(data: bytes, spec: ImageSpec) -> tuple[Decoded, str]:
+    """`decode` and `pixel_digest`, equal to the byte, for less than both cost unless the image is a JPEG."""
+    image = _open(data, spec.max_pixels)
+    decoded = _render(image, spec)
+    # `decode` unpacks a JPEG only as far as its own size needs, so the digest has to unpack it again.
+    return decoded, _digest(_open(data, spec.max_pixels) if isinstance(image, JpegImageFile) else image)
+
+
+def read_header(data: bytes) -> Header:
+    """Width, height and format for the row of an image that `decode` refused. Never raises `ImageError`."""
+    try:
+        image = _open(data, max_pixels=None)
+    except ImageError:
+        return Header()
+    return Header(width=image.width, height=image.height, format=image.format)
+
+
+def _open(data: bytes, max_pixels: int | None) -> ImageFile:
+    """The image with its header read and checked and its pixels still packed."""
+    if not data:
+        raise ImageError("empty", "the file has no bytes")
+    _hush_pillow()
+    plugin = next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
+    if plugin is None:
+        raise _stranger(data)
+    with _pillow_errors("truncated", f"{plugin.format} header"):
+        # Not Image.open: it hides the plugin's reason, and judges size by a limit global to the process.
+        image = plugin(io.BytesIO(data))
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        message = f"{image.width} x {image.height} pixels are more than the {max_pixels} allowed"
+        raise ImageError("too_large", message)
+    return image
+
+
+def _hush_pillow() -> None:
+    """Keep Pillow's remarks on odd tags off stderr.
+
+    By one filter for the process, as `warnings.catch_warnings` is not safe among threads; whoever used that may have
+    dropped ours again.
+    """
+    if _QUIET_FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    logger = logging.getLogger("PIL")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
+def _stranger(data: bytes) -> ImageError:
+    """Why bytes that no plugin takes are refused, with a guess at what they are."""
+    head = data[:512]
+    if head.startswith(b"\x1f\x8b"):
+        head = _gunzipped(data[:4096]) or head
+    for magic, reason, what in _STRANGERS:
+        if re.match(magic, head, re.DOTALL | re.IGNORECASE):
+            return ImageError(reason, f"it is {what}")
+    return ImageError("not_an_image", f"unknown format; its first bytes are {data[:8].hex(' ')}")
+
+
+def _gunzipped(data: bytes) -> bytes:
+    try:
+        head = zlib.decompressobj(wbits=31).decompress(data, 512)
+    except zlib.error:
+        return b""
+    return head if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2") else b""
+
+
+@contextmanager
+def _pillow_errors(otherwise: ImageReason, what: str) -> Iterator[None]:
+    """Everything Pillow raises becomes an `ImageError`; `otherwise` is the reason where the error tells none."""
+    try:
+        yield
+    except Exception as exc:  # damaged files raise nearly every type there is; none may take down a shard
+        message = " ".join(str(exc).split())[:200].encode("ascii", "backslashreplace").decode()
+        raise ImageError(_reason(exc, otherwise), f"{what}: {message or type(exc).__name__}") from exc
+
+
+def _reason(exc: Exception, otherwise: ImageReason) -> ImageReason:
+    message = str(exc).lower()
+    if isinstance(exc, MemoryError | Image.DecompressionBombError) or "too large" in message or "too much" in message:
+        return "too_large"
+    if isinstance(exc, NotImplementedError) or "unsupported" in message or "unknown pixel mode" in message:
+        return "unsupported"
+    return otherwise
+
+
+def _render(image: ImageFile, spec: ImageSpec) -> Decoded:
+    mode = "L" if spec.channels == 1 else "RGB"
+    size, box = image.size, None
+    if isinstance(image, JpegImageFile):
+        # Unpack at 1/2, 1/4 or 1/8 while that is no smaller than needed, and luminance only: 2.5 times as fast.
+        drafted = image.draft(mode, _fitted_size(size, spec))
+        box = drafted[1] if drafted else None
+    _load(image)
+    if box is None:
+        size = image.size  # a TIFF turns itself upright when loaded
+    # Bicubic: 0.06 ms more than bilinear for an image of 512 px, and 7 dB nearer to a resize in full precision.
+    fitted = _flat(image, mode).resize(_fitted_size(size, spec), Image.Resampling.BICUBIC, box=box)
+    upright = _upright(fitted, image)
+    width, height = size if _orientation(image) < 5 else size[::-1]
+    return Decoded(_framed(upright, spec), width, height, str(image.format))
+
+
+def _digest(image: ImageFile) -> str:
+    _load(image)
+    shown_HW = np.asarray(_upright(_flat(image, "L"), image))
+    return hashlib.sha256(f"{shown_HW.shape}".encode() + shown_HW.tobytes()).hexdigest()
+
+
+def _load(image: ImageFile) -> None:
+    with _pillow_errors("truncated", f"{image.format} of {image.width} x {image.height}"):
+        image.load()
+
+
+def _fitted_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
+    """Width and height inside the square, at least one pixel each."""
+    if spec.resize == "stretch":
+        return spec.image_px, spec.image_px
+    longest = max(size)
+    width, height = (max(1, round(side * spec.image_px / longest)) for side in size)
+    return width, height
+
+
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """As L or RGB: wide values scaled to 8 bits, transparency over black, palette and CMYK resolved."""
+    with _pillow_errors("unsupported", f"{image.format} in mode {image.mode}"):
+        if image.mode.startswith(("I", "F")):
+            image = _scaled_to_8_bits(image)
+        elif image.has_transparency_data:
+            return _over_black(image, mode)
+        return image if image.mode == mode else image.convert(mode)
+
+
+def _over_black(image: Image.Image, mode: str) -> Image.Image:
+    rgba = image.convert("RGBA")
+    black = Image.new(mode, image.size)
+    black.paste(rgba.convert(mode), mask=rgba.getchannel("A"))
+    return black
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """The 0.1 to 99.9 percentile of the values becomes 0 to 255: scanners use 12 of 16 bits, floats have any unit.
+
+    Where the two are equal, minimum and maximum serve. NaN is black, infinities are black and white.
+    """
+    values_HW: NDArray[Any] = np.asarray(image)
+    low, high = _window(values_HW)
+    scaled_HW = np.empty(values_HW.shape, np.uint8)
+    blocks = 1 + values_HW.size // _WIDE_BLOCK
+    for block_HW, out_HW in zip(np.array_split(values_HW, blocks), np.array_split(scaled_HW, blocks), strict=True):
+        share_HW = np.nan_to_num(block_HW.astype(np.float64) - low, nan=0.0) / (high - low)
+        out_HW[...] = np.clip(share_HW, 0, 1) * 255 + 0.5
+    return Image.fromarray(scaled_HW)
+
+
+def _window(values_HW: NDArray[Any]) -> tuple[float, float]:
+    """The values that become black and white; the second is the larger."""
+    sample = values_HW.reshape(-1)[:: 1 + values_HW.size // _WIDE_BLOCK].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return 0.0, 1.0
+    low, high = np.percentile(sample, _WIDE_WINDOW)
+    if low == high:
+        low, high = sample.min(), sample.max()
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded image, 1 to 8."""
+    try:
+        orientation = image.getexif().get(Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - damaged EXIF of whatever kind: show the picture as it is stored
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
+    orientation = _orientation(source)
+    return picture if orientation == 1 else picture.transpose(_TURNS[orientation])
+
+
+def _framed(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Centred on a black square; an odd margin has its extra pixel at the right or bottom."""
+    shape = (spec.image_px, spec.image_px) if spec.channels == 1 else (spec.image_px, spec.image_px, 3)
+    framed = np.zeros(shape, np.uint8)
+    left, top = (spec.image_px - image.width) // 2, (spec.image_px - image.height) // 2
+    framed[top : top + image.height, left : left + image.width] = np.asarray(image)
+    return framed

@@ -1,0 +1,76 @@
+"""The tree of exceptions: one class for each thing somebody must do about it, each with the exit code of the command.
+
+An image that cannot be scored is no job failure: `ImageError` is caught where the image is handled and becomes a row.
+"""
+
+from typing import Literal, get_args
+
+ImageReason = Literal[
+    "not_found",
+    "forbidden",
+    "empty",
+    "not_an_image",
+    "truncated",
+    "too_large",
+    "unsupported",
+    "read_failed",
+]
+IMAGE_REASONS: tuple[str, ...] = get_args(ImageReason)
+
+
+class BrainrayError(Exception):
+    """A failure with a message for people: one line that names the thing and says what to do."""
+
+    exit_code = 1
+
+
+class BadRequest(BrainrayError):
+    """The command, a file it names or its configuration is wrong; correct it and run again."""
+
+    exit_code = 2
+
+
+class TooManyFailed(BrainrayError):
+    """More images failed than allowed. Every row is written; look at the reasons in the summary."""
+
+    exit_code = 3
+
+
+class OtherModel(BrainrayError):
+    """The output holds a run of another model or image spec; give another output."""
+
+    exit_code = 4
+
+
+class OutputHeld(BrainrayError):
+    """Another run is writing to the output; wait for it."""
+
+    exit_code = 5
+
+
+class StorageError(BrainrayError):
+    """A file could not be listed, read or written. `reason` is one of `IMAGE_REASONS`."""
+
+    def __init__(self, reason: ImageReason, message: str) -> None:
+        super().__init__(message)
+        self.reason: ImageReason = reason
+
+
+class NoProgress(BrainrayError):
+    """Nothing was finished for so long that the run was given up. Run the same command again to go on."""
+
+
+class AccountingError(BrainrayError):
+    """Rows and images listed differ: the run is not published. Run the same command again; a defect if it stays."""
+
+
+class ImageError(Exception):
+    """Why one image cannot be scored. Data, not a failure of the job."""
+
+    def __init__(self, reason: ImageReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: ImageReason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[ImageReason, str]]:
+        return type(self), (self.reason, self.detail)

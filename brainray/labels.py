@@ -1,0 +1,44 @@
+"""Class names: which spellings mean the same class, and the label that the folders of an image give it.
+
+Nothing here assumes four classes; the aliases only let public copies of the brain-MRI sets work as they are.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+# Spellings seen in public copies of the brain-MRI sets, compared without case, spaces and punctuation.
+_ALIASES = {
+    "glioma": ("glioma", "gliomas", "gliomatumor", "gliomatumour"),
+    "meningioma": ("meningioma", "meningiomas", "meningiomatumor", "meningiomatumour"),
+    "pituitary": ("pituitary", "pituitarytumor", "pituitarytumour", "pituitaryadenoma"),
+    "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
+}
+_CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def class_name(name: str) -> str:
+    """The canonical name of a class: known spellings fold into one, other names are kept as they are."""
+    return _CANONICAL.get(_key(name), name.strip())
+
+
+def class_lookup(classes: Iterable[str]) -> dict[str, str]:
+    """Key of each class -> class, for `match_class`. Case, spaces and punctuation do not count."""
+    return {_key(class_name(name)): name for name in classes}
+
+
+def match_class(name: str, lookup: dict[str, str]) -> str | None:
+    """The class that `name` spells, or None."""
+    return lookup.get(_key(class_name(name)))
+
+
+def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | None:
+    """The label of an image below `folders` (outermost first): the nearest folder whose name is a class."""
+    for folder in reversed(folders):
+        label = match_class(folder, lookup)
+        if label is not None:
+            return label
+    return None

@@ -1,0 +1,245 @@
+"""Inputs -> manifest -> shards, streamed: memory does not grow with the number of files beyond one chunk.
+
+A shard is a fixed slice of the listing, named by its content. The manifest holds one row group a shard, so that a worker
+reads the rows of its own shard and no others.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from . import storage
+from .errors import BadRequest, StorageError
+from .labels import class_lookup, label_from_folders
+from .truth import Truth
+
+# What Pillow reads of the formats archives hold, and medical formats, so that those get a row that says `unsupported`.
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .jp2 .j2k .png .apng .bmp .dib .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga "
+    ".heic .heif .dcm .dicom .ima .nii".split()
+)
+CHUNK_ROWS = 65_536
+SHARD_IMAGES = 1000
+# Small archives get smaller shards, so that every core has work and the last ones end together.
+_SHARDS_AT_LEAST = 16
+_SHARD_IMAGES_AT_LEAST = 64
+_SHARDS_PER_FILE = 1000
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("version", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("shard_id", pa.string(), nullable=False),
+    ]
+)
+_LISTED_SCHEMA = pa.schema([f for f in MANIFEST_SCHEMA if f.name != "shard_id"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One unit of work: where its rows stand in the manifest."""
+
+    shard_id: str
+    manifest_uri: str
+    row_group: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What was found: a local Parquet file of images, and the files that are none, by reason."""
+
+    path: str
+    images: int
+    size_bytes: int
+    labelled: int
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+def skip_reason(name: str, folders: Sequence[str]) -> str | None:
+    """Why a file is no image to score, judged by its name alone; None for an image."""
+    if name.startswith(".") or any(folder.startswith(".") for folder in folders):
+        return "hidden"
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
+        return None
+    return f"suffix {suffix}" if suffix else "no suffix"
+
+
+def distinct_inputs(inputs: Iterable[str]) -> list[str]:
+    """Inputs in order, without those that lie within another: no image may be listed twice."""
+    roots: list[str] = []
+    for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
+        if not storage.exists(uri):
+            raise BadRequest(f"--input {uri}: no such file or folder")
+        roots.append(uri)
+    return [uri for uri in roots if not any(uri.startswith(other.rstrip("/") + "/") for other in roots if other != uri)]
+
+
+class Lister:
+    """Files below the inputs as Arrow tables of at most `CHUNK_ROWS` rows; counts what it passes over."""
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        *,
+        classes: Iterable[str],
+        output: str | None = None,
+        truth: Truth | None = None,
+        group_by: str | None = None,
+    ) -> None:
+        self._inputs = inputs
+        self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this very run are no input
+        self._lookup = class_lookup(classes)
+        self._truth = truth
+        self._group = _grouper(group_by)
+        self.skipped: Counter[str] = Counter()
+
+    def tables(self) -> Iterator[pa.Table]:
+        rows: list[tuple[str, int, str, str | None, str | None]] = []
+        relative: list[str] = []
+        for root in self._inputs:
+            own = (storage.name_of(root),)
+            for found in storage.list_files(root):
+                if self._own and found.uri.startswith(self._own):
+                    continue
+                name = storage.name_of(found.uri)
+                reason = skip_reason(name, found.folders)
+                if reason is not None:
+                    self.skipped[reason] += 1
+                    continue
+                label = label_from_folders((*own, *found.folders), self._lookup) if self._truth is None else None
+                path = "/".join((*found.folders, name))
+                rows.append((found.uri, found.size_bytes, found.version, label, self._group(found.uri, found.folders)))
+                relative.append(path)
+                if len(rows) == CHUNK_ROWS:
+                    yield self._table(rows, relative)
+                    rows, relative = [], []
+        if rows:
+            yield self._table(rows, relative)
+
+    def _table(self, rows: list[tuple[str, int, str, str | None, str | None]], relative: list[str]) -> pa.Table:
+        columns = list(zip(*rows, strict=True))
+        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, _LISTED_SCHEMA, strict=True)], schema=_LISTED_SCHEMA)
+        if self._truth is None:
+            return table
+        labels = self._truth.labels_of(table["uri"], pa.array(relative))
+        return table.set_column(table.schema.get_field_index("label"), _LISTED_SCHEMA.field("label"), labels)
+
+
+def _grouper(group_by: str | None) -> "_Grouper":
+    return _Grouper(None if group_by in (None, "folder") else group_by, by_folder=group_by == "folder")
+
+
+class _Grouper:
+    """The group of an image: its first folder below the input, or what a regular expression finds in the URI."""
+
+    def __init__(self, pattern: str | None, *, by_folder: bool) -> None:
+        self._by_folder = by_folder
+        try:
+            self._pattern = re.compile(pattern) if pattern else None
+        except re.error as exc:
+            raise BadRequest(f"--group-by {pattern!r} is no regular expression: {exc}") from None
+
+    def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
+        if self._by_folder:
+            return folders[0] if folders else None
+        found = self._pattern.search(uri) if self._pattern else None
+        if found is None:
+            return None
+        return found.group(1) if found.re.groups else found.group(0)
+
+
+def scan(lister: Lister, path: str) -> Listing:
+    """Stream a listing into a local Parquet file. Raises `BadRequest` where an input cannot be listed."""
+    images = size_bytes = labelled = 0
+    try:
+        with pq.ParquetWriter(path, _LISTED_SCHEMA, compression="zstd") as writer:
+            for table in lister.tables():
+                writer.write_table(table)
+                images += len(table)
+                size_bytes += pc.sum(table["size_bytes"]).as_py()
+                labelled += len(table) - table["label"].null_count
+    except StorageError as exc:
+        raise BadRequest(f"--input {exc}") from exc
+    return Listing(
+        path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=dict(sorted(lister.skipped.items()))
+    )
+
+
+def shard_size_for(images: int, wanted: int | None) -> int:
+    """Images a shard. Depends on the listing alone, so that shards are the same on every machine."""
+    if wanted is not None:
+        return wanted
+    return max(_SHARD_IMAGES_AT_LEAST, min(SHARD_IMAGES, -(-images // _SHARDS_AT_LEAST)))
+
+
+def shard_id(table: pa.Table) -> str:
+    """80 bits of SHA-256 over what its rows say: equal rows give an equal id, whichever run lists them."""
+    digest = hashlib.sha256()
+    for name in ("uri", "size_bytes", "version", "label", "group"):
+        for value in table[name].to_pylist():
+            digest.update(b"\0" if value is None else str(value).encode() + b"\1")
+        digest.update(b"\2")
+    return digest.hexdigest()[:20]
+
+
+def slices(path: str, shard_size: int) -> Iterator[pa.Table]:
+    """The rows of a listing in order, `shard_size` at a time."""
+    with pq.ParquetFile(path) as file:
+        held = _LISTED_SCHEMA.empty_table()
+        for batch in file.iter_batches(CHUNK_ROWS):
+            held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+            while len(held) >= shard_size:
+                yield held.slice(0, shard_size).combine_chunks()
+                held = held.slice(shard_size)
+        if len(held):
+            yield held.combine_chunks()
+
+
+def write_manifest(listing: Listing, folder: str, *, shard_size: int) -> list[Shard]:
+    """Write the manifest of a listing, one row group a shard, and return its shards. Old manifest files go last."""
+    before = storage.list_names(folder)
+    shards: list[Shard] = []
+    tables: list[pa.Table] = []
+    written: list[str] = []
+    for table in slices(listing.path, shard_size):
+        name = shard_id(table)
+        tables.append(table.append_column(MANIFEST_SCHEMA.field("shard_id"), pa.array([name] * len(table))))
+        if len(tables) == _SHARDS_PER_FILE:
+            written.append(_write_manifest_file(folder, len(written), tables, shards))
+            tables = []
+    if tables:
+        written.append(_write_manifest_file(folder, len(written), tables, shards))
+    for name in set(before) - set(written):
+        storage.delete(storage.join(folder, name))
+    return shards
+
+
+def _write_manifest_file(folder: str, number: int, tables: list[pa.Table], shards: list[Shard]) -> str:
+    name = f"manifest-{number:05d}.parquet"
+    uri = storage.join(folder, name)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, MANIFEST_SCHEMA, compression="zstd") as writer:
+        for row_group, table in enumerate(tables):
+            writer.write_table(table, row_group_size=len(table))
+            identity = table["shard_id"][0].as_py()
+            shards.append(Shard(shard_id=identity, manifest_uri=uri, row_group=row_group, images=len(table)))
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+    return name
+
+
+def read_shard(shard: Shard) -> pa.Table:
+    """The manifest rows of one shard."""
+    with storage.open_parquet(shard.manifest_uri) as file:
+        return file.read_row_group(shard.row_group)

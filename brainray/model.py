@@ -1,0 +1,117 @@
+"""The CNN, and torchvision backbones by name. Networks take normalised float images [N, C, H, W] and give logits [N, K]."""
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelSpec
+from .errors import BadRequest
+
+COMPACT = "compact"
+
+# Channels and residual blocks of each stage; each stage halves height and width, after a stem that halves them too.
+_STAGES = ((32, 1), (64, 2), (128, 2), (192, 1))
+
+
+def _conv(
+    inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3, initial_gain: float = 1.0
+) -> nn.Sequential:
+    norm = nn.BatchNorm2d(outputs)
+    nn.init.constant_(norm.weight, initial_gain)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), norm)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al. 2016). Dense kernels, for matrix units run depthwise ones badly."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+        super().__init__()
+        self.first = _conv(inputs, outputs, stride=stride)
+        # Gain 0: a block begins as its shortcut, which steadies the first epochs (Goyal et al. 2017).
+        self.second = _conv(outputs, outputs, initial_gain=0.0)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else _conv(inputs, outputs, stride=stride, kernel=1)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.activation(self.first(x)))
+        out: Tensor = self.activation(y + self.shortcut(x))
+        return out
+
+
+class CompactCNN(nn.Module):
+    """A small residual network: 1.6 M parameters with one channel and four classes."""
+
+    def __init__(self, *, channels: int, classes: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        width = 24
+        layers: list[nn.Module] = [_conv(channels, width, stride=2), nn.ReLU(inplace=True)]
+        for outputs, blocks in _STAGES:
+            for index in range(blocks):
+                layers.append(ResidualBlock(width, outputs, stride=2 if index == 0 else 1))
+                width = outputs
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(width, classes))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        logits_NK: Tensor = self.head(self.features(images_NCHW))
+        return logits_NK
+
+
+class _Repeated(nn.Module):
+    """A three-channel backbone fed with one-channel images."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        logits_NK: Tensor = self.backbone(images_NCHW.expand(-1, 3, -1, -1))
+        return logits_NK
+
+
+def backbone_names() -> list[str]:
+    """Names that `build_model` takes beside our own: every torchvision classification network."""
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """A network with fresh weights. Raises `BadRequest` where nothing has the name."""
+    if spec.name == COMPACT:
+        return CompactCNN(channels=spec.channels, classes=len(spec.classes))
+    from torchvision import models
+
+    if spec.name not in backbone_names():
+        near = ", ".join(name for name in backbone_names() if name[:6] == spec.name[:6])
+        hint = f"; near it: {near}" if near else f"; try {COMPACT}, resnet18, efficientnet_b0 or mobilenet_v3_small"
+        raise BadRequest(f"--model {spec.name!r} is no torchvision classification network{hint}")
+    extra = {"aux_logits": False, "init_weights": True} if spec.name in ("googlenet", "inception_v3") else {}
+    backbone = models.get_model(spec.name, weights=None, num_classes=len(spec.classes), **extra)
+    return _Repeated(backbone) if spec.channels == 1 else backbone
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def fuse_for_inference(model: nn.Module) -> nn.Module:
+    """Fold batch normalisation into the convolution before it; the same function, one pass over memory less.
+
+    Backbones that torch.fx cannot trace are returned as they are.
+    """
+    from torch.fx import symbolic_trace
+    from torch.fx.experimental.optimization import fuse
+
+    model.eval()
+    try:
+        return fuse(symbolic_trace(model))
+    except Exception:  # noqa: BLE001  fx raises many kinds for dynamic control flow; unfused is only slower
+        return model
+
+
+def bf16_supported(device: torch.device) -> bool:
+    """Whether bf16 is faster than fp32 there: a GPU from compute capability 8.0, a CPU with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,58 @@
+"""uint8 images -> probabilities: device, precision and memory format are decided here. Knows no file and no Ray."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .bundle import Bundle, load_model
+from .config import ImageSpec, Precision
+from .model import bf16_supported, fuse_for_inference
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_bf16(precision: Precision, device: torch.device) -> bool:
+    """bf16 where asked for, or where it is faster; it changes probabilities in the third digit."""
+    return precision == "bf16" or (precision == "auto" and bf16_supported(device))
+
+
+def normalise(images_uint8: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
+    """uint8 [N, H, W] or [N, H, W, 3] -> float32 [N, C, H, W], channels last in memory, centred and scaled by `spec`."""
+    images = images_uint8.unsqueeze(1) if images_uint8.ndim == 3 else images_uint8.permute(0, 3, 1, 2)
+    scaled = images.to(torch.float32).mul_(1 / (255 * spec.std)).sub_(spec.mean / spec.std)
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+class Predictor:
+    """A bundle ready to run on one device. Built once a worker."""
+
+    def __init__(self, bundle: Bundle, *, batch_size: int, precision: Precision = "auto") -> None:
+        self.device = pick_device()
+        self.bf16 = use_bf16(precision, self.device)
+        self._spec = bundle.image
+        self._classes = len(bundle.classes)
+        self._temperature = bundle.temperature
+        self._batch_size = batch_size
+        model = fuse_for_inference(load_model(bundle))
+        self._model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
+        """uint8 [N, H, W] or [N, H, W, 3] -> float32 [N, K]; rows sum to 1. N may be 0."""
+        probs_NK = np.empty((len(images), self._classes), np.float32)
+        for start in range(0, len(images), self._batch_size):
+            stop = start + self._batch_size
+            probs_NK[start:stop] = self._forward(torch.from_numpy(images[start:stop])).cpu().numpy()
+        return probs_NK
+
+    @torch.inference_mode()
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        batch_NCHW = normalise(images.to(self.device, non_blocking=True), self._spec)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            logits_NK = self._model(batch_NCHW)
+        return torch.softmax(logits_NK.float() / self._temperature, dim=1)

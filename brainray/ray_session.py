@@ -1,0 +1,155 @@
+"""Connect to Ray quietly, and decide how its resources are shared out. Knows nothing of images or models."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BadRequest, BrainrayError
+
+# An actor asks for a little less than a processor, so that a node full of them keeps room for Ray Data's own tasks:
+# actors that take every processor leave none for other tasks, and the run hangs (ray issue 44687).
+_ACTOR_CPU_SHARE = 0.9
+# Train workers leave more: their data tasks run beside them.
+_TRAIN_CPU_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePool:
+    """Actors that score, and what each asks for. With GPUs, processors decode in tasks of their own."""
+
+    actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float = 0.0
+    threads_per_actor: int = 1
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.gpus_per_actor > 0
+
+
+def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int) -> ScorePool:
+    """One actor a GPU where there are GPUs, else one a processor; never more than `workers` or than there are shards.
+
+    With fewer actors than processors, the rest is shared out as threads.
+    """
+    gpus = int(sum(node.gpus for node in nodes))
+    if gpus:
+        return ScorePool(actors=min(workers or gpus, gpus, shards), cpus_per_actor=0.1, gpus_per_actor=1)
+    slots = max(1, sum(int(node.cpus) for node in nodes))
+    actors = max(1, min(workers or slots, slots, shards))
+    smallest = min((node.cpus for node in nodes if node.cpus > 0), default=1.0)
+    return ScorePool(
+        actors=actors,
+        cpus_per_actor=min(_ACTOR_CPU_SHARE, _ACTOR_CPU_SHARE * smallest),
+        threads_per_actor=max(1, slots // actors) if workers else 1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPool:
+    """Ray Train workers, and what each asks for; the rest is left to the tasks that decode."""
+
+    workers: int
+    cpus_per_worker: float
+    use_gpu: bool
+    threads_per_worker: int
+    decode_cpus: float  # of one task
+
+
+def train_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
+    """One worker a GPU where there are GPUs, else one for every two processors, and no fewer than one.
+
+    More workers than the cluster can hold would wait for ever: `BadRequest`.
+    """
+    gpus = int(sum(node.gpus for node in nodes))
+    cpus = sum(node.cpus for node in nodes)
+    if gpus:
+        count = workers or gpus
+        if count > gpus:
+            raise BadRequest(f"--workers is {count}, but the cluster has {gpus} GPU(s); ask for {gpus} or fewer")
+        share = min(1.0, _TRAIN_CPU_SHARE * cpus / count)
+        return TrainPool(workers=count, cpus_per_worker=share, use_gpu=True, threads_per_worker=1, decode_cpus=1)
+    count = workers or max(1, int(cpus) // 2)
+    most = max(2, 2 * int(cpus))
+    if count > most:
+        raise BadRequest(f"--workers is {count}, but the cluster has {cpus:g} processor(s); ask for {most} or fewer")
+    share = min(1.0, _TRAIN_CPU_SHARE * min(n.cpus for n in nodes if n.cpus) * len(nodes) / count)
+    return TrainPool(
+        workers=count,
+        cpus_per_worker=round(share, 3),
+        use_gpu=False,
+        threads_per_worker=max(1, int(cpus) // count),
+        decode_cpus=min(1.0, _TRAIN_CPU_SHARE * cpus),
+    )
+
+
+def cluster_nodes() -> list[Node]:
+    """The machines that are alive."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    resources: list[dict[str, float]] = [node["Resources"] for node in alive]
+    return [Node(cpus=r.get("CPU", 0.0), gpus=r.get("GPU", 0.0)) for r in resources]
+
+
+@contextmanager
+def session() -> Iterator[list[Node]]:
+    """A Ray connection: the caller's own, the cluster that `RAY_ADDRESS` or `ray start` names, or a local one.
+
+    Only a connection made here is closed here.
+    """
+    _silence()
+    import ray
+
+    if ray.is_initialized():
+        yield cluster_nodes()
+        return
+    try:
+        ray.init(**_init_options())
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
+    try:
+        yield cluster_nodes()
+    finally:
+        ray.shutdown()
+
+
+def _init_options() -> dict[str, Any]:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if not os.environ.get("RAY_ADDRESS"):
+        options["include_dashboard"] = False
+    return options
+
+
+def _silence() -> None:
+    """Keep Ray's own log in its session folder: at a terminal and in a pipe there is only what brainray says.
+
+    Each may be set by the user, who then sees what Ray says.
+    """
+    quiet = {
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

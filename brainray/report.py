@@ -1,0 +1,346 @@
+"""The Parquet of a run -> `summary/`: tables, a picture, and `summary.json`, which is written last.
+
+Everything is computed from the parts and `run.json`, with no clock: a rebuilt summary is the same to the last byte.
+Parts are read batch by batch and only counts are kept, so memory does not grow with the archive. Imports neither Ray
+nor torch, and matplotlib only to draw.
+"""
+
+import io
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from . import metrics, storage
+from .errors import BadRequest, StorageError
+from .metrics import ALL, REASONS, SCORED, Ints, Tally
+from .results import prob_column
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEMA_VERSION = 1
+_NO_GROUP = "(none)"
+_THREADS = min(8, 2 * (os.cpu_count() or 1))
+_PARTS_A_TASK = 64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What was written: `figures` is summary.json, the tables are confusion.parquet and per_class.parquet."""
+
+    figures: dict[str, Any]
+    confusion: pa.Table
+    per_class: pa.Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    uri: str
+    classes: tuple[str, ...]
+    fingerprint: str
+    grouped: bool
+    skipped: dict[str, int]
+    reference: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """When and how long workers were busy, in microseconds: integers, so that the order of parts does not matter."""
+
+    intervals: tuple[tuple[int, int], ...]  # disjoint and sorted; pauses between runs lie outside
+    stages: Mapping[str, int]
+    scored_at: tuple[int, ...]  # the first and the last; nothing for no rows
+
+    @classmethod
+    def of_part(cls, note: Mapping[str, Any], scored_at: pa.ChunkedArray) -> Self:
+        start, end = (_microseconds(note[key]) for key in ("started_at", "finished_at"))
+        return cls(
+            intervals=((start, max(start, end)),),  # a clock may have been set back
+            stages={stage: round(seconds * 1e6) for stage, seconds in note["seconds"].items()},
+            scored_at=tuple(v for v in pc.min_max(scored_at.cast(pa.int64())).as_py().values() if v is not None),
+        )
+
+    @classmethod
+    def total(cls, works: Sequence[Self]) -> Self:
+        stages: Counter[str] = Counter()
+        for work in works:
+            stages.update(work.stages)
+        times = [time for work in works for time in work.scored_at]
+        intervals = sorted(interval for work in works for interval in work.intervals)
+        return cls(
+            intervals=tuple(_union(intervals)), stages=stages, scored_at=(min(times), max(times)) if times else ()
+        )
+
+    def throughput(self, images: int) -> dict[str, Any]:
+        """`seconds` of the clock in which any worker was busy, and of all workers together by stage."""
+        busy = sum(end - start for start, end in self.intervals)
+        return {
+            "images_per_second": images * 1e6 / busy if busy else None,
+            "seconds": busy / 1e6,
+            "worker_seconds": {stage: self.stages[stage] / 1e6 for stage in sorted(self.stages)},
+            "worker_seconds_sum": sum(self.stages.values()) / 1e6,
+        }
+
+
+def _microseconds(iso: str) -> int:
+    return (datetime.fromisoformat(iso) - _EPOCH) // _MICROSECOND
+
+
+def _union(intervals: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Sorted intervals, those that touch joined."""
+    current: tuple[int, int] | None = None
+    for start, end in intervals:
+        if current and start <= current[1]:
+            current = (current[0], max(current[1], end))
+            continue
+        if current:
+            yield current
+        current = (start, end)
+    if current:
+        yield current
+
+
+def build_summary(run_uri: str) -> Summary:
+    """Read a run and write its `summary/`. Raises `StorageError` naming a part that cannot be read."""
+    run = _read_run(storage.normalise(run_uri))
+    tally, work = _read_parts(run)
+    summary = Summary(
+        figures=_figures(run, tally, work),
+        confusion=_confusion_table(tally, run.classes),
+        per_class=_per_class_table(tally, run),
+    )
+    folder = storage.join(run.uri, "summary")
+    storage.write_parquet(storage.join(folder, "confusion.parquet"), summary.confusion)
+    storage.write_parquet(storage.join(folder, "per_class.parquet"), summary.per_class)
+    storage.write_bytes(storage.join(folder, "confusion.png"), _draw(tally, run.classes))
+    storage.write_json(storage.join(folder, "summary.json"), summary.figures)
+    return summary
+
+
+def _read_run(uri: str) -> _Run:
+    path = storage.join(uri, "run.json")
+    if not storage.exists(path):
+        raise BadRequest(f"{uri} is no run: it has no run.json, give the folder that `brainray score --output` wrote")
+    values = storage.read_json(path)
+    try:
+        return _Run(
+            uri=uri,
+            classes=tuple(values["classes"]),
+            fingerprint=values["fingerprint"],
+            grouped=values.get("group_by") is not None,
+            skipped=values.get("skipped") or {},
+            reference=values.get("reference"),
+        )
+    except KeyError as exc:
+        raise StorageError("read_failed", f"{path}: holds no {exc}") from exc
+
+
+def _read_parts(run: _Run) -> tuple[Tally, _Work]:
+    folder = storage.join(run.uri, "predictions")
+    names = [n for n in storage.list_names(folder) if n.startswith("part-") and n.endswith(".parquet")]
+    if not names:
+        raise BadRequest(f"{run.uri}: nothing is scored yet; run `brainray score` with it as --output")
+    uris = [storage.join(folder, name) for name in names]
+    tasks = [uris[i : i + _PARTS_A_TASK] for i in range(0, len(uris), _PARTS_A_TASK)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return _total(pool.map(lambda task: _total(_read_part(run, uri) for uri in task), tasks))
+
+
+def _total(read: Iterable[tuple[Tally, _Work]]) -> tuple[Tally, _Work]:
+    tallies, works = zip(*read, strict=True)
+    return metrics.total(tallies), _Work.total(works)
+
+
+def _read_part(run: _Run, uri: str) -> tuple[Tally, _Work]:
+    """A part is one shard, 100,000 rows at most: its few columns are read at once."""
+    probs = [prob_column(name) for name in run.classes]
+    columns = ["label", "predicted", "confidence", "status", "error", "group", "scored_at", *probs]
+    with storage.open_parquet(uri) as file:
+        table = file.read(columns=columns, use_threads=False)
+        metadata = file.schema_arrow.metadata or {}
+    try:
+        return _count(run, table), _Work.of_part(json.loads(metadata[b"brainray"]), table["scored_at"])
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
+        why = f"{type(exc).__name__}: {exc}"
+        raise StorageError("read_failed", f"{uri}: not a part of this run; delete it and score again ({why})") from exc
+
+
+def _count(run: _Run, table: pa.Table) -> Tally:
+    groups, group_N = _groups(table["group"]) if run.grouped else ((ALL,), np.zeros(len(table), np.int64))
+    failed = pc.not_equal(table["status"], "ok").to_numpy()
+    return metrics.count_rows(
+        groups,
+        group_N,
+        label_N=_indices(table["label"], run.classes, otherwise=len(run.classes)),
+        reason_N=np.where(failed, _indices(table["error"], REASONS, otherwise=len(REASONS) - 1), SCORED),
+        predicted_N=_indices(table["predicted"], run.classes, otherwise=-1),  # which no scored row may have
+        confidence_N=table["confidence"].to_numpy().astype(np.float64),
+        probs_NK=np.stack([table[prob_column(name)] for name in run.classes], axis=1, dtype=np.float64),
+    )
+
+
+def _indices(column: pa.ChunkedArray, names: Sequence[str], *, otherwise: int) -> Ints:
+    found = pc.index_in(column, value_set=pa.array(names, pa.string()))
+    return np.asarray(pc.fill_null(found, otherwise), np.int64)
+
+
+def _groups(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Ints]:
+    named = pc.fill_null(column, _NO_GROUP)
+    named = pc.if_else(pc.equal(named, ALL), f"{ALL} (group)", named)  # "all" is the block of all groups
+    encoded = named.combine_chunks().dictionary_encode()
+    return tuple(encoded.dictionary.to_pylist()), np.asarray(encoded.indices, np.int64)
+
+
+def _figures(run: _Run, tally: Tally, work: _Work) -> dict[str, Any]:
+    failures = zip(REASONS, tally.unscored.sum(axis=(0, 1)).tolist(), strict=True)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": run.fingerprint,
+        "classes": list(run.classes),
+        **_outcome(tally, run.classes),
+        "failures": {reason: images for reason, images in failures if images},
+        "skipped": run.skipped,
+        "calibration": {
+            "ece": metrics.expected_calibration_error(tally),
+            "brier": metrics.brier(tally),
+            "bins": metrics.calibration_bins(tally),
+        },
+        "drift": metrics.drift(tally, run.classes, run.reference) if run.reference else None,
+        "throughput": work.throughput(tally.ok + tally.failed),
+        "first_scored_at": _iso(work.scored_at[:1]),
+        "last_scored_at": _iso(work.scored_at[-1:]),
+        "groups": {name: _outcome(group, run.classes) for name, group in tally.by_group()} if run.grouped else {},
+    }
+
+
+def _outcome(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
+    """What is said of the whole run and of each group."""
+    images, accuracy = tally.ok + tally.failed, metrics.accuracy(tally)
+    return {
+        "totals": {
+            "images": images,
+            "ok": tally.ok,
+            "failed": tally.failed,
+            "labelled": images - tally.unlabelled,
+            "unlabelled": tally.unlabelled,
+            "scored_and_labelled": tally.scored_and_labelled,
+        },
+        "predicted": dict(zip(classes, tally.predicted.tolist(), strict=True)),
+        "mean_confidence": metrics.mean_confidence(tally),
+        "accuracy": accuracy and accuracy._asdict(),
+        "macro_f1": metrics.macro_f1(tally),
+        "balanced_accuracy": metrics.balanced_accuracy(tally),
+    }
+
+
+def _iso(microseconds: tuple[int, ...]) -> str | None:
+    return (_EPOCH + microseconds[0] * _MICROSECOND).isoformat(timespec="microseconds") if microseconds else None
+
+
+def _confusion_table(tally: Tally, classes: Sequence[str]) -> pa.Table:
+    """The full grid of scored and labelled images for each group, zeros too. No block of all groups: images add up."""
+    G, K = len(tally.groups), len(classes)
+    columns = {
+        "group": np.repeat(np.array(tally.groups, object), K * K),
+        "label": np.tile(np.repeat(np.array(classes, object), K), G),
+        "predicted": np.tile(np.array(classes, object), G * K),
+        "images": tally.confusions.reshape(-1),
+    }
+    kinds = {"images": pa.int64()}
+    return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
+
+
+def _per_class_table(tally: Tally, run: _Run) -> pa.Table:
+    """Of scored and labelled images, but for `failed`: images of the class that could not be scored."""
+    names = (ALL, *tally.groups) if run.grouped else (ALL,)
+    failed = tally.unscored[:, :-1].sum(axis=2)
+    blocks = {
+        "confusion": np.concatenate((tally.confusion[None], tally.confusions))[: len(names)],
+        "failed": np.concatenate((failed.sum(axis=0)[None], failed))[: len(names)],
+    }
+    figures = metrics.per_class(blocks["confusion"])
+    columns = {
+        "group": np.repeat(np.array(names, object), len(run.classes)),
+        "class": np.tile(np.array(run.classes, object), len(names)),
+        "support": figures.pop("support").reshape(-1),
+        "failed": blocks["failed"].reshape(-1),
+        **{name: values.reshape(-1) for name, values in figures.items()},
+    }
+    return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+
+
+def _draw(tally: Tally, classes: Sequence[str]) -> bytes:
+    """A PNG: the confusion matrix, or the predictions where no image is scored and labelled."""
+    from matplotlib.figure import Figure  # half a second that only a picture is worth
+
+    side = min(3 + 0.5 * len(classes), 24)
+    figure = Figure(figsize=(side + 2.5, side + 1.5), layout="constrained")
+    axes = figure.subplots()
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
+    if tally.scored_and_labelled:
+        image = _draw_confusion(axes, tally.confusion, names)
+        figure.colorbar(image, ax=axes, label="share of the images with this label", shrink=0.8)
+    else:
+        _draw_predicted(axes, tally.predicted, names)
+    axes.set_title(_title(tally), fontsize=11)
+    sink = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font lacks is drawn as boxes
+        figure.savefig(sink, format="png", dpi=120, metadata={"Software": None})
+    return sink.getvalue()
+
+
+def _draw_confusion(axes: "Axes", confusion: Ints, names: Sequence[str]) -> Any:
+    """Counts, shaded by their share of the row. From 13 classes on, zeros are left out; from 51 on, all counts."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    few, places = len(names) <= 12, range(len(names))
+    for label, predicted in np.argwhere((confusion > 0) | few) if len(names) <= 50 else ():
+        colour = "white" if shares[label, predicted] > 0.5 else "black"
+        text = _short(int(confusion[label, predicted]))
+        axes.text(predicted, label, text, ha="center", va="center", color=colour, fontsize=10 if few else 7)
+    # parse_math: a class name may hold a $
+    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(places, names, parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+    return image
+
+
+def _draw_predicted(axes: "Axes", predicted: Ints, names: Sequence[str]) -> None:
+    bars = axes.barh(range(len(names)), predicted)
+    axes.bar_label(bars, [_short(images) for images in predicted.tolist()], padding=3)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel("images")
+    axes.set_ylabel("predicted")
+
+
+def _short(images: int) -> str:
+    """At most five characters: 9999, 123k, 4.5M."""
+    if images < 10_000:
+        return str(images)
+    return f"{images / 1e3:.0f}k" if images < 999_500 else f"{images / 1e6:.1f}M"
+
+
+def _title(tally: Tally) -> str:
+    accuracy = metrics.accuracy(tally)
+    if accuracy is None:
+        first = f"predictions of {tally.ok:,} images"
+    else:
+        value, low, high = (f"{100 * x:.1f}" for x in accuracy)
+        first = f"accuracy {value} % ({low} to {high}), n = {tally.scored_and_labelled:,}"
+    return f"{first}\n{tally.failed:,} images could not be scored, {tally.unlabelled:,} have no label"

@@ -1,0 +1,214 @@
+"""The only code that opens a URI: list, read, atomic write. Errors of the operating system end here as `StorageError`.
+
+A local file's URI is its absolute path. One whose name is no UTF-8 has a percent-encoded `file://` URI, so that every
+name fits a Parquet string and leads back to its file.
+"""
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import BadRequest, ImageReason, StorageError
+
+_REASONS: dict[int, ImageReason] = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.EACCES: "forbidden",
+    errno.EPERM: "forbidden",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileInfo:
+    """A file found by `list_files`."""
+
+    uri: str
+    folders: tuple[str, ...]  # names below the listed root, outermost first
+    size_bytes: int
+    version: str  # changes when the content does: the modification time in nanoseconds
+
+
+def normalise(uri: str | os.PathLike[str]) -> str:
+    """The one spelling of a location: an absolute local path. Raises `BadRequest` for schemes that are not served."""
+    text = os.fspath(uri)
+    if not text:
+        raise BadRequest("a path is empty; give a folder or a file")
+    if "://" in text:
+        parts = urlsplit(text)
+        if parts.scheme != "file":
+            raise BadRequest(f"{text}: {parts.scheme}:// is not supported by this version; give a local path")
+        if parts.netloc not in ("", "localhost"):
+            raise BadRequest(f"{text}: a file:// URI names no host; write file:///path")
+    return _uri(os.path.abspath(os.path.expanduser(_path(text))))
+
+
+def _path(uri: str) -> str:
+    if uri.startswith("file://"):
+        return os.fsdecode(unquote_to_bytes(uri[len("file://") :].removeprefix("localhost")))
+    return uri
+
+
+def _uri(path: str) -> str:
+    try:
+        path.encode()
+        return path
+    except UnicodeEncodeError:
+        return "file://" + quote_from_bytes(os.fsencode(path))
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as exc:
+        raise StorageError("read_failed", f"{uri}: no readable Parquet ({exc})") from exc
+    except OSError as exc:
+        reason = _REASONS.get(exc.errno or 0, "read_failed")
+        raise StorageError(reason, f"{uri}: {exc.strerror or exc}") from exc
+    except ValueError as exc:  # a NUL byte in a path
+        raise StorageError("not_found", f"{uri}: {exc}") from exc
+
+
+def join(uri: str, *names: str) -> str:
+    return "/".join((uri.rstrip("/"), *names))
+
+
+def name_of(uri: str) -> str:
+    return os.path.basename(_path(uri).rstrip("/"))
+
+
+def is_folder(uri: str) -> bool:
+    return os.path.isdir(_path(uri))
+
+
+def exists(uri: str) -> bool:
+    return os.path.lexists(_path(uri))
+
+
+def read_bytes(uri: str) -> bytes:
+    with _translated(uri), open(_path(uri), "rb", buffering=0) as file:
+        return file.read()
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """A JSON object. Raises `StorageError` where the file holds none."""
+    try:
+        value = json.loads(read_bytes(uri))
+    except ValueError as exc:
+        raise StorageError("read_failed", f"{uri}: no valid JSON ({exc})") from exc
+    if not isinstance(value, dict):
+        raise StorageError("read_failed", f"{uri}: holds no JSON object")
+    return value
+
+
+@contextmanager
+def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, read where it is needed. A damaged one raises `StorageError`."""
+    with _translated(uri), pa.OSFile(_path(uri), "rb") as source, pq.ParquetFile(source) as file:
+        yield file
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a whole file or nothing: readers see the old content or the new. Makes missing folders."""
+    path = _path(uri)
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
+    with _translated(uri):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename in the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(uri: str, value: dict[str, Any]) -> None:
+    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_parquet(uri: str, table: pa.Table, *, row_group_size: int | None = None) -> None:
+    """Atomically, zstd. Small enough to be built in memory: a part, a summary, a slice of a manifest."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
+    write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def delete(uri: str) -> None:
+    """Remove a file; one that is not there is fine."""
+    with _translated(uri), suppress(FileNotFoundError):
+        os.unlink(_path(uri))
+
+
+def list_names(uri: str) -> list[str]:
+    """Names in one folder, sorted, without hidden ones; none where there is no folder."""
+    with _translated(uri):
+        try:
+            return sorted(name for name in os.listdir(_path(uri)) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+
+def list_files(uri: str) -> Iterator[FileInfo]:
+    """Every file below a folder (or the file itself), sorted within each folder, streamed.
+
+    Links are followed; a folder that is its own ancestor is not entered again. A folder that cannot be read raises.
+    """
+    root = _path(uri)
+    with _translated(uri):
+        if os.path.isdir(root):
+            yield from _walk(root, (), ())
+        else:
+            info = os.stat(root)
+            yield FileInfo(uri=uri, folders=(), size_bytes=info.st_size, version=str(info.st_mtime_ns))
+
+
+def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
+    here = os.stat(folder)
+    identity = (here.st_dev, here.st_ino)
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry.path, (*names, entry.name), (*ancestors, identity))
+            continue
+        try:
+            info = entry.stat()
+        except FileNotFoundError:  # a dangling link: listed, so that its row can say not_found
+            info = entry.stat(follow_symlinks=False)
+        yield FileInfo(uri=_uri(entry.path), folders=names, size_bytes=info.st_size, version=str(info.st_mtime_ns))
+
+
+def free_bytes(uri: str) -> int:
+    """Free space of the disk that holds the nearest existing folder of `uri`."""
+    path = Path(_path(uri))
+    while not path.exists():
+        path = path.parent
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize

@@ -1,0 +1,97 @@
+"""Labels given by a file (`--labels`): which image each row means, and what is wrong with the file."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from . import storage
+from .errors import BadRequest, StorageError
+from .labels import class_lookup, match_class
+
+_KEY_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_id", "name")
+_LABEL_COLUMNS = ("label", "class", "diagnosis", "target")
+_SHOWN = 5
+
+
+class Truth:
+    """Labels by URI, by path below the input, or by file name; the first that fits wins. Held as Arrow arrays."""
+
+    def __init__(self, keys: pa.Array, labels: pa.Array, *, source: str) -> None:
+        self._keys = keys
+        self._labels = labels
+        self._source = source
+        self._uses = np.zeros(len(keys), np.int64)
+
+    def labels_of(self, uris: pa.ChunkedArray, relative: pa.Array) -> pa.Array:
+        """The label of each image, null where the file has none for it. Counts which rows were used."""
+        uris = uris.combine_chunks()
+        names = pc.list_element(pc.split_pattern(relative, "/", max_splits=1, reverse=True), -1)
+        found = pc.coalesce(*(pc.index_in(candidate, self._keys) for candidate in (uris, relative, names)))
+        self._uses += np.bincount(found.drop_null().to_numpy(), minlength=len(self._keys))
+        return self._labels.take(found)
+
+    def check_all_used_once(self) -> None:
+        """Raises `BadRequest` where a row names no image that was listed, or names more than one."""
+        unknown = self._keys.filter(pa.array(self._uses == 0))
+        if len(unknown):
+            raise BadRequest(f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}")
+        doubled = self._keys.filter(pa.array(self._uses > 1))
+        if len(doubled):
+            raise BadRequest(
+                f"{self._source}: {len(doubled)} name(s) fit several images, give their full path: {_some(doubled)}"
+            )
+
+
+def _some(values: pa.Array) -> str:
+    shown = ", ".join(repr(v) for v in values[:_SHOWN].to_pylist())
+    return shown + (f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else "")
+
+
+def load_truth(uri: str, classes: tuple[str, ...]) -> Truth:
+    """Read a CSV or Parquet file with an image column and a label column. Raises `BadRequest` that says what is wrong."""
+    source = f"--labels {uri}"
+    table = _read_table(uri, source)
+    keys = _column(table, _KEY_COLUMNS, source, "image")
+    raw = _column(table, _LABEL_COLUMNS, source, "label")
+    if len(keys) == 0:
+        raise BadRequest(f"{source}: holds no rows")
+    repeated = pc.filter(keys.value_counts().field("values"), pc.greater(keys.value_counts().field("counts"), 1))
+    if len(repeated):
+        raise BadRequest(f"{source}: names images more than once: {_some(repeated)}")
+    return Truth(keys, _classes_of(raw, classes, source), source=source)
+
+
+def _read_table(uri: str, source: str) -> pa.Table:
+    try:
+        if uri.lower().endswith((".parquet", ".pq")):
+            with storage.open_parquet(uri) as file:
+                return file.read()
+        return pa_csv.read_csv(pa.py_buffer(storage.read_bytes(uri)))
+    except StorageError as exc:
+        raise BadRequest(f"--labels {exc}") from exc
+    except pa.ArrowException as exc:
+        raise BadRequest(f"{source}: is no readable CSV or Parquet ({str(exc).splitlines()[0]})") from exc
+
+
+def _column(table: pa.Table, names: tuple[str, ...], source: str, what: str) -> pa.Array:
+    by_name = {name.strip().lower(): name for name in table.column_names}
+    for name in names:
+        if name in by_name:
+            return table[by_name[name]].cast(pa.string()).combine_chunks()
+    raise BadRequest(
+        f"{source}: has no {what} column; it needs one named {' or '.join(names[:3])}, but has {', '.join(table.column_names)}"
+    )
+
+
+def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
+    lookup = class_lookup(classes)
+    spelled = [value for value in raw.unique().to_pylist() if value is not None and value.strip()]
+    matched = {value: match_class(value, lookup) for value in spelled}
+    unknown = [value for value, label in matched.items() if label is None]
+    if unknown:
+        raise BadRequest(
+            f"{source}: label(s) {_some(pa.array(unknown))} are no class of the model, which knows {', '.join(classes)}"
+        )
+    codes = pc.index_in(raw, pa.array(spelled, pa.string()))
+    return pa.array([matched[value] for value in spelled], pa.string()).take(codes)
