@@ -13,6 +13,8 @@ _ALIASES = {
     "pituitary": ("pituitary", "pituitarytumor", "pituitarytumour", "pituitaryadenoma"),
     "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
 }
+# Folders that public copies put above the classes; never a class themselves.
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}
 
 
@@ -42,3 +44,17 @@ def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | 
         if label is not None:
             return label
     return None
+
+
+def class_of_folders(folders: Sequence[str]) -> str | None:
+    """The class of a training image below `folders` (outermost first), None where it lies in no class folder.
+
+    The nearest folder with a known spelling, else the outermost that is not the name of a split.
+    """
+    known = label_from_folders(folders, _KNOWN)
+    if known is not None:
+        return known
+    return next((class_name(folder) for folder in folders if _key(folder) not in _SPLITS), None)
+
+
+_KNOWN = class_lookup(_ALIASES)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -117,7 +118,8 @@ def session() -> Iterator[list[Node]]:
         yield cluster_nodes()
         return
     try:
-        ray.init(**_init_options())
+        with _unheard():
+            ray.init(**_init_options())
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
@@ -125,6 +127,21 @@ def session() -> Iterator[list[Node]]:
         yield cluster_nodes()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Nothing reaches the standard error stream, not even from C++: Ray greets there whatever its log level is."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _init_options() -> dict[str, Any]:

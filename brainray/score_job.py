@@ -1,15 +1,16 @@
 """What `brainray score` does, step by step, for anybody who listens: list, score, account, summarise, publish."""
 
+import os
+import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 from . import storage
 from .bundle import Bundle, load_bundle
 from .config import ScoreOptions
-from .report import Summary, build_summary
-from .results import PartInfo
+from .report import Summary, build_summary, read_summary
 from .run import STATUS, Plan, close_run, open_run, publish
 from .truth import load_truth
 
@@ -24,17 +25,11 @@ class Progress:
     done: int = 0
     failed: int = 0
     total: int = 0
-    elapsed_s: float = 0.0
-    images_per_s: float = 0.0
+    images_per_s: float = 0.0  # of this command, since its first shard was begun
 
 
 Listener = Callable[[Progress], None]
-
-
-class Heartbeat(Protocol):
-    """Keeps `status.json` fresh."""
-
-    def __call__(self, progress: Progress) -> None: ...
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +43,7 @@ class Outcome:
 
     @property
     def failed(self) -> int:
-        return int(self.summary.json["totals"]["failed"])
+        return int(self.summary.figures["totals"]["failed"])
 
 
 def score(
@@ -59,7 +54,7 @@ def score(
     labels: str | None,
     options: ScoreOptions,
     listener: Listener,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Clock = time.monotonic,
 ) -> Outcome:
     """Score what is not scored yet, and publish. Every image listed has its row when this returns."""
     began = clock()
@@ -68,13 +63,86 @@ def score(
     truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
     listener(Progress(phase="listing"))
     plan = open_run(inputs, output=run_uri, bundle=bundle, truth=truth, options=options)
-    if not plan.complete:
-        _score_todo(plan, bundle, options, listener, clock)
-        account = close_run(plan, bundle)
-        listener(Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.listing.images))
-        summary = build_summary(run_uri)
-        publish(plan, bundle, account)
+    if plan.complete:
+        summary = read_summary(run_uri)
     else:
-        summary = build_summary(run_uri)
+        summary = _finish(plan, bundle, options, _Status(run_uri, listener, clock), clock)
     scored = sum(shard.images for shard in plan.todo)
     return Outcome(plan=plan, summary=summary, scored=scored, elapsed_s=clock() - began)
+
+
+def plan_score(
+    inputs: Sequence[str], *, model: str, output: str, labels: str | None, options: ScoreOptions
+) -> Plan:
+    """What `score` would do. Writes nothing."""
+    bundle = load_bundle(storage.normalise(model))
+    truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
+    return open_run(inputs, output=storage.normalise(output), bundle=bundle, truth=truth, options=options, dry=True)
+
+
+def _finish(plan: Plan, bundle: Bundle, options: ScoreOptions, listener: "_Status", clock: Clock) -> Summary:
+    if plan.todo:
+        _score_todo(plan, bundle, options, listener, clock)
+    account = close_run(plan, bundle)
+    whole = Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.listing.images)
+    listener(whole)
+    summary = build_summary(plan.uri)
+    publish(plan, bundle, account)
+    listener(Progress(**asdict(whole) | {"phase": "done"}))
+    return summary
+
+
+def _score_todo(plan: Plan, bundle: Bundle, options: ScoreOptions, listener: Listener, clock: Clock) -> None:
+    """The part that needs Ray, which is imported here and not before."""
+    listener(Progress(phase="starting", done=plan.done_images, total=plan.listing.images))
+    from .ray_score import ScoreJob, score_shards
+    from .ray_session import score_pool, session
+
+    with session() as nodes:
+        pool = score_pool(nodes, workers=options.workers, shards=len(plan.todo))
+        job = ScoreJob(
+            run_uri=plan.uri,
+            bundle=bundle,
+            batch_size=options.batch_size,
+            precision=options.precision,
+            threads=pool.threads_per_actor,
+        )
+        began, scored, failed = clock(), 0, 0
+        for part in score_shards(plan.todo, job, pool, stall_timeout_s=options.stall_timeout_s):
+            scored += part.rows
+            failed += part.failed
+            listener(
+                Progress(
+                    phase="scoring",
+                    done=plan.done_images + scored,
+                    failed=failed,
+                    total=plan.listing.images,
+                    images_per_s=scored / max(clock() - began, 1e-6),
+                )
+            )
+
+
+class _Status:
+    """Passes progress on, and keeps `status.json` fresh for monitoring that has no Ray."""
+
+    def __init__(self, run_uri: str, listener: Listener, clock: Clock) -> None:
+        self._uri = storage.join(run_uri, STATUS)
+        self._listener = listener
+        self._clock = clock
+        self._written: tuple[str, float] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        self._listener(progress)
+        now = self._clock()
+        if self._written and self._written[0] == progress.phase and now - self._written[1] < _HEARTBEAT_S:
+            return
+        self._written = (progress.phase, now)
+        storage.write_json(
+            self._uri,
+            asdict(progress)
+            | {
+                "images_per_s": round(progress.images_per_s, 1),
+                "last_progress": datetime.now(UTC).isoformat(timespec="seconds"),
+                "holder": {"host": socket.gethostname(), "pid": os.getpid()},
+            },
+        )

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -162,6 +163,12 @@ def delete(uri: str) -> None:
     """Remove a file; one that is not there is fine."""
     with _translated(uri), suppress(FileNotFoundError):
         os.unlink(_path(uri))
+
+
+def delete_tree(uri: str) -> None:
+    """Remove a folder and all below it; one that is not there is fine."""
+    with _translated(uri), suppress(FileNotFoundError):
+        shutil.rmtree(_path(uri))
 
 
 def list_names(uri: str) -> list[str]:

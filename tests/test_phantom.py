@@ -170,6 +170,13 @@ def test_lesions_differ_in_place_and_size():
     assert total["pituitary"] < 0.6 * min(total["glioma"], total["meningioma"])
 
 
+def test_every_tissue_of_a_view_has_a_tone_in_every_sequence():
+    for view in (phantom._AXIAL, phantom._CORONAL, phantom._SAGITTAL):
+        tissues = {tissue for tissue, _ in view.frame + view.deep} - set(phantom._FOLDS) - {"skull", "air"}
+        for sequence in phantom._SEQUENCES:
+            assert tissues | set(phantom._LESIONS) | {"oedema"} <= set(sequence)
+
+
 def test_healthy_heads_have_no_lesion():
     assert set(phantom._LESIONS) == set(phantom.CLASSES) - {"notumor"}
 
@@ -196,7 +203,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(BadRequest, match=f"{tmp_path} is not empty"):
+    with pytest.raises(BadRequest, match=f"{tmp_path} is a file or holds"):
         phantom.write_archive(str(tmp_path), images=4, seed=0)
     assert storage.list_names(str(tmp_path)) == ["mine.txt"]
 

@@ -1,0 +1,5 @@
+"""`python -m brainray` is the program `brainray`."""
+
+from .cli import main
+
+main()

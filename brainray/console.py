@@ -1,0 +1,206 @@
+"""What people see: progress at a terminal or in a pipe, the confusion matrix and the per-class table."""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .report import Summary
+from .run import Plan
+from .score_job import Outcome
+from .score_job import Progress as ScoreProgress
+
+_LINE_EVERY_S = 5.0
+_PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there
+_PHASES = {
+    "listing": "listing the input",
+    "starting": "starting workers",
+    "scoring": "scoring",
+    "summary": "adding up",
+}
+
+
+class Watcher(Protocol):
+    """Shows progress between `with` and its end."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __call__(self, progress: ScoreProgress) -> None: ...
+
+
+def output_console(stream: TextIO | None = None) -> Console:
+    """Where results go: the standard output."""
+    stream = stream or sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH, soft_wrap=not stream.isatty(), highlight=False)
+
+
+def watcher(stream: TextIO | None = None) -> Watcher:
+    """A bar at a terminal, a plain line every few seconds in a pipe. Both on the standard error stream."""
+    stream = stream or sys.stderr
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def rate_text(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f} images/s" if images_per_s >= 10 else f"{images_per_s:.1f} images/s"
+
+
+def duration_text(seconds: float) -> str:
+    """90 -> 1m30s."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+class Lines:
+    """One line a phase, and while scoring one every few seconds."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._last: tuple[str, float] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def __call__(self, progress: ScoreProgress) -> None:
+        now = self._clock()
+        last_of_all = progress.phase == "scoring" and progress.done == progress.total
+        if self._last and self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
+            return
+        self._last = (progress.phase, now)
+        if text := self._text(progress):
+            print(text, file=self._stream, flush=True)
+
+    def _text(self, progress: ScoreProgress) -> str | None:
+        phase = _PHASES.get(progress.phase)
+        if progress.phase != "scoring":
+            return phase and (f"{phase}: {progress.total:,} images" if progress.total else phase)
+        left = (progress.total - progress.done) / progress.images_per_s if progress.images_per_s else 0
+        return (
+            f"scoring: {progress.done:,} of {progress.total:,} images, {progress.failed:,} failed, "
+            f"{rate_text(progress.images_per_s)}, {duration_text(left)} left"
+        )
+
+
+class Bar:
+    """A bar with images a second, failed images and the time left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("[red]{task.fields[failed]}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(file=stream),
+            transient=True,
+        )
+        self._task: TaskID = self._progress.add_task("starting", total=None, rate="", failed="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __call__(self, progress: ScoreProgress) -> None:
+        self._progress.update(
+            self._task,
+            description=_PHASES.get(progress.phase, progress.phase),
+            total=progress.total or None,
+            completed=progress.done,
+            rate=rate_text(progress.images_per_s) if progress.images_per_s else "",
+            failed=f"{progress.failed:,} failed" if progress.failed else "",
+        )
+
+
+def confusion_table(confusion: pa.Table, classes: list[str]) -> Table:
+    """Rows are truth, columns are prediction; groups are added up."""
+    counts = confusion.group_by(["label", "predicted"]).aggregate([("images", "sum")]).to_pylist()
+    cell = {(row["label"], row["predicted"]): row["images_sum"] for row in counts}
+    table = Table(title="Confusion (rows: truth, columns: prediction)", title_justify="left")
+    table.add_column("")
+    for name in classes:
+        table.add_column(name, justify="right")
+    for truth in classes:
+        row = [cell.get((truth, predicted), 0) for predicted in classes]
+        table.add_row(truth, *(f"[bold]{n:,}[/]" if truth == c else f"{n:,}" for n, c in zip(row, classes, strict=True)))
+    return table
+
+
+def per_class_table(per_class: pa.Table) -> Table:
+    """Recall, precision and F1 of each class with 95 % intervals; a dash where undefined."""
+    table = Table(title="Per class, with 95 % intervals", title_justify="left")
+    for name in ("class", "images", "failed", "recall", "precision", "F1"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in per_class.to_pylist():
+        if row["group"] == "all":
+            figures = [_estimate(row, name) for name in ("recall", "precision", "f1")]
+            table.add_row(row["class"], f"{row['support']:,}", f"{row['failed']:,}", *figures)
+    return table
+
+
+def _estimate(row: dict[str, float | None], name: str) -> str:
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+
+
+def show_summary(console: Console, summary: Summary) -> None:
+    """The two tables where images have labels, the counts of predictions where they have none; then failures."""
+    figures = summary.figures
+    totals = figures["totals"]
+    if totals["scored_and_labelled"]:
+        console.print(confusion_table(summary.confusion, figures["classes"]))
+        console.print(per_class_table(summary.per_class))
+        accuracy = figures["accuracy"]
+        console.print(
+            f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}), "
+            f"macro F1 {figures['macro_f1']:.4f}, on {totals['scored_and_labelled']:,} labelled images"
+        )
+    else:
+        counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
+        console.print(f"no image has a label, so there is no accuracy; predicted: {counts}")
+    if totals["failed"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["failures"].items())
+        console.print(f"[red]{totals['failed']:,} of {totals['images']:,} images failed[/]: {reasons}")
+    if figures.get("skipped"):
+        passed = ", ".join(f"{count:,} {reason}" for reason, count in figures["skipped"].items())
+        console.print(f"files that are no images, passed over: {passed}")
+
+
+def show_outcome(console: Console, outcome: Outcome) -> None:
+    """The last lines of a scoring run."""
+    show_summary(console, outcome.summary)
+    if outcome.scored:
+        rate = rate_text(outcome.scored / outcome.elapsed_s)
+        console.print(f"scored {outcome.scored:,} images in {duration_text(outcome.elapsed_s)} ({rate}, start included)")
+    else:
+        console.print("nothing new to score")
+    console.print(f"predictions and summary are in {outcome.plan.uri}", markup=False)
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """What a run would do."""
+    found = plan.listing
+    console.print(f"{found.images:,} images ({found.size_bytes / 1e6:,.1f} MB) in {len(plan.shards):,} shards")
+    console.print(f"{found.labelled:,} have a label")
+    if found.skipped:
+        console.print("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in found.skipped.items()))
+    todo = sum(shard.images for shard in plan.todo)
+    console.print(f"{plan.done_images:,} are scored already, {todo:,} would be scored in {len(plan.todo):,} shards")
+    console.print(f"output: {plan.uri}; nothing was done", markup=False)

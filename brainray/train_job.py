@@ -1,0 +1,315 @@
+"""What `brainray train` does, step by step: list, decode, split by picture, fit, and write the bundle."""
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from . import storage
+from .audit import Split, split_by_picture
+from .bundle import DESCRIPTION, Bundle, save_bundle
+from .config import ModelSpec, TrainOptions
+from .errors import BadRequest, StorageError
+from .labels import class_of_folders
+from .listing import skip_reason
+from .metrics import reference_distribution
+from .run import package_versions
+from .training_report import Validation, write_training_report
+
+if TYPE_CHECKING:
+    from .ray_session import Node
+    from .ray_train import Fitted
+
+_WORK = ".training"  # Ray Train's own files, below the output until the bundle is written
+_FOLLOW_S = 1.0
+Array = npt.NDArray[Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """Every image file below the class folders."""
+
+    table: pa.Table  # position, uri, label (index of the class)
+    classes: tuple[str, ...]
+    skipped: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The images that are trained and measured on. Arrays have one value an image that is readable and not barred."""
+
+    positions: Array  # in the training set
+    labels: Array
+    split: Split  # of places in `positions`
+    digest: str  # of the pictures and their labels: equal for equal data, whatever the names
+    unreadable: dict[str, int]
+    barred: int
+
+    def side(self, which: Array) -> Array:
+        return self.positions[which]
+
+
+def train(
+    data: str,
+    *,
+    output: str,
+    exclude: str | None,
+    options: TrainOptions,
+    say: Say,
+    clock: Callable[[], float] = time.monotonic,
+) -> Bundle:
+    """Fit a model to class folders and write its bundle. Nothing is written before the request has been checked."""
+    began = clock()
+    output_uri = storage.normalise(output)
+    check_output(output_uri)
+    training_set = list_training_set(storage.normalise(data))
+    excluded = list_excluded(storage.normalise(exclude)) if exclude else None
+    spec = ModelSpec(name=options.model, classes=training_set.classes, channels=options.channels)
+    say(f"{len(training_set.table):,} images in {len(spec.classes)} classes: {', '.join(spec.classes)}")
+    if training_set.skipped:
+        say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
+    from .model import build_model
+    from .ray_session import session
+
+    build_model(spec)  # a wrong name is told before Ray is started
+    say("starting Ray")
+    with session() as nodes:
+        chosen, fitted = _fit(training_set, excluded, spec, nodes, options, f"{output_uri}/{_WORK}", say)
+    bundle = _write(output_uri, training_set, chosen, spec, options, fitted, seconds=clock() - began)
+    storage.delete_tree(storage.join(output_uri, _WORK))
+    return bundle
+
+
+def check_output(output: str) -> None:
+    """A folder that is new or empty, or has only the remains of a training that was cut short."""
+    if storage.exists(output) and not storage.is_folder(output):
+        raise BadRequest(f"--output {output} is a file; give a folder that is new or empty")
+    if storage.exists(storage.join(output, DESCRIPTION)):
+        raise BadRequest(f"--output {output} holds a model already; give a new folder, or remove that one")
+    if storage.list_names(output):
+        raise BadRequest(f"--output {output} is not empty and holds no model; give a new folder")
+
+
+def list_training_set(data: str) -> TrainingSet:
+    """Images by class folder. Raises `BadRequest` for what cannot be learned from."""
+    skipped: Counter[str] = Counter()
+    table = _table("--data", data, lambda folders: class_of_folders(folders), skipped)
+    names = table["name"].unique().to_pylist()
+    classes = tuple(sorted(names))
+    if len(classes) < 2:
+        found = f"only one class folder ({classes[0]})" if classes else "no class folder with images"
+        raise BadRequest(f"--data {data}: {found}; put the images of each class into a folder named for it")
+    encoded = table["name"].combine_chunks().dictionary_encode()
+    index_of = np.array([classes.index(name) for name in encoded.dictionary.to_pylist()])
+    labels = pa.array(index_of[encoded.indices.to_numpy()])
+    return TrainingSet(
+        table=table.drop_columns("name").append_column("label", labels), classes=classes, skipped=dict(skipped)
+    )
+
+
+def list_excluded(uri: str) -> pa.Table:
+    """Every image below a folder, whatever its class: what must not be trained on."""
+    table = _table("--exclude", uri, lambda _: "", Counter())
+    if len(table) == 0:
+        raise BadRequest(f"--exclude {uri}: no image files found")
+    return table.drop_columns("name").append_column("label", pa.array(np.zeros(len(table), np.int64)))
+
+
+def _table(
+    option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]
+) -> pa.Table:
+    """(position, uri, name) of the images below `root`, held as Arrow. Counts what is passed over."""
+    schema = pa.schema([("uri", pa.string()), ("name", pa.string())])
+    batches: list[pa.RecordBatch] = []
+    rows: list[dict[str, str]] = []
+    try:
+        for found in storage.list_files(root):
+            name = name_of(found.folders)
+            reason = skip_reason(storage.name_of(found.uri), found.folders)
+            if reason or name is None:
+                skipped[reason or "not in a class folder"] += 1
+                continue
+            rows.append({"uri": found.uri, "name": name})
+            if len(rows) == 65_536:
+                batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+                rows = []
+    except StorageError as exc:
+        raise BadRequest(f"{option} {exc}") from exc
+    table = pa.Table.from_batches([*batches, pa.RecordBatch.from_pylist(rows, schema=schema)])
+    return table.add_column(0, "position", pa.array(np.arange(len(table))))
+
+
+def _fit(
+    training_set: TrainingSet,
+    excluded: pa.Table | None,
+    spec: ModelSpec,
+    nodes: "list[Node]",
+    options: TrainOptions,
+    work_uri: str,
+    say: Say,
+) -> "tuple[Chosen, Fitted]":
+    """The part that needs Ray."""
+    from . import ray_train
+    from .ray_session import train_pool
+
+    pool = train_pool(nodes, workers=options.workers)
+    say("decoding")
+    decoded = ray_train.decoded_dataset(training_set.table, options.image_spec, cpus=pool.decode_cpus)
+    digests, errors = ray_train.digests_of(decoded)
+    barred = np.array([], str)
+    if excluded is not None:
+        barred = ray_train.digests_of(
+            ray_train.decoded_dataset(excluded, options.image_spec, cpus=pool.decode_cpus)
+        )[0]
+    chosen = choose(training_set, digests, errors, barred=barred, options=options)
+    for line in describe_choice(chosen):
+        say(line)
+    split = chosen.split
+    job = ray_train.TrainJob(
+        options=options,
+        model=spec,
+        class_counts=tuple(np.bincount(chosen.labels[split.train], minlength=len(spec.classes)).tolist()),
+        threads=pool.threads_per_worker,
+        progress_uri=storage.join(work_uri, ray_train.PROGRESS),
+    )
+    say(f"training with {pool.workers} worker(s) for at most {options.epochs} epochs; they take half a minute to start")
+    with _following(lambda: ray_train.read_progress(job.progress_uri), options.epochs, say):
+        fitted = ray_train.train(
+            job,
+            train_set=ray_train.select(decoded, chosen.side(split.train), even_for=pool.workers, cpus=pool.decode_cpus),
+            validation_set=ray_train.select(decoded, chosen.side(split.validation), cpus=pool.decode_cpus),
+            pool=pool,
+            storage_uri=work_uri,
+        )
+    return chosen, fitted
+
+
+def choose(
+    training_set: TrainingSet, digests: Array, errors: Array, *, barred: Array, options: TrainOptions
+) -> Chosen:
+    """Leave out what is unreadable or barred, and split the rest by picture."""
+    readable = errors == ""
+    excluded = readable & np.isin(digests, barred[barred != ""])
+    positions = np.flatnonzero(readable & ~excluded)
+    labels = training_set.table["label"].to_numpy()[positions]
+    split = split_by_picture(
+        digests[positions],
+        labels,
+        classes=training_set.classes,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+    )
+    described = "\n".join(sorted(f"{d} {label}" for d, label in zip(digests[positions], labels, strict=True)))
+    return Chosen(
+        positions=positions,
+        labels=labels,
+        split=split,
+        digest=hashlib.sha256(described.encode()).hexdigest()[:32],
+        unreadable=dict(Counter(errors[~readable].tolist())),
+        barred=int(excluded.sum()),
+    )
+
+
+def describe_choice(chosen: Chosen) -> Iterator[str]:
+    """What a user should know of the data before trusting a figure measured on it."""
+    split, images = chosen.split, len(chosen.positions)
+    if chosen.unreadable:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in chosen.unreadable.items())
+        yield f"left out, for they cannot be read: {reasons}"
+    if chosen.barred:
+        yield f"left out, for --exclude shows the same picture: {chosen.barred:,}"
+    if split.pictures < images:
+        yield f"{images - split.pictures:,} of {images:,} images are pixel for pixel copies of others"
+    if split.conflicts:
+        yield f"{split.conflicts:,} picture(s) lie in two class folders or more; look at them before you trust a figure"
+    yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
+
+
+@contextmanager
+def _following(read: Callable[[], Iterator[dict[str, Any]]], epochs: int, say: Say) -> Iterator[None]:
+    """Say each epoch as it is finished, from the file the first worker keeps."""
+    done = threading.Event()
+
+    def follow() -> None:
+        told = 0
+        while True:
+            last_look = done.wait(_FOLLOW_S)
+            for row in list(read())[told:]:
+                told += 1
+                say(epoch_line(row, epochs))
+            if last_look:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(10)
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.3f}  validation: loss {row['val_loss']:.3f}, "
+        f"accuracy {row['val_accuracy']:.4f}, mean recall {row['val_balanced_accuracy']:.4f}"
+        f"{' *' if row['best'] else '  '}  {row['images_per_s']:,.0f} images/s, {row['seconds']:.0f} s"
+    )
+
+
+def _write(
+    output: str,
+    training_set: TrainingSet,
+    chosen: Chosen,
+    spec: ModelSpec,
+    options: TrainOptions,
+    fitted: "Fitted",
+    *,
+    seconds: float,
+) -> Bundle:
+    """The training report, then the bundle."""
+    split = chosen.split
+    validation = Validation(
+        classes=spec.classes,
+        probs_NK=fitted.probs_NK,
+        labels_N=fitted.labels_N,
+        history=fitted.history,
+        best_epoch=fitted.best_epoch,
+    )
+    metrics = validation.figures()
+    provenance = {
+        "options": options.to_json(),
+        "versions": package_versions(),
+        "data": {
+            "digest": chosen.digest,
+            "images": len(chosen.positions),
+            "pictures": split.pictures,
+            "label_conflicts": split.conflicts,
+            "train_images": len(split.train),
+            "validation_images": len(split.validation),
+            "unreadable": chosen.unreadable,
+            "excluded": chosen.barred,
+            "by_class": dict(zip(spec.classes, np.bincount(chosen.labels).tolist(), strict=True)),
+        },
+        "seconds": round(seconds, 1),
+    }
+    write_training_report(output, validation, provenance, temperature=fitted.temperature)
+    return save_bundle(
+        output,
+        weights=fitted.weights,
+        image=options.image_spec,
+        model=spec,
+        temperature=fitted.temperature,
+        metrics=metrics,
+        reference=reference_distribution(fitted.probs_NK, spec.classes),
+        provenance=provenance,
+    )

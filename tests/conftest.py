@@ -1,0 +1,71 @@
+"""What tests share: drawn images, a tiny untrained bundle, and one local Ray for the whole test run."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from brainray.bundle import Bundle, save_bundle, weights_bytes
+from brainray.config import ImageSpec, ModelSpec
+
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+
+
+def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = "L", kind: str = "JPEG") -> bytes:
+    """A smooth drawn picture; another seed, another picture."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[..., Path]:
+    """Draws `images` into each class folder and gives the folder."""
+
+    def draw(name: str = "archive", *, images: int = 5, classes: tuple[str, ...] = CLASSES) -> Path:
+        root = tmp_path / name
+        for k, folder in enumerate(classes):
+            (root / folder).mkdir(parents=True)
+            for i in range(images):
+                (root / folder / f"{i}.jpg").write_bytes(image_bytes(1000 * k + i))
+        return root
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An untrained model for 32-pixel images: its predictions are wrong, and repeatable."""
+    import torch
+
+    from brainray.model import build_model
+
+    torch.manual_seed(0)
+    spec = ModelSpec(classes=CLASSES)
+    return save_bundle(
+        str(tmp_path_factory.mktemp("bundle")),
+        weights=weights_bytes(build_model(spec).state_dict()),
+        image=ImageSpec(image_px=32),
+        model=spec,
+        temperature=1.5,
+        metrics={},
+        reference=None,
+        provenance={},
+    )
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for every test that needs it."""
+    import ray
+
+    from brainray.ray_session import session
+
+    with session():
+        assert ray.is_initialized()
+        yield

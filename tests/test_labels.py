@@ -1,0 +1,45 @@
+import pytest
+
+from brainray.labels import class_lookup, class_name, class_of_folders, label_from_folders, match_class
+
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("no_tumor", "notumor"),
+        ("No Tumor", "notumor"),
+        ("healthy", "notumor"),
+        ("normal", "notumor"),
+        ("glioma_tumor", "glioma"),
+        ("Meningioma", "meningioma"),
+        ("pituitary-tumour", "pituitary"),
+        ("Metastasis", "Metastasis"),
+        (" schwannoma ", "schwannoma"),
+    ],
+)
+def test_known_spellings_fold_and_others_stay(spelling, name):
+    assert class_name(spelling) == name
+
+
+def test_a_models_own_spelling_is_kept():
+    lookup = class_lookup(("no tumor", "Glioma"))
+    assert match_class("healthy", lookup) == "no tumor"
+    assert match_class("glioma_tumor", lookup) == "Glioma"
+    assert match_class("dog", lookup) is None
+
+
+def test_nearest_folder_gives_the_label():
+    lookup = class_lookup(CLASSES)
+    assert label_from_folders(("normal", "2024", "glioma", "patient 7"), lookup) == "glioma"
+    assert label_from_folders(("2024", "patient 7"), lookup) is None
+    assert label_from_folders((), lookup) is None
+
+
+def test_training_classes_are_found_below_the_folders_of_a_published_split():
+    assert class_of_folders(("Training", "no_tumor")) == "notumor"
+    assert class_of_folders(("Testing", "cats", "black")) == "cats"
+    assert class_of_folders(("glioma", "patient 7")) == "glioma"
+    assert class_of_folders(("train",)) is None
+    assert class_of_folders(()) is None

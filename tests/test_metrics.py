@@ -1,0 +1,279 @@
+"""Figures from counts: checked against scikit-learn, by hand, and by the laws they obey."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+)
+
+from brainray import metrics
+from brainray.metrics import REASONS, SCORED, Tally, count_probabilities, count_rows
+
+CLASSES = ("glioma", "meningioma", "pituitary")
+K = len(CLASSES)
+NONE = K  # the label of an image that has none
+
+
+def random_rows(rows, *, seed=0, groups=3):
+    """Keyword arguments of `count_rows`: some rows failed, some have no label."""
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet([0.5] * K, rows).astype(np.float32).astype(np.float64)
+    return {
+        "group_N": rng.integers(0, groups, rows),
+        "label_N": rng.integers(0, K + 1, rows),
+        "reason_N": np.where(rng.random(rows) < 0.2, rng.integers(0, len(REASONS), rows), SCORED),
+        "predicted_N": probs.argmax(axis=1),
+        "confidence_N": probs.max(axis=1),
+        "probs_NK": probs,
+    }
+
+
+def take(rows, where):
+    return {name: values[where] for name, values in rows.items()}
+
+
+def counts(tally: Tally):
+    return {name: getattr(tally, name).tolist() for name in Tally.__dataclass_fields__ if name != "groups"}
+
+
+def labelled(labels, predicted, confidence=0.9):
+    """A tally in which each prediction has the same confidence, the rest of it shared by the other classes."""
+    probs = np.full((len(labels), K), (1 - confidence) / (K - 1))
+    probs[np.arange(len(labels)), predicted] = confidence
+    return count_probabilities(np.asarray(labels), probs)
+
+
+def test_rows_of_the_confusion_matrix_are_truth_and_columns_are_prediction():
+    tally = labelled(labels=[0, 0, 0, 1], predicted=[0, 2, 2, 1])
+    assert tally.confusion.tolist() == [[1, 0, 2], [0, 1, 0], [0, 0, 0]]
+
+
+def test_confusion_matrix_is_that_of_scikit_learn():
+    rows = random_rows(500)
+    use = (rows["reason_N"] == SCORED) & (rows["label_N"] != NONE)
+    expected = confusion_matrix(rows["label_N"][use], rows["predicted_N"][use], labels=range(K))
+    assert count_rows("abc", **rows).confusion.tolist() == expected.tolist()
+
+
+@given(rows=st.integers(0, 60), seed=st.integers(0, 2**32 - 1))
+def test_every_row_is_counted_once_wherever_one_looks(rows, seed):
+    given_rows = random_rows(rows, seed=seed)
+    tally = count_rows("abc", **given_rows)
+    assert tally.ok + tally.failed == rows
+    assert tally.unlabelled == (given_rows["label_N"] == NONE).sum()
+    assert tally.predicted.sum() == tally.histogram.sum() == tally.ok
+    assert tally.confusion.sum() == tally.calibration[..., 0].sum() == tally.scored_and_labelled
+    assert sum(group.ok + group.failed for _, group in tally.by_group()) == rows
+
+
+@given(data=st.data(), rows=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
+def test_splitting_rows_in_any_way_and_order_gives_identical_figures(data, rows, seed):
+    whole = random_rows(rows, seed=seed)
+    part_of_row = np.array(data.draw(st.lists(st.integers(0, 4), min_size=rows, max_size=rows)))
+    order = data.draw(st.permutations(range(5)))
+    parts = [count_rows("abc", **take(whole, part_of_row == part)) for part in order]
+    expected = count_rows("abc", **whole)
+    added = parts[0] + parts[1] + parts[2] + parts[3] + parts[4]
+    assert counts(metrics.total(parts)) == counts(added) == counts(expected)
+    for figure in (metrics.brier, metrics.expected_calibration_error, metrics.mean_confidence, metrics.macro_f1):
+        assert figure(added) == figure(expected)
+
+
+def test_tallies_of_different_groups_add_up_by_name():
+    row = take(random_rows(1, groups=1), slice(None)) | {"reason_N": np.array([SCORED])}
+    both = count_rows(("siemens",), **row) + count_rows(("philips", "siemens"), **row)
+    assert both.groups == ("philips", "siemens")
+    assert {name: group.ok for name, group in both.by_group()} == {"philips": 1, "siemens": 1}
+
+
+def test_rows_may_be_none_at_all():
+    tally = count_rows((), **random_rows(0))
+    assert (tally.ok, tally.failed, tally.groups) == (0, 0, ())
+
+
+def test_failed_rows_are_counted_by_label_and_reason_and_nothing_else_of_them():
+    nan = np.full((2, K), np.nan)
+    tally = count_rows(
+        ("all",),
+        group_N=np.array([0, 0]),
+        label_N=np.array([1, NONE]),
+        reason_N=np.array([REASONS.index("truncated"), REASONS.index("empty")]),
+        predicted_N=np.array([-1, -1]),
+        confidence_N=nan[:, 0],
+        probs_NK=nan,
+    )
+    assert tally.unscored[0, 1, REASONS.index("truncated")] == tally.unscored[0, NONE, REASONS.index("empty")] == 1
+    assert (tally.ok, tally.failed, tally.unlabelled) == (0, 2, 1)
+
+
+def test_scored_row_without_a_number_is_refused():
+    rows = random_rows(3) | {"reason_N": np.full(3, SCORED), "confidence_N": np.array([0.5, np.nan, 0.5])}
+    with pytest.raises(ValueError, match="no number"):
+        count_rows("abc", **rows)
+
+
+def test_scored_row_without_a_prediction_is_refused():
+    rows = random_rows(3) | {"reason_N": np.full(3, SCORED), "predicted_N": np.array([0, -1, 0])}
+    with pytest.raises(ValueError):
+        count_rows("abc", **rows)
+
+
+def test_per_class_figures_are_those_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    labels, predicted = rng.integers(0, K, 300), rng.integers(0, K, 300)
+    tally = labelled(labels, predicted)
+    columns = metrics.per_class(tally.confusion)
+    expected = precision_recall_fscore_support(labels, predicted)
+    for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        np.testing.assert_allclose(columns[name], values, rtol=1e-15)
+    assert metrics.macro_f1(tally) == pytest.approx(expected[2].mean(), abs=1e-15)
+    assert metrics.balanced_accuracy(tally) == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-15)
+
+
+def test_what_is_undefined_is_nan_and_never_zero():
+    columns = metrics.per_class(labelled(labels=[0, 0], predicted=[0, 1]).confusion)
+    undefined = {name: np.isnan(values).tolist() for name, values in columns.items()}
+    for figure in ("precision", "precision_low", "precision_high"):
+        assert undefined[figure] == [False, False, True]  # the third class was never predicted
+    for figure in ("recall", "recall_low", "recall_high"):
+        assert undefined[figure] == [False, True, True]  # the second has no image
+    assert undefined["f1"] == [False, False, True]
+    assert columns["f1"][1] == 0.0  # wrongly predicted once: defined, and as bad as can be
+
+
+def test_macro_f1_leaves_out_classes_without_images():
+    tally = labelled(labels=[0, 0, 1], predicted=[0, 2, 1])
+    assert metrics.macro_f1(tally) == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics.balanced_accuracy(tally) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_without_labels_figures_are_none():
+    tally = labelled(labels=[NONE, NONE], predicted=[0, 1])
+    figures = (metrics.accuracy, metrics.macro_f1, metrics.balanced_accuracy, metrics.brier)
+    assert [figure(tally) for figure in (*figures, metrics.expected_calibration_error)] == [None] * 5
+    assert metrics.mean_confidence(tally) == pytest.approx(0.9)
+
+
+def test_wilson_interval_is_the_published_one():
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+    for successes, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+        assert metrics.wilson(successes, trials) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@given(trials=st.integers(1, 10**9), share=st.floats(0, 1))
+def test_intervals_hold_their_value_and_stay_within_0_and_1(trials, share):
+    successes = round(share * trials)
+    low, high = metrics.wilson(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+
+
+def test_f1_interval_holds_f1_and_narrows_with_more_images():
+    few, many = (metrics.per_class(np.array([[8, 2], [1, 9]]) * n) for n in (1, 100))
+    for columns in (few, many):
+        assert (columns["f1_low"] < columns["f1"]).all()
+        assert (columns["f1"] < columns["f1_high"]).all()
+    assert (many["f1_high"] - many["f1_low"] < (few["f1_high"] - few["f1_low"]) / 5).all()
+
+
+def test_f1_interval_covers_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(0)
+    truth = np.array([[0.4, 0.1], [0.05, 0.45]])
+    runs = rng.multinomial(300, truth.ravel(), 4000).reshape(-1, 2, 2)
+    columns = metrics.per_class(runs)
+    expected = metrics.per_class(truth)["f1"]
+    covered = ((columns["f1_low"] <= expected) & (expected <= columns["f1_high"])).mean(axis=0)
+    assert (covered > 0.93).all()
+    assert (covered < 0.97).all()
+
+
+def test_accuracy_has_its_interval():
+    tally = labelled(labels=[0] * 10, predicted=[0] * 9 + [1])
+    accuracy = metrics.accuracy(tally)
+    assert accuracy.value == 0.9
+    assert (accuracy.low, accuracy.high) == tuple(map(float, metrics.wilson(9, 10)))
+
+
+def test_brier_score_is_the_mean_squared_distance_over_labelled_images():
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [1.0, 0.0, 0.0]])
+    tally = count_probabilities(np.array([0, 2, NONE]), probs)
+    expected = ((0.3**2 + 0.2**2 + 0.1**2) + (0.1**2 + 0.8**2 + 0.9**2)) / 2
+    assert metrics.brier(tally) == pytest.approx(expected, abs=1e-9)
+
+
+def test_brier_score_spans_0_to_2():
+    assert metrics.brier(labelled([0], [0], confidence=1.0)) == 0
+    assert metrics.brier(labelled([0], [1], confidence=1.0)) == 2
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    tally = labelled(labels=[0] * 10, predicted=[0] * 6 + [1] * 4, confidence=0.9)
+    assert metrics.expected_calibration_error(tally) == pytest.approx(0.3, abs=1e-9)
+
+
+def test_calibration_gaps_of_different_bins_do_not_cancel():
+    sure = labelled(labels=[0] * 10, predicted=[1] * 5 + [0] * 5, confidence=0.9)
+    unsure = labelled(labels=[0] * 10, predicted=[0] * 9 + [1], confidence=0.5)
+    assert metrics.expected_calibration_error(sure + unsure) == pytest.approx(0.4, abs=1e-9)
+
+
+def test_calibration_bins_cover_0_to_1_and_an_empty_one_has_no_mean():
+    bins = metrics.calibration_bins(labelled([0, 0], [0, 0], confidence=1.0))
+    assert [b["low"] for b in bins[1:]] == [b["high"] for b in bins[:-1]]
+    assert (bins[0]["low"], bins[-1]["high"], len(bins)) == (0, 1, 15)
+    assert bins[-1] | {"low": 0, "high": 0} == {
+        "low": 0, "high": 0, "images": 2, "mean_confidence": 1.0, "accuracy": 1.0
+    }  # fmt: skip
+    assert (bins[0]["images"], bins[0]["mean_confidence"], bins[0]["accuracy"]) == (0, None, None)
+
+
+def test_like_distributions_have_no_drift_whatever_their_size():
+    assert metrics.population_stability([10, 20, 30], [1 / 6, 2 / 6, 3 / 6]) == pytest.approx(0, abs=1e-12)
+
+
+def test_population_stability_is_the_published_sum():
+    expected = (0.6 - 0.5) * math.log(0.6 / 0.5) + (0.4 - 0.5) * math.log(0.4 / 0.5)
+    assert metrics.population_stability([0.5, 0.5], [60, 40]) == pytest.approx(expected, rel=1e-3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=20))
+def test_drift_is_finite_and_never_negative_also_with_empty_cells(cells):
+    reference, observed = ([*side, 1] for side in zip(*cells, strict=True))
+    assert 0 <= metrics.population_stability(reference, observed) < 20
+
+
+def test_a_run_like_the_reference_has_no_drift_and_another_has():
+    rng = np.random.default_rng(0)
+    usual, sharp = rng.dirichlet([0.5] * K, 4000), rng.dirichlet([0.02, 0.02, 1], 2000)
+    reference = metrics.reference_distribution(usual[:2000], CLASSES)
+    unknown = np.full(2000, NONE)
+    same = metrics.drift(count_probabilities(unknown, usual[2000:]), CLASSES, reference)
+    other = metrics.drift(count_probabilities(unknown, sharp), CLASSES, reference)
+    assert max(same.values()) < 0.05
+    assert min(other.values()) > 0.25
+
+
+def test_reference_distribution_survives_json_and_sums_to_one():
+    reference = metrics.reference_distribution(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]), CLASSES)
+    assert json.loads(json.dumps(reference)) == reference
+    assert reference["predicted_share"] == {"glioma": 0.5, "meningioma": 0.5, "pituitary": 0.0}
+    assert sum(reference["confidence_histogram"]) == 1
+    assert len(reference["confidence_histogram"]) == 20
+
+
+def test_nothing_scored_has_no_drift():
+    reference = metrics.reference_distribution(np.eye(K), CLASSES)
+    assert metrics.drift(count_probabilities(np.zeros(0, int), np.zeros((0, K))), CLASSES, reference) is None
+
+
+def test_figures_need_no_heavy_library():
+    code = "import sys, brainray.metrics; print(*{'ray', 'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
