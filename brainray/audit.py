@@ -45,7 +45,9 @@ def split_by_picture(
     counts = np.bincount(picture_labels, minlength=len(classes))
     for name, count in zip(classes, counts, strict=True):
         if count < 2:
-            raise BadRequest(f"class {name} has {count} distinct readable image(s); training needs two or more of each class")
+            raise BadRequest(
+                f"class {name} has {count} distinct readable image(s); training needs two or more of each class"
+            )
     pictures = len(first)
     wanted = min(max(round(val_fraction * pictures), len(classes)), pictures - len(classes))
     train, validation = train_test_split(

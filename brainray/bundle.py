@@ -80,7 +80,7 @@ def save_bundle(
 
 
 def load_bundle(uri: str) -> Bundle:
-    """Read and check a bundle. Raises `BadRequest` where it is none, or where its files do not match its fingerprint."""
+    """Read and check a bundle. Raises `BadRequest` where it is none, or not what its fingerprint says."""
     description, weights = _read(uri)
     try:
         bundle = Bundle(
@@ -98,8 +98,8 @@ def load_bundle(uri: str) -> Bundle:
     actual = fingerprint(weights=weights, image=bundle.image, model=bundle.model, temperature=bundle.temperature)
     if actual != bundle.fingerprint:
         raise BadRequest(
-            f"{uri}: the files do not match the fingerprint (bundle.json says {bundle.fingerprint}, they give {actual}); "
-            "the bundle is damaged or was edited, so copy it again or train anew"
+            f"{uri}: the files do not match the fingerprint ({DESCRIPTION} has {bundle.fingerprint}, they give "
+            f"{actual}); the bundle is damaged or was edited: copy it again or train anew"
         )
     return bundle
 
@@ -111,7 +111,7 @@ def _read(uri: str) -> tuple[dict[str, Any], bytes]:
         description = storage.read_json(storage.join(uri, DESCRIPTION))
         weights = storage.read_bytes(storage.join(uri, WEIGHTS))
     except StorageError as exc:
-        raise BadRequest(f"{uri} is no model bundle ({exc}); give the folder that `brainray train --output` wrote") from exc
+        raise BadRequest(f"{uri} is no model ({exc}); give the folder that `brainray train` wrote") from exc
     version = description.get("format_version")
     if version != FORMAT_VERSION:
         raise BadRequest(f"{uri}: bundle format {version} is not {FORMAT_VERSION}; use the brainray that wrote it")

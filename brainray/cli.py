@@ -37,7 +37,9 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Ray Train workers. [default: what the cluster has]")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many passes. [default: of the preset]")] = None,
     model: Annotated[str, typer.Option(help="compact, or a torchvision classification network.")] = "compact",
-    image_px: Annotated[int | None, typer.Option(help="Side of the image the model sees. [default: of the preset]")] = None,
+    image_px: Annotated[
+        int | None, typer.Option(help="Side of the image the model sees. [default: of the preset]")
+    ] = None,
     channels: Annotated[int, typer.Option(help="1: luminance, 3: RGB.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Images a step, over all workers.")] = 32,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
@@ -87,7 +89,9 @@ def score(
     workers: Annotated[int | None, typer.Option(help="Processes that score. [default: what the cluster has]")] = None,
     batch_size: Annotated[int, typer.Option(help="Images in one forward pass.")] = 64,
     shard_size: Annotated[int | None, typer.Option(help="Images a part file. [default: about 1,000]")] = None,
-    max_failed: Annotated[str, typer.Option(help="More failed images than this end with code 3: a share or a count.")] = "1%",
+    max_failed: Annotated[
+        str, typer.Option(help="More failed images than this end with code 3: a share or a count.")
+    ] = "1%",
     group_by: Annotated[
         str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
     ] = None,
@@ -108,20 +112,22 @@ def score(
         stall_timeout_s=stall_timeout,
     )
     from .console import output_console, show_outcome, show_plan, watcher
-    from .score_job import plan_score
+    from .run import open_run
+    from .score_job import read_request
     from .score_job import score as score_images
 
+    request = read_request(input, model=model, output=output, labels=labels, options=options)
     if plan:
-        show_plan(output_console(), plan_score(input, model=model, output=output, labels=labels, options=options))
+        show_plan(output_console(), open_run(request, dry=True))
         return
     with watcher() as listener:
-        outcome = score_images(input, model=model, output=output, labels=labels, options=options, listener=listener)
+        outcome = score_images(request, listener=listener)
     show_outcome(output_console(), outcome)
     totals = outcome.summary.figures["totals"]
     if options.max_failed.exceeded(failed=totals["failed"], total=totals["images"]):
         raise TooManyFailed(
-            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {options.max_failed} allows; "
-            "every row is written, see the error column"
+            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {options.max_failed} "
+            "allows; every row is written, see the error column"
         )
 
 

@@ -30,14 +30,18 @@ class Watcher(Protocol):
     """Shows progress between `with` and its end."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
     def __call__(self, progress: ScoreProgress) -> None: ...
 
 
 def output_console(stream: TextIO | None = None) -> Console:
     """Where results go: the standard output."""
     stream = stream or sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH, soft_wrap=not stream.isatty(), highlight=False)
+    return Console(
+        file=stream, width=None if stream.isatty() else _PIPE_WIDTH, soft_wrap=not stream.isatty(), highlight=False
+    )
 
 
 def watcher(stream: TextIO | None = None) -> Watcher:
@@ -65,18 +69,20 @@ class Lines:
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
-        self._last: tuple[str, float] | None = None
+        self._last = ("listing", clock())  # a short listing is not worth a line
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def __call__(self, progress: ScoreProgress) -> None:
         now = self._clock()
         last_of_all = progress.phase == "scoring" and progress.done == progress.total
-        if self._last and self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
+        if self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
             return
         self._last = (progress.phase, now)
         if text := self._text(progress):
@@ -84,8 +90,10 @@ class Lines:
 
     def _text(self, progress: ScoreProgress) -> str | None:
         phase = _PHASES.get(progress.phase)
+        if progress.phase == "listing":
+            return f"{phase}: {progress.total:,} images so far"
         if progress.phase != "scoring":
-            return phase and (f"{phase}: {progress.total:,} images" if progress.total else phase)
+            return phase and f"{phase}: {progress.total:,} images"
         left = (progress.total - progress.done) / progress.images_per_s if progress.images_per_s else 0
         return (
             f"scoring: {progress.done:,} of {progress.total:,} images, {progress.failed:,} failed, "
@@ -113,7 +121,9 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def __call__(self, progress: ScoreProgress) -> None:
@@ -137,7 +147,9 @@ def confusion_table(confusion: pa.Table, classes: list[str]) -> Table:
         table.add_column(name, justify="right")
     for truth in classes:
         row = [cell.get((truth, predicted), 0) for predicted in classes]
-        table.add_row(truth, *(f"[bold]{n:,}[/]" if truth == c else f"{n:,}" for n, c in zip(row, classes, strict=True)))
+        table.add_row(
+            truth, *(f"[bold]{n:,}[/]" if truth == c else f"{n:,}" for n, c in zip(row, classes, strict=True))
+        )
     return table
 
 
@@ -188,7 +200,9 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     show_summary(console, outcome.summary)
     if outcome.scored:
         rate = rate_text(outcome.scored / outcome.elapsed_s)
-        console.print(f"scored {outcome.scored:,} images in {duration_text(outcome.elapsed_s)} ({rate}, start included)")
+        console.print(
+            f"scored {outcome.scored:,} images in {duration_text(outcome.elapsed_s)} ({rate}, start included)"
+        )
     else:
         console.print("nothing new to score")
     console.print(f"predictions and summary are in {outcome.plan.uri}", markup=False)

@@ -41,7 +41,7 @@ class Fitting:
 
 
 def class_weights(counts_K: Labels) -> Tensor:
-    """Inverse to the square root of the class's share, mean 1 over the images: rare classes count more, not fully so."""
+    """Inverse to the square root of the class's share, mean 1 over the images: rare classes count somewhat more."""
     weights = 1 / np.sqrt(np.maximum(counts_K, 1))
     weights = weights * counts_K.sum() / (weights * counts_K).sum()
     return torch.tensor(weights, dtype=torch.float32)
@@ -76,7 +76,7 @@ def make_schedule(
 def shuffled_batches(
     images: Pixels, labels: Labels, *, batch_size: int, steps: int, generator: torch.Generator
 ) -> Iterator[Batch]:
-    """`steps` full batches in a fresh order; images that run out begin anew, so that workers take equally many steps."""
+    """`steps` full batches in a fresh order. Images that run out begin anew: workers must take equally many steps."""
     order = torch.randperm(len(labels), generator=generator).numpy()
     needed = np.resize(order, steps * batch_size)
     for start in range(0, len(needed), batch_size):

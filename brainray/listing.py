@@ -1,14 +1,14 @@
 """Inputs -> manifest -> shards, streamed: memory does not grow with the number of files beyond one chunk.
 
-A shard is a fixed slice of the listing, named by its content. The manifest holds one row group a shard, so that a worker
-reads the rows of its own shard and no others.
+A shard is a fixed slice of the listing, named by its content. The manifest holds one row group a shard, so that a
+worker reads the rows of its own shard and no others.
 """
 
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -21,10 +21,9 @@ from .labels import class_lookup, label_from_folders
 from .truth import Truth
 
 # What Pillow reads of the formats archives hold, and medical formats, so that those get a row that says `unsupported`.
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .jp2 .j2k .png .apng .bmp .dib .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga "
-    ".heic .heif .dcm .dicom .ima .nii".split()
-)
+_PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"
+_MEDICAL = "heic heif dcm dicom ima nii"
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
 CHUNK_ROWS = 65_536
 SHARD_IMAGES = 1000
 # Small archives get smaller shards, so that every core has work and the last ones end together.
@@ -130,7 +129,9 @@ class Lister:
 
     def _table(self, rows: list[tuple[str, int, str, str | None, str | None]], relative: list[str]) -> pa.Table:
         columns = list(zip(*rows, strict=True))
-        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, _LISTED_SCHEMA, strict=True)], schema=_LISTED_SCHEMA)
+        table = pa.table(
+            [pa.array(c, f.type) for c, f in zip(columns, _LISTED_SCHEMA, strict=True)], schema=_LISTED_SCHEMA
+        )
         if self._truth is None:
             return table
         labels = self._truth.labels_of(table["uri"], pa.array(relative))
@@ -160,8 +161,11 @@ class _Grouper:
         return found.group(1) if found.re.groups else found.group(0)
 
 
-def scan(lister: Lister, path: str) -> Listing:
-    """Stream a listing into a local Parquet file. Raises `BadRequest` where an input cannot be listed."""
+def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
+    """Stream a listing into a local Parquet file; `progress` hears the images found so far.
+
+    Raises `BadRequest` where an input cannot be listed.
+    """
     images = size_bytes = labelled = 0
     try:
         with pq.ParquetWriter(path, _LISTED_SCHEMA, compression="zstd") as writer:
@@ -170,6 +174,8 @@ def scan(lister: Lister, path: str) -> Listing:
                 images += len(table)
                 size_bytes += pc.sum(table["size_bytes"]).as_py()
                 labelled += len(table) - table["label"].null_count
+                if progress is not None:
+                    progress(images)
     except StorageError as exc:
         raise BadRequest(f"--input {exc}") from exc
     return Listing(

@@ -1,4 +1,7 @@
-"""The CNN, and torchvision backbones by name. Networks take normalised float images [N, C, H, W] and give logits [N, K]."""
+"""The CNN, and torchvision backbones by name.
+
+Networks take normalised float images [N, C, H, W] and give logits [N, K].
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +15,14 @@ COMPACT = "compact"
 _STAGES = ((32, 1), (64, 2), (128, 2), (192, 1))
 
 
-def _conv(
-    inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3, initial_gain: float = 1.0
-) -> nn.Sequential:
+def _conv(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3, initial_gain: float = 1.0) -> nn.Sequential:
     norm = nn.BatchNorm2d(outputs)
     nn.init.constant_(norm.weight, initial_gain)
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), norm)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (He et al. 2016). Dense kernels, for matrix units run depthwise ones badly."""
+    """Two 3x3 convolutions around a shortcut (He et al. 2016). Dense, for matrix units run depthwise kernels badly."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()

@@ -87,14 +87,17 @@ def _finished(info: PartInfo) -> pa.Table:
 
 
 def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Dataset:
-    """The whole chain. Its input is made of objects already there, so no task competes with the actors for processors."""
+    """The whole chain. Its input is objects that are there already: no task competes with the actors for processors."""
     dataset: Dataset = ray.data.from_arrow([pa.Table.from_pylist([asdict(shard)]) for shard in shards])
     scorer: type[Scorer] = ShardScorer
     if pool.on_gpu:
         scorer = DecodedScorer
         dataset = dataset.map_batches(
             decode_block,  # type: ignore[arg-type]
-            fn_kwargs={"job": job}, batch_size=None, batch_format="pyarrow")
+            fn_kwargs={"job": job},
+            batch_size=None,
+            batch_format="pyarrow",
+        )
     return dataset.map_batches(
         scorer,
         fn_constructor_args=(job,),
@@ -109,7 +112,7 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
 def score_shards(
     shards: Sequence[Shard], job: ScoreJob, pool: ScorePool, *, stall_timeout_s: float
 ) -> Iterator[PartInfo]:
-    """Score shards in any order; yields as each is committed. Raises `NoProgress` when none is for `stall_timeout_s`."""
+    """Score shards in any order; yields as each is committed. Raises `NoProgress` where none is for so long."""
     _quiet_context(stall_timeout_s)
     try:
         for batch in score_chain(shards, job, pool).iter_batches(

@@ -68,7 +68,7 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> dict[str, Array]:
 
 
 def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
-    """Every image of (position, uri, label) decoded once and held in Ray's object store, which spills what does not fit."""
+    """Every image of (position, uri, label) decoded once and held in Ray's object store, which spills to disk."""
     quiet_data()
     slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
     dataset: Dataset = ray.data.from_arrow(slices)
@@ -117,18 +117,14 @@ def _take(batch: dict[str, Array], wanted: Array) -> dict[str, Array]:
     return {name: batch[name][rows] for name in ("position", "label", "pixels")}
 
 
-def train(
-    job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: TrainPool, storage_uri: str
-) -> "Fitted":
+def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: TrainPool, storage_uri: str) -> "Fitted":
     """Run Ray Train to its end. Its last checkpoint holds the best weights and the whole history."""
     resources = {"CPU": pool.cpus_per_worker} | ({"GPU": 1.0} if pool.use_gpu else {})
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if pool.use_gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(
-            num_workers=pool.workers, use_gpu=pool.use_gpu, resources_per_worker=resources
-        ),
+        scaling_config=ScalingConfig(num_workers=pool.workers, use_gpu=pool.use_gpu, resources_per_worker=resources),
         datasets={"train": train_set, "validation": validation_set},
         # Ray Train splits all data sets unless told otherwise; the validation images are shared out by the workers.
         dataset_config=DataConfig(datasets_to_split=["train"]),
@@ -270,7 +266,11 @@ class _Trainer:
         if row["best"]:
             state = {name: tensor.clone() for name, tensor in _bare(self._model).state_dict().items()}
             self._best = {
-                "score": score, "epoch": row["epoch"], "state": state, "logits": logits_NK, "labels": labels_N,
+                "score": score,
+                "epoch": row["epoch"],
+                "state": state,
+                "logits": logits_NK,
+                "labels": labels_N,
             }
         self.stale = row["epoch"] - self._best["epoch"]
 
@@ -311,7 +311,7 @@ def _bare(model: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def _all_gather(value: Any) -> list[Any]:
+def _all_gather(value: object) -> list[Any]:
     if not torch.distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()

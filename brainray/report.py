@@ -5,16 +5,14 @@ Parts are read a few at a time and only counts are kept, so memory does not grow
 nor torch, and matplotlib only to draw.
 """
 
-import io
 import json
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +21,11 @@ import pyarrow.compute as pc
 from . import metrics, storage
 from .errors import BadRequest, StorageError
 from .metrics import ALL, REASONS, SCORED, Ints, Tally
-from .results import finished_shards, part_uri, prob_column
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.image import AxesImage
+from .plots import draw_confusion
+from .results import METADATA_KEY, finished_shards, part_uri, prob_column
 
 SCHEMA_VERSION = 1
+_FOLDER = "summary"
 _NO_GROUP = "(none)"
 _THREADS = 4  # a million rows in 1,000 parts, 2 cores: 1 thread 2.1 s, 2: 1.5, 4: 1.8, 8: 2.6; more help a bucket
 _PARTS_A_TASK = 64
@@ -114,12 +110,24 @@ def build_summary(run_uri: str) -> Summary:
         confusion=_confusion_table(tally, run.classes),
         per_class=_per_class_table(tally, run),
     )
-    folder = storage.join(run.uri, "summary")
+    folder = storage.join(run.uri, _FOLDER)
     storage.write_parquet(storage.join(folder, "confusion.parquet"), summary.confusion)
     storage.write_parquet(storage.join(folder, "per_class.parquet"), summary.per_class)
-    storage.write_bytes(storage.join(folder, "confusion.png"), _draw(tally, run.classes))
+    storage.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(tally, run.classes))
     storage.write_json(storage.join(folder, "summary.json"), summary.figures)
     return summary
+
+
+def read_summary(run_uri: str) -> Summary:
+    """The summary as it was last written, for a run that has not changed since. Builds it where there is none."""
+    folder = storage.join(run_uri, _FOLDER)
+    if not storage.exists(storage.join(folder, "summary.json")):
+        return build_summary(run_uri)
+    return Summary(
+        figures=storage.read_json(storage.join(folder, "summary.json")),
+        confusion=storage.read_parquet(storage.join(folder, "confusion.parquet")),
+        per_class=storage.read_parquet(storage.join(folder, "per_class.parquet")),
+    )
 
 
 def _read_run(uri: str) -> _Run:
@@ -164,7 +172,7 @@ def _read_part(run: _Run, uri: str) -> tuple[Tally, _Work]:
         table = file.read(columns=columns, use_threads=False)
         metadata = file.schema_arrow.metadata or {}
     try:
-        note = json.loads(metadata[b"brainray"])
+        note = json.loads(metadata[METADATA_KEY])
         if note["model"] != run.fingerprint:
             raise ValueError(f"it is of model {note['model']}")
         return _count(run, table), _Work.of_part(note, table["scored_at"])
@@ -275,68 +283,3 @@ def _per_class_table(tally: Tally, run: _Run) -> pa.Table:
         **{name: values.reshape(-1) for name, values in figures.items()},
     }
     return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
-
-
-def _draw(tally: Tally, classes: Sequence[str]) -> bytes:
-    """A PNG: the confusion matrix, or the predictions where no image is scored and labelled."""
-    from matplotlib.figure import Figure  # half a second that only a picture is worth
-
-    side = min(3 + 0.45 * len(classes), 24)  # inches
-    figure = Figure(figsize=(side + 2.5, side + 1.5), layout="constrained")
-    axes = figure.subplots()
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
-    if tally.scored_and_labelled:
-        image = _draw_confusion(axes, tally.confusion, names)
-        figure.colorbar(image, ax=axes, label="share of the images with this label", shrink=0.8)
-    else:
-        _draw_predicted(axes, tally.predicted, names)
-    axes.set_title(_title(tally), fontsize=9 + side / 3)
-    sink = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font lacks is drawn as boxes
-        figure.savefig(sink, format="png", dpi=120, metadata={"Software": None})
-    return sink.getvalue()
-
-
-def _draw_confusion(axes: "Axes", confusion: Ints, names: Sequence[str]) -> "AxesImage":
-    """Counts, shaded by their share of the row. From 13 classes on, zeros are left out; from 51 on, all counts."""
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    few, places = len(names) <= 12, range(len(names))
-    for label, predicted in np.argwhere((confusion > 0) | few) if len(names) <= 50 else ():
-        colour = "white" if shares[label, predicted] > 0.5 else "black"
-        text = _short(int(confusion[label, predicted]))
-        axes.text(predicted, label, text, ha="center", va="center", color=colour, fontsize=10 if few else 7)
-    # parse_math: a class name may hold a $
-    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-    axes.set_yticks(places, names, parse_math=False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
-    return image
-
-
-def _draw_predicted(axes: "Axes", predicted: Ints, names: Sequence[str]) -> None:
-    bars = axes.barh(range(len(names)), predicted)
-    axes.bar_label(bars, [_short(images) for images in predicted.tolist()], padding=3)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_xlabel("images")
-    axes.set_ylabel("predicted")
-
-
-def _short(images: int) -> str:
-    """At most five characters: 9999, 123k, 4.5M."""
-    if images < 10_000:
-        return str(images)
-    return f"{images / 1e3:.0f}k" if images < 999_500 else f"{images / 1e6:.1f}M"
-
-
-def _title(tally: Tally) -> str:
-    accuracy = metrics.accuracy(tally)
-    if accuracy is None:
-        first = f"predictions of {tally.ok:,} images"
-    else:
-        value, low, high = (f"{100 * x:.1f}" for x in accuracy)
-        first = f"accuracy {value} % ({low} to {high}), n = {tally.scored_and_labelled:,}"
-    return f"{first}\n{tally.failed:,} images could not be scored, {tally.unlabelled:,} have no label"

@@ -50,7 +50,7 @@ def prediction_schema(classes: tuple[str, ...]) -> pa.Schema:
 
 
 PARTS = "predictions"
-_METADATA_KEY = b"brainray"
+METADATA_KEY = b"brainray"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ def part_uri(run_uri: str, shard_id: str) -> str:
 
 def write_part(run_uri: str, rows: pa.Table, info: PartInfo) -> None:
     """Commit a shard: the whole file appears at once, or not at all."""
-    metadata = {_METADATA_KEY: json.dumps(asdict(info)).encode()}
+    metadata = {METADATA_KEY: json.dumps(asdict(info)).encode()}
     storage.write_parquet(part_uri(run_uri, info.shard_id), rows.replace_schema_metadata(metadata))
 
 
@@ -85,7 +85,7 @@ def finished_shards(run_uri: str) -> set[str]:
 def read_part_info(uri: str) -> PartInfo:
     """The metadata of a part file. Raises `StorageError` where it is unreadable or none of ours."""
     with storage.open_parquet(uri) as file:
-        raw = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
+        raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
         rows = file.metadata.num_rows
     if raw is None:
         raise StorageError("read_failed", f"{uri}: is no part file of brainray")

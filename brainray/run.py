@@ -4,7 +4,7 @@ Order of writing: run.json, manifest, parts, summary, `_SUCCESS`. `_SUCCESS` goe
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -14,7 +14,7 @@ from .bundle import Bundle
 from .config import ScoreOptions
 from .errors import BadRequest, OtherModel
 from .listing import Lister, Listing, Shard
-from .results import PARTS, Account, check_accounts, finished_shards, part_uri
+from .results import Account, check_accounts, finished_shards, part_uri
 from .truth import Truth
 
 SCHEMA_VERSION = 1
@@ -22,6 +22,17 @@ RUN = "run.json"
 MANIFEST = "manifest"
 SUCCESS = "_SUCCESS"
 STATUS = "status.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be scored, by which model, and where to."""
+
+    inputs: tuple[str, ...]
+    output: str  # normalised
+    bundle: Bundle
+    truth: Truth | None
+    options: ScoreOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,34 +75,38 @@ def check_output(uri: str, bundle: Bundle) -> None:
         )
 
 
-def list_inputs(inputs: Sequence[str], *, output: str, bundle: Bundle, truth: Truth | None, options: ScoreOptions, path: str) -> Listing:
-    """List everything to score into the local file `path`. Raises `BadRequest` where there is nothing, or where labels do not fit."""
-    roots = listing.distinct_inputs(inputs)
-    lister = Lister(roots, classes=bundle.classes, output=output, truth=truth, group_by=options.group_by)
-    found = listing.scan(lister, path)
+def list_inputs(request: Request, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
+    """List all images into the local file `path`. Raises `BadRequest` for nothing, or labels that do not fit."""
+    roots = listing.distinct_inputs(request.inputs)
+    lister = Lister(
+        roots,
+        classes=request.bundle.classes,
+        output=request.output,
+        truth=request.truth,
+        group_by=request.options.group_by,
+    )
+    found = listing.scan(lister, path, progress=progress)
     if found.images == 0:
         passed = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
         raise BadRequest(
-            f"--input {', '.join(roots)}: no image files found" + (f" (passed over: {passed})" if passed else "; the folder is empty")
+            f"--input {', '.join(roots)}: no image files found"
+            + (f" (passed over: {passed})" if passed else "; the folder is empty")
         )
-    if truth is not None:
-        truth.check_all_used_once()
+    if request.truth is not None:
+        request.truth.check_all_used_once()
     return found
 
 
-def open_run(
-    inputs: Sequence[str], *, output: str, bundle: Bundle, truth: Truth | None, options: ScoreOptions, dry: bool = False
-) -> Plan:
+def open_run(request: Request, *, dry: bool = False, progress: Callable[[int], None] | None = None) -> Plan:
     """List the inputs, compare with what the output holds, and write run.json and manifest, unless `dry`.
 
     Nothing is written before everything that can be wrong with the request has been looked at.
     """
-    check_output(output, bundle)
+    output = request.output
+    check_output(output, request.bundle)
     with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
-        found = list_inputs(
-            inputs, output=output, bundle=bundle, truth=truth, options=options, path=f"{scratch}/listing.parquet"
-        )
-        size = listing.shard_size_for(found.images, options.shard_size)
+        found = list_inputs(request, f"{scratch}/listing.parquet", progress=progress)
+        size = listing.shard_size_for(found.images, request.options.shard_size)
         shards = tuple(listing.write_manifest(found, f"{scratch}/{MANIFEST}", shard_size=size))
         plan = Plan(
             uri=output,
@@ -101,7 +116,7 @@ def open_run(
             published=_published(output, shards),
         )
         if not dry and not plan.complete:
-            _write_plan(plan, bundle, inputs, options, scratch)
+            _write_plan(plan, request, scratch)
     home = storage.join(output, MANIFEST)
     moved = (replace(s, manifest_uri=storage.join(home, storage.name_of(s.manifest_uri))) for s in shards)
     return replace(plan, shards=tuple(moved))
@@ -115,9 +130,9 @@ def _published(output: str, shards: Sequence[Shard]) -> bool:
     return finished_shards(output) == {shard.shard_id for shard in shards}
 
 
-def _write_plan(plan: Plan, bundle: Bundle, inputs: Sequence[str], options: ScoreOptions, scratch: str) -> None:
+def _write_plan(plan: Plan, request: Request, scratch: str) -> None:
     storage.delete(storage.join(plan.uri, SUCCESS))
-    storage.write_json(storage.join(plan.uri, RUN), describe(plan, bundle, inputs, options))
+    storage.write_json(storage.join(plan.uri, RUN), describe(plan, request))
     names = storage.list_names(f"{scratch}/{MANIFEST}")
     home = storage.join(plan.uri, MANIFEST)
     for name in names:
@@ -126,15 +141,16 @@ def _write_plan(plan: Plan, bundle: Bundle, inputs: Sequence[str], options: Scor
         storage.delete(storage.join(home, name))
 
 
-def describe(plan: Plan, bundle: Bundle, inputs: Sequence[str], options: ScoreOptions) -> dict[str, Any]:
+def describe(plan: Plan, request: Request) -> dict[str, Any]:
     """The content of run.json: all that a reader or a later run needs to know."""
+    bundle, options = request.bundle, request.options
     return {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": bundle.fingerprint,
         "model": bundle.uri,
         "classes": list(bundle.classes),
         "image": bundle.image.to_json(),
-        "inputs": [storage.normalise(uri) for uri in inputs],
+        "inputs": [storage.normalise(uri) for uri in request.inputs],
         "images": plan.listing.images,
         "skipped": plan.listing.skipped,
         "group_by": options.group_by,
@@ -154,18 +170,14 @@ def close_run(plan: Plan, bundle: Bundle) -> Account:
     known = {shard.shard_id for shard in plan.shards}
     for stale in finished_shards(plan.uri) - known:
         storage.delete(part_uri(plan.uri, stale))
-    account = check_accounts(
+    return check_accounts(
         plan.uri,
         fingerprint=bundle.fingerprint,
         expected=((shard.shard_id, shard.images) for shard in plan.shards),
     )
-    return account
 
 
 def publish(plan: Plan, bundle: Bundle, account: Account) -> None:
     """Say that the run is whole: written last."""
     success = {"rows": account.rows, "failed": account.failed, "fingerprint": bundle.fingerprint}
     storage.write_json(storage.join(plan.uri, SUCCESS), success)
-
-
-__all__ = ["MANIFEST", "PARTS", "RUN", "STATUS", "SUCCESS", "Plan", "close_run", "open_run", "publish"]

@@ -4,14 +4,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from . import storage
-from .bundle import Bundle, load_bundle
+from .bundle import load_bundle
 from .config import ScoreOptions
 from .report import Summary, build_summary, read_summary
-from .run import STATUS, Plan, close_run, open_run, publish
+from .run import STATUS, Plan, Request, close_run, open_run, publish
 from .truth import load_truth
 
 _HEARTBEAT_S = 2.0
@@ -46,54 +46,42 @@ class Outcome:
         return int(self.summary.figures["totals"]["failed"])
 
 
-def score(
-    inputs: Sequence[str],
-    *,
-    model: str,
-    output: str,
-    labels: str | None,
-    options: ScoreOptions,
-    listener: Listener,
-    clock: Clock = time.monotonic,
-) -> Outcome:
+def read_request(
+    inputs: Sequence[str], *, model: str, output: str, labels: str | None, options: ScoreOptions
+) -> Request:
+    """Read the model and the labels. Raises `BadRequest` for what is wrong with them."""
+    bundle = load_bundle(storage.normalise(model))
+    truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
+    return Request(inputs=tuple(inputs), output=storage.normalise(output), bundle=bundle, truth=truth, options=options)
+
+
+def score(request: Request, *, listener: Listener, clock: Clock = time.monotonic) -> Outcome:
     """Score what is not scored yet, and publish. Every image listed has its row when this returns."""
     began = clock()
-    bundle = load_bundle(storage.normalise(model))
-    run_uri = storage.normalise(output)
-    truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
-    listener(Progress(phase="listing"))
-    plan = open_run(inputs, output=run_uri, bundle=bundle, truth=truth, options=options)
+    plan = open_run(request, progress=lambda images: listener(Progress(phase="listing", total=images)))
     if plan.complete:
-        summary = read_summary(run_uri)
+        summary = read_summary(plan.uri)
     else:
-        summary = _finish(plan, bundle, options, _Status(run_uri, listener, clock), clock)
+        summary = _finish(plan, request, _Status(plan.uri, listener, clock), clock)
     scored = sum(shard.images for shard in plan.todo)
     return Outcome(plan=plan, summary=summary, scored=scored, elapsed_s=clock() - began)
 
 
-def plan_score(
-    inputs: Sequence[str], *, model: str, output: str, labels: str | None, options: ScoreOptions
-) -> Plan:
-    """What `score` would do. Writes nothing."""
-    bundle = load_bundle(storage.normalise(model))
-    truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
-    return open_run(inputs, output=storage.normalise(output), bundle=bundle, truth=truth, options=options, dry=True)
-
-
-def _finish(plan: Plan, bundle: Bundle, options: ScoreOptions, listener: "_Status", clock: Clock) -> Summary:
+def _finish(plan: Plan, request: Request, listener: "_Status", clock: Clock) -> Summary:
     if plan.todo:
-        _score_todo(plan, bundle, options, listener, clock)
-    account = close_run(plan, bundle)
+        _score_todo(plan, request, listener, clock)
+    account = close_run(plan, request.bundle)
     whole = Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.listing.images)
     listener(whole)
     summary = build_summary(plan.uri)
-    publish(plan, bundle, account)
-    listener(Progress(**asdict(whole) | {"phase": "done"}))
+    publish(plan, request.bundle, account)
+    listener(replace(whole, phase="done"))
     return summary
 
 
-def _score_todo(plan: Plan, bundle: Bundle, options: ScoreOptions, listener: Listener, clock: Clock) -> None:
+def _score_todo(plan: Plan, request: Request, listener: Listener, clock: Clock) -> None:
     """The part that needs Ray, which is imported here and not before."""
+    options = request.options
     listener(Progress(phase="starting", done=plan.done_images, total=plan.listing.images))
     from .ray_score import ScoreJob, score_shards
     from .ray_session import score_pool, session
@@ -102,7 +90,7 @@ def _score_todo(plan: Plan, bundle: Bundle, options: ScoreOptions, listener: Lis
         pool = score_pool(nodes, workers=options.workers, shards=len(plan.todo))
         job = ScoreJob(
             run_uri=plan.uri,
-            bundle=bundle,
+            bundle=request.bundle,
             batch_size=options.batch_size,
             precision=options.precision,
             threads=pool.threads_per_actor,

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from . import storage
 from .config import ImageSpec
 from .decode import decode
-from .errors import ImageError, StorageError
+from .errors import BrainrayError, ImageError, StorageError
 from .results import PartInfo, prediction_schema, prob_column, write_part
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share, and few enough
@@ -176,10 +176,12 @@ def predict_shard(
     began = time.perf_counter()
     probs_MK = predict(decoded.images)
     predicted = time.perf_counter()
+    if not np.isfinite(probs_MK).all():
+        raise BrainrayError(
+            f"model {fingerprint} gives no number for some images: its weights are broken, train it again"
+        )
     finished_at = clock()
-    rows = prediction_rows(
-        manifest, decoded, probs_MK, classes=classes, fingerprint=fingerprint, scored_at=finished_at
-    )
+    rows = prediction_rows(manifest, decoded, probs_MK, classes=classes, fingerprint=fingerprint, scored_at=finished_at)
     info = PartInfo(
         shard_id=manifest["shard_id"][0].as_py(),
         model=fingerprint,

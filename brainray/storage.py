@@ -67,6 +67,10 @@ def _uri(path: str) -> str:
         return "file://" + quote_from_bytes(os.fsencode(path))
 
 
+def _text(name: str) -> str:
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
     try:
@@ -85,7 +89,8 @@ def join(uri: str, *names: str) -> str:
 
 
 def name_of(uri: str) -> str:
-    return os.path.basename(_path(uri).rstrip("/"))
+    """The last part of a location, as text to look at: bytes that are no UTF-8 show as escapes."""
+    return _text(os.path.basename(_path(uri).rstrip("/")))
 
 
 def is_folder(uri: str) -> bool:
@@ -117,6 +122,12 @@ def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file, read where it is needed. A damaged one raises `StorageError`."""
     with _translated(uri), pa.OSFile(_path(uri), "rb") as source, pq.ParquetFile(source) as file:
         yield file
+
+
+def read_parquet(uri: str) -> pa.Table:
+    """A whole small table."""
+    with open_parquet(uri) as file:
+        return file.read()
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -203,7 +214,7 @@ def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int],
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
-            yield from _walk(entry.path, (*names, entry.name), (*ancestors, identity))
+            yield from _walk(entry.path, (*names, _text(entry.name)), (*ancestors, identity))
             continue
         try:
             info = entry.stat()

@@ -108,6 +108,10 @@ def list_training_set(data: str) -> TrainingSet:
     if len(classes) < 2:
         found = f"only one class folder ({classes[0]})" if classes else "no class folder with images"
         raise BadRequest(f"--data {data}: {found}; put the images of each class into a folder named for it")
+    counts = Counter(dict(zip(*(table["name"].value_counts().flatten()[i].to_pylist() for i in (0, 1)), strict=True)))
+    for name in classes:
+        if counts[name] < 2:
+            raise BadRequest(f"--data {data}: class {name} has one image; training needs two or more of each class")
     encoded = table["name"].combine_chunks().dictionary_encode()
     index_of = np.array([classes.index(name) for name in encoded.dictionary.to_pylist()])
     labels = pa.array(index_of[encoded.indices.to_numpy()])
@@ -124,9 +128,7 @@ def list_excluded(uri: str) -> pa.Table:
     return table.drop_columns("name").append_column("label", pa.array(np.zeros(len(table), np.int64)))
 
 
-def _table(
-    option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]
-) -> pa.Table:
+def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]) -> pa.Table:
     """(position, uri, name) of the images below `root`, held as Arrow. Counts what is passed over."""
     schema = pa.schema([("uri", pa.string()), ("name", pa.string())])
     batches: list[pa.RecordBatch] = []
@@ -167,9 +169,7 @@ def _fit(
     digests, errors = ray_train.digests_of(decoded)
     barred = np.array([], str)
     if excluded is not None:
-        barred = ray_train.digests_of(
-            ray_train.decoded_dataset(excluded, options.image_spec, cpus=pool.decode_cpus)
-        )[0]
+        barred = ray_train.digests_of(ray_train.decoded_dataset(excluded, options.image_spec, cpus=pool.decode_cpus))[0]
     chosen = choose(training_set, digests, errors, barred=barred, options=options)
     for line in describe_choice(chosen):
         say(line)
@@ -193,9 +193,7 @@ def _fit(
     return chosen, fitted
 
 
-def choose(
-    training_set: TrainingSet, digests: Array, errors: Array, *, barred: Array, options: TrainOptions
-) -> Chosen:
+def choose(training_set: TrainingSet, digests: Array, errors: Array, *, barred: Array, options: TrainOptions) -> Chosen:
     """Leave out what is unreadable or barred, and split the rest by picture."""
     readable = errors == ""
     excluded = readable & np.isin(digests, barred[barred != ""])

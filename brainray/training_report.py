@@ -1,6 +1,5 @@
 """`training/` of a bundle: how training went and how good the model was on its validation images."""
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 
 from . import metrics, storage
 from .metrics import Tally
+from .plots import draw_curves
 
 _FOLDER = "training"
 
@@ -28,7 +28,7 @@ class Validation:
         return metrics.count_probabilities(self.labels_N, self.probs_NK)
 
     def figures(self) -> dict[str, Any]:
-        """Metrics with the split they were measured on. They flatter: this split chose the epoch and the temperature."""
+        """Metrics with the split they were measured on. They flatter: it chose the epoch and the temperature too."""
         tally = self.tally()
         accuracy = metrics.accuracy(tally)
         return {
@@ -59,32 +59,11 @@ def write_training_report(uri: str, validation: Validation, provenance: dict[str
     folder = storage.join(uri, _FOLDER)
     storage.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
     storage.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
-    storage.write_bytes(storage.join(folder, "curves.png"), draw_curves(validation))
+    storage.write_bytes(
+        storage.join(folder, "curves.png"), draw_curves(validation.history, best_epoch=validation.best_epoch)
+    )
     card = model_card(validation, provenance, temperature=temperature)
     storage.write_bytes(storage.join(folder, "model-card.md"), card.encode())
-
-
-def draw_curves(validation: Validation) -> bytes:
-    """Loss and accuracy by epoch, as PNG."""
-    from matplotlib.figure import Figure
-
-    epochs = [row["epoch"] for row in validation.history]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for key, name in (("train_loss", "training"), ("val_loss", "validation")):
-        left.plot(epochs, [row[key] for row in validation.history], label=name)
-    for key, name in (("val_accuracy", "accuracy"), ("val_balanced_accuracy", "mean recall")):
-        right.plot(epochs, [row[key] for row in validation.history], label=name)
-    left.set_title("Loss (training images are augmented)")
-    right.set_title("On the validation images")
-    for axes in (left, right):
-        axes.axvline(validation.best_epoch, color="grey", linestyle=":", label=f"epoch kept: {validation.best_epoch}")
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
 
 
 def model_card(validation: Validation, provenance: dict[str, Any], *, temperature: float) -> str:
@@ -102,7 +81,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         "## Data",
         "",
         f"{data['images']:,} images, {data['pictures']:,} of them distinct to the pixel; "
-        f"{data['train_images']:,} to learn from, {data['validation_images']:,} to measure on, no picture on both sides. "
+        f"{data['train_images']:,} to learn from, {data['validation_images']:,} to measure on, none on both sides. "
         f"{data['label_conflicts']:,} picture(s) carry two labels. Data digest `{data['digest']}`.",
         "",
         *_table(("class", "images"), [(name, f"{count:,}") for name, count in data["by_class"].items()]),
@@ -134,7 +113,7 @@ def _per_class_rows(validation: Validation) -> list[tuple[str, ...]]:
     ]
 
 
-def _text(value: Any) -> str:
+def _text(value: float) -> str:
     if np.isnan(value):
         return "–"
     return f"{value:,}" if float(value).is_integer() and value > 1 else f"{value:.3f}"

@@ -26,7 +26,7 @@ class Truth:
     def labels_of(self, uris: pa.ChunkedArray, relative: pa.Array) -> pa.Array:
         """The label of each image, null where the file has none for it. Counts which rows were used."""
         uris = uris.combine_chunks()
-        names = pc.list_element(pc.split_pattern(relative, "/", max_splits=1, reverse=True), -1)
+        names = pc.replace_substring_regex(relative, pattern="(?s)^.*/", replacement="")
         found = pc.coalesce(*(pc.index_in(candidate, self._keys) for candidate in (uris, relative, names)))
         self._uses += np.bincount(found.drop_null().to_numpy(), minlength=len(self._keys))
         return self._labels.take(found)
@@ -35,7 +35,9 @@ class Truth:
         """Raises `BadRequest` where a row names no image that was listed, or names more than one."""
         unknown = self._keys.filter(pa.array(self._uses == 0))
         if len(unknown):
-            raise BadRequest(f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}")
+            raise BadRequest(
+                f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
+            )
         doubled = self._keys.filter(pa.array(self._uses > 1))
         if len(doubled):
             raise BadRequest(
@@ -49,7 +51,7 @@ def _some(values: pa.Array) -> str:
 
 
 def load_truth(uri: str, classes: tuple[str, ...]) -> Truth:
-    """Read a CSV or Parquet file with an image column and a label column. Raises `BadRequest` that says what is wrong."""
+    """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest` that says what is wrong."""
     source = f"--labels {uri}"
     table = _read_table(uri, source)
     keys = _column(table, _KEY_COLUMNS, source, "image")
@@ -80,7 +82,8 @@ def _column(table: pa.Table, names: tuple[str, ...], source: str, what: str) -> 
         if name in by_name:
             return table[by_name[name]].cast(pa.string()).combine_chunks()
     raise BadRequest(
-        f"{source}: has no {what} column; it needs one named {' or '.join(names[:3])}, but has {', '.join(table.column_names)}"
+        f"{source}: has no {what} column; it needs one named {' or '.join(names[:3])}, "
+        f"but has {', '.join(table.column_names)}"
     )
 
 

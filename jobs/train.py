@@ -6,7 +6,7 @@ from pathlib import Path
 # The uploaded folder holds the package; on the cluster nothing of ours need be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from brainray.cli import run  # noqa: E402
+from brainray.cli import run
 
 if __name__ == "__main__":
     sys.exit(run(["train", *sys.argv[1:]]))

@@ -27,7 +27,7 @@ from brainray.errors import BadRequest
     ],
 )
 def test_a_bad_value_is_refused_by_name(make, named):
-    with pytest.raises(BadRequest, match="^.*") as refused:
+    with pytest.raises(BadRequest) as refused:
         make()
     assert named in str(refused.value)
 

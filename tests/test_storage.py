@@ -34,7 +34,9 @@ def test_files_are_listed_sorted_with_their_folders(tmp_path):
     assert {f.size_bytes for f in found} == {1}
 
 
-@pytest.mark.parametrize("name", ["with space.jpg", 'quo"te\'s.jpg', "new\nline.jpg", "脳.jpg", "percent%20.jpg", "#?.jpg"])
+@pytest.mark.parametrize(
+    "name", ["with space.jpg", "quo\"te's.jpg", "new\nline.jpg", "脳.jpg", "percent%20.jpg", "#?.jpg"]
+)
 def test_any_name_leads_back_to_its_file(tmp_path, name):
     (tmp_path / name).write_bytes(name.encode())
     (found,) = storage.list_files(str(tmp_path))
@@ -50,6 +52,7 @@ def test_a_name_that_is_no_utf8_leads_back_to_its_file(tmp_path):
     assert pa.array([found.uri]).to_pylist() == [found.uri]
     assert storage.read_bytes(found.uri) == b"pixels"
     assert storage.exists(found.uri)
+    assert storage.name_of(found.uri) == r"\xff\xfe.jpg"
 
 
 def test_a_folder_linked_into_itself_is_walked_once(tmp_path):

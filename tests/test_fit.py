@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brainray import fit
+from brainray.augment import augment
+from brainray.config import ImageSpec, ModelSpec, TrainOptions
+from brainray.model import build_model
+
+SPEC = ImageSpec(image_px=32)
+
+
+def blobs(count, seed=0):
+    """Two classes: a bright square on the left or on top."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = rng.integers(0, 60, (count, 32, 32), dtype=np.uint8)
+    images[labels == 0, 12:20, :] += 150
+    images[labels == 1, :, 12:20] += 150
+    return images, labels.astype(np.int64)
+
+
+def fitting():
+    return fit.Fitting(
+        spec=SPEC, device=torch.device("cpu"), bf16=False, class_weights_K=torch.ones(2), label_smoothing=0.0
+    )
+
+
+def train(seed, epochs=6):
+    torch.manual_seed(seed)
+    options = TrainOptions(lr=3e-3, epochs=epochs)
+    images, labels = blobs(96)
+    model = build_model(ModelSpec(classes=("a", "b")))
+    optimizer = fit.make_optimizer(model, options)
+    schedule = fit.make_schedule(optimizer, total_steps=6 * epochs, warmup_fraction=0.1)
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(epoch)
+        batches = fit.shuffled_batches(images, labels, batch_size=16, steps=6, generator=generator)
+        fit.train_epoch(model, batches, fitting=fitting(), optimizer=optimizer, schedule=schedule, generator=generator)
+    return model
+
+
+def test_a_few_epochs_learn_what_can_be_seen():
+    images, labels = blobs(40, seed=1)
+    logits_NK = fit.evaluate(train(0), fit.ordered_batches(images, labels, batch_size=16), fitting=fitting())
+    assert (logits_NK.argmax(1) == labels).mean() > 0.9
+
+
+def test_one_seed_gives_one_set_of_weights():
+    first, second = train(3, epochs=1).state_dict(), train(3, epochs=1).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@settings(max_examples=40, deadline=None)
+@given(images=st.integers(1, 40), batch=st.integers(1, 16), extra=st.integers(0, 3))
+def test_every_image_is_trained_on_in_every_epoch(images, batch, extra):
+    steps = -(-images // batch) + extra
+    pixels = np.arange(images, dtype=np.uint8).reshape(-1, 1, 1)
+    batches = list(
+        fit.shuffled_batches(
+            pixels, np.arange(images), batch_size=batch, steps=steps, generator=torch.Generator().manual_seed(0)
+        )
+    )
+    seen = torch.cat([labels for _, labels in batches])
+    assert len(seen) == steps * batch
+    assert set(seen.tolist()) == set(range(images))
+    assert all(torch.equal(x.flatten().long(), y) for x, y in batches)
+
+
+def test_evaluation_sees_every_image_once_in_order():
+    images, labels = blobs(21)
+    seen = torch.cat([y for _, y in fit.ordered_batches(images, labels, batch_size=8)])
+    assert seen.tolist() == labels.tolist()
+
+
+def test_the_rate_rises_then_falls():
+    factors = [fit.learning_rate_factor(step, total=100, warmup_fraction=0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == 1.0
+    assert factors.index(1.0) in (9, 10)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert 0 < factors[-1] < 0.02
+
+
+def test_rare_classes_weigh_more_and_the_mean_image_weighs_one():
+    counts = np.array([900, 100])
+    weights = fit.class_weights(counts).numpy()
+    assert weights[1] / weights[0] == pytest.approx(3.0)
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1.0)
+
+
+def test_temperature_cools_what_is_too_sure():
+    rng = np.random.default_rng(0)
+    honest = (2 * np.eye(4)[rng.integers(0, 4, 4000)]).astype(np.float32)
+    labels = (honest + rng.gumbel(size=honest.shape)).argmax(1)  # drawn from the softmax of `honest`
+    assert fit.fit_temperature(honest, labels) == pytest.approx(1.0, rel=0.1)
+    assert fit.fit_temperature(3 * honest, labels) == pytest.approx(3.0, rel=0.1)
+    assert fit.softmax(3 * honest, 3.0) == pytest.approx(fit.softmax(honest, 1.0), abs=1e-6)
+
+
+def test_augmentation_keeps_shape_and_repeats_with_its_seed():
+    images = torch.randn(6, 1, 32, 32)
+    first = augment(images.clone(), torch.Generator().manual_seed(1))
+    again = augment(images.clone(), torch.Generator().manual_seed(1))
+    other = augment(images.clone(), torch.Generator().manual_seed(2))
+    assert first.shape == images.shape
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_augmentation_never_turns_a_head_upside_down():
+    images = torch.zeros(200, 1, 32, 32)
+    images[:, :, :8] = 1  # bright on top
+    moved = augment(images, torch.Generator().manual_seed(0))
+    assert (moved[:, 0, :10].mean((1, 2)) > moved[:, 0, 22:].mean((1, 2))).all()

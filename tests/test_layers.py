@@ -1,0 +1,100 @@
+"""The house of the design: imports run one way, Ray is where `ls` shows it, what starts fast imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import brainray
+
+PACKAGE = Path(brainray.__file__).parent
+# A module imports only those above it.
+ORDER = (
+    "errors",
+    "config",
+    "labels",
+    "storage",
+    "truth",
+    "listing",
+    "audit",
+    "decode",
+    "model",
+    "bundle",
+    "predict",
+    "augment",
+    "fit",
+    "results",
+    "scoring",
+    "metrics",
+    "plots",
+    "report",
+    "run",
+    "training_report",
+    "phantom",
+    "ray_session",
+    "ray_train",
+    "ray_score",
+    "train_job",
+    "score_job",
+    "console",
+    "cli",
+    "__main__",
+)
+RAY = {"ray_session", "ray_train", "ray_score"}
+
+
+def imports(path):
+    """(own modules, foreign packages) named anywhere in a file, except under `if TYPE_CHECKING`."""
+    own, foreign = set(), set()
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            own |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            foreign.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            foreign |= {alias.name.split(".")[0] for alias in node.names}
+    return own - {"__version__"}, foreign
+
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def test_every_module_has_its_place():
+    assert sorted(ORDER) == MODULES
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_one_way(name):
+    own, foreign = imports(PACKAGE / f"{name}.py")
+    assert {other for other in own if ORDER.index(other) >= ORDER.index(name)} == set()
+    assert ("ray" in foreign) == (name in RAY)
+
+
+def loaded_by(code):
+    script = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["cli", "report", "run", "score_job", "train_job", "console", "phantom"])
+def test_what_must_start_fast_imports_nothing_heavy(module):
+    assert loaded_by(f"import brainray.{module}") & {"ray", "torch", "sklearn", "matplotlib", "pandas"} == set()
+
+
+def test_only_storage_opens_files():
+    """Elsewhere `open`, `os.listdir` and their like are for local scratch files, which only the listing has."""
+    for name in set(MODULES) - {"storage", "ray_session"}:
+        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "open", f"{name} opens a file itself"

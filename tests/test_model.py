@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES
+
+from brainray.bundle import Bundle, load_model, save_bundle, weights_bytes
+from brainray.config import ImageSpec, ModelSpec
+from brainray.errors import BadRequest
+from brainray.model import build_model, fuse_for_inference, parameter_count
+from brainray.predict import Predictor, normalise
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("classes", [2, 4, 7])
+def test_any_number_of_classes_and_both_channel_counts(channels, classes):
+    spec = ModelSpec(classes=tuple(f"c{i}" for i in range(classes)), channels=channels)
+    logits_NK = build_model(spec).eval()(torch.zeros(2, channels, 64, 64))
+    assert logits_NK.shape == (2, classes)
+
+
+def test_our_own_network_is_compact():
+    assert parameter_count(build_model(ModelSpec(classes=CLASSES))) < 2_000_000
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18"])
+def test_a_torchvision_network_takes_grey_images(name):
+    spec = ModelSpec(name=name, classes=CLASSES, channels=1)
+    assert build_model(spec).eval()(torch.zeros(1, 1, 64, 64)).shape == (1, 4)
+
+
+def test_an_unknown_network_is_named_with_a_hint():
+    with pytest.raises(BadRequest, match=r"--model 'resnet19' is no torchvision .* near it: resnet101"):
+        build_model(ModelSpec(name="resnet19", classes=CLASSES))
+    with pytest.raises(BadRequest, match="try compact"):
+        build_model(ModelSpec(name="zzz", classes=CLASSES))
+
+
+@pytest.mark.parametrize("name", ["compact", "mobilenet_v3_small"])
+def test_fusing_changes_nothing_but_rounding(name):
+    torch.manual_seed(0)
+    model = build_model(ModelSpec(name=name, classes=CLASSES))
+    images = torch.randn(4, 1, 64, 64)
+    model.train()(images)  # statistics that differ from the initial ones
+    expected = model.eval()(images)
+    torch.testing.assert_close(fuse_for_inference(model)(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def images_of(count: int, px: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, px, px), dtype=np.uint8)
+
+
+def test_probabilities_are_the_networks_softmax_at_the_bundles_temperature(bundle: Bundle):
+    images = images_of(5)
+    probs_NK = Predictor(bundle, batch_size=2, precision="fp32")(images)
+    with torch.inference_mode():
+        logits = load_model(bundle)(normalise(torch.from_numpy(images), bundle.image))
+    expected = torch.softmax(logits / 1.5, dim=1).numpy()
+    np.testing.assert_allclose(probs_NK, expected, atol=1e-4)
+    np.testing.assert_allclose(probs_NK.sum(1), 1, atol=1e-5)
+
+
+def test_an_images_probabilities_do_not_depend_on_its_batch(bundle: Bundle):
+    images = images_of(7)
+    together = Predictor(bundle, batch_size=7, precision="fp32")(images)
+    alone = Predictor(bundle, batch_size=1, precision="fp32")(images)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_bf16_agrees_with_fp32_to_the_second_digit(bundle: Bundle):
+    images = images_of(16)
+    exact = Predictor(bundle, batch_size=16, precision="fp32")(images)
+    fast = Predictor(bundle, batch_size=16, precision="bf16")(images)
+    np.testing.assert_allclose(fast, exact, atol=0.03)
+
+
+def test_no_images_give_no_rows(bundle: Bundle):
+    assert Predictor(bundle, batch_size=4)(images_of(0)).shape == (0, 4)
+
+
+def test_three_channel_images_keep_their_channels(tmp_path):
+    spec = ModelSpec(classes=("a", "b"), channels=3)
+    made = save_bundle(
+        str(tmp_path),
+        weights=weights_bytes(build_model(spec).state_dict()),
+        image=ImageSpec(image_px=32, channels=3),
+        model=spec,
+        temperature=1.0,
+        metrics={},
+        reference=None,
+        provenance={},
+    )
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    assert Predictor(made, batch_size=2)(images).shape == (3, 2)
+    pixels = normalise(torch.from_numpy(images), made.image)
+    assert pixels.shape == (3, 3, 32, 32)
+    assert float(pixels[1, 2, 3, 4]) == pytest.approx((images[1, 3, 4, 2] / 255 - 0.18) / 0.2, abs=1e-5)

@@ -1,0 +1,119 @@
+"""A shard without Ray: what one worker does."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import CLASSES, image_bytes
+
+from brainray import results, scoring, storage
+from brainray.config import ImageSpec
+from brainray.decode import decode
+from brainray.errors import BrainrayError
+from brainray.listing import MANIFEST_SCHEMA
+
+SPEC = ImageSpec(image_px=16)
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def manifest(files):
+    rows = [
+        {"uri": str(f), "size_bytes": 1, "version": "1", "label": "glioma", "group": None, "shard_id": "ab"}
+        for f in files
+    ]
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
+
+
+def brightness(images):
+    """A stand-in for a model that tells images apart: the brighter, the more glioma."""
+    mean = images.reshape(len(images), -1).mean(axis=1) / 255 if len(images) else np.empty(0)
+    rest = (1 - mean) / (len(CLASSES) - 1)
+    return np.stack([mean] + [rest] * (len(CLASSES) - 1), axis=1).astype(np.float32)
+
+
+def score(folder, files, predict=brightness):
+    table = manifest(files)
+    decoded = scoring.decode_shard(table, SPEC, clock=lambda: NOW)
+    info = scoring.predict_shard(
+        table, decoded, predict, run_uri=str(folder / "run"), classes=CLASSES, fingerprint="f" * 32, clock=lambda: NOW
+    )
+    return info, storage.read_parquet(results.part_uri(str(folder / "run"), "ab"))
+
+
+def test_bad_images_keep_their_rows_and_disturb_no_neighbour(tmp_path):
+    good = {f"{i}.jpg": image_bytes(i) for i in range(6)}
+    bad = {"text.jpg": b"hello", "empty.jpg": b"", "cut.jpg": image_bytes(9)[:300]}
+    mixed = dict(sorted((good | bad).items()))
+    files = [*write(tmp_path, mixed), tmp_path / "gone.jpg"]
+    info, rows = score(tmp_path, files)
+    assert (info.rows, info.failed) == (10, 4)
+    by_name = {storage.name_of(row["uri"]): row for row in rows.to_pylist()}
+    assert {name: row["error"] for name, row in by_name.items() if row["status"] == "error"} == {
+        "text.jpg": "not_an_image",
+        "empty.jpg": "empty",
+        "cut.jpg": "truncated",
+        "gone.jpg": "not_found",
+    }
+    assert all(by_name[name]["predicted"] is by_name[name]["prob_glioma"] is None for name in bad)
+    for name, content in good.items():
+        alone = brightness(decode(content, SPEC).pixels[None])[0]
+        assert by_name[name]["prob_glioma"] == alone[0], f"{name} has another image's prediction"
+
+
+def test_a_row_has_every_column_with_its_type(tmp_path):
+    _, rows = score(tmp_path, write(tmp_path, {"a.png": image_bytes(1, size=(30, 20), mode="RGB", kind="PNG")}))
+    assert rows.schema.remove_metadata() == results.prediction_schema(CLASSES)
+    (row,) = rows.to_pylist()
+    assert (row["width"], row["height"], row["format"]) == (30, 20, "PNG")
+    assert row["model"] == "f" * 32
+    assert row["scored_at"] == NOW
+    assert row["confidence"] == max(row[f"prob_{name}"] for name in CLASSES)
+    assert row["margin"] == pytest.approx(row["confidence"] - sorted(row[f"prob_{n}"] for n in CLASSES)[-2], abs=1e-6)
+    assert len(row["content_hash"]) == 64
+
+
+def test_types_stay_where_every_image_failed(tmp_path):
+    info, rows = score(tmp_path, write(tmp_path, {"a.jpg": b"", "b.jpg": b"no"}))
+    assert info.failed == info.rows == 2
+    assert rows.schema.remove_metadata() == results.prediction_schema(CLASSES)
+    assert rows["predicted"].null_count == 2
+
+
+def test_equal_files_have_equal_content_hashes(tmp_path):
+    _, rows = score(
+        tmp_path, write(tmp_path, {"a.jpg": image_bytes(1), "b.jpg": image_bytes(1), "c.jpg": image_bytes(2)})
+    )
+    first, second, third = rows["content_hash"].to_pylist()
+    assert first == second != third
+
+
+def test_a_model_that_gives_no_numbers_stops_the_run(tmp_path):
+    def broken(images):
+        return np.full((len(images), len(CLASSES)), np.nan, np.float32)
+
+    with pytest.raises(BrainrayError, match="gives no number"):
+        score(tmp_path, write(tmp_path, {"a.jpg": image_bytes()}), broken)
+    assert not results.finished_shards(str(tmp_path / "run"))
+
+
+def test_contents_come_in_order_however_many_are_read_ahead(tmp_path):
+    files = write(tmp_path, {f"{i:03}.jpg": str(i).encode() for i in range(50)})
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(scoring.read_ahead([str(f) for f in files], pool))
+    assert contents == [str(i).encode() for i in range(50)]
+
+
+def test_a_part_says_what_it_is(tmp_path):
+    written, _ = score(tmp_path, write(tmp_path, {"a.jpg": image_bytes()}))
+    info = results.read_part_info(results.part_uri(str(tmp_path / "run"), "ab"))
+    assert info == written
+    assert set(info.seconds) == {"read", "decode", "predict"}
