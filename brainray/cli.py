@@ -87,7 +87,7 @@ def score(
         str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that score. [default: what the cluster has]")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images in one forward pass.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(help="Images in one forward pass. [default: by device]")] = None,
     shard_size: Annotated[int | None, typer.Option(help="Images a part file. [default: about 1,000]")] = None,
     max_failed: Annotated[
         str, typer.Option(help="More failed images than this end with code 3: a share or a count.")

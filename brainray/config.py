@@ -137,7 +137,7 @@ class ScoreOptions(_Spec):
     """What `score` does beside its inputs, model and output."""
 
     workers: int | None = None  # actors; None: sized from the cluster
-    batch_size: int = 64  # images in one forward pass
+    batch_size: int | None = None  # images in one forward pass; None: what is fastest on the device
     shard_size: int | None = None  # images a shard; None: about 1,000, fewer for small archives
     max_failed: MaxFailed = field(default_factory=lambda: MaxFailed(share=0.01))
     group_by: str | None = None  # "folder", or a regular expression whose first group names the group
@@ -146,7 +146,8 @@ class ScoreOptions(_Spec):
 
     def __post_init__(self) -> None:
         _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
-        _require(self.batch_size >= 1, f"--batch-size is {self.batch_size}; it must be 1 or more")
+        batch = self.batch_size
+        _require(batch is None or batch >= 1, f"--batch-size is {batch}; it must be 1 or more")
         size = self.shard_size
         _require(size is None or 1 <= size <= 100_000, f"--shard-size is {size}; it must be from 1 to 100000")
         _one_of("--precision", self.precision, Precision)

@@ -96,21 +96,6 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def fuse_for_inference(model: nn.Module) -> nn.Module:
-    """Fold batch normalisation into the convolution before it; the same function, one pass over memory less.
-
-    Backbones that torch.fx cannot trace are returned as they are.
-    """
-    from torch.fx import symbolic_trace
-    from torch.fx.experimental.optimization import fuse
-
-    model.eval()
-    try:
-        return fuse(symbolic_trace(model))
-    except Exception:  # noqa: BLE001  fx raises many kinds for dynamic control flow; unfused is only slower
-        return model
-
-
 def bf16_supported(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 there: a GPU from compute capability 8.0, a CPU with AMX or AVX512-BF16."""
     if device.type == "cuda":

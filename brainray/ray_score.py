@@ -26,24 +26,26 @@ class ScoreJob:
 
     run_uri: str
     bundle: Bundle
-    batch_size: int
+    batch_size: int | None
     precision: Precision
-    threads: int
 
 
 class Scorer:
-    """One worker of the pool: builds its predictor once, then turns shards into part files."""
+    """One worker of the pool: builds its predictor once, then turns shards into part files, in several threads."""
 
     def __init__(self, job: ScoreJob) -> None:
         import torch
 
         from .predict import Predictor
 
-        torch.set_num_threads(job.threads)
+        torch.set_num_threads(1)
         self._job = job
         self._predictor = Predictor(job.bundle, batch_size=job.batch_size, precision=job.precision)
 
     def predict(self, manifest: pa.Table, decoded: DecodedShard) -> PartInfo:
+        import torch
+
+        torch.set_num_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
         bundle = self._job.bundle
         return predict_shard(
             manifest,
@@ -95,15 +97,20 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
         dataset = dataset.map_batches(
             decode_block,  # type: ignore[arg-type]
             fn_kwargs={"job": job},
-            batch_size=None,
+            batch_size=1,
             batch_format="pyarrow",
         )
     return dataset.map_batches(
         scorer,
         fn_constructor_args=(job,),
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(
+            size=pool.actors,
+            max_concurrent_calls_per_actor=pool.threads_per_actor,
+            enable_true_multi_threading=True,
+            max_tasks_in_flight_per_actor=pool.threads_per_actor + 1,  # one waits, so that no thread does
+        ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
     )

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ from . import storage
 from .bundle import load_bundle
 from .config import ScoreOptions
 from .report import Summary, build_summary, read_summary
+from .results import PartInfo
 from .run import STATUS, Plan, Request, close_run, open_run, publish
 from .truth import load_truth
 
@@ -86,28 +87,34 @@ def _score_todo(plan: Plan, request: Request, listener: Listener, clock: Clock) 
     from .ray_score import ScoreJob, score_shards
     from .ray_session import score_pool, session
 
-    with session() as nodes:
+    with session(lean=True) as nodes:
         pool = score_pool(nodes, workers=options.workers, shards=len(plan.todo))
         job = ScoreJob(
             run_uri=plan.uri,
             bundle=request.bundle,
             batch_size=options.batch_size,
             precision=options.precision,
-            threads=pool.threads_per_actor,
         )
-        began, scored, failed = clock(), 0, 0
-        for part in score_shards(plan.todo, job, pool, stall_timeout_s=options.stall_timeout_s):
-            scored += part.rows
-            failed += part.failed
-            listener(
-                Progress(
-                    phase="scoring",
-                    done=plan.done_images + scored,
-                    failed=failed,
-                    total=plan.listing.images,
-                    images_per_s=scored / max(clock() - began, 1e-6),
-                )
-            )
+        for progress in _progress(plan, score_shards(plan.todo, job, pool, stall_timeout_s=options.stall_timeout_s)):
+            listener(progress)
+
+
+def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
+    """Counts after each part. The rate counts from when the first shard was begun, for starting the workers is over."""
+    scored = failed = 0
+    begun: list[datetime] = []
+    for part in parts:
+        scored += part.rows
+        failed += part.failed
+        begun = [min([*begun, datetime.fromisoformat(part.started_at)])]
+        seconds = (datetime.now(UTC) - begun[0]).total_seconds()
+        yield Progress(
+            phase="scoring",
+            done=plan.done_images + scored,
+            failed=failed,
+            total=plan.listing.images,
+            images_per_s=scored / max(seconds, 1e-3),
+        )
 
 
 class _Status:

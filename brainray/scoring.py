@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from . import storage
 from .config import ImageSpec
-from .decode import decode
+from .decode import Decoded, Header, decode, read_header
 from .errors import BrainrayError, ImageError, StorageError
 from .results import PartInfo, prediction_schema, prob_column, write_part
 
@@ -124,9 +124,11 @@ def _decode_into(content: bytes | ImageError, spec: ImageSpec, pixels: npt.NDArr
         decoded = decode(content, spec)
     except ImageError as exc:
         fact.error, fact.error_detail = exc.reason, exc.detail
-        return fact
-    pixels[...] = decoded.pixels
-    fact.width, fact.height, fact.format = decoded.width, decoded.height, decoded.format
+        known: Decoded | Header = read_header(content)
+    else:
+        pixels[...] = decoded.pixels
+        known = decoded
+    fact.width, fact.height, fact.format = known.width, known.height, known.format
     return fact
 
 

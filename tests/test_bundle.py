@@ -31,7 +31,7 @@ def test_reading_a_bundle_needs_no_torch(bundle):
     import subprocess
     import sys
 
-    code = f"import sys; from brainray.bundle import load_bundle as load; load({bundle.uri!r}); print('torch' in sys.modules)"
+    code = f"import sys; from brainray.bundle import load_bundle as f; f({bundle.uri!r}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
 

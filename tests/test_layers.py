@@ -22,6 +22,7 @@ ORDER = (
     "decode",
     "model",
     "bundle",
+    "inference",
     "predict",
     "augment",
     "fit",

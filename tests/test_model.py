@@ -6,7 +6,8 @@ from conftest import CLASSES
 from brainray.bundle import Bundle, load_model, save_bundle, weights_bytes
 from brainray.config import ImageSpec, ModelSpec
 from brainray.errors import BadRequest
-from brainray.model import build_model, fuse_for_inference, parameter_count
+from brainray.inference import prepare_for_inference
+from brainray.model import build_model, parameter_count
 from brainray.predict import Predictor, normalise
 
 
@@ -35,14 +36,32 @@ def test_an_unknown_network_is_named_with_a_hint():
         build_model(ModelSpec(name="zzz", classes=CLASSES))
 
 
-@pytest.mark.parametrize("name", ["compact", "mobilenet_v3_small"])
-def test_fusing_changes_nothing_but_rounding(name):
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-4), (True, 0.05)])
+@pytest.mark.parametrize("name", ["compact", "resnet18", "mobilenet_v3_small", "googlenet"])
+def test_a_prepared_network_gives_the_same_logits_but_for_rounding(name, bf16, tolerance):
     torch.manual_seed(0)
     model = build_model(ModelSpec(name=name, classes=CLASSES))
+    for module in model.modules():  # as after training: no layer is neutral
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+            torch.nn.init.normal_(module.bias, std=0.1)
     images = torch.randn(4, 1, 64, 64)
-    model.train()(images)  # statistics that differ from the initial ones
-    expected = model.eval()(images)
-    torch.testing.assert_close(fuse_for_inference(model)(images), expected, rtol=1e-3, atol=1e-4)
+    with torch.inference_mode():
+        expected = model.eval()(images)
+        prepared = prepare_for_inference(model, CPU, bf16=bf16)
+        logits = prepared(images.bfloat16() if bf16 else images).float()
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=tolerance)
+
+
+def test_logits_are_in_full_precision(bundle: Bundle):
+    with torch.inference_mode():
+        prepared = prepare_for_inference(load_model(bundle), CPU, bf16=True)
+        assert prepared(torch.zeros(1, 1, 32, 32, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def images_of(count: int, px: int = 32) -> np.ndarray:

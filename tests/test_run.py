@@ -175,7 +175,7 @@ def test_an_input_without_images_is_refused_and_nothing_is_written(run, tmp_path
 
 def test_a_missing_part_is_named_and_nothing_is_published(run, archive, bundle):
     plan = run(archive(images=3), only=3)
-    with pytest.raises(AccountingError, match="part-[0-9a-f]+ is missing"):
+    with pytest.raises(AccountingError, match=r"part-[0-9a-f]+ is missing"):
         close_run(plan, bundle)
     assert not storage.exists(f"{run.uri}/_SUCCESS")
 

@@ -62,6 +62,7 @@ def test_bad_images_keep_their_rows_and_disturb_no_neighbour(tmp_path):
         "gone.jpg": "not_found",
     }
     assert all(by_name[name]["predicted"] is by_name[name]["prob_glioma"] is None for name in bad)
+    assert (by_name["cut.jpg"]["width"], by_name["cut.jpg"]["format"]) == (40, "JPEG")  # what its header still says
     for name, content in good.items():
         alone = brightness(decode(content, SPEC).pixels[None])[0]
         assert by_name[name]["prob_glioma"] == alone[0], f"{name} has another image's prediction"

@@ -1,0 +1,76 @@
+"""The whole main job as a user runs it: draw, train with two workers, score, report."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from brainray import storage
+from brainray.bundle import load_bundle
+from brainray.cli import run
+from brainray.phantom import CLASSES, write_archive
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, local_ray):
+    """A training set with a copy under another name and format, a broken file, an archive, and a model."""
+    root = tmp_path_factory.mktemp("job")
+    write_archive(str(root / "training"), images=64, seed=1)
+    write_archive(str(root / "archive"), images=20, seed=2)
+    first = sorted((root / "training" / "glioma").iterdir())[0]
+    (root / "training" / "glioma" / f"copy{first.suffix}").write_bytes(first.read_bytes())
+    (root / "training" / "glioma" / "broken.jpg").write_bytes(b"broken")
+    options = ["--workers", "2", "--epochs", "2", "--image-px", "32", "--seed", "5"]
+    code = run(["train", "--data", str(root / "training"), "--output", str(root / "model"), *options])
+    assert code == 0
+    return root
+
+
+@pytest.mark.timeout(240)
+def test_training_writes_a_bundle_that_says_what_it_is(folders):
+    bundle = load_bundle(str(folders / "model"))
+    assert bundle.classes == CLASSES
+    data = bundle.provenance["data"]
+    assert (data["images"], data["pictures"], data["unreadable"]) == (65, 64, {"not_an_image": 1})
+    assert data["train_images"] + data["validation_images"] == 65
+    history = pq.read_table(folders / "model" / "training" / "history.parquet").to_pylist()
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert {row["val_images"] for row in history} == {data["validation_images"]}  # all, though two workers share them
+    assert bundle.metrics["images"] == data["validation_images"]
+    assert storage.list_names(str(folders / "model")) == ["bundle.json", "model.safetensors", "training"]
+    confusion = pq.read_table(folders / "model" / "training" / "confusion.parquet")
+    assert sum(confusion["images"].to_pylist()) == data["validation_images"]
+    assert "Not a medical device" in (folders / "model" / "training" / "model-card.md").read_text()
+
+
+@pytest.mark.timeout(240)
+def test_scoring_and_report_agree(folders, capfd):
+    arguments = [
+        "--input",
+        str(folders / "archive"),
+        "--model",
+        str(folders / "model"),
+        "--output",
+        str(folders / "run"),
+    ]
+    assert run(["score", *arguments]) == 0
+    shown = capfd.readouterr()
+    assert "Confusion (rows: truth, columns: prediction)" in shown.out
+    assert f"predictions and summary are in {folders / 'run'}" in shown.out
+    assert all(line.startswith(("starting", "scoring", "adding up")) for line in shown.err.splitlines()), shown.err
+    rows = pq.read_table(folders / "run" / "predictions").to_pylist()
+    assert len(rows) == len({row["uri"] for row in rows}) == 20
+    assert all(row["uri"].split("/")[-2] == row["label"] for row in rows)
+    before = (folders / "run" / "summary" / "summary.json").read_bytes()
+    assert run(["report", str(folders / "run")]) == 0
+    assert (folders / "run" / "summary" / "summary.json").read_bytes() == before
+    assert run(["score", *arguments]) == 0
+    assert "nothing new to score" in capfd.readouterr().out
+
+
+@pytest.mark.timeout(240)
+def test_one_seed_and_one_worker_give_one_model(folders):
+    options = ["--workers", "1", "--epochs", "1", "--image-px", "32", "--seed", "7"]
+    for name in ("first", "second"):
+        code = run(["train", "--data", str(folders / "training"), "--output", str(folders / name), *options])
+        assert code == 0
+    first, second = (load_bundle(str(folders / name)) for name in ("first", "second"))
+    assert first.fingerprint == second.fingerprint

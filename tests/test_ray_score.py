@@ -1,0 +1,50 @@
+"""Scoring with Ray on machines of several sizes. Each size is a process of its own, for one process has one Ray."""
+
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import image_bytes
+
+from brainray import storage
+
+SCRIPT = """
+import sys
+import ray
+ray.init(num_cpus={cpus}, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)
+from brainray.cli import run
+sys.exit(run({arguments!r}))
+"""
+
+
+@pytest.fixture
+def mixed(archive):
+    """Good and bad files, in folders that share names."""
+    root = archive(images=9)
+    (root / "glioma" / "empty.jpg").write_bytes(b"")
+    (root / "notumor" / "text.jpg").write_bytes(b"no image")
+    (root / "notumor" / "cut.jpg").write_bytes(image_bytes(5)[:200])
+    (root / "pituitary" / "new\nline 脳.png").write_bytes(image_bytes(6, mode="RGB", kind="PNG"))
+    return root
+
+
+def score(root, bundle, output, *, cpus, gpus=0, extra=()):
+    arguments = ["score", "--input", str(root), "--model", bundle.uri, "--output", str(output), *extra]
+    code = SCRIPT.format(cpus=cpus, gpus=gpus, arguments=arguments)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (2, 0), (2, 1)], ids=["1 CPU", "2 CPUs", "2 CPUs and a GPU"])
+def test_every_image_has_its_row_on_a_machine_with(cpus, gpus, mixed, bundle, tmp_path):
+    done = score(mixed, bundle, tmp_path / "run", cpus=cpus, gpus=gpus, extra=["--shard-size", "7"])
+    assert done.returncode == 3, done.stderr  # 3 of 40 failed, more than 1 %
+    rows = pq.read_table(tmp_path / "run" / "predictions").to_pylist()
+    assert sorted(row["uri"] for row in rows) == sorted(str(p) for p in mixed.rglob("*.*"))
+    failed = {storage.name_of(row["uri"]): row["error"] for row in rows if row["status"] == "error"}
+    assert failed == {"empty.jpg": "empty", "text.jpg": "not_an_image", "cut.jpg": "truncated"}
+    assert storage.read_json(f"{tmp_path}/run/_SUCCESS")["rows"] == 40
+    assert storage.read_json(f"{tmp_path}/run/summary/summary.json")["totals"]["labelled"] == 40
+    assert "3 of 40 images failed" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("brainray: 3 of 40 images failed, more than --max-failed 1%")
