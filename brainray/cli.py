@@ -1,7 +1,9 @@
 """Commands, their options and exit codes. What a command does lives in the module it calls."""
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -199,5 +201,9 @@ def _fail(message: str, code: int) -> int:
 
 
 def main() -> NoReturn:
-    """The program `brainray`."""
-    sys.exit(run(sys.argv[1:]))
+    """The program `brainray`. Leaves at once: taking down what the libraries set up would take 0.4 s more."""
+    code = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)

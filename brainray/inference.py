@@ -34,16 +34,14 @@ def prepare_for_inference(model: nn.Module, device: torch.device, *, bf16: bool)
 
 
 def _moved(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    moved: nn.Module = model.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved
+    return model.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _traced(model: nn.Module) -> Traced | None:
     try:
-        folded: Traced = fold_batch_norm(fx.symbolic_trace(model))
+        return fold_batch_norm(fx.symbolic_trace(model))  # type: ignore[return-value]
     except Exception:  # noqa: BLE001  fx raises many kinds for dynamic control flow; untraced is only slower
         return None
-    return folded
 
 
 def _last_linear(traced: Traced) -> str | None:
