@@ -4,18 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+PACKAGES := --constraint constraints.txt --editable '.[dev]'
 
 .PHONY: install demo test check format clean
 
 install: $(STAMP)
 
 # uv installs the 5 GB of torch in seconds where pip takes minutes. Compiled bytecode halves the start of every process.
-# The constraints pin the tested versions: torch and torchvision must match.
+# The constraints pin the tested versions: torch and torchvision must match. pip is for registries that only pip knows.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "brainray needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(PACKAGES) || $(BIN)/pip install $(PACKAGES)
+	$(BIN)/python -m compileall -q brainray
 	@touch $(STAMP)
 
 # Draws a training set and an archive, trains with two workers, scores the archive and prints the confusion table.

@@ -10,12 +10,13 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError
 
 from .bundle import Bundle
 from .config import Precision
 from .errors import NoProgress
 from .listing import Shard, read_shard
-from .ray_session import ScorePool
+from .ray_session import ScorePool, own_error
 from .results import PartInfo
 from .scoring import DecodedShard, decode_shard, predict_shard
 
@@ -127,6 +128,8 @@ def score_shards(
         ):
             for value in batch["part"]:
                 yield pickle.loads(value.as_buffer())
+    except RayError as exc:
+        raise own_error(exc) or exc from exc
     except ExecutionTimeoutError as exc:
         raise NoProgress(
             f"no shard was finished for {stall_timeout_s:g} s; finished ones are kept, run the same command to go on"
@@ -139,4 +142,4 @@ def _quiet_context(stall_timeout_s: float) -> None:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = stall_timeout_s
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,8 @@ _ACTOR_CPU_SHARE = 0.9
 _THREADS_PER_ACTOR = 2
 # Train workers leave more: their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
+
+_ANSWER_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +127,16 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
     if ray.is_initialized():
         yield cluster_nodes()
         return
+    address = cluster_address()
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
-        with _unheard(), _without_attendants() if lean else nullcontext():
-            ray.init(**_init_options())
+        with _unheard(), _without_attendants() if lean and address is None else nullcontext():
+            if address is None:
+                ray.init(address="local", include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, **quiet)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
-        where = os.environ.get("RAY_ADDRESS", "this machine")
+        where = address or "this machine"
         raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
     try:
         yield cluster_nodes()
@@ -173,11 +182,39 @@ def _unheard() -> Iterator[None]:
         os.close(kept)
 
 
-def _init_options() -> dict[str, Any]:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if not os.environ.get("RAY_ADDRESS"):
-        options["include_dashboard"] = False
-    return options
+def cluster_address() -> str | None:
+    """The cluster to use: the one that `RAY_ADDRESS` names, else the one last started here; None for a local Ray.
+
+    `ray.init` waits minutes for a cluster that is gone, and a head that was killed leaves its address behind. So it is
+    asked first: one that was named and does not answer is a `BadRequest`, one that was only left behind is ignored.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    if named == "local":
+        return None
+    if named and named != "auto":
+        if not _answers(named):
+            raise BadRequest(f"RAY_ADDRESS is {named}, but nothing answers there; start that cluster or unset it")
+        return named
+    from ray._private.utils import read_ray_address
+
+    left = read_ray_address()
+    if left and _answers(left):
+        return str(left)
+    if named:
+        raise BadRequest("RAY_ADDRESS is auto, but no cluster runs on this machine; start one or unset it")
+    return None
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens there. What is no host:port is left to Ray."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return True
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
 
 
 def _silence() -> None:
@@ -198,4 +235,10 @@ def _silence() -> None:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def own_error(exc: Exception) -> BrainrayError | None:
+    """The error of ours that made a worker fail; where an actor did not start, Ray says it in its text only."""
+    found = re.findall(r"brainray\.errors\.\w+: (.+)", str(exc))
+    return BrainrayError(found[-1]) if found else None

@@ -29,7 +29,7 @@ from .decode import decode_with_digest
 from .errors import BrainrayError, ImageError, StorageError
 from .model import build_model
 from .predict import pick_device, use_bf16
-from .ray_session import TrainPool
+from .ray_session import TrainPool, own_error
 
 _IMAGES_A_TASK = 256
 BEST = "best.safetensors"
@@ -85,7 +85,7 @@ def quiet_data() -> None:
     context: Any = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def digests_of(dataset: Dataset) -> tuple[Array, Array]:
@@ -138,7 +138,7 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as exc:
-        raise BrainrayError(f"training failed: {_cause(exc)}") from exc
+        raise own_error(exc) or BrainrayError(f"training failed: {_cause(exc)}") from exc
     if result.checkpoint is None:
         raise BrainrayError("training ended without a checkpoint")
     return _read(result.checkpoint)

@@ -1,6 +1,7 @@
 """What tests share: drawn images, a tiny untrained bundle, and one local Ray for the whole test run."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from PIL import Image
 
 from brainray.bundle import Bundle, save_bundle, weights_bytes
 from brainray.config import ImageSpec, ModelSpec
+
+os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 

@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,8 +34,9 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A head of its own; only its processes are ended."""
+    """A head of its own, in a folder of its own, for it leaves its address behind; only its processes are ended."""
     folder = tmp_path_factory.mktemp("head")
+    ENVIRONMENT["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
     port, dashboard = free_port(), free_port()
     command = [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     # Ports of its own throughout: with the default ones, the agent of another Ray on the machine is in the way.
@@ -48,9 +51,10 @@ def head(tmp_path_factory):
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+            shutil.rmtree(ENVIRONMENT["RAY_TMPDIR"], ignore_errors=True)
 
 
 def submit(address, *entrypoint):

@@ -1,5 +1,6 @@
 """Scoring with Ray on machines of several sizes. Each size is a process of its own, for one process has one Ray."""
 
+import math
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from conftest import image_bytes
 
 from brainray import storage
+from brainray.bundle import load_model, save_bundle, weights_bytes
 
 SCRIPT = """
 import sys
@@ -16,6 +18,21 @@ ray.init(num_cpus={cpus}, num_gpus={gpus}, include_dashboard=False, log_to_drive
 from brainray.cli import run
 sys.exit(run({arguments!r}))
 """
+
+
+def broken_bundle(bundle, folder):
+    """Weights that are numbers to nobody, with a fingerprint that fits them."""
+    weights = {name: tensor.float() * math.nan for name, tensor in load_model(bundle).state_dict().items()}
+    return save_bundle(
+        str(folder),
+        weights=weights_bytes(weights),
+        image=bundle.image,
+        model=bundle.model,
+        temperature=1.0,
+        metrics={},
+        reference=None,
+        provenance={},
+    )
 
 
 @pytest.fixture
@@ -48,3 +65,14 @@ def test_every_image_has_its_row_on_a_machine_with(cpus, gpus, mixed, bundle, tm
     assert storage.read_json(f"{tmp_path}/run/summary/summary.json")["totals"]["labelled"] == 40
     assert "3 of 40 images failed" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("brainray: 3 of 40 images failed, more than --max-failed 1%")
+
+
+@pytest.mark.timeout(110)
+def test_a_failure_in_a_worker_is_one_line_and_publishes_nothing(mixed, bundle, tmp_path):
+    broken = broken_bundle(bundle, tmp_path / "broken")
+    done = score(mixed, broken, tmp_path / "run", cpus=2)
+    assert done.returncode == 1
+    first, last = done.stderr.splitlines()[-2:]
+    assert last.startswith(f"brainray: model {broken.fingerprint} gives no number for some images"), done.stderr
+    assert first.startswith("starting workers")
+    assert not storage.exists(f"{tmp_path}/run/_SUCCESS")

@@ -1,11 +1,13 @@
 """How resources are shared out, decided with no cluster."""
 
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest
-from brainray.ray_session import Node, score_pool, train_pool
+from brainray.ray_session import Node, cluster_address, score_pool, train_pool
 
 sizes = st.lists(st.integers(1, 64), min_size=1, max_size=6)
 
@@ -59,3 +61,52 @@ def test_more_train_workers_than_fit_are_refused():
         train_pool([Node(cpus=2)], workers=9)
     with pytest.raises(BadRequest, match=r"--workers is 3, but the cluster has 2 GPU"):
         train_pool([Node(cpus=16, gpus=2)], workers=3)
+
+
+class TestWhichCluster:
+    @pytest.fixture
+    def listening(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+
+    @pytest.fixture
+    def gone(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        return f"127.0.0.1:{port}"
+
+    @pytest.fixture
+    def left_behind(self, monkeypatch):
+        def leave(address):
+            monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: address)
+
+        return leave
+
+    def test_the_named_one(self, monkeypatch, listening):
+        monkeypatch.setenv("RAY_ADDRESS", listening)
+        assert cluster_address() == listening
+
+    def test_a_named_one_that_is_gone_is_told_at_once_and_not_waited_for(self, monkeypatch, gone):
+        for address in (gone, f"ray://{gone}"):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            with pytest.raises(BadRequest, match=f"RAY_ADDRESS is {address}, but nothing answers"):
+                cluster_address()
+
+    def test_the_one_last_started_here_if_it_still_runs(self, monkeypatch, listening, gone, left_behind):
+        monkeypatch.delenv("RAY_ADDRESS")
+        left_behind(listening)
+        assert cluster_address() == listening
+        left_behind(gone)
+        assert cluster_address() is None
+        left_behind(None)
+        assert cluster_address() is None
+
+    def test_auto_wants_one_that_runs(self, monkeypatch, gone, left_behind):
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        left_behind(gone)
+        with pytest.raises(BadRequest, match="no cluster runs"):
+            cluster_address()
+
+    def test_local_is_none(self, monkeypatch):
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+        assert cluster_address() is None
