@@ -23,9 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 # Draws a training set and an archive, trains with two workers, scores the archive and prints the confusion table.
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/brainray sample --output $(DEMO)/training --images 1600 --seed 1
+	$(BIN)/brainray sample --output $(DEMO)/training --images 2000 --seed 1
 	$(BIN)/brainray sample --output $(DEMO)/archive --images 400 --seed 2
-	$(BIN)/brainray train --data $(DEMO)/training --output $(DEMO)/model --workers 2 --epochs 14 --image-px 112
+	$(BIN)/brainray train --data $(DEMO)/training --output $(DEMO)/model --workers 2 --epochs 16 --image-px 112
 	$(BIN)/brainray score --input $(DEMO)/archive --model $(DEMO)/model --output $(DEMO)/run
 
 test: install

@@ -141,3 +141,18 @@ def fit_temperature(logits_NK: npt.NDArray[np.float32], labels_N: Labels) -> flo
 def softmax(logits_NK: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:
     probs: npt.NDArray[np.float64] = torch.softmax(torch.from_numpy(logits_NK).double() / temperature, dim=1).numpy()
     return probs
+
+
+def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, classes: int) -> dict[str, float]:
+    """Loss, accuracy and mean recall over the classes that occur."""
+    predicted = logits_NK.argmax(1)
+    counts_KK = np.bincount(labels_N * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    support = counts_KK.sum(1)
+    recall = np.diag(counts_KK)[support > 0] / support[support > 0]
+    loss = functional.cross_entropy(torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
+    return {
+        "val_loss": float(loss),
+        "val_accuracy": float(np.diag(counts_KK).sum() / counts_KK.sum()),
+        "val_balanced_accuracy": float(recall.mean()),
+        "val_images": int(counts_KK.sum()),
+    }

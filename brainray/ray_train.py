@@ -25,11 +25,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from . import fit, storage
 from .bundle import weights_bytes
 from .config import ImageSpec, ModelSpec, TrainOptions
-from .decode import decode_with_digest
-from .errors import BrainrayError, ImageError, StorageError
+from .errors import BrainrayError, StorageError
 from .model import build_model
 from .predict import pick_device, use_bf16
 from .ray_session import TrainPool, own_error
+from .training_set import decode_rows, share_rows, take_rows
 
 _IMAGES_A_TASK = 256
 BEST = "best.safetensors"
@@ -49,22 +49,6 @@ class TrainJob:
     class_counts: tuple[int, ...]  # of the training images
     threads: int
     progress_uri: str
-
-
-def decode_rows(rows: pa.Table, spec: ImageSpec) -> dict[str, Array]:
-    """(position, uri, label) -> pixels and digest; an image that cannot be read keeps its row, with a reason."""
-    shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
-    pixels = np.zeros(shape, np.uint8)
-    digests = np.full(len(rows), "", "U64")
-    errors = np.full(len(rows), "", "U32")
-    for row, uri in enumerate(rows["uri"].to_pylist()):
-        try:
-            decoded, digests[row] = decode_with_digest(storage.read_bytes(uri), spec)
-            pixels[row] = decoded.pixels
-        except (ImageError, StorageError) as exc:
-            errors[row] = exc.reason
-    columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    return columns | {"pixels": pixels, "digest": digests, "error": errors}
 
 
 def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
@@ -103,18 +87,11 @@ def select(dataset: Dataset, positions: Array, *, cpus: float, even_for: int = 1
     """
     rounded = np.resize(positions, -(-len(positions) // even_for) * even_for)
     return dataset.map_batches(  # type: ignore[no-any-return]
-        _take,  # type: ignore[arg-type]
+        take_rows,  # type: ignore[arg-type]
         fn_kwargs={"wanted": np.sort(rounded)},
         batch_size=None,
         num_cpus=cpus,
     ).materialize()
-
-
-def _take(batch: dict[str, Array], wanted: Array) -> dict[str, Array]:
-    order = np.argsort(batch["position"])
-    inside = wanted[np.isin(wanted, batch["position"])]
-    rows = order[np.searchsorted(batch["position"][order], inside)]
-    return {name: batch[name][rows] for name in ("position", "label", "pixels")}
 
 
 def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: TrainPool, storage_uri: str) -> "Fitted":
@@ -241,7 +218,7 @@ class _Trainer:
         row = {
             "epoch": number,
             "train_loss": float(np.mean(_all_gather(loss))),
-            **_validation_figures(logits_NK, labels_N, len(self._job.model.classes)),
+            **fit.validation_figures(logits_NK, labels_N, len(self._job.model.classes)),
             "lr": self._schedule.get_last_lr()[0],
             "images_per_s": self._steps * self._batch * self._workers / (trained - began),
             "seconds": time.perf_counter() - began,
@@ -290,19 +267,11 @@ class _Trainer:
 
 def _gather(name: str, share: tuple[int, int] | None) -> tuple[Array, Array]:
     """This worker's images as one array, in order of position: the order in which blocks arrive is not repeatable."""
-    parts = [_share(batch, share) for batch in ray.train.get_dataset_shard(name).iter_batches(batch_size=None)]
+    parts = [share_rows(batch, share) for batch in ray.train.get_dataset_shard(name).iter_batches(batch_size=None)]
     position = np.concatenate([part["position"] for part in parts])
     order = np.argsort(position, kind="stable")
     pixels = np.concatenate([part["pixels"] for part in parts])[order]
     return pixels, np.concatenate([part["label"] for part in parts])[order]
-
-
-def _share(batch: dict[str, Array], share: tuple[int, int] | None) -> dict[str, Array]:
-    if share is None:
-        return batch
-    rank, workers = share
-    mine = batch["position"] % workers == rank
-    return {name: column[mine] for name, column in batch.items()}
 
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:
@@ -317,20 +286,6 @@ def _all_gather(value: object) -> list[Any]:
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
-
-
-def _validation_figures(logits_NK: Array, labels_N: Array, classes: int) -> dict[str, float]:
-    predicted = logits_NK.argmax(1)
-    counts_KK = np.bincount(labels_N * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    support = counts_KK.sum(1)
-    recall = np.diag(counts_KK)[support > 0] / support[support > 0]
-    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
-    return {
-        "val_loss": float(loss),
-        "val_accuracy": float(np.diag(counts_KK).sum() / counts_KK.sum()),
-        "val_balanced_accuracy": float(recall.mean()),
-        "val_images": int(counts_KK.sum()),
-    }
 
 
 def read_progress(uri: str) -> Iterator[dict[str, Any]]:

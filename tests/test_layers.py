@@ -33,6 +33,7 @@ ORDER = (
     "report",
     "run",
     "training_report",
+    "training_set",
     "phantom",
     "ray_session",
     "ray_train",

@@ -1,0 +1,172 @@
+"""What is trained on: the images of the class folders, what is left out of them, and rows of decoded images.
+
+A row is (position in the training set, label, pixels). Knows no Ray.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from . import storage
+from .audit import Split, split_by_picture
+from .config import ImageSpec, TrainOptions
+from .decode import decode_with_digest
+from .errors import BadRequest, ImageError, StorageError
+from .labels import class_of_folders
+from .listing import CHUNK_ROWS, skip_reason
+
+Array = npt.NDArray[Any]
+Rows = dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """Every image file below the class folders."""
+
+    table: pa.Table  # position, uri, label (index of the class)
+    classes: tuple[str, ...]
+    skipped: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The images that are trained and measured on. Arrays have one value an image that is readable and not barred."""
+
+    positions: Array  # in the training set
+    labels: Array
+    split: Split  # of places in `positions`
+    digest: str  # of the pictures and their labels: equal for equal data, whatever the names
+    unreadable: dict[str, int]
+    barred: int
+
+    def side(self, which: Array) -> Array:
+        return self.positions[which]
+
+
+def list_training_set(data: str) -> TrainingSet:
+    """Images by class folder. Raises `BadRequest` for what cannot be learned from."""
+    skipped: Counter[str] = Counter()
+    table = _table("--data", data, class_of_folders, skipped)
+    names = table["name"].unique().to_pylist()
+    classes = tuple(sorted(names))
+    if len(classes) < 2:
+        found = f"only one class folder ({classes[0]})" if classes else "no class folder with images"
+        raise BadRequest(f"--data {data}: {found}; put the images of each class into a folder named for it")
+    counts = Counter(dict(zip(*(table["name"].value_counts().flatten()[i].to_pylist() for i in (0, 1)), strict=True)))
+    for name in classes:
+        if counts[name] < 2:
+            raise BadRequest(f"--data {data}: class {name} has one image; training needs two or more of each class")
+    encoded = table["name"].combine_chunks().dictionary_encode()
+    index_of = np.array([classes.index(name) for name in encoded.dictionary.to_pylist()])
+    labels = pa.array(index_of[encoded.indices.to_numpy()])
+    return TrainingSet(
+        table=table.drop_columns("name").append_column("label", labels), classes=classes, skipped=dict(skipped)
+    )
+
+
+def list_excluded(uri: str) -> pa.Table:
+    """Every image below a folder, whatever its class: what must not be trained on."""
+    table = _table("--exclude", uri, lambda _: "", Counter())
+    if len(table) == 0:
+        raise BadRequest(f"--exclude {uri}: no image files found")
+    return table.drop_columns("name").append_column("label", pa.array(np.zeros(len(table), np.int64)))
+
+
+def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]) -> pa.Table:
+    """(position, uri, name) of the images below `root`, held as Arrow. Counts what is passed over."""
+    schema = pa.schema([("uri", pa.string()), ("name", pa.string())])
+    batches: list[pa.RecordBatch] = []
+    rows: list[dict[str, str]] = []
+    try:
+        for found in storage.list_files(root):
+            name = name_of(found.folders)
+            reason = skip_reason(storage.name_of(found.uri), found.folders)
+            if reason or name is None:
+                skipped[reason or "not in a class folder"] += 1
+                continue
+            rows.append({"uri": found.uri, "name": name})
+            if len(rows) == CHUNK_ROWS:
+                batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+                rows = []
+    except StorageError as exc:
+        raise BadRequest(f"{option} {exc}") from exc
+    table = pa.Table.from_batches([*batches, pa.RecordBatch.from_pylist(rows, schema=schema)])
+    return table.add_column(0, "position", pa.array(np.arange(len(table))))
+
+
+def choose(training_set: TrainingSet, digests: Array, errors: Array, *, barred: Array, options: TrainOptions) -> Chosen:
+    """Leave out what is unreadable or barred, and split the rest by picture."""
+    readable = errors == ""
+    excluded = readable & np.isin(digests, barred[barred != ""])
+    positions = np.flatnonzero(readable & ~excluded)
+    labels = training_set.table["label"].to_numpy()[positions]
+    split = split_by_picture(
+        digests[positions],
+        labels,
+        classes=training_set.classes,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+    )
+    described = "\n".join(sorted(f"{d} {label}" for d, label in zip(digests[positions], labels, strict=True)))
+    return Chosen(
+        positions=positions,
+        labels=labels,
+        split=split,
+        digest=hashlib.sha256(described.encode()).hexdigest()[:32],
+        unreadable=dict(Counter(errors[~readable].tolist())),
+        barred=int(excluded.sum()),
+    )
+
+
+def describe_choice(chosen: Chosen) -> Iterator[str]:
+    """What a user should know of the data before trusting a figure measured on it."""
+    split, images = chosen.split, len(chosen.positions)
+    if chosen.unreadable:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in chosen.unreadable.items())
+        yield f"left out, for they cannot be read: {reasons}"
+    if chosen.barred:
+        yield f"left out, for --exclude shows the same picture: {chosen.barred:,}"
+    if split.pictures < images:
+        yield f"{images - split.pictures:,} of {images:,} images are pixel for pixel copies of others"
+    if split.conflicts:
+        yield f"{split.conflicts:,} picture(s) lie in two class folders or more; look at them before you trust a figure"
+    yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
+
+
+def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
+    """(position, uri, label) -> pixels and digest; an image that cannot be read keeps its row, with a reason."""
+    shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
+    pixels = np.zeros(shape, np.uint8)
+    digests = np.full(len(rows), "", "U64")
+    errors = np.full(len(rows), "", "U32")
+    for row, uri in enumerate(rows["uri"].to_pylist()):
+        try:
+            decoded, digests[row] = decode_with_digest(storage.read_bytes(uri), spec)
+            pixels[row] = decoded.pixels
+        except (ImageError, StorageError) as exc:
+            errors[row] = exc.reason
+    columns = {name: rows[name].to_numpy() for name in ("position", "label")}
+    return columns | {"pixels": pixels, "digest": digests, "error": errors}
+
+
+def take_rows(batch: dict[str, Array], wanted: Array) -> Rows:
+    """The rows at the wanted positions, ascending; one that is wanted twice comes twice."""
+    order = np.argsort(batch["position"])
+    inside = wanted[np.isin(wanted, batch["position"])]
+    rows = order[np.searchsorted(batch["position"][order], inside)]
+    return {name: batch[name][rows] for name in ("position", "label", "pixels")}
+
+
+def share_rows(batch: dict[str, Array], share: tuple[int, int] | None) -> Rows:
+    """The rows that one of several workers looks at, all of them without a share. `share` is (rank, workers)."""
+    if share is None:
+        return batch
+    rank, workers = share
+    mine = batch["position"] % workers == rank
+    return {name: column[mine] for name, column in batch.items()}

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from conftest import CLASSES, image_bytes
+
+from brainray.config import ImageSpec, TrainOptions
+from brainray.errors import BadRequest
+from brainray.training_set import (
+    choose,
+    decode_rows,
+    describe_choice,
+    list_excluded,
+    list_training_set,
+    share_rows,
+    take_rows,
+)
+
+
+def test_classes_are_the_folders_whatever_their_spelling(archive):
+    root = archive(images=2, classes=("Glioma_tumor", "no tumor", "other"))
+    (root / "loose.jpg").write_bytes(b"x")
+    (root / "other" / "notes.txt").write_text("x")
+    found = list_training_set(str(root))
+    assert found.classes == ("glioma", "notumor", "other")
+    assert found.table["label"].to_pylist() == [0, 0, 1, 1, 2, 2]
+    assert found.skipped == {"not in a class folder": 1, "suffix .txt": 1}
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "complaint"),
+    [
+        ((), 0, "no class folder with images"),
+        (("glioma",), 5, r"only one class folder \(glioma\)"),
+        (("glioma", "notumor"), 1, "class glioma has one image"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(archive, tmp_path, classes, images, complaint):
+    root = archive(images=images, classes=classes) if classes else tmp_path
+    with pytest.raises(BadRequest, match=complaint):
+        list_training_set(str(root))
+
+
+def decoded(root):
+    found = list_training_set(str(root))
+    return found, decode_rows(found.table, ImageSpec(image_px=16))
+
+
+def test_an_unreadable_image_keeps_its_place_and_its_reason(archive):
+    root = archive(images=2, classes=("a", "b"))
+    (root / "a" / "bad.jpg").write_bytes(b"")
+    _, rows = decoded(root)
+    assert rows["error"].tolist() == ["", "", "empty", "", ""]
+    assert rows["position"].tolist() == [0, 1, 2, 3, 4]
+    assert not rows["pixels"][2].any() and rows["pixels"][3].any()
+
+
+def test_copies_in_another_format_are_one_picture_and_barred_ones_are_left_out(archive, tmp_path):
+    root = archive(images=4, classes=("a", "b"))
+    (root / "a" / "x.png").write_bytes(image_bytes(77, kind="PNG"))
+    (root / "a" / "y.bmp").write_bytes(image_bytes(77, mode="RGB", kind="BMP"))
+    (root / "b" / "bad.jpg").write_bytes(b"text")
+    (tmp_path / "held out").mkdir()
+    (tmp_path / "held out" / "0.jpg").write_bytes((root / "b" / "0.jpg").read_bytes())
+    found, rows = decoded(root)
+    barred = decode_rows(list_excluded(str(tmp_path / "held out")), ImageSpec(image_px=16))["digest"]
+    chosen = choose(found, rows["digest"], rows["error"], barred=barred, options=TrainOptions(val_fraction=0.4))
+    assert (len(chosen.positions), chosen.split.pictures, chosen.barred) == (9, 8, 1)
+    assert chosen.unreadable == {"not_an_image": 1}
+    sides = [set(rows["digest"][chosen.side(which)]) for which in (chosen.split.train, chosen.split.validation)]
+    assert not sides[0] & sides[1]
+    said = " ".join(describe_choice(chosen))
+    assert (
+        "1 not_an_image" in said and "--exclude shows the same picture: 1" in said and "1 of 9 images are pixel" in said
+    )
+
+
+def test_the_digest_of_a_data_set_does_not_know_names(archive, tmp_path):
+    first = archive("first", images=3, classes=("a", "b"))
+    second = tmp_path / "second"
+    for path in first.rglob("*.jpg"):
+        (second / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (second / path.parent.name / f"z{9 - int(path.stem)}.jpg").write_bytes(path.read_bytes())
+    digests = set()
+    for root in (first, second):
+        found, rows = decoded(root)
+        digests.add(choose(found, rows["digest"], rows["error"], barred=np.array([]), options=TrainOptions()).digest)
+    assert len(digests) == 1
+
+
+def rows_of(positions):
+    values = np.array(positions)
+    return {"position": values, "label": values % 2, "pixels": values.reshape(-1, 1, 1).astype(np.uint8)}
+
+
+def test_wanted_rows_are_taken_and_may_come_twice():
+    taken = take_rows(rows_of([5, 3, 9, 1]), np.array([1, 4, 5, 5, 8]))
+    assert taken["position"].tolist() == [1, 5, 5]
+    assert taken["pixels"].ravel().tolist() == [1, 5, 5]
+
+
+def test_workers_share_the_validation_images_without_rest():
+    whole = rows_of([7, 2, 4, 9, 1])
+    shares = [share_rows(whole, (rank, 3))["position"].tolist() for rank in range(3)]
+    assert sorted(position for share in shares for position in share) == [1, 2, 4, 7, 9]
+    assert share_rows(whole, None) is whole
+
+
+def test_four_classes_are_nothing_special(archive):
+    assert list_training_set(str(archive(images=2, classes=CLASSES))).classes == CLASSES
