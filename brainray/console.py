@@ -186,7 +186,8 @@ def show_summary(console: Console, summary: Summary) -> None:
         )
     else:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
-        console.print(f"no image has a label, so there is no accuracy; predicted: {counts}")
+        why = "no image has a label" if not totals["labelled"] else "no image with a label could be scored"
+        console.print(f"{why}, so there is no accuracy; predicted: {counts}")
     if totals["failed"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["failures"].items())
         console.print(f"[red]{totals['failed']:,} of {totals['images']:,} images failed[/]: {reasons}")

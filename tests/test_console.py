@@ -1,6 +1,10 @@
 import io
 
-from brainray.console import Lines, duration_text, rate_text
+import pyarrow as pa
+import pytest
+
+from brainray.console import Lines, duration_text, output_console, rate_text, show_summary
+from brainray.report import Summary
 from brainray.score_job import Progress
 
 
@@ -32,3 +36,44 @@ def test_a_pipe_gets_a_line_every_few_seconds():
 def test_durations_and_rates_read_well():
     assert [duration_text(s) for s in (0.4, 59, 61, 3600, 90_061)] == ["0s", "59s", "1m01s", "1h00m", "25h01m"]
     assert [rate_text(r) for r in (0.5, 12.4, 12345.6)] == ["0.5 images/s", "12 images/s", "12,346 images/s"]
+
+
+def summary(*, labelled, scored, failed=0):
+    """What a run over two classes leaves, as far as it is shown."""
+    cells = [("a", "a", scored), ("a", "b", 0), ("b", "a", 0), ("b", "b", 0)]
+    estimate = {"value": 1.0, "low": 0.5, "high": 1.0} if scored else None
+    blank = dict.fromkeys(f"{n}{end}" for n in ("recall", "precision", "f1") for end in ("", "_low", "_high"))
+    figures = {
+        "classes": ["a", "b"],
+        "totals": {"images": 10, "failed": failed, "labelled": labelled, "scored_and_labelled": scored},
+        "accuracy": estimate,
+        "macro_f1": 1.0 if scored else None,
+        "predicted": {"a": 10 - failed, "b": 0},
+        "failures": {"empty": failed} if failed else {},
+        "skipped": {"suffix .txt": 1234},
+    }
+    return Summary(
+        figures=figures,
+        confusion=pa.Table.from_pylist([{"label": t, "predicted": p, "images": n} for t, p, n in cells]),
+        per_class=pa.Table.from_pylist(
+            [{"group": "all", "class": name, "support": 5, "failed": failed, **blank} for name in ("a", "b")]
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("labelled", "scored", "failed", "said"),
+    [
+        (10, 8, 2, "accuracy 1.0000 (0.5000 to 1.0000), macro F1 1.0000, on 8 labelled images"),
+        (0, 0, 0, "no image has a label, so there is no accuracy; predicted: a 10, b 0"),
+        (10, 0, 10, "no image with a label could be scored"),
+        (10, 8, 2, "2 of 10 images failed: 2 empty"),
+        (10, 10, 0, "files that are no images, passed over: 1,234 suffix .txt"),
+    ],
+)
+def test_the_last_lines_say_what_a_reader_must_know(labelled, scored, failed, said):
+    stream = io.StringIO()
+    show_summary(output_console(stream), summary(labelled=labelled, scored=scored, failed=failed))
+    assert said in stream.getvalue()
+    assert ("Confusion" in stream.getvalue()) == (scored > 0)
+    assert "–" in stream.getvalue() or not scored  # undefined is no zero
