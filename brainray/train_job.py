@@ -82,6 +82,7 @@ def _fit(
     from .ray_session import train_pool
 
     pool = train_pool(nodes, workers=options.workers)
+    storage.delete_tree(work_uri)  # of a training that was cut short: Ray Train would mix its state into this one's
     say("decoding")
     decoded = ray_train.decoded_dataset(training_set.table, options.image_spec, cpus=pool.decode_cpus)
     digests, errors = ray_train.digests_of(decoded)
