@@ -58,8 +58,9 @@ class Plan:
         return self.published and not self.todo
 
 
-def check_output(uri: str, bundle: Bundle) -> None:
-    """Refuse an output that is a file, somebody else's folder, or another model's run."""
+def check_output(request: Request) -> None:
+    """Refuse an output that is a file, somebody else's folder, another model's run, or a run of other inputs."""
+    uri, bundle = request.output, request.bundle
     if storage.exists(uri) and not storage.is_folder(uri):
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
     run_uri = storage.join(uri, RUN)
@@ -72,6 +73,12 @@ def check_output(uri: str, bundle: Bundle) -> None:
         raise OtherModel(
             f"--output {uri} holds a run of model {before.get('fingerprint')}, and this model is {bundle.fingerprint}; "
             "give another output"
+        )
+    left_out = set(before.get("inputs", ())) - {storage.normalise(text) for text in request.inputs}
+    if left_out:
+        raise BadRequest(
+            f"--output {uri} holds a run of --input {', '.join(sorted(left_out))} too, whose rows would be lost; "
+            "give those inputs as well, or another output"
         )
 
 
@@ -103,7 +110,7 @@ def open_run(request: Request, *, dry: bool = False, progress: Callable[[int], N
     Nothing is written before everything that can be wrong with the request has been looked at.
     """
     output = request.output
-    check_output(output, request.bundle)
+    check_output(request)
     with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
         found = list_inputs(request, f"{scratch}/listing.parquet", progress=progress)
         size = listing.shard_size_for(found.images, request.options.shard_size)

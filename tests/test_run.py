@@ -144,6 +144,16 @@ def test_another_model_is_refused_and_touches_nothing(run, archive, bundle, tmp_
     assert storage.exists(f"{run.uri}/_SUCCESS")
 
 
+def test_other_inputs_are_refused_and_more_inputs_extend_the_run(run, archive, bundle):
+    first, second = archive("first", images=1), archive("second", images=1)
+    run(first)
+    with pytest.raises(BadRequest, match=f"holds a run of --input {first} too"):
+        run(second)
+    request = Request(inputs=(str(first), str(second)), output=run.uri, bundle=bundle, truth=None, options=OPTIONS)
+    assert len(open_run(request, dry=True).shards) == 3
+    assert storage.exists(f"{run.uri}/_SUCCESS")
+
+
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
