@@ -7,7 +7,6 @@ from .errors import BadRequest
 
 Precision = Literal["auto", "bf16", "fp32"]
 Resize = Literal["pad", "stretch"]
-Preset = Literal["quick", "thorough"]
 
 
 def _require(condition: bool, message: str) -> None:

@@ -42,12 +42,6 @@ class OtherModel(BrainrayError):
     exit_code = 4
 
 
-class OutputHeld(BrainrayError):
-    """Another run is writing to the output; wait for it."""
-
-    exit_code = 5
-
-
 class StorageError(BrainrayError):
     """A file could not be listed, read or written. `reason` is one of `IMAGE_REASONS`."""
 

@@ -1,14 +1,12 @@
 """Scoring with Ray Data: one row a shard, an actor pool, and the accounts of finished parts back to the driver."""
 
-import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
@@ -16,7 +14,7 @@ from .bundle import Bundle
 from .config import Precision
 from .errors import NoProgress
 from .listing import Shard, read_shard
-from .ray_session import ScorePool, own_error
+from .ray_session import ScorePool, own_error, quiet_data
 from .results import PartInfo
 from .scoring import DecodedShard, decode_shard, predict_shard
 
@@ -121,7 +119,7 @@ def score_shards(
     shards: Sequence[Shard], job: ScoreJob, pool: ScorePool, *, stall_timeout_s: float
 ) -> Iterator[PartInfo]:
     """Score shards in any order; yields as each is committed. Raises `NoProgress` where none is for so long."""
-    _quiet_context(stall_timeout_s)
+    quiet_data().execution_no_progress_timeout_s = stall_timeout_s
     try:
         for batch in score_chain(shards, job, pool).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -134,12 +132,3 @@ def score_shards(
         raise NoProgress(
             f"no shard was finished for {stall_timeout_s:g} s; finished ones are kept, run the same command to go on"
         ) from exc
-
-
-def _quiet_context(stall_timeout_s: float) -> None:
-    context: Any = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = stall_timeout_s
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

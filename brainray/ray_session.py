@@ -224,7 +224,6 @@ def _silence() -> None:
     """
     quiet = {
         "RAY_BACKEND_LOG_LEVEL": "fatal",
-        "RAY_DEDUP_LOGS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -236,6 +235,17 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", module=r"ray\..*")
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def quiet_data() -> Any:  # noqa: ANN401
+    """The context of Ray Data, made quiet. Importing Ray Data sets its own log level, so this comes after it."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    return context
 
 
 def own_error(exc: Exception) -> BrainrayError | None:

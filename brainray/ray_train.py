@@ -4,7 +4,6 @@ The validation images go to every worker whole and each takes every n-th of them
 every decision rests on all of them.
 """
 
-import logging
 import os
 import tempfile
 import time
@@ -18,7 +17,7 @@ import pyarrow as pa
 import ray
 import ray.train
 import torch
-from ray.data import DataContext, Dataset
+from ray.data import Dataset
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -28,7 +27,7 @@ from .config import ImageSpec, ModelSpec, TrainOptions
 from .errors import BrainrayError, StorageError
 from .model import build_model
 from .predict import pick_device, use_bf16
-from .ray_session import TrainPool, own_error
+from .ray_session import TrainPool, own_error, quiet_data
 from .training_set import decode_rows, share_rows, take_rows
 
 _IMAGES_A_TASK = 256
@@ -63,13 +62,6 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
         batch_format="pyarrow",
         num_cpus=cpus,
     ).materialize()
-
-
-def quiet_data() -> None:
-    context: Any = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def digests_of(dataset: Dataset) -> tuple[Array, Array]:

@@ -102,12 +102,13 @@ def _score_todo(plan: Plan, request: Request, listener: Listener, clock: Clock) 
 def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
     """Counts after each part. The rate counts from when the first shard was begun, for starting the workers is over."""
     scored = failed = 0
-    begun: list[datetime] = []
+    begun: datetime | None = None
     for part in parts:
         scored += part.rows
         failed += part.failed
-        begun = [min([*begun, datetime.fromisoformat(part.started_at)])]
-        seconds = (datetime.now(UTC) - begun[0]).total_seconds()
+        started_at = datetime.fromisoformat(part.started_at)
+        begun = min(begun or started_at, started_at)
+        seconds = (datetime.now(UTC) - begun).total_seconds()
         yield Progress(
             phase="scoring",
             done=plan.done_images + scored,

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
@@ -221,12 +220,3 @@ def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int],
         except FileNotFoundError:  # a dangling link: listed, so that its row can say not_found
             info = entry.stat(follow_symlinks=False)
         yield FileInfo(uri=_uri(entry.path), folders=names, size_bytes=info.st_size, version=str(info.st_mtime_ns))
-
-
-def free_bytes(uri: str) -> int:
-    """Free space of the disk that holds the nearest existing folder of `uri`."""
-    path = Path(_path(uri))
-    while not path.exists():
-        path = path.parent
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
