@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 class CompactCNN(nn.Module):
-    """A small residual network: 1.6 M parameters with one channel and four classes."""
+    """A small residual network: 1.25 M parameters with one channel and four classes."""
 
     def __init__(self, *, channels: int, classes: int, dropout: float = 0.2) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from .errors import BadRequest, BrainrayError
 # actors that take every processor leave none for other tasks, and the run hangs (ray issue 44687).
 _ACTOR_CPU_SHARE = 0.9
 # Two threads in one process score as fast as two processes (5.6 s against 5.4 to 6.0 s for 5,547 images), and save the
-# start and the memory of one: 2.5 s of a processor and 400 MB. More would wait for each other's Python.
+# start and the memory of one: 2.5 s of a processor and 0.7 GB. More would wait for each other's Python.
 _THREADS_PER_ACTOR = 2
 # Train workers leave more: their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
