@@ -42,6 +42,12 @@ class OtherModel(BrainrayError):
     exit_code = 4
 
 
+class OutputHeld(BrainrayError):
+    """Another run holds the output, or has taken it over; wait for it to end."""
+
+    exit_code = 5
+
+
 class StorageError(BrainrayError):
     """A file could not be listed, read or written. `reason` is one of `IMAGE_REASONS`."""
 

@@ -51,14 +51,18 @@ def _last_linear(traced: Traced) -> str | None:
 
 
 class _FullPrecision(nn.Module):
-    """The last layer in fp32: it costs nothing, and bf16 logits would round probabilities to the second digit."""
+    """The last layer in fp64: it costs nothing, and bf16 logits would round probabilities to the second digit.
+
+    Nor may a probability depend on how many images share a batch, as sums in fp32 do in their last digit: a row that
+    is scored later, alone, must be the row that a whole run gives.
+    """
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
-        self.linear = linear
+        self.linear = linear.double()
 
     def forward(self, x: Tensor) -> Tensor:
-        logits_NK: Tensor = self.linear(x.float())
+        logits_NK: Tensor = self.linear(x.double())
         return logits_NK
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import BadRequest, ImageReason, StorageError
+from .errors import BadRequest, ImageReason, OutputHeld, StorageError
 
 _REASONS: dict[int, ImageReason] = {
     errno.ENOENT: "not_found",
@@ -129,24 +129,92 @@ def read_parquet(uri: str) -> pa.Table:
         return file.read()
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Write a whole file or nothing: readers see the old content or the new. Makes missing folders."""
-    path = _path(uri)
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
-    with _translated(uri):
-        os.makedirs(folder, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Changes files in the name of one owner, whose `staging` folder lies on the same file system.
+
+    Every change is one rename out of that folder or into it. Who takes over removes the folder first, so whatever a
+    former owner tries from then on fails in the kernel: also where it slept between its last look at the lease and the
+    rename. A change that fails so raises `OutputHeld`. Without `staging` there is no owner, and no such guard.
+    """
+
+    staging: str | None = None
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        """Write a whole file or nothing: readers see the old content or the new. Makes missing folders."""
+        path = _path(uri)
+        with _translated(uri), self._guarded():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = self._temporary(path)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+            _sync_folder(os.path.dirname(path))
+
+    def write_json(self, uri: str, value: dict[str, Any]) -> None:
+        self.write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_parquet(self, uri: str, table: pa.Table) -> None:
+        """Atomically, zstd, with page checksums. Small enough to be built in memory: a part, a summary."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        self.write_bytes(uri, sink.getvalue().to_pybytes())
+
+    def copy(self, source: str, target: str) -> None:
+        """Put a file in another's place, as a whole. The source stays; a hard link where the file system has them."""
+        path = _path(target)
+        with _translated(target), self._guarded():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = self._temporary(path)
+            try:
+                os.link(_path(source), temporary)
+            except OSError:
+                shutil.copyfile(_path(source), temporary)
             os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
+            _sync_folder(os.path.dirname(path))
+
+    def delete(self, uri: str) -> None:
+        """Remove a file; one that is not there is fine."""
+        path = _path(uri)
+        with _translated(uri), self._guarded():
+            temporary = self._temporary(path)
+            try:
+                os.rename(path, temporary)
+            except FileNotFoundError:
+                if self.staging is not None:
+                    os.stat(_path(self.staging))
+                return
+            with suppress(FileNotFoundError):
                 os.unlink(temporary)
-            raise
-        _sync_folder(folder)
+            _sync_folder(os.path.dirname(path))
+
+    def _temporary(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        staging = folder if self.staging is None else _path(self.staging)
+        return os.path.join(staging, f".{name[:100]}.{secrets.token_hex(4)}.tmp")
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as exc:
+            if self.staging is None or os.path.isdir(_path(self.staging)):
+                raise
+            raise OutputHeld("another run has taken over this output, so this one stopped before writing") from exc
+
+
+_UNOWNED = Writer()
+write_bytes = _UNOWNED.write_bytes
+write_json = _UNOWNED.write_json
+write_parquet = _UNOWNED.write_parquet
+delete = _UNOWNED.delete
 
 
 def _sync_folder(folder: str) -> None:
@@ -158,21 +226,35 @@ def _sync_folder(folder: str) -> None:
         os.close(handle)
 
 
-def write_json(uri: str, value: dict[str, Any]) -> None:
-    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def claim(uri: str, name: str, data: bytes) -> bool:
+    """Make the folder `uri` with one file in it, at once; False where it is there already. Of many, one succeeds."""
+    path = _path(uri)
+    parent = os.path.dirname(path)
+    prepared = os.path.join(parent, f".{secrets.token_hex(8)}")
+    with _translated(uri):
+        os.makedirs(prepared)
+        try:
+            with open(os.path.join(prepared, name), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(prepared, path)  # fails where there is a folder that holds something
+        except OSError as exc:
+            shutil.rmtree(prepared, ignore_errors=True)
+            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        _sync_folder(parent)
+    return True
 
 
-def write_parquet(uri: str, table: pa.Table, *, row_group_size: int | None = None) -> None:
-    """Atomically, zstd. Small enough to be built in memory: a part, a summary, a slice of a manifest."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
-    write_bytes(uri, sink.getvalue().to_pybytes())
-
-
-def delete(uri: str) -> None:
-    """Remove a file; one that is not there is fine."""
+def revoke(uri: str) -> None:
+    """Take a claimed folder away, at once: every `Writer` that stages in it fails from now on."""
+    path = _path(uri)
+    removed = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}")
     with _translated(uri), suppress(FileNotFoundError):
-        os.unlink(_path(uri))
+        os.rename(path, removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def delete_tree(uri: str) -> None:

@@ -61,7 +61,18 @@ def test_a_prepared_network_gives_the_same_logits_but_for_rounding(name, bf16, t
 def test_logits_are_in_full_precision(bundle: Bundle):
     with torch.inference_mode():
         prepared = prepare_for_inference(load_model(bundle), CPU, bf16=True)
-        assert prepared(torch.zeros(1, 1, 32, 32, dtype=torch.bfloat16)).dtype == torch.float32
+        assert prepared(torch.zeros(1, 1, 32, 32, dtype=torch.bfloat16)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("size", [1, 2, 5, 16])
+def test_a_probability_does_not_depend_on_who_shares_the_batch(bundle: Bundle, precision: str, size: int):
+    """An image scored later, alone, gets the very row that a whole run gives it."""
+    images = images_of(40)
+    predict = Predictor(bundle, precision=precision)
+    whole = predict(images)
+    parts = [predict(images[start : start + size]) for start in range(0, len(images), size)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def images_of(count: int, px: int = 32) -> np.ndarray:
