@@ -99,10 +99,22 @@ def score(
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished shard that end the run.")] = 600,
+    max_unread: Annotated[
+        str, typer.Option(help="A greater share of reads in a row that fail ends the run; 100%: never.")
+    ] = "50%",
+    retry_unread: Annotated[
+        bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
+    ] = False,
+    forget_missing: Annotated[
+        bool, typer.Option("--forget-missing", help="Drop the rows of images that are gone.")
+    ] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score all anew, also by another model; replaces the run when complete.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
 ) -> None:
     """Score every image under the inputs; one Parquet row an image."""
-    from .config import MaxFailed, ScoreOptions
+    from .config import MaxFailed, ScoreOptions, parse_share
 
     options = ScoreOptions(
         workers=workers,
@@ -112,18 +124,21 @@ def score(
         group_by=group_by,
         precision=precision,  # type: ignore[arg-type]  # checked there
         stall_timeout_s=stall_timeout,
+        max_unread=parse_share("--max-unread", max_unread),
+        retry_unread=retry_unread,
+        forget_missing=forget_missing,
+        rescore=rescore,
     )
     from .console import output_console, show_outcome, show_plan, watcher
-    from .run import open_run
-    from .score_job import read_request
+    from .score_job import plan_only, read_request
     from .score_job import score as score_images
 
     request = read_request(input, model=model, output=output, labels=labels, options=options)
     if plan:
-        show_plan(output_console(), open_run(request, dry=True))
+        show_plan(output_console(), plan_only(request))
         return
     with watcher() as listener:
-        outcome = score_images(request, listener=listener)
+        outcome = score_images(request, listener=listener, say=_say)
     show_outcome(output_console(), outcome)
     totals = outcome.summary.figures["totals"]
     if options.max_failed.exceeded(failed=totals["failed"], total=totals["images"]):
@@ -134,15 +149,28 @@ def score(
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(help="Folder that `score` wrote.", metavar="RUN")]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(help="Folder that `score` wrote.", metavar="RUN")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
+    ] = False,
+) -> None:
     """Rebuild summary/ from the Parquet of a run; needs neither Ray nor torch."""
     from . import storage
     from .console import output_console, show_summary
+    from .lease import hold
     from .report import build_summary
+    from .run import check_is_run, verify_run
 
     uri = storage.normalise(run)
     console = output_console()
-    show_summary(console, build_summary(uri))
+    if verify:
+        account = verify_run(uri)
+        console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
+        return
+    check_is_run(uri)
+    with hold(uri, purpose="report", say=_say) as lease:
+        show_summary(console, build_summary(uri, lease.writer))
     console.print(f"summary is in {storage.join(uri, 'summary')}")
 
 

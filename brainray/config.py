@@ -98,6 +98,17 @@ class TrainOptions(_Spec):
         return ImageSpec(image_px=self.image_px, channels=self.channels)
 
 
+def parse_share(name: str, text: str) -> float:
+    """`50%` or `0.5 %` as a number from 0 to 1. Raises `BadRequest` that names the option."""
+    digits, percent, rest = text.strip().partition("%")
+    try:
+        share = float(digits) / 100
+    except ValueError:
+        share = -1.0
+    _require(bool(percent) and not rest and 0 <= share <= 1, f"{name} is {text!r}; give a share from 0% to 100%")
+    return share
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaxFailed(_Spec):
     """How many images may fail before `score` ends with exit code 3: a count or a share of all images."""
@@ -142,6 +153,10 @@ class ScoreOptions(_Spec):
     group_by: str | None = None  # "folder", or a regular expression whose first group names the group
     precision: Precision = "auto"
     stall_timeout_s: float = 600.0  # no shard finished for so long ends the run
+    max_unread: float = 0.5  # a greater share of reads in a row that fail is an outage; 1.0: there is none
+    retry_unread: bool = False  # read images again that could not be read by an earlier run
+    forget_missing: bool = False  # drop the rows of images that are gone
+    rescore: bool = False  # score everything anew beside the old run, and switch when that is complete
 
     def __post_init__(self) -> None:
         _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
@@ -151,3 +166,4 @@ class ScoreOptions(_Spec):
         _require(size is None or 1 <= size <= 100_000, f"--shard-size is {size}; it must be from 1 to 100000")
         _one_of("--precision", self.precision, Precision)
         _require(self.stall_timeout_s > 0, f"--stall-timeout is {self.stall_timeout_s}; it must be above 0")
+        _require(0 <= self.max_unread <= 1, f"--max-unread is {self.max_unread:%}; it must lie between 0% and 100%")

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
@@ -11,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .plan import Plan
 from .report import Summary
-from .run import Plan
 from .score_job import Outcome
 from .score_job import Progress as ScoreProgress
 
@@ -191,6 +192,8 @@ def show_summary(console: Console, summary: Summary) -> None:
     if totals["failed"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["failures"].items())
         console.print(f"[red]{totals['failed']:,} of {totals['images']:,} images failed[/]: {reasons}")
+    if figures.get("gone"):
+        console.print(f"{figures['gone']:,} images are gone from the input; their rows are kept")
     if figures.get("skipped"):
         passed = ", ".join(f"{count:,} {reason}" for reason, count in figures["skipped"].items())
         console.print(f"files that are no images, passed over: {passed}")
@@ -212,10 +215,16 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 def show_plan(console: Console, plan: Plan) -> None:
     """What a run would do."""
     found = plan.listing
-    console.print(f"{found.images:,} images ({found.size_bytes / 1e6:,.1f} MB) in {len(plan.shards):,} shards")
-    console.print(f"{found.labelled:,} have a label")
+    console.print(f"{found.images:,} images ({found.size_bytes / 1e6:,.1f} MB), {found.labelled:,} have a label")
     if found.skipped:
         console.print("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in found.skipped.items()))
-    todo = sum(shard.images for shard in plan.todo)
-    console.print(f"{plan.done_images:,} are scored already, {todo:,} would be scored in {len(plan.todo):,} shards")
+    if plan.before.run:
+        counts = {name.replace("_", " "): count for name, count in asdict(plan.changes).items() if count}
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing has changed"
+        console.print(f"since the last listing: {told}")
+    done = plan.images - plan.todo_images
+    console.print(
+        f"{plan.images:,} rows in {len(plan.shards):,} shards: {done:,} are scored already, "
+        f"{plan.todo_images:,} would be scored in {sum(n > 0 for n in plan.pending.values()):,} shards"
+    )
     console.print(f"output: {plan.uri}; nothing was done", markup=False)

@@ -55,9 +55,16 @@ class StorageError(BrainrayError):
         super().__init__(message)
         self.reason: ImageReason = reason
 
+    def __reduce__(self) -> tuple[type["StorageError"], tuple[ImageReason, str]]:
+        return type(self), (self.reason, str(self))
+
 
 class NoProgress(BrainrayError):
     """Nothing was finished for so long that the run was given up. Run the same command again to go on."""
+
+
+class Outage(BrainrayError):
+    """So many images in a row could not be read that it is the storage, not the images; finished parts are kept."""
 
 
 class AccountingError(BrainrayError):

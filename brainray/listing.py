@@ -1,10 +1,5 @@
-"""Inputs -> manifest -> shards, streamed: memory does not grow with the number of files beyond one chunk.
+"""Inputs -> listing, streamed: memory does not grow with the number of files beyond one chunk."""
 
-A shard is a fixed slice of the listing, named by its content. The manifest holds one row group a shard, so that a
-worker reads the rows of its own shard and no others.
-"""
-
-import hashlib
 import os
 import re
 from collections import Counter
@@ -29,29 +24,16 @@ SHARD_IMAGES = 1000
 # Small archives get smaller shards, so that every core has work and the last ones end together.
 _SHARDS_AT_LEAST = 16
 _SHARD_IMAGES_AT_LEAST = 64
-_SHARDS_PER_FILE = 1000
 
-MANIFEST_SCHEMA = pa.schema(
+LISTED_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64()),
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),
         pa.field("group", pa.string()),
-        pa.field("shard_id", pa.string(), nullable=False),
     ]
 )
-_LISTED_SCHEMA = pa.schema([f for f in MANIFEST_SCHEMA if f.name != "shard_id"])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """One unit of work: where its rows stand in the manifest."""
-
-    shard_id: str
-    manifest_uri: str
-    row_group: int
-    images: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +45,12 @@ class Listing:
     size_bytes: int
     labelled: int
     skipped: dict[str, int] = field(default_factory=dict)
+
+    def batches(self) -> Iterator[pa.Table]:
+        """Its rows in order, `CHUNK_ROWS` at a time."""
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(CHUNK_ROWS):
+                yield pa.Table.from_batches([batch])
 
 
 def skip_reason(name: str, folders: Sequence[str]) -> str | None:
@@ -113,7 +101,7 @@ class Lister:
                 if self._own and found.uri.startswith(self._own):
                     continue
                 name = storage.name_of(found.uri)
-                reason = skip_reason(name, found.folders)
+                reason = "special file" if found.special else skip_reason(name, found.folders)
                 if reason is not None:
                     self.skipped[reason] += 1
                     continue
@@ -130,12 +118,12 @@ class Lister:
     def _table(self, rows: list[tuple[str, int, str, str | None, str | None]], relative: list[str]) -> pa.Table:
         columns = list(zip(*rows, strict=True))
         table = pa.table(
-            [pa.array(c, f.type) for c, f in zip(columns, _LISTED_SCHEMA, strict=True)], schema=_LISTED_SCHEMA
+            [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
         )
         if self._truth is None:
             return table
         labels = self._truth.labels_of(table["uri"], pa.array(relative))
-        return table.set_column(table.schema.get_field_index("label"), _LISTED_SCHEMA.field("label"), labels)
+        return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
 
 
 def _grouper(group_by: str | None) -> "_Grouper":
@@ -168,7 +156,7 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
     """
     images = size_bytes = labelled = 0
     try:
-        with pq.ParquetWriter(path, _LISTED_SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer:
             for table in lister.tables():
                 writer.write_table(table)
                 images += len(table)
@@ -190,62 +178,13 @@ def shard_size_for(images: int, wanted: int | None) -> int:
     return max(_SHARD_IMAGES_AT_LEAST, min(SHARD_IMAGES, -(-images // _SHARDS_AT_LEAST)))
 
 
-def shard_id(table: pa.Table) -> str:
-    """80 bits of SHA-256 over what its rows say: equal rows give an equal id, whichever run lists them."""
-    digest = hashlib.sha256()
-    for name in ("uri", "size_bytes", "version", "label", "group"):
-        for value in table[name].to_pylist():
-            digest.update(b"\0" if value is None else str(value).encode() + b"\1")
-        digest.update(b"\2")
-    return digest.hexdigest()[:20]
-
-
-def slices(path: str, shard_size: int) -> Iterator[pa.Table]:
-    """The rows of a listing in order, `shard_size` at a time."""
-    with pq.ParquetFile(path) as file:
-        held = _LISTED_SCHEMA.empty_table()
-        for batch in file.iter_batches(CHUNK_ROWS):
-            held = pa.concat_tables([held, pa.Table.from_batches([batch])])
-            while len(held) >= shard_size:
-                yield held.slice(0, shard_size).combine_chunks()
-                held = held.slice(shard_size)
-        if len(held):
-            yield held.combine_chunks()
-
-
-def write_manifest(listing: Listing, folder: str, *, shard_size: int) -> list[Shard]:
-    """Write the manifest of a listing, one row group a shard, and return its shards. Old manifest files go last."""
-    before = storage.list_names(folder)
-    shards: list[Shard] = []
-    tables: list[pa.Table] = []
-    written: list[str] = []
-    for table in slices(listing.path, shard_size):
-        name = shard_id(table)
-        tables.append(table.append_column(MANIFEST_SCHEMA.field("shard_id"), pa.array([name] * len(table))))
-        if len(tables) == _SHARDS_PER_FILE:
-            written.append(_write_manifest_file(folder, len(written), tables, shards))
-            tables = []
-    if tables:
-        written.append(_write_manifest_file(folder, len(written), tables, shards))
-    for name in set(before) - set(written):
-        storage.delete(storage.join(folder, name))
-    return shards
-
-
-def _write_manifest_file(folder: str, number: int, tables: list[pa.Table], shards: list[Shard]) -> str:
-    name = f"manifest-{number:05d}.parquet"
-    uri = storage.join(folder, name)
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, MANIFEST_SCHEMA, compression="zstd") as writer:
-        for row_group, table in enumerate(tables):
-            writer.write_table(table, row_group_size=len(table))
-            identity = table["shard_id"][0].as_py()
-            shards.append(Shard(shard_id=identity, manifest_uri=uri, row_group=row_group, images=len(table)))
-    storage.write_bytes(uri, sink.getvalue().to_pybytes())
-    return name
-
-
-def read_shard(shard: Shard) -> pa.Table:
-    """The manifest rows of one shard."""
-    with storage.open_parquet(shard.manifest_uri) as file:
-        return file.read_row_group(shard.row_group)
+def slices(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in the same order, `rows` at a time; the last may have fewer."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        while len(held) >= rows:
+            yield held.slice(0, rows).combine_chunks()
+            held = held.slice(rows)
+    if held is not None and len(held):
+        yield held.combine_chunks()

@@ -1,32 +1,43 @@
 """Scoring with Ray Data: one row a shard, an actor pool, and the accounts of finished parts back to the driver."""
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from queue import Empty, Queue
+from threading import Thread
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
-from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
+from .apart import DecoderApart
+from .attempts import APART_AFTER, GIVE_UP_AFTER, attempt
 from .bundle import Bundle
 from .config import Precision
-from .errors import NoProgress
-from .listing import Shard, read_shard
+from .errors import BrainrayError, NoProgress
+from .manifest import Shard
 from .ray_session import ScorePool, own_error, quiet_data
+from .reading import Reader
 from .results import PartInfo
-from .scoring import DecodedShard, decode_shard, predict_shard
+from .scoring import DecodedShard, Target, Task, decode_shard, open_task, predict_shard
+
+_TURN_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreJob:
     """What every worker needs to know."""
 
-    run_uri: str
+    target: Target
     bundle: Bundle
     batch_size: int | None
     precision: Precision
+    inputs: tuple[str, ...]
+    max_unread: float
+
+    def reader(self) -> Reader:
+        return Reader(outage_share=self.max_unread, roots=self.inputs)
 
 
 class Scorer:
@@ -39,52 +50,64 @@ class Scorer:
 
         torch.set_num_threads(1)
         self._job = job
+        self._reader = job.reader()
         self._predictor = Predictor(job.bundle, batch_size=job.batch_size, precision=job.precision)
 
-    def predict(self, manifest: pa.Table, decoded: DecodedShard) -> PartInfo:
+    def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
         import torch
 
         torch.set_num_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
-        bundle = self._job.bundle
-        return predict_shard(
-            manifest,
-            decoded,
-            self._predictor,
-            run_uri=self._job.run_uri,
-            classes=bundle.classes,
-            fingerprint=bundle.fingerprint,
-        )
+        info = predict_shard(task, decoded, self._predictor, self._job.target)
+        return pa.table({"part": [pickle.dumps(info)]})
 
 
 class ShardScorer(Scorer):
     """Reads, decodes, predicts and writes a shard in one process."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        manifest = read_shard(_shard(block))
-        return _finished(self.predict(manifest, decode_shard(manifest, self._job.bundle.image)))
+        shard = _shard(block)
+        with attempt(shard.shard_id, self._job.target.writer.staging) as number:
+            return self.predict(*_decode(shard, self._job, self._reader, number))
 
 
 class DecodedScorer(Scorer):
     """Predicts and writes a shard that a task has decoded."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        manifest, decoded = pickle.loads(block["decoded"][0].as_buffer())  # made by `decode_block` in this same job
-        return _finished(self.predict(manifest, decoded))
+        task, decoded = pickle.loads(block["decoded"][0].as_buffer())  # made by `decode_block` in this same job
+        with attempt(f"predict-{task.shard.shard_id}", self._job.target.writer.staging) as number:
+            _check_attempts(task.shard, number)
+            return self.predict(task, decoded)
 
 
 def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
     """A task beside the GPU: the shard's pixels as one value, for pixels never pass through the driver."""
-    manifest = read_shard(_shard(block))
-    decoded = decode_shard(manifest, job.bundle.image)
-    return pa.table({"decoded": pa.array([pickle.dumps((manifest, decoded), protocol=5)], pa.large_binary())})
+    shard = _shard(block)
+    with attempt(shard.shard_id, job.target.writer.staging) as number:
+        decoded = _decode(shard, job, job.reader(), number)
+    return pa.table({"decoded": pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())})
+
+
+def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[Task, DecodedShard]:
+    """A shard that has killed its worker time and again is decoded apart, which finds the image that does it."""
+    _check_attempts(shard, number)
+    task, spec = open_task(shard, job.target), job.bundle.image
+    if number <= APART_AFTER:
+        return task, decode_shard(task.pending, spec, reader=reader)
+    with DecoderApart(spec) as apart:
+        return task, decode_shard(task.pending, spec, reader=reader, decoder=apart)
+
+
+def _check_attempts(shard: Shard, number: int) -> None:
+    if number > GIVE_UP_AFTER:
+        raise BrainrayError(
+            f"shard {shard.shard_id} has killed {number - 1} workers, also with its images decoded apart: the machine "
+            "may be short of memory; give fewer --workers or a smaller --shard-size"
+        )
 
 
 def _shard(block: pa.Table) -> Shard:
     return Shard(**block.to_pylist()[0])
-
-
-def _finished(info: PartInfo) -> pa.Table:
-    return pa.table({"part": [pickle.dumps(info)]})
 
 
 def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Dataset:
@@ -98,6 +121,7 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
             fn_kwargs={"job": job},
             batch_size=1,
             batch_format="pyarrow",
+            max_retries=GIVE_UP_AFTER,
         )
     return dataset.map_batches(
         scorer,
@@ -116,19 +140,45 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
 
 
 def score_shards(
-    shards: Sequence[Shard], job: ScoreJob, pool: ScorePool, *, stall_timeout_s: float
+    shards: Sequence[Shard], job: ScoreJob, pool: ScorePool, *, stall_timeout_s: float, check: Callable[[], None]
 ) -> Iterator[PartInfo]:
-    """Score shards in any order; yields as each is committed. Raises `NoProgress` where none is for so long."""
-    quiet_data().execution_no_progress_timeout_s = stall_timeout_s
+    """Score shards in any order; yields as each is committed. Raises `NoProgress` where none is for so long.
+
+    Ray is waited for in a thread, so that this one hears of Ctrl-C and asks `check`, which raises to end the run, at
+    every turn.
+    """
+    quiet_data().execution_no_progress_timeout_s = 2 * stall_timeout_s  # ours comes first
+    finished: Queue[PartInfo | BaseException | None] = Queue()
+    Thread(target=_run_chain, args=(score_chain(shards, job, pool), finished), daemon=True).start()
+    waited_s = 0.0
+    while True:
+        check()
+        try:
+            part = finished.get(timeout=_TURN_S)
+        except Empty:
+            waited_s += _TURN_S
+            if waited_s >= stall_timeout_s:
+                raise NoProgress(
+                    f"no shard was finished for {stall_timeout_s:g} s, so the run was ended; finished ones are kept, "
+                    "run the same command to go on"
+                ) from None
+            continue
+        if part is None:
+            return
+        if isinstance(part, RayError):
+            raise own_error(part) or part from part
+        if isinstance(part, BaseException):
+            raise part
+        waited_s = 0.0
+        yield part
+
+
+def _run_chain(dataset: Dataset, finished: "Queue[PartInfo | BaseException | None]") -> None:
+    """Whatever comes of the chain goes into the queue; None ends it."""
     try:
-        for batch in score_chain(shards, job, pool).iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for value in batch["part"]:
-                yield pickle.loads(value.as_buffer())
-    except RayError as exc:
-        raise own_error(exc) or exc from exc
-    except ExecutionTimeoutError as exc:
-        raise NoProgress(
-            f"no shard was finished for {stall_timeout_s:g} s; finished ones are kept, run the same command to go on"
-        ) from exc
+                finished.put(pickle.loads(value.as_buffer()))
+        finished.put(None)
+    except BaseException as exc:  # noqa: BLE001  it is raised where the queue is read
+        finished.put(exc)

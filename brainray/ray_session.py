@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from . import errors
 from .errors import BadRequest, BrainrayError
 
 # An actor asks for a little less than a processor, so that a node full of them keeps room for Ray Data's own tasks:
@@ -250,5 +251,11 @@ def quiet_data() -> Any:  # noqa: ANN401
 
 def own_error(exc: Exception) -> BrainrayError | None:
     """The error of ours that made a worker fail; where an actor did not start, Ray says it in its text only."""
-    found = re.findall(r"brainray\.errors\.\w+: (.+)", str(exc))
-    return BrainrayError(found[-1]) if found else None
+    found = re.findall(r"brainray\.errors\.(\w+): (.+)", str(exc))
+    if not found:
+        return None
+    name, message = found[-1]
+    kind = getattr(errors, name, BrainrayError)
+    error = BrainrayError(message)
+    error.exit_code = getattr(kind, "exit_code", error.exit_code)
+    return error

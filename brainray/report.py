@@ -5,7 +5,6 @@ Parts are read a few at a time and only counts are kept, so memory does not grow
 nor torch, and matplotlib only to draw.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from . import metrics, storage
 from .errors import BadRequest, StorageError
 from .metrics import ALL, REASONS, SCORED, Ints, Tally
 from .plots import draw_confusion
-from .results import METADATA_KEY, finished_shards, part_uri, prob_column
+from .results import PartInfo, part_info, part_uri, present_shards, prob_column
 
 SCHEMA_VERSION = 1
 _FOLDER = "summary"
@@ -31,6 +30,7 @@ _THREADS = 4  # a million rows in 1,000 parts, 2 cores: 1 thread 2.1 s, 2: 1.5, 
 _PARTS_A_TASK = 64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_UNOWNED = storage.Writer()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class _Run:
     classes: tuple[str, ...]
     fingerprint: str
     grouped: bool
+    gone: int
     skipped: dict[str, int]
     reference: dict[str, Any] | None
 
@@ -59,14 +60,21 @@ class _Work:
     intervals: tuple[tuple[int, int], ...]  # disjoint and sorted; pauses between runs lie outside
     stages: Mapping[str, int]
     scored_at: tuple[int, ...]  # the first and the last; nothing for no rows
+    images: int = 0  # scored in those intervals
+    retries: int = 0
 
     @classmethod
-    def of_part(cls, note: Mapping[str, Any], scored_at: pa.ChunkedArray) -> Self:
-        start, end = (_microseconds(note[key]) for key in ("started_at", "finished_at"))
+    def of_part(cls, info: PartInfo, scored_at: pa.ChunkedArray) -> Self:
+        times = [(_microseconds(work.started_at), _microseconds(work.finished_at)) for work in info.work]
+        stages: Counter[str] = Counter()
+        for work in info.work:
+            stages.update({stage: round(seconds * 1e6) for stage, seconds in work.seconds.items()})
         return cls(
-            intervals=((start, max(start, end)),),  # a clock may have been set back
-            stages={stage: round(seconds * 1e6) for stage, seconds in note["seconds"].items()},
+            intervals=tuple((start, max(start, end)) for start, end in times),  # a clock may have been set back
+            stages=stages,
             scored_at=tuple(v for v in pc.min_max(scored_at.cast(pa.int64())).as_py().values() if v is not None),
+            images=sum(work.images for work in info.work),
+            retries=info.retries,
         )
 
     @classmethod
@@ -76,13 +84,20 @@ class _Work:
             stages.update(work.stages)
         times = [time for work in works for time in work.scored_at]
         intervals = _union(interval for work in works for interval in work.intervals)
-        return cls(intervals=intervals, stages=stages, scored_at=(min(times), max(times)) if times else ())
+        return cls(
+            intervals=intervals,
+            stages=stages,
+            scored_at=(min(times), max(times)) if times else (),
+            images=sum(work.images for work in works),
+            retries=sum(work.retries for work in works),
+        )
 
-    def throughput(self, images: int) -> dict[str, Any]:
+    def throughput(self) -> dict[str, Any]:
         """`seconds` of the clock in which any worker was busy, and of all workers together by stage."""
         busy = sum(end - start for start, end in self.intervals)
         return {
-            "images_per_second": images * 1e6 / busy if busy else None,
+            "images_per_second": self.images * 1e6 / busy if busy else None,
+            "read_retries": self.retries,
             "seconds": busy / 1e6,
             "worker_seconds": {stage: self.stages[stage] / 1e6 for stage in sorted(self.stages)},
             "worker_seconds_sum": sum(self.stages.values()) / 1e6,
@@ -95,13 +110,15 @@ def _microseconds(iso: str) -> int:
 
 def _union(intervals: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """The same time without overlaps."""
-    starts, ends = np.array(sorted(intervals), np.int64).T
+    starts, ends = np.array(sorted(intervals), np.int64).reshape(-1, 2).T
+    if not len(starts):
+        return ()
     reach = np.maximum.accumulate(ends)
     pause = starts[1:] > reach[:-1]
     return tuple(zip(starts[np.r_[True, pause]].tolist(), reach[np.r_[pause, True]].tolist(), strict=True))
 
 
-def build_summary(run_uri: str) -> Summary:
+def build_summary(run_uri: str, writer: storage.Writer = _UNOWNED) -> Summary:
     """Read a run and write its `summary/`. Raises `StorageError` naming a part that cannot be read."""
     run = _read_run(storage.normalise(run_uri))
     tally, work = _read_parts(run)
@@ -111,10 +128,10 @@ def build_summary(run_uri: str) -> Summary:
         per_class=_per_class_table(tally, run),
     )
     folder = storage.join(run.uri, _FOLDER)
-    storage.write_parquet(storage.join(folder, "confusion.parquet"), summary.confusion)
-    storage.write_parquet(storage.join(folder, "per_class.parquet"), summary.per_class)
-    storage.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(tally, run.classes))
-    storage.write_json(storage.join(folder, "summary.json"), summary.figures)
+    writer.write_parquet(storage.join(folder, "confusion.parquet"), summary.confusion)
+    writer.write_parquet(storage.join(folder, "per_class.parquet"), summary.per_class)
+    writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(tally, run.classes))
+    writer.write_json(storage.join(folder, "summary.json"), summary.figures)
     return summary
 
 
@@ -141,6 +158,7 @@ def _read_run(uri: str) -> _Run:
             classes=tuple(values["classes"]),
             fingerprint=values["fingerprint"],
             grouped=values.get("group_by") is not None,
+            gone=values.get("gone") or 0,
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),
         )
@@ -149,7 +167,7 @@ def _read_run(uri: str) -> _Run:
 
 
 def _read_parts(run: _Run) -> tuple[Tally, _Work]:
-    uris = [part_uri(run.uri, shard_id) for shard_id in sorted(finished_shards(run.uri))]
+    uris = [part_uri(run.uri, shard_id) for shard_id in sorted(present_shards(run.uri))]
     if not uris:
         raise BadRequest(f"{run.uri}: nothing is scored yet; run `brainray score` with it as --output")
     tasks = [uris[i : i + _PARTS_A_TASK] for i in range(0, len(uris), _PARTS_A_TASK)]
@@ -169,13 +187,12 @@ def _read_part(run: _Run, uri: str) -> tuple[Tally, _Work]:
     columns = ["label", "predicted", "confidence", "status", "error", "scored_at", *probs]
     columns += ["group"] if run.grouped else []
     with storage.open_parquet(uri) as file:
+        info = part_info(uri, file)
         table = file.read(columns=columns, use_threads=False)
-        metadata = file.schema_arrow.metadata or {}
     try:
-        note = json.loads(metadata[METADATA_KEY])
-        if note["model"] != run.fingerprint:
-            raise ValueError(f"it is of model {note['model']}")
-        return _count(run, table), _Work.of_part(note, table["scored_at"])
+        if info.model != run.fingerprint:
+            raise ValueError(f"it is of model {info.model}")
+        return _count(run, table), _Work.of_part(info, table["scored_at"])
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
         raise StorageError("read_failed", message) from exc
@@ -215,6 +232,7 @@ def _figures(run: _Run, tally: Tally, work: _Work) -> dict[str, Any]:
         "classes": list(run.classes),
         **_outcome(tally, run.classes),
         "failures": {reason: images for reason, images in failures if images},
+        "gone": run.gone,
         "skipped": run.skipped,
         "calibration": {
             "ece": metrics.expected_calibration_error(tally),
@@ -222,7 +240,7 @@ def _figures(run: _Run, tally: Tally, work: _Work) -> dict[str, Any]:
             "bins": metrics.calibration_bins(tally),
         },
         "drift": metrics.drift(tally, run.classes, run.reference) if run.reference else None,
-        "throughput": work.throughput(tally.ok + tally.failed),
+        "throughput": work.throughput(),
         "first_scored_at": _iso(work.scored_at[:1]),
         "last_scored_at": _iso(work.scored_at[-1:]),
         "groups": {name: _outcome(group, run.classes) for name, group in tally.by_group()} if run.grouped else {},

@@ -5,13 +5,13 @@ A part is `predictions/part-<shard id>.parquet`, written atomically by the worke
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from . import storage
-from .errors import AccountingError, StorageError
+from .errors import StorageError
 
 _PART_NAME = re.compile(r"part-([0-9a-f]+)\.parquet")
 PROB_PREFIX = "prob_"
@@ -50,7 +50,19 @@ def prediction_schema(classes: tuple[str, ...]) -> pa.Schema:
 
 
 PARTS = "predictions"
-METADATA_KEY = b"brainray"
+_METADATA_KEY = b"brainray"
+# Reasons that lie with the storage rather than with the image: reading it again later may do better.
+UNREAD_REASONS = ("not_found", "forbidden", "read_failed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """When a worker was busy with a shard. One that has been brought up to date has several."""
+
+    started_at: str  # ISO 8601, UTC
+    finished_at: str
+    images: int  # scored then
+    seconds: dict[str, float]  # of the worker, by stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,26 +70,32 @@ class PartInfo:
     """What a part file says of itself in its metadata."""
 
     shard_id: str
+    digest: str  # of the manifest rows it was written for
     model: str
     rows: int
     failed: int
-    started_at: str  # ISO 8601, UTC
-    finished_at: str
-    seconds: dict[str, float]  # of the worker, by stage
+    unread: int  # failed ones whose reason is in `UNREAD_REASONS`
+    retries: int  # reads that were tried again
+    work: tuple[Work, ...]
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> "PartInfo":
+        values = json.loads(text)
+        return cls(**values | {"work": tuple(Work(**work) for work in values["work"])})
 
 
 def part_uri(run_uri: str, shard_id: str) -> str:
     return storage.join(run_uri, PARTS, f"part-{shard_id}.parquet")
 
 
-def write_part(run_uri: str, rows: pa.Table, info: PartInfo) -> None:
-    """Commit a shard: the whole file appears at once, or not at all."""
-    metadata = {METADATA_KEY: json.dumps(asdict(info)).encode()}
-    storage.write_parquet(part_uri(run_uri, info.shard_id), rows.replace_schema_metadata(metadata))
+def write_part(run_uri: str, rows: pa.Table, info: PartInfo, *, writer: storage.Writer) -> None:
+    """Commit a shard: the whole file appears at once, in the place of an older one, or not at all."""
+    metadata = {_METADATA_KEY: json.dumps(asdict(info)).encode()}
+    writer.write_parquet(part_uri(run_uri, info.shard_id), rows.replace_schema_metadata(metadata))
 
 
-def finished_shards(run_uri: str) -> set[str]:
-    """Ids of the shards that have a part file. Parts appear whole, so one that is there is finished."""
+def present_shards(run_uri: str) -> set[str]:
+    """Ids of the shards that have a part file."""
     names = storage.list_names(storage.join(run_uri, PARTS))
     return {match.group(1) for name in names if (match := _PART_NAME.fullmatch(name))}
 
@@ -85,46 +103,15 @@ def finished_shards(run_uri: str) -> set[str]:
 def read_part_info(uri: str) -> PartInfo:
     """The metadata of a part file. Raises `StorageError` where it is unreadable or none of ours."""
     with storage.open_parquet(uri) as file:
-        raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
-        rows = file.metadata.num_rows
-    if raw is None:
-        raise StorageError("read_failed", f"{uri}: is no part file of brainray")
-    info = PartInfo(**json.loads(raw))
-    if info.rows != rows:
-        raise StorageError("read_failed", f"{uri}: holds {rows} rows but was written with {info.rows}")
+        return part_info(uri, file)
+
+
+def part_info(uri: str, file: pq.ParquetFile) -> PartInfo:
+    """The same of an open file."""
+    try:
+        info = PartInfo.from_json((file.schema_arrow.metadata or {})[_METADATA_KEY])
+    except (KeyError, TypeError, ValueError) as exc:
+        raise StorageError("read_failed", f"{uri}: is no part file of this version of brainray") from exc
+    if info.rows != file.metadata.num_rows:
+        raise StorageError("read_failed", f"{uri}: holds {file.metadata.num_rows} rows, was written with {info.rows}")
     return info
-
-
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """What the part files of a run hold, added up."""
-
-    rows: int = 0
-    failed: int = 0
-
-    def __add__(self, other: "Account") -> "Account":
-        return Account(rows=self.rows + other.rows, failed=self.failed + other.failed)
-
-
-def check_accounts(run_uri: str, *, fingerprint: str, expected: Iterable[tuple[str, int]]) -> Account:
-    """Prove that every shard has its part, of this model and with all its rows, and that no other part lies there.
-
-    Raises `AccountingError` that names what is missing or too much. `expected` are shard ids and their images.
-    """
-    present = finished_shards(run_uri)
-    total = Account()
-    wrong: list[str] = []
-    for shard_id, images in expected:
-        if shard_id not in present:
-            wrong.append(f"part-{shard_id} is missing")
-            continue
-        present.discard(shard_id)
-        info = read_part_info(part_uri(run_uri, shard_id))
-        if info.model != fingerprint or info.rows != images or info.shard_id != shard_id:
-            wrong.append(f"part-{shard_id} has {info.rows} rows of model {info.model}, not {images} of {fingerprint}")
-        total += Account(rows=info.rows, failed=info.failed)
-    wrong += [f"part-{shard_id} belongs to no shard" for shard_id in sorted(present)]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise AccountingError(f"{run_uri}: rows do not add up, so nothing was published: {'; '.join(wrong[:5])}{more}")
-    return total

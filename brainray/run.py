@@ -1,23 +1,23 @@
-"""A run on disk: what belongs to it, what is finished, and when it may be called done. Knows no Ray and no torch.
+"""A run on disk: which files belong to it, whose it is, and whether it holds what it says. Knows no Ray and no torch.
 
-Order of writing: run.json, manifest, parts, summary, `_SUCCESS`. `_SUCCESS` goes first when a run is extended.
+Order of writing: manifest, run.json, parts, summary, `_SUCCESS`. `_SUCCESS` goes first when a run is extended.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass
 from typing import Any
 
-from . import __version__, listing, storage
+from . import manifest, storage
+from .accounts import Account, check_accounts
 from .bundle import Bundle
 from .config import ScoreOptions
-from .errors import BadRequest, OtherModel
-from .listing import Lister, Listing, Shard
-from .results import Account, check_accounts, finished_shards, part_uri
+from .errors import AccountingError, BadRequest, OtherModel
+from .results import part_uri, present_shards
+from .scoring import Target
+from .storage import Writer
 from .truth import Truth
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RUN = "run.json"
 MANIFEST = "manifest"
 SUCCESS = "_SUCCESS"
@@ -34,157 +34,121 @@ class Request:
     truth: Truth | None
     options: ScoreOptions
 
+    def target(self, run_uri: str, writer: Writer) -> Target:
+        """The run as a worker sees it."""
+        return Target(
+            run_uri=run_uri,
+            fingerprint=self.bundle.fingerprint,
+            classes=self.bundle.classes,
+            writer=writer,
+            retry_unread=self.options.retry_unread,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run will hold and what of it is still to be done."""
+class Found:
+    """What lies in an output before a run touches it."""
 
-    uri: str
-    listing: Listing
-    shards: tuple[Shard, ...]
-    finished: frozenset[str]
+    run: dict[str, Any] | None  # run.json
     published: bool
+    present: frozenset[str]  # shards with a part file
 
-    @property
-    def todo(self) -> tuple[Shard, ...]:
-        return tuple(shard for shard in self.shards if shard.shard_id not in self.finished)
 
-    @property
-    def done_images(self) -> int:
-        return sum(shard.images for shard in self.shards if shard.shard_id in self.finished)
+def read_run(uri: str) -> dict[str, Any] | None:
+    """The run.json of an output; None where there is no run."""
+    run_uri = storage.join(uri, RUN)
+    return storage.read_json(run_uri) if storage.exists(run_uri) else None
 
-    @property
-    def complete(self) -> bool:
-        return self.published and not self.todo
+
+def is_published(uri: str) -> bool:
+    return storage.exists(storage.join(uri, SUCCESS))
+
+
+def look(uri: str) -> Found:
+    return Found(run=read_run(uri), published=is_published(uri), present=frozenset(present_shards(uri)))
 
 
 def check_output(request: Request) -> None:
     """Refuse an output that is a file, somebody else's folder, another model's run, or a run of other inputs."""
-    uri, bundle = request.output, request.bundle
+    uri = request.output
     if storage.exists(uri) and not storage.is_folder(uri):
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
-    run_uri = storage.join(uri, RUN)
-    if not storage.exists(run_uri):
+    before = read_run(uri)
+    if before is None:
         if storage.list_names(uri):
             raise BadRequest(f"--output {uri} holds other files and no run; give a new or an empty folder")
         return
-    before = storage.read_json(run_uri)
-    if before.get("fingerprint") != bundle.fingerprint:
-        raise OtherModel(
-            f"--output {uri} holds a run of model {before.get('fingerprint')}, and this model is {bundle.fingerprint}; "
-            "give another output"
-        )
+    version = before.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BadRequest(f"--output {uri} holds a run of format {version}, not {SCHEMA_VERSION}; give another output")
     left_out = set(before.get("inputs", ())) - {storage.normalise(text) for text in request.inputs}
     if left_out:
         raise BadRequest(
             f"--output {uri} holds a run of --input {', '.join(sorted(left_out))} too, whose rows would be lost; "
             "give those inputs as well, or another output"
         )
+    if not request.options.rescore:
+        _check_model(request, before)
 
 
-def list_inputs(request: Request, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
-    """List all images into the local file `path`. Raises `BadRequest` for nothing, or labels that do not fit."""
-    roots = listing.distinct_inputs(request.inputs)
-    lister = Lister(
-        roots,
-        classes=request.bundle.classes,
-        output=request.output,
-        truth=request.truth,
-        group_by=request.options.group_by,
-    )
-    found = listing.scan(lister, path, progress=progress)
-    if found.images == 0:
-        passed = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
+def _check_model(request: Request, before: dict[str, Any]) -> None:
+    uri, bundle = request.output, request.bundle
+    theirs = (before.get("fingerprint"), before.get("image"), before.get("classes"))
+    if theirs != (bundle.fingerprint, bundle.image.to_json(), list(bundle.classes)):
+        raise OtherModel(
+            f"--output {uri} holds a run of model {theirs[0]}, and this model is {bundle.fingerprint}; "
+            "give another output, or --rescore to score everything anew and replace it when that is complete"
+        )
+    precision = (before.get("options") or {}).get("precision")
+    if precision != request.options.precision:
         raise BadRequest(
-            f"--input {', '.join(roots)}: no image files found"
-            + (f" (passed over: {passed})" if passed else "; the folder is empty")
+            f"--output {uri} holds a run with --precision {precision}, not {request.options.precision}; "
+            "give the same, another output, or --rescore"
         )
-    if request.truth is not None:
-        request.truth.check_all_used_once()
-    return found
 
 
-def open_run(request: Request, *, dry: bool = False, progress: Callable[[int], None] | None = None) -> Plan:
-    """List the inputs, compare with what the output holds, and write run.json and manifest, unless `dry`.
-
-    Nothing is written before everything that can be wrong with the request has been looked at.
-    """
-    output = request.output
-    check_output(request)
-    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
-        found = list_inputs(request, f"{scratch}/listing.parquet", progress=progress)
-        size = listing.shard_size_for(found.images, request.options.shard_size)
-        shards = tuple(listing.write_manifest(found, f"{scratch}/{MANIFEST}", shard_size=size))
-        plan = Plan(
-            uri=output,
-            listing=found,
-            shards=shards,
-            finished=frozenset(finished_shards(output)),
-            published=_published(output, shards),
-        )
-        if not dry and not plan.complete:
-            _write_plan(plan, request, scratch)
-    home = storage.join(output, MANIFEST)
-    moved = (replace(s, manifest_uri=storage.join(home, storage.name_of(s.manifest_uri))) for s in shards)
-    return replace(plan, shards=tuple(moved))
-
-
-def _published(output: str, shards: Sequence[Shard]) -> bool:
-    """Whether `_SUCCESS` stands for just these shards."""
-    marker = storage.join(output, SUCCESS)
-    if not storage.exists(marker):
-        return False
-    return finished_shards(output) == {shard.shard_id for shard in shards}
-
-
-def _write_plan(plan: Plan, request: Request, scratch: str) -> None:
-    storage.delete(storage.join(plan.uri, SUCCESS))
-    storage.write_json(storage.join(plan.uri, RUN), describe(plan, request))
-    names = storage.list_names(f"{scratch}/{MANIFEST}")
-    home = storage.join(plan.uri, MANIFEST)
-    for name in names:
-        storage.write_bytes(storage.join(home, name), storage.read_bytes(f"{scratch}/{MANIFEST}/{name}"))
-    for name in set(storage.list_names(home)) - set(names):
-        storage.delete(storage.join(home, name))
-
-
-def describe(plan: Plan, request: Request) -> dict[str, Any]:
-    """The content of run.json: all that a reader or a later run needs to know."""
-    bundle, options = request.bundle, request.options
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": bundle.fingerprint,
-        "model": bundle.uri,
-        "classes": list(bundle.classes),
-        "image": bundle.image.to_json(),
-        "inputs": [storage.normalise(uri) for uri in request.inputs],
-        "images": plan.listing.images,
-        "skipped": plan.listing.skipped,
-        "group_by": options.group_by,
-        "options": {"precision": options.precision, "batch_size": options.batch_size},
-        "reference": bundle.reference,
-        "versions": package_versions(),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    names = ("ray", "torch", "torchvision", "numpy", "pillow", "pyarrow", "scikit-learn")
-    return {"brainray": __version__} | {name: metadata.version(name) for name in names}
-
-
-def close_run(plan: Plan, bundle: Bundle) -> Account:
-    """Drop parts of shards that are no more, and prove that every listed image has its row."""
-    known = {shard.shard_id for shard in plan.shards}
-    for stale in finished_shards(plan.uri) - known:
-        storage.delete(part_uri(plan.uri, stale))
-    return check_accounts(
-        plan.uri,
-        fingerprint=bundle.fingerprint,
-        expected=((shard.shard_id, shard.images) for shard in plan.shards),
-    )
-
-
-def publish(plan: Plan, bundle: Bundle, account: Account) -> None:
+def publish(uri: str, account: Account, fingerprint: str, writer: Writer) -> None:
     """Say that the run is whole: written last."""
-    success = {"rows": account.rows, "failed": account.failed, "fingerprint": bundle.fingerprint}
-    storage.write_json(storage.join(plan.uri, SUCCESS), success)
+    success = {"rows": account.rows, "failed": account.failed, "fingerprint": fingerprint}
+    writer.write_json(storage.join(uri, SUCCESS), success)
+
+
+def check_is_run(uri: str) -> dict[str, Any]:
+    """The run.json of a folder that must hold a run; else `BadRequest`."""
+    run = read_run(uri)
+    if run is None:
+        raise BadRequest(f"{uri} is no run: it has no {RUN}, give the folder that `brainray score --output` wrote")
+    return run
+
+
+def verify_run(uri: str) -> Account:
+    """Read every row of a run, compare with its manifest and with the checksum of every page; changes nothing.
+
+    Raises `AccountingError` that names what is wrong.
+    """
+    account = account_of(uri)
+    if account.wrong:
+        parts = " ".join(part_uri(uri, shard_id) for shard_id in account.broken)
+        raise AccountingError(
+            f"{uri}: {account}; remove {parts} and run the same `score` command, which scores them anew"
+        )
+    return account
+
+
+def account_of(uri: str) -> Account:
+    """The account of a run as it lies there."""
+    run = check_is_run(uri)
+    shards = manifest.load_shards([storage.join(uri, MANIFEST, name) for name in run["manifest"]])
+    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+        files = copy_manifest(uri, scratch)
+        return check_accounts(uri, shards, manifest_files=files, fingerprint=run["fingerprint"])
+
+
+def copy_manifest(run_uri: str | None, folder: str) -> tuple[str, ...]:
+    """Local copies of the manifest files of a run; none where there is no run."""
+    run = read_run(run_uri) if run_uri else None
+    copies = []
+    for name in run["manifest"] if run and run_uri else ():
+        copies.append(f"{folder}/{name}")
+        storage.write_bytes(copies[-1], storage.read_bytes(storage.join(run_uri or "", MANIFEST, name)))
+    return tuple(copies)

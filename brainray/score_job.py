@@ -2,17 +2,24 @@
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from . import storage
+from . import generation, storage
 from .bundle import load_bundle
 from .config import ScoreOptions
+from .errors import StorageError
+from .lease import Lease, hold, refuse_if_held
+from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo
-from .run import STATUS, Plan, Request, close_run, open_run, publish
+from .run import STATUS, Request, check_output, look, publish, read_run
+from .scoring import open_task, settle
+from .storage import Writer
 from .truth import load_truth
 
 _HEARTBEAT_S = 2.0
@@ -31,6 +38,8 @@ class Progress:
 
 Listener = Callable[[Progress], None]
 Clock = Callable[[], float]
+Say = Callable[[str], None]
+Engine = Callable[[Request, Plan, Lease], Iterator[PartInfo]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,47 +65,123 @@ def read_request(
     return Request(inputs=tuple(inputs), output=storage.normalise(output), bundle=bundle, truth=truth, options=options)
 
 
-def score(request: Request, *, listener: Listener, clock: Clock = time.monotonic) -> Outcome:
-    """Score what is not scored yet, and publish. Every image listed has its row when this returns."""
+def score(
+    request: Request, *, listener: Listener, say: Say, engine: Engine | None = None, clock: Clock = time.monotonic
+) -> Outcome:
+    """Score what is not scored yet, and publish. Every image listed has its row when this returns.
+
+    `engine` commits the parts of a plan, and yields as each is: Ray, unless another is given.
+    """
     began = clock()
-    plan = open_run(request, progress=lambda images: listener(Progress(phase="listing", total=images)))
-    if plan.complete:
-        summary = read_summary(plan.uri)
-    else:
-        summary = _finish(plan, request, _Status(plan.uri, listener, clock), clock)
-    scored = sum(shard.images for shard in plan.todo)
-    return Outcome(plan=plan, summary=summary, scored=scored, elapsed_s=clock() - began)
+    output = request.output
+    check_output(request)
+    refuse_if_held(output)
+    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+        job = _Job(request=request, scratch=scratch, listener=listener, clock=clock, engine=engine or with_ray)
+        plan = None if request.options.rescore else job.plan()
+        if plan is not None and plan.complete:
+            return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
+        with hold(output, purpose="score", say=say) as lease:
+            check_output(request)  # again, for another run may have ended here just now
+            if generation.is_half_switched(output):
+                generation.switch(output, lease.writer)
+            plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
+    return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
 
-def _finish(plan: Plan, request: Request, listener: "_Status", clock: Clock) -> Summary:
-    if plan.todo:
-        _score_todo(plan, request, listener, clock)
-    account = close_run(plan, request.bundle)
-    whole = Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.listing.images)
-    listener(whole)
-    summary = build_summary(plan.uri)
-    publish(plan, request.bundle, account)
-    listener(replace(whole, phase="done"))
-    return summary
+def plan_only(request: Request) -> Plan:
+    """What `score` would do; writes nothing."""
+    check_output(request)
+    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+        return plan_run(request, scratch)
 
 
-def _score_todo(plan: Plan, request: Request, listener: Listener, clock: Clock) -> None:
-    """The part that needs Ray, which is imported here and not before."""
-    options = request.options
-    listener(Progress(phase="starting", done=plan.done_images, total=plan.listing.images))
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One command: how a run is listed, scored and published."""
+
+    request: Request
+    scratch: str
+    listener: Listener
+    clock: Clock
+    engine: Engine
+
+    def plan(self, *, uri: str | None = None, seed: str | None = None) -> Plan:
+        def hear(images: int) -> None:
+            self.listener(Progress(phase="listing", total=images))
+
+        scratch = tempfile.mkdtemp(dir=self.scratch)
+        return plan_run(self.request, scratch, uri=uri, seed=seed, progress=hear)
+
+    def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
+        """Score what is new, by a plan that was made before, unless another run has been here since."""
+        output = self.request.output
+        if plan is None or plan.before != look(output):
+            plan = self.plan()
+        return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)
+
+    def rescore(self, lease: Lease) -> tuple[Plan, Summary]:
+        """Score everything anew, beside the old run if there is one, which is replaced in the end."""
+        output = self.request.output
+        if read_run(output) is None:
+            return self.bring_up_to_date(lease)
+        new = generation.next_uri(output)
+        begun = read_run(new)
+        if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
+            lease.writer.delete_tree(new)  # what another model left unfinished
+        plan = self.plan(uri=new, seed=output)
+        if not plan.complete:
+            self._carry_out(plan, lease)
+        generation.switch(output, lease.writer)
+        return replace(plan, uri=output), read_summary(output)
+
+    def _carry_out(self, plan: Plan, lease: Lease) -> Summary:
+        """Write what the plan says, score what is pending, and publish."""
+        writer, fingerprint = lease.writer, self.request.bundle.fingerprint
+        listener = _Status(self.request.output, self.listener, self.clock, writer)
+        plan = begin_run(plan, writer)
+        self._settle(plan, writer)
+        if plan.todo_images:
+            self._score(plan, lease, listener)
+        account = close_run(plan, writer)
+        whole = Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.images)
+        listener(whole)
+        summary = build_summary(plan.uri, writer)
+        publish(plan.uri, account, fingerprint, writer)
+        listener(replace(whole, phase="done"))
+        return summary
+
+    def _settle(self, plan: Plan, writer: Writer) -> None:
+        """Write the parts for which no image has to be read: labels, groups or rows to be dropped."""
+        target = self.request.target(plan.uri, writer)
+        for shard in plan.todo:
+            if plan.pending[shard.shard_id] == 0:
+                settle(open_task(shard, target), target)
+
+    def _score(self, plan: Plan, lease: Lease, listener: Listener) -> None:
+        listener(Progress(phase="starting", done=plan.images - plan.todo_images, total=plan.images))
+        for progress in _progress(plan, self.engine(self.request, plan, lease)):
+            listener(progress)
+
+
+def with_ray(request: Request, plan: Plan, lease: Lease) -> Iterator[PartInfo]:
+    """Score what is pending. Ray is imported here and not before."""
     from .ray_score import ScoreJob, score_shards
     from .ray_session import score_pool, session
 
+    options = request.options
+    shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     with session(lean=True) as nodes:
-        pool = score_pool(nodes, workers=options.workers, shards=len(plan.todo))
+        pool = score_pool(nodes, workers=options.workers, shards=len(shards))
         job = ScoreJob(
-            run_uri=plan.uri,
+            target=request.target(plan.uri, lease.writer),
             bundle=request.bundle,
             batch_size=options.batch_size,
             precision=options.precision,
+            inputs=tuple(plan.described["inputs"]),
+            max_unread=options.max_unread,
         )
-        for progress in _progress(plan, score_shards(plan.todo, job, pool, stall_timeout_s=options.stall_timeout_s)):
-            listener(progress)
+        yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=lease.check)
 
 
 def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
@@ -104,16 +189,16 @@ def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
     scored = failed = 0
     begun: datetime | None = None
     for part in parts:
-        scored += part.rows
+        scored += plan.pending[part.shard_id]
         failed += part.failed
-        started_at = datetime.fromisoformat(part.started_at)
+        started_at = datetime.fromisoformat(part.work[-1].started_at)
         begun = min(begun or started_at, started_at)
         seconds = (datetime.now(UTC) - begun).total_seconds()
         yield Progress(
             phase="scoring",
-            done=plan.done_images + scored,
+            done=plan.images - plan.todo_images + scored,
             failed=failed,
-            total=plan.listing.images,
+            total=plan.images,
             images_per_s=scored / max(seconds, 1e-3),
         )
 
@@ -121,8 +206,9 @@ def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
 class _Status:
     """Passes progress on, and keeps `status.json` fresh for monitoring that has no Ray."""
 
-    def __init__(self, run_uri: str, listener: Listener, clock: Clock) -> None:
+    def __init__(self, run_uri: str, listener: Listener, clock: Clock, writer: Writer) -> None:
         self._uri = storage.join(run_uri, STATUS)
+        self._writer = writer
         self._listener = listener
         self._clock = clock
         self._written: tuple[str, float] | None = None
@@ -133,12 +219,10 @@ class _Status:
         if self._written and self._written[0] == progress.phase and now - self._written[1] < _HEARTBEAT_S:
             return
         self._written = (progress.phase, now)
-        storage.write_json(
-            self._uri,
-            asdict(progress)
-            | {
-                "images_per_s": round(progress.images_per_s, 1),
-                "last_progress": datetime.now(UTC).isoformat(timespec="seconds"),
-                "holder": {"host": socket.gethostname(), "pid": os.getpid()},
-            },
-        )
+        status = asdict(progress) | {
+            "images_per_s": round(progress.images_per_s, 1),
+            "last_progress": datetime.now(UTC).isoformat(timespec="seconds"),
+            "holder": {"host": socket.gethostname(), "pid": os.getpid()},
+        }
+        with suppress(StorageError):  # a heartbeat that is not heard is no reason to die
+            self._writer.write_json(self._uri, status)

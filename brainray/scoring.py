@@ -1,5 +1,6 @@
 """One shard, from manifest rows to its part file: read, decode, predict, write. Knows no Ray.
 
+What an earlier run left of the shard is kept: only images that are new to the part, or have changed, are read.
 Where a node has no GPU one worker does all of it, so pixels never leave the process. Where there is one, `decode_shard`
 runs on processors and `predict_shard` beside the GPU. Both are these same functions.
 """
@@ -7,9 +8,10 @@ runs on processors and `predict_shard` beside the GPU. Both are these same funct
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +22,9 @@ from . import storage
 from .config import ImageSpec
 from .decode import Decoded, Header, decode, read_header
 from .errors import BrainrayError, ImageError, StorageError
-from .results import PartInfo, prediction_schema, prob_column, write_part
-
-# Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share, and few enough
-# that a shard of large files stays in memory.
-READS_IN_FLIGHT = 8
+from .manifest import Shard, read_shard
+from .reading import READS_IN_FLIGHT, Content, Reader
+from .results import UNREAD_REASONS, PartInfo, Work, part_info, part_uri, prediction_schema, prob_column, write_part
 
 Clock = Callable[[], datetime]
 Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -34,14 +34,90 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Decoder(Protocol):
+    """Bytes -> pixels, or an `ImageError`; and what is known of an image that has none."""
+
+    def __call__(self, content: bytes) -> Decoded: ...
+    def read_header(self, content: bytes) -> Header: ...
+
+
+@dataclass(frozen=True)
+class DecoderHere:
+    """Decodes in this process."""
+
+    spec: ImageSpec
+
+    def __call__(self, content: bytes) -> Decoded:
+        return decode(content, self.spec)
+
+    def read_header(self, content: bytes) -> Header:
+        return read_header(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The run that shards are scored for."""
+
+    run_uri: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    writer: storage.Writer
+    retry_unread: bool = False  # read images again that could not be read by an earlier run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A shard, and what of it the part file that lies there holds already."""
+
+    shard: Shard
+    manifest: pa.Table  # [N]
+    part: pa.Table  # [P] rows of the present part; none where there is no part
+    kept_N: npt.NDArray[np.int64]  # where in `part` the row of each image stands; -1 for images to be scored
+    info: PartInfo | None  # of the present part
+
+    @property
+    def pending(self) -> pa.Table:
+        """Manifest rows of the images to be scored, [M]."""
+        return self.manifest.filter(pa.array(self.kept_N < 0))
+
+
+def open_task(shard: Shard, target: Target) -> Task:
+    """Compare a shard with its part. A part that is damaged, or of another model, counts as none."""
+    manifest = read_shard(shard)
+    part, info = _present_part(shard, target)
+    same = pc.index_in(manifest["uri"], part["uri"].combine_chunks())
+    kept_N = np.asarray(pc.fill_null(same, -1), np.int64)
+    found = part.take(pa.array(np.maximum(kept_N, 0), mask=kept_N < 0))
+    for name in ("size_bytes", "version"):
+        equal = pc.fill_null(pc.equal(manifest[name], found[name]), False)
+        kept_N[~np.asarray(equal)] = -1
+    if target.retry_unread:
+        unread = pc.is_in(found["error"], pa.array(UNREAD_REASONS))
+        kept_N[np.asarray(unread)] = -1
+    return Task(shard=shard, manifest=manifest, part=part, kept_N=kept_N, info=info)
+
+
+def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | None]:
+    uri, schema = part_uri(target.run_uri, shard.shard_id), prediction_schema(target.classes)
+    try:
+        with storage.open_parquet(uri) as file:
+            info = part_info(uri, file)
+            if info.model == target.fingerprint and file.schema_arrow.remove_metadata() == schema:
+                return file.read(use_threads=False).replace_schema_metadata(None), info
+    except StorageError:
+        pass
+    return schema.empty_table(), None
+
+
 @dataclass(kw_only=True)
 class DecodedShard:
-    """Pixels of the images that could be decoded, and a fact about every image, in manifest order."""
+    """Pixels of the images that could be decoded, and a fact about every pending image, in manifest order."""
 
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
     ok: npt.NDArray[np.bool_]  # [N]; M of them are true, in the order of `images`
     facts: pa.Table  # [N] rows: error, error_detail, width, height, format, content_hash
     started_at: datetime
+    retries: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,43 +143,31 @@ _FACTS_SCHEMA = pa.schema(
 )
 
 
-def _read(uri: str) -> bytes | ImageError:
-    """The bytes of a file, or why not: an image's failure is data."""
-    try:
-        return storage.read_bytes(uri)
-    except StorageError as exc:
-        return ImageError(exc.reason, str(exc))
+def decode_shard(
+    pending: pa.Table, spec: ImageSpec, *, reader: Reader, decoder: Decoder | None = None, clock: Clock = utc_now
+) -> DecodedShard:
+    """Read and decode the images of manifest rows. One that fails is a fact with a reason; its neighbours go on.
 
-
-def read_ahead(uris: list[str], pool: ThreadPoolExecutor) -> Iterator[bytes | ImageError]:
-    """The content of each file in order, with `READS_IN_FLIGHT` reads ahead of the one that is handed out."""
-    waiting: list[Future[bytes | ImageError]] = []
-    for uri in uris:
-        waiting.append(pool.submit(_read, uri))
-        if len(waiting) > READS_IN_FLIGHT:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()
-
-
-def decode_shard(manifest: pa.Table, spec: ImageSpec, *, clock: Clock = utc_now) -> DecodedShard:
-    """Read and decode every image of a shard. One that fails is a fact with a reason; its neighbours go on."""
+    Raises `Outage` where it is the storage that fails.
+    """
     started_at, began = clock(), time.perf_counter()
-    uris = manifest["uri"].to_pylist()
-    shape = (len(uris), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
+    shape = (len(pending), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     images = np.empty(shape, np.uint8)
-    ok = np.zeros(len(uris), bool)
+    ok = np.zeros(len(pending), bool)
     facts: list[_Fact] = []
-    kept, reading = 0, 0.0
+    kept, retries, reading = 0, 0, 0.0
     with ThreadPoolExecutor(READS_IN_FLIGHT, thread_name_prefix="read") as pool:
-        contents = read_ahead(uris, pool)
-        for row in range(len(uris)):
+        # A decoder apart is for images that may take all memory there is: then few of them lie about here.
+        contents = _contents(pending, reader, pool, ahead=1 if decoder else READS_IN_FLIGHT)
+        decoder = decoder or DecoderHere(spec)
+        for row in range(len(pending)):
             before = time.perf_counter()
             content = next(contents)
             reading += time.perf_counter() - before
-            fact = _decode_into(content, spec, images[kept])
+            fact = _decode_into(content.data, decoder, images[kept])
             ok[row] = fact.error is None
             kept += int(ok[row])
+            retries += content.retries
             facts.append(fact)
     columns = {name: [getattr(fact, name) for fact in facts] for name in _FACTS_SCHEMA.names}
     return DecodedShard(
@@ -111,20 +175,29 @@ def decode_shard(manifest: pa.Table, spec: ImageSpec, *, clock: Clock = utc_now)
         ok=ok,
         facts=pa.table(columns, schema=_FACTS_SCHEMA),
         started_at=started_at,
+        retries=retries,
         seconds={"read": reading, "decode": time.perf_counter() - began - reading},
     )
 
 
-def _decode_into(content: bytes | ImageError, spec: ImageSpec, pixels: npt.NDArray[np.uint8]) -> _Fact:
+def _contents(pending: pa.Table, reader: Reader, pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[Content]:
+    """What each file holds, in order. Those known to be gone are not looked for: they are no sign of an outage."""
+    listed = pc.invert(pending["gone"])
+    found = reader.read_ahead(pending["uri"].filter(listed).to_pylist(), pool, ahead=ahead)
+    for uri, is_listed in zip(pending["uri"].to_pylist(), listed.to_pylist(), strict=True):
+        yield next(found) if is_listed else Content(ImageError("not_found", f"{uri}: is gone since it was listed"), 0)
+
+
+def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDArray[np.uint8]) -> _Fact:
     """Decode one image into its place. What is wrong with it becomes a fact, never an exception."""
     if isinstance(content, ImageError):
         return _Fact(error=content.reason, error_detail=content.detail)
     fact = _Fact(content_hash=hashlib.sha256(content).hexdigest())
     try:
-        decoded = decode(content, spec)
+        decoded = decoder(content)
     except ImageError as exc:
         fact.error, fact.error_detail = exc.reason, exc.detail
-        known: Decoded | Header = read_header(content)
+        known: Decoded | Header = decoder.read_header(content)
     else:
         pixels[...] = decoded.pixels
         known = decoded
@@ -165,33 +238,57 @@ def prediction_rows(
 
 
 def predict_shard(
-    manifest: pa.Table,
-    decoded: DecodedShard,
-    predict: Probabilities,
-    *,
-    run_uri: str,
-    classes: tuple[str, ...],
-    fingerprint: str,
-    clock: Clock = utc_now,
+    task: Task, decoded: DecodedShard, predict: Probabilities, target: Target, *, clock: Clock = utc_now
 ) -> PartInfo:
-    """Predict the images of a shard and commit its part file."""
+    """Predict the pending images of a shard and commit its part file, with the rows that it held already."""
     began = time.perf_counter()
     probs_MK = predict(decoded.images)
     predicted = time.perf_counter()
     if not np.isfinite(probs_MK).all():
         raise BrainrayError(
-            f"model {fingerprint} gives no number for some images: its weights are broken, train it again"
+            f"model {target.fingerprint} gives no number for some images: its weights are broken, train it again"
         )
     finished_at = clock()
-    rows = prediction_rows(manifest, decoded, probs_MK, classes=classes, fingerprint=fingerprint, scored_at=finished_at)
-    info = PartInfo(
-        shard_id=manifest["shard_id"][0].as_py(),
-        model=fingerprint,
-        rows=len(rows),
-        failed=int((~decoded.ok).sum()),
+    new = prediction_rows(
+        task.pending,
+        decoded,
+        probs_MK,
+        classes=target.classes,
+        fingerprint=target.fingerprint,
+        scored_at=finished_at,
+    )
+    work = Work(
         started_at=decoded.started_at.isoformat(timespec="microseconds"),
         finished_at=finished_at.isoformat(timespec="microseconds"),
+        images=len(new),
         seconds=decoded.seconds | {"predict": predicted - began},
     )
-    write_part(run_uri, rows, info)
+    return _commit(task, new, target, work=(work,), retries=decoded.retries)
+
+
+def settle(task: Task, target: Target) -> PartInfo:
+    """Commit a shard of which nothing is pending: labels, groups or the rows that belong to it have changed."""
+    return _commit(task, prediction_schema(target.classes).empty_table(), target, work=(), retries=0)
+
+
+def _commit(task: Task, new: pa.Table, target: Target, *, work: tuple[Work, ...], retries: int) -> PartInfo:
+    """Old and new rows in manifest order, as one part."""
+    is_new = task.kept_N < 0
+    both = pa.concat_tables([task.part, new])
+    position_N = np.where(is_new, len(task.part) + np.cumsum(is_new) - 1, task.kept_N)
+    rows = both.take(pa.array(position_N)).combine_chunks()
+    for name in ("label", "group", "shard_id"):
+        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), task.manifest[name])
+    before = task.info if task.info is not None and not is_new.all() else None
+    info = PartInfo(
+        shard_id=task.shard.shard_id,
+        digest=task.shard.digest,
+        model=target.fingerprint,
+        rows=len(rows),
+        failed=pc.sum(pc.equal(rows["status"], "error")).as_py() or 0,
+        unread=pc.sum(pc.is_in(rows["error"], pa.array(UNREAD_REASONS))).as_py() or 0,
+        retries=retries + (before.retries if before else 0),
+        work=(before.work if before else ()) + work,
+    )
+    write_part(target.run_uri, rows, info, writer=target.writer)
     return info

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class FileInfo:
     folders: tuple[str, ...]  # names below the listed root, outermost first
     size_bytes: int
     version: str  # changes when the content does: the modification time in nanoseconds
+    special: bool = False  # a pipe, socket or device: reading it may never end
 
 
 def normalise(uri: str | os.PathLike[str]) -> str:
@@ -101,8 +103,13 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
+    """A whole file. One that ends too early, as on a flaky network share, raises `StorageError`."""
     with _translated(uri), open(_path(uri), "rb", buffering=0) as file:
-        return file.read()
+        size_bytes = os.fstat(file.fileno()).st_size
+        data = file.read()
+    if len(data) < size_bytes:
+        raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {size_bytes} bytes")
+    return data
 
 
 def read_json(uri: str) -> dict[str, Any]:
@@ -117,9 +124,13 @@ def read_json(uri: str) -> dict[str, Any]:
 
 
 @contextmanager
-def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, read where it is needed. A damaged one raises `StorageError`."""
-    with _translated(uri), pa.OSFile(_path(uri), "rb") as source, pq.ParquetFile(source) as file:
+def open_parquet(uri: str, *, checksums: bool = False) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, read where it is needed. A damaged one raises `StorageError`; `checksums` looks at each page."""
+    with (
+        _translated(uri),
+        pa.OSFile(_path(uri), "rb") as source,
+        pq.ParquetFile(source, page_checksum_verification=checksums) as file,
+    ):
         yield file
 
 
@@ -144,7 +155,7 @@ class Writer:
         """Write a whole file or nothing: readers see the old content or the new. Makes missing folders."""
         path = _path(uri)
         with _translated(uri), self._guarded():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._make_folder(os.path.dirname(path))
             temporary = self._temporary(path)
             try:
                 with open(temporary, "wb") as file:
@@ -171,7 +182,7 @@ class Writer:
         """Put a file in another's place, as a whole. The source stays; a hard link where the file system has them."""
         path = _path(target)
         with _translated(target), self._guarded():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._make_folder(os.path.dirname(path))
             temporary = self._temporary(path)
             try:
                 os.link(_path(source), temporary)
@@ -194,6 +205,37 @@ class Writer:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             _sync_folder(os.path.dirname(path))
+
+    def delete_tree(self, uri: str) -> None:
+        """Remove a folder and all below it, at once; one that is not there is fine."""
+        path = _path(uri)
+        with _translated(uri), self._guarded():
+            temporary = self._temporary(path)
+            try:
+                os.rename(path, temporary)
+            except FileNotFoundError:
+                if self.staging is not None:
+                    os.stat(_path(self.staging))
+                return
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _make_folder(self, folder: str) -> None:
+        """Missing folders are renamed into place as files are: a former owner must not bring back its own staging."""
+        if self.staging is None:
+            os.makedirs(folder, exist_ok=True)
+            return
+        if os.path.isdir(folder):
+            return
+        self._make_folder(os.path.dirname(folder))
+        prepared = self._temporary(folder)
+        os.mkdir(prepared)
+        try:
+            os.rename(prepared, folder)
+        except OSError:
+            with suppress(OSError):
+                os.rmdir(prepared)
+            if not os.path.isdir(folder):  # or another worker of this owner was faster
+                raise
 
     def _temporary(self, path: str) -> str:
         folder, name = os.path.split(path)
@@ -248,19 +290,36 @@ def claim(uri: str, name: str, data: bytes) -> bool:
     return True
 
 
+# A call that was in the kernel before the rename may still add a file (6 of 400 times with four busy threads on ext4).
+_REVOKE_TRIES = 10
+
+
 def revoke(uri: str) -> None:
     """Take a claimed folder away, at once: every `Writer` that stages in it fails from now on."""
     path = _path(uri)
     removed = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}")
     with _translated(uri), suppress(FileNotFoundError):
         os.rename(path, removed)
-        shutil.rmtree(removed, ignore_errors=True)
+        for _ in range(_REVOKE_TRIES):
+            shutil.rmtree(removed, ignore_errors=True)
+            if not os.path.lexists(removed):
+                break
 
 
 def delete_tree(uri: str) -> None:
     """Remove a folder and all below it; one that is not there is fine."""
     with _translated(uri), suppress(FileNotFoundError):
         shutil.rmtree(_path(uri))
+
+
+def create(uri: str) -> bool:
+    """Make an empty file; False where there is one already. Of many who try, one succeeds."""
+    with _translated(uri):
+        try:
+            os.close(os.open(_path(uri), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            return False
+    return True
 
 
 def list_names(uri: str) -> list[str]:
@@ -283,7 +342,14 @@ def list_files(uri: str) -> Iterator[FileInfo]:
             yield from _walk(root, (), ())
         else:
             info = os.stat(root)
-            yield FileInfo(uri=uri, folders=(), size_bytes=info.st_size, version=str(info.st_mtime_ns))
+            yield _file_info(uri, (), info)
+
+
+def _file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> FileInfo:
+    is_file = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
+    return FileInfo(
+        uri=uri, folders=folders, size_bytes=info.st_size, version=str(info.st_mtime_ns), special=not is_file
+    )
 
 
 def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
@@ -301,4 +367,4 @@ def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int],
             info = entry.stat()
         except FileNotFoundError:  # a dangling link: listed, so that its row can say not_found
             info = entry.stat(follow_symlinks=False)
-        yield FileInfo(uri=_uri(entry.path), folders=names, size_bytes=info.st_size, version=str(info.st_mtime_ns))
+        yield _file_info(_uri(entry.path), names, info)

@@ -14,7 +14,7 @@ from .bundle import DESCRIPTION, Bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest
 from .metrics import reference_distribution
-from .run import package_versions
+from .plan import package_versions
 from .training_report import Validation, write_training_report
 from .training_set import Chosen, TrainingSet, choose, describe_choice, list_excluded, list_training_set
 

@@ -1,25 +1,22 @@
+import os
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import listing
 from brainray.errors import BadRequest
-from brainray.listing import Lister, Shard, distinct_inputs, read_shard, scan, shard_size_for, write_manifest
+from brainray.listing import Lister, distinct_inputs, scan, shard_size_for, slices
 from brainray.truth import load_truth
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
-def manifest_of(tmp_path, inputs, *, shard_size=3, **options):
+def listed(tmp_path, inputs, **options):
     lister = Lister(distinct_inputs(map(str, inputs)), classes=CLASSES, **options)
     found = scan(lister, str(tmp_path / "listing.parquet"))
-    return found, write_manifest(found, str(tmp_path / "manifest"), shard_size=shard_size)
-
-
-def rows_of(shards):
-    return pa.concat_tables([read_shard(shard) for shard in shards]).to_pylist()
+    return found, pa.concat_tables(found.batches()).to_pylist()
 
 
 def touch(path, content=b"x"):
@@ -27,29 +24,35 @@ def touch(path, content=b"x"):
     path.write_bytes(content)
 
 
-def test_every_image_stands_in_just_one_shard(archive, tmp_path):
+def test_every_image_is_listed_once(archive, tmp_path):
     root = archive(images=5)
-    found, shards = manifest_of(tmp_path, [root])
-    assert [shard.images for shard in shards] == [3, 3, 3, 3, 3, 3, 2]
-    rows = rows_of(shards)
+    found, rows = listed(tmp_path, [root])
     assert sorted(row["uri"] for row in rows) == sorted(map(str, root.rglob("*.jpg")))
     assert found.images == len(rows) == found.labelled == 20
+
+
+def test_a_pipe_is_no_image(archive, tmp_path):
+    """Opening it would wait for ever."""
+    root = archive(images=1)
+    os.mkfifo(root / "pipe.jpg")
+    found, _ = listed(tmp_path, [root])
+    assert (found.images, found.skipped) == (4, {"special file": 1})
 
 
 def test_labels_come_from_folders_also_from_the_input_itself(archive, tmp_path):
     root = archive(images=1)
     touch(root / "unsorted" / "a.jpg")
-    _, shards = manifest_of(tmp_path, [root])
-    assert {row["label"] for row in rows_of(shards)} == {*CLASSES, None}
-    _, shards = manifest_of(tmp_path, [root / "glioma"])
-    assert [row["label"] for row in rows_of(shards)] == ["glioma"]
+    _, rows = listed(tmp_path, [root])
+    assert {row["label"] for row in rows} == {*CLASSES, None}
+    _, rows = listed(tmp_path, [root / "glioma"])
+    assert [row["label"] for row in rows] == ["glioma"]
 
 
 def test_names_alike_in_several_folders_stay_distinct(tmp_path):
     for folder in ("a", "b", "a/b"):
         touch(tmp_path / "in" / folder / "1.jpg")
-    _, shards = manifest_of(tmp_path, [tmp_path / "in"])
-    assert len({row["uri"] for row in rows_of(shards)}) == 3
+    _, rows = listed(tmp_path, [tmp_path / "in"])
+    assert len({row["uri"] for row in rows}) == 3
 
 
 def test_what_is_no_image_is_counted_by_reason(tmp_path):
@@ -66,14 +69,14 @@ def test_what_is_no_image_is_counted_by_reason(tmp_path):
         "h.txt",
     ):
         touch(tmp_path / "in" / name)
-    found, shards = manifest_of(tmp_path, [tmp_path / "in"])
+    found, rows = listed(tmp_path, [tmp_path / "in"])
     assert found.skipped == {"hidden": 2, "no suffix": 1, "suffix .csv": 1, "suffix .txt": 2}
-    assert {row["uri"].rsplit("/")[-1] for row in rows_of(shards)} == {"a.jpg", "b.JPEG", "e.nii.gz", "f.dcm"}
+    assert {row["uri"].rsplit("/")[-1] for row in rows} == {"a.jpg", "b.JPEG", "e.nii.gz", "f.dcm"}
 
 
 def test_inputs_within_inputs_are_listed_once(archive, tmp_path):
     root = archive(images=2)
-    found, _ = manifest_of(tmp_path, [root / "glioma", root, root, root / "glioma" / "0.jpg"])
+    found, _ = listed(tmp_path, [root / "glioma", root, root, root / "glioma" / "0.jpg"])
     assert found.images == 8
 
 
@@ -85,37 +88,16 @@ def test_a_missing_input_is_named():
 def test_the_runs_own_pictures_are_no_input(archive, tmp_path):
     root = archive(images=1)
     touch(root / "run" / "summary" / "confusion.png")
-    found, _ = manifest_of(tmp_path, [root], output=str(root / "run"))
+    found, _ = listed(tmp_path, [root], output=str(root / "run"))
     assert found.images == 4
-
-
-def test_equal_listings_give_equal_shards_and_a_new_file_another(archive, tmp_path):
-    root = archive(images=3)
-    _, first = manifest_of(tmp_path, [root])
-    _, again = manifest_of(tmp_path, [root])
-    assert first == again
-    touch(root / "pituitary" / "9.jpg")
-    _, extended = manifest_of(tmp_path, [root])
-    kept = {shard.shard_id for shard in first} & {shard.shard_id for shard in extended}
-    assert len(kept) == 4  # full shards before the new file stay as they were
-
-
-def test_manifests_of_an_older_listing_go(tmp_path, archive, monkeypatch):
-    monkeypatch.setattr(listing, "_SHARDS_PER_FILE", 2)
-    root = archive(images=4)
-    _, shards = manifest_of(tmp_path, [root], shard_size=2)
-    assert len({shard.manifest_uri for shard in shards}) == 4
-    _, shards = manifest_of(tmp_path, [root], shard_size=8)
-    assert [p.name for p in sorted((tmp_path / "manifest").iterdir())] == ["manifest-00000.parquet"]
-    assert len(rows_of(shards)) == 16
 
 
 @pytest.mark.parametrize(("group_by", "groups"), [("folder", {"site1", "site2"}), (r"/(site\d)/", {"site1", "site2"})])
 def test_images_are_grouped_by_folder_or_pattern(tmp_path, group_by, groups):
     for site in ("site1", "site2"):
         touch(tmp_path / "in" / site / "glioma" / "1.jpg")
-    _, shards = manifest_of(tmp_path, [tmp_path / "in"], group_by=group_by)
-    assert {row["group"] for row in rows_of(shards)} == groups
+    _, rows = listed(tmp_path, [tmp_path / "in"], group_by=group_by)
+    assert {row["group"] for row in rows} == groups
 
 
 def test_a_bad_pattern_is_refused(tmp_path):
@@ -129,17 +111,12 @@ def test_small_archives_get_small_shards_whatever_the_machine():
 
 
 @settings(max_examples=30, deadline=None)
-@given(images=st.integers(1, 60), shard_size=st.integers(1, 70), chunk=st.integers(1, 70))
-def test_shards_partition_the_listing(tmp_path_factory, images, shard_size, chunk):
-    folder = tmp_path_factory.mktemp("slices")
-    rows = [{"uri": f"u{i}", "size_bytes": i, "version": "v", "label": None, "group": None} for i in range(images)]
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema=listing._LISTED_SCHEMA), folder / "l.parquet", row_group_size=chunk
-    )
-    parts = list(listing.slices(str(folder / "l.parquet"), shard_size))
-    assert [row["uri"] for part in parts for row in part.to_pylist()] == [row["uri"] for row in rows]
-    assert all(len(part) == shard_size for part in parts[:-1])
-    assert len({listing.shard_id(part) for part in parts}) == len(parts)
+@given(images=st.integers(1, 60), rows=st.integers(1, 70), chunk=st.integers(1, 70))
+def test_slices_partition_the_rows(images, rows, chunk):
+    table = pa.table({"uri": [f"u{i}" for i in range(images)]})
+    parts = list(slices((table.slice(start, chunk) for start in range(0, images, chunk)), rows))
+    assert pa.concat_tables(parts).equals(table)
+    assert all(len(part) == rows for part in parts[:-1])
 
 
 class TestLabelsFromAFile:
@@ -149,9 +126,9 @@ class TestLabelsFromAFile:
 
     def labels(self, tmp_path, root, text):
         truth = self.write(tmp_path, text)
-        _, shards = manifest_of(tmp_path, [root], truth=truth)
+        _, rows = listed(tmp_path, [root], truth=truth)
         truth.check_all_used_once()
-        return {row["uri"].removeprefix(f"{root}/"): row["label"] for row in rows_of(shards)}
+        return {row["uri"].removeprefix(f"{root}/"): row["label"] for row in rows}
 
     def test_by_name_path_or_uri_and_only_from_the_file(self, tmp_path, archive):
         root = archive(images=1)
@@ -168,7 +145,7 @@ class TestLabelsFromAFile:
     def test_parquet_too(self, tmp_path, archive):
         pq.write_table(pa.table({"uri": ["glioma/0.jpg"], "label": ["glioma"]}), tmp_path / "l.parquet")
         truth = load_truth(str(tmp_path / "l.parquet"), CLASSES)
-        found, _ = manifest_of(tmp_path, [archive(images=1)], truth=truth)
+        found, _ = listed(tmp_path, [archive(images=1)], truth=truth)
         assert found.labelled == 1
 
     @pytest.mark.parametrize(
@@ -191,9 +168,3 @@ class TestLabelsFromAFile:
     def test_a_missing_file_is_named(self):
         with pytest.raises(BadRequest, match=r"--labels /none\.csv: No such file"):
             load_truth("/none.csv", CLASSES)
-
-
-def test_a_worker_reads_the_rows_of_its_shard_only(archive, tmp_path):
-    _, shards = manifest_of(tmp_path, [archive(images=2)], shard_size=4)
-    assert isinstance(shards[1], Shard)
-    assert {row["shard_id"] for row in read_shard(shards[1]).to_pylist()} == {shards[1].shard_id}

@@ -14,7 +14,7 @@ import pytest
 from brainray import metrics, storage
 from brainray.errors import BadRequest, StorageError
 from brainray.report import build_summary
-from brainray.results import PartInfo, part_uri, prediction_schema, write_part
+from brainray.results import PartInfo, Work, part_uri, prediction_schema, write_part
 
 CLASSES = ("glioma", "notumor")
 START = datetime(2025, 1, 2, 3, tzinfo=UTC)
@@ -43,18 +43,25 @@ def row(label=None, predicted=None, confidence=0.75, *, error=None, group=None, 
     return values | probs | {"predicted": predicted, "confidence": confidence}
 
 
-def part(run, shard_id, rows, *, start_s=0, end_s=10, seconds=None, classes=CLASSES, model="f00d"):
+def part(run, shard_id, rows, *, start_s=0, end_s=10, seconds=None, retries=0, classes=CLASSES, model="f00d"):
     table = pa.Table.from_pylist(rows, schema=prediction_schema(classes))
+    work = Work(
+        started_at=(START + timedelta(seconds=start_s)).isoformat(timespec="microseconds"),
+        finished_at=(START + timedelta(seconds=end_s)).isoformat(timespec="microseconds"),
+        images=len(rows),
+        seconds=seconds or {"read": 1.0, "predict": 2.5},
+    )
     info = PartInfo(
         shard_id=shard_id,
+        digest="d",
         model=model,
         rows=len(rows),
         failed=sum(r["status"] == "error" for r in rows),
-        started_at=(START + timedelta(seconds=start_s)).isoformat(timespec="microseconds"),
-        finished_at=(START + timedelta(seconds=end_s)).isoformat(timespec="microseconds"),
-        seconds=seconds or {"read": 1.0, "predict": 2.5},
+        unread=0,
+        retries=retries,
+        work=(work,),
     )
-    write_part(run, table, info)
+    write_part(run, table, info, writer=storage.Writer())
 
 
 def small_run(path, **values):
@@ -234,10 +241,13 @@ def test_figures_do_not_depend_on_how_rows_were_cut_into_parts(tmp_path):
 
 def test_summary_json_is_written_last(tmp_path, monkeypatch):
     written = []
-    write = storage.write_bytes
-    monkeypatch.setattr(
-        storage, "write_bytes", lambda uri, data: (written.append(storage.name_of(uri)), write(uri, data))
-    )
+    write = storage.Writer.write_bytes
+
+    def noting(writer, uri, data):
+        written.append(storage.name_of(uri))
+        write(writer, uri, data)
+
+    monkeypatch.setattr(storage.Writer, "write_bytes", noting)
     run = small_run(tmp_path)
     written.clear()
     build_summary(run)
@@ -296,7 +306,8 @@ def no_metadata(run):
 def no_clock(run):
     part(run, "bad", [row(None, "glioma")])
     table = pq.read_table(part_uri(run, "bad"))
-    note = json.loads(table.schema.metadata[b"brainray"]) | {"started_at": "yesterday"}
+    note = json.loads(table.schema.metadata[b"brainray"])
+    note["work"][0]["started_at"] = "yesterday"
     storage.write_parquet(part_uri(run, "bad"), table.replace_schema_metadata({b"brainray": json.dumps(note)}))
 
 

@@ -1,133 +1,43 @@
-"""A run on disk, scored here without Ray, one shard after the other."""
+"""A run on disk, scored in this process without Ray, one shard after the other."""
 
 import json
 import os
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
-from conftest import CLASSES
+from archive import Stopped, contents, engine_of, request_for, rows, score_here
+from conftest import image_bytes
 
 from brainray import results, storage
 from brainray.bundle import save_bundle
-from brainray.config import ScoreOptions
 from brainray.errors import AccountingError, BadRequest, OtherModel
-from brainray.listing import read_shard
-from brainray.predict import Predictor
 from brainray.report import build_summary, read_summary
-from brainray.run import Request, close_run, open_run, publish
-from brainray.scoring import decode_shard, predict_shard
-
-OPTIONS = ScoreOptions(shard_size=3)
+from brainray.run import verify_run
+from brainray.score_job import plan_only
 
 
 @pytest.fixture
 def run(bundle, tmp_path):
-    """Plans, scores and publishes; `only` scores so many shards and stops there, as a killed run does."""
-    predictor = Predictor(bundle, batch_size=8)
-    uri = str(tmp_path / "run")
+    """Scores into one output. `only` stops it dead after so many shards, as a killed run is."""
 
-    def start(root, *, only=None, options=OPTIONS, model=bundle):
-        plan = open_run(Request(inputs=(str(root),), output=uri, bundle=model, truth=None, options=options))
-        for shard in plan.todo[:only]:
-            manifest = read_shard(shard)
-            predict_shard(
-                manifest,
-                decode_shard(manifest, model.image),
-                predictor,
-                run_uri=uri,
-                classes=CLASSES,
-                fingerprint=model.fingerprint,
-            )
-        if only is None and not plan.complete:
-            account = close_run(plan, model)
-            build_summary(uri)
-            publish(plan, model, account)
-        return plan
+    def start(root, *, only=None, model=bundle, on_shard=None, **options):
+        request = request_for(root, start.uri, model, **options)
+        engine = engine_of(model, only=only, on_shard=on_shard)
+        if only is None:
+            return score_here(request, engine)
+        with pytest.raises(Stopped):
+            score_here(request, engine)
+        return None
 
-    start.uri = uri
+    start.uri = str(tmp_path / "run")
     return start
 
 
-def rows(uri):
-    names = storage.list_names(f"{uri}/predictions")
-    return [row for name in names for row in storage.read_parquet(f"{uri}/predictions/{name}").to_pylist()]
-
-
-def without_time(uri):
-    return sorted(({k: v for k, v in row.items() if k != "scored_at"} for row in rows(uri)), key=lambda row: row["uri"])
-
-
-def test_a_whole_run_has_a_row_an_image_and_says_so(run, archive):
-    root = archive(images=4)
-    run(root)
-    assert sorted(row["uri"] for row in rows(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
-    success = storage.read_json(f"{run.uri}/_SUCCESS")
-    assert (success["rows"], success["failed"]) == (16, 0)
-    described = storage.read_json(f"{run.uri}/run.json")
-    assert described["classes"] == list(CLASSES)
-    assert described["fingerprint"] == success["fingerprint"]
-
-
-def test_with_nothing_new_nothing_is_written(run, archive):
-    root = archive(images=2)
-    run(root)
-    before = {path: os.stat(path).st_mtime_ns for path, *_ in os.walk(run.uri)}
-    plan = run(root)
-    assert plan.complete and not plan.todo
-    assert {path: os.stat(path).st_mtime_ns for path, *_ in os.walk(run.uri)} == before
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(run, archive, tmp_path):
-    root = archive(images=4)
-    first = run(root, only=2)
-    assert not storage.exists(f"{run.uri}/_SUCCESS")
-    finished = {shard.shard_id for shard in first.todo[:2]}
-    second = run(root)
-    assert finished.isdisjoint(shard.shard_id for shard in second.todo)
-    resumed = without_time(run.uri)
-    shutil.rmtree(run.uri)
-    run(root)
-    assert without_time(run.uri) == resumed
-
-
-def test_an_added_image_gets_a_row_and_full_shards_are_kept(run, archive):
-    root = archive(images=3)
-    run(root)
-    before = {
-        name: os.stat(f"{run.uri}/predictions/{name}").st_mtime_ns for name in os.listdir(f"{run.uri}/predictions")
-    }
-    (root / "pituitary" / "new.jpg").write_bytes((root / "pituitary" / "0.jpg").read_bytes())
-    run(root)
-    after = {
-        name: os.stat(f"{run.uri}/predictions/{name}").st_mtime_ns for name in os.listdir(f"{run.uri}/predictions")
-    }
-    assert len(before.items() & after.items()) >= 3
-    assert len(rows(run.uri)) == len({row["uri"] for row in rows(run.uri)}) == 13
-
-
-def test_a_changed_and_a_removed_image_leave_no_old_row(run, archive):
-    root = archive(images=3)
-    run(root)
-    (root / "glioma" / "0.jpg").write_bytes(b"broken now")
-    (root / "glioma" / "1.jpg").unlink()
-    run(root)
-    found = {row["uri"].removeprefix(f"{root}/"): row for row in rows(run.uri)}
-    assert len(found) == len(rows(run.uri)) == 11
-    assert found["glioma/0.jpg"]["error"] == "not_an_image"
-
-
-def test_success_is_gone_while_a_run_is_extended(run, archive):
-    root = archive(images=3)
-    run(root)
-    (root / "pituitary" / "new.jpg").write_bytes(b"x")
-    run(root, only=0)
-    assert not storage.exists(f"{run.uri}/_SUCCESS")
-
-
-def test_another_model_is_refused_and_touches_nothing(run, archive, bundle, tmp_path):
-    root = archive(images=1)
-    run(root)
-    other = save_bundle(
+@pytest.fixture
+def other(bundle, tmp_path):
+    """Another model: the same weights with another temperature."""
+    return save_bundle(
         str(tmp_path / "other"),
         weights=storage.read_bytes(f"{bundle.uri}/model.safetensors"),
         image=bundle.image,
@@ -137,11 +47,160 @@ def test_another_model_is_refused_and_touches_nothing(run, archive, bundle, tmp_
         reference=None,
         provenance={},
     )
+
+
+def parts(uri):
+    """Name and time of writing of each part."""
+    folder = f"{uri}/predictions"
+    return {name: os.stat(f"{folder}/{name}").st_mtime_ns for name in os.listdir(folder)}
+
+
+def manifest(uri):
+    return {row["uri"]: row for row in pq.read_table(f"{uri}/manifest").to_pylist()}
+
+
+def success(uri):
+    return storage.exists(f"{uri}/_SUCCESS")
+
+
+def test_a_whole_run_has_a_row_an_image_and_says_so(run, archive, bundle):
+    root = archive(images=4)
+    run(root)
+    assert sorted(contents(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
+    assert storage.read_json(f"{run.uri}/_SUCCESS") == {"rows": 16, "failed": 0, "fingerprint": bundle.fingerprint}
+    assert storage.read_json(f"{run.uri}/run.json")["classes"] == list(bundle.classes)
+
+
+def test_with_nothing_new_nothing_is_written(run, archive):
+    root = archive(images=2)
+    run(root)
+    before = {path: os.stat(path).st_mtime_ns for path, *_ in os.walk(run.uri)}
+    outcome = run(root, only=None)
+    assert outcome.plan.complete and outcome.scored == 0
+    assert {path: os.stat(path).st_mtime_ns for path, *_ in os.walk(run.uri)} == before
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(run, archive):
+    root = archive(images=4)
+    run(root, only=2)
+    assert not success(run.uri)
+    finished = parts(run.uri)
+    assert run(root).scored == 10
+    assert finished.items() <= parts(run.uri).items()
+    resumed = contents(run.uri)
+    shutil.rmtree(run.uri)
+    run(root)
+    assert contents(run.uri) == resumed
+
+
+def test_added_images_come_in_new_shards_and_no_part_is_touched(run, archive):
+    root = archive(images=3)
+    run(root)
+    before = parts(run.uri)
+    for i in range(4):
+        (root / "glioma" / f"before-all-others-{i}.jpg").write_bytes(image_bytes(70 + i))
+    assert run(root).scored == 4
+    assert before.items() <= parts(run.uri).items()
+    assert len(contents(run.uri)) == 16
+
+
+def test_a_changed_image_alone_is_read_again_and_replaces_its_row(run, archive):
+    root = archive(images=3)
+    run(root)
+    before, scored_at = contents(run.uri), {row["uri"]: row["scored_at"] for row in rows(run.uri)}
+    changed = root / "glioma" / "0.jpg"
+    changed.write_bytes(b"broken now")
+    names = set(parts(run.uri))
+    assert run(root).scored == 1
+    after = contents(run.uri)
+    assert after.pop(str(changed))["error"] == "not_an_image"
+    del before[str(changed)]
+    assert after == before
+    assert set(parts(run.uri)) == names, "a changed image must stay in its part: else a glob sees it twice"
+    again = {row["uri"] for row in rows(run.uri) if row["scored_at"] != scored_at[row["uri"]]}
+    assert again == {str(changed)}
+
+
+def test_an_image_that_disappeared_keeps_its_row_and_is_marked_as_gone(run, archive):
+    root = archive(images=3)
+    run(root)
+    before, written = contents(run.uri), parts(run.uri)
+    (root / "glioma" / "1.jpg").unlink()
+    outcome = run(root)
+    assert (outcome.scored, outcome.summary.figures["gone"]) == (0, 1)
+    assert contents(run.uri) == before and parts(run.uri) == written
+    assert [uri for uri, row in manifest(run.uri).items() if row["gone"]] == [str(root / "glioma" / "1.jpg")]
+    assert success(run.uri) and run(root).plan.complete
+
+
+def test_a_gone_image_that_returns_is_not_scored_again(run, archive):
+    root = archive(images=2)
+    run(root)
+    image = root / "glioma" / "1.jpg"
+    image.rename(root.parent / "kept.jpg")
+    run(root)
+    (root.parent / "kept.jpg").rename(image)
+    assert run(root).scored == 0
+    assert not manifest(run.uri)[str(image)]["gone"]
+
+
+def test_forgetting_drops_the_rows_of_gone_images_and_reads_none(run, archive):
+    root = archive(images=3)
+    run(root)
+    (root / "glioma" / "1.jpg").unlink()
+    shutil.rmtree(root / "notumor")
+    run(root)
+    assert len(contents(run.uri)) == 12
+    assert run(root, forget_missing=True, on_shard=lambda _: pytest.fail("a shard was scored")).scored == 0
+    assert sorted(contents(run.uri)) == sorted(manifest(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
+
+
+def test_an_image_gone_before_it_was_scored_has_a_row_that_says_so(run, archive):
+    root = archive(images=10)
+    run(root, only=1)
+    shutil.rmtree(root / "pituitary")  # so many that reading them would pass for an outage
+    run(root)
+    found = contents(run.uri)
+    assert len(found) == 40
+    assert {row["error"] for uri, row in found.items() if "/pituitary/" in uri} == {"not_found"}
+
+
+def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, tmp_path):
+    root = archive(images=2)
+    run(root)
+    os.rename(root / "glioma", tmp_path / "kept")
+    run(root)
+    request = request_for(root, run.uri, bundle, group_by="folder")
+    outcome = score_here(request, engine_of(bundle, on_shard=lambda _: pytest.fail("a shard was scored")))
+    assert outcome.scored == 0
+    found = contents(run.uri)
+    assert {row["group"] for uri, row in found.items() if "/notumor/" in uri} == {"notumor"}
+    assert set(outcome.summary.figures["groups"]) == {"(none)", "meningioma", "notumor", "pituitary"}
+
+
+def test_success_is_gone_while_a_run_is_extended(run, archive):
+    root = archive(images=3)
+    run(root)
+    (root / "pituitary" / "new.jpg").write_bytes(b"x")
+    run(root, only=0)
+    assert not success(run.uri)
+
+
+def test_another_model_is_refused_and_touches_nothing(run, archive, bundle, other):
+    root = archive(images=1)
+    run(root)
     before = storage.read_bytes(f"{run.uri}/run.json")
     with pytest.raises(OtherModel, match=rf"{bundle.fingerprint}.*{other.fingerprint}"):
         run(root, model=other)
     assert storage.read_bytes(f"{run.uri}/run.json") == before
-    assert storage.exists(f"{run.uri}/_SUCCESS")
+    assert success(run.uri)
+
+
+def test_another_precision_is_refused(run, archive):
+    root = archive(images=1)
+    run(root)
+    with pytest.raises(BadRequest, match="a run with --precision auto, not fp32"):
+        run(root, precision="fp32")
 
 
 def test_other_inputs_are_refused_and_more_inputs_extend_the_run(run, archive, bundle):
@@ -149,9 +208,9 @@ def test_other_inputs_are_refused_and_more_inputs_extend_the_run(run, archive, b
     run(first)
     with pytest.raises(BadRequest, match=f"holds a run of --input {first} too"):
         run(second)
-    request = Request(inputs=(str(first), str(second)), output=run.uri, bundle=bundle, truth=None, options=OPTIONS)
-    assert len(open_run(request, dry=True).shards) == 3
-    assert storage.exists(f"{run.uri}/_SUCCESS")
+    plan = plan_only(request_for((first, second), run.uri, bundle))
+    assert (plan.images, plan.todo_images) == (8, 4)
+    assert success(run.uri)
 
 
 @pytest.mark.parametrize(
@@ -183,23 +242,6 @@ def test_an_input_without_images_is_refused_and_nothing_is_written(run, tmp_path
     assert not os.path.exists(run.uri)
 
 
-def test_a_missing_part_is_named_and_nothing_is_published(run, archive, bundle):
-    plan = run(archive(images=3), only=3)
-    with pytest.raises(AccountingError, match=r"part-[0-9a-f]+ is missing"):
-        close_run(plan, bundle)
-    assert not storage.exists(f"{run.uri}/_SUCCESS")
-
-
-def test_a_part_of_another_model_is_named(run, archive, bundle):
-    plan = run(archive(images=1))
-    uri = results.part_uri(run.uri, plan.shards[0].shard_id)
-    table = storage.read_parquet(uri)
-    note = json.loads(table.schema.metadata[results.METADATA_KEY]) | {"model": "another"}
-    storage.write_parquet(uri, table.replace_schema_metadata({results.METADATA_KEY: json.dumps(note)}))
-    with pytest.raises(AccountingError, match="of model another"):
-        close_run(plan, bundle)
-
-
 def test_a_summary_is_read_back_as_it_was_written(run, archive):
     run(archive(images=2))
     read, built = read_summary(run.uri), build_summary(run.uri)
@@ -209,9 +251,126 @@ def test_a_summary_is_read_back_as_it_was_written(run, archive):
 
 
 def test_a_plan_writes_nothing(bundle, archive, tmp_path):
-    request = Request(
-        inputs=(str(archive(images=2)),), output=str(tmp_path / "run"), bundle=bundle, truth=None, options=OPTIONS
-    )
-    plan = open_run(request, dry=True)
-    assert len(plan.todo) == 3
+    plan = plan_only(request_for(archive(images=2), tmp_path / "run", bundle))
+    assert (plan.todo_images, len(plan.todo)) == (8, 3)
     assert not (tmp_path / "run").exists()
+
+
+def damage(path):
+    """Turn over one byte of the data, as a bad disk does; the footer stays readable."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 0xFF
+    path.write_bytes(bytes(data))
+
+
+def rewrite(path, change):
+    table = pq.read_table(path)
+    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
+
+
+FAULTS = {
+    "missing": (lambda p: p.unlink(), r"part-\w+\.parquet is missing, with the rows of .*glioma/0\.jpg"),
+    "cut": (lambda p: p.write_bytes(p.read_bytes()[:-20]), r"part-\w+\.parquet is damaged"),
+    "damaged": (damage, r"part-\w+\.parquet is damaged"),
+    "doubled": (lambda p: rewrite(p, lambda t: t.take([0, 0, 2])), r"lacks .*1\.jpg.*more than one row for .*0\.jpg"),
+    "another model": (
+        lambda p: rewrite(p, lambda t: t.replace_schema_metadata(changed(t, model="another"))),
+        "of model another",
+    ),
+}
+
+
+def changed(table, **values):
+    key = b"brainray"
+    return {key: json.dumps(json.loads(table.schema.metadata[key]) | values)}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_part_harmed_later_is_found_and_made_anew(fault, run, archive):
+    root = archive(images=3)
+    run(root)
+    before = contents(run.uri)
+    (first,) = {row["shard_id"] for row in rows(run.uri) if row["uri"].endswith("glioma/0.jpg")}
+    uri = results.part_uri(run.uri, first)
+    harm, complaint = FAULTS[fault]
+    if fault == "another model":
+        table = pq.read_table(uri)
+        pq.write_table(table.replace_schema_metadata(changed(table, model="another")), uri)
+    else:
+        harm(type(root)(uri))
+    with pytest.raises(AccountingError, match=complaint):
+        verify_run(run.uri)
+    storage.delete(uri)
+    assert run(root).scored == 3
+    assert contents(run.uri) == before
+    assert verify_run(run.uri).rows == 12
+
+
+@pytest.mark.parametrize("fault", ["missing", "doubled", "damaged"])
+def test_rows_that_do_not_add_up_are_named_and_never_published(fault, run, archive, bundle):
+    root = archive(images=3)
+    harm, complaint = FAULTS[fault]
+    engine = engine_of(bundle)
+
+    def harming(request, plan, lease):
+        done = list(engine(request, plan, lease))
+        harm(root.parent / "run" / "predictions" / f"part-{done[0].shard_id}.parquet")
+        yield from done
+
+    with pytest.raises(AccountingError, match=complaint):
+        score_here(request_for(root, run.uri, bundle), harming)
+    assert not success(run.uri)
+    assert run(root).scored == 3, "the same command must score just the rows that were lost"
+    assert len(contents(run.uri)) == 12 and success(run.uri)
+
+
+def test_unread_images_are_read_again_on_request(run, archive):
+    root = archive(images=2)
+    lost, kept = root / "glioma" / "1.jpg", root.parent / "elsewhere.jpg"
+    lost.rename(kept)
+    lost.symlink_to(kept.parent / "later.jpg")
+    run(root)
+    assert contents(run.uri)[str(lost)]["error"] == "not_found"
+    kept.rename(kept.parent / "later.jpg")
+    stamp = os.stat(lost, follow_symlinks=False).st_mtime_ns
+    os.utime(kept.parent / "later.jpg", ns=(stamp, stamp))
+    outcome = run(root, retry_unread=True)
+    assert outcome.scored == 1
+    assert contents(run.uri)[str(lost)]["status"] == "ok"
+    assert run(root, retry_unread=True).scored == 0
+
+
+def test_rescoring_leaves_the_old_run_whole_until_the_new_one_is(run, archive, bundle, other):
+    root = archive(images=3)
+    run(root)
+    before, names = contents(run.uri), set(parts(run.uri))
+    run(root, model=other, rescore=True, only=2)
+    assert contents(run.uri) == before and success(run.uri)
+    assert verify_run(run.uri).rows == 12
+    assert run(root, model=other, rescore=True).scored == 6, "the new generation goes on where it stopped"
+    assert {row["model"] for row in rows(run.uri)} == {other.fingerprint}
+    assert set(parts(run.uri)) == names
+    assert verify_run(run.uri).rows == 12
+    assert storage.read_json(f"{run.uri}/_SUCCESS")["fingerprint"] == other.fingerprint
+    assert not os.path.exists(f"{run.uri}/.rescore")
+    assert run(root, model=other).plan.complete
+    with pytest.raises(OtherModel):
+        run(root)
+
+
+def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, archive, other):
+    root = archive(images=3)
+    run(root)
+    (root / "glioma" / "1.jpg").unlink()
+    (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
+    run(root, model=other, rescore=True)
+    assert sorted(contents(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
+
+
+def test_rescoring_with_the_same_model_scores_every_image_again(run, archive):
+    root = archive(images=2)
+    run(root)
+    before, scored_at = contents(run.uri), {row["scored_at"] for row in rows(run.uri)}
+    assert run(root, rescore=True).scored == 8
+    assert contents(run.uri) == before
+    assert scored_at.isdisjoint(row["scored_at"] for row in rows(run.uri))

@@ -11,18 +11,21 @@ from brainray import results, scoring, storage
 from brainray.config import ImageSpec
 from brainray.decode import decode
 from brainray.errors import BrainrayError
-from brainray.listing import MANIFEST_SCHEMA
+from brainray.manifest import MANIFEST_SCHEMA, Shard, rows_digest
+from brainray.reading import Reader
 
 SPEC = ImageSpec(image_px=16)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def manifest(files):
+def write_manifest(folder, files):
     rows = [
-        {"uri": str(f), "size_bytes": 1, "version": "1", "label": "glioma", "group": None, "shard_id": "ab"}
+        {"uri": str(f), "size_bytes": 1, "version": "1", "label": "glioma", "shard_id": "ab", "gone": False}
         for f in files
     ]
-    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    storage.write_parquet(f"{folder}/manifest.parquet", table)
+    return Shard("ab", rows_digest(table), f"{folder}/manifest.parquet", 0, len(table))
 
 
 def write(folder, files):
@@ -39,12 +42,11 @@ def brightness(images):
 
 
 def score(folder, files, predict=brightness):
-    table = manifest(files)
-    decoded = scoring.decode_shard(table, SPEC, clock=lambda: NOW)
-    info = scoring.predict_shard(
-        table, decoded, predict, run_uri=str(folder / "run"), classes=CLASSES, fingerprint="f" * 32, clock=lambda: NOW
-    )
-    return info, storage.read_parquet(results.part_uri(str(folder / "run"), "ab"))
+    target = scoring.Target(run_uri=f"{folder}/run", fingerprint="f" * 32, classes=CLASSES, writer=storage.Writer())
+    task = scoring.open_task(write_manifest(folder, files), target)
+    decoded = scoring.decode_shard(task.pending, SPEC, reader=Reader(), clock=lambda: NOW)
+    info = scoring.predict_shard(task, decoded, predict, target, clock=lambda: NOW)
+    return info, storage.read_parquet(results.part_uri(target.run_uri, "ab"))
 
 
 def test_bad_images_keep_their_rows_and_disturb_no_neighbour(tmp_path):
@@ -101,20 +103,11 @@ def test_a_model_that_gives_no_numbers_stops_the_run(tmp_path):
 
     with pytest.raises(BrainrayError, match="gives no number"):
         score(tmp_path, write(tmp_path, {"a.jpg": image_bytes()}), broken)
-    assert not results.finished_shards(str(tmp_path / "run"))
-
-
-def test_contents_come_in_order_however_many_are_read_ahead(tmp_path):
-    files = write(tmp_path, {f"{i:03}.jpg": str(i).encode() for i in range(50)})
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(8) as pool:
-        contents = list(scoring.read_ahead([str(f) for f in files], pool))
-    assert contents == [str(i).encode() for i in range(50)]
+    assert not results.present_shards(str(tmp_path / "run"))
 
 
 def test_a_part_says_what_it_is(tmp_path):
     written, _ = score(tmp_path, write(tmp_path, {"a.jpg": image_bytes()}))
     info = results.read_part_info(results.part_uri(str(tmp_path / "run"), "ab"))
     assert info == written
-    assert set(info.seconds) == {"read", "decode", "predict"}
+    assert set(info.work[0].seconds) == {"read", "decode", "predict"}

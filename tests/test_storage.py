@@ -1,10 +1,11 @@
 import os
+import threading
 
 import pyarrow as pa
 import pytest
 
 from brainray import storage
-from brainray.errors import BadRequest, StorageError
+from brainray.errors import BadRequest, OutputHeld, StorageError
 
 
 def test_a_location_has_one_spelling(tmp_path, monkeypatch):
@@ -108,3 +109,110 @@ def test_json_that_is_none_is_named(tmp_path):
     storage.write_bytes(uri, b"[1]")
     with pytest.raises(StorageError, match="no JSON object"):
         storage.read_json(uri)
+
+
+@pytest.fixture
+def owner(tmp_path):
+    """A writer that stages in a claimed folder."""
+    assert storage.claim(f"{tmp_path}/.lease/1", "holder.json", b"{}")
+    return storage.Writer(staging=f"{tmp_path}/.lease/1")
+
+
+def test_an_owner_makes_missing_folders_and_leaves_nothing_in_its_staging(tmp_path, owner):
+    owner.write_bytes(f"{tmp_path}/a/b/c", b"new")
+    owner.copy(f"{tmp_path}/a/b/c", f"{tmp_path}/d/e")
+    owner.write_bytes(f"{tmp_path}/.lease/1/holder.json", b"[]")
+    assert storage.read_bytes(f"{tmp_path}/a/b/c") == storage.read_bytes(f"{tmp_path}/d/e") == b"new"
+    assert os.listdir(owner.staging) == ["holder.json"]
+
+
+def test_a_folder_that_two_workers_make_at_once_keeps_what_is_in_it(tmp_path, owner, monkeypatch):
+    mkdir = os.mkdir
+
+    def slow_mkdir(path):
+        mkdir(path)
+        monkeypatch.setattr(os, "mkdir", mkdir)
+        owner.write_bytes(f"{tmp_path}/new/other", b"of the other worker")
+
+    monkeypatch.setattr(os, "mkdir", slow_mkdir)
+    owner.write_bytes(f"{tmp_path}/new/own", b"own")
+    assert sorted(os.listdir(f"{tmp_path}/new")) == ["other", "own"]
+    assert os.listdir(owner.staging) == ["holder.json"]
+
+
+def test_where_a_file_stands_in_a_folders_place_an_owner_says_so(tmp_path, owner):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="Not a directory"):
+        owner.write_bytes(f"{tmp_path}/file/below", b"x")
+    assert os.listdir(owner.staging) == ["holder.json"]
+
+
+@pytest.mark.parametrize("name", ["file", "new/folder/file", ".lease/1/holder.json", ".lease/1/deeper/file"])
+def test_a_former_owner_changes_nothing_and_does_not_bring_its_staging_back(tmp_path, owner, name):
+    (tmp_path / "kept").write_bytes(b"kept")
+    storage.revoke(owner.staging)
+    with pytest.raises(OutputHeld):
+        owner.write_bytes(f"{tmp_path}/{name}", b"late")
+    with pytest.raises(OutputHeld):
+        owner.copy(f"{tmp_path}/kept", f"{tmp_path}/{name}")
+    for victim in ("kept", name):
+        with pytest.raises(OutputHeld):
+            owner.delete(f"{tmp_path}/{victim}")
+    assert sorted(os.listdir(tmp_path)) == [".lease", "kept"]
+    assert os.listdir(tmp_path / ".lease") == []
+
+
+HELD = ".lease/1/holder.json"
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [("mkdir", "new/file"), ("fsync", "new/file"), ("replace", "new/file"), ("fsync", HELD), ("replace", HELD)],
+)
+def test_an_owner_revoked_in_the_middle_of_a_write_changes_nothing(tmp_path, owner, monkeypatch, call, name):
+    original = getattr(os, call)
+
+    def slow(*args):
+        monkeypatch.setattr(os, call, original)
+        storage.revoke(owner.staging)
+        return original(*args)
+
+    monkeypatch.setattr(os, call, slow)
+    with pytest.raises(OutputHeld):
+        owner.write_bytes(f"{tmp_path}/{name}", b"late")
+    files = [name for _, _, names in os.walk(tmp_path) for name in names]
+    assert files == [] and os.listdir(tmp_path / ".lease") == []
+
+
+def test_once_a_revocation_returns_busy_workers_change_nothing_more(tmp_path):
+    """Threads are inside the calls that create and rename at that moment."""
+    for round_ in range(20):
+        root = tmp_path / str(round_)
+        storage.claim(f"{root}/.lease/1", "holder.json", b"{}")
+        owner = storage.Writer(staging=f"{root}/.lease/1")
+        workers = [threading.Thread(target=write_until_refused, args=(owner, f"{root}/{k}")) for k in range(4)]
+        for worker in workers:
+            worker.start()
+        while len(os.listdir(root)) < 5:
+            pass
+        storage.revoke(owner.staging)
+        before = [(path, os.stat(path).st_mtime_ns) for path, *_ in os.walk(root)]
+        for worker in workers:
+            worker.join()
+        assert [(path, os.stat(path).st_mtime_ns) for path, *_ in os.walk(root)] == before
+        assert os.listdir(root / ".lease") == []
+
+
+def write_until_refused(owner, folder):
+    try:
+        for k in range(10**6):
+            owner.write_bytes(f"{folder}/{k % 3}/file", b"x")
+    except OutputHeld:
+        pass
+
+
+def test_of_many_claims_one_succeeds_and_the_others_leave_nothing(tmp_path):
+    claims = [storage.claim(f"{tmp_path}/.lease/1", "holder.json", b"%d" % k) for k in range(3)]
+    assert claims == [True, False, False]
+    assert os.listdir(tmp_path / ".lease") == ["1"]
+    assert storage.read_bytes(f"{tmp_path}/.lease/1/holder.json") == b"0"

@@ -1,0 +1,173 @@
+"""Decode images in a process of their own, so that one which kills its decoder is found and gets a row.
+
+For a shard that keeps killing its worker, by a crash inside a decoder or for lack of memory. Slower than `decode` in
+place, by a start of the process (0.15 s) and 0.15 ms an image. The process knows no Ray and no torch.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Self
+
+from .config import ImageSpec
+from .decode import Decoded, Header, decode, read_header
+from .errors import BrainrayError, ImageError
+
+# A child may have died by chance, picked by the system when memory was short, or hurt by the image before this one.
+_TRIES = 2
+_READY = b"ready"
+_START_S = 120.0  # where the machine is at its limits; else 0.15 s
+_EXIT_S = 5.0  # for a child to end by itself, which takes 0.05 s
+# Memory a decoder may take, so that an image cannot make the system kill somebody else, such as the worker. The
+# greediest of those that decode, an RGBA WebP, takes 25 bytes a pixel; Python and numpy 0.1 GB, each thread of the AVIF
+# decoder 8 MB of stack.
+_BYTES_PER_PIXEL = 32
+_SPARE_BYTES = 2 << 30
+
+
+class DecoderApart:
+    """`decode` for one thread, with a child process behind it that starts when needed; a context manager ends it."""
+
+    def __init__(self, spec: ImageSpec, *, timeout_s: float = 60.0) -> None:
+        self._spec = spec
+        self._timeout_s = timeout_s
+        self._child: _Child | None = None
+        self._culprit: bytes | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        self._end_child()
+
+    def __call__(self, content: bytes) -> Decoded:
+        """What `decode` gives. Raises the `ImageError` it raises, or one that says how the image killed its decoder.
+
+        Raises `BrainrayError` where the child does not even start, which is no image's fault.
+        """
+        exit_code = 0
+        for _ in range(_TRIES):
+            self._child = self._child or _Child(self._spec, self._timeout_s)
+            answer = self._child.ask(content)
+            if isinstance(answer, ImageError):
+                raise answer
+            if answer is not None:
+                return answer
+            exit_code = self._end_child()
+            if exit_code == -signal.SIGALRM:  # no matter of chance, and another minute
+                break
+        self._culprit = content
+        raise ImageError("unsupported", self._manner(exit_code))
+
+    def read_header(self, content: bytes) -> Header:
+        """The header of an image just refused, read in place, and so not where the bytes have killed a child."""
+        return Header() if content is self._culprit else read_header(content)
+
+    def _manner(self, exit_code: int) -> str:
+        if exit_code == -signal.SIGALRM:
+            return f"its decoder took longer than {self._timeout_s:g} s"
+        how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+        return f"killed its decoder ({how})"
+
+    def _end_child(self) -> int:
+        child, self._child = self._child, None
+        return child.end() if child else 0
+
+
+class _Child:
+    """A running decoder process and the connection to it.
+
+    Plain `subprocess`, for `multiprocessing` would import the main module, in a Ray worker Ray. The child's end of the
+    connection is its standard input; when the parent dies, however it dies, the child reads the end of it and ends.
+    """
+
+    def __init__(self, spec: ImageSpec, timeout_s: float) -> None:
+        self._connection, theirs = Pipe()
+        # -P: the working folder is no place to import from, unless it is the parent's too.
+        command = [sys.executable, "-P", "-m", __name__, json.dumps(spec.to_json()), str(timeout_s)]
+        with theirs:
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), env=_environment())
+        if not self._ready():
+            raise BrainrayError(
+                f"the process to decode apart does not start (exit code {self.end()}); see the worker's log"
+            )
+
+    def _ready(self) -> bool:
+        with suppress(EOFError, OSError):
+            return self._connection.poll(_START_S) and self._connection.recv_bytes() == _READY
+        return False
+
+    def ask(self, content: bytes) -> Decoded | ImageError | None:
+        """What the child made of the image, None where it died of it."""
+        with suppress(EOFError, OSError):
+            self._connection.send_bytes(content)
+            answer: Decoded | ImageError = self._connection.recv()
+            return answer
+        return None
+
+    def end(self) -> int:
+        """Exit code, or minus the signal it died of."""
+        self._connection.close()
+        try:
+            return self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The parent's, and its modules: Ray's runtime environments and `python script.py` put folders on `sys.path`."""
+    modules = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    # One thread: numpy would start one a processor, for linear algebra that decoding has none of.
+    return os.environ | {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1"}
+
+
+def main() -> None:
+    """The child: decode what comes until the parent is gone."""
+    spec, timeout_s = ImageSpec.from_json(json.loads(sys.argv[1])), float(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; only the parent decides on it
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what a thread of the parent blocks, its child inherits
+    _limit_memory(spec)
+    try:
+        _serve(Connection(os.dup(sys.stdin.fileno())), spec, timeout_s)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _serve(connection: Connection, spec: ImageSpec, timeout_s: float) -> None:
+    connection.send_bytes(_READY)
+    while True:
+        content = connection.recv_bytes()
+        # The kernel ends a decoder that hangs, be it in C code, and also when there is no parent left to do it.
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        answer = _decoded(content, spec)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(answer)
+
+
+def _decoded(content: bytes, spec: ImageSpec) -> Decoded | ImageError:
+    try:
+        return decode(content, spec)
+    except ImageError as exc:
+        return exc
+    except MemoryError:
+        return ImageError("too_large", "it takes too much memory to decode")
+
+
+def _limit_memory(spec: ImageSpec) -> None:
+    # Data, not address space, of which threads and their allocators reserve gigabytes that they never touch.
+    limit = _SPARE_BYTES + _BYTES_PER_PIXEL * spec.max_pixels
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The manifest: a row for every image ever listed, one row group a shard; and what a new listing changes in it.
+
+An image stays in the shard it came into. A shard is named by the rows it began with and keeps that name when they
+change, so its part file is replaced as a whole: no image is ever in two parts. Memory does not grow with the archive:
+old and new rows are joined by DuckDB, which spills to the scratch folder.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import storage
+from .errors import StorageError
+from .listing import CHUNK_ROWS, LISTED_SCHEMA, Listing, slices
+
+if TYPE_CHECKING:
+    import duckdb
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        *LISTED_SCHEMA,
+        pa.field("shard_id", pa.string(), nullable=False),
+        pa.field("gone", pa.bool_(), nullable=False),  # not found by the last listing; its prediction is kept
+    ]
+)
+_SHARDS_PER_FILE = 1000
+_SHARDS_KEY = "brainray.shards"  # in the metadata of a file: id, digest and rows of each row group
+_JOIN_MEMORY = "256MB"
+_NAME_HEX = 12
+
+_KEPT = """
+    SELECT o.uri, coalesce(l.size_bytes, o.size_bytes) AS size_bytes, coalesce(l.version, o.version) AS version,
+        CASE WHEN l.uri IS NULL THEN o.label ELSE l.label END AS label,
+        CASE WHEN l.uri IS NULL THEN o."group" ELSE l."group" END AS "group",
+        o.shard_id, l.uri IS NULL AS gone
+    FROM old o LEFT JOIN listed l ON o.uri = l.uri
+"""
+_NEW = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri ORDER BY l.file_row_number"
+_CHANGES = """
+    WITH sides AS (
+        SELECT o.uri IS NULL AS new, l.uri IS NULL AS missing, o.gone AS was_gone,
+            NOT new AND NOT missing AS known,
+            known AND (o.size_bytes IS DISTINCT FROM l.size_bytes OR o.version IS DISTINCT FROM l.version) AS changed,
+            known AND (o.label IS DISTINCT FROM l.label OR o."group" IS DISTINCT FROM l."group") AS relabelled
+        FROM old o FULL JOIN listed l ON o.uri = l.uri
+    )
+    SELECT count(*) FILTER (new), count(*) FILTER (changed), count(*) FILTER (relabelled AND NOT changed),
+        count(*) FILTER (missing AND NOT was_gone), count(*) FILTER (known AND was_gone), count(*) FILTER (missing)
+    FROM sides
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One unit of work: where its rows stand in the manifest, and a digest of what they say."""
+
+    shard_id: str
+    digest: str
+    manifest_uri: str
+    row_group: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What a listing changes in a manifest; counts are images."""
+
+    new: int = 0
+    changed: int = 0  # another size or version
+    relabelled: int = 0  # the same file, with another label or group
+    gone: int = 0  # listed before and not now
+    returned: int = 0  # gone before and listed now
+    forgotten: int = 0  # gone, and dropped on request
+
+    def __bool__(self) -> bool:
+        return any((self.new, self.changed, self.relabelled, self.gone, self.returned, self.forgotten))
+
+
+def rows_digest(table: pa.Table) -> str:
+    """80 bits of SHA-256 over what rows say of their images: equal rows, equal digest, whichever run lists them."""
+    digest = hashlib.sha256()
+    for name in LISTED_SCHEMA.names:
+        for value in table[name].to_pylist():
+            digest.update(b"\0" if value is None else str(value).encode() + b"\1")
+        digest.update(b"\2")
+    return digest.hexdigest()[:20]
+
+
+def write_first(listing: Listing, folder: str, *, shard_size: int) -> tuple[Shard, ...]:
+    """Write the manifest of a first listing into a local scratch folder and return its shards."""
+    return _write(_begin_shards(slices(listing.batches(), shard_size)), folder)
+
+
+def write_updated(
+    old: Sequence[str], listing: Listing, folder: str, *, forget: bool, shard_size: Callable[[int], int]
+) -> tuple[Changes, tuple[Shard, ...]]:
+    """Bring the manifest in the local files `old` up to a listing, into a local scratch folder.
+
+    Images that are not listed any more keep their rows, as `gone`, unless `forget`. New ones come into new shards, of
+    `shard_size(how many they are)`. Where nothing has changed, nothing is written and there are no shards.
+    """
+    with _joined(old, listing.path) as connection:
+        changes = _changes(connection, forget=forget)
+        if not changes:
+            return changes, ()
+        kept = _KEPT + ("WHERE l.uri IS NOT NULL" if forget else "") + " ORDER BY o.filename, o.file_row_number"
+        old_shards = _by_shard(_batches(connection, kept, MANIFEST_SCHEMA))
+        new_rows = slices(_batches(connection, _NEW, LISTED_SCHEMA), shard_size(changes.new))
+        return changes, _write(chain(old_shards, _begin_shards(new_rows)), folder)
+
+
+def repeated_uris(files: Sequence[str], *, most: int = 5) -> list[str]:
+    """URIs that stand more than once in local manifest files: none, or something is broken."""
+    with _connected() as connection:
+        query = f"SELECT uri FROM {_parquet(files)} GROUP BY uri HAVING count(*) > 1 ORDER BY uri LIMIT {most}"
+        return [row[0] for row in connection.execute(query).fetchall()]
+
+
+@contextmanager
+def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
+    import duckdb  # 0.1 s that only an update of a run has to pay
+
+    with tempfile.TemporaryDirectory(prefix="brainray-") as spill:
+        config = {"memory_limit": _JOIN_MEMORY, "temp_directory": spill}
+        with duckdb.connect(config=config) as connection:  # type: ignore[arg-type]
+            yield connection
+
+
+@contextmanager
+def _joined(old: Sequence[str], listing_path: str) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """Both sides as views, `old` and `listed`."""
+    with _connected() as connection:
+        connection.execute(f"CREATE VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
+        connection.execute(f"CREATE VIEW old AS SELECT * FROM {_parquet(old)}")
+        yield connection
+
+
+def _parquet(files: Sequence[str]) -> str:
+    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+    return f"read_parquet([{quoted}], file_row_number=true, filename=true)"
+
+
+def _changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> Changes:
+    new, changed, relabelled, gone, returned, missing = connection.execute(_CHANGES).fetchall()[0]
+    return Changes(
+        new=new,
+        changed=changed,
+        relabelled=relabelled,
+        gone=0 if forget else gone,
+        returned=returned,
+        forgotten=missing if forget else 0,
+    )
+
+
+def _batches(connection: "duckdb.DuckDBPyConnection", query: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A result as it comes. The query starts with the first batch asked for: a connection runs one at a time."""
+    for batch in connection.sql(query).to_arrow_reader(CHUNK_ROWS):
+        yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def _by_shard(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Rows of one shard at a time; they stand together."""
+    held = MANIFEST_SCHEMA.empty_table()
+    for batch in batches:
+        held = pa.concat_tables([held, batch]).combine_chunks()
+        codes = held["shard_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+        start = 0
+        for end in (np.flatnonzero(np.diff(codes)) + 1).tolist():
+            yield held.slice(start, end - start)
+            start = end
+        held = held.slice(start)
+    if len(held):
+        yield held
+
+
+def _begin_shards(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Name each slice by what it says."""
+    for table in tables:
+        columns = [*table.columns, pa.array([rows_digest(table)] * len(table)), pa.array([False] * len(table))]
+        yield pa.table(columns, schema=MANIFEST_SCHEMA)
+
+
+def _write(shards: Iterator[pa.Table], folder: str) -> tuple[Shard, ...]:
+    """Manifest files named by their content, so that one that stays as it is need not be written again."""
+    os.makedirs(folder, exist_ok=True)
+    written: list[Shard] = []
+    for number, first in enumerate(shards):  # each turn takes a whole file's shards
+        written += _write_file(chain([first], islice(shards, _SHARDS_PER_FILE - 1)), folder, number)
+    return tuple(written)
+
+
+def _write_file(tables: Iterable[pa.Table], folder: str, number: int) -> list[Shard]:
+    shards: list[Shard] = []
+    temporary = os.path.join(folder, ".manifest")
+    with pq.ParquetWriter(temporary, MANIFEST_SCHEMA, compression="zstd") as writer:
+        for row_group, table in enumerate(tables):
+            writer.write_table(table, row_group_size=len(table))
+            identity = table["shard_id"][0].as_py()
+            shards.append(Shard(identity, rows_digest(table), "", row_group, len(table)))
+        described = [[shard.shard_id, shard.digest, shard.images] for shard in shards]
+        writer.add_key_value_metadata({_SHARDS_KEY: json.dumps(described)})
+    content = hashlib.sha256(storage.read_bytes(temporary)).hexdigest()[:_NAME_HEX]
+    uri = os.path.join(folder, f"manifest-{number:05d}-{content}.parquet")
+    os.rename(temporary, uri)
+    return [replace(shard, manifest_uri=uri) for shard in shards]
+
+
+def load_shards(uris: Sequence[str]) -> tuple[Shard, ...]:
+    """The shards of manifest files, from their metadata. Raises `StorageError` for a file that is none of ours."""
+    shards: list[Shard] = []
+    for uri in uris:
+        with storage.open_parquet(uri) as file:
+            described = (file.metadata.metadata or {}).get(_SHARDS_KEY.encode())
+        if described is None:
+            raise StorageError("read_failed", f"{uri}: is no manifest of this version of brainray")
+        for row_group, (shard_id, digest, images) in enumerate(json.loads(described)):
+            shards.append(Shard(shard_id, digest, uri, row_group, images))
+    return tuple(shards)
+
+
+def read_shard(shard: Shard) -> pa.Table:
+    """The manifest rows of one shard."""
+    with storage.open_parquet(shard.manifest_uri) as file:
+        return file.read_row_group(shard.row_group).replace_schema_metadata(None)

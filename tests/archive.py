@@ -1,0 +1,63 @@
+"""What tests of a run share: an engine that scores in this process, and the rows that a run holds."""
+
+from collections.abc import Callable, Iterator
+
+from brainray import storage
+from brainray.bundle import Bundle
+from brainray.config import ScoreOptions
+from brainray.predict import Predictor
+from brainray.reading import Reader
+from brainray.run import Request
+from brainray.score_job import Engine, Outcome, score
+from brainray.scoring import decode_shard, open_task, predict_shard
+from brainray.truth import Truth
+
+
+class Stopped(BaseException):
+    """The process ended here. Nothing catches it."""
+
+
+def engine_of(bundle: Bundle, *, only: int | None = None, on_shard: Callable[[str], None] | None = None) -> Engine:
+    """Scores one shard after the other without Ray; after `only` of them the run is stopped dead."""
+    predict = Predictor(bundle, batch_size=8)
+
+    def engine(request: Request, plan, lease) -> Iterator:
+        target = request.target(plan.uri, lease.writer)
+        reader = Reader(outage_share=request.options.max_unread, roots=plan.described["inputs"], sleep=lambda _: None)
+        todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
+        for number, shard in enumerate(todo):
+            if number == only:
+                raise Stopped
+            if on_shard:
+                on_shard(shard.shard_id)
+            task = open_task(shard, target)
+            yield predict_shard(task, decode_shard(task.pending, bundle.image, reader=reader), predict, target)
+        if only is not None:
+            raise Stopped
+
+    return engine
+
+
+def request_for(root, output, bundle: Bundle, *, truth: Truth | None = None, **options) -> Request:
+    inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
+    chosen = ScoreOptions(**{"shard_size": 3} | options)
+    return Request(inputs=inputs, output=str(output), bundle=bundle, truth=truth, options=chosen)
+
+
+def score_here(request: Request, engine: Engine) -> Outcome:
+    return score(request, listener=lambda _: None, say=lambda _: None, engine=engine)
+
+
+def rows(run_uri) -> list[dict]:
+    """Every row that a plain glob over the parts sees."""
+    folder = f"{run_uri}/predictions"
+    names = storage.list_names(folder)
+    return [row for name in names for row in storage.read_parquet(f"{folder}/{name}").to_pylist()]
+
+
+def contents(run_uri) -> dict[str, dict]:
+    """Rows by URI without what depends on when and in which shard they were scored. Fails for a doubled one."""
+    found = rows(run_uri)
+    by_uri = {row["uri"]: {k: v for k, v in row.items() if k not in ("scored_at", "shard_id")} for row in found}
+    assert len(by_uri) == len(found), "an image has two rows"
+    return by_uri
