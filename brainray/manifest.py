@@ -10,9 +10,12 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import chain, islice
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,13 +129,21 @@ def repeated_uris(files: Sequence[str], *, most: int = 5) -> list[str]:
         return [row[0] for row in connection.execute(query).fetchall()]
 
 
+def _duckdb() -> ModuleType:
+    """The library, 0.1 s that only an update of a run has to pay.
+
+    Ctrl-C while its C++ part is set up would abort the process; signals come to the main thread only.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(import_module, "duckdb").result()
+
+
 @contextmanager
 def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
-    import duckdb  # 0.1 s that only an update of a run has to pay
-
+    duckdb = _duckdb()
     with tempfile.TemporaryDirectory(prefix="brainray-") as spill:
         config = {"memory_limit": _JOIN_MEMORY, "temp_directory": spill}
-        with duckdb.connect(config=config) as connection:  # type: ignore[arg-type]
+        with duckdb.connect(config=config) as connection:
             yield connection
 
 

@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -131,7 +133,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
     address = cluster_address()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
-        with _unheard(), _without_attendants() if lean and address is None else nullcontext():
+        with _unheard(), _own_sigterm(), _without_attendants() if lean and address is None else nullcontext():
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
@@ -166,6 +168,15 @@ def _without_attendants() -> Iterator[None]:
     finally:
         for name, method in kept.items():
             setattr(RayNode, name, method)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray sets a handler that ends the process with a dump of the stack; put back what was there."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager
@@ -227,6 +238,8 @@ def _silence() -> None:
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        # A thread that still waits for Ray when a run is stopped would start another one.
+        "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_USAGE_STATS_PROMPT_ENABLED": "0",

@@ -75,7 +75,7 @@ def check_output(request: Request) -> None:
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
     before = read_run(uri)
     if before is None:
-        if storage.list_names(uri):
+        if set(storage.list_names(uri)) - {MANIFEST}:  # which a run that was killed in its first second leaves
             raise BadRequest(f"--output {uri} holds other files and no run; give a new or an empty folder")
         return
     version = before.get("schema_version")

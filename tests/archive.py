@@ -9,7 +9,7 @@ from brainray.predict import Predictor
 from brainray.reading import Reader
 from brainray.run import Request
 from brainray.score_job import Engine, Outcome, score
-from brainray.scoring import decode_shard, open_task, predict_shard
+from brainray.scoring import Probabilities, decode_shard, open_task, predict_shard
 from brainray.truth import Truth
 
 
@@ -17,9 +17,15 @@ class Stopped(BaseException):
     """The process ended here. Nothing catches it."""
 
 
-def engine_of(bundle: Bundle, *, only: int | None = None, on_shard: Callable[[str], None] | None = None) -> Engine:
+def engine_of(
+    bundle: Bundle,
+    *,
+    only: int | None = None,
+    on_shard: Callable[[str], None] | None = None,
+    predict: Probabilities | None = None,
+) -> Engine:
     """Scores one shard after the other without Ray; after `only` of them the run is stopped dead."""
-    predict = Predictor(bundle, batch_size=8)
+    predict = predict or Predictor(bundle, batch_size=8)
 
     def engine(request: Request, plan, lease) -> Iterator:
         target = request.target(plan.uri, lease.writer)

@@ -338,6 +338,22 @@ def test_a_silent_lease_that_another_run_follows_first_is_refused(output):
     others[0].__exit__(None, None, None)
 
 
+def test_a_look_while_the_lease_changes_hands_sees_the_new_holder(output, monkeypatch):
+    leave(output, released=True)
+    read_json, others = storage.read_json, []
+
+    def slow_read_json(uri):
+        monkeypatch.setattr(storage, "read_json", read_json)
+        others.append(hold(output))
+        others[0].__enter__()
+        return read_json(uri)
+
+    monkeypatch.setattr(storage, "read_json", slow_read_json)
+    with pytest.raises(OutputHeld, match=f"process {os.getpid()}"):
+        hold(output).__enter__()
+    others[0].__exit__(None, None, None)
+
+
 def test_a_pause_of_the_watcher_is_not_held_against_the_holder(output):
     leave_elsewhere(output)
 
@@ -361,6 +377,22 @@ def test_a_lease_that_names_nobody_is_followed_after_the_ttl(output, content):
         assert held.epoch == 2
     assert sum(fake.slept) == 24.0
     assert fake.said == [f"{output} is held by an unknown run; taken over in 24 s unless it stirs"]
+
+
+def test_a_watch_begins_anew_with_each_holder(output):
+    leave_elsewhere(output, ttl_s=60.0)
+
+    def unreadable_follower():
+        os.makedirs(f"{output}/.lease/00000002")
+
+    def readable_again():
+        shutil.copy(f"{output}/.lease/00000001/holder.json", f"{output}/.lease/00000002")
+
+    fake = Time({3: unreadable_follower, 7: readable_again})
+    with fake.hold(output) as held:
+        assert held.epoch == 3
+    assert len(fake.slept) == 7 + 12, "a run that had just begun would have lost its output"
+    assert len(fake.said) == 3
 
 
 def test_a_lease_of_a_later_version_is_understood(output):
@@ -430,6 +462,7 @@ def test_a_stopped_holder_is_followed_after_its_ttl_and_can_write_nothing_then(o
 def test_a_holder_that_finds_itself_followed_is_told(output):
     with hold(output, ttl_s=0.3) as first:
         first.check()
+        shutil.copytree(f"{output}/.lease/00000001", f"{output}/.lease/00000002")
         rewrite(output, released=True)
         with hold(output) as second:
             with pytest.raises(OutputHeld, match="another run has taken over"):
@@ -440,6 +473,14 @@ def test_a_holder_that_finds_itself_followed_is_told(output):
             second.writer.write_bytes(f"{output}/a", b"2")
     assert not storage.exists(f"{output}/.lease/00000001")
     assert storage.read_json(record_uri(output))["released"]
+
+
+def test_a_holder_whose_follower_was_killed_halfway_stops_too(output):
+    with hold(output, ttl_s=0.3) as first:
+        shutil.copytree(f"{output}/.lease/00000001", f"{output}/.lease/00000002")
+        wait_for(lambda: first.lost, "the heartbeat has noticed")
+        with pytest.raises(OutputHeld):
+            first.check()
 
 
 def test_a_lease_whose_folder_is_removed_is_lost_and_stays_removed(output):
@@ -518,7 +559,7 @@ def test_a_lease_outlives_a_full_disk(output, monkeypatch):
         monkeypatch.setattr(os, "fsync", fsync)
         wait_for(lambda: storage.read_json(record_uri(output))["renewals"] > renewals, "the lease is renewed again")
         held.check()
-        assert os.listdir(f"{output}/.lease/00000001") == ["holder.json"]
+    assert os.listdir(f"{output}/.lease/00000001") == ["holder.json"]
 
 
 def test_a_run_on_a_full_disk_ends_with_its_own_error(output, monkeypatch):
@@ -541,7 +582,13 @@ def test_a_quick_look_refuses_only_what_surely_lives_and_writes_nothing(output):
         with pytest.raises(OutputHeld, match=f"{output} is held by another run: score on"):
             lease.refuse_if_held(output)
         assert everything(output) == before
-    for doubtful in ({}, {"started_ticks": 1}, {"boot_id": "other"}, {"renewed_s": 0.0, "ttl_s": 0.001}):
+    for doubtful in (
+        {},
+        {"started_ticks": 1},
+        {"boot_id": "other"},
+        {"renewed_s": 0.0, "ttl_s": 0.001},
+        {"renewed_s": 1e12},
+    ):
         leave(output)
         rewrite(output, released=not doubtful, **doubtful)
         before = everything(output)

@@ -184,6 +184,20 @@ def test_an_owner_revoked_in_the_middle_of_a_write_changes_nothing(tmp_path, own
     assert files == [] and os.listdir(tmp_path / ".lease") == []
 
 
+def test_a_revocation_removes_what_a_call_under_way_still_adds(tmp_path, owner, monkeypatch):
+    rmdir = os.rmdir
+
+    def late_file(path, **options):
+        monkeypatch.setattr(os, "rmdir", rmdir)
+        with open(os.path.join(path, "late"), "wb"):
+            pass
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", late_file)
+    storage.revoke(owner.staging)
+    assert os.rmdir is rmdir and os.listdir(tmp_path / ".lease") == []
+
+
 def test_once_a_revocation_returns_busy_workers_change_nothing_more(tmp_path):
     """Threads are inside the calls that create and rename at that moment."""
     for round_ in range(20):
