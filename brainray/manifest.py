@@ -39,16 +39,18 @@ MANIFEST_SCHEMA = pa.schema(
 _SHARDS_PER_FILE = 1000
 _SHARDS_KEY = "brainray.shards"  # in the metadata of a file: id, digest and rows of each row group
 _JOIN_MEMORY = "256MB"
+_JOIN_THREADS = 2
 _NAME_HEX = 12
 
 _KEPT = """
     SELECT o.uri, coalesce(l.size_bytes, o.size_bytes) AS size_bytes, coalesce(l.version, o.version) AS version,
         CASE WHEN l.uri IS NULL THEN o.label ELSE l.label END AS label,
         CASE WHEN l.uri IS NULL THEN o."group" ELSE l."group" END AS "group",
-        o.shard_id, l.uri IS NULL AS gone
+        o.shard_id, l.uri IS NULL AS gone, o.filename, o.file_row_number
     FROM old o LEFT JOIN listed l ON o.uri = l.uri
 """
-_NEW = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri ORDER BY l.file_row_number"
+_LISTED_ONLY = " WHERE l.uri IS NOT NULL"
+_NEW = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
 _CHANGES = """
     WITH sides AS (
         SELECT o.uri IS NULL AS new, l.uri IS NULL AS missing, o.gone AS was_gone,
@@ -101,6 +103,7 @@ def rows_digest(table: pa.Table) -> str:
 
 def write_first(listing: Listing, folder: str, *, shard_size: int) -> tuple[Shard, ...]:
     """Write the manifest of a first listing into a local scratch folder and return its shards."""
+    os.makedirs(folder, exist_ok=True)
     return _write(_begin_shards(slices(listing.batches(), shard_size)), folder)
 
 
@@ -116,10 +119,11 @@ def write_updated(
         changes = _changes(connection, forget=forget)
         if not changes:
             return changes, ()
-        kept = _KEPT + ("WHERE l.uri IS NOT NULL" if forget else "") + " ORDER BY o.filename, o.file_row_number"
-        old_shards = _by_shard(_batches(connection, kept, MANIFEST_SCHEMA))
-        new_rows = slices(_batches(connection, _NEW, LISTED_SCHEMA), shard_size(changes.new))
-        return changes, _write(chain(old_shards, _begin_shards(new_rows)), folder)
+        os.makedirs(folder, exist_ok=True)
+        kept = _ordered(connection, _KEPT + (_LISTED_ONLY if forget else ""), MANIFEST_SCHEMA, f"{folder}/.kept")
+        new = _ordered(connection, _NEW, LISTED_SCHEMA, f"{folder}/.new")
+        new_shards = _begin_shards(slices(new, shard_size(changes.new)))
+        return changes, _write(chain(_by_shard(kept), new_shards), folder)
 
 
 def repeated_uris(files: Sequence[str], *, most: int = 5) -> list[str]:
@@ -142,7 +146,12 @@ def _duckdb() -> ModuleType:
 def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
     duckdb = _duckdb()
     with tempfile.TemporaryDirectory(prefix="brainray-") as spill:
-        config = {"memory_limit": _JOIN_MEMORY, "temp_directory": spill}
+        config = {
+            "memory_limit": _JOIN_MEMORY,
+            "threads": _JOIN_THREADS,
+            "temp_directory": spill,
+            "preserve_insertion_order": False,
+        }
         with duckdb.connect(config=config) as connection:
             yield connection
 
@@ -157,8 +166,11 @@ def _joined(old: Sequence[str], listing_path: str) -> Iterator["duckdb.DuckDBPyC
 
 
 def _parquet(files: Sequence[str]) -> str:
-    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
-    return f"read_parquet([{quoted}], file_row_number=true, filename=true)"
+    return f"read_parquet([{', '.join(map(_quoted, files))}], file_row_number=true, filename=true)"
+
+
+def _quoted(path: str) -> str:
+    return "'" + path.replace("'", "''") + "'"
 
 
 def _changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> Changes:
@@ -173,10 +185,16 @@ def _changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> Change
     )
 
 
-def _batches(connection: "duckdb.DuckDBPyConnection", query: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """A result as it comes. The query starts with the first batch asked for: a connection runs one at a time."""
-    for batch in connection.sql(query).to_arrow_reader(CHUNK_ROWS):
+def _ordered(connection: "duckdb.DuckDBPyConnection", query: str, schema: pa.Schema, spool: str) -> Iterator[pa.Table]:
+    """A result in the order of its files and rows, as it is asked for.
+
+    Joined into a file first, then sorted: both at once need more memory than one of them is allowed (16 million rows).
+    """
+    connection.execute(f"COPY ({query}) TO {_quoted(spool)} (FORMAT parquet)")
+    ordered = f"SELECT * FROM read_parquet({_quoted(spool)}) ORDER BY filename, file_row_number"
+    for batch in connection.sql(ordered).to_arrow_reader(CHUNK_ROWS):
         yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+    os.unlink(spool)
 
 
 def _by_shard(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -203,7 +221,6 @@ def _begin_shards(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _write(shards: Iterator[pa.Table], folder: str) -> tuple[Shard, ...]:
     """Manifest files named by their content, so that one that stays as it is need not be written again."""
-    os.makedirs(folder, exist_ok=True)
     written: list[Shard] = []
     for number, first in enumerate(shards):  # each turn takes a whole file's shards
         written += _write_file(chain([first], islice(shards, _SHARDS_PER_FILE - 1)), folder, number)

@@ -1,0 +1,60 @@
+"""What a place where files lie must be able to do, for `storage` to serve it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileInfo:
+    """A file found by `list_files`."""
+
+    uri: str
+    folders: tuple[str, ...]  # names below the listed root, outermost first
+    size_bytes: int
+    version: str  # changes when the content does: modification time in nanoseconds, or an ETag
+    special: bool = False  # a pipe, socket or device: reading it may never end
+
+
+class Backend(Protocol):
+    """Files by URI. Foreign errors end here, as `StorageError` with a reason.
+
+    Changes are made in the name of an owner: `staging` is the folder it has claimed, and once another has revoked that
+    folder every change raises `OutputHeld` and changes nothing. None is nobody's name, and never refused.
+    """
+
+    def normalise(self, uri: str) -> str: ...
+    def name_of(self, uri: str) -> str: ...
+    def exists(self, uri: str) -> bool: ...
+    def is_folder(self, uri: str) -> bool: ...
+    def read_bytes(self, uri: str) -> bytes: ...
+    def open_seekable(self, uri: str) -> pa.NativeFile: ...
+
+    def list_names(self, uri: str) -> list[str]:
+        """Names in one folder, sorted, without hidden ones; none where there is no folder."""
+
+    def list_files(self, uri: str) -> Iterator[FileInfo]:
+        """Every file below a folder (or the file itself), streamed, always in the same order."""
+
+    def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
+        """A whole file or nothing: readers see the old content or the new."""
+
+    def copy(self, source: str, target: str, staging: str | None) -> None:
+        """Put a file in another's place, as a whole. The source stays."""
+
+    def delete(self, uri: str, staging: str | None) -> None:
+        """Remove a file; one that is not there is fine."""
+
+    def delete_tree(self, uri: str, staging: str | None) -> None:
+        """Remove a folder and all below it; one that is not there is fine."""
+
+    def claim(self, uri: str, name: str, data: bytes) -> bool:
+        """Make the folder `uri` with one file in it, at once; False where it is there. Of many who try, one succeeds."""
+
+    def revoke(self, uri: str) -> None:
+        """Take a claimed folder away, at once: every change staged in it fails from now on."""
+
+    def create(self, uri: str) -> bool:
+        """Make an empty file; False where there is one already. Of many who try, one succeeds."""
