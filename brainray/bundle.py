@@ -15,6 +15,7 @@ from .errors import BadRequest, BrainrayError, StorageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_UNOWNED = storage.Writer()
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
@@ -60,6 +61,7 @@ def save_bundle(
     metrics: dict[str, Any],
     reference: dict[str, Any] | None,
     provenance: dict[str, Any],
+    writer: storage.Writer = _UNOWNED,
 ) -> Bundle:
     """Write weights, then the description that makes them a bundle. `weights` are the bytes of a safetensors file."""
     mark = fingerprint(weights=weights, image=image, model=model, temperature=temperature)
@@ -74,8 +76,8 @@ def save_bundle(
         "reference": reference,
         "provenance": provenance,
     }
-    storage.write_bytes(storage.join(uri, WEIGHTS), weights)
-    storage.write_json(storage.join(uri, DESCRIPTION), description)
+    writer.write_bytes(storage.join(uri, WEIGHTS), weights)
+    writer.write_json(storage.join(uri, DESCRIPTION), description)
     return load_bundle(uri)
 
 

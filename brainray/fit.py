@@ -1,12 +1,15 @@
-"""One epoch and one evaluation over any iterable of batches, and the schedule between them. Knows no Ray and no file.
+"""One epoch and one evaluation over any iterable of batches, the schedule between them, and when to stop.
+
+Knows no Ray and no file.
 
 Axes: N images, K classes, H height, W width. A batch is (uint8 images [N, H, W] or [N, H, W, 3], int64 labels [N]).
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,12 +50,30 @@ def class_weights(counts_K: Labels) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW; no decay for biases and normalisation, whose scale is no complexity."""
+def seed_epoch(*, seed: int, epoch: int, rank: int) -> torch.Generator:
+    """Seed all that an epoch draws from: the generator that is given back, and torch's own, which dropout draws from.
+
+    So an epoch draws the same whatever was drawn before it, and whichever process began the training: there is no
+    random state to keep.
+    """
+    torch.manual_seed(hash((seed, epoch, rank, 0)) % 2**62)  # hashes of integers are the same in every process
+    return torch.Generator().manual_seed(hash((seed, epoch, rank, 1)) % 2**62)
+
+
+def make_optimizer(
+    model: nn.Module, options: TrainOptions, *, moments: dict[int, Any] | None = None
+) -> torch.optim.AdamW:
+    """AdamW; no decay for biases and normalisation, whose scale is no complexity.
+
+    `moments` is the "state" of an earlier one's state dict; everything else is as the options say.
+    """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.lr)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr)
+    if moments is not None:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    return optimizer
 
 
 def learning_rate_factor(step: int, *, total: int, warmup_fraction: float) -> float:
@@ -65,10 +86,12 @@ def learning_rate_factor(step: int, *, total: int, warmup_fraction: float) -> fl
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_fraction: float
+    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_fraction: float, done_steps: int = 0
 ) -> torch.optim.lr_scheduler.LambdaLR:
+    """The schedule for an optimizer that has the highest rate, and of whose steps the first were taken elsewhere."""
+
     def factor(step: int) -> float:
-        return learning_rate_factor(step, total=total_steps, warmup_fraction=warmup_fraction)
+        return learning_rate_factor(done_steps + step, total=total_steps, warmup_fraction=warmup_fraction)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
@@ -156,3 +179,24 @@ def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, cla
         "val_balanced_accuracy": float(recall.mean()),
         "val_images": int(counts_KK.sum()),
     }
+
+
+def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The best epoch so far."""
+    return next((row for row in reversed(history) if row["best"]), None)
+
+
+def is_better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
+    """By mean recall over classes, then by loss: what is rare counts as much as what is common."""
+    return best is None or _score(row) > _score(best)
+
+
+def _score(row: dict[str, Any]) -> tuple[float, float]:
+    return row["val_balanced_accuracy"], -row["val_loss"]
+
+
+def is_finished(history: Sequence[dict[str, Any]], options: TrainOptions) -> bool:
+    """Whether all epochs are done, or too many went by since the best one."""
+    best = best_of(history)
+    stale = len(history) - best["epoch"] if best else 0
+    return len(history) >= options.epochs or stale >= options.patience

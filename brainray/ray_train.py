@@ -1,13 +1,13 @@
 """Training with Ray: Ray Data decodes every image once, Ray Train fits the network across workers.
 
 The validation images go to every worker whole and each takes every n-th of them; counts and logits are gathered, so
-every decision rests on all of them.
+every decision rests on all of them. After each epoch the first worker writes the checkpoint. Whatever starts the
+workers, be it a lost one or the same command on another day, they go on from that file and from nothing of Ray's.
 """
 
-import os
-import tempfile
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,25 +18,25 @@ import ray
 import ray.train
 import torch
 from ray.data import Dataset
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from . import fit, storage
-from .bundle import weights_bytes
+from . import checkpoint, fit, storage
+from .checkpoint import Checkpoint
 from .config import ImageSpec, ModelSpec, TrainOptions
-from .errors import BrainrayError, StorageError
+from .errors import BrainrayError, OutputHeld, StorageError
 from .model import build_model
 from .predict import pick_device, use_bf16
 from .ray_session import TrainPool, own_error, quiet_data
+from .training_request import WorkFolder
 from .training_set import decode_rows, share_rows, take_rows
 
 _IMAGES_A_TASK = 256
-BEST = "best.safetensors"
-STATE = "state.json"
-LOGITS = "validation.npz"
-PROGRESS = "progress.json"
+_MOST_FAILURES = 3  # one after another without an epoch between them
+_STARTS = 10  # of the workers in one run of Ray Train, which waits a minute for them each time
 
 Array = npt.NDArray[Any]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,10 @@ class TrainJob:
     options: TrainOptions
     model: ModelSpec
     class_counts: tuple[int, ...]  # of the training images
+    data: dict[str, Any]  # what the bundle's provenance will say of the images
     threads: int
-    progress_uri: str
+    work: WorkFolder
+    writer: storage.Writer
 
 
 def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
@@ -86,114 +88,130 @@ def select(dataset: Dataset, positions: Array, *, cpus: float, even_for: int = 1
     ).materialize()
 
 
-def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: TrainPool, storage_uri: str) -> "Fitted":
-    """Run Ray Train to its end. Its last checkpoint holds the best weights and the whole history."""
+def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: TrainPool, say: Say) -> None:
+    """Run Ray Train until the checkpoint holds a finished training.
+
+    However many workers are lost, training goes on as long as it gets on. Ray Train counts failures over a whole run
+    and does not start again after an epoch (`FailureConfig`), so each run ends with its first and is followed by
+    another. Nodes that say beforehand that they will be taken away are replaced within a run, and not counted.
+    """
+    failures = 0
+    while True:
+        before = len(job.work.history())
+        try:
+            _trainer(job, pool, train=train_set, validation=validation_set).fit()
+            return
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
+            epochs = len(job.work.history())
+            failures = 1 if epochs > before else failures + 1
+            own = own_error(exc)
+            if own and own.exit_code == OutputHeld.exit_code:
+                raise own from exc
+            if failures == _MOST_FAILURES:
+                times = f"{failures} times one after another without finishing an epoch"
+                raise BrainrayError(f"training failed {times}: {own or _cause(exc)}") from exc
+            say(f"a worker failed ({_cause(exc)}); going on after epoch {epochs} of {job.options.epochs}")
+
+
+def _trainer(job: TrainJob, pool: TrainPool, **datasets: Dataset) -> TorchTrainer:
     resources = {"CPU": pool.cpus_per_worker} | ({"GPU": 1.0} if pool.use_gpu else {})
-    trainer = TorchTrainer(
+    job.writer.delete_tree(job.work.ray)
+    return _Trainer(
         _worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if pool.use_gpu else "gloo", timeout_s=600),
         scaling_config=ScalingConfig(num_workers=pool.workers, use_gpu=pool.use_gpu, resources_per_worker=resources),
-        datasets={"train": train_set, "validation": validation_set},
+        datasets={**datasets},
         # Ray Train splits all data sets unless told otherwise; the validation images are shared out by the workers.
         dataset_config=DataConfig(datasets_to_split=["train"]),
         run_config=RunConfig(
-            name="train",
-            storage_path=storage_uri,
-            failure_config=FailureConfig(max_failures=2),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            # A name that never was: Ray Train goes on from what it finds under a name it knows, also if that is torn.
+            name=secrets.token_hex(4),
+            storage_path=job.work.ray,
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=_STARTS),  # type: ignore[call-arg]
         ),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as exc:
-        raise own_error(exc) or BrainrayError(f"training failed: {_cause(exc)}") from exc
-    if result.checkpoint is None:
-        raise BrainrayError("training ended without a checkpoint")
-    return _read(result.checkpoint)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What training leaves: the best epoch's weights, and what it says of every validation image."""
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C alone: Ray Train's handler would end the process with code 0, and stay when training is over."""
 
-    weights: bytes  # a safetensors file
-    history: list[dict[str, Any]]
-    best_epoch: int
-    temperature: float
-    probs_NK: npt.NDArray[np.float64]
-    labels_N: npt.NDArray[np.int64]
-
-
-def _read(checkpoint: ray.train.Checkpoint) -> Fitted:
-    with checkpoint.as_directory() as folder:
-        arrays = np.load(os.path.join(folder, LOGITS))
-        logits, labels = arrays["logits"], arrays["labels"]
-        state = storage.read_json(os.path.join(folder, STATE))
-        temperature = fit.fit_temperature(logits, labels)
-        return Fitted(
-            weights=storage.read_bytes(os.path.join(folder, BEST)),
-            history=state["history"],
-            best_epoch=state["best"],
-            temperature=temperature,
-            probs_NK=fit.softmax(logits, temperature),
-            labels_N=labels,
-        )
+    def _register_sigint_handler(self, controller: object) -> None:
+        pass
 
 
 def _cause(exc: BaseException) -> str:
+    """The first sentence of the last line: Ray adds a page of advice."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[-1] if lines else type(exc).__name__
+    return lines[-1].split(". ")[0][:200] if lines else type(exc).__name__
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker: gather this worker's images, then epochs of training and validation."""
+    """One Ray Train worker: gather this worker's images, then the epochs that are still to be done."""
     job: TrainJob = config["job"]
     context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.threads)
-    torch.manual_seed(job.options.seed)
-    trainer = _Trainer(job, rank=rank, workers=workers)
-    for epoch in range(1, job.options.epochs + 1):
-        trainer.epoch(epoch)
-        trainer.report()
-        if trainer.stale >= job.options.patience:
-            break
+    begun = _begun(job, rank=context.get_world_rank())
+    state = _State(job, begun, rank=context.get_world_rank(), workers=context.get_world_size())
+    while not fit.is_finished(state.history, job.options):
+        state.epoch()
+        state.report()
 
 
-class _Trainer:
+def _begun(job: TrainJob, *, rank: int) -> Checkpoint | None:
+    """The checkpoint, which the first worker reads for all: another's view of a network folder may be out of date."""
+    content: list[bytes | None] = [None]
+    if rank == 0 and storage.exists(job.work.checkpoint):
+        content = [storage.read_bytes(job.work.checkpoint)]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(content, 0)
+    try:
+        return checkpoint.from_bytes(content[0]) if content[0] is not None else None
+    except StorageError:  # damaged since the command looked at it: the next epoch replaces it
+        return None
+
+
+class _State:
     """The state of one worker between epochs."""
 
-    def __init__(self, job: TrainJob, *, rank: int, workers: int) -> None:
+    def __init__(self, job: TrainJob, begun: Checkpoint | None, *, rank: int, workers: int) -> None:
         self._job, self._rank, self._workers = job, rank, workers
-        options = job.options
+        self.history = list(begun.history) if begun else []
+        self._best = (begun.best, begun.logits_NK, begun.labels_N) if begun else None
         self._images, self._labels = _gather("train", share=None)
         self._val_images, self._val_labels = _gather("validation", share=(rank, workers))
+        self._batch = max(1, job.options.batch_size // workers)
+        largest = max(_all_gather(len(self._labels)))
+        self._steps = -(-largest // self._batch)
+        self._build(job.options, begun)
+
+    def _build(self, options: TrainOptions, begun: Checkpoint | None) -> None:
+        """Network, optimizer and schedule as they were after the last epoch; with other workers, steps are others."""
         device = ray.train.torch.get_device() if torch.cuda.is_available() else pick_device()
         self._fitting = fit.Fitting(
             spec=options.image_spec,
             device=device,
             bf16=use_bf16(options.precision, device),
-            class_weights_K=fit.class_weights(np.array(job.class_counts)),
+            class_weights_K=fit.class_weights(np.array(self._job.class_counts)),
             label_smoothing=options.label_smoothing,
         )
-        model = build_model(job.model).to(memory_format=torch.channels_last)
+        torch.manual_seed(options.seed)  # the first weights
+        model = build_model(self._job.model).to(memory_format=torch.channels_last)
+        if begun:
+            model.load_state_dict(begun.model)
         self._model = ray.train.torch.prepare_model(model, move_to_device=device)
-        self._batch = max(1, options.batch_size // workers)
-        largest = max(_all_gather(len(self._labels)))
-        self._steps = -(-largest // self._batch)
-        self._optimizer = fit.make_optimizer(self._model, options)
+        self._optimizer = fit.make_optimizer(self._model, options, moments=begun.moments if begun else None)
         self._schedule = fit.make_schedule(
-            self._optimizer, total_steps=self._steps * options.epochs, warmup_fraction=options.warmup_fraction
+            self._optimizer,
+            total_steps=self._steps * options.epochs,
+            warmup_fraction=options.warmup_fraction,
+            done_steps=self._steps * len(self.history),
         )
-        self.history: list[dict[str, Any]] = []
-        self._best: dict[str, Any] = {"score": (-1.0, 0.0), "epoch": 0}
-        self.stale = 0
 
-    def epoch(self, number: int) -> None:
+    def epoch(self) -> None:
+        number = len(self.history) + 1
         began = time.perf_counter()
-        # A generator of its own for each epoch and worker: an epoch draws the same whatever was drawn before it.
-        generator = torch.Generator().manual_seed(hash((self._job.options.seed, number, self._rank)) % 2**62)
+        generator = fit.seed_epoch(seed=self._job.options.seed, epoch=number, rank=self._rank)
         batches = fit.shuffled_batches(
             self._images, self._labels, batch_size=self._batch, steps=self._steps, generator=generator
         )
@@ -215,7 +233,11 @@ class _Trainer:
             "images_per_s": self._steps * self._batch * self._workers / (trained - began),
             "seconds": time.perf_counter() - began,
         }
-        self._keep_best(row, logits_NK, labels_N)
+        row["best"] = fit.is_better(row, fit.best_of(self.history))
+        if row["best"]:
+            # A copy, which further steps leave alone.
+            best = {name: tensor.to("cpu", copy=True) for name, tensor in _bare(self._model).state_dict().items()}
+            self._best = (best, torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
         self.history.append(row)
 
     def _validate(self) -> tuple[Array, Array]:
@@ -228,33 +250,22 @@ class _Trainer:
         shares = _all_gather((mine, self._val_labels))
         return np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
 
-    def _keep_best(self, row: dict[str, Any], logits_NK: Array, labels_N: Array) -> None:
-        """Best by mean recall over classes, then by loss: what is rare counts as much as what is common."""
-        score = (row["val_balanced_accuracy"], -row["val_loss"])
-        row["best"] = score > self._best["score"]
-        if row["best"]:
-            state = {name: tensor.clone() for name, tensor in _bare(self._model).state_dict().items()}
-            self._best = {
-                "score": score,
-                "epoch": row["epoch"],
-                "state": state,
-                "logits": logits_NK,
-                "labels": labels_N,
-            }
-        self.stale = row["epoch"] - self._best["epoch"]
-
     def report(self) -> None:
-        """Hand the epoch to Ray Train, with a checkpoint from the first worker."""
-        row = self.history[-1]
-        if self._rank != 0:
-            ray.train.report(row)
-            return
-        storage.write_json(self._job.progress_uri, {"history": self.history})
-        with tempfile.TemporaryDirectory() as folder:
-            storage.write_bytes(os.path.join(folder, BEST), weights_bytes(self._best["state"]))
-            storage.write_json(os.path.join(folder, STATE), {"history": self.history, "best": self._best["epoch"]})
-            np.savez(os.path.join(folder, LOGITS), logits=self._best["logits"], labels=self._best["labels"])
-            ray.train.report(row, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        """Keep the epoch, and hand its figures to Ray Train. What is written is the same on every worker."""
+        if self._rank == 0 and self._best:
+            best, logits_NK, labels_N = self._best
+            state = Checkpoint(
+                model=_bare(self._model).state_dict(),
+                moments=self._optimizer.state_dict()["state"],
+                history=self.history,
+                best=best,
+                logits_NK=logits_NK,
+                labels_N=labels_N,
+                data=self._job.data,
+            )
+            self._job.writer.write_bytes(self._job.work.checkpoint, checkpoint.to_bytes(state))
+            self._job.writer.write_json(self._job.work.progress, {"history": self.history})
+        ray.train.report(self.history[-1])
 
 
 def _gather(name: str, share: tuple[int, int] | None) -> tuple[Array, Array]:
@@ -278,11 +289,3 @@ def _all_gather(value: object) -> list[Any]:
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
-
-
-def read_progress(uri: str) -> Iterator[dict[str, Any]]:
-    """Epochs finished so far; none where the file is not there (yet, or on this machine)."""
-    try:
-        yield from storage.read_json(uri)["history"]
-    except StorageError:
-        return

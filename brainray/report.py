@@ -5,13 +5,11 @@ Parts are read a few at a time and only counts are kept, so memory does not grow
 nor torch, and matplotlib only to draw.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import reduce
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +19,14 @@ from . import metrics, storage
 from .errors import BadRequest, StorageError
 from .metrics import ALL, REASONS, SCORED, Ints, Tally
 from .plots import draw_confusion
-from .results import PartInfo, part_info, part_uri, present_shards, prob_column
+from .results import part_info, part_uri, present_shards, prob_column
+from .throughput import Throughput, iso
 
 SCHEMA_VERSION = 1
 _FOLDER = "summary"
 _NO_GROUP = "(none)"
 _THREADS = 4  # a million rows in 1,000 parts, 2 cores: 1 thread 2.1 s, 2: 1.5, 4: 1.8, 8: 2.6; more help a bucket
 _PARTS_A_TASK = 64
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _UNOWNED = storage.Writer()
 
 
@@ -51,71 +48,6 @@ class _Run:
     gone: int
     skipped: dict[str, int]
     reference: dict[str, Any] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """When and how long workers were busy, in microseconds: integers, so that the order of parts does not matter."""
-
-    intervals: tuple[tuple[int, int], ...]  # disjoint and sorted; pauses between runs lie outside
-    stages: Mapping[str, int]
-    scored_at: tuple[int, ...]  # the first and the last; nothing for no rows
-    images: int = 0  # scored in those intervals
-    retries: int = 0
-
-    @classmethod
-    def of_part(cls, info: PartInfo, scored_at: pa.ChunkedArray) -> Self:
-        times = [(_microseconds(work.started_at), _microseconds(work.finished_at)) for work in info.work]
-        stages: Counter[str] = Counter()
-        for work in info.work:
-            stages.update({stage: round(seconds * 1e6) for stage, seconds in work.seconds.items()})
-        return cls(
-            intervals=tuple((start, max(start, end)) for start, end in times),  # a clock may have been set back
-            stages=stages,
-            scored_at=tuple(v for v in pc.min_max(scored_at.cast(pa.int64())).as_py().values() if v is not None),
-            images=sum(work.images for work in info.work),
-            retries=info.retries,
-        )
-
-    @classmethod
-    def total(cls, works: Sequence[Self]) -> Self:
-        stages: Counter[str] = Counter()
-        for work in works:
-            stages.update(work.stages)
-        times = [time for work in works for time in work.scored_at]
-        intervals = _union(interval for work in works for interval in work.intervals)
-        return cls(
-            intervals=intervals,
-            stages=stages,
-            scored_at=(min(times), max(times)) if times else (),
-            images=sum(work.images for work in works),
-            retries=sum(work.retries for work in works),
-        )
-
-    def throughput(self) -> dict[str, Any]:
-        """`seconds` of the clock in which any worker was busy, and of all workers together by stage."""
-        busy = sum(end - start for start, end in self.intervals)
-        return {
-            "images_per_second": self.images * 1e6 / busy if busy else None,
-            "read_retries": self.retries,
-            "seconds": busy / 1e6,
-            "worker_seconds": {stage: self.stages[stage] / 1e6 for stage in sorted(self.stages)},
-            "worker_seconds_sum": sum(self.stages.values()) / 1e6,
-        }
-
-
-def _microseconds(iso: str) -> int:
-    return (datetime.fromisoformat(iso) - _EPOCH) // _MICROSECOND
-
-
-def _union(intervals: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The same time without overlaps."""
-    starts, ends = np.array(sorted(intervals), np.int64).reshape(-1, 2).T
-    if not len(starts):
-        return ()
-    reach = np.maximum.accumulate(ends)
-    pause = starts[1:] > reach[:-1]
-    return tuple(zip(starts[np.r_[True, pause]].tolist(), reach[np.r_[pause, True]].tolist(), strict=True))
 
 
 def build_summary(run_uri: str, writer: storage.Writer = _UNOWNED) -> Summary:
@@ -166,7 +98,7 @@ def _read_run(uri: str) -> _Run:
         raise StorageError("read_failed", f"{path}: holds no {exc}") from exc
 
 
-def _read_parts(run: _Run) -> tuple[Tally, _Work]:
+def _read_parts(run: _Run) -> tuple[Tally, Throughput]:
     uris = [part_uri(run.uri, shard_id) for shard_id in sorted(present_shards(run.uri))]
     if not uris:
         raise BadRequest(f"{run.uri}: nothing is scored yet; run `brainray score` with it as --output")
@@ -176,12 +108,12 @@ def _read_parts(run: _Run) -> tuple[Tally, _Work]:
         return reduce(lambda before, task: _total((before, task)), read)
 
 
-def _total(read: Iterable[tuple[Tally, _Work]]) -> tuple[Tally, _Work]:
+def _total(read: Iterable[tuple[Tally, Throughput]]) -> tuple[Tally, Throughput]:
     tallies, works = zip(*read, strict=True)
-    return metrics.total(tallies), _Work.total(works)
+    return metrics.total(tallies), Throughput.total(works)
 
 
-def _read_part(run: _Run, uri: str) -> tuple[Tally, _Work]:
+def _read_part(run: _Run, uri: str) -> tuple[Tally, Throughput]:
     """A part is one shard, 100,000 rows at most: its few columns are read at once."""
     probs = [prob_column(name) for name in run.classes]
     columns = ["label", "predicted", "confidence", "status", "error", "scored_at", *probs]
@@ -192,7 +124,7 @@ def _read_part(run: _Run, uri: str) -> tuple[Tally, _Work]:
     try:
         if info.model != run.fingerprint:
             raise ValueError(f"it is of model {info.model}")
-        return _count(run, table), _Work.of_part(info, table["scored_at"])
+        return _count(run, table), Throughput.of_part(info, table["scored_at"])
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
         raise StorageError("read_failed", message) from exc
@@ -224,7 +156,7 @@ def _groups(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Ints]:
     return tuple(encoded.dictionary.to_pylist()), np.asarray(encoded.indices, np.int64)
 
 
-def _figures(run: _Run, tally: Tally, work: _Work) -> dict[str, Any]:
+def _figures(run: _Run, tally: Tally, work: Throughput) -> dict[str, Any]:
     failures = zip(REASONS, tally.unscored.sum(axis=(0, 1)).tolist(), strict=True)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -240,9 +172,9 @@ def _figures(run: _Run, tally: Tally, work: _Work) -> dict[str, Any]:
             "bins": metrics.calibration_bins(tally),
         },
         "drift": metrics.drift(tally, run.classes, run.reference) if run.reference else None,
-        "throughput": work.throughput(),
-        "first_scored_at": _iso(work.scored_at[:1]),
-        "last_scored_at": _iso(work.scored_at[-1:]),
+        "throughput": work.figures(),
+        "first_scored_at": iso(work.scored_at[0]) if work.scored_at else None,
+        "last_scored_at": iso(work.scored_at[-1]) if work.scored_at else None,
         "groups": {name: _outcome(group, run.classes) for name, group in tally.by_group()} if run.grouped else {},
     }
 
@@ -265,10 +197,6 @@ def _outcome(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
         "macro_f1": metrics.macro_f1(tally),
         "balanced_accuracy": metrics.balanced_accuracy(tally),
     }
-
-
-def _iso(microseconds: tuple[int, ...]) -> str | None:
-    return (_EPOCH + microseconds[0] * _MICROSECOND).isoformat(timespec="microseconds") if microseconds else None
 
 
 def _confusion_table(tally: Tally, classes: Sequence[str]) -> pa.Table:

@@ -1,30 +1,56 @@
-"""What `brainray train` does, step by step: list, decode, split by picture, fit, and write the bundle."""
+"""What `brainray train` does, step by step: list, decode, split by picture, fit, and write the bundle.
+
+Whatever ends it, the same command goes on: see `training_request` for what it finds, `ray_train` for where it goes on.
+"""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from . import storage
-from .bundle import DESCRIPTION, Bundle, save_bundle
+from . import lease, storage, training_request
+from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
-from .errors import BadRequest
+from .errors import BadRequest, BrainrayError, StorageError
 from .metrics import reference_distribution
 from .plan import package_versions
 from .training_report import Validation, write_training_report
+from .training_request import Found, TrainRequest, WorkFolder
 from .training_set import Chosen, TrainingSet, choose, describe_choice, list_excluded, list_training_set
 
 if TYPE_CHECKING:
-    from .ray_session import Node
-    from .ray_train import Fitted
+    from ray.data import Dataset
 
-_WORK = ".training"  # Ray Train's own files, below the output until the bundle is written
+    from .checkpoint import Checkpoint
+
 _FOLLOW_S = 1.0
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A request that has been looked at, and what it is about."""
+
+    output: str
+    request: TrainRequest
+    training_set: TrainingSet
+    excluded: pa.Table | None
+    options: TrainOptions
+    say: Say
+
+    @property
+    def work(self) -> WorkFolder:
+        return WorkFolder.of(self.output)
+
+    @property
+    def model(self) -> ModelSpec:
+        options = self.options
+        return ModelSpec(name=options.model, classes=self.training_set.classes, channels=options.channels)
 
 
 def train(
@@ -39,91 +65,163 @@ def train(
     """Fit a model to class folders and write its bundle. Nothing is written before the request has been checked."""
     began = clock()
     output_uri = storage.normalise(output)
-    check_output(output_uri)
-    training_set = list_training_set(storage.normalise(data))
-    excluded = list_excluded(storage.normalise(exclude)) if exclude else None
-    spec = ModelSpec(name=options.model, classes=training_set.classes, channels=options.channels)
-    say(f"{len(training_set.table):,} images in {len(spec.classes)} classes: {', '.join(spec.classes)}")
-    if training_set.skipped:
-        say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
-    from .model import build_model
-    from .ray_session import session
+    training_request.check_is_folder(output_uri)
+    lease.refuse_if_held(output_uri)
+    job = _read_job(data, output_uri, exclude, options, say)
+    if training_request.look(output_uri, job.request) != "trained":
+        from .model import build_model
 
-    build_model(spec)  # a wrong name is told before Ray is started
-    say("starting Ray")
-    with session() as nodes:
-        chosen, fitted = _fit(training_set, excluded, spec, nodes, options, f"{output_uri}/{_WORK}", say)
-    bundle = _write(output_uri, training_set, chosen, spec, options, fitted, seconds=clock() - began)
-    storage.delete_tree(storage.join(output_uri, _WORK))
+        build_model(job.model)  # a wrong name is told before anything is written and Ray is started
+    elif not storage.exists(job.work.uri):
+        return _trained_already(job)
+    with lease.hold(output_uri, purpose="train", say=say) as held:
+        found = training_request.look(output_uri, job.request)  # once more: another may have been at it in between
+        if found == "trained":
+            bundle = _trained_already(job)
+        else:
+            bundle = _train(job, found, held.writer, lambda: clock() - began)
+        held.writer.delete_tree(job.work.uri)
     return bundle
 
 
-def check_output(output: str) -> None:
-    """A folder that is new or empty, or has only the remains of a training that was cut short."""
-    if storage.exists(output) and not storage.is_folder(output):
-        raise BadRequest(f"--output {output} is a file; give a folder that is new or empty")
-    if storage.exists(storage.join(output, DESCRIPTION)):
-        raise BadRequest(f"--output {output} holds a model already; give a new folder, or remove that one")
-    if storage.list_names(output):
-        raise BadRequest(f"--output {output} is not empty and holds no model; give a new folder")
+def _read_job(data: str, output: str, exclude: str | None, options: TrainOptions, say: Say) -> _Job:
+    """List the images. Raises `BadRequest` for what cannot be learned from."""
+    data_uri, exclude_uri = storage.normalise(data), storage.normalise(exclude) if exclude else None
+    training_set = list_training_set(data_uri)
+    excluded = list_excluded(exclude_uri) if exclude_uri else None
+    classes = training_set.classes
+    say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
+    if training_set.skipped:
+        say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
+    request = training_request.describe_request(options, training_set, excluded, data=data_uri, exclude=exclude_uri)
+    return _Job(output=output, request=request, training_set=training_set, excluded=excluded, options=options, say=say)
 
 
-def _fit(
-    training_set: TrainingSet,
-    excluded: pa.Table | None,
-    spec: ModelSpec,
-    nodes: "list[Node]",
-    options: TrainOptions,
-    work_uri: str,
-    say: Say,
-) -> "tuple[Chosen, Fitted]":
+def _trained_already(job: _Job) -> Bundle:
+    job.say("already trained: the model of this very request is there")
+    return load_bundle(job.output)
+
+
+def _train(job: _Job, found: Found, writer: storage.Writer, seconds: Callable[[], float]) -> Bundle:
+    """Train what is not trained yet, and write the bundle."""
+    from . import checkpoint, fit
+
+    state = begun = _begun(job) if found == "unfinished" else None
+    if begun is None or not fit.is_finished(begun.history, job.options):
+        _fit(job, begun, writer)
+        state = checkpoint.read(job.work.checkpoint)
+    if state is None or not fit.is_finished(state.history, job.options):
+        raise BrainrayError("training ended before its last epoch; run the same command to go on")
+    before_s = sum(row["seconds"] for row in begun.history) if begun else 0.0
+    return _write(job, state, writer, seconds=before_s + seconds())
+
+
+def _begun(job: _Job) -> "Checkpoint | None":
+    """Where an earlier command stopped; said in a line."""
+    from . import checkpoint
+
+    try:
+        begun = checkpoint.read(job.work.checkpoint)
+    except StorageError as exc:
+        job.say(f"{job.work.checkpoint} cannot be used ({exc}); beginning again with epoch 1")
+        return None
+    if begun:
+        job.say(f"going on after epoch {begun.epoch} of {job.options.epochs}")
+    return begun
+
+
+def _fit(job: _Job, begun: "Checkpoint | None", writer: storage.Writer) -> None:
     """The part that needs Ray."""
     from . import ray_train
-    from .ray_session import train_pool
+    from .ray_session import session, train_pool
 
-    pool = train_pool(nodes, workers=options.workers)
-    storage.delete_tree(work_uri)  # of a training that was cut short: Ray Train would mix its state into this one's
-    say("decoding")
-    decoded = ray_train.decoded_dataset(training_set.table, options.image_spec, cpus=pool.decode_cpus)
+    job.say("starting Ray")
+    with session() as nodes:
+        pool = train_pool(nodes, workers=job.options.workers)
+        job.say("decoding")
+        decoded, chosen = _decode(job, pool.decode_cpus)
+        split, classes = chosen.split, job.model.classes
+        work = ray_train.TrainJob(
+            options=job.options,
+            model=job.model,
+            class_counts=tuple(np.bincount(chosen.labels[split.train], minlength=len(classes)).tolist()),
+            data=_describe_data(chosen, classes),
+            threads=pool.threads_per_worker,
+            work=job.work,
+            writer=writer,
+        )
+        _begin(job, begun, work.data, writer)
+        job.say(f"training with {pool.workers} worker(s); they take half a minute to start")
+        with _following(job):
+            ray_train.train(
+                work,
+                train_set=ray_train.select(
+                    decoded, chosen.side(split.train), even_for=pool.workers, cpus=pool.decode_cpus
+                ),
+                validation_set=ray_train.select(decoded, chosen.side(split.validation), cpus=pool.decode_cpus),
+                pool=pool,
+                say=job.say,
+            )
+
+
+def _begin(job: _Job, begun: "Checkpoint | None", data: dict[str, Any], writer: storage.Writer) -> None:
+    """Make the work folder this training's. From here on the output is not refused for being in use."""
+    if begun is None:
+        training_request.begin(job.output, job.request, writer=writer)
+    elif begun.data != data:
+        # An image that could be read at one time only moves others across the split: to measure on what was learned.
+        raise BadRequest(
+            f"{data['images']:,} images could be read, and when this training began {begun.data['images']:,}, or they "
+            f"show something else; see that all can be read and run again, or delete {job.work.uri} to begin anew"
+        )
+    writer.write_json(job.work.progress, {"history": begun.history if begun else []})
+
+
+def _decode(job: _Job, cpus: float) -> "tuple[Dataset, Chosen]":
+    """All images, and which of them are learned from and measured on; said in some lines."""
+    from . import ray_train
+
+    spec = job.options.image_spec
+    decoded = ray_train.decoded_dataset(job.training_set.table, spec, cpus=cpus)
     digests, errors = ray_train.digests_of(decoded)
     barred = np.array([], str)
-    if excluded is not None:
-        barred = ray_train.digests_of(ray_train.decoded_dataset(excluded, options.image_spec, cpus=pool.decode_cpus))[0]
-    chosen = choose(training_set, digests, errors, barred=barred, options=options)
+    if job.excluded is not None:
+        barred = ray_train.digests_of(ray_train.decoded_dataset(job.excluded, spec, cpus=cpus))[0]
+    chosen = choose(job.training_set, digests, errors, barred=barred, options=job.options)
     for line in describe_choice(chosen):
-        say(line)
+        job.say(line)
+    return decoded, chosen
+
+
+def _describe_data(chosen: Chosen, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What the bundle says of the images it was made from."""
     split = chosen.split
-    job = ray_train.TrainJob(
-        options=options,
-        model=spec,
-        class_counts=tuple(np.bincount(chosen.labels[split.train], minlength=len(spec.classes)).tolist()),
-        threads=pool.threads_per_worker,
-        progress_uri=storage.join(work_uri, ray_train.PROGRESS),
-    )
-    say(f"training with {pool.workers} worker(s) for at most {options.epochs} epochs; they take half a minute to start")
-    with _following(lambda: ray_train.read_progress(job.progress_uri), options.epochs, say):
-        fitted = ray_train.train(
-            job,
-            train_set=ray_train.select(decoded, chosen.side(split.train), even_for=pool.workers, cpus=pool.decode_cpus),
-            validation_set=ray_train.select(decoded, chosen.side(split.validation), cpus=pool.decode_cpus),
-            pool=pool,
-            storage_uri=work_uri,
-        )
-    return chosen, fitted
+    return {
+        "digest": chosen.digest,
+        "images": len(chosen.positions),
+        "pictures": split.pictures,
+        "label_conflicts": split.conflicts,
+        "train_images": len(split.train),
+        "validation_images": len(split.validation),
+        "unreadable": chosen.unreadable,
+        "excluded": chosen.barred,
+        "by_class": dict(zip(classes, np.bincount(chosen.labels, minlength=len(classes)).tolist(), strict=True)),
+    }
 
 
 @contextmanager
-def _following(read: Callable[[], Iterator[dict[str, Any]]], epochs: int, say: Say) -> Iterator[None]:
+def _following(job: _Job) -> Iterator[None]:
     """Say each epoch as it is finished, from the file the first worker keeps."""
     done = threading.Event()
+    told = len(job.work.history())
 
     def follow() -> None:
-        told = 0
+        nonlocal told
         while True:
             last_look = done.wait(_FOLLOW_S)
-            for row in list(read())[told:]:
+            for row in job.work.history()[told:]:
                 told += 1
-                say(epoch_line(row, epochs))
+                job.say(epoch_line(row, job.options.epochs))
             if last_look:
                 return
 
@@ -144,50 +242,35 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def _write(
-    output: str,
-    training_set: TrainingSet,
-    chosen: Chosen,
-    spec: ModelSpec,
-    options: TrainOptions,
-    fitted: "Fitted",
-    *,
-    seconds: float,
-) -> Bundle:
+def _write(job: _Job, state: "Checkpoint", writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
-    split = chosen.split
+    from . import checkpoint, fit
+
+    model, best = job.model, fit.best_of(state.history)
+    fitted = checkpoint.fitted(state)
     validation = Validation(
-        classes=spec.classes,
+        classes=model.classes,
         probs_NK=fitted.probs_NK,
         labels_N=fitted.labels_N,
-        history=fitted.history,
-        best_epoch=fitted.best_epoch,
+        history=state.history,
+        best_epoch=best["epoch"] if best else 0,
     )
-    metrics = validation.figures()
     provenance = {
-        "options": options.to_json(),
+        "request": job.request.digest,
+        "options": job.options.to_json(),
         "versions": package_versions(),
-        "data": {
-            "digest": chosen.digest,
-            "images": len(chosen.positions),
-            "pictures": split.pictures,
-            "label_conflicts": split.conflicts,
-            "train_images": len(split.train),
-            "validation_images": len(split.validation),
-            "unreadable": chosen.unreadable,
-            "excluded": chosen.barred,
-            "by_class": dict(zip(spec.classes, np.bincount(chosen.labels).tolist(), strict=True)),
-        },
+        "data": state.data,
         "seconds": round(seconds, 1),
     }
-    write_training_report(output, validation, provenance, temperature=fitted.temperature)
+    write_training_report(job.output, validation, provenance, temperature=fitted.temperature, writer=writer)
     return save_bundle(
-        output,
+        job.output,
         weights=fitted.weights,
-        image=options.image_spec,
-        model=spec,
+        image=job.options.image_spec,
+        model=model,
         temperature=fitted.temperature,
-        metrics=metrics,
-        reference=reference_distribution(fitted.probs_NK, spec.classes),
+        metrics=validation.figures(),
+        reference=reference_distribution(fitted.probs_NK, model.classes),
         provenance=provenance,
+        writer=writer,
     )

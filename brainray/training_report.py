@@ -11,7 +11,8 @@ from . import metrics, storage
 from .metrics import Tally
 from .plots import draw_curves
 
-_FOLDER = "training"
+FOLDER = "training"
+_UNOWNED = storage.Writer()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +55,23 @@ class Validation:
         )
 
 
-def write_training_report(uri: str, validation: Validation, provenance: dict[str, Any], *, temperature: float) -> None:
+def write_training_report(
+    uri: str,
+    validation: Validation,
+    provenance: dict[str, Any],
+    *,
+    temperature: float,
+    writer: storage.Writer = _UNOWNED,
+) -> None:
     """history.parquet, confusion.parquet, curves.png and model-card.md."""
-    folder = storage.join(uri, _FOLDER)
-    storage.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
-    storage.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
-    storage.write_bytes(
+    folder = storage.join(uri, FOLDER)
+    writer.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
+    writer.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
+    writer.write_bytes(
         storage.join(folder, "curves.png"), draw_curves(validation.history, best_epoch=validation.best_epoch)
     )
     card = model_card(validation, provenance, temperature=temperature)
-    storage.write_bytes(storage.join(folder, "model-card.md"), card.encode())
+    writer.write_bytes(storage.join(folder, "model-card.md"), card.encode())
 
 
 def model_card(validation: Validation, provenance: dict[str, Any], *, temperature: float) -> str:

@@ -64,13 +64,3 @@ def test_scoring_and_report_agree(folders, capfd):
     assert (folders / "run" / "summary" / "summary.json").read_bytes() == before
     assert run(["score", *arguments]) == 0
     assert "nothing new to score" in capfd.readouterr().out
-
-
-@pytest.mark.timeout(240)
-def test_one_seed_and_one_worker_give_one_model(folders):
-    options = ["--workers", "1", "--epochs", "1", "--image-px", "32", "--seed", "7"]
-    for name in ("first", "second"):
-        code = run(["train", "--data", str(folders / "training"), "--output", str(folders / name), *options])
-        assert code == 0
-    first, second = (load_bundle(str(folders / name)) for name in ("first", "second"))
-    assert first.fingerprint == second.fingerprint

@@ -1,0 +1,174 @@
+"""What a training is asked for, and what of it an output holds already. Knows no Ray and no torch.
+
+A training keeps its state in `.training/` below the output: request.json is written first, and the folder goes when
+the bundle is whole. So a folder with a request and no bundle is a training to go on with.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from . import storage
+from .bundle import DESCRIPTION, WEIGHTS
+from .config import TrainOptions
+from .errors import BadRequest, StorageError
+from .training_report import FOLDER as REPORT
+from .training_set import TrainingSet
+
+WORK = ".training"
+_REQUEST = "request.json"
+_CHECKPOINT = "checkpoint.pt"
+_PROGRESS = "progress.json"
+_RAY = "ray"  # what Ray Train keeps of its runs; nothing is ever read from it
+
+Found = Literal["nothing", "unfinished", "trained"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkFolder:
+    """The names below `.training/`."""
+
+    uri: str
+
+    @classmethod
+    def of(cls, output: str) -> "WorkFolder":
+        return cls(uri=storage.join(output, WORK))
+
+    @property
+    def request(self) -> str:
+        return storage.join(self.uri, _REQUEST)
+
+    @property
+    def checkpoint(self) -> str:
+        return storage.join(self.uri, _CHECKPOINT)
+
+    @property
+    def progress(self) -> str:
+        return storage.join(self.uri, _PROGRESS)
+
+    @property
+    def ray(self) -> str:
+        return storage.join(self.uri, _RAY)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Epochs finished so far, for who only wants to look; none where the file is not there (yet, or here)."""
+        try:
+            rows: list[dict[str, Any]] = storage.read_json(self.progress)["history"]
+            return rows
+        except (StorageError, KeyError):
+            return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """All that decides which model comes out. The number of workers is no part of it: it may change on the way."""
+
+    described: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        canonical = json.dumps(self.described, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def describe_request(
+    options: TrainOptions,
+    training_set: TrainingSet,
+    excluded: pa.Table | None,
+    *,
+    data: str,
+    exclude: str | None,
+) -> TrainRequest:
+    """The request of a command whose listings are `training_set` and `excluded`, from the folders `data`, `exclude`."""
+    values = {name: value for name, value in options.to_json().items() if name != "workers"}
+    return TrainRequest(
+        described={
+            "options": values,
+            "classes": list(training_set.classes),
+            "images": _digest_of_listing(training_set.table, data),
+            "excluded": None if excluded is None or exclude is None else _digest_of_listing(excluded, exclude),
+        }
+    )
+
+
+def _digest_of_listing(table: pa.Table, root: str) -> str:
+    """Of name, label, size and version of every image; the listing that made the table has dropped the last two."""
+    versions = {found.uri: f"{found.size_bytes} {found.version}" for found in storage.list_files(root)}
+    digest = hashlib.sha256()
+    for uri, label in zip(table["uri"].to_pylist(), table["label"].to_pylist(), strict=True):
+        digest.update(f"{uri}\0{label}\0{versions.get(uri, '')}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def check_is_folder(output: str) -> None:
+    """Raise `BadRequest` for an output that is a file."""
+    if storage.exists(output) and not storage.is_folder(output):
+        raise BadRequest(f"--output {output} is a file; give a folder that is new or empty")
+
+
+def look(output: str, request: TrainRequest) -> Found:
+    """What the output, a folder or nothing, holds of this request. Raises `BadRequest` where it holds another's."""
+    if storage.exists(storage.join(output, DESCRIPTION)):
+        if _digest_of_bundle(output) == request.digest:
+            return "trained"
+        raise BadRequest(f"--output {output} holds a model already; give a new folder, or remove that one")
+    work = WorkFolder.of(output)
+    own = {WEIGHTS, REPORT} if storage.exists(work.request) else set()  # of a bundle that was being written
+    if set(storage.list_names(output)) - own:
+        raise BadRequest(f"--output {output} is not empty and holds no model; give a new folder")
+    if not storage.exists(work.request) or not storage.exists(work.checkpoint):
+        return "nothing"
+    _check_same(output, request)
+    return "unfinished"
+
+
+def _digest_of_bundle(output: str) -> str | None:
+    try:
+        provenance = storage.read_json(storage.join(output, DESCRIPTION)).get("provenance")
+    except StorageError:
+        return None
+    return provenance.get("request") if isinstance(provenance, dict) else None
+
+
+def _check_same(output: str, request: TrainRequest) -> None:
+    work = WorkFolder.of(output)
+    try:
+        before = storage.read_json(work.request)
+    except StorageError as exc:
+        raise BadRequest(
+            f"--output {output} holds an unfinished training of which one cannot say what it was to be ({exc}); "
+            f"delete {work.uri} to begin anew"
+        ) from exc
+    if before.get("digest") == request.digest:
+        return
+    changes = ", ".join(differences(before.get("described"), request.described)) or "another version of brainray"
+    raise BadRequest(
+        f"--output {output} holds an unfinished training of another request: {changes}; "
+        f"run that one again to go on with it, or delete {work.uri} to begin anew"
+    )
+
+
+def differences(before: object, now: dict[str, Any]) -> Iterator[str]:
+    """In broad terms, for people: options by name with both values, and whether images or classes are others."""
+    if not isinstance(before, dict):
+        return
+    then = before.get("options")
+    old: dict[str, Any] = then if isinstance(then, dict) else {}
+    for name in sorted(old.keys() | now["options"].keys()):
+        if old.get(name) != now["options"].get(name):
+            yield f"--{name.replace('_', '-')} was {old.get(name)} and is {now['options'].get(name)}"
+    told = {"classes": "other classes", "images": "other images below --data", "excluded": "another --exclude"}
+    for name, words in told.items():
+        if before.get(name) != now[name]:
+            yield words
+
+
+def begin(output: str, request: TrainRequest, *, writer: storage.Writer) -> None:
+    """Make an output that of this request. What another training may have left there would be gone on with: it goes."""
+    work = WorkFolder.of(output)
+    writer.delete_tree(work.uri)
+    writer.write_json(work.request, {"digest": request.digest, "described": request.described})

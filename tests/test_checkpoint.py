@@ -1,0 +1,168 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brainray import checkpoint, fit, storage
+from brainray.bundle import fingerprint
+from brainray.checkpoint import Checkpoint
+from brainray.config import ImageSpec, ModelSpec, TrainOptions
+from brainray.errors import StorageError
+from brainray.model import build_model
+
+SPEC = ModelSpec(classes=("a", "b"))
+OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32)
+FITTING = fit.Fitting(
+    spec=ImageSpec(image_px=32),
+    device=torch.device("cpu"),
+    bf16=False,
+    class_weights_K=torch.ones(2),
+    label_smoothing=0,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Beside other work, two threads for these few numbers wait for each other ten times longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def images(count=24):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 255, (count, 32, 32), dtype=np.uint8), np.arange(count) % 2
+
+
+def row(epoch, recall=0.5, loss=1.0, *, best=True):
+    return {"epoch": epoch, "val_balanced_accuracy": recall, "val_loss": loss, "best": best, "seconds": 0.5}
+
+
+def train(begun, epochs, *, steps=3):
+    """Some epochs more, as a Ray Train worker does them, and what they leave."""
+    torch.manual_seed(torch.seed() if begun else OPTIONS.seed)
+    model = build_model(SPEC)
+    if begun:
+        model.load_state_dict(begun.model)
+    history = list(begun.history) if begun else []
+    optimizer = fit.make_optimizer(model, OPTIONS, moments=begun.moments if begun else None)
+    schedule = fit.make_schedule(
+        optimizer, total_steps=steps * OPTIONS.epochs, warmup_fraction=0.1, done_steps=steps * len(history)
+    )
+    for epoch in range(len(history) + 1, len(history) + epochs + 1):
+        generator = fit.seed_epoch(seed=OPTIONS.seed, epoch=epoch, rank=0)
+        batches = fit.shuffled_batches(*images(), batch_size=8, steps=steps, generator=generator)
+        fit.train_epoch(model, batches, fitting=FITTING, optimizer=optimizer, schedule=schedule, generator=generator)
+        history.append(row(epoch) | {"lr": schedule.get_last_lr()[0]})
+    return Checkpoint(
+        model=model.state_dict(),
+        moments=optimizer.state_dict()["state"],
+        history=history,
+        best=model.state_dict(),
+        logits_NK=torch.tensor([[2.0, 1.0], [0.5, 3.0]]),
+        labels_N=torch.tensor([0, 1]),
+        data={"images": 24, "unreadable": {}},
+    )
+
+
+@pytest.fixture(scope="module")
+def third_epoch():
+    return train(None, 3)
+
+
+def test_training_goes_on_from_the_file_as_if_nothing_had_happened(third_epoch):
+    whole = train(None, 6)
+    resumed = train(checkpoint.from_bytes(checkpoint.to_bytes(third_epoch)), 3)
+    assert resumed.history == whole.history
+    assert all(torch.equal(resumed.model[name], whole.model[name]) for name in whole.model)
+    marks = {
+        fingerprint(weights=f.weights, image=ImageSpec(), model=SPEC, temperature=f.temperature)
+        for f in map(checkpoint.fitted, (whole, resumed))
+    }
+    assert len(marks) == 1
+
+
+def test_what_is_written_is_what_is_read(third_epoch, tmp_path):
+    uri = str(tmp_path / "checkpoint.pt")
+    assert checkpoint.read(uri) is None
+    storage.write_bytes(uri, checkpoint.to_bytes(third_epoch))
+    read = checkpoint.read(uri)
+    assert (read.epoch, read.history, read.data) == (3, third_epoch.history, third_epoch.data)
+    assert torch.equal(read.logits_NK, third_epoch.logits_NK)
+    assert read.moments.keys() == third_epoch.moments.keys()
+
+
+def test_there_is_nothing_in_it_that_could_run(third_epoch):
+    archive = checkpoint.to_bytes(third_epoch).partition(b"\n")[2]
+    assert torch.load(io.BytesIO(archive), weights_only=True).keys() == Checkpoint.__dataclass_fields__.keys()
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_refused_with_a_reason_and_never_believed(third_epoch, data):
+    content = bytearray(checkpoint.to_bytes(third_epoch))
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(StorageError):
+        checkpoint.from_bytes(bytes(content))
+
+
+@given(content=st.binary(max_size=300))
+def test_any_other_file_is_no_checkpoint(content):
+    with pytest.raises(StorageError):
+        checkpoint.from_bytes(content)
+
+
+def rates(*, epochs, steps, done_steps):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = fit.make_schedule(optimizer, total_steps=6 * steps, warmup_fraction=0.1, done_steps=done_steps)
+    seen = []
+    for _ in range(epochs * steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize("done", [1, 3, 5])
+def test_the_schedule_goes_on_where_it_was(done):
+    assert rates(epochs=6 - done, steps=7, done_steps=7 * done) == rates(epochs=6, steps=7, done_steps=0)[7 * done :]
+
+
+def test_with_other_workers_the_schedule_goes_on_at_the_same_epoch(third_epoch):
+    resumed = train(third_epoch, 1, steps=4)
+    assert resumed.history[-1]["lr"] == pytest.approx(rates(epochs=5, steps=4, done_steps=0)[16] * OPTIONS.lr)
+
+
+def test_every_epoch_and_worker_draws_its_own_whatever_was_drawn_before():
+    def draws(**key):
+        generator = fit.seed_epoch(**{"seed": 1, "epoch": 2, "rank": 0, **key})
+        return tuple(torch.rand(2, generator=generator).tolist() + torch.rand(2).tolist())
+
+    first = draws()
+    torch.rand(5)
+    assert draws() == first
+    assert len({first, draws(seed=2), draws(epoch=3), draws(rank=1)}) == 4
+
+
+def test_better_is_more_recall_and_at_the_same_recall_less_loss():
+    assert fit.is_better(row(1), None)
+    assert fit.is_better(row(2, 0.6, 9.0), row(1, 0.5, 1.0))
+    assert fit.is_better(row(2, 0.5, 0.9), row(1, 0.5, 1.0))
+    assert not fit.is_better(row(2, 0.5, 1.0), row(1, 0.5, 1.0))
+
+
+def test_when_to_stop_follows_from_the_history():
+    options = TrainOptions(epochs=6, patience=3)
+    history = [row(1), row(2), *(row(epoch, best=False) for epoch in (3, 4))]
+    assert not fit.is_finished([], options)
+    assert not fit.is_finished(history, options)
+    assert fit.is_finished([*history, row(5, best=False)], options)
+    assert fit.is_finished([row(epoch) for epoch in range(1, 7)], options)
+    assert fit.best_of(history)["epoch"] == 2
