@@ -51,7 +51,7 @@ class Backend(Protocol):
         """Remove a folder and all below it; one that is not there is fine."""
 
     def claim(self, uri: str, name: str, data: bytes) -> bool:
-        """Make the folder `uri` with one file in it, at once; False where it is there already. Of many, one succeeds."""
+        """Make the folder `uri` with one file in it, at once; False where it is there already. One of many succeeds."""
 
     def revoke(self, uri: str) -> None:
         """Take a claimed folder away, at once: every change staged in it fails from now on."""

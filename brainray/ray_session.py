@@ -130,6 +130,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
     if ray.is_initialized():
         yield cluster_nodes()
         return
+    _hush()
     address = cluster_address()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
@@ -145,6 +146,14 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         yield cluster_nodes()
     finally:
         ray.shutdown()
+
+
+def _hush() -> None:
+    """Keep Ray's remarks on workers and nodes that die off the standard output: a run goes on, or says why not."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None
 
 
 @contextmanager

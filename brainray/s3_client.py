@@ -1,0 +1,211 @@
+"""Clients for S3, by the usual AWS chain: profile, variables, configuration file, roles. Made when first needed.
+
+obstore carries the bytes of images, for a GET costs it a sixth to a tenth of the processor time (tests/bench/s3_clients.py);
+botocore does all else, and finds credentials, region and endpoint for both.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .errors import StorageError
+from .s3_errors import Request, translated
+from .s3_pages import parse_page
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 30
+_CONNECTIONS = 64
+_WHOLE_GET_S = 600  # obstore's limit for a GET with its body; silence ends one after READ_TIMEOUT_S
+_REFRESH_S = 300  # obstore asks again for credentials that expire; botocore renews them 15 minutes before
+
+
+class Clients:
+    """One set for a process; every thread may use it. A fork and a copy by pickle start without clients."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, _: dict[str, Any]) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._session: Any = None
+        self._s3: Any = None
+        self._stores: dict[str, S3Store] = {}
+        self._thread = threading.local()
+
+    @property
+    def s3(self) -> Any:
+        """The botocore client. It tries once: who calls it counts the tries."""
+        if self._s3 is None or self._pid != os.getpid():
+            self._make()
+        return self._s3
+
+    @property
+    def endpoint(self) -> str:
+        return str(self.s3.meta.endpoint_url)
+
+    @property
+    def region(self) -> str:
+        region = self.s3.meta.region_name
+        return "us-east-1" if region in (None, "aws-global") else str(region)
+
+    @property
+    def is_aws(self) -> bool:
+        host = urlsplit(self.endpoint).hostname or ""
+        return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+    def request(self, action: str, uri: str, bucket: str) -> Request:
+        """Names a request for the messages about it. Never fails: a client that cannot be made has no endpoint."""
+        made = self._s3 is not None and self._pid == os.getpid()
+        endpoint = self.endpoint if made else os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL"))
+        return Request(
+            action=action, uri=uri, bucket=bucket, endpoint=endpoint or "", region=self.region if made else None
+        )
+
+    def store(self, bucket: str) -> "S3Store":
+        """obstore's client for one bucket."""
+        s3 = self.s3
+        store = self._stores.get(bucket)
+        if store is None:
+            with self._lock:
+                store = self._stores.setdefault(bucket, self._make_store(bucket, s3))
+        return store
+
+    @contextmanager
+    def sent_within(self, seconds: float) -> Iterator[None]:
+        """Requests of this thread are refused, as `read_failed`, where they would leave later than this.
+
+        The time is taken now, by a clock that runs on while the machine sleeps.
+        """
+        self._thread.latest_s = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+        try:
+            yield
+        finally:
+            self._thread.latest_s = None
+
+    def _refuse_late(self, **_: Any) -> None:
+        latest_s = getattr(self._thread, "latest_s", None)
+        if latest_s is not None and time.clock_gettime(time.CLOCK_BOOTTIME) > latest_s:
+            raise StorageError("read_failed", "too long since the claim on the output was looked at")
+
+    def _make(self) -> None:
+        if self._pid != os.getpid():
+            self._forget()
+        with self._lock:
+            if self._s3 is not None:
+                return
+            import botocore.session
+
+            session = botocore.session.Session()
+            wish = (session.get_scoped_config().get("s3") or {}).get("addressing_style")
+            s3 = self._create(session, wish or "auto")
+            if not wish and not _at_aws(s3):
+                s3 = self._create(session, "path")  # host names like bucket.minio:9000 lead nowhere
+            self._session = session
+            self._s3 = s3
+
+    def _create(self, session: Any, addressing_style: str) -> Any:
+        from botocore.config import Config
+
+        config = Config(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=_CONNECTIONS,
+            # CRC trailers are unknown to many stores; Content-MD5, which writes carry instead, to none.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": addressing_style},
+        )
+        s3 = session.create_client("s3", config=config)
+        s3.meta.events.register_first("before-parse.s3.ListObjectsV2", parse_page)
+        s3.meta.events.register_first("before-parameter-build.s3", _stay_in_region)
+        s3.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        s3.meta.events.register_first("before-send.s3", self._refuse_late)
+        return s3
+
+    def _make_store(self, bucket: str, s3: Any) -> "S3Store":
+        from obstore.store import S3Store
+
+        parts = urlsplit(str(s3.meta.endpoint_url))
+        style = (s3.meta.config.s3 or {}).get("addressing_style")
+        virtual = style == "virtual" or (style == "auto" and "." not in bucket)
+        endpoint = f"{parts.scheme}://{bucket + '.' if virtual else ''}{parts.netloc}{parts.path}".rstrip("/")
+        options: dict[str, Any] = {
+            "allow_http": parts.scheme == "http",
+            "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
+            "read_timeout": f"{READ_TIMEOUT_S}s",
+            "timeout": f"{_WHOLE_GET_S}s",
+        }
+        authorities = self._session.get_config_variable("ca_bundle")
+        if authorities:
+            with open(authorities, "rb") as file:
+                options["root_certificate"] = file.read()
+        return S3Store(
+            bucket,
+            endpoint=endpoint,
+            region=self.region,
+            virtual_hosted_style_request=virtual,
+            credential_provider=_Credentials(self._session),
+            client_options=options,  # type: ignore[arg-type]  # a TypedDict, filled in steps
+            retry_config={"max_retries": 0},  # `reading` counts the tries
+        )
+
+
+class _Credentials:
+    """botocore's credentials for obstore, renewed as botocore renews them."""
+
+    def __init__(self, session: Any) -> None:
+        from botocore.credentials import RefreshableCredentials
+        from botocore.exceptions import NoCredentialsError
+
+        self._source = session.get_credentials()
+        if self._source is None:
+            raise NoCredentialsError
+        self._expire = isinstance(self._source, RefreshableCredentials)
+        self._source.get_frozen_credentials()  # raises here what would be hard to tell apart in obstore's words
+
+    def __call__(self) -> Any:
+        found = self._source.get_frozen_credentials()
+        return {
+            "access_key_id": found.access_key,
+            "secret_access_key": found.secret_key,
+            "token": found.token,
+            "expires_at": datetime.now(UTC) + timedelta(seconds=_REFRESH_S) if self._expire else None,
+        }
+
+
+def _at_aws(s3: Any) -> bool:
+    return (urlsplit(s3.meta.endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def _stay_in_region(context: dict[str, Any], **_: Any) -> None:
+    """botocore follows a bucket to its region and obstore does not: both shall say the same of a wrong region."""
+    context["s3_redirected"] = True
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Older stores ask for it with DeleteObjects, where botocore now sends a CRC instead."""
+    params["headers"]["Content-MD5"] = content_md5(params["body"])
+
+
+def content_md5(data: bytes) -> str:
+    """The header by which a store checks that it has received all of a body."""
+    import base64
+    import hashlib
+
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

@@ -1,0 +1,245 @@
+"""What went wrong at an S3 store, as `StorageError`: one line that names the bucket or endpoint and says what to do.
+
+Knows both clients' exceptions. Their texts are dropped, and so is the chain of exceptions: they quote the store's
+answer, which may hold the access key id, the string that was signed, request ids and addresses.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from .errors import BrainrayError, ImageReason, StorageError
+
+
+class Throttled(StorageError):
+    """The store asks for fewer requests at once: 503 SlowDown, 429. The same request may succeed a moment later."""
+
+
+class Changed(StorageError):
+    """A condition of the request does not hold (412): another has written the object, or it is there already."""
+
+
+class WrongRegion(StorageError):
+    """The bucket lies in another region than the requests are signed for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What was asked of which store, for the message."""
+
+    action: str  # the permission it needs: "s3:GetObject"
+    uri: str
+    bucket: str
+    endpoint: str  # may hold user and password: `host` is for people
+    region: str | None
+
+    @property
+    def host(self) -> str:
+        parts = urlsplit(self.endpoint)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "the S3 endpoint"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the store answered, apart from how a client tells it."""
+
+    status: int
+    code: str
+    region: str | None = None
+
+
+_NO_BUCKET = "there is no bucket {bucket} at {host}; correct the name, or set AWS_ENDPOINT_URL for another store"
+_DENIED = "access denied; the credentials in use need {action} here"
+_EXPIRED = "the session token has expired; log in again, or renew AWS_SESSION_TOKEN"
+_KEY = "{host} does not know the access key; check AWS_ACCESS_KEY_ID or AWS_PROFILE"
+_SECRET = "the secret key does not fit the access key; check AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
+_TOKEN = "the session token does not fit the access key; unset AWS_SESSION_TOKEN, or log in again"
+_CLOCK = "this machine's clock differs too much from that of {host}; set it"
+_ARCHIVED = "the object is archived; restore it first"
+_LOST = "the transfer failed"
+_WORDS: dict[str, tuple[ImageReason, str]] = {
+    "NoSuchKey": ("not_found", "there is no such object"),
+    "NoSuchBucket": ("not_found", _NO_BUCKET),
+    "NoSuchUpload": ("read_failed", _LOST),
+    "AccessDenied": ("forbidden", _DENIED),
+    "AllAccessDisabled": ("forbidden", _DENIED),
+    "InvalidAccessKeyId": ("forbidden", _KEY),
+    "SignatureDoesNotMatch": ("forbidden", _SECRET),
+    "ExpiredToken": ("forbidden", _EXPIRED),
+    "ExpiredTokenException": ("forbidden", _EXPIRED),
+    "TokenRefreshRequired": ("forbidden", _EXPIRED),
+    "InvalidToken": ("forbidden", _TOKEN),
+    "RequestTimeTooSkewed": ("forbidden", _CLOCK),
+    "RequestExpired": ("forbidden", _CLOCK),
+    "InvalidObjectState": ("forbidden", _ARCHIVED),
+    "InvalidBucketName": ("forbidden", "{bucket} is no valid bucket name at {host}"),
+    "KeyTooLongError": ("not_found", "the key is longer than S3 allows"),
+    # These come with status 400 and pass all the same.
+    "RequestTimeout": ("read_failed", _LOST),
+    "BadDigest": ("read_failed", _LOST),
+    "IncompleteBody": ("read_failed", _LOST),
+    "InternalError": ("read_failed", "the store failed"),
+    "OperationAborted": ("read_failed", "another change was under way"),
+    "ConditionalRequestConflict": ("read_failed", "another change was under way"),
+}
+_THROTTLING = {
+    *("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequests"),
+    *("RequestLimitExceeded", "BandwidthLimitExceeded", "RequestThrottledException", "TooManyRequestsException"),
+}
+_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
+_ELSEWHERE_TOO = {"IllegalLocationConstraintException", "InvalidRegion"}
+_STATUS_CODES = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}
+
+
+@contextmanager
+def translated(request: Request) -> Iterator[None]:
+    """Turns every error of a client into a `StorageError`."""
+    try:
+        yield
+    except BrainrayError:
+        raise
+    except Exception as exc:
+        error = translate(exc, request)
+        if error is None:
+            raise
+        raise error from None
+
+
+def translate(exc: Exception, request: Request) -> StorageError | None:
+    """The `StorageError` for a client's exception; None for one that is no client's."""
+    home = type(exc).__module__.partition(".")[0]
+    if home in ("botocore", "boto3"):
+        return _from_botocore(exc, request)
+    if home in ("urllib3", "http"):  # while a body is read
+        return _error("read_failed", request, f"{_LOST} ({type(exc).__name__})")
+    if home == "obstore" or isinstance(exc, FileNotFoundError):
+        return _from_obstore(exc, request)
+    if isinstance(exc, OSError):
+        return _error("read_failed", request, f"{_LOST} ({exc.strerror or type(exc).__name__})")
+    if isinstance(exc, ValueError):  # both clients, for an endpoint or a path they cannot use
+        return _error("forbidden", request, f"{request.host} or the name cannot be used; check AWS_ENDPOINT_URL")
+    return None
+
+
+def judge(answer: Answer, request: Request) -> StorageError:
+    """The `StorageError` for an answer other than success."""
+    code = answer.code if not answer.code.isdigit() else _STATUS_CODES.get(answer.status, answer.code)
+    told = code if code and not code.isdigit() else f"HTTP {answer.status}"
+    moved = answer.region is not None and answer.region != request.region and answer.status in (301, 307, 400)
+    if moved or code in _ELSEWHERE or code in _ELSEWHERE_TOO or answer.status in (301, 307):
+        return _elsewhere(answer.region, request)
+    if answer.status == 412:
+        return _error("read_failed", request, "the object was changed by another meanwhile", kind=Changed)
+    if code in _THROTTLING or (answer.status in (429, 503, 509) and code not in _WORDS):
+        return _error("read_failed", request, f"{request.host} asks for fewer requests ({told})", kind=Throttled)
+    if code not in _WORDS:
+        code = _STATUS_CODES.get(answer.status, code)
+    if code in _WORDS:
+        reason, words = _WORDS[code]
+        filled = words.format(bucket=request.bucket, host=request.host, action=request.action)
+        return _error(reason, request, f"{filled} ({told})")
+    if answer.status >= 500 or answer.status == 409:
+        return _error("read_failed", request, f"the store failed ({told})")
+    return _error("forbidden", request, f"{request.host} refused {request.action} ({told})")
+
+
+def _elsewhere(region: str | None, request: Request) -> StorageError:
+    where = f"in {region}" if region else "in another region"
+    advice = f"set AWS_REGION={region}" if region else "set AWS_REGION to the bucket's region"
+    mine = f", not in {request.region}" if request.region else ""
+    words = f"the bucket {request.bucket} is {where}{mine}; {advice}"
+    return _error("forbidden", request, words, kind=WrongRegion)
+
+
+def _from_botocore(exc: Exception, request: Request) -> StorageError:
+    from botocore import exceptions as known
+
+    if isinstance(exc, known.ClientError):
+        return judge(_answer_of(exc), request)
+    if isinstance(exc, known.ConnectTimeoutError | known.EndpointConnectionError | known.ProxyConnectionError):
+        return _unreachable(request)
+    if isinstance(exc, known.SSLError):
+        return _error("forbidden", request, f"no trusted connection to {request.host}; check AWS_CA_BUNDLE")
+    passing = (
+        known.HTTPClientError,
+        known.IncompleteReadError,
+        known.ResponseParserError,
+        known.ChecksumError,
+        known.FlexibleChecksumError,
+    )
+    if isinstance(exc, passing):
+        return _error("read_failed", request, f"{_LOST} ({type(exc).__name__})")
+    if isinstance(exc, known.ParamValidationError):
+        return _error("forbidden", request, f"{request.bucket} is no valid bucket name, or the key is none")
+    return _error("forbidden", request, _set_up(type(exc).__name__))
+
+
+def _set_up(name: str) -> str:
+    """What to do about a client that cannot even be made, or finds no credentials, by the exception's name."""
+    if name == "NoCredentialsError":
+        return "no credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if name == "ProfileNotFound":
+        return "AWS_PROFILE names a profile that the AWS configuration does not have; correct it"
+    if "Region" in name:
+        return f"the region cannot be used ({name}); set AWS_REGION"
+    if any(word in name for word in ("Credential", "Token", "SSO", "Login", "Metadata")):
+        return f"the credentials could not be had ({name}); log in again, or check AWS_PROFILE"
+    return f"the client could not be used ({name}); check the AWS configuration"
+
+
+def _answer_of(exc: Exception) -> Answer:
+    response = getattr(exc, "response", {})
+    error, told = response.get("Error", {}), response.get("ResponseMetadata", {})
+    region = error.get("Region") or told.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    return Answer(status=told.get("HTTPStatusCode", 0), code=str(error.get("Code", "")), region=region)
+
+
+_OBSTORE_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
+_OBSTORE_CODE = re.compile(r"<Code>\s*([A-Za-z0-9.]+)\s*</Code>")
+_OBSTORE_REGION = re.compile(r"<Region>\s*([a-z0-9-]+)\s*</Region>")
+_OBSTORE_STATUS_OF = {
+    "PermissionDeniedError": 403,
+    "UnauthenticatedError": 401,
+    "PreconditionError": 412,
+    "NotModifiedError": 412,
+    "AlreadyExistsError": 409,
+    "NotFoundError": 404,
+    "FileNotFoundError": 404,
+}
+
+
+def _from_obstore(exc: Exception, request: Request) -> StorageError:
+    """obstore tells all it knows as text only: the head line, the answer's body, then Rust's debug format."""
+    name, text = type(exc).__name__, str(exc)
+    if "External AWS credential provider" in text:
+        return _error("forbidden", request, _set_up("CredentialRetrievalError"))
+    found = _OBSTORE_STATUS.search(text)
+    status = int(found[1]) if found else _OBSTORE_STATUS_OF.get(name)
+    if "BareRedirect" in text:
+        status = 301
+    if status is not None:
+        code, region = _OBSTORE_CODE.search(text), _OBSTORE_REGION.search(text)
+        answer = Answer(status=status, code=code[1] if code else str(status), region=region[1] if region else None)
+        return judge(answer, request)
+    if name in ("InvalidPathError", "NotSupportedError", "UnknownConfigurationKeyError"):
+        return _error("forbidden", request, f"the client could not be used ({name}); check the AWS configuration")
+    if "kind: Connect," in text:
+        if "certificate" in text.lower():
+            return _error("forbidden", request, f"no trusted connection to {request.host}; check AWS_CA_BUNDLE")
+        return _unreachable(request)
+    how = re.search(r"\b(TimedOut|Timeout|ConnectionReset|IncompleteBody|UnexpectedEof|IncompleteMessage)\b", text)
+    return _error("read_failed", request, f"{_LOST} ({how[1] if how else name})")
+
+
+def _unreachable(request: Request) -> StorageError:
+    return _error(
+        "read_failed", request, f"{request.host} cannot be reached; check the network, AWS_ENDPOINT_URL and AWS_REGION"
+    )
+
+
+def _error(
+    reason: ImageReason, request: Request, words: str, *, kind: type[StorageError] = StorageError
+) -> StorageError:
+    return kind(reason, " ".join(f"{request.uri}: {words}".split()))
