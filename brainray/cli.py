@@ -96,6 +96,11 @@ def score(
     max_failed: Annotated[
         str, typer.Option(help="More failed images than this end with code 3: a share or a count.")
     ] = "1%",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only paths below the input that match; '*' matches '/' too.", metavar="GLOB"),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No paths that match.", metavar="GLOB")] = None,
     group_by: Annotated[
         str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
     ] = None,
@@ -123,6 +128,8 @@ def score(
         batch_size=batch_size,
         shard_size=shard_size,
         max_failed=MaxFailed.parse(max_failed),
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
         group_by=group_by,
         precision=precision,  # type: ignore[arg-type]  # checked there
         stall_timeout_s=stall_timeout,

@@ -150,6 +150,8 @@ class ScoreOptions(_Spec):
     batch_size: int | None = None  # images in one forward pass; None: what is fastest on the device
     shard_size: int | None = None  # images a shard; None: about 1,000, fewer for small archives
     max_failed: MaxFailed = field(default_factory=lambda: MaxFailed(share=0.01))
+    include: tuple[str, ...] = ()  # globs over the path below the input; none: everything
+    exclude: tuple[str, ...] = ()
     group_by: str | None = None  # "folder", or a regular expression whose first group names the group
     precision: Precision = "auto"
     stall_timeout_s: float = 600.0  # no shard finished for so long ends the run

@@ -1,5 +1,6 @@
 """Inputs -> listing, streamed: memory does not grow with the number of files beyond one chunk."""
 
+import fnmatch
 import os
 import re
 from collections import Counter
@@ -84,8 +85,11 @@ class Lister:
         output: str | None = None,
         truth: Truth | None = None,
         group_by: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> None:
         self._inputs = inputs
+        self._chosen = _Globs(include, exclude)
         self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this very run are no input
         self._lookup = class_lookup(classes)
         self._truth = truth
@@ -101,12 +105,13 @@ class Lister:
                 if self._own and found.uri.startswith(self._own):
                     continue
                 name = storage.name_of(found.uri)
+                path = "/".join((*found.folders, name))
                 reason = "special file" if found.special else skip_reason(name, found.folders)
+                reason = reason or self._chosen.skip_reason(path)
                 if reason is not None:
                     self.skipped[reason] += 1
                     continue
                 label = label_from_folders((*own, *found.folders), self._lookup) if self._truth is None else None
-                path = "/".join((*found.folders, name))
                 rows.append((found.uri, found.size_bytes, found.version, label, self._group(found.uri, found.folders)))
                 relative.append(path)
                 if len(rows) == CHUNK_ROWS:
@@ -124,6 +129,24 @@ class Lister:
             return table
         labels = self._truth.labels_of(table["uri"], pa.array(relative))
         return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
+
+
+class _Globs:
+    """Which paths below an input are wanted. `*` matches any characters, `/` too, as in `aws s3 --exclude`."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self._include, self._exclude = _any_of(include), _any_of(exclude)
+
+    def skip_reason(self, path: str) -> str | None:
+        if self._include is not None and not self._include.match(path):
+            return "not in --include"
+        if self._exclude is not None and self._exclude.match(path):
+            return "in --exclude"
+        return None
+
+
+def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(fnmatch.translate, globs))) if globs else None
 
 
 def _grouper(group_by: str | None) -> "_Grouper":

@@ -68,6 +68,8 @@ def list_inputs(request: Request, path: str, *, progress: Callable[[int], None] 
         output=request.output,
         truth=request.truth,
         group_by=request.options.group_by,
+        include=request.options.include,
+        exclude=request.options.exclude,
     )
     found = listing.scan(lister, path, progress=progress)
     if found.images == 0:

@@ -74,6 +74,16 @@ def test_what_is_no_image_is_counted_by_reason(tmp_path):
     assert {row["uri"].rsplit("/")[-1] for row in rows} == {"a.jpg", "b.JPEG", "e.nii.gz", "f.dcm"}
 
 
+def test_globs_choose_paths_and_what_they_leave_out_is_counted(tmp_path):
+    for name in ("site1/t1/a.jpg", "site1/t2/b.jpg", "site2/t1/c.jpg", "site2/t1/thumb-d.jpg", "site2/e.txt"):
+        touch(tmp_path / "in" / name)
+    found, rows = listed(tmp_path, [tmp_path / "in"], include=["*/t1/*", "site1/t2/?.jpg"], exclude=["*thumb*", "*c.*"])
+    assert {row["uri"].rsplit("/")[-1] for row in rows} == {"a.jpg", "b.jpg"}
+    assert found.skipped == {"in --exclude": 2, "suffix .txt": 1}
+    found, _ = listed(tmp_path, [tmp_path / "in"], include=["site1/*"])
+    assert found.skipped == {"not in --include": 2, "suffix .txt": 1}
+
+
 def test_inputs_within_inputs_are_listed_once(archive, tmp_path):
     root = archive(images=2)
     found, _ = listed(tmp_path, [root / "glioma", root, root, root / "glioma" / "0.jpg"])
