@@ -1,88 +1,45 @@
-"""The only code that opens a URI: list, read, atomic write. Errors of the operating system end here as `StorageError`.
+"""The only code that opens a URI: list, read, atomic write. Which backend serves it is decided here, by its scheme."""
 
-A local file's URI is its absolute path. One whose name is no UTF-8 has a percent-encoded `file://` URI, so that every
-name fits a Parquet string and leads back to its file.
-"""
-
-import errno
 import json
 import os
-import secrets
-import shutil
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import BadRequest, ImageReason, OutputHeld, StorageError
+from .backend import Backend, FileInfo
+from .errors import BadRequest, StorageError
+from .local_files import LocalFiles
 
-_REASONS: dict[int, ImageReason] = {
-    errno.ENOENT: "not_found",
-    errno.ENOTDIR: "not_found",
-    errno.EACCES: "forbidden",
-    errno.EPERM: "forbidden",
-}
+_LOCAL = LocalFiles()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileInfo:
-    """A file found by `list_files`."""
+def _backend(uri: str) -> Backend:
+    scheme, found, _ = uri.partition("://")
+    if not found or scheme == "file":
+        return _LOCAL
+    if scheme == "s3":
+        return _s3()
+    raise BadRequest(f"{uri}: {scheme}:// is not served; give a local path, file:// or s3://")
 
-    uri: str
-    folders: tuple[str, ...]  # names below the listed root, outermost first
-    size_bytes: int
-    version: str  # changes when the content does: the modification time in nanoseconds
-    special: bool = False  # a pipe, socket or device: reading it may never end
+
+@cache
+def _s3() -> Backend:
+    from .s3_objects import S3Objects  # 0.3 s that only buckets have to pay
+
+    return S3Objects()
 
 
 def normalise(uri: str | os.PathLike[str]) -> str:
-    """The one spelling of a location: an absolute local path. Raises `BadRequest` for schemes that are not served."""
+    """The one spelling of a location. Raises `BadRequest` for one that is not served."""
     text = os.fspath(uri)
     if not text:
         raise BadRequest("a path is empty; give a folder or a file")
-    if "://" in text:
-        parts = urlsplit(text)
-        if parts.scheme != "file":
-            raise BadRequest(f"{text}: {parts.scheme}:// is not supported by this version; give a local path")
-        if parts.netloc not in ("", "localhost"):
-            raise BadRequest(f"{text}: a file:// URI names no host; write file:///path")
-    return _uri(os.path.abspath(os.path.expanduser(_path(text))))
-
-
-def _path(uri: str) -> str:
-    if uri.startswith("file://"):
-        return os.fsdecode(unquote_to_bytes(uri[len("file://") :].removeprefix("localhost")))
-    return uri
-
-
-def _uri(path: str) -> str:
-    try:
-        path.encode()
-        return path
-    except UnicodeEncodeError:
-        return "file://" + quote_from_bytes(os.fsencode(path))
-
-
-def _text(name: str) -> str:
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except pa.ArrowException as exc:
-        raise StorageError("read_failed", f"{uri}: no readable Parquet ({exc})") from exc
-    except OSError as exc:
-        reason = _REASONS.get(exc.errno or 0, "read_failed")
-        raise StorageError(reason, f"{uri}: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # a NUL byte in a path
-        raise StorageError("not_found", f"{uri}: {exc}") from exc
+    return _backend(text).normalise(text)
 
 
 def join(uri: str, *names: str) -> str:
@@ -91,25 +48,20 @@ def join(uri: str, *names: str) -> str:
 
 def name_of(uri: str) -> str:
     """The last part of a location, as text to look at: bytes that are no UTF-8 show as escapes."""
-    return _text(os.path.basename(_path(uri).rstrip("/")))
+    return _backend(uri).name_of(uri)
 
 
 def is_folder(uri: str) -> bool:
-    return os.path.isdir(_path(uri))
+    return _backend(uri).is_folder(uri)
 
 
 def exists(uri: str) -> bool:
-    return os.path.lexists(_path(uri))
+    return _backend(uri).exists(uri)
 
 
 def read_bytes(uri: str) -> bytes:
     """A whole file. One that ends too early, as on a flaky network share, raises `StorageError`."""
-    with _translated(uri), open(_path(uri), "rb", buffering=0) as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        data = file.read()
-    if len(data) < size_bytes:
-        raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {size_bytes} bytes")
-    return data
+    return _backend(uri).read_bytes(uri)
 
 
 def read_json(uri: str) -> dict[str, Any]:
@@ -126,12 +78,14 @@ def read_json(uri: str) -> dict[str, Any]:
 @contextmanager
 def open_parquet(uri: str, *, checksums: bool = False) -> Iterator[pq.ParquetFile]:
     """A Parquet file, read where it is needed. A damaged one raises `StorageError`; `checksums` looks at each page."""
-    with (
-        _translated(uri),
-        pa.OSFile(_path(uri), "rb") as source,
-        pq.ParquetFile(source, page_checksum_verification=checksums) as file,
-    ):
-        yield file
+    try:
+        with (
+            _backend(uri).open_seekable(uri) as source,
+            pq.ParquetFile(source, page_checksum_verification=checksums) as file,
+        ):
+            yield file
+    except (pa.ArrowException, OSError) as exc:
+        raise StorageError("read_failed", f"{uri}: no readable Parquet ({exc})") from exc
 
 
 def read_parquet(uri: str) -> pa.Table:
@@ -142,32 +96,17 @@ def read_parquet(uri: str) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Changes files in the name of one owner, whose `staging` folder lies on the same file system.
+    """Changes files in the name of one owner, who has claimed the folder `staging`.
 
-    Every change is one rename out of that folder or into it. Who takes over removes the folder first, so whatever a
-    former owner tries from then on fails in the kernel: also where it slept between its last look at the lease and the
-    rename. A change that fails so raises `OutputHeld`. Without `staging` there is no owner, and no such guard.
+    Once another has revoked that folder every change raises `OutputHeld` and changes nothing. Without `staging` there
+    is no owner, and no such guard.
     """
 
     staging: str | None = None
 
     def write_bytes(self, uri: str, data: bytes) -> None:
         """Write a whole file or nothing: readers see the old content or the new. Makes missing folders."""
-        path = _path(uri)
-        with _translated(uri), self._guarded():
-            self._make_folder(os.path.dirname(path))
-            temporary = self._temporary(path)
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
-            _sync_folder(os.path.dirname(path))
+        _backend(uri).write_bytes(uri, data, self.staging)
 
     def write_json(self, uri: str, value: dict[str, Any]) -> None:
         self.write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
@@ -179,77 +118,16 @@ class Writer:
         self.write_bytes(uri, sink.getvalue().to_pybytes())
 
     def copy(self, source: str, target: str) -> None:
-        """Put a file in another's place, as a whole. The source stays; a hard link where the file system has them."""
-        path = _path(target)
-        with _translated(target), self._guarded():
-            self._make_folder(os.path.dirname(path))
-            temporary = self._temporary(path)
-            try:
-                os.link(_path(source), temporary)
-            except OSError:
-                shutil.copyfile(_path(source), temporary)
-            os.replace(temporary, path)
-            _sync_folder(os.path.dirname(path))
+        """Put a file in another's place, as a whole. The source stays."""
+        _backend(target).copy(source, target, self.staging)
 
     def delete(self, uri: str) -> None:
         """Remove a file; one that is not there is fine."""
-        path = _path(uri)
-        with _translated(uri), self._guarded():
-            temporary = self._temporary(path)
-            try:
-                os.rename(path, temporary)
-            except FileNotFoundError:
-                if self.staging is not None:
-                    os.stat(_path(self.staging))
-                return
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-            _sync_folder(os.path.dirname(path))
+        _backend(uri).delete(uri, self.staging)
 
     def delete_tree(self, uri: str) -> None:
-        """Remove a folder and all below it, at once; one that is not there is fine."""
-        path = _path(uri)
-        with _translated(uri), self._guarded():
-            temporary = self._temporary(path)
-            try:
-                os.rename(path, temporary)
-            except FileNotFoundError:
-                if self.staging is not None:
-                    os.stat(_path(self.staging))
-                return
-            shutil.rmtree(temporary, ignore_errors=True)
-
-    def _make_folder(self, folder: str) -> None:
-        """Missing folders are renamed into place as files are: a former owner must not bring back its own staging."""
-        if self.staging is None:
-            os.makedirs(folder, exist_ok=True)
-            return
-        if os.path.isdir(folder):
-            return
-        self._make_folder(os.path.dirname(folder))
-        prepared = self._temporary(folder)
-        os.mkdir(prepared)
-        try:
-            os.rename(prepared, folder)
-        except OSError:
-            with suppress(OSError):
-                os.rmdir(prepared)
-            if not os.path.isdir(folder):  # or another worker of this owner was faster
-                raise
-
-    def _temporary(self, path: str) -> str:
-        folder, name = os.path.split(path)
-        staging = folder if self.staging is None else _path(self.staging)
-        return os.path.join(staging, f".{name[:100]}.{secrets.token_hex(4)}.tmp")
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as exc:
-            if self.staging is None or os.path.isdir(_path(self.staging)):
-                raise
-            raise OutputHeld("another run has taken over this output, so this one stopped before writing") from exc
+        """Remove a folder and all below it; one that is not there is fine."""
+        _backend(uri).delete_tree(uri, self.staging)
 
 
 _UNOWNED = Writer()
@@ -257,114 +135,32 @@ write_bytes = _UNOWNED.write_bytes
 write_json = _UNOWNED.write_json
 write_parquet = _UNOWNED.write_parquet
 delete = _UNOWNED.delete
-
-
-def _sync_folder(folder: str) -> None:
-    """Make a rename in the folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+delete_tree = _UNOWNED.delete_tree
 
 
 def claim(uri: str, name: str, data: bytes) -> bool:
     """Make the folder `uri` with one file in it, at once; False where it is there already. Of many, one succeeds."""
-    path = _path(uri)
-    parent = os.path.dirname(path)
-    prepared = os.path.join(parent, f".{secrets.token_hex(8)}")
-    with _translated(uri):
-        os.makedirs(prepared)
-        try:
-            with open(os.path.join(prepared, name), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(prepared, path)  # fails where there is a folder that holds something
-        except OSError as exc:
-            shutil.rmtree(prepared, ignore_errors=True)
-            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return False
-            raise
-        _sync_folder(parent)
-    return True
-
-
-# A call that was in the kernel before the rename may still add a file (6 of 400 times with four busy threads on ext4).
-_REVOKE_TRIES = 10
+    return _backend(uri).claim(uri, name, data)
 
 
 def revoke(uri: str) -> None:
     """Take a claimed folder away, at once: every `Writer` that stages in it fails from now on."""
-    path = _path(uri)
-    removed = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}")
-    with _translated(uri), suppress(FileNotFoundError):
-        os.rename(path, removed)
-        for _ in range(_REVOKE_TRIES):
-            shutil.rmtree(removed, ignore_errors=True)
-            if not os.path.lexists(removed):
-                break
-
-
-def delete_tree(uri: str) -> None:
-    """Remove a folder and all below it; one that is not there is fine."""
-    with _translated(uri), suppress(FileNotFoundError):
-        shutil.rmtree(_path(uri))
+    _backend(uri).revoke(uri)
 
 
 def create(uri: str) -> bool:
     """Make an empty file; False where there is one already. Of many who try, one succeeds."""
-    with _translated(uri):
-        try:
-            os.close(os.open(_path(uri), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        except FileExistsError:
-            return False
-    return True
+    return _backend(uri).create(uri)
 
 
 def list_names(uri: str) -> list[str]:
     """Names in one folder, sorted, without hidden ones; none where there is no folder."""
-    with _translated(uri):
-        try:
-            return sorted(name for name in os.listdir(_path(uri)) if not name.startswith("."))
-        except FileNotFoundError:
-            return []
+    return _backend(uri).list_names(uri)
 
 
 def list_files(uri: str) -> Iterator[FileInfo]:
-    """Every file below a folder (or the file itself), sorted within each folder, streamed.
+    """Every file below a folder (or the file itself), streamed, always in the same order.
 
-    Links are followed; a folder that is its own ancestor is not entered again. A folder that cannot be read raises.
+    A folder that cannot be read raises.
     """
-    root = _path(uri)
-    with _translated(uri):
-        if os.path.isdir(root):
-            yield from _walk(root, (), ())
-        else:
-            info = os.stat(root)
-            yield _file_info(uri, (), info)
-
-
-def _file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> FileInfo:
-    is_file = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
-    return FileInfo(
-        uri=uri, folders=folders, size_bytes=info.st_size, version=str(info.st_mtime_ns), special=not is_file
-    )
-
-
-def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
-    if identity in ancestors:
-        return
-    with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, (*names, _text(entry.name)), (*ancestors, identity))
-            continue
-        try:
-            info = entry.stat()
-        except FileNotFoundError:  # a dangling link: listed, so that its row can say not_found
-            info = entry.stat(follow_symlinks=False)
-        yield _file_info(_uri(entry.path), names, info)
+    return _backend(uri).list_files(uri)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from brainray import storage
+from brainray import local_files, storage
 from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
 from brainray.reading import OUTAGE_WINDOW, READS_IN_FLIGHT, Reader, RetryPolicy
 
@@ -135,7 +135,7 @@ def cut_short(monkeypatch, times):
         def read(self):
             return super().read()[: -2 if next(remaining, None) is not None else None]
 
-    monkeypatch.setattr(storage, "open", lambda path, mode, buffering: Flaky(path, mode), raising=False)
+    monkeypatch.setattr(local_files, "open", lambda path, mode, buffering: Flaky(path, mode), raising=False)
 
 
 def test_a_short_read_is_tried_again(tmp_path, monkeypatch):

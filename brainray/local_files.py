@@ -1,0 +1,270 @@
+"""Files of this machine, or of a file system that it shares. Errors of the operating system end here.
+
+A local file's URI is its absolute path. One whose name is no UTF-8 has a percent-encoded `file://` URI, so that every
+name fits a Parquet string and leads back to its file.
+
+Every change in an owner's name is one rename out of its staging folder or into it. Who takes over removes that folder
+first, so whatever a former owner tries from then on fails in the kernel: also where it slept between its last look at
+the lease and the rename.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+
+import pyarrow as pa
+
+from .backend import FileInfo
+from .errors import BadRequest, ImageReason, OutputHeld, StorageError
+
+_REASONS: dict[int, ImageReason] = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.EACCES: "forbidden",
+    errno.EPERM: "forbidden",
+}
+# A call that was in the kernel before the rename may still add a file (6 of 400 times with four busy threads on ext4).
+_REVOKE_TRIES = 10
+
+
+class LocalFiles:
+    """`backend.Backend` for paths and `file://` URIs."""
+
+    def normalise(self, uri: str) -> str:
+        if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
+            raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
+        return _uri(os.path.abspath(os.path.expanduser(_path(uri))))
+
+    def name_of(self, uri: str) -> str:
+        return _text(os.path.basename(_path(uri).rstrip("/")))
+
+    def exists(self, uri: str) -> bool:
+        return os.path.lexists(_path(uri))
+
+    def is_folder(self, uri: str) -> bool:
+        return os.path.isdir(_path(uri))
+
+    def read_bytes(self, uri: str) -> bytes:
+        with _translated(uri), open(_path(uri), "rb", buffering=0) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            data = file.read()
+        if len(data) < size_bytes:
+            raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {size_bytes} bytes")
+        return data
+
+    def open_seekable(self, uri: str) -> pa.NativeFile:
+        with _translated(uri):
+            return pa.OSFile(_path(uri), "rb")
+
+    def list_names(self, uri: str) -> list[str]:
+        with _translated(uri):
+            try:
+                return sorted(name for name in os.listdir(_path(uri)) if not name.startswith("."))
+            except FileNotFoundError:
+                return []
+
+    def list_files(self, uri: str) -> Iterator[FileInfo]:
+        """Sorted within each folder. Links are followed; a folder that is its own ancestor is not entered again."""
+        root = _path(uri)
+        with _translated(uri):
+            if os.path.isdir(root):
+                yield from _walk(root, (), ())
+            else:
+                yield _file_info(uri, (), os.stat(root))
+
+    def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
+        path = _path(uri)
+        with _translated(uri), _guarded(staging):
+            _make_folder(os.path.dirname(path), staging)
+            temporary = _temporary(path, staging)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+            _sync_folder(os.path.dirname(path))
+
+    def copy(self, source: str, target: str, staging: str | None) -> None:
+        """By a hard link where the file system has them."""
+        path = _path(target)
+        with _translated(target), _guarded(staging):
+            _make_folder(os.path.dirname(path), staging)
+            temporary = _temporary(path, staging)
+            try:
+                os.link(_path(source), temporary)
+            except OSError:
+                shutil.copyfile(_path(source), temporary)
+            os.replace(temporary, path)
+            _sync_folder(os.path.dirname(path))
+
+    def delete(self, uri: str, staging: str | None) -> None:
+        path = _path(uri)
+        with _translated(uri), _guarded(staging):
+            temporary = _taken_away(path, staging)
+            if temporary is not None:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                _sync_folder(os.path.dirname(path))
+
+    def delete_tree(self, uri: str, staging: str | None) -> None:
+        with _translated(uri), _guarded(staging):
+            temporary = _taken_away(_path(uri), staging)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def claim(self, uri: str, name: str, data: bytes) -> bool:
+        path = _path(uri)
+        parent = os.path.dirname(path)
+        prepared = os.path.join(parent, f".{secrets.token_hex(8)}")
+        with _translated(uri):
+            os.makedirs(prepared)
+            try:
+                with open(os.path.join(prepared, name), "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(prepared, path)  # fails where there is a folder that holds something
+            except OSError as exc:
+                shutil.rmtree(prepared, ignore_errors=True)
+                if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+            _sync_folder(parent)
+        return True
+
+    def revoke(self, uri: str) -> None:
+        path = _path(uri)
+        removed = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}")
+        with _translated(uri), suppress(FileNotFoundError):
+            os.rename(path, removed)
+            for _ in range(_REVOKE_TRIES):
+                shutil.rmtree(removed, ignore_errors=True)
+                if not os.path.lexists(removed):
+                    break
+
+    def create(self, uri: str) -> bool:
+        with _translated(uri):
+            try:
+                os.close(os.open(_path(uri), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            except FileExistsError:
+                return False
+        return True
+
+
+def _path(uri: str) -> str:
+    if uri.startswith("file://"):
+        return os.fsdecode(unquote_to_bytes(uri[len("file://") :].removeprefix("localhost")))
+    return uri
+
+
+def _uri(path: str) -> str:
+    try:
+        path.encode()
+        return path
+    except UnicodeEncodeError:
+        return "file://" + quote_from_bytes(os.fsencode(path))
+
+
+def _text(name: str) -> str:
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        reason = _REASONS.get(exc.errno or 0, "read_failed")
+        raise StorageError(reason, f"{uri}: {exc.strerror or exc}") from exc
+    except ValueError as exc:  # a NUL byte in a path
+        raise StorageError("not_found", f"{uri}: {exc}") from exc
+
+
+@contextmanager
+def _guarded(staging: str | None) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as exc:
+        if staging is None or os.path.isdir(_path(staging)):
+            raise
+        raise OutputHeld("another run has taken over this output, so this one stopped before writing") from exc
+
+
+def _temporary(path: str, staging: str | None) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder if staging is None else _path(staging), f".{name[:100]}.{secrets.token_hex(4)}.tmp")
+
+
+def _taken_away(path: str, staging: str | None) -> str | None:
+    """Where a file or folder has been moved to, to be removed there; None where it was not there."""
+    temporary = _temporary(path, staging)
+    try:
+        os.rename(path, temporary)
+    except FileNotFoundError:
+        if staging is not None:
+            os.stat(_path(staging))
+        return None
+    return temporary
+
+
+def _make_folder(folder: str, staging: str | None) -> None:
+    """Missing folders are renamed into place as files are: a former owner must not bring back its own staging."""
+    if staging is None:
+        os.makedirs(folder, exist_ok=True)
+        return
+    if os.path.isdir(folder):
+        return
+    _make_folder(os.path.dirname(folder), staging)
+    prepared = _temporary(folder, staging)
+    os.mkdir(prepared)
+    try:
+        os.rename(prepared, folder)
+    except OSError:
+        with suppress(OSError):
+            os.rmdir(prepared)
+        if not os.path.isdir(folder):  # or another worker of this owner was faster
+            raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename in the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> FileInfo:
+    is_file = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
+    return FileInfo(
+        uri=uri, folders=folders, size_bytes=info.st_size, version=str(info.st_mtime_ns), special=not is_file
+    )
+
+
+def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
+    here = os.stat(folder)
+    identity = (here.st_dev, here.st_ino)
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry.path, (*names, _text(entry.name)), (*ancestors, identity))
+            continue
+        try:
+            info = entry.stat()
+        except FileNotFoundError:  # a dangling link: listed, so that its row can say not_found
+            info = entry.stat(follow_symlinks=False)
+        yield _file_info(_uri(entry.path), names, info)
