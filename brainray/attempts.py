@@ -16,12 +16,13 @@ GIVE_UP_AFTER = 6
 
 
 @contextmanager
-def attempt(name: str, staging: str | None) -> Iterator[int]:
+def attempt(name: str, writer: storage.Writer) -> Iterator[int]:
     """The number of this attempt at `name`, from 1. One that ends, also by an exception, leaves no mark."""
+    staging = writer.staging
     if staging is None:  # a run without an owner has no place for marks
         yield 1
         return
-    number = next(n for n in count(1) if storage.create(_mark(staging, name, n)))
+    number = next(n for n in count(1) if writer.create(_mark(staging, name, n)))
     try:
         yield number
     finally:

@@ -56,5 +56,5 @@ class Backend(Protocol):
     def revoke(self, uri: str) -> None:
         """Take a claimed folder away, at once: every change staged in it fails from now on."""
 
-    def create(self, uri: str) -> bool:
+    def create(self, uri: str, staging: str | None) -> bool:
         """Make an empty file; False where there is one already. Of many who try, one succeeds."""

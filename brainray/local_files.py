@@ -152,8 +152,9 @@ class LocalFiles:
                 if not os.path.lexists(removed):
                     break
 
-    def create(self, uri: str) -> bool:
-        with _translated(uri):
+    def create(self, uri: str, staging: str | None) -> bool:
+        """In the owner's staging folder, where it fails once that is gone."""
+        with _translated(uri), _guarded(staging):
             try:
                 os.close(os.open(_path(uri), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             except FileExistsError:

@@ -66,7 +66,7 @@ class ShardScorer(Scorer):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard = _shard(block)
-        with attempt(shard.shard_id, self._job.target.writer.staging) as number:
+        with attempt(shard.shard_id, self._job.target.writer) as number:
             return self.predict(*_decode(shard, self._job, self._reader, number))
 
 
@@ -75,7 +75,7 @@ class DecodedScorer(Scorer):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         task, decoded = pickle.loads(block["decoded"][0].as_buffer())  # made by `decode_block` in this same job
-        with attempt(f"predict-{task.shard.shard_id}", self._job.target.writer.staging) as number:
+        with attempt(f"predict-{task.shard.shard_id}", self._job.target.writer) as number:
             _check_attempts(task.shard, number)
             return self.predict(task, decoded)
 
@@ -83,7 +83,7 @@ class DecodedScorer(Scorer):
 def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
     """A task beside the GPU: the shard's pixels as one value, for pixels never pass through the driver."""
     shard = _shard(block)
-    with attempt(shard.shard_id, job.target.writer.staging) as number:
+    with attempt(shard.shard_id, job.target.writer) as number:
         decoded = _decode(shard, job, job.reader(), number)
     return pa.table({"decoded": pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())})
 

@@ -1,7 +1,7 @@
 """Clients for S3, by the usual AWS chain: profile, variables, configuration file, roles. Made when first needed.
 
-obstore carries the bytes of images, for a GET costs it a sixth to a tenth of the processor time (tests/bench/s3_clients.py);
-botocore does all else, and finds credentials, region and endpoint for both.
+obstore reads: a GET costs it a sixth to a tenth of the processor time (tests/bench/s3_clients.py). botocore does all
+else, and finds credentials, region and endpoint for both.
 """
 
 import os
@@ -10,15 +10,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .errors import StorageError
-from .s3_errors import Request, translated
+from .s3_errors import Request
 from .s3_pages import parse_page
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from botocore.client import BaseClient
+    from botocore.session import Session
+    from obstore.store import S3Credential, S3Store
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
@@ -33,11 +36,8 @@ class Clients:
     def __init__(self) -> None:
         self._forget()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, _: dict[str, Any]) -> None:
-        self._forget()
+    def __reduce__(self) -> tuple[type["Clients"], tuple[()]]:
+        return type(self), ()
 
     def _forget(self) -> None:
         self._pid = os.getpid()
@@ -48,7 +48,7 @@ class Clients:
         self._thread = threading.local()
 
     @property
-    def s3(self) -> Any:
+    def s3(self) -> "BaseClient":
         """The botocore client. It tries once: who calls it counts the tries."""
         if self._s3 is None or self._pid != os.getpid():
             self._make()
@@ -65,8 +65,7 @@ class Clients:
 
     @property
     def is_aws(self) -> bool:
-        host = urlsplit(self.endpoint).hostname or ""
-        return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        return _at_aws(self.s3)
 
     def request(self, action: str, uri: str, bucket: str) -> Request:
         """Names a request for the messages about it. Never fails: a client that cannot be made has no endpoint."""
@@ -80,10 +79,12 @@ class Clients:
         """obstore's client for one bucket."""
         s3 = self.s3
         store = self._stores.get(bucket)
-        if store is None:
-            with self._lock:
-                store = self._stores.setdefault(bucket, self._make_store(bucket, s3))
-        return store
+        if store is not None:
+            return store
+        with self._lock:
+            if bucket not in self._stores:
+                self._stores[bucket] = self._make_store(bucket, s3)
+            return self._stores[bucket]
 
     @contextmanager
     def sent_within(self, seconds: float) -> Iterator[None]:
@@ -97,7 +98,7 @@ class Clients:
         finally:
             self._thread.latest_s = None
 
-    def _refuse_late(self, **_: Any) -> None:
+    def _refuse_late(self, **_: object) -> None:
         latest_s = getattr(self._thread, "latest_s", None)
         if latest_s is not None and time.clock_gettime(time.CLOCK_BOOTTIME) > latest_s:
             raise StorageError("read_failed", "too long since the claim on the output was looked at")
@@ -118,7 +119,7 @@ class Clients:
             self._session = session
             self._s3 = s3
 
-    def _create(self, session: Any, addressing_style: str) -> Any:
+    def _create(self, session: "Session", addressing_style: str) -> "BaseClient":
         from botocore.config import Config
 
         config = Config(
@@ -138,7 +139,7 @@ class Clients:
         s3.meta.events.register_first("before-send.s3", self._refuse_late)
         return s3
 
-    def _make_store(self, bucket: str, s3: Any) -> "S3Store":
+    def _make_store(self, bucket: str, s3: "BaseClient") -> "S3Store":
         from obstore.store import S3Store
 
         parts = urlsplit(str(s3.meta.endpoint_url))
@@ -153,8 +154,7 @@ class Clients:
         }
         authorities = self._session.get_config_variable("ca_bundle")
         if authorities:
-            with open(authorities, "rb") as file:
-                options["root_certificate"] = file.read()
+            options["root_certificate"] = Path(authorities).read_bytes()
         return S3Store(
             bucket,
             endpoint=endpoint,
@@ -169,7 +169,7 @@ class Clients:
 class _Credentials:
     """botocore's credentials for obstore, renewed as botocore renews them."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: "Session") -> None:
         from botocore.credentials import RefreshableCredentials
         from botocore.exceptions import NoCredentialsError
 
@@ -179,7 +179,7 @@ class _Credentials:
         self._expire = isinstance(self._source, RefreshableCredentials)
         self._source.get_frozen_credentials()  # raises here what would be hard to tell apart in obstore's words
 
-    def __call__(self) -> Any:
+    def __call__(self) -> "S3Credential":
         found = self._source.get_frozen_credentials()
         return {
             "access_key_id": found.access_key,
@@ -189,16 +189,16 @@ class _Credentials:
         }
 
 
-def _at_aws(s3: Any) -> bool:
+def _at_aws(s3: "BaseClient") -> bool:
     return (urlsplit(s3.meta.endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
-def _stay_in_region(context: dict[str, Any], **_: Any) -> None:
+def _stay_in_region(context: dict[str, Any], **_: object) -> None:
     """botocore follows a bucket to its region and obstore does not: both shall say the same of a wrong region."""
     context["s3_redirected"] = True
 
 
-def _add_md5(params: dict[str, Any], **_: Any) -> None:
+def _add_md5(params: dict[str, Any], **_: object) -> None:
     """Older stores ask for it with DeleteObjects, where botocore now sends a CRC instead."""
     params["headers"]["Content-MD5"] = content_md5(params["body"])
 

@@ -5,7 +5,7 @@ answer, which may hold the access key id, the string that was signed, request id
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -62,7 +62,7 @@ _LOST = "the transfer failed"
 _WORDS: dict[str, tuple[ImageReason, str]] = {
     "NoSuchKey": ("not_found", "there is no such object"),
     "NoSuchBucket": ("not_found", _NO_BUCKET),
-    "NoSuchUpload": ("read_failed", _LOST),
+    "NoSuchUpload": ("not_found", "the upload was given up by the store"),
     "AccessDenied": ("forbidden", _DENIED),
     "AllAccessDisabled": ("forbidden", _DENIED),
     "InvalidAccessKeyId": ("forbidden", _KEY),
@@ -88,20 +88,21 @@ _THROTTLING = {
     *("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequests"),
     *("RequestLimitExceeded", "BandwidthLimitExceeded", "RequestThrottledException", "TooManyRequestsException"),
 }
-_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
-_ELSEWHERE_TOO = {"IllegalLocationConstraintException", "InvalidRegion"}
+_ELSEWHERE = {
+    *("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+}
 _STATUS_CODES = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}
 
 
 @contextmanager
-def translated(request: Request) -> Iterator[None]:
+def translated(describe: Callable[[], Request]) -> Iterator[None]:
     """Turns every error of a client into a `StorageError`."""
     try:
         yield
     except BrainrayError:
         raise
     except Exception as exc:
-        error = translate(exc, request)
+        error = translate(exc, describe())
         if error is None:
             raise
         raise error from None
@@ -114,8 +115,10 @@ def translate(exc: Exception, request: Request) -> StorageError | None:
         return _from_botocore(exc, request)
     if home in ("urllib3", "http"):  # while a body is read
         return _error("read_failed", request, f"{_LOST} ({type(exc).__name__})")
-    if home == "obstore" or isinstance(exc, FileNotFoundError):
+    if home == "obstore" or (isinstance(exc, FileNotFoundError) and exc.errno is None):
         return _from_obstore(exc, request)
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return _error("forbidden", request, f"a file that the AWS configuration names cannot be read: {exc.filename}")
     if isinstance(exc, OSError):
         return _error("read_failed", request, f"{_LOST} ({exc.strerror or type(exc).__name__})")
     if isinstance(exc, ValueError):  # both clients, for an endpoint or a path they cannot use
@@ -128,7 +131,7 @@ def judge(answer: Answer, request: Request) -> StorageError:
     code = answer.code if not answer.code.isdigit() else _STATUS_CODES.get(answer.status, answer.code)
     told = code if code and not code.isdigit() else f"HTTP {answer.status}"
     moved = answer.region is not None and answer.region != request.region and answer.status in (301, 307, 400)
-    if moved or code in _ELSEWHERE or code in _ELSEWHERE_TOO or answer.status in (301, 307):
+    if moved or code in _ELSEWHERE or answer.status in (301, 307):
         return _elsewhere(answer.region, request)
     if answer.status == 412:
         return _error("read_failed", request, "the object was changed by another meanwhile", kind=Changed)
@@ -155,6 +158,7 @@ def _elsewhere(region: str | None, request: Request) -> StorageError:
 
 def _from_botocore(exc: Exception, request: Request) -> StorageError:
     from botocore import exceptions as known
+    from botocore.parsers import ResponseParserError
 
     if isinstance(exc, known.ClientError):
         return judge(_answer_of(exc), request)
@@ -165,7 +169,7 @@ def _from_botocore(exc: Exception, request: Request) -> StorageError:
     passing = (
         known.HTTPClientError,
         known.IncompleteReadError,
-        known.ResponseParserError,
+        ResponseParserError,
         known.ChecksumError,
         known.FlexibleChecksumError,
     )

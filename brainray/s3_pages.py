@@ -1,4 +1,4 @@
-"""A page of ListObjectsV2, parsed by hand: 3.5 ms for 1000 keys where botocore's own parser takes 61 (2 cores, 3.11)."""
+"""A page of ListObjectsV2, parsed by hand: 3.5 ms of processor for 1000 keys, where botocore's own parser takes 61."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ class Page:
     next_token: str | None
 
 
-def parse_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+def parse_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
     """botocore's hook `before-parse.s3.ListObjectsV2`: takes the body away from its parser and adds `FIELD`."""
     if response_dict["status_code"] != 200:
         return
@@ -62,14 +62,10 @@ def _parse(body: bytes) -> Page:
             entries.append(Entry(key=key, size_bytes=int(parts["Size"]), version=parts.get("ETag", "").strip('"')))
         else:
             entries.append(Entry(key=key))
-    entries.sort(key=_order)
+    entries.sort(key=lambda entry: entry.key)  # by code point, which is the order of UTF-8 bytes
     truncated = fields.get("IsTruncated", "").strip() == "true"
     return Page(entries=entries, next_token=fields["NextContinuationToken"] if truncated else None)
 
 
 def _name(node: ElementTree.Element) -> str:
     return node.tag.rpartition("}")[2]
-
-
-def _order(entry: Entry) -> bytes:
-    return entry.key.encode(errors="surrogatepass")

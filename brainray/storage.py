@@ -117,6 +117,10 @@ class Writer:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         self.write_bytes(uri, sink.getvalue().to_pybytes())
 
+    def create(self, uri: str) -> bool:
+        """Make an empty file in the staging folder; False where there is one already. Of many, one succeeds."""
+        return _backend(uri).create(uri, self.staging)
+
     def copy(self, source: str, target: str) -> None:
         """Put a file in another's place, as a whole. The source stays."""
         _backend(target).copy(source, target, self.staging)
@@ -146,11 +150,6 @@ def claim(uri: str, name: str, data: bytes) -> bool:
 def revoke(uri: str) -> None:
     """Take a claimed folder away, at once: every `Writer` that stages in it fails from now on."""
     _backend(uri).revoke(uri)
-
-
-def create(uri: str) -> bool:
-    """Make an empty file; False where there is one already. Of many who try, one succeeds."""
-    return _backend(uri).create(uri)
 
 
 def list_names(uri: str) -> list[str]:

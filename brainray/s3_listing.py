@@ -1,0 +1,201 @@
+"""All objects below a prefix, in the order of their keys, with several spans of the key space listed at once.
+
+Memory stays flat: what is listed ahead of its turn waits compressed (29 kB for 1000 keys), up to a limit.
+"""
+
+import pickle
+import threading
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Protocol
+
+from .s3_pages import Entry, Page
+
+LISTERS = 8  # spans at once
+_AHEAD = 2 * LISTERS  # spans known beyond the one handed out
+_AHEAD_BYTES = 64 << 20  # about two million keys
+_TURN_BYTES = 4 << 20  # of the span whose turn it is, whatever the others hold
+_NARROW = 8  # folders: fewer than this are looked into, for there may be too few to share out
+_DEEP = 3  # levels to look into
+_WIDE = 64  # folders of a page: more are listed several to a span, for they may hold little each
+_SHARES = 16  # spans of a wide page
+_LAST = chr(0x10FFFF)
+
+
+class FetchPage(Protocol):
+    """One request for up to 1000 keys. Repeats itself where the store falters."""
+
+    def __call__(self, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None) -> Page: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Span:
+    """The keys with a prefix that follow `after` and do not follow `upto`, both of which may be folders, whole."""
+
+    prefix: str
+    after: str = ""
+    upto: str | None = None
+
+
+def list_objects(fetch: FetchPage, prefix: str) -> Iterator[Entry]:
+    """Every object whose key starts with `prefix`."""
+    parts = _split(fetch, prefix, _DEEP)
+    room = _Room()
+    waiting: deque[list[Entry] | _Shelf] = deque()
+    pool = ThreadPoolExecutor(LISTERS, thread_name_prefix="s3 listing")
+    try:
+        while True:
+            while len(waiting) < _AHEAD and (part := next(parts, None)) is not None:
+                if isinstance(part, _Span):
+                    shelf = _Shelf(room)
+                    pool.submit(_fill, shelf, fetch, part)
+                    waiting.append(shelf)
+                else:
+                    waiting.append(part)
+            if not waiting:
+                return
+            first = waiting.popleft()
+            yield from first if isinstance(first, list) else first.take()
+    finally:
+        room.close()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[Entry]]:
+    """The key space in order: objects where a look at the folders showed them, and spans yet to be listed."""
+    token: str | None = None
+    after = ""
+    while True:
+        page = fetch(prefix, delimiter="/", token=token)
+        folders = sum(entry.is_folder for entry in page.entries)
+        if folders == 0 and page.next_token and token is None and levels < _DEEP:
+            yield _Span(prefix=prefix)  # many files: better listed beside its neighbours than here
+            return
+        if folders > _WIDE:
+            yield from _shares(prefix, after, page.entries)
+        else:
+            look_into = levels > 0 and folders < _NARROW
+            yield from _each(fetch, page.entries, levels - 1 if look_into else None)
+        if page.next_token is None:
+            return
+        token = page.next_token
+        after = page.entries[-1].key if page.entries else after
+
+
+def _shares(prefix: str, after: str, entries: list[Entry]) -> Iterator[_Span]:
+    """A page of many folders as a few spans, so that requests stay few where each folder holds little."""
+    size = -(-len(entries) // _SHARES)
+    for start in range(0, len(entries), size):
+        upto = entries[min(start + size, len(entries)) - 1].key
+        yield _Span(prefix=prefix, after=after, upto=upto)
+        after = upto
+
+
+def _each(fetch: FetchPage, entries: list[Entry], levels: int | None) -> Iterator[_Span | list[Entry]]:
+    """A page of few folders: each a span, or looked into where levels are left."""
+    objects: list[Entry] = []
+    for entry in entries:
+        if not entry.is_folder:
+            objects.append(entry)
+            continue
+        if objects:
+            yield objects
+            objects = []
+        if levels is None:
+            yield _Span(prefix=entry.key)
+        else:
+            yield from _split(fetch, entry.key, levels)
+    if objects:
+        yield objects
+
+
+def _pages(fetch: FetchPage, span: _Span) -> Iterator[list[Entry]]:
+    # Below a folder no key is greater than this one, or next to none: those are dropped below.
+    start = span.after + _LAST if span.after.endswith("/") else span.after
+    token: str | None = None
+    while True:
+        page = fetch(span.prefix, after="" if token else start, token=token)
+        entries = [entry for entry in page.entries if not _within(entry.key, span.after)]
+        inside = entries
+        if span.upto is not None:
+            upto = span.upto
+            inside = [entry for entry in entries if entry.key <= upto or _within(entry.key, upto)]
+        yield inside
+        if page.next_token is None or len(inside) < len(entries):
+            return
+        token = page.next_token
+
+
+def _within(key: str, folder: str) -> bool:
+    return folder.endswith("/") and key.startswith(folder)
+
+
+class _Room:
+    """How much may be listed ahead by all, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.held_bytes = 0
+        self.turn: _Shelf | None = None
+        self.closed = False
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+
+@dataclass(eq=False)
+class _Shelf:
+    """What is listed of one span and not yet handed out. One thread fills it, another takes."""
+
+    room: _Room
+    held_bytes: int = 0
+    pages: SimpleQueue[bytes | BaseException | None] = field(default_factory=SimpleQueue)
+
+    def put(self, entries: list[Entry]) -> bool:
+        """Waits for room; False where nobody wants it any more."""
+        rows = [(entry.key, entry.size_bytes, entry.version) for entry in entries]
+        data = zlib.compress(pickle.dumps(rows), 1)
+        with self.room.changed:
+            self.room.changed.wait_for(self._has_room)
+            if self.room.closed:
+                return False
+            self._hold(len(data))
+        self.pages.put(data)
+        return True
+
+    def take(self) -> Iterator[Entry]:
+        with self.room.changed:
+            self.room.turn = self
+            self.room.changed.notify_all()
+        while (page := self.pages.get()) is not None:
+            if isinstance(page, BaseException):
+                raise page
+            with self.room.changed:
+                self._hold(-len(page))
+                self.room.changed.notify_all()
+            for key, size_bytes, version in pickle.loads(zlib.decompress(page)):
+                yield Entry(key=key, size_bytes=size_bytes, version=version)
+
+    def _has_room(self) -> bool:
+        turn = self.room.turn is self and self.held_bytes < _TURN_BYTES
+        return self.room.closed or turn or self.room.held_bytes < _AHEAD_BYTES
+
+    def _hold(self, size_bytes: int) -> None:
+        self.held_bytes += size_bytes
+        self.room.held_bytes += size_bytes
+
+
+def _fill(shelf: _Shelf, fetch: FetchPage, span: _Span) -> None:
+    try:
+        for entries in _pages(fetch, span):
+            if not shelf.put(entries):
+                return
+        shelf.pages.put(None)
+    except BaseException as exc:  # noqa: BLE001  # raised again where the entries are taken
+        shelf.pages.put(exc)

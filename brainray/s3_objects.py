@@ -1,0 +1,231 @@
+"""Files in S3 buckets: `s3://bucket/key`.
+
+A folder is what keys have in common up to a "/": `s3://bucket/pre` means `pre/…` or the object `pre`, never `pre-2/…`.
+Changes to an object are whole by nature. What S3 lacks is a rename, by which a local folder shuts out former owners;
+`S3Objects._guarded` says what stands in for it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+
+import pyarrow as pa
+
+from . import s3_uris
+from .backend import FileInfo
+from .errors import BadRequest, OutputHeld, StorageError
+from .s3_claims import SETTLE_S, Probe, ballot, write_first
+from .s3_errors import Changed
+from .s3_listing import list_objects
+from .s3_requests import DELETE_KEYS, PART_BYTES, Requests, Sleep
+from .s3_uris import join, parent, split
+
+_CHECK_HOLDS_S = 10.0  # a change leaves within this of the look at the claim, or looks again
+_HOLDER = "holder.json"  # of `lease`: the object by which a claim stands
+_LAST_WORDS = ("_SUCCESS", "run.json")  # make a folder look complete
+_TAKEN_OVER = "another run has taken over this output, so this one stopped before writing"
+
+
+class S3Objects:
+    """The `Backend` for S3. Clients are made when first needed, by each process of its own.
+
+    `settle_s` is how long a claim waits on stores without conditional writes, see `s3_claims.ballot`.
+    """
+
+    def __init__(self, *, settle_s: float = SETTLE_S, sleep: Sleep = time.sleep) -> None:
+        self._requests = Requests(sleep)
+        self._probe = Probe()
+        self._settle_s = settle_s
+        self._sleep = sleep
+
+    def __reduce__(self) -> tuple[Callable[..., "S3Objects"], tuple[()]]:
+        return partial(type(self), settle_s=self._settle_s, sleep=self._sleep), ()
+
+    def normalise(self, uri: str) -> str:
+        return s3_uris.normalise(uri)
+
+    def name_of(self, uri: str) -> str:
+        return s3_uris.name_of(uri)
+
+    def exists(self, uri: str) -> bool:
+        """An object or a folder. One request mostly: an object comes first of all keys that begin with its own."""
+        _, key = split(uri)
+        first = self._requests.first_key(uri, key)
+        if first is None:
+            return not key
+        return first == key or first.startswith(f"{key}/") or self.is_folder(uri)
+
+    def is_folder(self, uri: str) -> bool:
+        """A bucket is one even while it is empty."""
+        prefix = _prefix(uri)
+        return self._requests.first_key(uri, prefix) is not None or not prefix
+
+    def read_bytes(self, uri: str) -> bytes:
+        """One GET, tried once: `reading` tries again."""
+        return self._requests.get_once(uri)
+
+    def open_seekable(self, uri: str) -> pa.NativeFile:
+        """One GET of all up to 32 MiB, which parts and manifests mostly are; a larger file is read by ranges."""
+        return self._requests.persist(partial(self._requests.open_once, uri))
+
+    def list_names(self, uri: str) -> list[str]:
+        prefix = _prefix(uri)
+        names: set[str] = set()
+        token: str | None = None
+        while True:
+            page = self._requests.page(uri, prefix, delimiter="/", token=token)
+            names |= {entry.key[len(prefix) :].rstrip("/") for entry in page.entries}
+            token = page.next_token
+            if token is None:
+                return sorted(name for name in names if name and not name.startswith("."))
+
+    def list_files(self, uri: str) -> Iterator[FileInfo]:
+        """Every object below a folder in the order of keys, or the one object. Empty "folder markers" are no files."""
+        bucket, key = split(uri)
+        prefix = _prefix(uri)
+        empty = True
+        for entry in list_objects(partial(self._requests.page, uri), prefix):
+            empty = False
+            if entry.size_bytes or not entry.key.endswith("/"):
+                yield FileInfo(
+                    uri=f"s3://{bucket}/{entry.key}",
+                    folders=tuple(entry.key[len(prefix) :].split("/")[:-1]),
+                    size_bytes=entry.size_bytes,
+                    version=entry.version or "",
+                )
+        if empty and key:
+            yield self._file(uri)
+
+    def _file(self, uri: str) -> FileInfo:
+        found = self._requests.head(uri)
+        if found is None:
+            raise StorageError("not_found", f"{uri}: there is no such object or folder")
+        return FileInfo(uri=uri, folders=(), size_bytes=found["ContentLength"], version=found["ETag"].strip('"'))
+
+    def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
+        """One PUT, which the store checks by its MD5; above 64 MiB in parts, which become an object at once."""
+        if staging is not None and uri == join(staging, _HOLDER):
+            self._requests.persist(partial(self._renew, staging, data))
+            return
+        change: Callable[[], object] = partial(self._requests.put_once, uri, data)
+        if len(data) > PART_BYTES:
+            upload = self._requests.upload(uri, data)
+            change = partial(self._requests.complete_once, uri, upload)
+        self._change(change, staging)
+
+    def copy(self, source: str, target: str, staging: str | None) -> None:
+        """Within the store: no byte passes through here."""
+        bucket, key = split(source)
+        origin = {"Bucket": bucket, "Key": key}
+        try:
+            self._change(
+                partial(self._requests.once, "copy_object", "s3:PutObject", target, CopySource=origin), staging
+            )
+        except StorageError as exc:
+            if exc.reason == "not_found" and self._requests.head(source) is None:
+                raise StorageError("not_found", f"{source}: there is no such object") from None
+            raise
+
+    def delete(self, uri: str, staging: str | None) -> None:
+        self._change(partial(self._requests.remove_once, uri), staging)
+
+    def delete_tree(self, uri: str, staging: str | None) -> None:
+        """A thousand at a time; first those that make a folder look complete, for the deletion may be killed."""
+        self._delete_below(uri, _LAST_WORDS, staging)
+
+    def claim(self, uri: str, name: str, data: bytes) -> bool:
+        """By `If-None-Match`; on a store without it by a ballot, whose risk `s3_claims.ballot` states."""
+        if self._probe.ask(self._requests, parent(uri)).if_none_match:
+            return write_first(self._requests, join(uri, name), data)
+        return ballot(self._requests, uri, name, data, settle_s=self._settle_s, sleep=self._sleep)
+
+    def revoke(self, uri: str) -> None:
+        """The holder goes first: from then on every change staged here is refused."""
+        self._delete_below(uri, (_HOLDER,), None)
+
+    def create(self, uri: str, staging: str | None) -> bool:
+        """By `If-None-Match`. On a store without it, two who try within the time of a request may both succeed."""
+        if staging is not None:
+            self._requests.persist(partial(self._claim_version, staging))
+        if self._probe.ask(self._requests, parent(uri)).if_none_match:
+            return write_first(self._requests, uri, b"")
+        if self._requests.head(uri) is not None:
+            return False
+        self._requests.put(uri, b"")
+        return True
+
+    def _change(self, change: Callable[[], object], staging: str | None) -> None:
+        """Look at the claim, then change; both again where the store falters."""
+
+        def guarded() -> None:
+            with self._guarded(staging):
+                change()
+
+        self._requests.persist(guarded)
+
+    @contextmanager
+    def _guarded(self, staging: str | None) -> Iterator[None]:
+        """Refuses a change whose owner has lost its claim.
+
+        S3 cannot tie a write to the state of another object, so a revocation between the look and the arrival of the
+        change goes unseen. The window is kept one request wide: a change that would leave more than `_CHECK_HOLDS_S`
+        after the look began, as when the process was stopped in between, is not sent, but looks again. What is left is
+        a process that is stopped after that last look at the clock and before the socket, and that for at most the 15
+        minutes after which AWS refuses a signature. What lands late is a whole object that its owner meant to be there.
+        """
+        if staging is None:
+            yield
+            return
+        with self._requests.clients.sent_within(_CHECK_HOLDS_S):
+            self._claim_version(staging)
+            yield
+
+    def _claim_version(self, staging: str) -> str:
+        """Raises `OutputHeld` where the claim is gone."""
+        found = self._requests.head_once(join(staging, _HOLDER))
+        if found is None:
+            raise OutputHeld(_TAKEN_OVER)
+        return str(found["ETag"])
+
+    def _renew(self, staging: str, data: bytes) -> None:
+        """The heartbeat: a revoked holder must not come back, for then its changes would pass again.
+
+        On a store without `If-Match` it may, for the time of a few requests: a look at the neighbours shows that
+        another has followed, and it is taken back.
+        """
+        holder = join(staging, _HOLDER)
+        conditional = self._probe.ask(self._requests, parent(staging)).if_match
+        with self._requests.clients.sent_within(_CHECK_HOLDS_S):
+            version = self._claim_version(staging)
+            try:
+                self._requests.put_once(holder, data, IfMatch=version if conditional else None)
+            except Changed as exc:  # gone, or renewed by another thread of this owner: looks again
+                raise StorageError(exc.reason, str(exc)) from None
+            except StorageError as exc:
+                if exc.reason == "not_found":
+                    raise OutputHeld(_TAKEN_OVER) from None
+                raise
+        if not conditional and any(name > s3_uris.name_of(staging) for name in self.list_names(parent(staging))):
+            self._requests.remove(holder)
+            raise OutputHeld(_TAKEN_OVER)
+
+    def _delete_below(self, uri: str, first: tuple[str, ...], staging: str | None) -> None:
+        _, key = split(uri)
+        if not key.strip("/"):
+            raise BadRequest(f"{uri}: brainray empties no whole bucket; give a folder in it")
+        prefix = _prefix(uri)
+        self._remove_keys(uri, [prefix + name for name in first], staging)
+        keys = (entry.key for entry in list_objects(partial(self._requests.page, uri), prefix))
+        while batch := list(islice(keys, DELETE_KEYS)):
+            self._remove_keys(uri, batch, staging)
+
+    def _remove_keys(self, uri: str, keys: list[str], staging: str | None) -> None:
+        self._change(partial(self._requests.remove_many_once, uri, keys), staging)
+
+
+def _prefix(uri: str) -> str:
+    """What the keys in a folder begin with."""
+    key = split(uri)[1].rstrip("/")
+    return f"{key}/" if key else ""

@@ -1,0 +1,269 @@
+"""Requests to S3, one method each: repeated where the store falters, errors as `StorageError`.
+
+What is asked `once` is tried once, for a caller that counts the tries or must look before each.
+"""
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from .errors import StorageError
+from .s3_client import Clients, content_md5
+from .s3_errors import Answer, Changed, WrongRegion, judge, translated
+from .s3_pages import FIELD, Page
+from .s3_uris import split
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+TRIES = 6
+PAGE_KEYS = 1000  # ListObjectsV2 gives no more
+DELETE_KEYS = 1000  # DeleteObjects takes no more
+WHOLE_BYTES = 32 << 20  # files up to this are read by one request
+PART_BYTES = 64 << 20  # larger ones are written in parts of this
+_FIRST_WAIT_S = 0.2  # the longest the first wait can be; the next is up to twice as long, and so on
+_LONGEST_WAIT_S = 5.0
+_BUFFER_BYTES = 1 << 20
+
+Sleep = Callable[[float], None]
+_T = TypeVar("_T")
+
+
+class Requests:
+    """All requests of a process. Threads may share it; a copy by pickle makes clients of its own."""
+
+    def __init__(self, sleep: Sleep = time.sleep) -> None:
+        self.clients = Clients()
+        self._sleep = sleep
+
+    def retrying(self) -> Retrying:
+        """Waits between tries are random and grow ("full jitter"), so that many workers do not return as one."""
+        return Retrying(
+            sleep=self._sleep,
+            stop=stop_after_attempt(TRIES),
+            wait=wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            retry=retry_if_exception(_may_pass),
+            reraise=True,
+        )
+
+    def persist(self, request: Callable[[], _T]) -> _T:
+        """Repeat a request that may pass a moment later."""
+        return self.retrying()(request)
+
+    @contextmanager
+    def translated(self, action: str, uri: str) -> Iterator[None]:
+        """Around every call of a client. `action` is the permission that it needs."""
+        bucket, _ = split(uri)
+        try:
+            with translated(partial(self.clients.request, action, uri, bucket)):
+                yield
+        except WrongRegion as error:
+            raise self._with_region(error, action, uri, bucket) from None
+
+    def _with_region(self, error: WrongRegion, action: str, uri: str, bucket: str) -> StorageError:
+        """Asks for the region where the answer did not name it: obstore does not show the headers."""
+        if "another region" in str(error):
+            try:
+                self.clients.s3.head_bucket(Bucket=bucket)
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the first error stands
+                headers = getattr(exc, "response", {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+                region = headers.get("x-amz-bucket-region")
+                answer = Answer(status=301, code="PermanentRedirect", region=region)
+                return judge(answer, self.clients.request(action, uri, bucket))
+        return error
+
+    def once(self, operation: str, action: str, uri: str, **parameters: object) -> dict[str, Any]:
+        """One request of botocore on the object `uri`, or where `Key` is None on its bucket."""
+        bucket, key = split(uri)
+        parameters = {"Bucket": bucket, "Key": key, **parameters}
+        with self.translated(action, uri):
+            call = getattr(self.clients.s3, operation)
+            answer: dict[str, Any] = call(**{name: value for name, value in parameters.items() if value is not None})
+        return answer
+
+    def get_once(self, uri: str) -> bytes:
+        """One GET and no HEAD. A body that ends early raises `read_failed`."""
+        bucket, key = split(uri)
+        if not _plain(key):  # obstore refuses such keys, or reads another's
+            return self._body(uri)
+        with self.translated("s3:GetObject", uri):
+            import obstore
+
+            return obstore.get(self.clients.store(bucket), key).bytes().to_bytes()
+
+    def open_once(self, uri: str) -> pa.NativeFile:
+        """One GET of all where it is not large, else a file that is read by ranges."""
+        bucket, key = split(uri)
+        if not _plain(key):
+            return pa.BufferReader(self._body(uri))
+        with self.translated("s3:GetObject", uri):
+            import obstore
+
+            found = obstore.get(self.clients.store(bucket), key)
+            size_bytes, version = found.meta["size"], found.meta["e_tag"]
+            if size_bytes <= WHOLE_BYTES:
+                return pa.BufferReader(found.bytes().to_bytes())
+        del found  # and its connection with it
+        ranges = RangeFile(partial(self._range, uri, version), size_bytes)
+        return pa.PythonFile(io.BufferedReader(ranges, _BUFFER_BYTES), mode="r")
+
+    def _range(self, uri: str, version: str | None, start: int, end: int) -> bytes:
+        """Bytes of the version that was opened; where there is another by now, `StorageError`."""
+        data = self.persist(partial(self._body, uri, Range=f"bytes={start}-{end - 1}", IfMatch=version))
+        if len(data) != end - start:
+            raise StorageError("read_failed", f"{uri}: got {len(data)} of {end - start} bytes")
+        return data
+
+    def _body(self, uri: str, **parameters: object) -> bytes:
+        answer = self.once("get_object", "s3:GetObject", uri, **parameters)
+        with self.translated("s3:GetObject", uri):
+            data: bytes = answer["Body"].read()
+        return data
+
+    def head_once(self, uri: str) -> dict[str, Any] | None:
+        """What the store knows of an object; None where there is none."""
+        try:
+            return self.once("head_object", "s3:GetObject", uri)
+        except StorageError as exc:
+            if exc.reason == "not_found":
+                return None
+            raise
+
+    def head(self, uri: str) -> dict[str, Any] | None:
+        return self.persist(partial(self.head_once, uri))
+
+    def page(self, uri: str, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None) -> Page:
+        """Up to 1000 keys with a prefix, of the bucket in which `uri` lies."""
+        asked = {"Prefix": prefix, "Delimiter": delimiter or None, "StartAfter": after or None}
+        return self._list(uri, MaxKeys=PAGE_KEYS, ContinuationToken=token, **asked)
+
+    def first_key(self, uri: str, prefix: str) -> str | None:
+        """The first of all keys with a prefix, which is the prefix itself where there is such an object."""
+        entries = self._list(uri, Prefix=prefix, MaxKeys=1).entries
+        return entries[0].key if entries else None
+
+    def keys(self, folder: str) -> list[str]:
+        """The keys in a small folder, sorted, without what they have in common."""
+        prefix = split(folder)[1] + "/"
+        return [entry.key[len(prefix) :] for entry in self.page(folder, prefix).entries]
+
+    def _list(self, uri: str, **parameters: object) -> Page:
+        ask = partial(self.once, "list_objects_v2", "s3:ListBucket", uri, Key=None, **parameters)
+        page: Page = self.persist(ask)[FIELD]
+        return page
+
+    def put_once(self, uri: str, data: bytes, **parameters: object) -> None:
+        """One PUT that the store checks by MD5. `IfMatch` and `IfNoneMatch` raise `Changed` where they do not hold."""
+        self.once("put_object", "s3:PutObject", uri, Body=data, ContentMD5=content_md5(data), **parameters)
+
+    def put(self, uri: str, data: bytes) -> None:
+        self.persist(partial(self.put_once, uri, data))
+
+    def upload(self, uri: str, data: bytes) -> dict[str, Any]:
+        """Send a large file in parts, for `complete_once` to make it an object, whole."""
+        ask = partial(self.once, action="s3:PutObject", uri=uri)
+        upload = {"UploadId": self.persist(lambda: ask("create_multipart_upload"))["UploadId"]}
+        parts = []
+        try:
+            for number, start in enumerate(range(0, len(data), PART_BYTES), 1):
+                part = data[start : start + PART_BYTES]
+                send = partial(ask, "upload_part", PartNumber=number, Body=part, ContentMD5=content_md5(part), **upload)
+                parts.append({"PartNumber": number, "ETag": self.persist(send)["ETag"]})
+        except BaseException:
+            with suppress(StorageError):  # else a life-cycle rule of the bucket must remove it
+                self.once("abort_multipart_upload", "s3:AbortMultipartUpload", uri, **upload)
+            raise
+        return {**upload, "MultipartUpload": {"Parts": parts}}
+
+    def complete_once(self, uri: str, upload: dict[str, Any]) -> None:
+        """An upload that is not there was completed, where the object is made of its parts: the answer was lost."""
+        try:
+            self.once("complete_multipart_upload", "s3:PutObject", uri, **upload)
+        except StorageError as exc:
+            found = self.head_once(uri) if exc.reason == "not_found" else None
+            if found is None or found["ETag"].strip('"') != _etag_of_parts(upload["MultipartUpload"]["Parts"]):
+                raise
+
+    def remove_once(self, uri: str) -> None:
+        """An object that is not there is fine."""
+        with suppress_not_found():
+            self.once("delete_object", "s3:DeleteObject", uri)
+
+    def remove(self, uri: str) -> None:
+        self.persist(partial(self.remove_once, uri))
+
+    def remove_many_once(self, uri: str, keys: list[str]) -> None:
+        """At most `DELETE_KEYS`, of the bucket in which `uri` lies."""
+        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        answer = self.once("delete_objects", "s3:DeleteObject", uri, Key=None, Delete=wanted)
+        for error in answer.get("Errors", []):
+            if error.get("Code") != "NoSuchKey":
+                request = self.clients.request("s3:DeleteObject", uri, split(uri)[0])
+                raise judge(Answer(status=0, code=str(error.get("Code", ""))), request)
+
+
+class RangeFile(io.RawIOBase):
+    """A large object as a file, by one request for each read."""
+
+    def __init__(self, read_range: Callable[[int, int], bytes], size_bytes: int) -> None:
+        self._read_range = read_range
+        self._size_bytes = size_bytes
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
+        return self._at
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        end = min(self._at + len(view), self._size_bytes)
+        if end <= self._at:
+            return 0
+        data = self._read_range(self._at, end)
+        view[: len(data)] = data
+        self._at = end
+        return len(data)
+
+
+@contextmanager
+def suppress_not_found() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as exc:
+        if exc.reason != "not_found":
+            raise
+
+
+def _etag_of_parts(parts: list[dict[str, Any]]) -> str | None:
+    """What S3 makes of the parts' MD5; None where their tags are none, as with KMS encryption."""
+    try:
+        digests = b"".join(bytes.fromhex(part["ETag"].strip('"')) for part in parts)
+    except ValueError:
+        return None
+    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+def _may_pass(exc: BaseException) -> bool:
+    return isinstance(exc, StorageError) and exc.reason == "read_failed" and not isinstance(exc, Changed)
+
+
+def _plain(key: str) -> bool:
+    """Whether obstore takes a key as it is: it trims "/", and refuses empty parts, dots and control characters."""
+    parts = key.split("/")
+    return key.isprintable() and all(part not in ("", ".", "..") for part in parts)

@@ -1,0 +1,41 @@
+"""`s3://bucket/key`: the key stands as it is, with no escapes, so that every name leads back to its object."""
+
+import re
+
+from .errors import BadRequest
+
+_BUCKET = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}"
+)  # AWS allows less today; older buckets and other stores have it
+
+
+def normalise(uri: str) -> str:
+    """The one spelling: no "/" at the end, none doubled after the bucket. Raises `BadRequest` for no location."""
+    shown = " ".join(uri.split())
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not _BUCKET.fullmatch(bucket):
+        told = f"{bucket!r} is no valid bucket name" if bucket else "the bucket's name is missing"
+        raise BadRequest(f"{shown}: {told}; write s3://bucket/folder")
+    key = key.strip("/")
+    if any(part in (".", "..") for part in key.split("/")):
+        raise BadRequest(f"{shown}: S3 has no '.' or '..'; write the key in full")
+    return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key, the latter without the "/" that a folder's name may end with; "" for the bucket itself."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def join(uri: str, name: str) -> str:
+    return f"{uri.rstrip('/')}/{name}"
+
+
+def parent(uri: str) -> str:
+    return uri.rstrip("/").rpartition("/")[0]
+
+
+def name_of(uri: str) -> str:
+    """The last part, as it is; of a bucket, its name."""
+    return uri.rstrip("/").rpartition("/")[2]
