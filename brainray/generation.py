@@ -52,5 +52,5 @@ def switch(output: str, writer: Writer) -> None:
     if account.wrong:
         raise AccountingError(f"{output}: rows do not add up after the switch: {account}")
     build_summary(output, writer)
-    writer.delete_tree(new)  # before `_SUCCESS`: a new generation that is found later is not taken for this one
     publish(output, account, run["fingerprint"], writer)
+    writer.delete_tree(new)  # last, for without it the same command would score everything once more

@@ -17,7 +17,8 @@ from .bundle import Bundle
 from .config import Precision
 from .errors import BrainrayError, NoProgress
 from .manifest import Shard
-from .ray_session import ScorePool, own_error, quiet_data
+from .pools import ScorePool
+from .ray_session import check_alive, own_error, quiet_data
 from .reading import Reader
 from .results import PartInfo
 from .scoring import DecodedShard, Target, Task, decode_shard, open_task, predict_shard
@@ -153,6 +154,7 @@ def score_shards(
     waited_s = 0.0
     while True:
         check()
+        check_alive()
         try:
             part = finished.get(timeout=_TURN_S)
         except Empty:

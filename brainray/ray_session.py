@@ -1,4 +1,4 @@
-"""Connect to Ray quietly, and decide how its resources are shared out. Knows nothing of images or models."""
+"""Connect to Ray quietly. Knows nothing of images or models."""
 
 import logging
 import os
@@ -8,105 +8,15 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from . import errors
 from .errors import BadRequest, BrainrayError
-
-# An actor asks for a little less than a processor, so that a node full of them keeps room for Ray Data's own tasks:
-# actors that take every processor leave none for other tasks, and the run hangs (ray issue 44687).
-_ACTOR_CPU_SHARE = 0.9
-# Two threads in one process score as fast as two processes (5.6 s against 5.4 to 6.0 s for 5,547 images), and save the
-# start and the memory of one: 2.5 s of a processor and 0.7 GB. More would wait for each other's Python.
-_THREADS_PER_ACTOR = 2
-# Train workers leave more: their data tasks run beside them.
-_TRAIN_CPU_SHARE = 0.5
+from .pools import Node
 
 _ANSWER_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """What one machine of the cluster offers."""
-
-    cpus: float
-    gpus: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScorePool:
-    """Actors that score, and what each asks for. With GPUs, processors decode in tasks of their own."""
-
-    actors: int
-    cpus_per_actor: float
-    gpus_per_actor: float = 0.0
-    threads_per_actor: int = 1  # each works on a shard of its own
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.gpus_per_actor > 0
-
-
-def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int) -> ScorePool:
-    """One actor a GPU where there are GPUs, else one for every two processors, each with a thread a processor.
-
-    Never more than `workers`, nor more than there are shards to do.
-    """
-    gpus = int(sum(node.gpus for node in nodes))
-    if gpus:
-        return ScorePool(actors=min(workers or gpus, gpus, shards), cpus_per_actor=0.1, gpus_per_actor=1)
-    sizes = [max(1, int(node.cpus)) for node in nodes if node.cpus > 0] or [1]
-    threads = _THREADS_PER_ACTOR if all(size % _THREADS_PER_ACTOR == 0 for size in sizes) else 1
-    if workers is not None:
-        threads = min(threads, max(1, sum(sizes) // workers))
-    actors = sum(size // threads for size in sizes)
-    asked = _ACTOR_CPU_SHARE * min(threads, min(node.cpus for node in nodes if node.cpus > 0))
-    return ScorePool(
-        actors=min(workers or actors, actors, -(-shards // threads)),
-        cpus_per_actor=round(asked, 3),
-        threads_per_actor=threads,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainPool:
-    """Ray Train workers, and what each asks for; the rest is left to the tasks that decode."""
-
-    workers: int
-    cpus_per_worker: float
-    use_gpu: bool
-    threads_per_worker: int
-    decode_cpus: float  # of one task
-
-
-def train_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
-    """One worker a GPU where there are GPUs, else one for every two processors, and no fewer than one.
-
-    More workers than the cluster can hold would wait for ever: `BadRequest`.
-    """
-    gpus = int(sum(node.gpus for node in nodes))
-    cpus = sum(node.cpus for node in nodes)
-    if gpus:
-        count = workers or gpus
-        if count > gpus:
-            raise BadRequest(f"--workers is {count}, but the cluster has {gpus} GPU(s); ask for {gpus} or fewer")
-        share = min(1.0, _TRAIN_CPU_SHARE * cpus / count)
-        return TrainPool(workers=count, cpus_per_worker=share, use_gpu=True, threads_per_worker=1, decode_cpus=1)
-    count = workers or max(1, int(cpus) // 2)
-    most = max(2, 2 * int(cpus))
-    if count > most:
-        raise BadRequest(f"--workers is {count}, but the cluster has {cpus:g} processor(s); ask for {most} or fewer")
-    share = min(1.0, _TRAIN_CPU_SHARE * min(n.cpus for n in nodes if n.cpus) * len(nodes) / count)
-    return TrainPool(
-        workers=count,
-        cpus_per_worker=round(share, 3),
-        use_gpu=False,
-        threads_per_worker=max(1, int(cpus) // count),
-        decode_cpus=min(1.0, _TRAIN_CPU_SHARE * cpus),
-    )
 
 
 def cluster_nodes() -> list[Node]:
@@ -146,6 +56,22 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         yield cluster_nodes()
     finally:
         ray.shutdown()
+        _own_handler_again()
+
+
+def _own_handler_again() -> None:
+    """The core worker resets SIGTERM to its default when it ends, behind Python's back."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def check_alive() -> None:
+    """Raise `BrainrayError` where the Ray started here has died: else its library ends the process without a word."""
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is not None and not node.remaining_processes_alive():
+        raise BrainrayError("Ray on this machine has died; what was finished is kept, run the same command to go on")
 
 
 def _hush() -> None:
@@ -182,10 +108,15 @@ def _without_attendants() -> Iterator[None]:
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Ray sets a handler that ends the process with a dump of the stack; put back what was there."""
-    kept = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, kept)
+    from ray._private import utils
+
+    kept = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = kept
+        _own_handler_again()
 
 
 @contextmanager

@@ -26,8 +26,9 @@ from .checkpoint import Checkpoint
 from .config import ImageSpec, ModelSpec, TrainOptions
 from .errors import BrainrayError, OutputHeld, StorageError
 from .model import build_model
+from .pools import TrainPool
 from .predict import pick_device, use_bf16
-from .ray_session import TrainPool, own_error, quiet_data
+from .ray_session import own_error, quiet_data
 from .training_request import WorkFolder
 from .training_set import decode_rows, share_rows, take_rows
 

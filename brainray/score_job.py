@@ -83,8 +83,6 @@ def score(
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
         with hold(output, purpose="score", say=say) as lease:
             check_output(request)  # again, for another run may have ended here just now
-            if generation.is_half_switched(output):
-                generation.switch(output, lease.writer)
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
@@ -116,6 +114,8 @@ class _Job:
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score what is new, by a plan that was made before, unless another run has been here since."""
         output = self.request.output
+        if generation.is_half_switched(output):
+            generation.switch(output, lease.writer)
         if plan is None or plan.before != look(output):
             plan = self.plan()
         return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)
@@ -128,6 +128,8 @@ class _Job:
         new = generation.next_uri(output)
         begun = read_run(new)
         if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
+            if generation.is_half_switched(output):
+                generation.switch(output, lease.writer)
             lease.writer.delete_tree(new)  # what another model left unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
@@ -166,12 +168,17 @@ class _Job:
 
 def with_ray(request: Request, plan: Plan, lease: Lease) -> Iterator[PartInfo]:
     """Score what is pending. Ray is imported here and not before."""
-    from .ray_score import ScoreJob, score_shards
-    from .ray_session import score_pool, session
+    from .pools import score_pool
+    from .ray_session import session
 
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     with session(lean=True) as nodes:
+        from .ray_score import (
+            ScoreJob,
+            score_shards,
+        )  # not before `session` has silenced Ray, which looks when imported
+
         pool = score_pool(nodes, workers=options.workers, shards=len(shards))
         job = ScoreJob(
             target=request.target(plan.uri, lease.writer),

@@ -133,7 +133,8 @@ def _begun(job: _Job) -> "Checkpoint | None":
 def _fit(job: _Job, begun: "Checkpoint | None", writer: storage.Writer) -> None:
     """The part that needs Ray."""
     from . import ray_train
-    from .ray_session import session, train_pool
+    from .pools import train_pool
+    from .ray_session import session
 
     job.say("starting Ray")
     with session() as nodes:

@@ -56,6 +56,7 @@ ORDER = (
     "training_set",
     "training_request",
     "phantom",
+    "pools",
     "ray_session",
     "ray_train",
     "ray_score",

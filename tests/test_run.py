@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from archive import Stopped, contents, engine_of, request_for, rows, score_here
 from conftest import image_bytes
+from faults import Killed, bury
 
-from brainray import results, storage
+from brainray import generation, results, storage
 from brainray.bundle import save_bundle
 from brainray.errors import AccountingError, BadRequest, OtherModel
 from brainray.report import build_summary, read_summary
@@ -356,6 +357,24 @@ def test_rescoring_leaves_the_old_run_whole_until_the_new_one_is(run, archive, b
     assert run(root, model=other).plan.complete
     with pytest.raises(OtherModel):
         run(root)
+
+
+@pytest.mark.parametrize("where", ["build_summary", "publish", "account_of"])
+def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where, run, archive, monkeypatch):
+    root = archive(images=3)
+    run(root)
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(generation, where, die)
+        run(root, rescore=True)
+    assert not success(run.uri)
+    bury(run.uri)
+    assert run(root, rescore=True, on_shard=lambda _: pytest.fail("a shard was scored twice")).scored == 0
+    assert verify_run(run.uri).rows == 12
+    assert not os.path.exists(f"{run.uri}/.rescore")
 
 
 def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, archive, other):

@@ -1,0 +1,61 @@
+"""How resources are shared out, decided with no cluster."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brainray.errors import BadRequest
+from brainray.pools import Node, score_pool, train_pool
+
+sizes = st.lists(st.integers(1, 64), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors", "threads"),
+    [([1], 1, 1), ([2], 1, 2), ([3], 3, 1), ([8], 4, 2), ([8, 4], 6, 2), ([0, 8], 4, 2)],
+)
+def test_every_processor_has_a_thread_that_scores(cpus, actors, threads):
+    pool = score_pool([Node(cpus=n) for n in cpus], workers=None, shards=1000)
+    assert (pool.actors, pool.threads_per_actor) == (actors, threads)
+
+
+@given(cpus=sizes, workers=st.none() | st.integers(1, 100), shards=st.integers(1, 100))
+def test_a_pool_fits_its_cluster_and_leaves_something_over(cpus, workers, shards):
+    pool = score_pool([Node(cpus=n) for n in cpus], workers=workers, shards=shards)
+    assert 1 <= pool.actors <= (workers or 10**6)
+    assert pool.actors * pool.cpus_per_actor < sum(cpus)
+    assert pool.cpus_per_actor < min(cpus)  # any node can hold one
+    assert sum(int(n // pool.cpus_per_actor) for n in cpus) >= pool.actors
+    assert pool.actors * pool.threads_per_actor <= max(sum(cpus), pool.threads_per_actor)
+
+
+def test_workers_are_processes_and_share_the_processors():
+    two = [Node(cpus=2)]
+    assert score_pool(two, workers=2, shards=9).actors == 2
+    assert score_pool(two, workers=2, shards=9).threads_per_actor == 1
+    assert score_pool(two, workers=9, shards=9).actors == 2
+    assert score_pool(two, workers=None, shards=1).actors == 1
+
+
+def test_with_gpus_an_actor_holds_one_and_processors_decode():
+    pool = score_pool([Node(cpus=8, gpus=2), Node(cpus=8)], workers=None, shards=100)
+    assert pool.on_gpu
+    assert (pool.actors, pool.gpus_per_actor) == (2, 1)
+    assert pool.actors * pool.cpus_per_actor < 1
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "expected"), [(1, None, 1), (2, None, 1), (2, 2, 2), (8, None, 4), (1, 2, 2)]
+)
+def test_training_leaves_processors_to_the_tasks_that_decode(cpus, workers, expected):
+    pool = train_pool([Node(cpus=cpus)], workers=workers)
+    assert pool.workers == expected
+    assert pool.workers * pool.cpus_per_worker + pool.decode_cpus <= cpus + 1e-6
+    assert pool.threads_per_worker >= 1
+
+
+def test_more_train_workers_than_fit_are_refused():
+    with pytest.raises(BadRequest, match=r"--workers is 9, but the cluster has 2 processor"):
+        train_pool([Node(cpus=2)], workers=9)
+    with pytest.raises(BadRequest, match=r"--workers is 3, but the cluster has 2 GPU"):
+        train_pool([Node(cpus=16, gpus=2)], workers=3)
