@@ -6,8 +6,10 @@ workers, be it a lost one or the same command on another day, they go on from th
 """
 
 import secrets
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +30,9 @@ from .errors import BrainrayError, OutputHeld, StorageError
 from .model import build_model
 from .pools import TrainPool
 from .predict import pick_device, use_bf16
-from .ray_session import own_error, quiet_data
+from .ray_session import cluster_nodes, own_error, quiet_data
 from .training_request import WorkFolder
-from .training_set import decode_rows, share_rows, take_rows
+from .training_set import decode_rows, in_order, share_rows, take_rows
 
 _IMAGES_A_TASK = 256
 _MOST_FAILURES = 3  # one after another without an epoch between them
@@ -70,9 +72,8 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
 def digests_of(dataset: Dataset) -> tuple[Array, Array]:
     """(digests, errors) by position: the only columns that come to the driver."""
     parts = list(dataset.select_columns(["position", "digest", "error"]).iter_batches(batch_size=None))
-    position = np.concatenate([part["position"] for part in parts])
-    order = np.argsort(position)
-    return tuple(np.concatenate([part[name].astype(str) for part in parts])[order] for name in ("digest", "error"))  # type: ignore[return-value]
+    digests, errors = in_order(parts, "digest", "error")
+    return digests.astype(str), errors.astype(str)
 
 
 def select(dataset: Dataset, positions: Array, *, cpus: float, even_for: int = 1) -> Dataset:
@@ -100,7 +101,8 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
     while True:
         before = len(job.work.history())
         try:
-            _trainer(job, pool, train=train_set, validation=validation_set).fit()
+            with _scratch(job) as scratch:
+                _trainer(job, pool, scratch, train=train_set, validation=validation_set).fit()
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
             epochs = len(job.work.history())
@@ -114,9 +116,19 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
             say(f"a worker failed ({_cause(exc)}); going on after epoch {epochs} of {job.options.epochs}")
 
 
-def _trainer(job: TrainJob, pool: TrainPool, **datasets: Dataset) -> TorchTrainer:
+@contextmanager
+def _scratch(job: TrainJob) -> Iterator[str]:
+    """Where Ray Train keeps its own state, of which nothing is read. It insists on a place that all nodes see."""
+    if len(cluster_nodes()) > 1:
+        job.writer.delete_tree(job.work.ray)
+        yield job.work.ray
+        return
+    with tempfile.TemporaryDirectory(prefix="brainray-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _trainer(job: TrainJob, pool: TrainPool, scratch: str, **datasets: Dataset) -> TorchTrainer:
     resources = {"CPU": pool.cpus_per_worker} | ({"GPU": 1.0} if pool.use_gpu else {})
-    job.writer.delete_tree(job.work.ray)
     return _Trainer(
         _worker,
         train_loop_config={"job": job},
@@ -128,7 +140,7 @@ def _trainer(job: TrainJob, pool: TrainPool, **datasets: Dataset) -> TorchTraine
         run_config=RunConfig(
             # A name that never was: Ray Train goes on from what it finds under a name it knows, also if that is torn.
             name=secrets.token_hex(4),
-            storage_path=job.work.ray,
+            storage_path=scratch,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=_STARTS),  # type: ignore[call-arg]
         ),
     )
@@ -270,12 +282,9 @@ class _State:
 
 
 def _gather(name: str, share: tuple[int, int] | None) -> tuple[Array, Array]:
-    """This worker's images as one array, in order of position: the order in which blocks arrive is not repeatable."""
-    parts = [share_rows(batch, share) for batch in ray.train.get_dataset_shard(name).iter_batches(batch_size=None)]
-    position = np.concatenate([part["position"] for part in parts])
-    order = np.argsort(position, kind="stable")
-    pixels = np.concatenate([part["pixels"] for part in parts])[order]
-    return pixels, np.concatenate([part["label"] for part in parts])[order]
+    """This worker's images and labels."""
+    batches = ray.train.get_dataset_shard(name).iter_batches(batch_size=None)
+    return in_order([share_rows(batch, share) for batch in batches], "pixels", "label")
 
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:

@@ -23,6 +23,7 @@ from .s3_requests import DELETE_KEYS, PART_BYTES, Requests, Sleep
 from .s3_uris import join, parent, split
 
 _CHECK_HOLDS_S = 10.0  # a change leaves within this of the look at the claim, or looks again
+_HIDDEN_S = (0.2, 0.5, 1.0)
 _HOLDER = "holder.json"  # of `lease`: the object by which a claim stands
 _LAST_WORDS = ("_SUCCESS", "run.json")  # make a folder look complete
 _TAKEN_OVER = "another run has taken over this output, so this one stopped before writing"
@@ -183,11 +184,22 @@ class S3Objects:
             yield
 
     def _claim_version(self, staging: str) -> str:
-        """Raises `OutputHeld` where the claim is gone."""
-        found = self._requests.head_once(join(staging, _HOLDER))
-        if found is None:
-            raise OutputHeld(_TAKEN_OVER)
-        return str(found["ETag"])
+        """Raises `OutputHeld` where the claim is gone.
+
+        Some stores hide an object for a moment while it is written anew, as a heartbeat does (rclone): nobody having
+        followed, it is looked for again.
+        """
+        for pause_s in (*_HIDDEN_S, None):
+            found = self._requests.head_once(join(staging, _HOLDER))
+            if found is not None:
+                return str(found["ETag"])
+            if pause_s is None or self._is_followed(staging):
+                break
+            self._sleep(pause_s)
+        raise OutputHeld(_TAKEN_OVER)
+
+    def _is_followed(self, staging: str) -> bool:
+        return any(name > s3_uris.name_of(staging) for name in self.list_names(parent(staging)))
 
     def _renew(self, staging: str, data: bytes) -> None:
         """The heartbeat: a revoked holder must not come back, for then its changes would pass again.
@@ -207,7 +219,7 @@ class S3Objects:
                 if exc.reason == "not_found":
                     raise OutputHeld(_TAKEN_OVER) from None
                 raise
-        if not conditional and any(name > s3_uris.name_of(staging) for name in self.list_names(parent(staging))):
+        if not conditional and self._is_followed(staging):
             self._requests.remove(holder)
             raise OutputHeld(_TAKEN_OVER)
 

@@ -170,3 +170,9 @@ def share_rows(batch: dict[str, Array], share: tuple[int, int] | None) -> Rows:
     rank, workers = share
     mine = batch["position"] % workers == rank
     return {name: column[mine] for name, column in batch.items()}
+
+
+def in_order(parts: list[Rows], first: str, second: str) -> tuple[Array, Array]:
+    """Two columns in order of position: the order in which blocks arrive is not repeatable."""
+    order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
+    return tuple(np.concatenate([part[name] for part in parts])[order] for name in (first, second))  # type: ignore[return-value]
