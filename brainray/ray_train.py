@@ -71,8 +71,8 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
 
 def digests_of(dataset: Dataset) -> tuple[Array, Array]:
     """(digests, errors) by position: the only columns that come to the driver."""
-    parts = list(dataset.select_columns(["position", "digest", "error"]).iter_batches(batch_size=None))
-    digests, errors = in_order(parts, "digest", "error")
+    batches: Any = dataset.select_columns(["position", "digest", "error"]).iter_batches(batch_size=None)
+    digests, errors = in_order(list(batches), "digest", "error")
     return digests.astype(str), errors.astype(str)
 
 
@@ -289,8 +289,7 @@ def _gather(name: str, share: tuple[int, int] | None) -> tuple[Array, Array]:
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:
     """The network itself: with two workers or more it is wrapped."""
-    module: torch.nn.Module = getattr(model, "module", model)
-    return module
+    return getattr(model, "module", model)  # type: ignore[no-any-return]
 
 
 def _all_gather(value: object) -> list[Any]:

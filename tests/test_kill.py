@@ -1,26 +1,22 @@
 """Whatever is killed and whenever, the same command run again ends with one row an image, and nothing is scored twice.
 
-Each command is a real process with a Ray of its own. `tests/bench/soak.py` does the same for hours, at every moment.
+Each command is a real process with a Ray of its own. `tests/bench/soak.py` does the same for hours, at every moment;
+`test_faults.py` kills at every step of a commit, without Ray.
 """
 
+import hashlib
 import os
 import random
-import shutil
-import signal
 import socket
 import time
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from archive import Stopped, contents, engine_of, request_for, rows, score_here
+from archive import contents, engine_of, request_for, score_here
 from conftest import CLASSES, image_bytes
-from killing import Faults, Scene, by_uri, check_reader, check_whole, finished, rows_seen, until
+from killing import Faults, Scene, check_reader, check_whole, finished, rows_seen, until
 
 from brainray import storage
-from brainray.reading import Reader
-from brainray.scoring import decode_shard, open_task, predict_shard
 
 SLOW = Faults(read_ms=250)  # the four images of a shard are read side by side
 GO_ON = "brainray: stopped; what was finished is kept, run the same command to go on"
@@ -49,12 +45,17 @@ def expected(scene, bundle, tmp_path):
     return contents(request.output)
 
 
-def begin(scene, *, parts):
+def begin(scene, *, parts, faults=SLOW):
     """Start a slow run and wait until it has finished so many parts."""
-    command = scene.start(faults=SLOW)
+    command = scene.start(faults=faults)
     scene.await_parts(command, parts)
     assert command.running, str(command)
     return command
+
+
+def only_ours(lines):
+    """Whether the standard error stream holds progress and what `brainray` says, and nothing of Ray's."""
+    return all(line.startswith(("starting workers", "scoring: ", "adding up", "brainray: ")) for line in lines)
 
 
 def finish_here(scene, bundle):
@@ -62,18 +63,27 @@ def finish_here(scene, bundle):
     return score_here(request_for(scene.root, scene.output, bundle, shard_size=4), engine_of(bundle))
 
 
+def tree(output):
+    """Every file of a run but the lease, with its content and time of writing."""
+    files = [path for path in output.rglob("*") if path.is_file() and ".lease" not in path.parts]
+    return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).digest()) for path in files}
+
+
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("kind", ["driver", "everything"])
-def test_after_a_kill_the_same_command_scores_the_rest_and_no_more(kind, scene, expected, rng):
+def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(kind, scene, expected, rng, tmp_path):
     killed = begin(scene, parts=rng.randrange(1, 16))
     time.sleep(rng.uniform(0, 0.1))
     killed.strike(kind, rng)
     check_reader(scene.output)
-    assert until(killed.is_alone, 30), f"left behind: {killed.family()}"
+    assert until(killed.is_harmless, 30), f"left behind: {killed.family()}"
     kept = finished(scene.output)
     assert 0 < len(kept) < 24 and not (scene.output / "_SUCCESS").exists()
     check_reader(scene.output)
-    again = scene.score()
+    has_row = {row["uri"] for row in rows_seen(scene.output)}
+    again = scene.score(faults=Faults(log=str(tmp_path / "opened")))
+    opened = [line for line in (tmp_path / "opened").read_text().splitlines() if not line.startswith("import ")]
+    assert sorted(opened) == sorted(expected.keys() - has_row)
     check_whole(scene.output, expected, kept=kept)
     assert f"scored {96 - 4 * len(kept)} images" in again.stdout.read_text()
 
@@ -86,5 +96,100 @@ def test_a_run_outlives_a_worker_that_is_killed(scene, expected, rng):
     kept = finished(scene.output)
     check_reader(scene.output)
     assert command.wait(90) == 0, str(command)
-    assert len(command.scorers_seen()) if hasattr(command, "scorers_seen") else True
     check_whole(scene.output, expected, kept=kept)
+    assert only_ours(command.errors()), str(command)
+    assert "(raylet)" not in command.stdout.read_text(), "what Ray says of it belongs into its log"
+
+
+@pytest.mark.timeout(90)
+def test_a_run_whose_ray_dies_ends_soon_and_says_how_to_go_on(scene, bundle, expected, rng):
+    command = begin(scene, parts=rng.randrange(1, 8))
+    command.strike("raylet", rng)
+    assert command.wait(60) == 1, str(command)
+    kept = finished(scene.output)
+    check_reader(scene.output)
+    assert finish_here(scene, bundle).scored == 96 - 4 * len(kept)
+    check_whole(scene.output, expected, kept=kept)
+    last = command.errors()[-1]
+    assert last.startswith("brainray: ") and "run the same command" in last, str(command)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(kind, scene, bundle, expected, rng):
+    command = begin(scene, parts=rng.randrange(1, 8))
+    kept = finished(scene.output)
+    told = time.monotonic()
+    command.strike(kind, rng)
+    assert command.wait(30) == 130, str(command)
+    took_s = time.monotonic() - told
+    print(f"{kind}: ended after {took_s:.1f} s")
+    assert command.errors()[-1] == GO_ON and only_ours(command.errors()), str(command)
+    assert took_s < 5
+    assert until(command.is_alone, 5), f"left behind: {command.family()}"
+    assert storage.read_json(f"{scene.output}/.lease/00000001/holder.json")["released"]
+    assert not [name for name in os.listdir(command.scratch) if name.startswith("brainray-")]
+    assert kept.items() <= finished(scene.output).items() and not (scene.output / "_SUCCESS").exists()
+    check_reader(scene.output)
+    kept = finished(scene.output)
+    assert finish_here(scene, bundle).scored == 96 - 4 * len(kept)
+    check_whole(scene.output, expected, kept=kept)
+
+
+@pytest.mark.timeout(120)
+def test_a_second_run_on_the_same_output_is_refused_and_disturbs_nobody(scene, expected):
+    first = begin(scene, parts=1, faults=Faults(read_ms=500))
+    kept = finished(scene.output)
+    second = scene.start()
+    assert second.wait(30) == 5, str(second)
+    assert first.running, "the first one was to be in the midst of it"
+    who = f"score on {socket.gethostname()}, process {first.process.pid}, since "
+    (line,) = second.errors()
+    assert line.startswith(f"brainray: {scene.output} is held by another run: {who}")
+    print(f"refused after {time.monotonic() - second.began:.1f} s")
+    assert first.wait(90) == 0, str(first)
+    check_whole(scene.output, expected, kept=kept)
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_slept_while_another_took_over_ends_and_writes_nothing_more(scene, bundle, expected):
+    slept = begin(scene, parts=2)
+    slept.pause()
+    holder = storage.read_bytes(f"{scene.output}/.lease/00000001/holder.json")
+    assert storage.claim(f"{scene.output}/.lease/00000002", "holder.json", holder)
+    storage.revoke(f"{scene.output}/.lease/00000001")  # as a run does that has waited for the end of the ttl
+    before, kept = tree(scene.output), finished(scene.output)
+    slept.resume()
+    assert slept.wait(60) == 5, str(slept)
+    assert "another run" in slept.errors()[-1] and "Traceback" not in slept.stderr.read_text()
+    assert until(slept.is_alone, 5)
+    assert tree(scene.output) == before
+    assert finish_here(scene, bundle).scored == 96 - 4 * len(kept)
+    check_whole(scene.output, expected, kept=kept)
+
+
+def brightness(images):
+    """A stand-in for a network."""
+    mean = images.reshape(len(images), -1).mean(axis=1) / 255
+    return np.stack([mean] + [(1 - mean) / 3] * 3, axis=1).astype(np.float32)
+
+
+@pytest.mark.timeout(120)
+def test_a_run_with_nothing_new_opens_no_image_and_loads_neither_ray_nor_torch(bundle, tmp_path):
+    root = tmp_path / "large"
+    for k, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        (root / name / "0.jpg").write_bytes(image_bytes(k, size=(32, 32)))
+        for i in range(1, 2500):
+            os.link(root / name / "0.jpg", root / name / f"{i}.jpg")
+    request = request_for(root, tmp_path / "run", bundle, shard_size=None)
+    assert score_here(request, engine_of(bundle, predict=brightness)).scored == 10_000
+    before, log = tree(tmp_path / "run"), tmp_path / "opened"
+    with Scene(tmp_path, root=root, model=bundle.uri, output=tmp_path / "run") as scene:
+        command = scene.score(faults=Faults(log=str(log)))
+    took_s = time.monotonic() - command.began
+    print(f"10,000 images, nothing new: {took_s:.1f} s")
+    assert "nothing new to score" in command.stdout.read_text()
+    assert log.read_text() == ""
+    assert tree(tmp_path / "run") == before
+    assert took_s < 10
