@@ -55,8 +55,22 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
     try:
         yield cluster_nodes()
     finally:
+        _let_threads_end_unheard()
         ray.shutdown()
         _own_handler_again()
+
+
+def _let_threads_end_unheard() -> None:
+    """Threads of Ray Data that still wait when Ray is shut down die of it, each with a traceback."""
+    from ray.exceptions import RayError
+
+    told = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is None or not issubclass(args.exc_type, RayError):
+            told(args)
+
+    threading.excepthook = hook
 
 
 def _own_handler_again() -> None:

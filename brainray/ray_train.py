@@ -289,7 +289,7 @@ def _gather(name: str, share: tuple[int, int] | None) -> tuple[Array, Array]:
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:
     """The network itself: with two workers or more it is wrapped."""
-    return getattr(model, "module", model)  # type: ignore[no-any-return]
+    return getattr(model, "module", model)
 
 
 def _all_gather(value: object) -> list[Any]:

@@ -6,19 +6,22 @@ drops half-way does not turn the rest of an archive into error rows. Knows no Ra
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from itertools import islice
-
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from itertools import repeat
 
 from . import storage
-from .errors import BadRequest, ImageError, Outage, StorageError
+from .errors import ImageError, Outage, StorageError
+from .flow import Flow, RetryPolicy, Tries
 
-# Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share, and few enough
-# that a shard of large files stays in memory.
+# Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8
+# A bucket answers later, and to many at once. MEASURED
+BUCKET_READS_IN_FLIGHT = 32
+# Contents of a shard in flight or waiting to be decoded, by their listed sizes: a shard of large files stays in memory.
+AHEAD_BYTES = 64 << 20
+_UNKNOWN_BYTES = 1 << 20  # a file that was listed without its size
 # Reads of a worker that are looked at together. Fewer, and the handful of files deleted since the listing, which lie
 # side by side in it, would pass for an outage; more, and a shard may end before an outage is seen.
 OUTAGE_WINDOW = 32
@@ -27,24 +30,6 @@ _WHAT_TO_DO = (
     "is the input still mounted and readable? Finished parts are kept: run the same command to go on, or with "
     "--max-unread 100% to give such images error rows"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """How often a read that failed for the storage's sake is tried, with random waits that grow ("full jitter").
-
-    Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    """
-
-    attempts: int = 4  # the first one counted
-    first_wait_s: float = 0.1  # the longest the first wait can be; the next is up to twice as long, and so on
-    longest_wait_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise BadRequest(f"a read has {self.attempts} attempts; it must have 1 or more")
-        if self.first_wait_s < 0 or self.longest_wait_s < 0:
-            raise BadRequest(f"waits of {self.first_wait_s:g} and {self.longest_wait_s:g} s; they must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +44,22 @@ class Reader:
     """Reads for all threads of one worker, each with a shard of its own, and watches over the storage for them all.
 
     `outage_share` is the share of unreadable images, of the last `OUTAGE_WINDOW`, above which the storage is to blame;
-    1.0 switches every check for an outage off. `roots` are the inputs of the run. `sleep` waits between two attempts;
-    without it an outage ends the wait.
+    1.0 switches every check for an outage off. `roots` are the inputs of the run. `flow` says how many may read at
+    once. `sleep` waits between two attempts; without it an outage ends the wait.
     """
 
     def __init__(
         self,
         *,
         policy: RetryPolicy | None = None,
+        flow: Flow | None = None,
         outage_share: float = 0.5,
         roots: Sequence[str] = (),
         sleep: Callable[[float], None] | None = None,
         read: Callable[[str], bytes] = storage.read_bytes,
     ) -> None:
-        policy = policy or RetryPolicy()
+        self._policy = policy or RetryPolicy()
+        self._flow = flow or Flow()
         self._outage_share = outage_share
         self._roots = tuple(roots)
         self._read = read
@@ -81,27 +68,29 @@ class Reader:
         self._last_good: str | None = None
         self._outage: str | None = None
         self._outage_known = threading.Event()
-        self._attempts = Retrying(
-            sleep=sleep or self._pause,
-            stop=stop_after_attempt(policy.attempts),
-            wait=wait_random_exponential(multiplier=policy.first_wait_s, max=policy.longest_wait_s),
-            retry=retry_if_exception(_may_pass),
-            reraise=True,
-        )
+        self._sleep = sleep or self._pause
 
-    def read_ahead(self, uris: Sequence[str], pool: Executor, *, ahead: int = READS_IN_FLIGHT) -> Iterator[Content]:
+    def read_ahead(
+        self,
+        uris: Sequence[str],
+        pool: Executor,
+        *,
+        sizes_bytes: Iterable[int | None] | None = None,
+        ahead: int = READS_IN_FLIGHT,
+    ) -> Iterator[Content]:
         """The contents of a shard's files in order, with `ahead` reads beyond the one handed out.
 
-        Raises `Outage` as soon as any thread of this `Reader` knows of one, and instead of the last content where that
-        could not be read and neither can what could be read before.
+        Fewer where those would be more than `AHEAD_BYTES`, by `sizes_bytes`. Raises `Outage` as soon as any thread of
+        this `Reader` knows of one, and instead of the last content where that could not be read and neither can what
+        could be read before.
         """
         self._raise_outage()
-        submitted = (pool.submit(self._content, uri) for uri in uris)
-        reads: deque[Future[Content]] = deque(islice(submitted, ahead + 1))
+        reads = _Reads(self._content, pool, zip(uris, sizes_bytes or repeat(None)), ahead)
         read = unread = 0
         try:
-            while reads:
-                content = reads.popleft().result()
+            while (result := reads.take()) is not None:
+                content = result.result()
+                del result  # it holds the content, too
                 self._raise_outage()
                 read += 1
                 if isinstance(content.data, ImageError):
@@ -110,30 +99,38 @@ class Reader:
                         self._look_again(content.data.detail, all_failed=unread == len(uris))
                 yield content
                 del content  # else one more would be held while the next is waited for
-                reads.extend(islice(submitted, 1))
         finally:
-            for waiting in reads:
-                waiting.cancel()
+            reads.cancel()
 
     def _pause(self, seconds: float) -> None:
         self._outage_known.wait(seconds)
 
     def _content(self, uri: str) -> Content:
         """Read one file in a thread of the pool. Raises `Outage` where there is one, not to wait for nothing."""
+        tries = Tries(policy=self._policy, in_bucket=_in_bucket(uri))
         try:
-            for attempt in self._attempts:
-                with attempt:
-                    self._raise_outage()
-                    data = self._read(uri)
+            data = self._persist(uri, tries)
         except StorageError as exc:
-            retries = attempt.retry_state.attempt_number - 1
-            detail = f"{exc} (tried {retries + 1} times)" if retries else str(exc)
+            detail = f"{exc} (tried {tries.count} times)" if tries.count > 1 else str(exc)
             self._note_unreadable(detail)
-            return Content(ImageError(exc.reason, detail), retries)
+            return Content(ImageError(exc.reason, detail), tries.count - 1)
         with self._lock:
             self._unreadable.append(False)
         self._last_good = uri
-        return Content(data, attempt.retry_state.attempt_number - 1)
+        return Content(data, tries.count - 1)
+
+    def _persist(self, uri: str, tries: Tries) -> bytes:
+        while True:
+            try:
+                with self._flow.turn():
+                    self._raise_outage()
+                    tries.count += 1
+                    return self._read(uri)
+            except StorageError as exc:
+                wait_s = tries.wait_s(exc)
+                if wait_s is None:
+                    raise
+            self._sleep(wait_s)
 
     def _note_unreadable(self, detail: str) -> None:
         with self._lock:
@@ -161,7 +158,7 @@ class Reader:
 
     def _loss_of(self, uri: str) -> str | None:
         try:
-            self._attempts(self._read, uri)
+            self._persist(uri, Tries(policy=self._policy, in_bucket=_in_bucket(uri)))
         except StorageError as exc:
             return f"what could be read before can not be read now ({exc})"
         return None
@@ -175,16 +172,65 @@ class Reader:
             raise Outage(self._outage)
 
 
-def _may_pass(exc: BaseException) -> bool:
-    """Whether the same read may succeed a moment later: an I/O error, a stale handle, a timeout, a short read."""
-    return isinstance(exc, StorageError) and exc.reason == "read_failed"
+class _Reads:
+    """Reads under way, or done and not yet taken, in order."""
+
+    def __init__(
+        self,
+        read: Callable[[str], Content],
+        pool: Executor,
+        files: Iterable[tuple[str, int | None]],
+        ahead: int,
+    ) -> None:
+        self._read = read
+        self._pool = pool
+        self._files = iter(files)
+        self._ahead = ahead
+        self._next = next(self._files, None)
+        self._held: deque[tuple[Future[Content], int]] = deque()
+        self._held_bytes = 0
+
+    def take(self) -> Future[Content] | None:
+        """The first, with up to `ahead` more begun; None at the end."""
+        while self._next is not None and self._has_room(*self._next):
+            uri, size_bytes = self._next[0], _size(self._next[1])
+            self._held.append((self._pool.submit(self._read, uri), size_bytes))
+            self._held_bytes += size_bytes
+            self._next = next(self._files, None)
+        if not self._held:
+            return None
+        result, size_bytes = self._held.popleft()
+        self._held_bytes -= size_bytes
+        return result
+
+    def _has_room(self, _: str, size_bytes: int | None) -> bool:
+        fits = len(self._held) <= self._ahead and self._held_bytes + _size(size_bytes) <= AHEAD_BYTES
+        return fits or not self._held
+
+    def cancel(self) -> None:
+        for result, _ in self._held:
+            result.cancel()
+
+
+def reads_in_flight(uris: Iterable[str]) -> int:
+    """How many reads to keep ahead in a shard of such files."""
+    return BUCKET_READS_IN_FLIGHT if any(map(_in_bucket, uris)) else READS_IN_FLIGHT
+
+
+def _in_bucket(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def _size(size_bytes: int | None) -> int:
+    return _UNKNOWN_BYTES if size_bytes is None else size_bytes
 
 
 def _loss(root: str) -> str | None:
     """What has become of an input of which nothing can be read any more, None where it is still there."""
     try:
-        # A mount point without its mount is an empty folder.
-        return None if storage.list_names(root) else f"the input {root} is gone or empty"
+        # A mount point without its mount is an empty folder. A bucket's names may be millions, and one is enough.
+        there = storage.exists(root) if _in_bucket(root) else storage.list_names(root)
+        return None if there else f"the input {root} is gone or empty"
     except StorageError as exc:
-        is_file = storage.exists(root) and not storage.is_folder(root)
+        is_file = not _in_bucket(root) and storage.exists(root) and not storage.is_folder(root)
         return None if is_file else f"the input {exc}"

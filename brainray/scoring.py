@@ -23,7 +23,7 @@ from .config import ImageSpec
 from .decode import Decoded, Header, decode, read_header
 from .errors import BrainrayError, ImageError, StorageError
 from .manifest import Shard, read_shard
-from .reading import READS_IN_FLIGHT, Content, Reader
+from .reading import Content, Reader, reads_in_flight
 from .results import UNREAD_REASONS, PartInfo, Work, part_info, part_uri, prediction_schema, prob_column, write_part
 
 Clock = Callable[[], datetime]
@@ -156,9 +156,10 @@ def decode_shard(
     ok = np.zeros(len(pending), bool)
     facts: list[_Fact] = []
     kept, retries, reading = 0, 0, 0.0
-    with ThreadPoolExecutor(READS_IN_FLIGHT, thread_name_prefix="read") as pool:
-        # A decoder apart is for images that may take all memory there is: then few of them lie about here.
-        contents = _contents(pending, reader, pool, ahead=1 if decoder else READS_IN_FLIGHT)
+    # A decoder apart is for images that may take all memory there is: then few of them lie about here.
+    ahead = 1 if decoder else reads_in_flight(pending["uri"].to_pylist())
+    with ThreadPoolExecutor(ahead + 1, thread_name_prefix="read") as pool:
+        contents = _contents(pending, reader, pool, ahead=ahead)
         decoder = decoder or DecoderHere(spec)
         for row in range(len(pending)):
             before = time.perf_counter()
@@ -183,7 +184,8 @@ def decode_shard(
 def _contents(pending: pa.Table, reader: Reader, pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[Content]:
     """What each file holds, in order. Those known to be gone are not looked for: they are no sign of an outage."""
     listed = pc.invert(pending["gone"])
-    found = reader.read_ahead(pending["uri"].filter(listed).to_pylist(), pool, ahead=ahead)
+    uris, sizes_bytes = (pending[name].filter(listed).to_pylist() for name in ("uri", "size_bytes"))
+    found = reader.read_ahead(uris, pool, sizes_bytes=sizes_bytes, ahead=ahead)
     for uri, is_listed in zip(pending["uri"].to_pylist(), listed.to_pylist(), strict=True):
         yield next(found) if is_listed else Content(ImageError("not_found", f"{uri}: is gone since it was listed"), 0)
 

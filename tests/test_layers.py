@@ -27,6 +27,7 @@ ORDER = (
     "s3_objects",
     "storage",
     "lease",
+    "flow",
     "reading",
     "truth",
     "listing",
