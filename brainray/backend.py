@@ -32,6 +32,9 @@ class Backend(Protocol):
     def read_bytes(self, uri: str) -> bytes: ...
     def open_seekable(self, uri: str) -> pa.NativeFile: ...
 
+    def check_access(self, uri: str, *, write: bool) -> None:
+        """Raise `StorageError` naming the permission missing to read, or to write and delete, below a folder."""
+
     def list_names(self, uri: str) -> list[str]:
         """Names in one folder, sorted, without hidden ones; none where there is no folder."""
 

@@ -68,8 +68,12 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
     """Inputs in order, without those that lie within another: no image may be listed twice."""
     roots: list[str] = []
     for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
-        if not storage.exists(uri):
-            raise BadRequest(f"--input {uri}: no such file or folder")
+        try:
+            if not storage.exists(uri):
+                raise BadRequest(f"--input {uri}: no such file or folder")
+            storage.check_access(uri, write=False)
+        except StorageError as exc:
+            raise BadRequest(f"--input {exc}") from exc
         roots.append(uri)
     return [uri for uri in roots if not any(uri.startswith(other.rstrip("/") + "/") for other in roots if other != uri)]
 

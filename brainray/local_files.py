@@ -61,6 +61,14 @@ class LocalFiles:
         with _translated(uri):
             return pa.OSFile(_path(uri), "rb")
 
+    def check_access(self, uri: str, *, write: bool) -> None:
+        """Files below a folder have rights of their own, which only reading them tells."""
+        path = _path(uri)
+        while write and not os.path.lexists(path):
+            path = os.path.dirname(path)
+        if write and not os.access(path, os.W_OK | os.X_OK):
+            raise StorageError("forbidden", f"{uri}: {path} cannot be written to")
+
     def list_names(self, uri: str) -> list[str]:
         with _translated(uri):
             try:

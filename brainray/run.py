@@ -11,7 +11,7 @@ from . import manifest, storage
 from .accounts import Account, check_accounts
 from .bundle import Bundle
 from .config import ScoreOptions
-from .errors import AccountingError, BadRequest, OtherModel
+from .errors import AccountingError, BadRequest, OtherModel, StorageError
 from .results import part_uri, present_shards
 from .scoring import Target
 from .storage import Writer
@@ -71,6 +71,7 @@ def look(uri: str) -> Found:
 def check_output(request: Request) -> None:
     """Refuse an output that is a file, somebody else's folder, another model's run, or a run of other inputs."""
     uri = request.output
+    _check_reachable(uri)
     if storage.exists(uri) and not storage.is_folder(uri):
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
     before = read_run(uri)
@@ -89,6 +90,22 @@ def check_output(request: Request) -> None:
         )
     if not request.options.rescore:
         _check_model(request, before)
+
+
+def _check_reachable(uri: str) -> None:
+    """A bucket that is not there, a wrong region, credentials that are missing or not accepted: first of all."""
+    try:
+        storage.exists(uri)
+    except StorageError as exc:
+        raise BadRequest(f"--output {exc}") from exc
+
+
+def check_writable(uri: str) -> None:
+    """Raise `BadRequest` where nothing may be written to an output."""
+    try:
+        storage.check_access(uri, write=True)
+    except StorageError as exc:
+        raise BadRequest(f"--output {exc}") from exc
 
 
 def _check_model(request: Request, before: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Changes to an object are whole by nature. What S3 lacks is a rename, by which a 
 `S3Objects._guarded` says what stands in for it.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,22 @@ class S3Objects:
     def open_seekable(self, uri: str) -> pa.NativeFile:
         """One GET of all up to 32 MiB, which parts and manifests mostly are; a larger file is read by ranges."""
         return self._requests.persist(partial(self._requests.open_once, uri))
+
+    def check_access(self, uri: str, *, write: bool) -> None:
+        """By an object that is not there, which is denied like any other: s3:GetObject, or s3:Put- and s3:DeleteObject.
+
+        To read, that tells only who may list the bucket too; others are told that everything is forbidden.
+        """
+        probe = join(uri, f".brainray-access-{secrets.token_hex(8)}")
+        if write:
+            self._requests.put(probe, b"")
+            self._requests.remove(probe)
+            return
+        try:
+            self._requests.persist(partial(self._requests.get_once, probe))
+        except StorageError as exc:
+            if exc.reason != "not_found":
+                raise
 
     def list_names(self, uri: str) -> list[str]:
         prefix = _prefix(uri)

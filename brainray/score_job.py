@@ -17,7 +17,7 @@ from .lease import Lease, hold, refuse_if_held
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo
-from .run import STATUS, Request, check_output, look, publish, read_run
+from .run import STATUS, Request, check_output, check_writable, look, publish, read_run
 from .scoring import open_task, settle
 from .storage import Writer
 from .truth import load_truth
@@ -81,6 +81,7 @@ def score(
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete:
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
+        check_writable(output)
         with hold(output, purpose="score", say=say) as lease:
             check_output(request)  # again, for another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)

@@ -59,6 +59,11 @@ def exists(uri: str) -> bool:
     return _backend(uri).exists(uri)
 
 
+def check_access(uri: str, *, write: bool) -> None:
+    """Raise `StorageError` naming the permission that is missing to read, or to write and delete, below a folder."""
+    _backend(uri).check_access(uri, write=write)
+
+
 def read_bytes(uri: str) -> bytes:
     """A whole file. One that ends too early, as on a flaky network share, raises `StorageError`."""
     return _backend(uri).read_bytes(uri)

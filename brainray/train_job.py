@@ -19,6 +19,7 @@ from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError, StorageError
 from .metrics import reference_distribution
 from .plan import package_versions
+from .run import check_writable
 from .training_report import Validation, write_training_report
 from .training_request import Found, TrainRequest, WorkFolder
 from .training_set import Chosen, TrainingSet, choose, describe_choice, list_excluded, list_training_set
@@ -74,6 +75,7 @@ def train(
         build_model(job.model)  # a wrong name is told before anything is written and Ray is started
     elif not storage.exists(job.work.uri):
         return _trained_already(job)
+    check_writable(output_uri)
     with lease.hold(output_uri, purpose="train", say=say) as held:
         found = training_request.look(output_uri, job.request)  # once more: another may have been at it in between
         if found == "trained":

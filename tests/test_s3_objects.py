@@ -811,3 +811,17 @@ def test_what_is_no_fault_of_a_client_is_not_swallowed():
         _ = 1 / 0
     with pytest.raises(BrainrayError, match="own"), s3_errors.translated(lambda: REQUEST):
         raise BrainrayError("own")
+
+
+@pytest.mark.parametrize(
+    ("methods", "write", "action"),
+    [(("GET",), False, "s3:GetObject"), (("PUT",), True, "s3:PutObject"), (("DELETE",), True, "s3:DeleteObject")],
+)
+def test_a_missing_permission_is_named_before_a_run_begins(strict_s3, methods, write, action):
+    backend = S3Objects()
+    backend.check_access(f"{strict_s3.root}/in", write=write)
+    assert strict_s3.there() == []
+    strict_s3.proxy.add("403 AccessDenied", methods=methods)
+    with pytest.raises(StorageError, match=action) as denied:
+        backend.check_access(f"{strict_s3.root}/in", write=write)
+    assert denied.value.reason == "forbidden"

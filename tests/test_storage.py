@@ -230,3 +230,11 @@ def test_of_many_claims_one_succeeds_and_the_others_leave_nothing(tmp_path):
     assert claims == [True, False, False]
     assert os.listdir(tmp_path / ".lease") == ["1"]
     assert storage.read_bytes(f"{tmp_path}/.lease/1/holder.json") == b"0"
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_beforehand(tmp_path, monkeypatch):
+    storage.check_access(f"{tmp_path}/new/deeper", write=True)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(StorageError, match=rf"{tmp_path}/new/deeper: {tmp_path} cannot be written to"):
+        storage.check_access(f"{tmp_path}/new/deeper", write=True)
