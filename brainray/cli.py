@@ -5,13 +5,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from . import __version__
 from .errors import BadRequest, BrainrayError, TooManyFailed
+
+if TYPE_CHECKING:
+    from .run import Request
 
 app = typer.Typer(
     name="brainray",
@@ -138,22 +141,27 @@ def score(
         forget_missing=forget_missing,
         rescore=rescore,
     )
+    from .score_job import read_request
+
+    _score(read_request(input, model=model, output=output, labels=labels, options=options), plan=plan)
+
+
+def _score(request: "Request", *, plan: bool) -> None:
     from .console import output_console, show_outcome, show_plan, watcher
-    from .score_job import plan_only, read_request
+    from .score_job import plan_only
     from .score_job import score as score_images
 
-    request = read_request(input, model=model, output=output, labels=labels, options=options)
     if plan:
         show_plan(output_console(), plan_only(request))
         return
     with watcher() as listener:
         outcome = score_images(request, listener=listener, say=_say)
     show_outcome(output_console(), outcome)
-    totals = outcome.summary.figures["totals"]
-    if options.max_failed.exceeded(failed=totals["failed"], total=totals["images"]):
+    totals, limit = outcome.summary.figures["totals"], request.options.max_failed
+    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
         raise TooManyFailed(
-            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {options.max_failed} "
-            "allows; every row is written, see the error column"
+            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
+            "every row is written, see the error column"
         )
 
 

@@ -295,7 +295,5 @@ def drift(tally: Tally, classes: Sequence[str], reference: Mapping[str, Any]) ->
     if not tally.ok:
         return None
     shares = [reference["predicted_share"].get(name, 0.0) for name in classes]
-    return {
-        "predicted_psi": population_stability(shares, tally.predicted),
-        "confidence_psi": population_stability(reference["confidence_histogram"], tally.histogram.sum(axis=0)),
-    }
+    confidence = population_stability(reference["confidence_histogram"], tally.histogram.sum(axis=0))
+    return {"predicted_psi": population_stability(shares, tally.predicted), "confidence_psi": confidence}
