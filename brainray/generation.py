@@ -33,6 +33,12 @@ def is_half_switched(output: str) -> bool:
     return old == new
 
 
+def clear(output: str, writer: Writer) -> None:
+    """Remove a generation that has taken its place already, but was killed before it could be removed."""
+    if is_complete(output) and is_published(output) and read_run(output) == read_run(next_uri(output)):
+        writer.delete_tree(next_uri(output))
+
+
 def switch(output: str, writer: Writer) -> None:
     """Put the complete new generation in the old one's place. Running it again goes on where it stopped."""
     new = next_uri(output)

@@ -117,6 +117,7 @@ class _Job:
         output = self.request.output
         if generation.is_half_switched(output):
             generation.switch(output, lease.writer)
+        generation.clear(output, lease.writer)
         if plan is None or plan.before != look(output):
             plan = self.plan()
         return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)

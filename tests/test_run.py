@@ -377,6 +377,19 @@ def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where,
     assert not os.path.exists(f"{run.uri}/.rescore")
 
 
+def test_a_generation_that_was_switched_in_is_removed_by_the_next_run(run, archive, monkeypatch):
+    root = archive(images=2)
+    run(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Writer, "delete_tree", lambda *_: None)
+        run(root, rescore=True)
+    assert os.path.exists(f"{run.uri}/.rescore")
+    (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
+    run(root)
+    assert not os.path.exists(f"{run.uri}/.rescore")
+    assert run(root, rescore=True).scored == 9, "a later wish to score everything anew must not find old work"
+
+
 def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, archive, other):
     root = archive(images=3)
     run(root)
