@@ -57,6 +57,9 @@ class LocalFiles:
             raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {size_bytes} bytes")
         return data
 
+    def read_once(self, uri: str) -> bytes:
+        return self.read_bytes(uri)
+
     def open_seekable(self, uri: str) -> pa.NativeFile:
         with _translated(uri):
             return pa.OSFile(_path(uri), "rb")

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from .errors import StorageError
 from .s3_errors import Changed
@@ -62,7 +63,7 @@ def _try_conditions(requests: Requests, uri: str) -> Conditions:
 def _refused(requests: Requests, uri: str, **condition: str) -> bool:
     """Whether a write that must fail does. A store that says it knows no such condition lacks it, too."""
     try:
-        requests.put_once(uri, b"", **condition)
+        requests.persist(partial(requests.put_once, uri, b"", **condition))
     except Changed:
         return True
     except StorageError as exc:

@@ -65,7 +65,9 @@ class S3Objects:
         return self._requests.first_key(uri, prefix) is not None or not prefix
 
     def read_bytes(self, uri: str) -> bytes:
-        """One GET, tried once: `reading` tries again."""
+        return self._requests.persist(partial(self._requests.get_once, uri))
+
+    def read_once(self, uri: str) -> bytes:
         return self._requests.get_once(uri)
 
     def open_seekable(self, uri: str) -> pa.NativeFile:

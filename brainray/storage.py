@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .errors import BadRequest, StorageError
 from .local_files import LocalFiles
 
 _LOCAL = LocalFiles()
+_MAKING = threading.Lock()  # `cache` has none: each thread of a reader would make clients of its own
 
 
 def _backend(uri: str) -> Backend:
@@ -23,7 +25,8 @@ def _backend(uri: str) -> Backend:
     if not found or scheme == "file":
         return _LOCAL
     if scheme == "s3":
-        return _s3()
+        with _MAKING:
+            return _s3()
     raise BadRequest(f"{uri}: {scheme}:// is not served; give a local path, file:// or s3://")
 
 
@@ -67,6 +70,11 @@ def check_access(uri: str, *, write: bool) -> None:
 def read_bytes(uri: str) -> bytes:
     """A whole file. One that ends too early, as on a flaky network share, raises `StorageError`."""
     return _backend(uri).read_bytes(uri)
+
+
+def read_once(uri: str) -> bytes:
+    """The same, by one request that is not tried again: for `reading`, which counts and paces its tries."""
+    return _backend(uri).read_once(uri)
 
 
 def read_json(uri: str) -> dict[str, Any]:

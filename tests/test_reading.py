@@ -12,8 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from brainray import local_files, storage
-from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
-from brainray.reading import OUTAGE_WINDOW, READS_IN_FLIGHT, Reader, RetryPolicy
+from brainray.errors import BrainrayError, ImageError, Outage, StorageError
+from brainray.flow import RetryPolicy
+from brainray.reading import (
+    AHEAD_BYTES,
+    BUCKET_READS_IN_FLIGHT,
+    OUTAGE_WINDOW,
+    READS_IN_FLIGHT,
+    Reader,
+    reads_in_flight,
+)
+from brainray.s3_errors import Throttled
 
 
 class Disk:
@@ -30,6 +39,8 @@ class Disk:
             self.attempts[uri] += 1
         reasons = self.failures.get(uri, [None])
         reason = reasons[min(attempt, len(reasons) - 1)]
+        if reason == "throttled":
+            raise Throttled("read_failed", f"{uri}: fewer requests, please")
         if reason:
             raise StorageError(reason, f"{uri}: broken")
         return uri.encode()
@@ -78,6 +89,31 @@ def test_no_more_is_read_than_asked_for():
     assert sum(disk.attempts.values()) == 50
 
 
+@pytest.mark.parametrize(("size_bytes", "most"), [(AHEAD_BYTES // 4, 4), (AHEAD_BYTES * 2, 1), (None, 20)])
+def test_contents_that_wait_are_bounded_in_bytes(size_bytes, most):
+    disk = Disk()
+    with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
+        contents = reader(disk).read_ahead(names(50), pool, sizes_bytes=[size_bytes] * 50, ahead=19)
+        for taken, _ in enumerate(contents, start=1):
+            assert sum(disk.attempts.values()) < taken + most
+    assert sum(disk.attempts.values()) == 50
+
+
+def test_a_large_file_among_small_ones_waits_for_room():
+    disk, uris = Disk(), names(9)
+    sizes = [1000] * 4 + [AHEAD_BYTES] + [1000] * 4
+    with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
+        contents = reader(disk).read_ahead(uris, pool, sizes_bytes=sizes)
+        begun = [set(disk.attempts) for _ in contents]
+    assert all(uris[4] not in seen for seen in begun[:4])
+    assert [content.data for content in read_all(reader(Disk()), uris)] == [uri.encode() for uri in uris]
+
+
+def test_a_bucket_is_asked_for_more_at_once_than_a_disk():
+    assert reads_in_flight(names(3)) == READS_IN_FLIGHT
+    assert reads_in_flight(names(3, "s3://bucket/")) == BUCKET_READS_IN_FLIGHT > READS_IN_FLIGHT
+
+
 def test_an_empty_shard_has_no_contents():
     assert read_all(reader(roots=["/nowhere"]), []) == []
 
@@ -105,6 +141,48 @@ def test_what_no_patience_mends_is_not_tried_again(reason):
     assert disk.attempts["/in/000"] == 1
 
 
+def test_a_store_may_refuse_now_and_then_but_not_for_ever():
+    uris = names(2, "s3://bucket/")
+    disk = Disk({uris[0]: ["forbidden", "forbidden", None], uris[1]: ["forbidden"]})
+    passing, lasting = read_all(reader(disk), uris)
+    assert (passing.data, passing.retries) == (uris[0].encode(), 2)
+    assert (lasting.data.reason, lasting.retries) == ("forbidden", 2)
+    assert lasting.data.detail == f"{uris[1]}: broken (tried 3 times)"
+
+
+def test_a_missing_object_is_asked_for_once():
+    (uri,) = names(1, "s3://bucket/")
+    disk = all_fail([uri], "not_found")
+    assert read_all(reader(disk), [uri])[0].data.reason == "not_found"
+    assert disk.attempts[uri] == 1
+
+
+def test_a_store_that_throttles_for_half_a_minute_costs_no_image():
+    """Time passes only while somebody waits."""
+    waited, uris = Counter(), names(40, "s3://bucket/")
+
+    def sleep(seconds):
+        waited[threading.get_ident()] += seconds
+
+    def read(uri):
+        if waited[threading.get_ident()] < 30:
+            raise Throttled("read_failed", f"{uri}: fewer requests, please")
+        waited[threading.get_ident()] = 0
+        return uri.encode()
+
+    contents = read_all(Reader(read=read, sleep=sleep), uris)
+    assert all(content.data == uri.encode() for content, uri in zip(contents, uris, strict=True))
+
+
+def test_a_store_that_throttles_for_ever_is_given_up_after_a_minute_of_waits():
+    waits = []
+    disk = all_fail(["s3://bucket/000"], "throttled")
+    (content,) = read_all(Reader(read=disk.read, sleep=waits.append), names(1, "s3://bucket/"))
+    assert content.data.reason == "read_failed"
+    assert 60 <= sum(waits) <= 70
+    assert content.retries == len(waits)
+
+
 def test_waits_grow_differ_and_end_somewhere():
     waits = {}
 
@@ -119,12 +197,6 @@ def test_waits_grow_differ_and_end_somewhere():
     for wait, longest in zip(by_attempt, [1, 2, 4, 8, 10, 10, 10], strict=True):
         assert 0 <= min(wait) < longest / 2 < max(wait) <= longest
         assert len(set(wait)) == 20
-
-
-@pytest.mark.parametrize("policy", [{"attempts": 0}, {"first_wait_s": -1}, {"longest_wait_s": -1}])
-def test_a_policy_without_sense_is_refused(policy):
-    with pytest.raises(BadRequest):
-        RetryPolicy(**policy)
 
 
 def cut_short(monkeypatch, times):
@@ -256,6 +328,30 @@ def test_a_root_that_cannot_be_listed_is_an_outage(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "list_names", refuse)
     with pytest.raises(Outage, match=f"input {tmp_path}: Permission denied; is the input"):
         read_all(reader(roots=[str(tmp_path)]), [f"{tmp_path}/gone.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("there", "fault", "message"),
+    [
+        (True, None, None),
+        (False, None, "the input s3://bucket/in is gone or empty"),
+        (True, "forbidden", "the input s3://bucket/in: denied"),
+    ],
+)
+def test_a_bucket_is_looked_for_without_listing_it(monkeypatch, there, fault, message):
+    def exists(root):
+        if fault:
+            raise StorageError(fault, f"{root}: denied")
+        return there
+
+    monkeypatch.setattr(storage, "exists", exists)
+    monkeypatch.setattr(storage, "list_names", lambda root: pytest.fail("a million names"))
+    uris = names(3, "s3://bucket/in/")
+    reading = reader(all_fail(uris, "not_found"), roots=["s3://bucket/in"])
+    if message is None:
+        assert len(read_all(reading, uris)) == 3
+    else:
+        read_until_outage(reading, uris, message)
 
 
 def test_deleted_files_of_a_small_archive_are_rows(small_archive):

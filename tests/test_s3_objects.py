@@ -186,7 +186,7 @@ def test_a_missing_object_is_not_found_and_a_missing_bucket_is_named(s3):
 def test_a_read_that_may_pass_is_tried_once_and_says_so(fast_s3, kind):
     uri = fast_s3.put("in/a.jpg", os.urandom(60_000))
     fast_s3.proxy.add(kind, times=1)
-    error = error_of(lambda: files().read_bytes(uri))
+    error = error_of(lambda: files().read_once(uri))
     assert error.reason == "read_failed"
     assert isinstance(error, Throttled) == (kind[:3] in ("503", "429"))
     assert fast_s3.proxy.count("GET") == 1
@@ -196,7 +196,7 @@ def test_a_body_that_stalls_is_given_up(fast_s3, monkeypatch):
     monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)
     uri = fast_s3.put("in/a.jpg", os.urandom(60_000))
     fast_s3.proxy.add("slow", delay_s=3, times=1)
-    assert error_of(lambda: files().read_bytes(uri)).reason == "read_failed"
+    assert error_of(lambda: files().read_once(uri)).reason == "read_failed"
 
 
 @pytest.mark.parametrize(

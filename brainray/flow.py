@@ -1,0 +1,126 @@
+"""How hard a storage is pressed: how many reads at once by all threads of a process, and how often one is tried again.
+
+Fewer at once where the storage asks for that: additive increase, multiplicative decrease. Knows no images.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .errors import BadRequest, StorageError
+from .s3_errors import Throttled, WrongRegion
+
+MOST_AT_ONCE = 64  # of a process, however many shards it has under way
+_BURST_S = 1.0  # refusals within this are one burst, and halve once
+_RECOVERY_S = 30.0  # from one read at once to the most
+
+_Kind = Literal["throttled", "faltered", "refused", "final"]
+
+
+class Flow:
+    """Gives out turns to read; every thread may ask.
+
+    How many there are at once is halved by a `Throttled` read, and grows again with time alone: a storage that is
+    still pressed says so again.
+    """
+
+    def __init__(self, most: int = MOST_AT_ONCE, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._clock = clock
+        self._at_once = 0
+        self._changed = threading.Condition()
+        self._slowed_to = float(most)
+        self._slowed_s = clock() - _RECOVERY_S
+
+    @property
+    def limit(self) -> int:
+        grown = (self._clock() - self._slowed_s) * self._most / _RECOVERY_S
+        return int(min(self._most, self._slowed_to + grown))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Waits for a turn to read."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._at_once < self.limit)
+            self._at_once += 1
+        try:
+            yield
+        except Throttled:
+            self._slow_down()
+            raise
+        finally:
+            with self._changed:
+                self._at_once -= 1
+                self._changed.notify(2)  # one for this turn, one for what the limit may have grown by
+
+    def _slow_down(self) -> None:
+        """Half of what was under way, for a limit that was not reached has not been too high."""
+        with self._changed:
+            now = self._clock()
+            if now - self._slowed_s >= _BURST_S:
+                self._slowed_to = max(1.0, min(self.limit, self._at_once) / 2)
+                self._slowed_s = now
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often a read that failed for the storage's sake is tried, with random waits that grow ("full jitter").
+
+    Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+
+    attempts: int = 4  # that falter: an I/O error, a timeout, a short read, a 500; the first one counted
+    refused_attempts: int = 3  # that an object store answers with 403, which stores do now and then for no reason
+    patience_s: float = 60.0  # of waits for one read while the store asks for fewer requests: 18 attempts or so
+    first_wait_s: float = 0.1  # the longest the first wait can be; the next is up to twice as long, and so on
+    longest_wait_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if min(self.attempts, self.refused_attempts) < 1:
+            raise BadRequest(f"a read has {self.attempts} or {self.refused_attempts} attempts; it must have 1 or more")
+        if min(self.first_wait_s, self.longest_wait_s, self.patience_s) < 0:
+            raise BadRequest(
+                f"waits of {self.first_wait_s:g}, {self.longest_wait_s:g} and {self.patience_s:g} s; "
+                "they must be 0 or more"
+            )
+
+
+@dataclass(kw_only=True)
+class Tries:
+    """How often one read was tried, and why it failed."""
+
+    policy: RetryPolicy
+    in_bucket: bool
+    count: int = 0
+    waited_s: float = 0.0
+    _failures: Counter[_Kind] = field(default_factory=Counter)
+
+    def wait_s(self, exc: StorageError) -> float | None:
+        """How long to wait before the next try; None where there is to be none."""
+        kind = self._kind(exc)
+        self._failures[kind] += 1
+        if self._exhausted(kind):
+            return None
+        longest = self.policy.first_wait_s * 2 ** min(self._failures.total() - 1, 30)
+        wait_s = random.uniform(0, min(longest, self.policy.longest_wait_s))
+        self.waited_s += wait_s
+        return wait_s
+
+    def _exhausted(self, kind: _Kind) -> bool:
+        if kind == "throttled":
+            return self.waited_s >= self.policy.patience_s
+        most = {"faltered": self.policy.attempts, "refused": self.policy.refused_attempts, "final": 1}
+        return self._failures[kind] >= most[kind]
+
+    def _kind(self, exc: StorageError) -> _Kind:
+        if isinstance(exc, Throttled):
+            return "throttled"
+        if exc.reason == "read_failed":
+            return "faltered"
+        refused = exc.reason == "forbidden" and not isinstance(exc, WrongRegion)
+        return "refused" if refused and self.in_bucket else "final"
