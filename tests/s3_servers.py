@@ -28,6 +28,9 @@ import botocore.config
 import botocore.session
 import pytest
 
+from brainray import storage
+from brainray.s3_objects import S3Objects
+
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "s3cr3t-that-must-never-be-printed/0123456"
 REGION = "us-east-1"
@@ -48,6 +51,9 @@ def s3_environment(endpoint: str) -> dict[str, str]:
 
 
 def use_server(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """This process goes to that server, with clients made after the environment has changed."""
+    backend = S3Objects()
+    monkeypatch.setattr(storage, "_s3", lambda: backend)
     for name in UNSET:
         monkeypatch.delenv(name, raising=False)
     for name, value in s3_environment(endpoint).items():

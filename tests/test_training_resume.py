@@ -164,7 +164,7 @@ class Runs:
     def __init__(self, *runs):
         self._runs = list(runs)
 
-    def __call__(self, job, pool, **datasets):
+    def __call__(self, job, pool, scratch, **datasets):
         self._job = job
         return self
 
@@ -187,6 +187,7 @@ def train(tmp_path, monkeypatch):
     def start(*runs):
         said = []
         monkeypatch.setattr(ray_train, "_trainer", Runs(*runs))
+        monkeypatch.setattr(ray_train, "cluster_nodes", list)
         job = ray_train.TrainJob(
             options=TrainOptions(epochs=9),
             model=ModelSpec(classes=("a", "b")),
