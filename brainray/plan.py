@@ -59,8 +59,15 @@ class Plan:
         return self.before.published and said and not (self.changes or self.pending or self.stale)
 
 
-def list_inputs(request: Request, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
-    """List all images into the local file `path`. Raises `BadRequest` for nothing, or labels that do not fit."""
+def list_inputs(
+    request: Request, path: str, *, extending: bool = False, progress: Callable[[int], None] | None = None
+) -> Listing:
+    """List all images into the local file `path`. Raises `BadRequest` for nothing, or labels that do not fit.
+
+    When `extending` a run, labels may name images that are gone.
+    """
+    if request.truth is not None:
+        request.truth.begin()
     roots = listing.distinct_inputs(request.inputs)
     lister = Lister(
         roots,
@@ -79,7 +86,7 @@ def list_inputs(request: Request, path: str, *, progress: Callable[[int], None] 
             + (f" (passed over: {passed})" if passed else "; the folder is empty")
         )
     if request.truth is not None:
-        request.truth.check_all_used_once()
+        request.truth.check_all_used_once(some_may_be_gone=extending)
     return found
 
 
@@ -97,7 +104,7 @@ def plan_run(
     """
     uri = uri or request.output
     before = look(uri)
-    found = list_inputs(request, f"{scratch}/listing.parquet", progress=progress)
+    found = list_inputs(request, f"{scratch}/listing.parquet", extending=bool(before.run or seed), progress=progress)
     old = copy_manifest(uri if before.run else seed, f"{scratch}/old")
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     trusted = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}

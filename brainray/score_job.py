@@ -176,10 +176,8 @@ def with_ray(request: Request, plan: Plan, lease: Lease) -> Iterator[PartInfo]:
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     with session(lean=True) as nodes:
-        from .ray_score import (
-            ScoreJob,
-            score_shards,
-        )  # not before `session` has silenced Ray, which looks when imported
+        # Not before `session` has silenced Ray, which looks when it is imported.
+        from .ray_score import ScoreJob, score_shards
 
         pool = score_pool(nodes, workers=options.workers, shards=len(shards))
         job = ScoreJob(

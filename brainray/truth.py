@@ -31,10 +31,14 @@ class Truth:
         self._uses += np.bincount(found.drop_null().to_numpy(), minlength=len(self._keys))
         return self._labels.take(found)
 
-    def check_all_used_once(self) -> None:
-        """Raises `BadRequest` where a row names no image that was listed, or names more than one."""
+    def begin(self) -> None:
+        """A new listing: no row is used yet."""
+        self._uses[:] = 0
+
+    def check_all_used_once(self, *, some_may_be_gone: bool = False) -> None:
+        """Raises `BadRequest` where a row names more than one image, or none that was listed."""
         unknown = self._keys.filter(pa.array(self._uses == 0))
-        if len(unknown):
+        if len(unknown) and not some_may_be_gone:
             raise BadRequest(
                 f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
             )

@@ -16,6 +16,7 @@ from brainray.errors import AccountingError, BadRequest, OtherModel
 from brainray.report import build_summary, read_summary
 from brainray.run import verify_run
 from brainray.score_job import plan_only
+from brainray.truth import load_truth
 
 
 @pytest.fixture
@@ -177,6 +178,21 @@ def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, t
     found = contents(run.uri)
     assert {row["group"] for uri, row in found.items() if "/notumor/" in uri} == {"notumor"}
     assert set(outcome.summary.figures["groups"]) == {"(none)", "meningioma", "notumor", "pituitary"}
+
+
+def test_labels_still_fit_when_an_image_is_gone_and_the_run_is_planned_twice(run, archive, bundle, tmp_path):
+    root = archive(images=2)
+    (tmp_path / "labels.csv").write_text("file,label\nglioma/0.jpg,pituitary\nglioma/1.jpg,notumor\n")
+    truth = load_truth(str(tmp_path / "labels.csv"), bundle.classes)
+    request = request_for(root, run.uri, bundle, truth=truth)
+    with pytest.raises(Stopped):
+        score_here(request, engine_of(bundle, only=1))
+    (root / "glioma" / "1.jpg").unlink()
+    plan_only(request)
+    score_here(request, engine_of(bundle))
+    found = contents(run.uri)
+    assert found[str(root / "glioma" / "0.jpg")]["label"] == "pituitary"
+    assert found[str(root / "glioma" / "1.jpg")]["label"] == "notumor"
 
 
 def test_success_is_gone_while_a_run_is_extended(run, archive):
