@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from . import storage
 from .errors import StorageError
-from .manifest import Shard, read_shard, repeated_uris
+from .manifest import Shard, load_shards, read_shard, repeated_uris
 from .results import part_info, part_uri, present_shards
 
 _THREADS = 4
@@ -42,18 +42,18 @@ class _Checked:
 
 def check_accounts(
     run_uri: str,
-    shards: Sequence[Shard],
     *,
     manifest_files: Sequence[str],
     fingerprint: str,
     deep: Callable[[Shard], bool] = lambda _: True,
 ) -> Account:
-    """Compare the parts of a run with its manifest, whose files are given as local copies too.
+    """Compare the parts of a run with its manifest, whose files are given as local copies.
 
     Of shards that are to be looked at `deep`, every column is read and the checksum of every page compared, which finds
     what has been damaged since it was written; of others the URIs.
     """
     rows = failed = 0
+    shards = load_shards(manifest_files)
     wrong = [f"{uri} is listed more than once" for uri in repeated_uris(manifest_files)]
     broken: list[str] = []
     with ThreadPoolExecutor(_THREADS) as pool:

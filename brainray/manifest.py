@@ -36,7 +36,8 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("gone", pa.bool_(), nullable=False),  # not found by the last listing; its prediction is kept
     ]
 )
-_SHARDS_PER_FILE = 1000
+# A bucket gives a whole file for the one row group that a worker asks for, and its footer tells of all of them.
+_SHARDS_PER_FILE = 32
 _SHARDS_KEY = "brainray.shards"  # in the metadata of a file: id, digest and rows of each row group
 _JOIN_MEMORY = "256MB"
 _JOIN_THREADS = 2

@@ -16,7 +16,7 @@ from .errors import AccountingError, BadRequest, StorageError
 from .listing import Lister, Listing
 from .manifest import Changes, Shard
 from .results import part_uri, read_part_info
-from .run import MANIFEST, RUN, SCHEMA_VERSION, SUCCESS, Found, Request, copy_manifest, look
+from .run import MANIFEST, RUN, SCHEMA_VERSION, SUCCESS, Found, Request, copy_manifest, look, read_run
 from .scoring import Target, open_task
 from .storage import Writer
 
@@ -105,7 +105,8 @@ def plan_run(
     uri = uri or request.output
     before = look(uri)
     found = list_inputs(request, f"{scratch}/listing.parquet", extending=bool(before.run or seed), progress=progress)
-    old = copy_manifest(uri if before.run else seed, f"{scratch}/old")
+    base = before.run or (read_run(seed) if seed else None)
+    old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     trusted = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
     target = request.target(uri, Writer())
@@ -214,7 +215,6 @@ def close_run(plan: Plan, writer: Writer) -> Account:
     """Prove that every image has its row, once. Else raises `AccountingError` and drops the parts that are wrong."""
     account = check_accounts(
         plan.uri,
-        plan.shards,
         manifest_files=plan.sources,
         fingerprint=plan.described["fingerprint"],
         deep=lambda shard: shard.shard_id in plan.pending,

@@ -4,10 +4,12 @@ Order of writing: manifest, run.json, parts, summary, `_SUCCESS`. `_SUCCESS` goe
 """
 
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from . import manifest, storage
+from . import storage
 from .accounts import Account, check_accounts
 from .bundle import Bundle
 from .config import ScoreOptions
@@ -22,6 +24,7 @@ RUN = "run.json"
 MANIFEST = "manifest"
 SUCCESS = "_SUCCESS"
 STATUS = "status.json"
+_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +158,17 @@ def verify_run(uri: str) -> Account:
 def account_of(uri: str) -> Account:
     """The account of a run as it lies there."""
     run = check_is_run(uri)
-    shards = manifest.load_shards([storage.join(uri, MANIFEST, name) for name in run["manifest"]])
     with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
-        files = copy_manifest(uri, scratch)
-        return check_accounts(uri, shards, manifest_files=files, fingerprint=run["fingerprint"])
+        files = copy_manifest(uri, run["manifest"], scratch)
+        return check_accounts(uri, manifest_files=files, fingerprint=run["fingerprint"])
 
 
-def copy_manifest(run_uri: str | None, folder: str) -> tuple[str, ...]:
-    """Local copies of the manifest files of a run; none where there is no run."""
-    run = read_run(run_uri) if run_uri else None
-    copies = []
-    for name in run["manifest"] if run and run_uri else ():
-        copies.append(f"{folder}/{name}")
-        storage.write_bytes(copies[-1], storage.read_bytes(storage.join(run_uri or "", MANIFEST, name)))
-    return tuple(copies)
+def copy_manifest(run_uri: str, names: Sequence[str], folder: str) -> tuple[str, ...]:
+    """Local copies of the manifest files of a run, in their order."""
+
+    def copy(name: str) -> str:
+        storage.write_bytes(f"{folder}/{name}", storage.read_bytes(storage.join(run_uri, MANIFEST, name)))
+        return f"{folder}/{name}"
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return tuple(pool.map(copy, names))
