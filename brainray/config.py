@@ -122,16 +122,14 @@ class MaxFailed(_Spec):
     @classmethod
     def parse(cls, text: str) -> "MaxFailed":
         """`12` is a count, `1%` or `0.5 %` a share."""
+        if "%" in text:
+            return cls(share=parse_share("--max-failed", text))
         try:
-            if text.strip().endswith("%"):
-                share = float(text.strip()[:-1]) / 100
-                _require(0 <= share <= 1, f"--max-failed is {text!r}; a share lies between 0% and 100%")
-                return cls(share=share)
             count = int(text)
-            _require(count >= 0, f"--max-failed is {text!r}; it must be 0 or more")
-            return cls(count=count)
         except ValueError:
             raise BadRequest(f"--max-failed is {text!r}; give a count such as 12 or a share such as 1%") from None
+        _require(count >= 0, f"--max-failed is {text!r}; it must be 0 or more")
+        return cls(count=count)
 
     def exceeded(self, *, failed: int, total: int) -> bool:
         if self.count is not None:

@@ -3,6 +3,8 @@
 An image that cannot be scored is no job failure: `ImageError` is caught where the image is handled and becomes a row.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 ImageReason = Literal[
@@ -57,6 +59,15 @@ class StorageError(BrainrayError):
 
     def __reduce__(self) -> tuple[type["StorageError"], tuple[ImageReason, str]]:
         return type(self), (self.reason, str(self))
+
+
+@contextmanager
+def blamed_on(option: str) -> Iterator[None]:
+    """What cannot be listed, read or written within is what an option of the command names: `BadRequest`."""
+    try:
+        yield
+    except StorageError as exc:
+        raise BadRequest(f"{option} {exc}") from exc
 
 
 class NoProgress(BrainrayError):

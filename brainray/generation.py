@@ -9,7 +9,7 @@ from . import storage
 from .errors import AccountingError
 from .report import build_summary
 from .results import part_uri, present_shards
-from .run import MANIFEST, RUN, SUCCESS, account_of, is_published, publish, read_run
+from .run import MANIFEST, RUN, SUCCESS, account_of, drop_leftovers, is_published, publish, read_run
 from .storage import Writer
 
 _NEXT = ".rescore"
@@ -25,18 +25,14 @@ def is_complete(output: str) -> bool:
     return is_published(next_uri(output))
 
 
-def is_half_switched(output: str) -> bool:
-    """Whether a complete generation has begun to take the old one's place."""
-    if not is_complete(output) or is_published(output):
-        return False
-    old, new = read_run(output), read_run(next_uri(output))
-    return old == new
-
-
-def clear(output: str, writer: Writer) -> None:
-    """Remove a generation that has taken its place already, but was killed before it could be removed."""
-    if is_complete(output) and is_published(output) and read_run(output) == read_run(next_uri(output)):
+def finish_switch(output: str, writer: Writer) -> None:
+    """Go on with a switch that was killed: the output says already that it is the new generation's."""
+    if not is_complete(output) or read_run(output) != read_run(next_uri(output)):
+        return
+    if is_published(output):
         writer.delete_tree(next_uri(output))
+    else:
+        switch(output, writer)
 
 
 def switch(output: str, writer: Writer) -> None:
@@ -50,10 +46,7 @@ def switch(output: str, writer: Writer) -> None:
     parts = present_shards(new)
     for shard_id in sorted(parts):
         writer.copy(part_uri(new, shard_id), part_uri(output, shard_id))
-    for shard_id in present_shards(output) - parts:
-        writer.delete(part_uri(output, shard_id))
-    for name in set(storage.list_names(storage.join(output, MANIFEST))) - set(run["manifest"]):
-        writer.delete(storage.join(output, MANIFEST, name))
+    drop_leftovers(output, manifest=run["manifest"], stale=present_shards(output) - parts, writer=writer)
     account = account_of(output)
     if account.wrong:
         raise AccountingError(f"{output}: rows do not add up after the switch: {account}")

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import storage
-from .errors import BadRequest, StorageError
+from .errors import BadRequest, blamed_on
 from .labels import class_lookup, label_from_folders
 from .truth import Truth
 
@@ -54,8 +54,10 @@ class Listing:
                 yield pa.Table.from_batches([batch])
 
 
-def skip_reason(name: str, folders: Sequence[str]) -> str | None:
-    """Why a file is no image to score, judged by its name alone; None for an image."""
+def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> str | None:
+    """Why a file is no image, judged by its name and kind alone; None for an image."""
+    if special:
+        return "special file"
     if name.startswith(".") or any(folder.startswith(".") for folder in folders):
         return "hidden"
     suffix = os.path.splitext(name)[1].lower()
@@ -68,12 +70,10 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
     """Inputs in order, without those that lie within another: no image may be listed twice."""
     roots: list[str] = []
     for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
-        try:
+        with blamed_on("--input"):
             if not storage.exists(uri):
                 raise BadRequest(f"--input {uri}: no such file or folder")
             storage.check_access(uri, write=False)
-        except StorageError as exc:
-            raise BadRequest(f"--input {exc}") from exc
         roots.append(uri)
     return [uri for uri in roots if not any(uri.startswith(other.rstrip("/") + "/") for other in roots if other != uri)]
 
@@ -110,8 +110,7 @@ class Lister:
                     continue
                 name = storage.name_of(found.uri)
                 path = "/".join((*found.folders, name))
-                reason = "special file" if found.special else skip_reason(name, found.folders)
-                reason = reason or self._chosen.skip_reason(path)
+                reason = skip_reason(name, found.folders, special=found.special) or self._chosen.skip_reason(path)
                 if reason is not None:
                     self.skipped[reason] += 1
                     continue
@@ -182,17 +181,14 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
     Raises `BadRequest` where an input cannot be listed.
     """
     images = size_bytes = labelled = 0
-    try:
-        with pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer:
-            for table in lister.tables():
-                writer.write_table(table)
-                images += len(table)
-                size_bytes += pc.sum(table["size_bytes"]).as_py()
-                labelled += len(table) - table["label"].null_count
-                if progress is not None:
-                    progress(images)
-    except StorageError as exc:
-        raise BadRequest(f"--input {exc}") from exc
+    with blamed_on("--input"), pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer:
+        for table in lister.tables():
+            writer.write_table(table)
+            images += len(table)
+            size_bytes += pc.sum(table["size_bytes"]).as_py()
+            labelled += len(table) - table["label"].null_count
+            if progress is not None:
+                progress(images)
     return Listing(
         path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=dict(sorted(lister.skipped.items()))
     )

@@ -16,7 +16,18 @@ from .errors import AccountingError, BadRequest, StorageError
 from .listing import Lister, Listing
 from .manifest import Changes, Shard
 from .results import part_uri, read_part_info
-from .run import MANIFEST, RUN, SCHEMA_VERSION, SUCCESS, Found, Request, copy_manifest, look, read_run
+from .run import (
+    MANIFEST,
+    RUN,
+    SCHEMA_VERSION,
+    SUCCESS,
+    Found,
+    Request,
+    copy_manifest,
+    drop_leftovers,
+    look,
+    read_run,
+)
 from .scoring import Target, open_task
 from .storage import Writer
 
@@ -203,10 +214,7 @@ def begin_run(plan: Plan, writer: Writer) -> Plan:
         if name not in there:  # named by its content
             writer.write_bytes(storage.join(home, name), storage.read_bytes(source))
     writer.write_json(storage.join(plan.uri, RUN), plan.described)
-    for name in there - set(names):
-        writer.delete(storage.join(home, name))
-    for shard_id in plan.stale:
-        writer.delete(part_uri(plan.uri, shard_id))
+    drop_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
     moved = (replace(s, manifest_uri=storage.join(home, storage.name_of(s.manifest_uri))) for s in plan.shards)
     return replace(plan, shards=tuple(moved))
 

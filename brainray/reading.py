@@ -194,7 +194,7 @@ class _Reads:
 
     def take(self) -> Future[Content] | None:
         """The first, with up to `ahead` more begun; None at the end."""
-        while self._next is not None and self._has_room(*self._next):
+        while self._next is not None and self._has_room(_size(self._next[1])):
             uri, size_bytes = self._next[0], _size(self._next[1])
             self._held.append((self._pool.submit(self._read, uri), size_bytes))
             self._held_bytes += size_bytes
@@ -205,8 +205,8 @@ class _Reads:
         self._held_bytes -= size_bytes
         return result
 
-    def _has_room(self, _: str, size_bytes: int | None) -> bool:
-        fits = len(self._held) <= self._ahead and self._held_bytes + _size(size_bytes) <= AHEAD_BYTES
+    def _has_room(self, size_bytes: int) -> bool:
+        fits = len(self._held) <= self._ahead and self._held_bytes + size_bytes <= AHEAD_BYTES
         return fits or not self._held
 
     def cancel(self) -> None:

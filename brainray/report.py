@@ -20,6 +20,7 @@ from .errors import BadRequest, StorageError
 from .metrics import ALL, REASONS, SCORED, Ints, Tally
 from .plots import draw_confusion
 from .results import part_info, part_uri, present_shards, prob_column
+from .run import RUN, check_is_run
 from .throughput import Throughput, iso
 
 SCHEMA_VERSION = 1
@@ -80,10 +81,7 @@ def read_summary(run_uri: str) -> Summary:
 
 
 def _read_run(uri: str) -> _Run:
-    path = storage.join(uri, "run.json")
-    if not storage.exists(path):
-        raise BadRequest(f"{uri} is no run: it has no run.json, give the folder that `brainray score --output` wrote")
-    values = storage.read_json(path)
+    values = check_is_run(uri)
     try:
         return _Run(
             uri=uri,
@@ -95,7 +93,7 @@ def _read_run(uri: str) -> _Run:
             reference=values.get("reference"),
         )
     except KeyError as exc:
-        raise StorageError("read_failed", f"{path}: holds no {exc}") from exc
+        raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc
 
 
 def _read_parts(run: _Run) -> tuple[Tally, Throughput]:

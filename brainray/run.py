@@ -4,7 +4,7 @@ Order of writing: manifest, run.json, parts, summary, `_SUCCESS`. `_SUCCESS` goe
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from . import storage
 from .accounts import Account, check_accounts
 from .bundle import Bundle
 from .config import ScoreOptions
-from .errors import AccountingError, BadRequest, OtherModel, StorageError
+from .errors import AccountingError, BadRequest, OtherModel, blamed_on
 from .results import part_uri, present_shards
 from .scoring import Target
 from .storage import Writer
@@ -74,8 +74,9 @@ def look(uri: str) -> Found:
 def check_output(request: Request) -> None:
     """Refuse an output that is a file, somebody else's folder, another model's run, or a run of other inputs."""
     uri = request.output
-    _check_reachable(uri)
-    if storage.exists(uri) and not storage.is_folder(uri):
+    with blamed_on("--output"):  # a bucket that is not there, a wrong region, no credentials: first of all
+        exists = storage.exists(uri)
+    if exists and not storage.is_folder(uri):
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
     before = read_run(uri)
     if before is None:
@@ -95,20 +96,10 @@ def check_output(request: Request) -> None:
         _check_model(request, before)
 
 
-def _check_reachable(uri: str) -> None:
-    """A bucket that is not there, a wrong region, credentials that are missing or not accepted: first of all."""
-    try:
-        storage.exists(uri)
-    except StorageError as exc:
-        raise BadRequest(f"--output {exc}") from exc
-
-
 def check_writable(uri: str) -> None:
     """Raise `BadRequest` where nothing may be written to an output."""
-    try:
+    with blamed_on("--output"):
         storage.check_access(uri, write=True)
-    except StorageError as exc:
-        raise BadRequest(f"--output {exc}") from exc
 
 
 def _check_model(request: Request, before: dict[str, Any]) -> None:
@@ -125,6 +116,14 @@ def _check_model(request: Request, before: dict[str, Any]) -> None:
             f"--output {uri} holds a run with --precision {precision}, not {request.options.precision}; "
             "give the same, another output, or --rescore"
         )
+
+
+def drop_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str], writer: Writer) -> None:
+    """Remove manifest files that run.json does not name, and the parts of shards that are no more."""
+    for name in set(storage.list_names(storage.join(uri, MANIFEST))) - set(manifest):
+        writer.delete(storage.join(uri, MANIFEST, name))
+    for shard_id in stale:
+        writer.delete(part_uri(uri, shard_id))
 
 
 def publish(uri: str, account: Account, fingerprint: str, writer: Writer) -> None:

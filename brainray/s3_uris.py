@@ -4,9 +4,8 @@ import re
 
 from .errors import BadRequest
 
-_BUCKET = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}"
-)  # AWS allows less today; older buckets and other stores have it
+# AWS allows less today; older buckets and other stores have these.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 def normalise(uri: str) -> str:

@@ -115,9 +115,7 @@ class _Job:
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score what is new, by a plan that was made before, unless another run has been here since."""
         output = self.request.output
-        if generation.is_half_switched(output):
-            generation.switch(output, lease.writer)
-        generation.clear(output, lease.writer)
+        generation.finish_switch(output, lease.writer)
         if plan is None or plan.before != look(output):
             plan = self.plan()
         return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)
@@ -130,8 +128,7 @@ class _Job:
         new = generation.next_uri(output)
         begun = read_run(new)
         if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
-            if generation.is_half_switched(output):
-                generation.switch(output, lease.writer)
+            generation.finish_switch(output, lease.writer)
             lease.writer.delete_tree(new)  # what another model left unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:

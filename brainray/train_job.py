@@ -95,7 +95,7 @@ def _read_job(data: str, output: str, exclude: str | None, options: TrainOptions
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
     if training_set.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
-    request = training_request.describe_request(options, training_set, excluded, data=data_uri, exclude=exclude_uri)
+    request = training_request.describe_request(options, training_set, excluded)
     return _Job(output=output, request=request, training_set=training_set, excluded=excluded, options=options, say=say)
 
 

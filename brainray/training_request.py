@@ -79,28 +79,24 @@ def describe_request(
     options: TrainOptions,
     training_set: TrainingSet,
     excluded: pa.Table | None,
-    *,
-    data: str,
-    exclude: str | None,
 ) -> TrainRequest:
-    """The request of a command whose listings are `training_set` and `excluded`, from the folders `data`, `exclude`."""
+    """The request of a command whose listings are `training_set` and `excluded`."""
     values = {name: value for name, value in options.to_json().items() if name != "workers"}
     return TrainRequest(
         described={
             "options": values,
             "classes": list(training_set.classes),
-            "images": _digest_of_listing(training_set.table, data),
-            "excluded": None if excluded is None or exclude is None else _digest_of_listing(excluded, exclude),
+            "images": _digest_of_listing(training_set.table),
+            "excluded": None if excluded is None else _digest_of_listing(excluded),
         }
     )
 
 
-def _digest_of_listing(table: pa.Table, root: str) -> str:
-    """Of name, label, size and version of every image; the listing that made the table has dropped the last two."""
-    versions = {found.uri: f"{found.size_bytes} {found.version}" for found in storage.list_files(root)}
+def _digest_of_listing(table: pa.Table) -> str:
+    """Of name, label, size and version of every image."""
     digest = hashlib.sha256()
-    for uri, label in zip(table["uri"].to_pylist(), table["label"].to_pylist(), strict=True):
-        digest.update(f"{uri}\0{label}\0{versions.get(uri, '')}\n".encode())
+    for uri, label, version in zip(*(table[name].to_pylist() for name in ("uri", "label", "version")), strict=True):
+        digest.update(f"{uri}\0{label}\0{version}\n".encode())
     return digest.hexdigest()[:32]
 
 

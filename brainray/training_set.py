@@ -17,7 +17,7 @@ from . import storage
 from .audit import Split, split_by_picture
 from .config import ImageSpec, TrainOptions
 from .decode import decode_with_digest
-from .errors import BadRequest, ImageError, StorageError
+from .errors import BadRequest, ImageError, StorageError, blamed_on
 from .labels import class_of_folders
 from .listing import CHUNK_ROWS, skip_reason
 
@@ -29,7 +29,7 @@ Rows = dict[str, Array]
 class TrainingSet:
     """Every image file below the class folders."""
 
-    table: pa.Table  # position, uri, label (index of the class)
+    table: pa.Table  # position, uri, version (of the file, with its size), label (index of the class)
     classes: tuple[str, ...]
     skipped: dict[str, int]
 
@@ -79,23 +79,21 @@ def list_excluded(uri: str) -> pa.Table:
 
 
 def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]) -> pa.Table:
-    """(position, uri, name) of the images below `root`, held as Arrow. Counts what is passed over."""
-    schema = pa.schema([("uri", pa.string()), ("name", pa.string())])
+    """(position, uri, name, version) of the images below `root`, held as Arrow. Counts what is passed over."""
+    schema = pa.schema([("uri", pa.string()), ("name", pa.string()), ("version", pa.string())])
     batches: list[pa.RecordBatch] = []
     rows: list[dict[str, str]] = []
-    try:
+    with blamed_on(option):
         for found in storage.list_files(root):
             name = name_of(found.folders)
-            reason = skip_reason(storage.name_of(found.uri), found.folders)
+            reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
             if reason or name is None:
                 skipped[reason or "not in a class folder"] += 1
                 continue
-            rows.append({"uri": found.uri, "name": name})
+            rows.append({"uri": found.uri, "name": name, "version": f"{found.size_bytes} {found.version}"})
             if len(rows) == CHUNK_ROWS:
                 batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
                 rows = []
-    except StorageError as exc:
-        raise BadRequest(f"{option} {exc}") from exc
     table = pa.Table.from_batches([*batches, pa.RecordBatch.from_pylist(rows, schema=schema)])
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
 

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from . import storage
-from .errors import BadRequest, StorageError
+from .errors import BadRequest, blamed_on
 from .labels import class_lookup, match_class
 
 _KEY_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_id", "name")
@@ -70,12 +70,10 @@ def load_truth(uri: str, classes: tuple[str, ...]) -> Truth:
 
 def _read_table(uri: str, source: str) -> pa.Table:
     try:
-        if uri.lower().endswith((".parquet", ".pq")):
-            with storage.open_parquet(uri) as file:
-                return file.read()
-        return pa_csv.read_csv(pa.py_buffer(storage.read_bytes(uri)))
-    except StorageError as exc:
-        raise BadRequest(f"--labels {exc}") from exc
+        with blamed_on("--labels"):
+            if uri.lower().endswith((".parquet", ".pq")):
+                return storage.read_parquet(uri)
+            return pa_csv.read_csv(pa.py_buffer(storage.read_bytes(uri)))
     except pa.ArrowException as exc:
         raise BadRequest(f"{source}: is no readable CSV or Parquet ({str(exc).splitlines()[0]})") from exc
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import CLASSES, untrained
 from PIL import Image
 
-from brainray.bundle import Bundle, save_bundle, weights_bytes
-from brainray.config import ImageSpec, ModelSpec
+from brainray.bundle import Bundle
 
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
-
-CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
 def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = "L", kind: str = "JPEG") -> bytes:
@@ -44,22 +42,7 @@ def archive(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """An untrained model for 32-pixel images: its predictions are wrong, and repeatable."""
-    import torch
-
-    from brainray.model import build_model
-
-    torch.manual_seed(0)
-    spec = ModelSpec(classes=CLASSES)
-    return save_bundle(
-        str(tmp_path_factory.mktemp("bundle")),
-        weights=weights_bytes(build_model(spec).state_dict()),
-        image=ImageSpec(image_px=32),
-        model=spec,
-        temperature=1.5,
-        metrics={},
-        reference=None,
-        provenance={},
-    )
+    return untrained(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="session")

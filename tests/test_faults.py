@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 from archive import contents, engine_of, request_for, score_here
+from bundles import derived
 from conftest import CLASSES, image_bytes
 from faults import Killed, bury, failing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brainray import report, storage
-from brainray.bundle import save_bundle
 from brainray.errors import BrainrayError
 from brainray.run import verify_run
 
@@ -64,17 +64,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path, bundle, monkeypatch):
     monkeypatch.setattr(report, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
-    other = save_bundle(
-        str(tmp_path / "other"),
-        weights=storage.read_bytes(f"{bundle.uri}/model.safetensors"),
-        image=bundle.image,
-        model=bundle.model,
-        temperature=2.0,
-        metrics={},
-        reference=None,
-        provenance={},
-    )
-    return Site(tmp_path, bundle, other)
+    return Site(tmp_path, bundle, derived(bundle, tmp_path / "other"))
 
 
 def begin(site):

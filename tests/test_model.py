@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from bundles import untrained
 from conftest import CLASSES
 
-from brainray.bundle import Bundle, load_model, save_bundle, weights_bytes
-from brainray.config import ImageSpec, ModelSpec
+from brainray.bundle import Bundle, load_model
+from brainray.config import ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
 from brainray.model import build_model, parameter_count
@@ -108,17 +109,7 @@ def test_no_images_give_no_rows(bundle: Bundle):
 
 
 def test_three_channel_images_keep_their_channels(tmp_path):
-    spec = ModelSpec(classes=("a", "b"), channels=3)
-    made = save_bundle(
-        str(tmp_path),
-        weights=weights_bytes(build_model(spec).state_dict()),
-        image=ImageSpec(image_px=32, channels=3),
-        model=spec,
-        temperature=1.0,
-        metrics={},
-        reference=None,
-        provenance={},
-    )
+    made = untrained(tmp_path, channels=3, classes=("a", "b"))
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     assert Predictor(made, batch_size=2)(images).shape == (3, 2)
     pixels = normalise(torch.from_numpy(images), made.image)

@@ -6,10 +6,10 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+from bundles import derived
 from conftest import image_bytes
 
 from brainray import storage
-from brainray.bundle import load_model, save_bundle, weights_bytes
 
 SCRIPT = """
 import sys
@@ -18,21 +18,6 @@ ray.init(num_cpus={cpus}, num_gpus={gpus}, include_dashboard=False, log_to_drive
 from brainray.cli import run
 sys.exit(run({arguments!r}))
 """
-
-
-def broken_bundle(bundle, folder):
-    """Weights that are numbers to nobody, with a fingerprint that fits them."""
-    weights = {name: tensor.float() * math.nan for name, tensor in load_model(bundle).state_dict().items()}
-    return save_bundle(
-        str(folder),
-        weights=weights_bytes(weights),
-        image=bundle.image,
-        model=bundle.model,
-        temperature=1.0,
-        metrics={},
-        reference=None,
-        provenance={},
-    )
 
 
 @pytest.fixture
@@ -69,7 +54,7 @@ def test_every_image_has_its_row_on_a_machine_with(cpus, gpus, mixed, bundle, tm
 
 @pytest.mark.timeout(110)
 def test_a_failure_in_a_worker_is_one_line_and_publishes_nothing(mixed, bundle, tmp_path):
-    broken = broken_bundle(bundle, tmp_path / "broken")
+    broken = derived(bundle, tmp_path / "broken", factor=math.nan)  # a fingerprint that fits, and no numbers
     done = score(mixed, broken, tmp_path / "run", cpus=2)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]

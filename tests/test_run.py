@@ -7,11 +7,11 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 from archive import Stopped, contents, engine_of, request_for, rows, score_here
+from bundles import derived
 from conftest import image_bytes
 from faults import Killed, bury
 
 from brainray import generation, results, storage
-from brainray.bundle import save_bundle
 from brainray.errors import AccountingError, BadRequest, OtherModel
 from brainray.report import build_summary, read_summary
 from brainray.run import verify_run
@@ -39,16 +39,7 @@ def run(bundle, tmp_path):
 @pytest.fixture
 def other(bundle, tmp_path):
     """Another model: the same weights with another temperature."""
-    return save_bundle(
-        str(tmp_path / "other"),
-        weights=storage.read_bytes(f"{bundle.uri}/model.safetensors"),
-        image=bundle.image,
-        model=bundle.model,
-        temperature=2.0,
-        metrics={},
-        reference=None,
-        provenance={},
-    )
+    return derived(bundle, tmp_path / "other")
 
 
 def parts(uri):

@@ -287,4 +287,5 @@ def test_a_burst_of_slow_downs_slows_every_thread_of_a_worker(fast_s3, make_site
         found = [[content.data for content in contents] for contents in both]
     assert found == [list(FILES.values())] * 2
     assert fault.done < 8 * 2 * len(FILES)
-    assert reader._flow.limit < BUCKET_READS_IN_FLIGHT // 2
+    # What the burst brought it down to; by now it may have grown again.
+    assert reader._flow._slowed_to <= BUCKET_READS_IN_FLIGHT / 2

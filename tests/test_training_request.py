@@ -22,8 +22,6 @@ def request_for(archive, tmp_path):
             replace(OPTIONS, **changes),
             list_training_set(data),
             list_excluded(exclude) if excluding else None,
-            data=data,
-            exclude=exclude if excluding else None,
         )
 
     return describe

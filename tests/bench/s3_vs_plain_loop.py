@@ -25,6 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bundles import untrained
+
 BUCKET = "bench"
 BATCH = 64
 GETS_IN_FLIGHT = 8
@@ -101,29 +103,6 @@ def run_brainray(model: str) -> float:
         return summary["throughput"]["seconds"]
 
 
-def make_bundle(folder: str) -> str:
-    """An untrained model for 160-pixel images."""
-    import torch
-
-    from brainray.bundle import save_bundle, weights_bytes
-    from brainray.config import ImageSpec, ModelSpec
-    from brainray.model import build_model
-
-    torch.manual_seed(0)
-    spec = ModelSpec(classes=("glioma", "meningioma", "notumor", "pituitary"))
-    save_bundle(
-        folder,
-        weights=weights_bytes(build_model(spec).state_dict()),
-        image=ImageSpec(image_px=160),
-        model=spec,
-        temperature=1.0,
-        metrics={},
-        reference=None,
-        provenance={},
-    )
-    return folder
-
-
 @contextmanager
 def bucket(folder: str, repeat: int, delay_ms: float) -> Iterator[int]:
     """The images behind a server whose place is in the environment, and how many they are."""
@@ -157,7 +136,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         bucket(options.images, options.repeat, options.delay_ms) as images,
     ):
-        model = make_bundle(f"{folder}/model")
+        model = untrained(f"{folder}/model", image_px=160).uri
         contestants = {"brainray": run_brainray, "loop": run_loop}
         whole_s: dict[str, list[float]] = {name: [] for name in contestants}
         steady_s: dict[str, list[float]] = {name: [] for name in contestants}

@@ -24,8 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
 from archive import contents, engine_of, request_for, score_here
+from bundles import untrained
 from conftest import CLASSES, image_bytes
 from killing import (
     PHASES,
@@ -43,10 +43,8 @@ from killing import (
     written,
 )
 
-from brainray.bundle import Bundle, save_bundle, weights_bytes
-from brainray.config import ImageSpec, ModelSpec
+from brainray.bundle import Bundle
 from brainray.errors import BrainrayError
-from brainray.model import build_model
 
 KINDS = {  # how often each comes
     "driver": 4,
@@ -63,21 +61,6 @@ KINDS = {  # how often each comes
 SURVIVED = ("actor", "attendant", "paused", "none")  # after which a command must end well by itself
 KILLS_IN_A_ROW = 4  # then a run may end in peace
 WAIT_S = 150.0
-
-
-def make_bundle(folder: Path, seed: int) -> Bundle:
-    torch.manual_seed(seed)
-    spec = ModelSpec(classes=CLASSES)
-    return save_bundle(
-        str(folder),
-        weights=weights_bytes(build_model(spec).state_dict()),
-        image=ImageSpec(image_px=32),
-        model=spec,
-        temperature=1.5,
-        metrics={},
-        reference=None,
-        provenance={},
-    )
 
 
 class Archive:
@@ -133,7 +116,7 @@ class Soak:
     def __init__(self, folder: Path, seed: int) -> None:
         self.rng = random.Random(seed)
         self.archive = Archive(folder, self.rng)
-        self.models = [make_bundle(folder / f"model-{k}", k) for k in range(2)]
+        self.models = [untrained(folder / f"model-{k}", seed=k) for k in range(2)]
         self.output, self._folder = folder / "run", folder
         self.scene = Scene(folder, root=self.archive.root, model=self.models[0].uri, output=self.output)
         self.scene.options += ["--max-failed", "100%"]
