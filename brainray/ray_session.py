@@ -88,6 +88,13 @@ def check_alive() -> None:
         raise BrainrayError("Ray on this machine has died; what was finished is kept, run the same command to go on")
 
 
+def has_dashboard() -> bool:
+    """Whether the Ray connected to answers questions about its actors."""
+    from ray._private.worker import get_dashboard_url
+
+    return bool(get_dashboard_url())
+
+
 def _hush() -> None:
     """Keep Ray's remarks on workers and nodes that die off the standard output: a run goes on, or says why not."""
     from ray._private import worker

@@ -5,6 +5,7 @@ every decision rests on all of them. After each epoch the first worker writes th
 workers, be it a lost one or the same command on another day, they go on from that file and from nothing of Ray's.
 """
 
+import os
 import secrets
 import tempfile
 import time
@@ -30,12 +31,13 @@ from .errors import BrainrayError, OutputHeld, StorageError
 from .model import build_model
 from .pools import TrainPool
 from .predict import pick_device, use_bf16
-from .ray_session import cluster_nodes, own_error, quiet_data
+from .ray_session import cluster_nodes, has_dashboard, own_error, quiet_data
 from .training_request import WorkFolder
 from .training_set import decode_rows, in_order, share_rows, take_rows
 
 _IMAGES_A_TASK = 256
 _MOST_FAILURES = 3  # one after another without an epoch between them
+_LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default
 _STARTS = 10  # of the workers in one run of Ray Train, which waits a minute for them each time
 
 Array = npt.NDArray[Any]
@@ -97,6 +99,7 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
     and does not start again after an epoch (`FailureConfig`), so each run ends with its first and is followed by
     another. Nodes that say beforehand that they will be taken away are replaced within a run, and not counted.
     """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _LOOK_S)
     failures = 0
     while True:
         before = len(job.work.history())
@@ -151,6 +154,15 @@ class _Trainer(TorchTrainer):
 
     def _register_sigint_handler(self, controller: object) -> None:
         pass
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without the one that frees what a dead controller held: it asks the dashboard, and where there is none every
+        training waits 10 s for the answer in the end. A Ray without a dashboard is our own and ends with us.
+        """
+        callbacks = super()._create_default_callbacks()
+        if has_dashboard():
+            return callbacks
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _cause(exc: BaseException) -> str:
