@@ -31,7 +31,15 @@ class Backend(Protocol):
     def is_folder(self, uri: str) -> bool: ...
     def read_bytes(self, uri: str) -> bytes: ...
     def read_once(self, uri: str) -> bytes: ...
-    def open_seekable(self, uri: str) -> pa.NativeFile: ...
+
+    def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
+        """A stretch of a file, by one request. `not_found` where the file is not of this version any more."""
+
+    def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
+        """A file, to be read where it is needed. `not_found` where it is not of this version any more."""
+
+    def look_up(self, uri: str) -> FileInfo | None:
+        """What there is to know of a file, or of a folder, which is `special`; None where it would cost a request."""
 
     def check_access(self, uri: str, *, write: bool) -> None:
         """Raise `StorageError` naming the permission missing to read, or to write and delete, below a folder."""

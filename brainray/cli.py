@@ -87,7 +87,10 @@ def train(
 
 @app.command()
 def score(
-    input: Annotated[list[str], typer.Option(help="Folder or image; may be given several times.", metavar="URI")],
+    input: Annotated[
+        list[str],
+        typer.Option(help="Folder, image, tar, zip, Parquet or list; may be given several times.", metavar="URI"),
+    ],
     model: Annotated[str, typer.Option(help="Bundle that `train` wrote.", metavar="URI")],
     output: Output,
     labels: Annotated[
@@ -104,6 +107,10 @@ def score(
         typer.Option(help="Only paths below the input that match; '*' matches '/' too.", metavar="GLOB"),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No paths that match.", metavar="GLOB")] = None,
+    keep_columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES"),
+    ] = None,
     group_by: Annotated[
         str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
     ] = None,
@@ -133,6 +140,7 @@ def score(
         max_failed=MaxFailed.parse(max_failed),
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        keep_columns=tuple(name.strip() for names in keep_columns or () for name in names.split(",")),
         group_by=group_by,
         precision=precision,  # type: ignore[arg-type]  # checked there
         stall_timeout_s=stall_timeout,

@@ -150,6 +150,7 @@ class ScoreOptions(_Spec):
     max_failed: MaxFailed = field(default_factory=lambda: MaxFailed(share=0.01))
     include: tuple[str, ...] = ()  # globs over the path below the input; none: everything
     exclude: tuple[str, ...] = ()
+    keep_columns: tuple[str, ...] = ()  # of lists given as input, carried over into the predictions
     group_by: str | None = None  # "folder", or a regular expression whose first group names the group
     precision: Precision = "auto"
     stall_timeout_s: float = 600.0  # no shard finished for so long ends the run

@@ -7,6 +7,7 @@ switch that was cut short is completed by the next run of the new model.
 
 from . import storage
 from .errors import AccountingError
+from .indexes import FOLDER as CONTAINERS
 from .report import build_summary
 from .results import part_uri, present_shards
 from .run import MANIFEST, RUN, SUCCESS, account_of, drop_leftovers, is_published, publish, read_run
@@ -42,6 +43,8 @@ def switch(output: str, writer: Writer) -> None:
     writer.delete(storage.join(output, SUCCESS))
     for name in run["manifest"]:
         writer.copy(storage.join(new, MANIFEST, name), storage.join(output, MANIFEST, name))
+    for name in storage.list_names(storage.join(new, CONTAINERS)):
+        writer.copy(storage.join(new, CONTAINERS, name), storage.join(output, CONTAINERS, name))
     writer.copy(storage.join(new, RUN), storage.join(output, RUN))  # from here on the output is the new model's
     parts = present_shards(new)
     for shard_id in sorted(parts):

@@ -5,6 +5,7 @@ Nothing here assumes four classes; the aliases only let public copies of the bra
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 # Spellings seen in public copies of the brain-MRI sets, compared without case, spaces and punctuation.
 _ALIASES = {
@@ -18,10 +19,12 @@ _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}
 
 
+@lru_cache(4096)  # an archive has few folder names, and asks for them with every image
 def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
+@lru_cache(4096)
 def class_name(name: str) -> str:
     """The canonical name of a class: known spellings fold into one, other names are kept as they are."""
     return _CANONICAL.get(_key(name), name.strip())

@@ -1,40 +1,36 @@
-"""Inputs -> listing, streamed: memory does not grow with the number of files beyond one chunk."""
+"""Inputs -> listing, streamed: memory does not grow with the number of images beyond one chunk.
 
-import fnmatch
-import os
-import re
-from collections import Counter
+An input is a folder, an image, a container of images, or a list of them; folders may hold containers, too.
+"""
+
+import gc
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import storage
+from . import containers, storage
+from .backend import FileInfo
+from .entries import LISTED_SCHEMA, Entry
 from .errors import BadRequest, blamed_on
-from .labels import class_lookup, label_from_folders
+from .indexes import AT_ONCE, Index, Indexes
+from .labels import class_lookup, label_from_folders, match_class
+from .lists import ImageList, Listed, open_list
+from .lookups import resolved
+from .selection import Globs, Grouper, hidden, skip_member, skip_reason
 from .truth import Truth
 
-# What Pillow reads of the formats archives hold, and medical formats, so that those get a row that says `unsupported`.
-_PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"
-_MEDICAL = "heic heif dcm dicom ima nii"
-IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
 CHUNK_ROWS = 65_536
 SHARD_IMAGES = 1000
 # Small archives get smaller shards, so that every core has work and the last ones end together.
 _SHARDS_AT_LEAST = 16
 _SHARD_IMAGES_AT_LEAST = 64
-
-LISTED_SCHEMA = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("size_bytes", pa.int64()),
-        pa.field("version", pa.string()),
-        pa.field("label", pa.string()),
-        pa.field("group", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +45,9 @@ class Listing:
 
     def batches(self) -> Iterator[pa.Table]:
         """Its rows in order, `CHUNK_ROWS` at a time."""
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:  # which would hold all of it
             for batch in file.iter_batches(CHUNK_ROWS):
                 yield pa.Table.from_batches([batch])
-
-
-def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> str | None:
-    """Why a file is no image, judged by its name and kind alone; None for an image."""
-    if special:
-        return "special file"
-    if name.startswith(".") or any(folder.startswith(".") for folder in folders):
-        return "hidden"
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
-        return None
-    return f"suffix {suffix}" if suffix else "no suffix"
 
 
 def distinct_inputs(inputs: Iterable[str]) -> list[str]:
@@ -79,100 +63,150 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
 
 
 class Lister:
-    """Files below the inputs as Arrow tables of at most `CHUNK_ROWS` rows; counts what it passes over."""
+    """Images below the inputs as Arrow tables of at most `CHUNK_ROWS` rows; counts what it passes over."""
 
     def __init__(
         self,
         inputs: Sequence[str],
+        indexes: Indexes,
         *,
-        classes: Iterable[str],
+        classes: Sequence[str],
         output: str | None = None,
         truth: Truth | None = None,
         group_by: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        keep: Sequence[str] = (),
     ) -> None:
         self._inputs = inputs
-        self._chosen = _Globs(include, exclude)
+        self._indexes = indexes
+        self._chosen = Globs(include, exclude)
         self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this very run are no input
+        self._classes = classes
         self._lookup = class_lookup(classes)
         self._truth = truth
-        self._group = _grouper(group_by)
+        self._group = Grouper(group_by)
+        self._keep = keep
         self.skipped: Counter[str] = Counter()
+        self.may_repeat = False  # whether an image may be listed twice, as no file of a folder is
 
     def tables(self) -> Iterator[pa.Table]:
-        rows: list[tuple[str, int, str, str | None, str | None]] = []
-        relative: list[str] = []
-        for root in self._inputs:
-            own = (storage.name_of(root),)
-            for found in storage.list_files(root):
-                if self._own and found.uri.startswith(self._own):
-                    continue
-                name = storage.name_of(found.uri)
-                path = "/".join((*found.folders, name))
-                reason = skip_reason(name, found.folders, special=found.special) or self._chosen.skip_reason(path)
-                if reason is not None:
-                    self.skipped[reason] += 1
-                    continue
-                label = label_from_folders((*own, *found.folders), self._lookup) if self._truth is None else None
-                rows.append((found.uri, found.size_bytes, found.version, label, self._group(found.uri, found.folders)))
-                relative.append(path)
-                if len(rows) == CHUNK_ROWS:
-                    yield self._table(rows, relative)
-                    rows, relative = [], []
-        if rows:
-            yield self._table(rows, relative)
+        entries = self._entries()
+        while rows := list(islice(entries, CHUNK_ROWS)):
+            yield self._table([entry for entry, _ in rows], [path for _, path in rows])
 
-    def _table(self, rows: list[tuple[str, int, str, str | None, str | None]], relative: list[str]) -> pa.Table:
+    def _table(self, rows: list[Entry], relative: list[str]) -> pa.Table:
         columns = list(zip(*rows, strict=True))
         table = pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
         )
         if self._truth is None:
             return table
-        labels = self._truth.labels_of(table["uri"], pa.array(relative))
+        inner = (e.uri[len(e.container) + 1 :] if e.container else path for e, path in zip(rows, relative, strict=True))
+        names = pa.array([path.rpartition("/")[2] for path in inner], pa.string())
+        labels = self._truth.labels_of(table["uri"], pa.array(relative), names)
         return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
 
+    def _entries(self) -> Iterator[tuple[Entry, str]]:
+        """Every image, and its path below its input."""
+        for root in self._inputs:
+            image_list = open_list(root)
+            if image_list is not None:
+                self.may_repeat = True
+                yield from self._from_list(image_list)
+                continue
+            for found, index in self._indexed(self._below(root)):
+                if index is None:
+                    yield self._file(found, storage.name_of(root))
+                else:
+                    yield from self._members(found, index.result(), root)
 
-class _Globs:
-    """Which paths below an input are wanted. `*` matches any characters, `/` too, as in `aws s3 --exclude`."""
+    def _below(self, root: str) -> Iterator[tuple[FileInfo, containers.Kind | None]]:
+        """The images and containers below an input."""
+        for found in storage.list_files(root):
+            if self._own and found.uri.startswith(self._own):
+                continue
+            name = storage.name_of(found.uri)
+            path = "/".join((*found.folders, name))
+            kind = None if found.special or hidden(name, found.folders) else containers.kind_of(name)
+            if kind is not None:
+                reason = "in --exclude" if self._chosen.excludes(path) else None
+            else:
+                reason = skip_reason(name, found.folders, special=found.special) or self._chosen.skip_reason(path)
+            if reason is not None:
+                self.skipped[reason] += 1
+                continue
+            yield found, kind
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
-        self._include, self._exclude = _any_of(include), _any_of(exclude)
+    def _indexed(
+        self, files: Iterable[tuple[FileInfo, containers.Kind | None]]
+    ) -> Iterator[tuple[FileInfo, Future[Index] | None]]:
+        """The same in order; containers are listed some way ahead, for each takes its time to be read."""
+        held: deque[tuple[FileInfo, Future[Index] | None]] = deque()
+        waiting = 0
+        for found, kind in files:
+            held.append((found, self._indexes.begin(found, kind) if kind else None))
+            waiting += kind is not None
+            while held and (held[0][1] is None or waiting > AT_ONCE or len(held) > CHUNK_ROWS):
+                waiting -= held[0][1] is not None
+                yield held.popleft()
+        yield from held
 
-    def skip_reason(self, path: str) -> str | None:
-        if self._include is not None and not self._include.match(path):
-            return "not in --include"
-        if self._exclude is not None and self._exclude.match(path):
-            return "in --exclude"
-        return None
+    def _file(self, found: FileInfo, root_name: str) -> tuple[Entry, str]:
+        label = self._label((root_name, *found.folders))
+        group = self._group(found.uri, found.folders)
+        path = "/".join((*found.folders, storage.name_of(found.uri)))
+        return Entry(found.uri, found.size_bytes, found.version, label, group), path
 
+    def _members(self, container: FileInfo, index: Index, root: str) -> Iterator[tuple[Entry, str]]:
+        """The images of a container, which counts as a folder."""
+        if index.skipped is not None:
+            self.skipped[index.skipped] += 1
+            return
+        self.may_repeat = True
+        name = storage.name_of(container.uri)
+        in_parquet = containers.kind_of(name) == "parquet"
+        above = container.folders if container.uri == root else (*container.folders, containers.stem(name))
+        root_name = containers.stem(storage.name_of(root))
+        within = "/".join((*container.folders, name))
+        for member, entry, spelled in index.entries(container):
+            path = containers.member_uri(within, member)
+            reason = None if in_parquet else skip_member(member, refused=entry.refused is not None)
+            reason = reason or self._chosen.skip_reason(path)
+            if reason is not None:
+                self.skipped[reason] += 1
+                continue
+            folders = (*above, *member.split("/")[:-1])
+            label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
+            yield entry._replace(label=label, group=self._group(entry.uri, folders)), path
 
-def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(map(fnmatch.translate, globs))) if globs else None
+    def _label(self, folders: tuple[str, ...]) -> str | None:
+        return label_from_folders(folders, self._lookup) if self._truth is None else None
 
+    def _from_list(self, image_list: ImageList) -> Iterator[tuple[Entry, str]]:
+        """The images that a list names, wherever they are and whatever their suffix."""
+        base = image_list.base + "/"
+        for listed, entry in resolved(image_list, self._indexes, keep=self._keep):
+            path = entry.uri.removeprefix(base)
+            reason = self._chosen.skip_reason(path)
+            if reason is not None:
+                self.skipped[reason] += 1
+                continue
+            folders = tuple(path.split("/")[:-1])
+            label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
+            group = self._group(entry.uri, folders if entry.uri.startswith(base) else ())
+            yield entry._replace(label=label, group=group), path
 
-def _grouper(group_by: str | None) -> "_Grouper":
-    return _Grouper(None if group_by in (None, "folder") else group_by, by_folder=group_by == "folder")
-
-
-class _Grouper:
-    """The group of an image: its first folder below the input, or what a regular expression finds in the URI."""
-
-    def __init__(self, pattern: str | None, *, by_folder: bool) -> None:
-        self._by_folder = by_folder
-        try:
-            self._pattern = re.compile(pattern) if pattern else None
-        except re.error as exc:
-            raise BadRequest(f"--group-by {pattern!r} is no regular expression: {exc}") from None
-
-    def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
-        if self._by_folder:
-            return folders[0] if folders else None
-        found = self._pattern.search(uri) if self._pattern else None
-        if found is None:
+    def _listed_label(self, listed: Listed, image_list: ImageList) -> str | None:
+        if listed.label is None:
             return None
-        return found.group(1) if found.re.groups else found.group(0)
+        label = match_class(listed.label, self._lookup)
+        if label is None and self._truth is None:
+            raise BadRequest(
+                f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "
+                f"{', '.join(self._classes)}; correct it, or leave it empty"
+            )
+        return label
 
 
 def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
@@ -181,17 +215,28 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
     Raises `BadRequest` where an input cannot be listed.
     """
     images = size_bytes = labelled = 0
-    with blamed_on("--input"), pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer:
+    with blamed_on("--input"), _few_collections(), pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer:
         for table in lister.tables():
             writer.write_table(table)
             images += len(table)
-            size_bytes += pc.sum(table["size_bytes"]).as_py()
+            size_bytes += pc.sum(table["size_bytes"]).as_py() or 0
             labelled += len(table) - table["label"].null_count
             if progress is not None:
                 progress(images)
     return Listing(
         path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=dict(sorted(lister.skipped.items()))
     )
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """A listing makes and drops millions of objects that have no cycles: looking for those took a third of its time."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def shard_size_for(images: int, wanted: int | None) -> int:

@@ -60,9 +60,25 @@ class LocalFiles:
     def read_once(self, uri: str) -> bytes:
         return self.read_bytes(uri)
 
-    def open_seekable(self, uri: str) -> pa.NativeFile:
+    def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
+        with _translated(uri), open(_path(uri), "rb", buffering=0) as file:
+            file.seek(start)
+            data = file.read(length)
+            _check_version(uri, os.fstat(file.fileno()), version)
+        if len(data) < length:
+            raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {length} bytes")
+        return data
+
+    def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
+        path = _path(uri)
         with _translated(uri):
-            return pa.OSFile(_path(uri), "rb")
+            file = pa.OSFile(path, "rb")
+            _check_version(uri, os.stat(path), version)
+        return file
+
+    def look_up(self, uri: str) -> FileInfo | None:
+        with _translated(uri):
+            return _file_info(uri, (), os.stat(_path(uri)))
 
     def check_access(self, uri: str, *, write: bool) -> None:
         """Files below a folder have rights of their own, which only reading them tells."""
@@ -191,6 +207,15 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
+def _check_version(uri: str, info: os.stat_result, version: str | None) -> None:
+    if version is not None and _version(info) != version:
+        raise StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
+
+
+def _version(info: os.stat_result) -> str:
+    return str(info.st_mtime_ns)
+
+
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
     try:
@@ -259,9 +284,7 @@ def _sync_folder(folder: str) -> None:
 
 def _file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> FileInfo:
     is_file = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
-    return FileInfo(
-        uri=uri, folders=folders, size_bytes=info.st_size, version=str(info.st_mtime_ns), special=not is_file
-    )
+    return FileInfo(uri=uri, folders=folders, size_bytes=info.st_size, version=_version(info), special=not is_file)
 
 
 def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:

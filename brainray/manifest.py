@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import storage
+from .entries import LISTED_SCHEMA
 from .errors import StorageError
-from .listing import CHUNK_ROWS, LISTED_SCHEMA, Listing, slices
+from .listing import CHUNK_ROWS, Listing, slices
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,21 +44,28 @@ _JOIN_MEMORY = "256MB"
 _JOIN_THREADS = 2
 _NAME_HEX = 12
 
-_KEPT = """
-    SELECT o.uri, coalesce(l.size_bytes, o.size_bytes) AS size_bytes, coalesce(l.version, o.version) AS version,
-        CASE WHEN l.uri IS NULL THEN o.label ELSE l.label END AS label,
-        CASE WHEN l.uri IS NULL THEN o."group" ELSE l."group" END AS "group",
+# What is said of an image, and where it lies; its size and version tell whether it has changed.
+_SAID = [name for name in LISTED_SCHEMA.names if name not in ("uri", "size_bytes", "version")]
+
+
+def _of_listed(name: str) -> str:
+    """A column as the listing has it, or of an image that is not listed any more as it was."""
+    return f'CASE WHEN l.uri IS NULL THEN o."{name}" ELSE l."{name}" END AS "{name}"'
+
+
+_KEPT = f"""
+    SELECT o.uri, {", ".join(map(_of_listed, LISTED_SCHEMA.names[1:]))},
         o.shard_id, l.uri IS NULL AS gone, o.filename, o.file_row_number
     FROM old o LEFT JOIN listed l ON o.uri = l.uri
 """
 _LISTED_ONLY = " WHERE l.uri IS NOT NULL"
 _NEW = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
-_CHANGES = """
+_CHANGES = f"""
     WITH sides AS (
         SELECT o.uri IS NULL AS new, l.uri IS NULL AS missing, o.gone AS was_gone,
             NOT new AND NOT missing AS known,
             known AND (o.size_bytes IS DISTINCT FROM l.size_bytes OR o.version IS DISTINCT FROM l.version) AS changed,
-            known AND (o.label IS DISTINCT FROM l.label OR o."group" IS DISTINCT FROM l."group") AS relabelled
+            known AND ({" OR ".join(f'o."{name}" IS DISTINCT FROM l."{name}"' for name in _SAID)}) AS relabelled
         FROM old o FULL JOIN listed l ON o.uri = l.uri
     )
     SELECT count(*) FILTER (new), count(*) FILTER (changed), count(*) FILTER (relabelled AND NOT changed),
@@ -83,7 +91,7 @@ class Changes:
 
     new: int = 0
     changed: int = 0  # another size or version
-    relabelled: int = 0  # the same file, with another label or group
+    relabelled: int = 0  # the same file, with another label, group or kept column
     gone: int = 0  # listed before and not now
     returned: int = 0  # gone before and listed now
     forgotten: int = 0  # gone, and dropped on request
@@ -96,7 +104,8 @@ def rows_digest(table: pa.Table) -> str:
     """80 bits of SHA-256 over what rows say of their images: equal rows, equal digest, whichever run lists them."""
     digest = hashlib.sha256()
     for name in LISTED_SCHEMA.names:
-        for value in table[name].to_pylist():
+        column = table[name]
+        for value in column.to_pylist() if column.null_count < len(column) else ():
             digest.update(b"\0" if value is None else str(value).encode() + b"\1")
         digest.update(b"\2")
     return digest.hexdigest()[:20]

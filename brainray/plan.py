@@ -13,6 +13,8 @@ from . import __version__, listing, manifest, storage
 from .accounts import Account, check_accounts
 from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, StorageError
+from .indexes import FOLDER as CONTAINERS
+from .indexes import Indexes, keep
 from .listing import Lister, Listing
 from .manifest import Changes, Shard
 from .results import part_uri, read_part_info
@@ -45,6 +47,7 @@ class Plan:
     changes: Changes
     shards: tuple[Shard, ...]
     sources: tuple[str, ...]  # local copies of the manifest files; their names are those of the run
+    indexes: tuple[str, ...]  # local copies of the indexes of containers
     pending: Mapping[str, int]  # shard id -> images to be scored, for each shard whose part is to be written
     stale: frozenset[str]  # shards that are no more
     before: Found
@@ -71,7 +74,12 @@ class Plan:
 
 
 def list_inputs(
-    request: Request, path: str, *, extending: bool = False, progress: Callable[[int], None] | None = None
+    request: Request,
+    path: str,
+    indexes: Indexes,
+    *,
+    extending: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Listing:
     """List all images into the local file `path`. Raises `BadRequest` for nothing, or labels that do not fit.
 
@@ -82,14 +90,18 @@ def list_inputs(
     roots = listing.distinct_inputs(request.inputs)
     lister = Lister(
         roots,
+        indexes,
         classes=request.bundle.classes,
         output=request.output,
         truth=request.truth,
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,
+        keep=request.options.keep_columns,
     )
     found = listing.scan(lister, path, progress=progress)
+    if lister.may_repeat:
+        _check_distinct(path, roots)
     if found.images == 0:
         passed = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
         raise BadRequest(
@@ -99,6 +111,14 @@ def list_inputs(
     if request.truth is not None:
         request.truth.check_all_used_once(some_may_be_gone=extending)
     return found
+
+
+def _check_distinct(path: str, roots: Sequence[str]) -> None:
+    repeated = manifest.repeated_uris([path])
+    if repeated:
+        raise BadRequest(
+            f"--input {', '.join(roots)}: images are listed more than once ({', '.join(repeated)}); list each once"
+        )
 
 
 def plan_run(
@@ -115,7 +135,10 @@ def plan_run(
     """
     uri = uri or request.output
     before = look(uri)
-    found = list_inputs(request, f"{scratch}/listing.parquet", extending=bool(before.run or seed), progress=progress)
+    with Indexes(f"{scratch}/{CONTAINERS}", kept=storage.join(request.output, CONTAINERS)) as indexes:
+        found = list_inputs(
+            request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
+        )
     base = before.run or (read_run(seed) if seed else None)
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
@@ -127,6 +150,7 @@ def plan_run(
         changes=changes,
         shards=shards,
         sources=sources,
+        indexes=indexes.paths,
         pending=_pending(shards, target, trusted, before.present),
         stale=before.present - {shard.shard_id for shard in shards},
         before=before,
@@ -192,6 +216,7 @@ def _describe(request: Request, found: Listing, shards: Sequence[Shard], sources
         "gone": images - found.images,
         "skipped": found.skipped,
         "group_by": options.group_by,
+        "kept": [list(column) for column in request.kept],
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,
         "versions": package_versions(),
@@ -213,6 +238,7 @@ def begin_run(plan: Plan, writer: Writer) -> Plan:
     for name, source in zip(names, plan.sources, strict=True):
         if name not in there:  # named by its content
             writer.write_bytes(storage.join(home, name), storage.read_bytes(source))
+    keep(plan.indexes, storage.join(plan.uri, CONTAINERS), writer)
     writer.write_json(storage.join(plan.uri, RUN), plan.described)
     drop_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
     moved = (replace(s, manifest_uri=storage.join(home, storage.name_of(s.manifest_uri))) for s in plan.shards)

@@ -92,7 +92,7 @@ def has_dashboard() -> bool:
     """Whether the Ray connected to answers questions about its actors."""
     from ray._private.worker import get_dashboard_url
 
-    return bool(get_dashboard_url())
+    return bool(get_dashboard_url())  # type: ignore[no-untyped-call]
 
 
 def _hush() -> None:

@@ -159,7 +159,7 @@ class _Trainer(TorchTrainer):
         """Without the one that frees what a dead controller held: it asks the dashboard, and where there is none every
         training waits 10 s for the answer in the end. A Ray without a dashboard is our own and ends with us.
         """
-        callbacks = super()._create_default_callbacks()
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         if has_dashboard():
             return callbacks
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from . import storage
 from .errors import ImageError, Outage, StorageError
 from .flow import Flow, RetryPolicy, Tries
+from .pieces import Image, Piece, read_piece
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8
@@ -35,10 +36,11 @@ _WHAT_TO_DO = (
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What came of reading one file: its bytes, or why not, and how often it was tried again."""
+    """What came of one read: the bytes of each image in it, or why not, and how often it was tried again."""
 
-    data: bytes | ImageError
+    images: tuple[Image, ...]
     retries: int
+    unread: str | None = None  # why the read failed, for whatever reason but the images'
 
 
 class Reader:
@@ -57,7 +59,7 @@ class Reader:
         outage_share: float = 0.5,
         roots: Sequence[str] = (),
         sleep: Callable[[float], None] | None = None,
-        read: Callable[[str], bytes] = storage.read_once,
+        read: Callable[[Piece], tuple[Image, ...]] = read_piece,
     ) -> None:
         self._policy = policy or RetryPolicy()
         self._flow = flow or Flow()
@@ -66,28 +68,25 @@ class Reader:
         self._read = read
         self._unreadable: deque[bool] = deque(maxlen=OUTAGE_WINDOW)
         self._lock = threading.Lock()  # guards the deque
-        self._last_good: str | None = None
+        self._last_good: Piece | None = None
         self._outage: str | None = None
         self._outage_known = threading.Event()
         self._sleep = sleep or self._pause
 
     def read_ahead(
         self,
-        uris: Sequence[str],
+        pieces: Sequence[Piece],
         pool: Executor,
         *,
-        sizes_bytes: Sequence[int | None] | None = None,
         ahead: int = READS_IN_FLIGHT,
     ) -> Iterator[Content]:
-        """The contents of a shard's files in order, with `ahead` reads beyond the one handed out.
+        """The contents of a shard in order, with `ahead` reads beyond the one handed out.
 
-        Fewer where those would be more than `AHEAD_BYTES`, by `sizes_bytes`. Raises `Outage` as soon as any thread of
-        this `Reader` knows of one, and instead of the last content where that could not be read and neither can what
-        could be read before.
+        Fewer where those would be more than `AHEAD_BYTES`. Raises `Outage` as soon as any thread of this `Reader` knows
+        of one, and instead of the last content where that could not be read and neither can what could be read before.
         """
         self._raise_outage()
-        files = zip(uris, sizes_bytes or [None] * len(uris), strict=True)
-        reads = _Reads(self._content, pool, files, ahead)
+        reads = _Reads(self._content, pool, pieces, ahead)
         read = unread = 0
         try:
             while (result := reads.take()) is not None:
@@ -95,10 +94,10 @@ class Reader:
                 del result  # it holds the content, too
                 self._raise_outage()
                 read += 1
-                if isinstance(content.data, ImageError):
+                if content.unread is not None:
                     unread += 1
-                    if read == len(uris):
-                        self._look_again(content.data.detail, all_failed=unread == len(uris))
+                    if read == len(pieces):
+                        self._look_again(content.unread, all_failed=unread == len(pieces))
                 yield content
                 del content  # else one more would be held while the next is waited for
         finally:
@@ -107,27 +106,27 @@ class Reader:
     def _pause(self, seconds: float) -> None:
         self._outage_known.wait(seconds)
 
-    def _content(self, uri: str) -> Content:
-        """Read one file in a thread of the pool. Raises `Outage` where there is one, not to wait for nothing."""
-        tries = Tries(policy=self._policy, in_bucket=_in_bucket(uri))
+    def _content(self, piece: Piece) -> Content:
+        """One read, in a thread of the pool. Raises `Outage` where there is one, not to wait for nothing."""
+        tries = Tries(policy=self._policy, in_bucket=_in_bucket(piece.uri))
         try:
-            data = self._persist(uri, tries)
+            images = self._persist(piece, tries)
         except StorageError as exc:
             detail = f"{exc} (tried {tries.count} times)" if tries.count > 1 else str(exc)
             self._note_unreadable(detail)
-            return Content(ImageError(exc.reason, detail), tries.count - 1)
+            return Content((ImageError(exc.reason, detail),) * piece.images, tries.count - 1, unread=detail)
         with self._lock:
             self._unreadable.append(False)
-        self._last_good = uri
-        return Content(data, tries.count - 1)
+        self._last_good = piece
+        return Content(images, tries.count - 1)
 
-    def _persist(self, uri: str, tries: Tries) -> bytes:
+    def _persist(self, piece: Piece, tries: Tries) -> tuple[Image, ...]:
         while True:
             try:
                 with self._flow.turn():
                     self._raise_outage()
                     tries.count += 1
-                    return self._read(uri)
+                    return self._read(piece)
             except StorageError as exc:
                 wait_s = tries.wait_s(exc)
                 if wait_s is None:
@@ -158,9 +157,9 @@ class Reader:
             self._declare(f"the last image of a shard could not be read ({detail}) and {loss}")
             self._raise_outage()
 
-    def _loss_of(self, uri: str) -> str | None:
+    def _loss_of(self, piece: Piece) -> str | None:
         try:
-            self._persist(uri, Tries(policy=self._policy, in_bucket=_in_bucket(uri)))
+            self._persist(piece, Tries(policy=self._policy, in_bucket=_in_bucket(piece.uri)))
         except StorageError as exc:
             return f"what could be read before can not be read now ({exc})"
         return None
@@ -179,26 +178,25 @@ class _Reads:
 
     def __init__(
         self,
-        read: Callable[[str], Content],
+        read: Callable[[Piece], Content],
         pool: Executor,
-        files: Iterable[tuple[str, int | None]],
+        pieces: Iterable[Piece],
         ahead: int,
     ) -> None:
         self._read = read
         self._pool = pool
-        self._files = iter(files)
+        self._pieces = iter(pieces)
         self._ahead = ahead
-        self._next = next(self._files, None)
+        self._next = next(self._pieces, None)
         self._held: deque[tuple[Future[Content], int]] = deque()
         self._held_bytes = 0
 
     def take(self) -> Future[Content] | None:
         """The first, with up to `ahead` more begun; None at the end."""
-        while self._next is not None and self._has_room(_size(self._next[1])):
-            uri, size_bytes = self._next[0], _size(self._next[1])
-            self._held.append((self._pool.submit(self._read, uri), size_bytes))
+        while self._next is not None and self._has_room(size_bytes := _size(self._next.size_bytes)):
+            self._held.append((self._pool.submit(self._read, self._next), size_bytes))
             self._held_bytes += size_bytes
-            self._next = next(self._files, None)
+            self._next = next(self._pieces, None)
         if not self._held:
             return None
         result, size_bytes = self._held.popleft()

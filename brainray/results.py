@@ -21,7 +21,10 @@ def prob_column(class_name: str) -> str:
     return PROB_PREFIX + class_name
 
 
-def prediction_schema(classes: tuple[str, ...]) -> pa.Schema:
+KeptTypes = tuple[tuple[str, str], ...]  # name and Arrow type of each column that is carried over from a list
+
+
+def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = ()) -> pa.Schema:
     """Columns of a part file, in order. Types are fixed, also where a column is all null."""
     text, real = pa.string(), pa.float32()
     return pa.schema(
@@ -45,6 +48,7 @@ def prediction_schema(classes: tuple[str, ...]) -> pa.Schema:
             pa.field("shard_id", text, nullable=False),
             pa.field("model", text, nullable=False),
             pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+            *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept),
         ]
     )
 

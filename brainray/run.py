@@ -14,12 +14,13 @@ from .accounts import Account, check_accounts
 from .bundle import Bundle
 from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, OtherModel, blamed_on
-from .results import part_uri, present_shards
+from .indexes import FOLDER as CONTAINERS
+from .results import KeptTypes, part_uri, present_shards
 from .scoring import Target
 from .storage import Writer
 from .truth import Truth
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RUN = "run.json"
 MANIFEST = "manifest"
 SUCCESS = "_SUCCESS"
@@ -36,6 +37,7 @@ class Request:
     bundle: Bundle
     truth: Truth | None
     options: ScoreOptions
+    kept: KeptTypes = ()  # of `options.keep_columns`
 
     def target(self, run_uri: str, writer: Writer) -> Target:
         """The run as a worker sees it."""
@@ -43,6 +45,7 @@ class Request:
             run_uri=run_uri,
             fingerprint=self.bundle.fingerprint,
             classes=self.bundle.classes,
+            kept=self.kept,
             writer=writer,
             retry_unread=self.options.retry_unread,
         )
@@ -80,7 +83,10 @@ def check_output(request: Request) -> None:
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
     before = read_run(uri)
     if before is None:
-        if set(storage.list_names(uri)) - {MANIFEST}:  # which a run that was killed in its first second leaves
+        if set(storage.list_names(uri)) - {
+            MANIFEST,
+            CONTAINERS,
+        }:  # which a run that was killed in its first second leaves
             raise BadRequest(f"--output {uri} holds other files and no run; give a new or an empty folder")
         return
     version = before.get("schema_version")
@@ -114,6 +120,14 @@ def _check_model(request: Request, before: dict[str, Any]) -> None:
     if precision != request.options.precision:
         raise BadRequest(
             f"--output {uri} holds a run with --precision {precision}, not {request.options.precision}; "
+            "give the same, another output, or --rescore"
+        )
+    kept = tuple((name, kind) for name, kind in before.get("kept", ()))
+    if kept != request.kept:
+        names = ", ".join(f"{name} ({kind})" for name, kind in kept) or "none"
+        now = ", ".join(f"{name} ({kind})" for name, kind in request.kept) or "none"
+        raise BadRequest(
+            f"--output {uri} holds a run whose --keep-columns are {names}, not {now}; "
             "give the same, another output, or --rescore"
         )
 

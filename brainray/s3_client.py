@@ -133,7 +133,7 @@ class Clients:
             s3={"addressing_style": addressing_style},
         )
         s3 = session.create_client("s3", config=config)
-        s3.meta.events.register_first("before-parse.s3.ListObjectsV2", parse_page)
+        _parse_lists_once(s3)
         s3.meta.events.register_first("before-parameter-build.s3", _stay_in_region)
         s3.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
         s3.meta.events.register_first("before-send.s3", self._refuse_late)
@@ -191,6 +191,21 @@ class _Credentials:
 
 def _at_aws(s3: "BaseClient") -> bool:
     return (urlsplit(s3.meta.endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def _parse_lists_once(s3: "BaseClient") -> None:
+    """`parse_page` for listings, which botocore would parse before it, to find errors that come with status 200.
+
+    It goes on doing so for the requests that are known to be answered like that.
+    """
+    from botocore import handlers
+
+    s3.meta.events.register_first("before-parse.s3.ListObjectsV2", parse_page)
+    handler = getattr(handlers, "_handle_200_error", None)
+    if handler is not None:
+        s3.meta.events.unregister("before-parse.s3.*", handler)
+        for operation in ("CopyObject", "CompleteMultipartUpload", "DeleteObjects"):
+            s3.meta.events.register_first(f"before-parse.s3.{operation}", handler)
 
 
 def _stay_in_region(context: dict[str, Any], **_: object) -> None:

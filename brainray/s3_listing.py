@@ -6,11 +6,13 @@ Memory stays flat: what is listed ahead of its turn waits compressed (29 kB for 
 import pickle
 import threading
 import zlib
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from string import digits
 from typing import Protocol
 
 from .s3_pages import Entry, Page
@@ -23,7 +25,11 @@ _NARROW = 8  # folders: fewer than this are looked into, for there may be too fe
 _DEEP = 3  # levels to look into
 _WIDE = 64  # folders of a page: more are listed several to a span, for they may hold little each
 _SHARES = 16  # spans of a wide page
+_FLAT_PAGES = 16  # of a folder of files that are listed before the rest is shared out
+_FEW = 8  # spans: fewer are divided once more
 _LAST = chr(0x10FFFF)
+_PRINTABLE = tuple(chr(code) for code in range(0x21, 0x7F) if chr(code) != "/")
+_ALPHANUMERIC = tuple(char for char in _PRINTABLE if char.isalnum())
 
 
 class FetchPage(Protocol):
@@ -72,8 +78,11 @@ def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[
     while True:
         page = fetch(prefix, delimiter="/", token=token)
         folders = sum(entry.is_folder for entry in page.entries)
-        if folders == 0 and page.next_token and token is None and levels < _DEEP:
-            yield _Span(prefix=prefix)  # many files: better listed beside its neighbours than here
+        if folders == 0 and page.next_token and token is None:
+            if levels < _DEEP:
+                yield _Span(prefix=prefix)  # many files: better listed beside its neighbours than here
+            else:
+                yield from _flat(fetch, prefix, page)
             return
         if folders > _WIDE:
             yield from _shares(prefix, after, page.entries)
@@ -84,6 +93,43 @@ def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[
             return
         token = page.next_token
         after = page.entries[-1].key if page.entries else after
+
+
+def _flat(fetch: FetchPage, prefix: str, page: Page) -> Iterator[_Span | list[Entry]]:
+    """A folder of files alone: its first pages, then spans up to keys that are guessed. A bad guess costs a request."""
+    for number in range(_FLAT_PAGES):
+        yield page.entries
+        if page.next_token is None:
+            return
+        after = page.entries[-1].key
+        if number == _FLAT_PAGES - 1 and not after.endswith("/"):  # which would stand for a folder, whole
+            break
+        page = fetch(prefix, after=after) if number == 0 else fetch(prefix, token=page.next_token)
+    for upto in _guesses(fetch, prefix, after):
+        yield _Span(prefix=prefix, after=after, upto=upto)
+        after = upto
+    yield _Span(prefix=prefix, after=after)
+
+
+def _guesses(fetch: FetchPage, prefix: str, after: str) -> list[str]:
+    """Texts between a key and the greatest one, that share out what lies between if names count up or are random."""
+
+    def is_followed(text: str) -> bool:
+        return bool(fetch(prefix, after=text).entries)
+
+    for place in range(len(prefix), len(after)):
+        if is_followed(after[: place + 1] + _LAST):  # the first place where the greatest key has a greater character
+            break
+    else:
+        return []
+    stem, lowest = after[:place], after[place]
+    greater = [char for char in _PRINTABLE if char > lowest]
+    count = bisect_left(greater, True, key=lambda char: not is_followed(stem + char))
+    guesses = [stem + char for char in greater[:count]]
+    if len(guesses) < _FEW:
+        inner = digits if after[place + 1 : place + 2].isdigit() else _ALPHANUMERIC
+        guesses = [stem + char + more for char in (lowest, *greater[:count]) for more in inner]
+    return [guess for guess in guesses if guess > after]
 
 
 def _shares(prefix: str, after: str, entries: list[Entry]) -> Iterator[_Span]:

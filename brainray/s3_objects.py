@@ -70,9 +70,15 @@ class S3Objects:
     def read_once(self, uri: str) -> bytes:
         return self._requests.get_once(uri)
 
-    def open_seekable(self, uri: str) -> pa.NativeFile:
+    def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
+        return self._requests.get_range_once(uri, start, length, version)
+
+    def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         """One GET of all up to 32 MiB, which parts and manifests mostly are; a larger file is read by ranges."""
-        return self._requests.persist(partial(self._requests.open_once, uri))
+        return self._requests.persist(partial(self._requests.open_once, uri, version))
+
+    def look_up(self, uri: str) -> FileInfo | None:
+        return None
 
     def check_access(self, uri: str, *, write: bool) -> None:
         """By an object that is not there, which is denied like any other: s3:GetObject, or s3:Put- and s3:DeleteObject.

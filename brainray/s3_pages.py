@@ -1,4 +1,4 @@
-"""A page of ListObjectsV2, parsed by hand: 3.5 ms of processor for 1000 keys, where botocore's own parser takes 61."""
+"""A page of ListObjectsV2, parsed by hand: 6 ms of processor for 1000 keys, where botocore's own parser takes 61."""
 
 from dataclasses import dataclass
 from typing import Any

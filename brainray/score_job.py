@@ -14,9 +14,10 @@ from .bundle import load_bundle
 from .config import ScoreOptions
 from .errors import StorageError
 from .lease import Lease, hold, refuse_if_held
+from .lists import kept_types
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
-from .results import PartInfo
+from .results import PartInfo, prediction_schema
 from .run import STATUS, Request, check_output, check_writable, look, publish, read_run
 from .scoring import open_task, settle
 from .storage import Writer
@@ -61,8 +62,16 @@ def read_request(
 ) -> Request:
     """Read the model and the labels. Raises `BadRequest` for what is wrong with them."""
     bundle = load_bundle(storage.normalise(model))
+    kept = kept_types(inputs, options.keep_columns, taken=prediction_schema(bundle.classes).names)
     truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
-    return Request(inputs=tuple(inputs), output=storage.normalise(output), bundle=bundle, truth=truth, options=options)
+    return Request(
+        inputs=tuple(inputs),
+        output=storage.normalise(output),
+        bundle=bundle,
+        truth=truth,
+        options=options,
+        kept=kept,
+    )
 
 
 def score(

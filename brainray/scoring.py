@@ -6,6 +6,7 @@ runs on processors and `predict_shard` beside the GPU. Both are these same funct
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,23 @@ import pyarrow.compute as pc
 
 from . import storage
 from .config import ImageSpec
+from .containers import split_refusal
 from .decode import Decoded, Header, decode, read_header
 from .errors import BrainrayError, ImageError, StorageError
 from .manifest import Shard, read_shard
+from .pieces import Image, pieces
 from .reading import Content, Reader, reads_in_flight
-from .results import UNREAD_REASONS, PartInfo, Work, part_info, part_uri, prediction_schema, prob_column, write_part
+from .results import (
+    UNREAD_REASONS,
+    KeptTypes,
+    PartInfo,
+    Work,
+    part_info,
+    part_uri,
+    prediction_schema,
+    prob_column,
+    write_part,
+)
 
 Clock = Callable[[], datetime]
 Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -61,8 +74,13 @@ class Target:
     run_uri: str
     fingerprint: str
     classes: tuple[str, ...]
+    kept: KeptTypes
     writer: storage.Writer
     retry_unread: bool = False  # read images again that could not be read by an earlier run
+
+    @property
+    def schema(self) -> pa.Schema:
+        return prediction_schema(self.classes, self.kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +107,8 @@ def open_task(shard: Shard, target: Target) -> Task:
     kept_N = np.asarray(pc.fill_null(same, -1), np.int64)
     found = part.take(pa.array(np.maximum(kept_N, 0), mask=kept_N < 0))
     for name in ("size_bytes", "version"):
-        equal = pc.fill_null(pc.equal(manifest[name], found[name]), False)
+        both_null = pc.and_(pc.is_null(manifest[name]), pc.is_null(found[name]))
+        equal = pc.or_(pc.fill_null(pc.equal(manifest[name], found[name]), False), both_null)
         kept_N[~np.asarray(equal)] = -1
     if target.retry_unread:
         unread = pc.is_in(found["error"], pa.array(UNREAD_REASONS))
@@ -98,7 +117,7 @@ def open_task(shard: Shard, target: Target) -> Task:
 
 
 def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | None]:
-    uri, schema = part_uri(target.run_uri, shard.shard_id), prediction_schema(target.classes)
+    uri, schema = part_uri(target.run_uri, shard.shard_id), target.schema
     try:
         with storage.open_parquet(uri) as file:
             info = part_info(uri, file)
@@ -163,12 +182,12 @@ def decode_shard(
         decoder = decoder or DecoderHere(spec)
         for row in range(len(pending)):
             before = time.perf_counter()
-            content = next(contents)
+            image, again = next(contents)
             reading += time.perf_counter() - before
-            fact = _decode_into(content.data, decoder, images[kept])
+            fact = _decode_into(image, decoder, images[kept])
             ok[row] = fact.error is None
             kept += int(ok[row])
-            retries += content.retries
+            retries += again
             facts.append(fact)
     columns = {name: [getattr(fact, name) for fact in facts] for name in _FACTS_SCHEMA.names}
     return DecodedShard(
@@ -181,13 +200,30 @@ def decode_shard(
     )
 
 
-def _contents(pending: pa.Table, reader: Reader, pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[Content]:
-    """What each file holds, in order. Those known to be gone are not looked for: they are no sign of an outage."""
-    listed = pc.invert(pending["gone"])
-    uris, sizes_bytes = (pending[name].filter(listed).to_pylist() for name in ("uri", "size_bytes"))
-    found = reader.read_ahead(uris, pool, sizes_bytes=sizes_bytes, ahead=ahead)
-    for uri, is_listed in zip(pending["uri"].to_pylist(), listed.to_pylist(), strict=True):
-        yield next(found) if is_listed else Content(ImageError("not_found", f"{uri}: is gone since it was listed"), 0)
+def _contents(
+    pending: pa.Table, reader: Reader, pool: ThreadPoolExecutor, *, ahead: int
+) -> Iterator[tuple[Image, int]]:
+    """What came of each image, in order, and how often reading was tried again.
+
+    Those known to be gone are not looked for: they are no sign of an outage.
+    """
+    readable = pc.and_(pc.invert(pending["gone"]), pc.is_null(pending["refused"]))
+    found = _images(reader.read_ahead(list(pieces(pending.filter(readable))), pool, ahead=ahead))
+    columns = (pending[name].to_pylist() for name in ("uri", "gone", "refused"))
+    for uri, gone, refused in zip(*columns, strict=True):
+        if gone:
+            yield ImageError("not_found", f"{uri}: is gone since it was listed"), 0
+        elif refused is not None:
+            yield split_refusal(refused), 0
+        else:
+            yield next(found)
+
+
+def _images(contents: Iterator[Content]) -> Iterator[tuple[Image, int]]:
+    """The images of each piece; that it was tried again counts once."""
+    for content in contents:
+        for number, image in enumerate(content.images):
+            yield image, 0 if number else content.retries
 
 
 def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDArray[np.uint8]) -> _Fact:
@@ -239,6 +275,13 @@ def prediction_rows(
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
+def _kept_columns(manifest: pa.Table, kept: KeptTypes) -> Iterator[tuple[str, pa.Array]]:
+    """The columns that are carried over from a list, in their types; null for images of no list."""
+    rows = [json.loads(values) if values else [None] * len(kept) for values in manifest["kept"].to_pylist()]
+    for number, (name, kind) in enumerate(kept):
+        yield name, pa.array([row[number] for row in rows], pa.string()).cast(pa.type_for_alias(kind))
+
+
 def predict_shard(
     task: Task, decoded: DecodedShard, predict: Probabilities, target: Target, *, clock: Clock = utc_now
 ) -> PartInfo:
@@ -276,11 +319,13 @@ def settle(task: Task, target: Target) -> PartInfo:
 def _commit(task: Task, new: pa.Table, target: Target, *, work: tuple[Work, ...], retries: int) -> PartInfo:
     """Old and new rows in manifest order, as one part."""
     is_new = task.kept_N < 0
-    both = pa.concat_tables([task.part, new])
+    both = pa.concat_tables([task.part.select(new.column_names), new])
     position_N = np.where(is_new, len(task.part) + np.cumsum(is_new) - 1, task.kept_N)
     rows = both.take(pa.array(position_N)).combine_chunks()
     for name in ("label", "group", "shard_id"):
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), task.manifest[name])
+    kept = dict(_kept_columns(task.manifest, target.kept))
+    rows = pa.table([*rows.columns, *kept.values()], schema=target.schema)
     before = task.info if task.info is not None and not is_new.all() else None
     info = PartInfo(
         shard_id=task.shard.shard_id,

@@ -77,6 +77,21 @@ def read_once(uri: str) -> bytes:
     return _backend(uri).read_once(uri)
 
 
+def read_range(uri: str, start: int, length: int, *, version: str | None = None) -> bytes:
+    """A stretch of a file, by one request; `StorageError` where the file is of another version by now, or too short."""
+    return _backend(uri).read_range(uri, start, length, version)
+
+
+def open_seekable(uri: str, *, version: str | None = None) -> pa.NativeFile:
+    """A file, to be read where it is needed; `StorageError` where it is of another version by now."""
+    return _backend(uri).open_seekable(uri, version)
+
+
+def look_up(uri: str) -> FileInfo | None:
+    """What there is to know of a file, or of a folder, which is `special`; None where it would cost a request."""
+    return _backend(uri).look_up(uri)
+
+
 def read_json(uri: str) -> dict[str, Any]:
     """A JSON object. Raises `StorageError` where the file holds none."""
     try:

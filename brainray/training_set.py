@@ -19,7 +19,8 @@ from .config import ImageSpec, TrainOptions
 from .decode import decode_with_digest
 from .errors import BadRequest, ImageError, StorageError, blamed_on
 from .labels import class_of_folders
-from .listing import CHUNK_ROWS, skip_reason
+from .listing import CHUNK_ROWS
+from .selection import skip_reason
 
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]

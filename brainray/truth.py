@@ -23,10 +23,9 @@ class Truth:
         self._source = source
         self._uses = np.zeros(len(keys), np.int64)
 
-    def labels_of(self, uris: pa.ChunkedArray, relative: pa.Array) -> pa.Array:
+    def labels_of(self, uris: pa.ChunkedArray, relative: pa.Array, names: pa.Array) -> pa.Array:
         """The label of each image, null where the file has none for it. Counts which rows were used."""
         uris = uris.combine_chunks()
-        names = pc.replace_substring_regex(relative, pattern="(?s)^.*/", replacement="")
         found = pc.coalesce(*(pc.index_in(candidate, self._keys) for candidate in (uris, relative, names)))
         self._uses += np.bincount(found.drop_null().to_numpy(), minlength=len(self._keys))
         return self._labels.take(found)

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from brainray import storage
 from brainray.bundle import Bundle
 from brainray.config import ScoreOptions
+from brainray.lists import kept_types
 from brainray.predict import Predictor
 from brainray.reading import Reader
+from brainray.results import prediction_schema
 from brainray.run import Request
 from brainray.score_job import Engine, Outcome, score
 from brainray.scoring import Probabilities, decode_shard, open_task, predict_shard
@@ -47,7 +49,8 @@ def engine_of(
 def request_for(root, output, bundle: Bundle, *, truth: Truth | None = None, **options) -> Request:
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
     chosen = ScoreOptions(**{"shard_size": 3} | options)
-    return Request(inputs=inputs, output=str(output), bundle=bundle, truth=truth, options=chosen)
+    kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
+    return Request(inputs=inputs, output=str(output), bundle=bundle, truth=truth, options=chosen, kept=kept)
 
 
 def score_here(request: Request, engine: Engine) -> Outcome:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest
+from brainray.indexes import Indexes
 from brainray.listing import Lister, distinct_inputs, scan, shard_size_for, slices
 from brainray.truth import load_truth
 
@@ -14,8 +15,9 @@ CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
 def listed(tmp_path, inputs, **options):
-    lister = Lister(distinct_inputs(map(str, inputs)), classes=CLASSES, **options)
-    found = scan(lister, str(tmp_path / "listing.parquet"))
+    with Indexes(str(tmp_path / "indexes")) as indexes:
+        lister = Lister(distinct_inputs(map(str, inputs)), indexes, classes=CLASSES, **options)
+        found = scan(lister, str(tmp_path / "listing.parquet"))
     return found, pa.concat_tables(found.batches()).to_pylist()
 
 
@@ -112,7 +114,7 @@ def test_images_are_grouped_by_folder_or_pattern(tmp_path, group_by, groups):
 
 def test_a_bad_pattern_is_refused(tmp_path):
     with pytest.raises(BadRequest, match=r"--group-by '\(' is no regular expression"):
-        Lister([str(tmp_path)], classes=CLASSES, group_by="(")
+        Lister([str(tmp_path)], Indexes(str(tmp_path)), classes=CLASSES, group_by="(")
 
 
 def test_small_archives_get_small_shards_whatever_the_machine():

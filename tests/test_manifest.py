@@ -7,13 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray import manifest
+from brainray.entries import LISTED_SCHEMA
 from brainray.errors import StorageError
-from brainray.listing import LISTED_SCHEMA, Listing
+from brainray.listing import Listing
 from brainray.manifest import Changes, load_shards, read_shard, repeated_uris, write_first, write_updated
 
 
 def row(name, **values):
-    return {"uri": f"/in/{name}.jpg", "size_bytes": 1, "version": "1", "label": "glioma", "group": None} | values
+    said = {"uri": f"/in/{name}.jpg", "size_bytes": 1, "version": "1", "label": "glioma"}
+    return dict.fromkeys(LISTED_SCHEMA.names) | said | values
 
 
 def listing_of(folder, rows, *, chunk=4):

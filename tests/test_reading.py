@@ -14,6 +14,7 @@ import pytest
 from brainray import local_files, storage
 from brainray.errors import BrainrayError, ImageError, Outage, StorageError
 from brainray.flow import RetryPolicy
+from brainray.pieces import Piece
 from brainray.reading import (
     AHEAD_BYTES,
     BUCKET_READS_IN_FLIGHT,
@@ -33,7 +34,8 @@ class Disk:
         self.attempts = Counter()
         self._lock = threading.Lock()
 
-    def read(self, uri):
+    def read(self, piece):
+        uri = piece.uri
         with self._lock:
             attempt = self.attempts[uri]
             self.attempts[uri] += 1
@@ -43,7 +45,11 @@ class Disk:
             raise Throttled("read_failed", f"{uri}: fewer requests, please")
         if reason:
             raise StorageError(reason, f"{uri}: broken")
-        return uri.encode()
+        return (uri.encode(),)
+
+
+def whole(uris):
+    return [Piece(uri, None) for uri in uris]
 
 
 def reader(disk=None, **options):
@@ -53,13 +59,13 @@ def reader(disk=None, **options):
 
 def read_all(reader, uris):
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        return list(reader.read_ahead(uris, pool))
+        return list(reader.read_ahead(whole(uris), pool))
 
 
 def read_until_outage(reader, uris, match):
     contents = []
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool, pytest.raises(Outage, match=match):
-        contents.extend(reader.read_ahead(uris, pool))
+        contents.extend(reader.read_ahead(whole(uris), pool))
     return contents
 
 
@@ -72,19 +78,19 @@ def all_fail(uris, reason):
 
 
 def test_contents_come_in_order_however_late_they_are_read():
-    def read(uri):
-        time.sleep(0.002 * (int(uri[-3:]) % 7 == 0))
-        return uri.encode()
+    def read(piece):
+        time.sleep(0.002 * (int(piece.uri[-3:]) % 7 == 0))
+        return (piece.uri.encode(),)
 
     contents = read_all(Reader(read=read), names(60))
-    assert [content.data for content in contents] == [uri.encode() for uri in names(60)]
+    assert [content.images[0] for content in contents] == [uri.encode() for uri in names(60)]
     assert {content.retries for content in contents} == {0}
 
 
 def test_no_more_is_read_than_asked_for():
     disk = Disk()
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        for taken, _ in enumerate(reader(disk).read_ahead(names(50), pool, ahead=3), start=1):
+        for taken, _ in enumerate(reader(disk).read_ahead(whole(names(50)), pool, ahead=3), start=1):
             assert sum(disk.attempts.values()) <= taken + 3
     assert sum(disk.attempts.values()) == 50
 
@@ -93,7 +99,7 @@ def test_no_more_is_read_than_asked_for():
 def test_contents_that_wait_are_bounded_in_bytes(size_bytes, most):
     disk = Disk()
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        contents = reader(disk).read_ahead(names(50), pool, sizes_bytes=[size_bytes] * 50, ahead=19)
+        contents = reader(disk).read_ahead([Piece(uri, size_bytes) for uri in names(50)], pool, ahead=19)
         for taken, _ in enumerate(contents, start=1):
             assert sum(disk.attempts.values()) < taken + most
     assert sum(disk.attempts.values()) == 50
@@ -103,10 +109,10 @@ def test_a_large_file_among_small_ones_waits_for_room():
     disk, uris = Disk(), names(9)
     sizes = [1000] * 4 + [AHEAD_BYTES] + [1000] * 4
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        contents = reader(disk).read_ahead(uris, pool, sizes_bytes=sizes)
+        contents = reader(disk).read_ahead(list(map(Piece, uris, sizes)), pool)
         begun = [set(disk.attempts) for _ in contents]
     assert all(uris[4] not in seen for seen in begun[:4])
-    assert [content.data for content in read_all(reader(Disk()), uris)] == [uri.encode() for uri in uris]
+    assert [content.images[0] for content in read_all(reader(Disk()), uris)] == [uri.encode() for uri in uris]
 
 
 def test_a_bucket_is_asked_for_more_at_once_than_a_disk():
@@ -121,15 +127,19 @@ def test_an_empty_shard_has_no_contents():
 def test_a_flaky_read_succeeds_and_its_retries_are_counted():
     disk = Disk({"/in/001": ["read_failed", "read_failed", None]})
     first, flaky, last = read_all(reader(disk), names(3))
-    assert (flaky.data, flaky.retries) == (b"/in/001", 2)
+    assert (flaky.images[0], flaky.retries) == (b"/in/001", 2)
     assert first.retries == last.retries == 0
 
 
 def test_what_stays_unreadable_is_an_error_that_tells_the_tries():
     disk = all_fail(["/in/001"], "read_failed")
     _, bad, _ = read_all(reader(disk), names(3))
-    assert isinstance(bad.data, ImageError)
-    assert (bad.data.reason, bad.data.detail, bad.retries) == ("read_failed", "/in/001: broken (tried 4 times)", 3)
+    assert isinstance(bad.images[0], ImageError)
+    assert (bad.images[0].reason, bad.images[0].detail, bad.retries) == (
+        "read_failed",
+        "/in/001: broken (tried 4 times)",
+        3,
+    )
     assert disk.attempts["/in/001"] == 4
 
 
@@ -137,7 +147,7 @@ def test_what_stays_unreadable_is_an_error_that_tells_the_tries():
 def test_what_no_patience_mends_is_not_tried_again(reason):
     disk = all_fail(["/in/000"], reason)
     (bad,) = read_all(reader(disk), names(1))
-    assert (bad.data.reason, bad.data.detail, bad.retries) == (reason, "/in/000: broken", 0)
+    assert (bad.images[0].reason, bad.images[0].detail, bad.retries) == (reason, "/in/000: broken", 0)
     assert disk.attempts["/in/000"] == 1
 
 
@@ -145,15 +155,15 @@ def test_a_store_may_refuse_now_and_then_but_not_for_ever():
     uris = names(2, "s3://bucket/")
     disk = Disk({uris[0]: ["forbidden", "forbidden", None], uris[1]: ["forbidden"]})
     passing, lasting = read_all(reader(disk), uris)
-    assert (passing.data, passing.retries) == (uris[0].encode(), 2)
-    assert (lasting.data.reason, lasting.retries) == ("forbidden", 2)
-    assert lasting.data.detail == f"{uris[1]}: broken (tried 3 times)"
+    assert (passing.images[0], passing.retries) == (uris[0].encode(), 2)
+    assert (lasting.images[0].reason, lasting.retries) == ("forbidden", 2)
+    assert lasting.images[0].detail == f"{uris[1]}: broken (tried 3 times)"
 
 
 def test_a_missing_object_is_asked_for_once():
     (uri,) = names(1, "s3://bucket/")
     disk = all_fail([uri], "not_found")
-    assert read_all(reader(disk), [uri])[0].data.reason == "not_found"
+    assert read_all(reader(disk), [uri])[0].images[0].reason == "not_found"
     assert disk.attempts[uri] == 1
 
 
@@ -164,21 +174,21 @@ def test_a_store_that_throttles_for_half_a_minute_costs_no_image():
     def sleep(seconds):
         waited[threading.get_ident()] += seconds
 
-    def read(uri):
+    def read(piece):
         if waited[threading.get_ident()] < 30:
-            raise Throttled("read_failed", f"{uri}: fewer requests, please")
+            raise Throttled("read_failed", f"{piece.uri}: fewer requests, please")
         waited[threading.get_ident()] = 0
-        return uri.encode()
+        return (piece.uri.encode(),)
 
     contents = read_all(Reader(read=read, sleep=sleep), uris)
-    assert all(content.data == uri.encode() for content, uri in zip(contents, uris, strict=True))
+    assert all(content.images[0] == uri.encode() for content, uri in zip(contents, uris, strict=True))
 
 
 def test_a_store_that_throttles_for_ever_is_given_up_after_a_minute_of_waits():
     waits = []
     disk = all_fail(["s3://bucket/000"], "throttled")
     (content,) = read_all(Reader(read=disk.read, sleep=waits.append), names(1, "s3://bucket/"))
-    assert content.data.reason == "read_failed"
+    assert content.images[0].reason == "read_failed"
     assert 60 <= sum(waits) <= 70
     assert content.retries == len(waits)
 
@@ -214,14 +224,14 @@ def test_a_short_read_is_tried_again(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(b"0123456789")
     cut_short(monkeypatch, 1)
     (content,) = read_all(reader(), [f"{tmp_path}/a.jpg"])
-    assert (content.data, content.retries) == (b"0123456789", 1)
+    assert (content.images[0], content.retries) == (b"0123456789", 1)
 
 
 def test_a_file_that_stays_short_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(b"0123456789")
     cut_short(monkeypatch, 100)
     (content,) = read_all(reader(), [f"{tmp_path}/a.jpg"])
-    assert content.data.detail == f"{tmp_path}/a.jpg: short read, got 8 of 10 bytes (tried 4 times)"
+    assert content.images[0].detail == f"{tmp_path}/a.jpg: short read, got 8 of 10 bytes (tried 4 times)"
 
 
 @pytest.mark.parametrize("reason", ["not_found", "forbidden", "read_failed"])
@@ -240,13 +250,13 @@ def test_failure_upon_failure_is_an_outage(reason):
 def test_an_outage_half_way_gives_the_contents_before_it():
     uris = names(200)
     contents = read_until_outage(reader(all_fail(uris[100:], "forbidden")), uris, "17 of the last 32 images")
-    assert [content.data for content in contents[:100]] == [uri.encode() for uri in uris[:100]]
+    assert [content.images[0] for content in contents[:100]] == [uri.encode() for uri in uris[:100]]
 
 
 def test_scattered_failures_are_no_outage():
     uris = names(300)
     contents = read_all(reader(all_fail(uris[::3], "not_found")), uris)
-    assert sum(isinstance(content.data, ImageError) for content in contents) == 100
+    assert sum(isinstance(content.images[0], ImageError) for content in contents) == 100
 
 
 def test_fewer_failures_than_fill_the_window_are_no_outage():
@@ -302,10 +312,10 @@ def test_a_loss_near_the_end_of_a_shard_makes_no_error_rows(tmp_path, small_arch
     root, uris = small_archive
     reading = reader(roots=[str(root)])
     with ThreadPoolExecutor(1) as pool:
-        contents = reading.read_ahead(uris, pool, ahead=0)
-        assert isinstance(next(contents).data, bytes)
+        contents = reading.read_ahead(whole(uris), pool, ahead=0)
+        assert isinstance(next(contents).images[0], bytes)
         (root / "glioma").rename(tmp_path / "away")
-        assert next(contents).data.reason == "not_found"
+        assert next(contents).images[0].reason == "not_found"
         with pytest.raises(Outage, match=r"what could be read before can not be read now \(.*0\.jpg"):
             next(contents)
 
@@ -359,14 +369,14 @@ def test_deleted_files_of_a_small_archive_are_rows(small_archive):
     for uri in uris:
         os.unlink(uri)
     contents = read_all(reader(roots=[str(root)]), uris)
-    assert [content.data.reason for content in contents] == ["not_found"] * 3
+    assert [content.images[0].reason for content in contents] == ["not_found"] * 3
 
 
 def test_an_unreadable_input_that_is_one_file_is_a_row(tmp_path):
     file = tmp_path / "a.jpg"
     file.write_bytes(b"")
     (content,) = read_all(reader(all_fail([str(file)], "forbidden"), roots=[str(file)]), [str(file)])
-    assert content.data.reason == "forbidden"
+    assert content.images[0].reason == "forbidden"
 
 
 def test_a_shard_that_gave_an_image_is_kept_though_a_root_is_lost(tmp_path, small_archive):
@@ -415,12 +425,12 @@ def test_a_thread_that_waits_to_try_again_stops_with_the_other():
 def test_who_stops_taking_leaves_no_reads_behind():
     permits, disk = threading.Semaphore(1), Disk()
 
-    def read(uri):
+    def read(piece):
         permits.acquire()
-        return disk.read(uri)
+        return disk.read(piece)
 
     with ThreadPoolExecutor(1) as pool:
-        contents = Reader(read=read).read_ahead(names(50), pool)
+        contents = Reader(read=read).read_ahead(whole(names(50)), pool)
         next(contents)
         contents.close()
         permits.release(50)
@@ -428,7 +438,7 @@ def test_who_stops_taking_leaves_no_reads_behind():
 
 
 def test_an_error_that_is_no_storage_error_reaches_the_shard():
-    def read(uri):
+    def read(piece):
         raise MemoryError
 
     with pytest.raises(MemoryError):

@@ -1,5 +1,6 @@
 """S3 as a place for files, on two independent servers: the contract of `Backend`, its errors, its requests counted."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -7,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -461,6 +463,7 @@ def test_every_key_is_listed_once_in_order_however_the_space_is_split(keys, wide
         patch.setattr(s3_listing, "_WIDE", wide)
         patch.setattr(s3_listing, "_NARROW", narrow)
         patch.setattr(s3_listing, "_SHARES", 3)
+        patch.setattr(s3_listing, "_FLAT_PAGES", wide % 3 + 1)
         for prefix in ("", "a/"):
             found = [entry.key for entry in s3_listing.list_objects(Bucket(keys, page_keys=page_keys), prefix)]
             assert found == sorted(key for key in keys if key.startswith(prefix))
@@ -470,6 +473,29 @@ def test_many_small_folders_cost_few_requests():
     bucket = Bucket([f"in/{i:04d}/{k}" for i in range(2000) for k in range(2)], page_keys=1000)
     assert len(list(s3_listing.list_objects(bucket, "in/"))) == 4000
     assert bucket.requests < 2 + 2 * 16 + 10
+
+
+@pytest.mark.parametrize(
+    "name", [lambda i: f"slice-{i:08d}.jpg", lambda i: hashlib.md5(str(i).encode()).hexdigest(), lambda i: f"é{i:05d}"]
+)
+def test_a_flat_folder_is_shared_out_too(name):
+    """A million keys one page after the other take minutes where each answer takes 0.1 s."""
+    bucket = Bucket([f"in/{name(i)}" for i in range(6000)], page_keys=60)
+    running, most, lock = [0], [0], threading.Lock()
+
+    def fetch(prefix, **how):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.002)
+        page = bucket(prefix, **how)
+        with lock:
+            running[0] -= 1
+        return page
+
+    assert [entry.key for entry in s3_listing.list_objects(fetch, "in/")] == bucket.keys
+    assert most[0] >= 6
+    assert bucket.requests < 2.5 * 100
 
 
 def test_a_listing_that_is_given_up_ends_its_threads():

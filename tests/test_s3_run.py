@@ -19,6 +19,7 @@ from brainray import report, s3_client, storage
 from brainray.bundle import Bundle
 from brainray.errors import BrainrayError, Outage
 from brainray.flow import RetryPolicy
+from brainray.pieces import Piece
 from brainray.reading import BUCKET_READS_IN_FLIGHT, Reader
 from brainray.run import verify_run
 from brainray.s3_objects import S3Objects
@@ -282,9 +283,10 @@ def test_a_burst_of_slow_downs_slows_every_thread_of_a_worker(fast_s3, make_site
     fault = site.proxy.add("503 SlowDown", key=ANY_IMAGE)
     threading.Timer(1.0, lambda: setattr(fault, "times", 0)).start()
     reader, uris = Reader(policy=RetryPolicy(longest_wait_s=1)), [f"{site.root}/{name}" for name in FILES]
+    pieces = [Piece(uri, None) for uri in uris]
     with ThreadPoolExecutor(2) as shards, ThreadPoolExecutor(BUCKET_READS_IN_FLIGHT) as pool:
-        both = shards.map(lambda _: list(reader.read_ahead(uris, pool, ahead=BUCKET_READS_IN_FLIGHT)), range(2))
-        found = [[content.data for content in contents] for contents in both]
+        both = shards.map(lambda _: list(reader.read_ahead(pieces, pool, ahead=BUCKET_READS_IN_FLIGHT)), range(2))
+        found = [[content.images[0] for content in contents] for contents in both]
     assert found == [list(FILES.values())] * 2
     assert fault.done < 8 * 2 * len(FILES)
     # What the burst brought it down to; by now it may have grown again.

@@ -42,7 +42,9 @@ def brightness(images):
 
 
 def score(folder, files, predict=brightness):
-    target = scoring.Target(run_uri=f"{folder}/run", fingerprint="f" * 32, classes=CLASSES, writer=storage.Writer())
+    target = scoring.Target(
+        run_uri=f"{folder}/run", fingerprint="f" * 32, classes=CLASSES, kept=(), writer=storage.Writer()
+    )
     task = scoring.open_task(write_manifest(folder, files), target)
     decoded = scoring.decode_shard(task.pending, SPEC, reader=Reader(), clock=lambda: NOW)
     info = scoring.predict_shard(task, decoded, predict, target, clock=lambda: NOW)

@@ -1,0 +1,209 @@
+"""Lists of images as input, for those who know already what to score: CSV or Parquet with a row an image.
+
+Every column of a CSV is text, for "007" is no 7. Memory does not grow with the list.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from . import storage
+from .errors import BadRequest, blamed_on
+
+_URI = ("uri", "url", "path", "file", "filename", "file_name")
+_LABEL = ("label", "class", "diagnosis", "target")
+_SIZE = ("size_bytes", "size")
+_VERSION = ("version", "etag", "e_tag")
+_BUCKET, _KEY = "bucket", "key"  # of an S3 inventory
+_PARQUET = (".parquet", ".pq")
+_ROWS = 65_536
+_BLOCK_BYTES = 4 << 20
+# Types that are kept as they are; everything else is kept as text.
+_KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_date32)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A row of a list."""
+
+    uri: str  # normalised
+    size_bytes: int | None
+    version: str | None
+    label: str | None  # as it is spelled
+    kept: str | None  # JSON array of the kept columns' values as text, in the order they were asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageList:
+    """A file that lists images."""
+
+    uri: str
+    columns: Mapping[str, pa.DataType]  # by name as the file spells it
+
+    @property
+    def base(self) -> str:
+        """The folder of the list, from which its relative paths lead."""
+        return self.uri.rpartition("/")[0]
+
+    @property
+    def labelled(self) -> bool:
+        return self._find(_LABEL) is not None
+
+    def kept_types(self, names: Sequence[str]) -> dict[str, str]:
+        """The Arrow types of columns to be kept. Raises `BadRequest` for one that the list does not have."""
+        for name in names:
+            if name not in self.columns:
+                known = ", ".join(self.columns)
+                raise BadRequest(f"--keep-columns {name}: the list {self.uri} has no such column; it has {known}")
+        return {name: _kept_type(self.columns[name]) for name in names}
+
+    def rows(self, keep: Sequence[str] = ()) -> Iterator[Listed]:
+        """Its rows in order. Raises `BadRequest` for one that names no image."""
+        location, label, size, version = (self._find(names) for names in (_URI, _LABEL, _SIZE, _VERSION))
+        wanted = [*([location] if location else [_BUCKET, _KEY]), *filter(None, (label, size, version)), *keep]
+        number = 0
+        for table in _tables(self.uri, list(dict.fromkeys(wanted))):
+            texts = {name: table[name].cast(pa.string()).to_pylist() for name in table.column_names}
+            none = [None] * len(table)
+            listed = zip(
+                texts[location] if location else map(_in_bucket, texts[_BUCKET], texts[_KEY]),
+                texts[size] if size else none,
+                texts[version] if version else none,
+                texts[label] if label else none,
+                map(json.dumps, zip(*(texts[name] for name in keep), strict=True)) if keep else none,
+                strict=True,
+            )
+            for text, size_bytes, tag, spelled, kept in listed:
+                number += 1
+                if not text or not text.strip():
+                    raise BadRequest(f"--input {self.uri}: row {number:,} names no image; fill it in or remove it")
+                yield Listed(
+                    uri=self._located(text.strip()),
+                    size_bytes=int(size_bytes) if size_bytes and size_bytes.isdigit() else None,
+                    version=tag.strip('"') if tag else None,
+                    label=spelled.strip() or None if spelled else None,
+                    kept=kept,
+                )
+
+    def _find(self, names: Sequence[str]) -> str | None:
+        by_name = {column.strip().lower(): column for column in self.columns}
+        return next((by_name[name] for name in names if name in by_name), None)
+
+    def _located(self, text: str) -> str:
+        absolute = "://" in text or text.startswith(("/", "~"))
+        return storage.normalise(text if absolute else f"{self.base}/{text}")
+
+
+def open_list(uri: str) -> ImageList | None:
+    """The list that a file is, by its name; None for any other file, and for Parquet that holds the images themselves.
+
+    Raises `BadRequest` where it cannot be read.
+    """
+    if not uri.lower().endswith((".csv", *_PARQUET)):
+        return None
+    with blamed_on("--input"):
+        if storage.is_folder(uri):
+            return None
+    with _readable(uri):
+        if _is_parquet(uri):
+            with storage.open_parquet(uri) as file:
+                schema = file.schema_arrow
+        else:
+            with storage.open_seekable(uri) as file:
+                schema = pa.schema([(name, pa.string()) for name in _header(file)])
+    if any(map(_holds_bytes, schema.types)):
+        return None
+    found = ImageList(uri=uri, columns=dict(zip(schema.names, schema.types, strict=True)))
+    if found._find(_URI) is None and not {_BUCKET, _KEY} <= set(found.columns):
+        columns = ", ".join(found.columns)
+        raise BadRequest(f"--input {uri}: is no list of images: it needs a column uri or path, and has {columns}")
+    return found
+
+
+def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Name and Arrow type of each column to be kept. Raises `BadRequest` where not every list among the inputs has it.
+
+    `taken` are the names that predictions have already.
+    """
+    if not names:
+        return ()
+    clash = next((name for name in names if name in set(taken) or names.count(name) > 1), None)
+    if clash is not None:
+        raise BadRequest(f"--keep-columns {clash}: predictions have such a column already; name it otherwise")
+    lists = [image_list for uri in inputs if (image_list := open_list(storage.normalise(uri))) is not None]
+    if not lists:
+        raise BadRequest("--keep-columns needs an --input that is a list of images: CSV or Parquet with a column uri")
+    types = [image_list.kept_types(names) for image_list in lists]
+    for image_list, other in zip(lists, types, strict=True):
+        for name in names:
+            if other[name] != types[0][name]:
+                raise BadRequest(
+                    f"--keep-columns {name}: is {types[0][name]} in {lists[0].uri} and {other[name]} in "
+                    f"{image_list.uri}; give it one type"
+                )
+    return tuple(types[0].items())
+
+
+def _tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:
+    with _readable(uri):
+        if _is_parquet(uri):
+            with storage.open_parquet(uri) as file:
+                for batch in file.iter_batches(_ROWS, columns=columns):
+                    yield pa.Table.from_batches([batch])
+            return
+        with storage.open_seekable(uri) as file:
+            types = dict.fromkeys(_header(file), pa.string())
+        with storage.open_seekable(uri) as file:
+            for batch in _csv(
+                file,
+                pa_csv.ConvertOptions(
+                    column_types=types, include_columns=columns, strings_can_be_null=True, null_values=[""]
+                ),
+            ):
+                yield pa.Table.from_batches([batch])
+
+
+def _header(file: pa.NativeFile) -> list[str]:
+    with _csv(file, None) as reader:
+        names: list[str] = reader.schema.names
+        return names
+
+
+def _csv(file: pa.NativeFile, convert: pa_csv.ConvertOptions | None) -> pa_csv.CSVStreamingReader:
+    return pa_csv.open_csv(
+        file,
+        read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=convert,
+    )
+
+
+def _is_parquet(uri: str) -> bool:
+    return uri.lower().endswith(_PARQUET)
+
+
+def _in_bucket(bucket: str | None, key: str | None) -> str | None:
+    return f"s3://{bucket}/{key}" if bucket and key else None
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    in_struct = pa.types.is_struct(kind) and any(_holds_bytes(field.type) for field in kind)
+    return in_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _kept_type(kind: pa.DataType) -> str:
+    return str(kind) if any(is_kept(kind) for is_kept in _KEPT) else "string"
+
+
+@contextmanager
+def _readable(uri: str) -> Iterator[None]:
+    with blamed_on("--input"):
+        try:
+            yield
+        except pa.ArrowException as exc:
+            what = "Parquet" if _is_parquet(uri) else "CSV"
+            raise BadRequest(f"--input {uri}: is no readable {what} ({str(exc).splitlines()[0]})") from exc

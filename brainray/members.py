@@ -1,0 +1,96 @@
+"""A member of a container: its row of the index, which names are refused, and how a container's bytes are read.
+
+Knows none of the formats; `tar_members`, `zip_members` and `parquet_members` yield these, `containers` gathers them.
+"""
+
+import re
+from typing import NamedTuple, Protocol
+
+from .errors import ImageError
+
+MOST_MEMBER_BYTES = 1 << 30
+_LONGEST_NAME = 4096  # characters; PATH_MAX of Linux
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break lines of logs and CSV files
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")
+_SEPARATORS = re.compile(r"[/\\]")
+_ARCHIVE = re.compile(r"(?<!\.nii)\.(tar|zip|parquet|pq|gz|tgz|7z|rar|bz2|tbz2|xz|txz|zst)$", re.IGNORECASE)
+
+
+class BinaryFile(Protocol):
+    """What is needed of a file: `io.BytesIO`, `pyarrow.NativeFile` and open files have it."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, offset: int, whence: int, /) -> int: ...
+    def tell(self) -> int: ...
+
+
+class Member(NamedTuple):
+    """A row of `containers.INDEX_SCHEMA`, before repeated names are told apart."""
+
+    name: str  # "" is the container itself
+    size_bytes: int | None = None
+    offset: int | None = None
+    stored_bytes: int | None = None
+    label: str | None = None
+    refused: str | None = None  # `str` of an `ImageError`
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is an archive by its name, and may hold images that nobody will see."""
+    return _ARCHIVE.search(name) is not None
+
+
+def row_name(stored: str) -> tuple[str, str | None]:
+    """The name as its row shows it, and why a member of that name is refused, if it is.
+
+    Bytes that are no UTF-8 come as surrogates ("surrogateescape"); they and control characters are shown as escapes.
+    "." between slashes goes, as `tar -C folder .` stores it.
+    """
+    name, refused = stored, _refusal(stored[:_LONGEST_NAME])
+    if len(stored) > _LONGEST_NAME:
+        name, refused = stored[:_LONGEST_NAME], f"member name is longer than {_LONGEST_NAME:,} characters"
+    elif refused is None and ("./" in stored or "//" in stored or stored.endswith((".", "/"))):
+        name = "/".join(part for part in stored.split("/") if part not in ("", "."))
+    if not name:
+        name, refused = "(unnamed)", "member name is empty"
+    shown = name if name.isascii() and name.isprintable() else _UNPRINTABLE.sub(_escape, name)
+    return shown, None if refused is None else str(ImageError("unsupported", refused))
+
+
+def _refusal(stored: str) -> str | None:
+    if _CONTROL.search(stored):
+        return "member name has control characters"
+    has_drive = stored[1:2] == ":" and stored[0].isalpha()
+    if has_drive or stored.startswith(("/", "\\")) or (".." in stored and ".." in _SEPARATORS.split(stored)):
+        return "member name leads outside the container"
+    if is_archive(stored):
+        return "an archive inside an archive is not opened"
+    return None
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if 0xFF < code < 0xDC80 else f"\\x{code & 0xFF:02x}"
+
+
+def too_many(most: int) -> ImageError:
+    return ImageError("too_large", f"more than {most:,} members; write several smaller files")
+
+
+def too_large(size_bytes: int) -> str:
+    return str(ImageError("too_large", f"{size_bytes:,} bytes are more than the {MOST_MEMBER_BYTES:,} read"))
+
+
+def size_of(file: BinaryFile) -> int:
+    file.seek(0, 2)
+    return file.tell()
+
+
+def read_at(file: BinaryFile, offset: int, length: int) -> bytes:
+    """Bytes from a place of the file; fewer only at its end."""
+    file.seek(offset, 0)
+    parts = []
+    while length > 0 and (part := file.read(length)):
+        parts.append(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

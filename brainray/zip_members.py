@@ -1,0 +1,258 @@
+"""Members of a zip file: where the bytes of each lie, and how they are unpacked.
+
+The directory is read here, not by `zipfile`: that keeps 0.7 kB a member, and one name it cannot decode hides them all.
+"""
+
+import stat
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import ImageError
+from .members import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+
+# https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16 and 4.5.3
+_LOCAL = struct.Struct("<4s2xHH4xL8xHH")
+_ENTRY = struct.Struct("<4sxB2xHH8xLLHHH4xLL")
+_END = struct.Struct("<4sHHHHLLH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCAL_MAGIC, _ENTRY_MAGIC, _END_MAGIC = b"PK\3\4", b"PK\1\2", b"PK\5\6"
+_END64_LOCATOR_MAGIC, _END64_MAGIC, _DESCRIPTOR_MAGIC = b"PK\6\7", b"PK\6\6", b"PK\7\x08"
+_ENCRYPTED, _HAS_DESCRIPTOR, _UTF8 = 1, 1 << 3, 1 << 11  # flags
+_STORED, _DEFLATED = 0, 8  # compression methods
+_UNIX = 3
+_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # the number stands in a zip64 field
+_MOST_DIRECTORY_BYTES = 256 << 20
+_MOST_AROUND = _LOCAL.size + 2 * _FULL_16 + 24  # bytes of a member besides its data: header, name, extra, descriptor
+
+
+class _Directory(NamedTuple):
+    entries: bytes
+    members: int  # as declared
+    offset: int  # in the file
+    shift: int  # bytes before the zip, such as the program of one that unpacks itself
+
+
+class _Entry(NamedTuple):
+    name: str
+    flags: int
+    method: int
+    packed_bytes: int
+    size_bytes: int
+    offset: int
+    mode: int  # of Unix, 0 where unknown
+    next: int  # where the next entry begins
+
+
+def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
+    """Members in the order of the file. Raises `ImageError` where not all can be listed."""
+    directory = _directory(file, most)
+    starts, offsets = array("q"), array("Q")
+    damage: ImageError | None = None
+    at = 0
+    while at < len(directory.entries):
+        try:
+            entry = _entry(directory, at)
+        except ImageError as exc:
+            damage = exc
+            break
+        if len(starts) == most:
+            raise too_many(most)
+        starts.append(at)
+        offsets.append(min(entry.offset, directory.offset))
+        at = entry.next
+    in_order = np.argsort(offsets, kind="stable")
+    ends = np.append(np.asarray(offsets)[in_order], np.uint64(directory.offset))[1:]
+    for k, end in zip(in_order, ends, strict=True):
+        entry = _entry(directory, starts[k])
+        if not (entry.name.endswith("/") and not entry.size_bytes):
+            yield _member(entry, int(end))
+    if damage is None and (len(starts) - directory.members) % (_FULL_16 + 1):  # zips without zip64 count modulo that
+        damage = ImageError("truncated", f"its directory has {len(starts):,} of {directory.members:,} members")
+    if damage is not None:
+        raise damage
+
+
+def unpack_zip(name: str, size_bytes: int, piece: bytes) -> bytes:
+    """The member of that name, checked by its CRC-32. Raises `ImageError`."""
+    if len(piece) < _LOCAL.size or not piece.startswith(_LOCAL_MAGIC):
+        raise ImageError("truncated", "no member begins at its place in the zip")
+    _, flags, method, crc, name_bytes, extra_bytes = _LOCAL.unpack_from(piece)
+    stored_name = row_name(_text(piece[_LOCAL.size : _LOCAL.size + name_bytes], flags))[0]
+    if name != stored_name and not _is_repeat(name, stored_name):
+        raise ImageError("truncated", f"another member, {stored_name}, is at its place in the zip")
+    if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+        raise ImageError("unsupported", _unreadable(flags, method))
+    body = memoryview(piece)[_LOCAL.size + name_bytes + extra_bytes :]
+    data, rest = _inflated(body, size_bytes) if method == _DEFLATED else (bytes(body[:size_bytes]), body[size_bytes:])
+    if len(data) < size_bytes:
+        raise ImageError("truncated", f"unpacks to {len(data):,} of {size_bytes:,} bytes")
+    if zlib.crc32(data) not in _checksums(crc, flags, bytes(rest[:8])):
+        raise ImageError("truncated", "its checksum does not fit; the zip is damaged")
+    return data
+
+
+def _inflated(body: memoryview, size_bytes: int) -> tuple[bytes, memoryview]:
+    """The data, and what follows it."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(body, size_bytes + 1)
+    except zlib.error as exc:
+        raise ImageError("truncated", f"damaged: {exc}") from exc
+    if len(data) > size_bytes:
+        raise ImageError("unsupported", "unpacks to more than it declares")
+    if not inflater.eof:
+        raise ImageError("truncated", f"ends after {len(data):,} of {size_bytes:,} bytes")
+    return data, body[len(body) - len(inflater.unused_data) :]
+
+
+def _checksums(crc: int, flags: int, rest: bytes) -> tuple[int, ...]:
+    """What the CRC-32 may be: that of the header, or of the descriptor, whose signature is optional."""
+    if not flags & _HAS_DESCRIPTOR:
+        return (crc,)
+    described = rest[4:8] if rest.startswith(_DESCRIPTOR_MAGIC) else rest[:4]
+    known = (crc,) if crc else ()
+    return (*known, int.from_bytes(described, "little")) if len(described) == 4 else known
+
+
+def _is_repeat(name: str, stored_name: str) -> bool:
+    """Whether the listing has made `name` of a repeated `stored_name`."""
+    first, _, count = name.rpartition("#")
+    return first == stored_name and count.isdigit()
+
+
+def _member(entry: _Entry, end: int) -> Member:
+    name, refused = row_name(entry.name)
+    refused = refused or _refusal(entry, end)
+    if refused is not None:
+        return Member(name, offset=entry.offset if entry.offset < end else None, refused=refused)
+    stored_bytes = min(end - entry.offset, entry.packed_bytes + _MOST_AROUND)
+    return Member(name, entry.size_bytes, entry.offset, stored_bytes)
+
+
+def _refusal(entry: _Entry, end: int) -> str | None:
+    if entry.mode and not stat.S_ISREG(entry.mode):
+        return (
+            "unsupported: is a link, which is not followed" if stat.S_ISLNK(entry.mode) else "unsupported: is no file"
+        )
+    if entry.flags & _ENCRYPTED or entry.method not in (_STORED, _DEFLATED):
+        return str(ImageError("unsupported", _unreadable(entry.flags, entry.method)))
+    if max(entry.size_bytes, entry.packed_bytes) > MOST_MEMBER_BYTES:
+        return too_large(max(entry.size_bytes, entry.packed_bytes))
+    if entry.offset + _LOCAL.size + entry.packed_bytes > end:
+        return "truncated: overlaps another member or the directory"
+    return None
+
+
+def _unreadable(flags: int, method: int) -> str:
+    if flags & _ENCRYPTED:
+        return "is encrypted"
+    return f"is compressed by method {method}; write the zip with deflate"
+
+
+def _entry(directory: _Directory, at: int) -> _Entry:
+    entries = directory.entries
+    if len(entries) < at + _ENTRY.size or not entries.startswith(_ENTRY_MAGIC, at):
+        raise ImageError("truncated", f"its directory is damaged at byte {directory.offset + at:,}")
+    fields = _ENTRY.unpack_from(entries, at)
+    _, system, flags, method, packed_bytes, size_bytes, name_bytes, extra_bytes, comment_bytes, mode, offset = fields
+    name_end = at + _ENTRY.size + name_bytes
+    if _FULL_32 in (packed_bytes, size_bytes, offset):
+        extra = entries[name_end : name_end + extra_bytes]
+        size_bytes, packed_bytes, offset = _zip64(extra, (size_bytes, packed_bytes, offset))
+    return _Entry(
+        name=_text(entries[at + _ENTRY.size : name_end], flags),
+        flags=flags,
+        method=method,
+        packed_bytes=packed_bytes,
+        size_bytes=size_bytes,
+        offset=offset + directory.shift,
+        mode=stat.S_IFMT(mode >> 16) if system == _UNIX else 0,
+        next=name_end + extra_bytes + comment_bytes,
+    )
+
+
+def _zip64(extra: bytes, numbers: tuple[int, int, int]) -> Iterator[int]:
+    """Size, packed size and offset; those that did not fit stand in the extra field 1, in this order."""
+    values = b""
+    while len(extra) >= 4 and not values:
+        tag, length = struct.unpack_from("<HH", extra)
+        values = extra[4 : 4 + length] if tag == 1 else b""
+        extra = extra[4 + length :]
+    for number in numbers:
+        if number == _FULL_32 and len(values) >= 8:
+            yield int.from_bytes(values[:8], "little")
+            values = values[8:]
+        else:
+            yield number
+
+
+def _text(name: bytes, flags: int) -> str:
+    """Tools that write UTF-8 without saying so are many; what is not UTF-8 is of the IBM PC."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode(errors="surrogateescape") if flags & _UTF8 else name.decode("cp437")
+
+
+def _directory(file: BinaryFile, most: int) -> _Directory:
+    """Find and read the directory, unless it is absurdly large."""
+    size_bytes = size_of(file)
+    head = read_at(file, 0, len(_LOCAL_MAGIC))
+    tail_offset = max(0, size_bytes - _END.size - _FULL_16)
+    tail = read_at(file, tail_offset, size_bytes - tail_offset)
+    at = _find_end(tail)
+    if at < 0 and head == _LOCAL_MAGIC:
+        raise ImageError("truncated", "its directory is missing, as in a copy that was interrupted")
+    if at < 0:
+        raise ImageError("not_an_image", "is named .zip but is none")
+    end, count, directory_bytes, offset = _end64(file, tail_offset + at) or _end(tail, tail_offset, at)
+    if count > most:
+        raise too_many(most)
+    if directory_bytes > _MOST_DIRECTORY_BYTES:
+        raise ImageError("too_large", f"directory of {directory_bytes:,} bytes; write several smaller files")
+    shift = end - directory_bytes - offset
+    # Bytes before the zip are well if they are a program. Members that its directory does not name are not.
+    if offset + shift < 0 or shift < 0 or (shift > 0 and head == _LOCAL_MAGIC):
+        raise ImageError("truncated", "its directory is not where it should be; cut, or several zips in one file?")
+    entries = read_at(file, offset + shift, directory_bytes)
+    return _Directory(entries, count, offset + shift, shift)
+
+
+def _find_end(tail: bytes) -> int:
+    """Where the end record is: the last whose comment ends with the file, else the last one; -1 for none."""
+    last = at = tail.rfind(_END_MAGIC, 0, len(tail) - _END.size + len(_END_MAGIC))
+    while at >= 0:
+        if at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
+            return at
+        at = tail.rfind(_END_MAGIC, 0, at)
+    return last
+
+
+def _end(tail: bytes, tail_offset: int, at: int) -> tuple[int, int, int, int]:
+    """End of the directory, number of members, bytes of the directory, and its offset as declared."""
+    _, disk, first_disk, _, count, directory_bytes, offset, _ = _END.unpack_from(tail, at)
+    if disk or first_disk:
+        raise ImageError("unsupported", "is one part of a zip of several files; join them")
+    return tail_offset + at, count, directory_bytes, offset
+
+
+def _end64(file: BinaryFile, end: int) -> tuple[int, int, int, int] | None:
+    """The same of a zip64; None for others."""
+    locator = read_at(file, end - _END64_LOCATOR.size, _END64_LOCATOR.size) if end >= _END64_LOCATOR.size else b""
+    if not locator.startswith(_END64_LOCATOR_MAGIC):
+        return None
+    _, disk, declared, disks = _END64_LOCATOR.unpack(locator)
+    if disk or disks > 1:
+        raise ImageError("unsupported", "is one part of a zip of several files; join them")
+    for place in (end - _END64_LOCATOR.size - _END64.size, declared):
+        record = read_at(file, place, _END64.size) if 0 <= place < end else b""
+        if len(record) == _END64.size and record.startswith(_END64_MAGIC):
+            *_, count, directory_bytes, offset = _END64.unpack(record)
+            return place, count, directory_bytes, offset
+    raise ImageError("truncated", "the zip64 record of its directory is missing")
