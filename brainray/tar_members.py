@@ -16,7 +16,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _LEAST_READ = 64 << 10
 _MOST_READ = 4 << 20
 _MOST_HEADER_BYTES = 16 << 20  # of a long name or pax header; those with extended attributes hold a few MB
-_MOST_PADDING = 1 << 20  # zeros after the end: GNU tar pads to 10 KiB, and to 1 MiB with -b 2048
+_MOST_PADDING = 1 << 20  # zeros after the end: GNU tar pads to 10 KiB as `tarfile` does, to 1 MiB with -b 2048
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -130,13 +130,14 @@ def _entry(header: tarfile.TarInfo, records: dict[bytes, bytes], offset: int) ->
 def _next_header(window: "_Window", offset: int) -> int | None:
     """Where the next header is, None at the end. Beyond an end mark, too: shards are joined with `cat`."""
     start = offset
+    most_padding = _MOST_PADDING if start else tarfile.RECORDSIZE
     while not any(block := window.read(offset, _BLOCK)):
         if len(block) < _BLOCK and offset > start:
             return None
         if len(block) < _BLOCK:
             raise ImageError("truncated", f"ends at byte {window.size_bytes:,} without the end mark of a tar")
         offset += _BLOCK
-        if offset - start > _MOST_PADDING:
+        if offset - start > most_padding:
             raise ImageError("truncated", f"only zeros from byte {start:,} on, as an interrupted copy leaves them")
     if len(block) < _BLOCK and offset == start:
         raise ImageError("truncated", f"ends within a header at byte {window.size_bytes:,}")
