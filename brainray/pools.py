@@ -8,9 +8,10 @@ from .errors import BadRequest
 # An actor asks for a little less than a processor, so that a node full of them keeps room for Ray Data's own tasks:
 # actors that take every processor leave none for other tasks, and the run hangs (ray issue 44687).
 _ACTOR_CPU_SHARE = 0.9
-# Two threads in one process score as fast as two processes (5.6 s against 5.4 to 6.0 s for 5,547 images), and save the
-# start and the memory of one: 2.5 s of a processor and 0.7 GB. More would wait for each other's Python.
+# A process a processor scores 19 % more a second than one with two threads for two processors, which wait for each
+# other's Python (1,218 and 1,027 images/s). But a start takes 2.5 s of a processor: few images are left to threads.
 _THREADS_PER_ACTOR = 2
+_IMAGES_A_START = 4000  # for each processor
 # Train workers leave more: their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
 
@@ -37,16 +38,17 @@ class ScorePool:
         return self.gpus_per_actor > 0
 
 
-def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int) -> ScorePool:
-    """One actor a GPU where there are GPUs, else one for every two processors, each with a thread a processor.
+def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, images: int) -> ScorePool:
+    """One actor a GPU where there are GPUs, else one a processor, or for few images one with two threads for two.
 
-    Never more than `workers`, nor more than there are shards to do.
+    Never more than `workers`, nor more than there are shards to do. Raises `BadRequest` where nobody could do them.
     """
     gpus = int(sum(node.gpus for node in nodes))
     if gpus:
         return ScorePool(actors=min(workers or gpus, gpus, shards), cpus_per_actor=0.1, gpus_per_actor=1)
-    sizes = [max(1, int(node.cpus)) for node in nodes if node.cpus > 0] or [1]
-    threads = _THREADS_PER_ACTOR if all(size % _THREADS_PER_ACTOR == 0 for size in sizes) else 1
+    sizes = _sizes(nodes)
+    few = images < _IMAGES_A_START * sum(sizes)
+    threads = _THREADS_PER_ACTOR if few and all(size % _THREADS_PER_ACTOR == 0 for size in sizes) else 1
     if workers is not None:
         threads = min(threads, max(1, sum(sizes) // workers))
     actors = sum(size // threads for size in sizes)
@@ -56,6 +58,16 @@ def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int) -> Sc
         cpus_per_actor=round(asked, 3),
         threads_per_actor=threads,
     )
+
+
+def _sizes(nodes: Sequence[Node]) -> list[int]:
+    """The processors of each machine that has any."""
+    sizes = [max(1, int(node.cpus)) for node in nodes if node.cpus > 0]
+    if not sizes:
+        raise BadRequest(
+            "the Ray cluster has no machine with processors for work yet; start a worker node, then run again"
+        )
+    return sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +87,7 @@ def train_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
     More workers than the cluster can hold would wait for ever: `BadRequest`.
     """
     gpus = int(sum(node.gpus for node in nodes))
-    cpus = sum(node.cpus for node in nodes)
+    cpus = sum(_sizes(nodes))
     if gpus:
         count = workers or gpus
         if count > gpus:

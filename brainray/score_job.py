@@ -185,7 +185,7 @@ def with_ray(request: Request, plan: Plan, lease: Lease) -> Iterator[PartInfo]:
         # Not before `session` has silenced Ray, which looks when it is imported.
         from .ray_score import ScoreJob, score_shards
 
-        pool = score_pool(nodes, workers=options.workers, shards=len(shards))
+        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
         job = ScoreJob(
             target=request.target(plan.uri, lease.writer),
             bundle=request.bundle,

@@ -253,7 +253,7 @@ def test_a_job_finds_workers_to_begin_with(prepared):
         for _ in range(node["min_workers"])
         if name in WORKERS
     ]
-    assert score_pool([head, *workers], workers=None, shards=1000).on_gpu
+    assert score_pool([head, *workers], workers=None, shards=1000, images=10**6).on_gpu
     assert train_pool([head, *workers], workers=None).use_gpu
 
 

@@ -11,17 +11,34 @@ sizes = st.lists(st.integers(1, 64), min_size=1, max_size=6)
 
 
 @pytest.mark.parametrize(
-    ("cpus", "actors", "threads"),
-    [([1], 1, 1), ([2], 1, 2), ([3], 3, 1), ([8], 4, 2), ([8, 4], 6, 2), ([0, 8], 4, 2)],
+    ("cpus", "images", "actors", "threads"),
+    [
+        ([1], 9, 1, 1),
+        ([2], 7999, 1, 2),
+        ([2], 8000, 2, 1),
+        ([3], 9, 3, 1),
+        ([8], 9, 4, 2),
+        ([8], 10**6, 8, 1),
+        ([8, 4], 9, 6, 2),
+        ([0, 8], 9, 4, 2),
+    ],
 )
-def test_every_processor_has_a_thread_that_scores(cpus, actors, threads):
-    pool = score_pool([Node(cpus=n) for n in cpus], workers=None, shards=1000)
+def test_every_processor_has_a_thread_that_scores(cpus, images, actors, threads):
+    pool = score_pool([Node(cpus=n) for n in cpus], workers=None, shards=1000, images=images)
     assert (pool.actors, pool.threads_per_actor) == (actors, threads)
 
 
-@given(cpus=sizes, workers=st.none() | st.integers(1, 100), shards=st.integers(1, 100))
-def test_a_pool_fits_its_cluster_and_leaves_something_over(cpus, workers, shards):
-    pool = score_pool([Node(cpus=n) for n in cpus], workers=workers, shards=shards)
+@pytest.mark.parametrize("nodes", [[], [Node(cpus=0)]])
+def test_a_cluster_without_a_worker_yet_is_refused_in_words(nodes):
+    with pytest.raises(BadRequest, match="start a worker node"):
+        score_pool(nodes, workers=None, shards=9, images=9)
+    with pytest.raises(BadRequest, match="start a worker node"):
+        train_pool(nodes, workers=None)
+
+
+@given(cpus=sizes, workers=st.none() | st.integers(1, 100), shards=st.integers(1, 100), images=st.integers(1, 10**6))
+def test_a_pool_fits_its_cluster_and_leaves_something_over(cpus, workers, shards, images):
+    pool = score_pool([Node(cpus=n) for n in cpus], workers=workers, shards=shards, images=images)
     assert 1 <= pool.actors <= (workers or 10**6)
     assert pool.actors * pool.cpus_per_actor < sum(cpus)
     assert pool.cpus_per_actor < min(cpus)  # any node can hold one
@@ -31,14 +48,14 @@ def test_a_pool_fits_its_cluster_and_leaves_something_over(cpus, workers, shards
 
 def test_workers_are_processes_and_share_the_processors():
     two = [Node(cpus=2)]
-    assert score_pool(two, workers=2, shards=9).actors == 2
-    assert score_pool(two, workers=2, shards=9).threads_per_actor == 1
-    assert score_pool(two, workers=9, shards=9).actors == 2
-    assert score_pool(two, workers=None, shards=1).actors == 1
+    assert score_pool(two, workers=2, shards=9, images=9).actors == 2
+    assert score_pool(two, workers=2, shards=9, images=9).threads_per_actor == 1
+    assert score_pool(two, workers=9, shards=9, images=9).actors == 2
+    assert score_pool(two, workers=None, shards=1, images=9).actors == 1
 
 
 def test_with_gpus_an_actor_holds_one_and_processors_decode():
-    pool = score_pool([Node(cpus=8, gpus=2), Node(cpus=8)], workers=None, shards=100)
+    pool = score_pool([Node(cpus=8, gpus=2), Node(cpus=8)], workers=None, shards=100, images=9)
     assert pool.on_gpu
     assert (pool.actors, pool.gpus_per_actor) == (2, 1)
     assert pool.actors * pool.cpus_per_actor < 1
