@@ -112,6 +112,8 @@ class Clients:
             import botocore.session
 
             session = botocore.session.Session()
+            if "AWS_REGION" in os.environ:  # which all SDKs but this one know
+                session.set_config_variable("region", os.environ["AWS_REGION"])
             wish = (session.get_scoped_config().get("s3") or {}).get("addressing_style")
             s3 = self._create(session, wish or "auto")
             if not wish and not _at_aws(s3):

@@ -237,6 +237,11 @@ def test_a_wrong_region_names_the_right_one(strict_s3, key):
         assert "is in eu-west-3, not in us-east-1; set AWS_REGION=eu-west-3" in str(error)
 
 
+def test_the_region_that_the_message_asks_for_is_used(strict_s3, monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+    assert files()._requests.clients.region == "eu-west-3"
+
+
 def test_a_region_that_only_the_body_names_is_found(strict_s3):
     uri = strict_s3.put("in/a.jpg")
     strict_s3.proxy.add("400 AuthorizationHeaderMalformed", body="<Region>eu-north-1</Region>")
