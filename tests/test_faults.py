@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -39,6 +40,13 @@ class Site:
         path.write_bytes(image_bytes(seed))
         os.utime(path, ns=(seed, seed))
 
+    def write_container(self, *seeds):
+        path = self.root / "more.zip"
+        with zipfile.ZipFile(path, "w") as file:
+            for seed in seeds:
+                file.writestr(f"image{seed}.jpg", image_bytes(seed))
+        os.utime(path, ns=(seeds[0], seeds[0]))
+
     def score(self, *, model="first", **options):
         bundle = self.models[model]
         return score_here(
@@ -70,6 +78,7 @@ def site(tmp_path, bundle, monkeypatch):
 def begin(site):
     for i in range(3):
         site.write(f"image{i}", seed=i + 1)
+    site.write_container(21, 22)
 
 
 def extend(site):
@@ -77,6 +86,7 @@ def extend(site):
     site.score()
     site.write("image1", seed=11)
     site.write("new", seed=12)
+    site.write_container(22, 23)
     (site.root / "image2.jpg").unlink()
 
 
