@@ -1,5 +1,6 @@
 """How the processors and GPUs of a cluster are shared out among workers. Asks no cluster: nodes are given."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ _ACTOR_CPU_SHARE = 0.9
 # other's Python (1,218 and 1,027 images/s). But a start takes 2.5 s of a processor: few images are left to threads.
 _THREADS_PER_ACTOR = 2
 _IMAGES_A_START = 4000  # for each processor
+# Held by a process: 0.7 GB of libraries and model, then what is read ahead and the pixels of each thread's shard.
+_ACTOR_BYTES = 900 << 20
+_THREAD_BYTES = 150 << 20
 # Train workers leave more: their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
 
@@ -22,6 +26,7 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
+    memory_bytes: int = sys.maxsize  # that Ray gives to workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,8 @@ class ScorePool:
     cpus_per_actor: float
     gpus_per_actor: float = 0.0
     threads_per_actor: int = 1  # each works on a shard of its own
+    memory_bytes: int = 0  # that each asks for, so that none is put where it would be killed for want of it
+    most_actors: int = 0  # as many, where machines join
 
     @property
     def on_gpu(self) -> bool:
@@ -45,19 +52,31 @@ def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, image
     """
     gpus = int(sum(node.gpus for node in nodes))
     if gpus:
-        return ScorePool(actors=min(workers or gpus, gpus, shards), cpus_per_actor=0.1, gpus_per_actor=1)
+        actors = min(workers or gpus, gpus, shards)
+        return ScorePool(
+            actors=actors, cpus_per_actor=0.1, gpus_per_actor=1, most_actors=min(workers or shards, shards)
+        )
     sizes = _sizes(nodes)
     few = images < _IMAGES_A_START * sum(sizes)
     threads = _THREADS_PER_ACTOR if few and all(size % _THREADS_PER_ACTOR == 0 for size in sizes) else 1
     if workers is not None:
         threads = min(threads, max(1, sum(sizes) // workers))
-    actors = sum(size // threads for size in sizes)
-    asked = _ACTOR_CPU_SHARE * min(threads, min(node.cpus for node in nodes if node.cpus > 0))
+    able = [node for node in nodes if node.cpus > 0]
+    held = min(_ACTOR_BYTES + threads * _THREAD_BYTES, max(node.memory_bytes for node in able))
+    actors = sum(min(size // threads, node.memory_bytes // held) for size, node in zip(sizes, able, strict=True))
+    asked = _ACTOR_CPU_SHARE * min(threads, min(node.cpus for node in able))
+    most = -(-shards // threads)
     return ScorePool(
-        actors=min(workers or actors, actors, -(-shards // threads)),
+        actors=min(workers or actors, actors, most),
         cpus_per_actor=round(asked, 3),
         threads_per_actor=threads,
+        memory_bytes=held,
+        most_actors=min(workers or most, most),
     )
+
+
+def has_processors(nodes: Sequence[Node]) -> bool:
+    return any(node.cpus > 0 for node in nodes)
 
 
 def _sizes(nodes: Sequence[Node]) -> list[int]:

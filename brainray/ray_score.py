@@ -18,10 +18,11 @@ from .config import Precision
 from .errors import BrainrayError, NoProgress
 from .manifest import Shard
 from .pools import ScorePool
-from .ray_session import check_alive, own_error, quiet_data
+from .ray_session import check_alive, is_private, own_error, quiet_data
 from .reading import Reader
 from .results import PartInfo
 from .scoring import DecodedShard, Target, Task, decode_shard, open_task, predict_shard
+from .sight import Sight
 
 _TURN_S = 0.5
 
@@ -36,6 +37,7 @@ class ScoreJob:
     precision: Precision
     inputs: tuple[str, ...]
     max_unread: float
+    sight: Sight
 
     def reader(self) -> Reader:
         return Reader(outage_share=self.max_unread, roots=self.inputs)
@@ -49,6 +51,7 @@ class Scorer:
 
         from .predict import Predictor
 
+        job.sight.check()
         torch.set_num_threads(1)
         self._job = job
         self._reader = job.reader()
@@ -83,6 +86,7 @@ class DecodedScorer(Scorer):
 
 def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
     """A task beside the GPU: the shard's pixels as one value, for pixels never pass through the driver."""
+    job.sight.check()
     shard = _shard(block)
     with attempt(shard.shard_id, job.target.writer) as number:
         decoded = _decode(shard, job, job.reader(), number)
@@ -130,13 +134,15 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            size=pool.actors,
+            min_size=pool.actors,
+            max_size=pool.actors if is_private() else max(pool.actors, pool.most_actors),
             max_concurrent_calls_per_actor=pool.threads_per_actor,
             enable_true_multi_threading=True,
             max_tasks_in_flight_per_actor=pool.threads_per_actor + 1,  # one waits, so that no thread does
         ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
+        memory=pool.memory_bytes or None,
     )
 
 

@@ -25,7 +25,18 @@ def cluster_nodes() -> list[Node]:
 
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     resources: list[dict[str, float]] = [node["Resources"] for node in alive]
-    return [Node(cpus=r.get("CPU", 0.0), gpus=r.get("GPU", 0.0)) for r in resources]
+    return [
+        Node(cpus=r.get("CPU", 0.0), gpus=r.get("GPU", 0.0), memory_bytes=int(r.get("memory", sys.maxsize)))
+        for r in resources
+    ]
+
+
+def is_private() -> bool:
+    """Whether the Ray connected to is our own: nobody else uses it, and no machine will join."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is not None and node.is_head()
 
 
 @contextmanager

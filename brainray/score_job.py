@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from . import generation, storage
 from .bundle import load_bundle
@@ -86,7 +87,13 @@ def score(
     check_output(request)
     refuse_if_held(output)
     with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
-        job = _Job(request=request, scratch=scratch, listener=listener, clock=clock, engine=engine or with_ray)
+        job = _Job(
+            request=request,
+            scratch=scratch,
+            listener=listener,
+            clock=clock,
+            engine=engine or partial(_with_ray, say=say),
+        )
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete:
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
@@ -174,27 +181,11 @@ class _Job:
             listener(progress)
 
 
-def with_ray(request: Request, plan: Plan, lease: Lease) -> Iterator[PartInfo]:
-    """Score what is pending. Ray is imported here and not before."""
-    from .pools import score_pool
-    from .ray_session import session
+def _with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
+    """Ray is imported here and not before."""
+    from .ray_engine import score_with_ray
 
-    options = request.options
-    shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
-    with session(lean=True) as nodes:
-        # Not before `session` has silenced Ray, which looks when it is imported.
-        from .ray_score import ScoreJob, score_shards
-
-        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
-        job = ScoreJob(
-            target=request.target(plan.uri, lease.writer),
-            bundle=request.bundle,
-            batch_size=options.batch_size,
-            precision=options.precision,
-            inputs=tuple(plan.described["inputs"]),
-            max_unread=options.max_unread,
-        )
-        yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=lease.check)
+    return score_with_ray(request, plan, lease, say=say)
 
 
 def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:

@@ -20,6 +20,7 @@ from .errors import BadRequest, BrainrayError, StorageError
 from .metrics import reference_distribution
 from .plan import package_versions
 from .run import check_writable
+from .sight import Seen, sight_of
 from .training_report import Validation, write_training_report
 from .training_request import Found, TrainRequest, WorkFolder
 from .training_set import Chosen, TrainingSet, choose, describe_choice, list_excluded, list_training_set
@@ -140,6 +141,11 @@ def _fit(job: _Job, begun: "Checkpoint | None", writer: storage.Writer) -> None:
 
     job.say("starting Ray")
     with session() as nodes:
+        from .ray_nodes import await_workers, check_every_node
+
+        nodes = await_workers(nodes, say=job.say)
+        images = Seen("--data", job.training_set.table["uri"][0].as_py())
+        check_every_node(sight_of([images], output=job.output, writer=writer))
         pool = train_pool(nodes, workers=job.options.workers)
         job.say("decoding")
         decoded, chosen = _decode(job, pool.decode_cpus)

@@ -27,6 +27,7 @@ ORDER = (
     "s3_objects",
     "storage",
     "lease",
+    "sight",
     "members",
     "selection",
     "parquet_members",
@@ -70,15 +71,17 @@ ORDER = (
     "phantom",
     "pools",
     "ray_session",
+    "ray_nodes",
     "ray_train",
     "ray_score",
+    "ray_engine",
     "train_job",
     "score_job",
     "console",
     "cli",
     "__main__",
 )
-RAY = {"ray_session", "ray_train", "ray_score"}
+RAY = {"ray_session", "ray_nodes", "ray_train", "ray_score"}
 
 
 def imports(path):

@@ -46,6 +46,16 @@ def test_a_pool_fits_its_cluster_and_leaves_something_over(cpus, workers, shards
     assert pool.actors * pool.threads_per_actor <= max(sum(cpus), pool.threads_per_actor)
 
 
+def test_a_machine_of_little_memory_gets_as_many_workers_as_it_can_hold():
+    """Or the kernel would kill one after the other, and the run with them."""
+    gib = 1 << 30
+    large, small, tiny = (Node(cpus=8, memory_bytes=n * gib) for n in (64, 4, 1))
+    pool = score_pool([large, small], workers=None, shards=1000, images=10**6)
+    assert pool.actors == 8 + 3
+    assert 3 * pool.memory_bytes <= 4 * gib
+    assert score_pool([tiny], workers=None, shards=1000, images=10**6).actors == 1
+
+
 def test_workers_are_processes_and_share_the_processors():
     two = [Node(cpus=2)]
     assert score_pool(two, workers=2, shards=9, images=9).actors == 2

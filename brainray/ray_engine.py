@@ -1,0 +1,48 @@
+"""The engine of `score_job` that is Ray: connect, look at the machines, size the pool, score."""
+
+from collections.abc import Callable, Iterator
+
+from .lease import Lease
+from .plan import Plan
+from .pools import score_pool
+from .ray_session import session
+from .results import PartInfo
+from .run import Request
+from .sight import Seen, sight_of
+
+Say = Callable[[str], None]
+
+
+def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
+    """Score what is pending; yields as each part is committed."""
+    options = request.options
+    shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
+    with session(lean=True) as nodes:
+        # Not before `session` has silenced Ray, which looks when it is imported.
+        from .ray_nodes import await_workers, check_every_node
+        from .ray_score import ScoreJob, score_shards
+
+        nodes = await_workers(nodes, say=say)
+        sight = sight_of(_named(request, plan), output=plan.uri, writer=lease.writer)
+        check_every_node(sight)
+        job = ScoreJob(
+            target=request.target(plan.uri, lease.writer),
+            bundle=request.bundle,
+            batch_size=options.batch_size,
+            precision=options.precision,
+            inputs=tuple(plan.described["inputs"]),
+            max_unread=options.max_unread,
+            sight=sight,
+        )
+        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
+        yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=lease.check)
+
+
+def _named(request: Request, plan: Plan) -> Iterator[Seen]:
+    """What every node must see: the inputs, an image of theirs, the model."""
+    inputs = plan.described["inputs"]
+    yield from (Seen("--input", uri) for uri in inputs)
+    yield Seen("--model", request.bundle.uri)
+    first = next(plan.listing.batches()).slice(0, 1).to_pylist()[0]
+    if first["version"] is not None:
+        yield Seen("--input", first["container"] or first["uri"], first["version"])

@@ -1,0 +1,72 @@
+"""The machines of a cluster: waits for those that are to come, and asks each whether it sees the files."""
+
+import time
+from collections.abc import Callable
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from .errors import BadRequest
+from .pools import Node, has_processors
+from .ray_session import cluster_nodes
+from .sight import Sight, told
+
+_ANSWER_S = 60.0  # of a node: a process is started there
+_WORKER_S = 600.0  # of an autoscaler: a machine is started
+_LOOK_S = 2.0
+
+Say = Callable[[str], None]
+
+
+def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> list[Node]:
+    """The nodes, as soon as one of them has processors for work: an autoscaler is asked for one."""
+    if has_processors(nodes):
+        return nodes
+    from ray.autoscaler.sdk import request_resources
+
+    say(f"the cluster has no machine with processors for work yet; waiting up to {wait_s / 60:.0f} min for one")
+    request_resources(bundles=[{"CPU": 1}])
+    deadline = time.monotonic() + wait_s
+    try:
+        while time.monotonic() < deadline:
+            if has_processors(nodes := cluster_nodes()):
+                return nodes
+            time.sleep(_LOOK_S)
+    finally:
+        request_resources(bundles=[])  # it was for the start; from now on what waits in line asks for machines
+    raise BadRequest(f"the cluster got no machine with processors in {wait_s / 60:.0f} min; start a worker node")
+
+
+def check_every_node(sight: Sight, *, answer_s: float = _ANSWER_S) -> None:
+    """Raise `BadRequest` where a node does not see what the command names. One that does not answer is passed over:
+
+    its workers look for themselves when they start.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    working = [node for node in alive if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
+    if len(alive) < 2:
+        return
+    asked = {
+        _unseen.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            sight
+        ): node
+        for node in working
+    }
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)
+    for reference in late:
+        ray.cancel(reference, force=True)
+    blind = []
+    for reference in answered:
+        try:
+            unseen = ray.get(reference)
+        except ray.exceptions.RayError:  # the node has left
+            continue
+        if unseen is not None:
+            blind.append((asked[reference]["NodeManagerHostname"], unseen))
+    if blind:
+        raise BadRequest(told(blind))
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _unseen(sight: Sight) -> str | None:
+    return sight.unseen()
