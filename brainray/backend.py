@@ -18,6 +18,17 @@ class FileInfo:
     special: bool = False  # a pipe, socket or device: reading it may never end
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """The object store behind a location, for people to read: holds no secret."""
+
+    host: str  # with its scheme
+    region: str
+    credentials: str  # where they were found, by botocore's name: "env", "shared-credentials-file", "iam-role" ...
+    renewed: bool  # False: they end with the session they are of, and nobody renews them
+    time_s: float | None  # since 1970, by the store's own clock, which tells whole seconds; None: it did not say
+
+
 class Backend(Protocol):
     """Files by URI. Foreign errors end here, as `StorageError` with a reason.
 
@@ -43,6 +54,12 @@ class Backend(Protocol):
 
     def check_access(self, uri: str, *, write: bool) -> None:
         """Raise `StorageError` naming the permission missing to read, or to write and delete, below a folder."""
+
+    def ask_service(self, uri: str) -> Service | None:
+        """The object store that serves a location, by one request, tried once and allowed or not; None for a disk."""
+
+    def missing_conditions(self, uri: str) -> tuple[str, ...]:
+        """Of the conditions of a write that let one of many succeed, those not honoured; tried in a folder."""
 
     def list_names(self, uri: str) -> list[str]:
         """Names in one folder, sorted, without hidden ones; none where there is no folder."""

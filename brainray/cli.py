@@ -5,16 +5,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from . import __version__
-from .errors import BadRequest, BrainrayError, TooManyFailed
-
-if TYPE_CHECKING:
-    from .run import Request
+from .cli_doctor import doctor
+from .cli_log import LOG
+from .cli_score import score
+from .cli_submit import SETTINGS as SUBMIT_SETTINGS
+from .cli_submit import submit
+from .cli_train import train
+from .errors import BadRequest, BrainrayError
 
 app = typer.Typer(
     name="brainray",
@@ -25,152 +28,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.command()(train)
+app.command()(score)
+
 _INTERRUPTED = 130  # by Ctrl-C or a signal: 128 + SIGINT, as shells have it
-_QUICK, _THOROUGH = "quick", "thorough"
-# What a preset changes in `TrainOptions`; an option that is given wins.
-PRESETS: dict[str, dict[str, int]] = {
-    _QUICK: {"epochs": 24, "image_px": 160},
-    _THOROUGH: {"epochs": 60, "image_px": 224, "patience": 15},
-}
-
-Output = Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")]
-
-
-@app.command()
-def train(
-    data: Annotated[str, typer.Option(help="Folder with one folder of images a class.", metavar="URI")],
-    output: Output,
-    preset: Annotated[str, typer.Option(help="quick: minutes on a laptop; thorough: an hour or more.")] = _QUICK,
-    workers: Annotated[int | None, typer.Option(help="Ray Train workers. [default: what the cluster has]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many passes. [default: of the preset]")] = None,
-    model: Annotated[str, typer.Option(help="compact, or a torchvision classification network.")] = "compact",
-    image_px: Annotated[
-        int | None, typer.Option(help="Side of the image the model sees. [default: of the preset]")
-    ] = None,
-    channels: Annotated[int, typer.Option(help="1: luminance, 3: RGB.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all workers.")] = 32,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
-    seed: Annotated[int, typer.Option(help="Same seed, same split and, with one worker, same weights.")] = 0,
-    val_fraction: Annotated[float, typer.Option(help="Share of the distinct pictures to measure on.")] = 0.15,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs that are no better.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
-    exclude: Annotated[
-        str | None, typer.Option(help="Folder of images that must not be trained on, by content.", metavar="URI")
-    ] = None,
-) -> None:
-    """Fit a model to class folders with Ray Train; writes a bundle."""
-    from .config import TrainOptions
-    from .train_job import train as fit_model
-
-    if preset not in PRESETS:
-        raise BadRequest(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
-    given = {"epochs": epochs, "image_px": image_px, "patience": patience}
-    options = TrainOptions(
-        **PRESETS[preset] | {name: value for name, value in given.items() if value is not None},
-        model=model,
-        channels=channels,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        val_fraction=val_fraction,
-        workers=workers,
-        precision=precision,  # type: ignore[arg-type]  # checked there
-    )
-    bundle = fit_model(data, output=output, exclude=exclude, options=options, say=_say)
-    accuracy = bundle.metrics["accuracy"]
-    typer.echo(
-        f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}) on "
-        f"{bundle.metrics['images']:,} validation images, epoch {bundle.metrics['best_epoch']}\n"
-        f"model {bundle.fingerprint} is in {bundle.uri}"
-    )
-
-
-@app.command()
-def score(
-    input: Annotated[
-        list[str],
-        typer.Option(help="Folder, image, tar, zip, Parquet or list; may be given several times.", metavar="URI"),
-    ],
-    model: Annotated[str, typer.Option(help="Bundle that `train` wrote.", metavar="URI")],
-    output: Output,
-    labels: Annotated[
-        str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that score. [default: what the cluster has]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in one forward pass. [default: by device]")] = None,
-    shard_size: Annotated[int | None, typer.Option(help="Images a part file. [default: about 1,000]")] = None,
-    max_failed: Annotated[
-        str, typer.Option(help="More failed images than this end with code 3: a share or a count.")
-    ] = "1%",
-    include: Annotated[
-        list[str] | None,
-        typer.Option(help="Only paths below the input that match; '*' matches '/' too.", metavar="GLOB"),
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No paths that match.", metavar="GLOB")] = None,
-    keep_columns: Annotated[
-        list[str] | None,
-        typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES"),
-    ] = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
-    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished shard that end the run.")] = 600,
-    max_unread: Annotated[
-        str, typer.Option(help="A greater share of reads in a row that fail ends the run; 100%: never.")
-    ] = "50%",
-    retry_unread: Annotated[
-        bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
-    ] = False,
-    forget_missing: Annotated[
-        bool, typer.Option("--forget-missing", help="Drop the rows of images that are gone.")
-    ] = False,
-    rescore: Annotated[
-        bool, typer.Option("--rescore", help="Score all anew, also by another model; replaces the run when complete.")
-    ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
-) -> None:
-    """Score every image under the inputs; one Parquet row an image."""
-    from .config import MaxFailed, ScoreOptions, parse_share
-
-    options = ScoreOptions(
-        workers=workers,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        max_failed=MaxFailed.parse(max_failed),
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        keep_columns=tuple(name.strip() for names in keep_columns or () for name in names.split(",")),
-        group_by=group_by,
-        precision=precision,  # type: ignore[arg-type]  # checked there
-        stall_timeout_s=stall_timeout,
-        max_unread=parse_share("--max-unread", max_unread),
-        retry_unread=retry_unread,
-        forget_missing=forget_missing,
-        rescore=rescore,
-    )
-    from .score_job import read_request
-
-    _score(read_request(input, model=model, output=output, labels=labels, options=options), plan=plan)
-
-
-def _score(request: "Request", *, plan: bool) -> None:
-    from .console import output_console, show_outcome, show_plan, watcher
-    from .score_job import plan_only
-    from .score_job import score as score_images
-
-    if plan:
-        show_plan(output_console(), plan_only(request))
-        return
-    with watcher() as listener:
-        outcome = score_images(request, listener=listener, say=_say)
-    show_outcome(output_console(), outcome)
-    totals, limit = outcome.summary.figures["totals"], request.options.max_failed
-    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
-        raise TooManyFailed(
-            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
-            "every row is written, see the error column"
-        )
 
 
 @app.command()
@@ -194,7 +55,7 @@ def report(
         console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
         return
     check_is_run(uri)
-    with hold(uri, purpose="report", say=_say) as lease:
+    with hold(uri, purpose="report", say=LOG.say) as lease:
         show_summary(console, build_summary(uri, lease.writer))
     console.print(f"summary is in {storage.join(uri, 'summary')}")
 
@@ -214,8 +75,8 @@ def sample(
     typer.echo(f"{drawn:,} drawn images in class folders are in {uri}")
 
 
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
+app.command(context_settings=SUBMIT_SETTINGS)(submit)
+app.command()(doctor)
 
 
 def _show_version(value: bool) -> None:
@@ -235,6 +96,7 @@ def _root(
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of a command line. What a user can cause is one line; a traceback is a defect."""
+    LOG.set_format("text")
     try:
         code = app(args=list(arguments), prog_name="brainray", standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of KeyboardInterrupt
@@ -255,7 +117,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    print("brainray: " + " ".join(message.split("\n")), file=sys.stderr)
+    LOG.fail(message, exit_code=code)
     return code
 
 

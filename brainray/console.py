@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .estimate import ERROR, Estimate
+from .logs import Log
 from .plan import Plan
 from .report import Summary
 from .score_job import Outcome
@@ -45,9 +47,11 @@ def output_console(stream: TextIO | None = None) -> Console:
     )
 
 
-def watcher(stream: TextIO | None = None) -> Watcher:
-    """A bar at a terminal, a plain line every few seconds in a pipe. Both on the standard error stream."""
-    stream = stream or sys.stderr
+def watcher(log: Log) -> Watcher:
+    """A bar at a terminal, a plain line every few seconds in a pipe, or an event; all on the standard error stream."""
+    if log.log_format == "json":
+        return Events(log)
+    stream = log.stream or sys.stderr
     return Bar(stream) if stream.isatty() else Lines(stream)
 
 
@@ -64,13 +68,28 @@ def duration_text(seconds: float) -> str:
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
 
 
+class _Pace:
+    """When it is time for a line: with each phase, every few seconds, and at the end of scoring."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = ("listing", clock())  # a short listing is not worth a line
+
+    def is_time(self, progress: ScoreProgress) -> bool:
+        now = self._clock()
+        last_of_all = progress.phase == "scoring" and progress.done == progress.total
+        if self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
+            return False
+        self._last = (progress.phase, now)
+        return True
+
+
 class Lines:
     """One line a phase, and while scoring one every few seconds."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
-        self._clock = clock
-        self._last = ("listing", clock())  # a short listing is not worth a line
+        self._pace = _Pace(clock)
 
     def __enter__(self) -> Self:
         return self
@@ -81,12 +100,7 @@ class Lines:
         return None
 
     def __call__(self, progress: ScoreProgress) -> None:
-        now = self._clock()
-        last_of_all = progress.phase == "scoring" and progress.done == progress.total
-        if self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
-            return
-        self._last = (progress.phase, now)
-        if text := self._text(progress):
+        if self._pace.is_time(progress) and (text := self._text(progress)):
             print(text, file=self._stream, flush=True)
 
     def _text(self, progress: ScoreProgress) -> str | None:
@@ -100,6 +114,26 @@ class Lines:
             f"scoring: {progress.done:,} of {progress.total:,} images, {progress.failed:,} failed, "
             f"{rate_text(progress.images_per_s)}, {duration_text(left)} left"
         )
+
+
+class Events:
+    """An event a phase, and while scoring one every few seconds."""
+
+    def __init__(self, log: Log, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._pace = _Pace(clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __call__(self, progress: ScoreProgress) -> None:
+        if self._pace.is_time(progress):
+            self._log.event("progress", **asdict(progress) | {"images_per_s": round(progress.images_per_s, 1)})
 
 
 class Bar:
@@ -228,3 +262,13 @@ def show_plan(console: Console, plan: Plan) -> None:
         f"{plan.todo_images:,} would be scored in {sum(n > 0 for n in plan.pending.values()):,} shards"
     )
     console.print(f"output: {plan.uri}; nothing was done", markup=False)
+
+
+def show_estimate(console: Console, expected: Estimate, *, price: float | None) -> None:
+    """How long, on how many machines, and what that costs."""
+    seconds, error = expected.seconds, f"within {ERROR:.0%} in our measurements"
+    on = "1 machine" if expected.nodes == 1 else f"{expected.nodes:,} machines"
+    console.print(f"expected: {duration_text(seconds)} on {on}, {rate_text(expected.images_per_s)} ({error})")
+    if price is not None:
+        cost = price * expected.node_hours
+        console.print(f"cost: {expected.node_hours:,.2f} machine-hours at {price:g} each: {cost:,.2f}")

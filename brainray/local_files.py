@@ -19,7 +19,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 
-from .backend import FileInfo
+from .backend import FileInfo, Service
 from .errors import BadRequest, ImageReason, OutputHeld, StorageError
 
 _REASONS: dict[int, ImageReason] = {
@@ -87,6 +87,13 @@ class LocalFiles:
             path = os.path.dirname(path)
         if write and not os.access(path, os.W_OK | os.X_OK):
             raise StorageError("forbidden", f"{uri}: {path} cannot be written to")
+
+    def ask_service(self, uri: str) -> Service | None:
+        return None
+
+    def missing_conditions(self, uri: str) -> tuple[str, ...]:
+        """None: `claim` and `create` rest on renames and O_EXCL."""
+        return ()
 
     def list_names(self, uri: str) -> list[str]:
         with _translated(uri):

@@ -1,11 +1,13 @@
 """The engine of `score_job` that is Ray: connect, look at the machines, size the pool, score."""
 
+import os
 from collections.abc import Callable, Iterator
 
+from .estimate import Estimate, estimate, probe, sample
 from .lease import Lease
 from .plan import Plan
-from .pools import score_pool
-from .ray_session import session
+from .pools import Node, score_pool
+from .ray_session import cluster_address, session
 from .results import PartInfo
 from .run import Request
 from .sight import Seen, sight_of
@@ -36,6 +38,26 @@ def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> I
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
         yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=lease.check)
+
+
+def estimate_with_ray(request: Request, plan: Plan, *, say: Say) -> Estimate:
+    """How long scoring what is pending would take here, or on the cluster that is connected to.
+
+    The probe runs here where there is no cluster, else on one of its machines.
+    """
+    shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
+    options, images = request.options, plan.todo_images
+    if cluster_address() is None:
+        nodes = [Node(cpus=len(os.sched_getaffinity(0)), gpus=0)]
+        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
+        return estimate(probe(sample(shards), request.bundle, options), images, nodes=nodes, pool=pool)
+    with session() as nodes:
+        from .ray_nodes import await_workers, probe_on_a_node
+
+        nodes = await_workers(nodes, say=say)
+        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
+        found = probe_on_a_node(sample(shards), request.bundle, options, on_gpu=pool.on_gpu)
+    return estimate(found, images, nodes=nodes, pool=pool)
 
 
 def _named(request: Request, plan: Plan) -> Iterator[Seen]:

@@ -3,17 +3,22 @@
 import time
 from collections.abc import Callable
 
+import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .errors import BadRequest
+from .bundle import Bundle
+from .config import ScoreOptions
+from .errors import BadRequest, BrainrayError
+from .estimate import Probe, probe
 from .pools import Node, has_processors
-from .ray_session import cluster_nodes
+from .ray_session import cluster_nodes, own_error
 from .sight import Sight, told
 
 _ANSWER_S = 60.0  # of a node: a process is started there
 _WORKER_S = 600.0  # of an autoscaler: a machine is started
 _LOOK_S = 2.0
+_PROBE_S = 300.0
 
 Say = Callable[[str], None]
 
@@ -65,6 +70,24 @@ def check_every_node(sight: Sight, *, answer_s: float = _ANSWER_S) -> None:
             blind.append((asked[reference]["NodeManagerHostname"], unseen))
     if blind:
         raise BadRequest(told(blind))
+
+
+def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on_gpu: bool) -> Probe:
+    """`estimate.probe` where workers will run."""
+    asked = _probe.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(rows, bundle, options)
+    try:
+        found: Probe = ray.get(asked, timeout=_PROBE_S)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(asked, force=True)
+        raise BrainrayError(f"the cluster did not come to a small probe in {_PROBE_S:g} s; is it busy?") from None
+    except ray.exceptions.RayError as exc:
+        raise own_error(exc) or exc from exc
+    return found
+
+
+@ray.remote(max_retries=0)
+def _probe(rows: pa.Table, bundle: Bundle, options: ScoreOptions) -> Probe:
+    return probe(rows, bundle, options)
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -18,6 +18,7 @@ from .config import Precision
 from .errors import BrainrayError, NoProgress
 from .manifest import Shard
 from .pools import ScorePool
+from .ray_metrics import ScoreMetrics
 from .ray_session import check_alive, is_private, own_error, quiet_data
 from .reading import Reader
 from .results import PartInfo
@@ -56,12 +57,14 @@ class Scorer:
         self._job = job
         self._reader = job.reader()
         self._predictor = Predictor(job.bundle, batch_size=job.batch_size, precision=job.precision)
+        self._metrics = ScoreMetrics()
 
     def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
         import torch
 
         torch.set_num_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
         info = predict_shard(task, decoded, self._predictor, self._job.target)
+        self._metrics.count(task, decoded, info.work[-1].seconds)
         return pa.table({"part": [pickle.dumps(info)]})
 
 

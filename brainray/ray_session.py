@@ -59,9 +59,14 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
+                _bring_token()
                 ray.init(address=address, **quiet)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
-        where = address or "this machine"
+        where = (
+            f"{address}, with RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'disabled')}"
+            if address
+            else "this machine"
+        )
         raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
     try:
         yield cluster_nodes()
@@ -69,6 +74,15 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         _let_threads_end_unheard()
         ray.shutdown()
         _own_handler_again()
+
+
+def _bring_token() -> None:
+    """A cluster asks for a token where one lay on its head's machine, and `ray.init` brings one only when told to."""
+    from ray._private.authentication import authentication_token_setup as setup
+
+    if hasattr(setup, "maybe_enable_token_auth_if_token_available"):
+        logging.getLogger(setup.__name__).setLevel(logging.CRITICAL)
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _let_threads_end_unheard() -> None:

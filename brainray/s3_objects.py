@@ -9,13 +9,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
 
 import pyarrow as pa
 
 from . import s3_uris
-from .backend import FileInfo
+from .backend import FileInfo, Service
 from .errors import BadRequest, OutputHeld, StorageError
 from .s3_claims import SETTLE_S, Probe, ballot, write_first
 from .s3_errors import Changed
@@ -95,6 +96,33 @@ class S3Objects:
         except StorageError as exc:
             if exc.reason != "not_found":
                 raise
+
+    def ask_service(self, uri: str) -> Service | None:
+        """A refusal tells the time, too."""
+        clients = self._requests.clients
+        bucket, _ = split(uri)
+        with self._requests.translated("s3:ListBucket", uri):
+            from botocore.credentials import RefreshableCredentials
+            from botocore.exceptions import ClientError
+
+            try:
+                answer = clients.s3.head_bucket(Bucket=bucket)
+            except ClientError as exc:
+                answer = exc.response
+            source = clients._session.get_credentials()
+            date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
+            return Service(
+                host=clients.request("s3:ListBucket", uri, bucket).host,
+                region=clients.region,
+                credentials=str(source.method),
+                renewed=source.token is None or isinstance(source, RefreshableCredentials),
+                time_s=parsedate_to_datetime(date).timestamp() if date else None,
+            )
+
+    def missing_conditions(self, uri: str) -> tuple[str, ...]:
+        honoured = self._probe.ask(self._requests, uri)
+        wanted = {"If-None-Match": honoured.if_none_match, "If-Match": honoured.if_match}
+        return tuple(name for name, held in wanted.items() if not held)
 
     def list_names(self, uri: str) -> list[str]:
         prefix = _prefix(uri)

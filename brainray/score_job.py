@@ -14,6 +14,7 @@ from . import generation, storage
 from .bundle import load_bundle
 from .config import ScoreOptions
 from .errors import StorageError
+from .estimate import Estimate
 from .lease import Lease, hold, refuse_if_held
 from .lists import kept_types
 from .plan import Plan, begin_run, close_run, plan_run
@@ -109,6 +110,18 @@ def plan_only(request: Request) -> Plan:
     check_output(request)
     with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
         return plan_run(request, scratch)
+
+
+def plan_with_probe(request: Request, *, say: Say) -> tuple[Plan, Estimate | None]:
+    """The same, and how long it would take by scoring some images; None where there is nothing to score."""
+    check_output(request)
+    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+        plan = plan_run(request, scratch)
+        if not plan.todo_images:
+            return plan, None
+        from .ray_engine import estimate_with_ray
+
+        return plan, estimate_with_ray(request, plan, say=say)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .backend import Backend, FileInfo
+from .backend import Backend, FileInfo, Service
 from .errors import BadRequest, StorageError
 from .local_files import LocalFiles
 
@@ -65,6 +65,16 @@ def exists(uri: str) -> bool:
 def check_access(uri: str, *, write: bool) -> None:
     """Raise `StorageError` naming the permission that is missing to read, or to write and delete, below a folder."""
     _backend(uri).check_access(uri, write=write)
+
+
+def ask_service(uri: str) -> Service | None:
+    """The object store that serves a location, by one request, tried once and allowed or not; None for a disk."""
+    return _backend(uri).ask_service(uri)
+
+
+def missing_conditions(uri: str) -> tuple[str, ...]:
+    """Of the conditions of a write that let one of many succeed, those not honoured; tried in a folder."""
+    return _backend(uri).missing_conditions(uri)
 
 
 def read_bytes(uri: str) -> bytes:

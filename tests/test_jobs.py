@@ -1,60 +1,17 @@
 """The scripts that `ray job submit` runs, on a real local head."""
 
-import os
-import secrets
-import shutil
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from heads import BIN, ENVIRONMENT
 
 from brainray import storage
 
+pytest_plugins = ("head_fixtures",)
 ROOT = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
-# The job's `python` is the one of the tests; no cluster of the user's own is touched, nor is their token.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
-    "PATH": f"{BIN}:{os.environ['PATH']}",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """A head of its own, in a folder of its own, for it leaves its address behind; only its processes are ended."""
-    folder = tmp_path_factory.mktemp("head")
-    ENVIRONMENT["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
-    port, dashboard = free_port(), free_port()
-    command = [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
-    # Ports of its own throughout: with the default ones, the agent of another Ray on the machine is in the way.
-    ports = [f"--{name}-port={free_port()}" for name in ("ray-client-server", "dashboard-agent-listen")]
-    options = ["--block", "--disable-usage-stats", *ports]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, *options], stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
-        )
-        try:
-            yield f"http://127.0.0.1:{dashboard}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-            shutil.rmtree(ENVIRONMENT["RAY_TMPDIR"], ignore_errors=True)
 
 
 def submit(address, *entrypoint):

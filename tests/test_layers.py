@@ -13,6 +13,7 @@ PACKAGE = Path(brainray.__file__).parent
 # A module imports only those above it.
 ORDER = (
     "errors",
+    "logs",
     "config",
     "labels",
     "backend",
@@ -26,6 +27,7 @@ ORDER = (
     "s3_listing",
     "s3_objects",
     "storage",
+    "machine",
     "lease",
     "sight",
     "members",
@@ -70,18 +72,34 @@ ORDER = (
     "training_request",
     "phantom",
     "pools",
+    "doctor",
+    "doctor_machine",
+    "doctor_torch",
+    "doctor_locations",
+    "doctor_output",
+    "doctor_nodes",
+    "estimate",
     "ray_session",
     "ray_nodes",
+    "ray_doctor",
+    "ray_metrics",
     "ray_train",
     "ray_score",
     "ray_engine",
     "train_job",
     "score_job",
     "console",
+    "jobs_api",
+    "submit",
+    "cli_log",
+    "cli_train",
+    "cli_score",
+    "cli_submit",
+    "cli_doctor",
     "cli",
     "__main__",
 )
-RAY = {"ray_session", "ray_nodes", "ray_train", "ray_score"}
+RAY = {"ray_session", "ray_nodes", "ray_doctor", "ray_metrics", "ray_train", "ray_score"}
 
 
 def imports(path):

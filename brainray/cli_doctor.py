@@ -1,0 +1,137 @@
+"""`brainray doctor`: which checks are made, and how their findings are shown."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import BadRequest
+
+if TYPE_CHECKING:
+    from .doctor import Check, Finding
+    from .doctor_nodes import Asked
+
+_WRONG = 2  # the exit code: a run would fail for what was found
+_FORMATS = ("text", "json")
+_COLOURS = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
+_SPARE_S = 5.0  # for a program that is out of time to be ended, and what it told until then to be read
+
+
+def doctor(
+    input: Annotated[list[str] | None, typer.Option(help="As for `score`; may be repeated.", metavar="URI")] = None,
+    output: Annotated[str | None, typer.Option(help="As for `score` or `train`; nothing stays.", metavar="URI")] = None,
+    model: Annotated[str | None, typer.Option(help="Bundle that `train` wrote.", metavar="URI")] = None,
+    data: Annotated[str | None, typer.Option(help="Training data, as for `train`.", metavar="URI")] = None,
+    cluster: Annotated[
+        bool | None,
+        typer.Option("--cluster/--no-cluster", help="There must be a cluster, or none is asked. [default: if any]"),
+    ] = None,
+    format: Annotated[str, typer.Option(help="text: a line each; json: a list.")] = "text",
+) -> None:
+    """Say what is wrong with this machine, the cluster and the locations given; exit code 2 where something is."""
+    from .doctor import examine
+
+    if format not in _FORMATS:
+        raise BadRequest(f"--format is {format!r}; it must be one of {', '.join(_FORMATS)}")
+    checks = _checks(tuple(input or ()), output=output, model=model, data=data, cluster=cluster)
+    findings = examine(checks)
+    shown = _show_json(findings) if format == "json" else _show_text(findings)
+    if any(finding.status == "wrong" for finding in shown):
+        raise typer.Exit(_WRONG)
+
+
+def _checks(
+    inputs: Sequence[str], *, output: str | None, model: str | None, data: str | None, cluster: bool | None
+) -> "list[Check]":
+    """The machine first, then the cluster, then each location in the order in which a run meets it."""
+    from . import doctor_machine as this
+    from .doctor import Check
+    from .doctor_locations import look_at_data, look_at_input, look_at_model
+    from .doctor_nodes import TIMEOUT_S as RAY_S
+    from .doctor_nodes import check_ray
+    from .doctor_output import look_at_output
+    from .doctor_torch import TIMEOUT_S as TORCH_S
+    from .doctor_torch import check_torch
+    from .machine import read_machine
+
+    looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [
+        *(("--input", text, look_at_input) for text in inputs),
+        *(("--data", text, look_at_data) for text in (data,) if text is not None),
+        *(("--model", text, look_at_model) for text in (model,) if text is not None),
+    ]
+    asked = _asked([(option, text) for option, text, _ in looks], output, cluster)
+    if output is not None:
+        training = data is not None and not inputs
+        roots, bundle = [uri for option, uri in asked.reads if option == "--input"], dict(asked.reads).get("--model")
+        looks.append(("--output", output, partial(look_at_output, inputs=roots, model=bundle, training=training)))
+    machine = read_machine()
+    return [
+        Check(name="python", look=this.check_python),
+        Check(name="packages", look=this.check_packages),
+        Check(name="torch", look=check_torch, timeout_s=TORCH_S + _SPARE_S),
+        Check(name="processors", look=partial(this.check_processors, machine)),
+        Check(name="memory", look=partial(this.check_memory, machine)),
+        Check(name="temporary folder", look=this.check_temporary_folder),
+        Check(name="open files", look=this.check_open_files),
+        Check(name="ray", look=partial(check_ray, asked), timeout_s=RAY_S + _SPARE_S),
+        *(
+            Check(name=f"{option} {text}", look=partial(look, text, with_store=with_store))
+            for (option, text, look), with_store in zip(looks, _firsts(text for _, text, _ in looks), strict=True)
+        ),
+    ]
+
+
+def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool | None) -> "Asked":
+    """For the cluster; what is no location at all is left to its own check."""
+    from . import storage
+    from .doctor_nodes import Asked
+
+    def normalised(text: str) -> str | None:
+        with suppress(BadRequest):
+            return storage.normalise(text)
+        return None
+
+    named = ((option, uri) for option, text in reads if (uri := normalised(text)) is not None)
+    return Asked(cluster=cluster, reads=tuple(named), output=None if output is None else normalised(output))
+
+
+def _firsts(texts: Iterable[str]) -> Iterator[bool]:
+    """For each location whether it is the first in its bucket, whose store is told of once."""
+    from .doctor_locations import store_of
+
+    seen: set[str] = set()
+    for text in texts:
+        store = store_of(text)
+        yield store not in seen
+        seen.add(store)
+
+
+def _show_json(findings: "Iterable[Finding]") -> "list[Finding]":
+    shown = list(findings)
+    typer.echo(json.dumps([asdict(finding) for finding in shown], indent=2, ensure_ascii=False))
+    return shown
+
+
+def _show_text(findings: "Iterable[Finding]") -> "list[Finding]":
+    """A line each as it is found, at a terminal with the remedy below it."""
+    from rich.text import Text
+
+    from .console import output_console
+
+    console = output_console()
+    before_remedy = "\n         -> " if console.is_terminal else " -> "
+    shown = []
+    for finding in findings:
+        line = Text.assemble((f"{finding.status:<8}", _COLOURS[finding.status]), f" {finding.check}: {finding.found}")
+        if finding.remedy:
+            line.append(before_remedy + finding.remedy)
+        console.print(line)
+        shown.append(finding)
+    counts = Counter(finding.status for finding in shown)
+    console.print(f"{counts['wrong']} wrong, {counts['warning']} warning(s), {counts['ok']} ok")
+    return shown

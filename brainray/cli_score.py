@@ -1,0 +1,129 @@
+"""`brainray score`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .cli_log import LOG, LogFormat
+from .errors import TooManyFailed
+
+if TYPE_CHECKING:
+    from .run import Request
+    from .score_job import Outcome
+
+
+def score(
+    input: Annotated[
+        list[str],
+        typer.Option(help="Folder, image, tar, zip, Parquet or list; may be given several times.", metavar="URI"),
+    ],
+    model: Annotated[str, typer.Option(help="Bundle that `train` wrote.", metavar="URI")],
+    output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
+    labels: Annotated[
+        str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that score. [default: what the cluster has]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in one forward pass. [default: by device]")] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Images a part file. [default: about 1,000]")] = None,
+    max_failed: Annotated[
+        str, typer.Option(help="More failed images than this end with code 3: a share or a count.")
+    ] = "1%",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only paths below the input that match; '*' matches '/' too.", metavar="GLOB"),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No paths that match.", metavar="GLOB")] = None,
+    keep_columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES"),
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished shard that end the run.")] = 600,
+    max_unread: Annotated[
+        str, typer.Option(help="A greater share of reads in a row that fail ends the run; 100%: never.")
+    ] = "50%",
+    retry_unread: Annotated[
+        bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
+    ] = False,
+    forget_missing: Annotated[
+        bool, typer.Option("--forget-missing", help="Drop the rows of images that are gone.")
+    ] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score all anew, also by another model; replaces the run when complete.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --plan: score some images, to say how long it would take.")
+    ] = False,
+    price: Annotated[
+        float | None, typer.Option(help="With --probe: of a machine for an hour, to say what it would cost.")
+    ] = None,
+    log_format: LogFormat = "text",
+) -> None:
+    """Score every image under the inputs; one Parquet row an image."""
+    from .config import MaxFailed, ScoreOptions, parse_share
+
+    options = ScoreOptions(
+        workers=workers,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        max_failed=MaxFailed.parse(max_failed),
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        keep_columns=tuple(name.strip() for names in keep_columns or () for name in names.split(",")),
+        group_by=group_by,
+        precision=precision,  # type: ignore[arg-type]  # checked there
+        stall_timeout_s=stall_timeout,
+        max_unread=parse_share("--max-unread", max_unread),
+        retry_unread=retry_unread,
+        forget_missing=forget_missing,
+        rescore=rescore,
+    )
+    from .score_job import read_request
+
+    request = read_request(input, model=model, output=output, labels=labels, options=options)
+    if plan or probe or price is not None:
+        _plan(request, probe=probe or price is not None, price=price)
+    else:
+        _score(request)
+
+
+def _plan(request: "Request", *, probe: bool, price: float | None) -> None:
+    from .console import output_console, show_estimate, show_plan
+    from .score_job import plan_only, plan_with_probe
+
+    console = output_console()
+    if not probe:
+        show_plan(console, plan_only(request))
+        return
+    plan, expected = plan_with_probe(request, say=LOG.say)
+    show_plan(console, plan)
+    if expected is not None:
+        show_estimate(console, expected, price=price)
+
+
+def _score(request: "Request") -> None:
+    from .console import output_console, show_outcome, watcher
+    from .score_job import score as score_images
+
+    with watcher(LOG) as listener:
+        outcome = score_images(request, listener=listener, say=LOG.say)
+    show_outcome(output_console(), outcome)
+    LOG.event(
+        "done", run=outcome.plan.uri, scored=outcome.scored, seconds=round(outcome.elapsed_s, 3), **_totals(outcome)
+    )
+    totals, limit = outcome.summary.figures["totals"], request.options.max_failed
+    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
+        raise TooManyFailed(
+            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
+            "every row is written, see the error column"
+        )
+
+
+def _totals(outcome: "Outcome") -> dict[str, Any]:
+    """What a monitor wants to know of a run without reading its summary."""
+    figures = outcome.summary.figures
+    return {name: figures[name] for name in ("totals", "accuracy", "macro_f1", "failures", "gone")}

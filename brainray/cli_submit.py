@@ -1,0 +1,107 @@
+"""`brainray submit`: its options, and the check at the desk of what the cluster is to run."""
+
+import os
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Annotated, Any
+
+import typer
+
+from .cli_log import LOG
+from .errors import BadRequest
+
+# Options of `submit` come before the command; all that comes after it belongs to the command.
+SETTINGS = {"allow_interspersed_args": False}
+_COMMANDS = ("score", "train")
+
+
+def submit(
+    context: typer.Context,
+    command: Annotated[str, typer.Argument(help="score or train.", metavar="score|train")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="The command's own options.", metavar="OPTIONS…")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster's dashboard. [default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, http://127.0.0.1:8265]",
+            metavar="URL",
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait; the same command without it follows the job.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the job of this command and output.")] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A variable set here that the job gets too. No secrets, for Ray shows them: give the nodes a role, "
+            "an instance profile or a service account.",
+            metavar="NAME",
+        ),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a cluster that does not answer.", metavar="SECONDS")
+    ] = 120,
+) -> None:
+    """Run `train` or `score` on a Ray cluster: show its log, and exit with its own code.
+
+    The job has an id of its command and output: given again, the same command follows the job that runs already.
+    Ctrl-C leaves it running.
+    """
+    from . import submit as jobs
+    from .jobs_api import JobsApi, dashboard_address, request_headers
+
+    submission = jobs.Submission(
+        command=command,
+        arguments=tuple(arguments or ()),
+        output=_output(context, command, arguments or []),
+        env=jobs.chosen_env(env or (), os.environ),
+    )
+    api = JobsApi(
+        dashboard_address(address, os.environ),
+        headers=request_headers(os.environ),
+        patience_s=patience,
+        say=LOG.say,
+    )
+    if stop:
+        jobs.stop(submission, api, say=LOG.say)
+        return
+    job = jobs.place(submission, api, say=LOG.say)
+    if detach:
+        LOG.say("the same command without --detach follows it, with --stop it is stopped")
+        typer.echo(job.job_id)
+        return
+    if isinstance(sys.stdout, TextIOWrapper):  # under cron it may be ASCII, and a log is not
+        sys.stdout.reconfigure(errors="replace")
+    jobs.check_ending(jobs.follow(job, api, out=sys.stdout, say=LOG.say))
+
+
+def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> str:
+    """The output, normalised, of a command that parses and names nothing that only this machine sees."""
+    from . import storage
+    from .submit import check_text
+
+    if command not in _COMMANDS:
+        raise BadRequest(f"`submit` runs score or train on a cluster, not {command}; its own options come before that")
+    for text in arguments:
+        check_text("an argument", text)
+    root: Any = context.find_root()
+    inner = root.command.commands[command]
+    values = inner.make_context(command, list(arguments), parent=root).params
+    for option in inner.params:
+        value = values.get(option.name)
+        if value is None or getattr(option, "metavar", None) != "URI":
+            continue
+        for uri in value if isinstance(value, (list, tuple)) else [value]:
+            _check_visible(option.opts[0], uri)
+    return storage.normalise(values["output"])
+
+
+def _check_visible(option: str, uri: str) -> None:
+    if "://" not in uri and not uri.startswith("/"):
+        raise BadRequest(
+            f"{option} {uri} is a path relative to this folder, which the cluster does not have; "
+            "give s3:// or the absolute path of a folder that all nodes see"
+        )

@@ -1,0 +1,251 @@
+"""Ray's Jobs REST API, as `submit` needs it: every request has an end, and a silent dashboard is waited for.
+
+Imports no Ray. Ray's own client waits for ever on a connection that hangs, lets RAY_ADDRESS override the address that
+it is given, and needs the extra `ray[default]` at the desk.
+https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from . import storage
+from .errors import BadRequest, BrainrayError, StorageError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_TIMEOUT_S = 15.0
+_SLOW_TIMEOUT_S = 120.0  # of an upload, and of a submission, for which Ray itself waits for an agent
+_RETRY_S = 1.0
+_ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+_SHOWN_CHARACTERS = 300  # of what Ray says, which may be a traceback
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], None]
+Say = Callable[[str], None]
+
+
+class Unreachable(BrainrayError):
+    """The dashboard was silent for longer than the caller is patient. What runs on the cluster may still run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A submitted job, as Ray describes it."""
+
+    job_id: str
+    status: str  # PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
+    entrypoint: str
+    exit_code: int | None  # of the command; negative: the signal that ended it; None: it never ended by itself
+    message: str
+
+    @property
+    def ended(self) -> bool:
+        return self.status in _ENDED
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Job":
+        return cls(
+            job_id=record["submission_id"],
+            status=record["status"],
+            entrypoint=record["entrypoint"],
+            exit_code=record.get("driver_exit_code"),
+            message=record.get("message") or "",
+        )
+
+
+def dashboard_address(given: str | None, environ: Mapping[str, str]) -> str:
+    """Where jobs are submitted: the option, else what `ray job submit` would take from the environment."""
+    named = {"--address": given or ""} | {
+        name: environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    }
+    source, address = next(((s, a) for s, a in named.items() if a and a != "auto"), ("", DEFAULT_ADDRESS))
+    host, is_url = _host(address)
+    if "@" in address:
+        raise BadRequest(f"{source} holds a user or password; leave it out, tokens come from RAY_AUTH_TOKEN_PATH")
+    if not is_url:
+        raise BadRequest(
+            f"{source} is {address}; jobs are submitted to the dashboard of a cluster: give --address http://{host}:8265"
+        )
+    return address.rstrip("/")
+
+
+def _host(address: str) -> tuple[str, bool]:
+    """The host of an address of any kind, and whether it is a whole http:// or https:// one."""
+    scheme, _, rest = address.rpartition("://")
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, _port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return "HOST", False
+    return "HOST" if address == "local" else host or "HOST", scheme in ("http", "https") and host is not None
+
+
+def request_headers(environ: Mapping[str, str]) -> dict[str, str]:
+    """What Ray's own client sends: RAY_JOB_HEADERS (JSON), and the token where RAY_AUTH_MODE is token."""
+    try:
+        headers = json.loads(environ.get("RAY_JOB_HEADERS") or "{}")
+        headers = {str(name): str(value) for name, value in headers.items()}
+    except (ValueError, AttributeError) as exc:
+        raise BadRequest('RAY_JOB_HEADERS is no JSON object of names and values; write {"name": "value"}') from exc
+    if environ.get("RAY_AUTH_MODE", "").lower() == "token" and "authorization" not in map(str.lower, headers):
+        headers["Authorization"] = f"Bearer {_token(environ)}"
+    return headers
+
+
+def _token(environ: Mapping[str, str]) -> str:
+    """https://docs.ray.io/en/latest/ray-security/token-auth.html"""
+    if token := environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    path = environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    try:
+        token = storage.read_bytes(storage.normalise(path)).decode().strip()
+    except (StorageError, UnicodeDecodeError) as exc:
+        raise BadRequest(f"RAY_AUTH_MODE is token, but the token cannot be read: {exc}") from exc
+    if not token:
+        raise BadRequest(f"RAY_AUTH_MODE is token, but {path} is empty; put the cluster's token there")
+    return token
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """A redirected request would show the token to whoever it is sent to."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+class JobsApi:
+    """One cluster's jobs. Raises `Unreachable`, and `BadRequest` for an address or a token that is wrong."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        headers: Mapping[str, str],
+        patience_s: float,
+        say: Say,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = time.sleep,
+    ) -> None:
+        self.address = address
+        self._headers = dict(headers)
+        self._patience_s = patience_s
+        self._say = say
+        self._clock = clock
+        self._sleep = sleep
+        self._opener = build_opener(_NoRedirect)
+
+    def jobs(self) -> list[Job]:
+        """All that were ever submitted to this cluster."""
+        found = self._json(*self._ask("GET", "/api/jobs/"))
+        return [Job.from_json(record) for record in found if record.get("submission_id")]
+
+    def find(self, job_id: str) -> Job | None:
+        status, body = self._ask("GET", f"/api/jobs/{job_id}", returned=(200, 404))
+        return None if status == 404 else Job.from_json(self._json(status, body))
+
+    def log(self, job_id: str) -> str | None:
+        """All of it so far; None where the node that has it cannot read it now."""
+        status, body = self._ask("GET", f"/api/jobs/{job_id}/logs", returned=(200, 404, 500))
+        return self._json(status, body)["logs"] if status == 200 else None
+
+    def stop(self, job_id: str) -> None:
+        """Ask for it; a job takes seconds to end, and one that has not started yet may have to be asked again."""
+        self._ask("POST", f"/api/jobs/{job_id}/stop", returned=(200, 404, 500))
+
+    def has_package(self, name: str) -> bool:
+        status, _ = self._ask("GET", f"/api/packages/gcs/{name}", returned=(200, 404))
+        return status == 200
+
+    def upload_package(self, name: str, content: bytes) -> None:
+        self._ask("PUT", f"/api/packages/gcs/{name}", content, timeout_s=_SLOW_TIMEOUT_S)
+
+    def submit(self, job_id: str, *, entrypoint: str, runtime_env: Mapping[str, Any]) -> bool:
+        """Whether the job was taken; False where one of this id is there already, be it by an earlier try of ours."""
+        body = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
+        began = self._clock()
+        while True:
+            status, answer = self._ask("POST", "/api/jobs/", body, returned=(200, 400, 500), timeout_s=_SLOW_TIMEOUT_S)
+            if status == 200:
+                return True
+            if self.find(job_id):
+                return False
+            if status == 400 or self._clock() - began >= self._patience_s:
+                raise BrainrayError(
+                    f"{self.address} did not take the job: {last_line(answer.decode(errors='replace'))}"
+                )
+            self._sleep(_RETRY_S)  # "No available agent": the head has just been started
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | bytes | None = None,
+        *,
+        returned: tuple[int, ...] = (200,),
+        timeout_s: float = _TIMEOUT_S,
+    ) -> tuple[int, bytes]:
+        """Status, one of `returned`, and body. Asks again for as long as nothing, or a broken server, answers."""
+        silent_since: float | None = None
+        while True:
+            status, answer = self._ask_once(method, path, body, timeout_s)
+            if status in returned:
+                if silent_since is not None:
+                    self._say(f"{self.address} answers again")
+                return status, answer
+            said = f"HTTP {status}: {last_line(answer.decode(errors='replace'))}" if status else answer.decode()
+            self._refuse(status, said)
+            now = self._clock()
+            if silent_since is None:
+                silent_since = now
+                self._say(f"{self.address} does not answer ({said}); trying for {self._patience_s:.0f} s")
+            if now - silent_since >= self._patience_s:
+                raise Unreachable(f"{self.address} has not answered for {self._patience_s:.0f} s ({said})")
+            self._sleep(_RETRY_S)
+
+    def _ask_once(
+        self, method: str, path: str, body: Mapping[str, Any] | bytes | None, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Status and body; 0 and the reason where there was no answer."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        request = Request(self.address + path, data, self._headers | {"Content-Type": kind}, method=method)
+        try:
+            with self._opener.open(request, timeout=timeout_s) as response:
+                return response.status, response.read()
+        except HTTPError as exc:
+            with exc:
+                return exc.code, exc.read()
+        except URLError as exc:
+            return 0, str(exc.reason).encode()
+        except (OSError, HTTPException) as exc:
+            return 0, (str(exc) or type(exc).__name__).encode()
+
+    def _refuse(self, status: int, said: str) -> None:
+        """Raise for an answer that waiting will not change."""
+        if status in (401, 403):
+            raise BadRequest(
+                f"{self.address} refuses the token ({said}); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH "
+                "to a file with the cluster's token"
+            )
+        if 0 < status < 500 and status not in (408, 429):
+            raise BadRequest(f"{self.address} is no Ray dashboard ({said}); give --address http://HOST:8265")
+
+    def _json(self, status: int, body: bytes) -> Any:  # noqa: ANN401
+        try:
+            return json.loads(body)
+        except ValueError as exc:
+            raise BadRequest(
+                f"{self.address} is no Ray dashboard: its answer ({status}) is no JSON; give --address http://HOST:8265"
+            ) from exc
+
+
+def last_line(text: str) -> str:
+    """What a traceback, or any other text of several lines, comes down to."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:_SHOWN_CHARACTERS] if lines else ""

@@ -1,0 +1,133 @@
+"""What this machine has, as its kernel tells: processors and memory that a process may use, and the disk of a folder.
+
+Containers, schedulers and services limit both by control groups (cgroups, version 1 or 2), which `os.cpu_count` and
+`/proc/meminfo` do not know of.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import storage
+from .errors import StorageError
+
+_GROUPS = "sys/fs/cgroup"
+_UNLIMITED = 1 << 60  # version 1 writes a number just below 2**63 where there is no limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """Limits are counted in."""
+
+    processors: int  # there are
+    usable: float  # of them, by affinity and quotas
+    features: frozenset[str]  # of a processor, as Linux names them
+    memory_bytes: int  # 0: not known
+    available_bytes: int  # without swapping, also where others run
+
+    @property
+    def bf16(self) -> bool:
+        """Whether its processors score in bf16, see `model.bf16_supported`."""
+        return bool(self.features & {"amx_tile", "avx512_bf16"})
+
+
+def read_machine(root: str = "/", *, affinity: int | None = None) -> Machine:
+    """This machine, or the one whose `/proc` and `/sys` lie below `root`. `affinity`: processors allowed."""
+    info = _text(f"{root}proc/cpuinfo")
+    processors = len(re.findall(r"^processor\s*:", info, re.M)) or os.cpu_count() or 1
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", info, re.M)
+    allowed = affinity if affinity is not None else _affinity(processors)
+    memory = {
+        name: 1024 * int(kb) for name, kb in re.findall(r"^(\w+):\s*(\d+) kB", _text(f"{root}proc/meminfo"), re.M)
+    }
+    limits = [limit for folder in _groups(root, "memory") if (limit := _memory(folder)) is not None]
+    total = memory.get("MemTotal", 0)
+    return Machine(
+        processors=processors,
+        usable=min([float(allowed), *filter(None, map(_quota, _groups(root, "cpu")))]),
+        features=frozenset(flags[1].split() if flags else ()),
+        memory_bytes=min([total, *(limit for limit, _ in limits)]),
+        available_bytes=min([memory.get("MemAvailable", total), *(left for _, left in limits)]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disk:
+    """The file system a folder lies on."""
+
+    kind: str  # as Linux names it: "ext4", "nfs4", "overlay" ...; "" where that is not known
+    free_bytes: int  # for users other than root
+    total_bytes: int
+    free_files: int | None  # that can be made; None where there is no such limit
+
+
+def read_disk(folder: str, *, root: str = "/") -> Disk:
+    """Raises `OSError` where the folder cannot be asked about."""
+    stat = os.statvfs(folder)
+    return Disk(
+        kind=_mounted(os.path.realpath(folder), _text(f"{root}proc/self/mountinfo")),
+        free_bytes=stat.f_bavail * stat.f_frsize,
+        total_bytes=stat.f_blocks * stat.f_frsize,
+        free_files=stat.f_favail if stat.f_files else None,
+    )
+
+
+def _mounted(folder: str, mountinfo: str) -> str:
+    """The type of the innermost mount, the last of equals: fields 5 and, after the dash, 1 of proc_pid_mountinfo(5)."""
+    kind, longest = "", -1
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
+        if len(point) >= longest and f"{folder}/".startswith(point.rstrip("/") + "/"):
+            kind, longest = after.split()[0], len(point)
+    return kind
+
+
+def _affinity(processors: int) -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else processors
+
+
+def _groups(root: str, controller: str) -> Iterator[str]:
+    """The folders of the control groups this process is in, up to the root, for each may set a limit."""
+    for line in _text(f"{root}proc/self/cgroup").splitlines():
+        _, names, path = line.split(":", 2)
+        if names and controller not in names.split(","):
+            continue
+        base = f"{root}{_GROUPS}/{names}".rstrip("/")
+        parts = [part for part in path.split("/") if part]
+        # In a container the path may be the host's, of which only the last group is there, and that as the root.
+        yield from ("/".join((base, *parts[:depth])) for depth in range(len(parts) + 1))
+
+
+def _quota(group: str) -> float | None:
+    """Processors' worth of time; None: no limit."""
+    words = _text(f"{group}/cpu.max").split() or [
+        *_text(f"{group}/cpu.cfs_quota_us").split(),
+        *_text(f"{group}/cpu.cfs_period_us").split(),
+    ]
+    if len(words) != 2 or not all(word.isdigit() for word in words) or words[1] == "0":
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _memory(group: str) -> tuple[int, int] | None:
+    """Bytes allowed and left; None: no limit. What files take in the cache is given back when asked for."""
+    limit = _number(f"{group}/memory.max") or _number(f"{group}/memory.limit_in_bytes")
+    if not limit or limit >= _UNLIMITED:
+        return None
+    used = _number(f"{group}/memory.current") or _number(f"{group}/memory.usage_in_bytes") or 0
+    cached = re.search(r"^(?:total_)?inactive_file (\d+)$", _text(f"{group}/memory.stat"), re.M)
+    return limit, max(0, limit - used + (int(cached[1]) if cached else 0))
+
+
+def _number(path: str) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _text(path: str) -> str:
+    try:
+        return storage.read_bytes(path).decode(errors="replace")
+    except StorageError:
+        return ""

@@ -1,0 +1,306 @@
+"""Asks Ray: the cluster a command would use and each of its nodes, or what a Ray started on this machine would have.
+
+`python -m brainray.ray_doctor` is a program for `doctor.findings_of`: who connects to what is no Ray waits for minutes,
+or Ray's library ends the process.
+"""
+
+import os
+import re
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from . import doctor_nodes, storage
+from .doctor import Finding, attempted, blamed, counted, ok, one_line, size_text, tell, warning, wrong
+from .doctor_locations import first_image
+from .doctor_machine import check_room
+from .doctor_nodes import (
+    PACKAGES,
+    Answer,
+    Asked,
+    ClusterNode,
+    facts,
+    judge_cluster,
+    judge_late,
+    judge_node,
+    judge_precision,
+)
+from .doctor_output import nearest_folder
+from .errors import BadRequest, BrainrayError, StorageError
+from .machine import Machine, read_disk, read_machine
+from .ray_session import cluster_address
+from .sight import Seen, Sight
+
+_CONNECT_S = 25.0
+_TURN_S = 0.2
+_HEARD_BYTES = 1 << 20
+_ANSWER_S = 30.0  # of a node, which starts a process for it
+_OBJECTS_SHARE = 0.3  # of the memory that is free, which Ray takes for objects
+_FULL = 0.95  # of a disk: from there on Ray writes no objects to it
+_LONGEST_SOCKET = 107  # bytes of its path
+_NO_HEAD = "see whether it is a Ray head of this version that runs: ray status"
+_TOKEN = (
+    "set RAY_AUTH_MODE=token here, and give it the head's token: as RAY_AUTH_TOKEN, or in ~/.ray/auth_token, which "
+    "`ray get-auth-token` shows there"
+)
+
+
+def look_at_ray(request: str) -> Iterator[Finding]:
+    """What the program tells."""
+    asked = Asked.from_json(request)
+    if asked.cluster is False:
+        yield from look_here(read_machine())
+        return
+    try:
+        address = cluster_address()
+    except BadRequest as exc:
+        yield blamed("ray cluster", exc)
+        return
+    if address is not None:
+        unreached = _connect(address)
+        yield from [unreached] if unreached else look_at_cluster(asked, address)
+    elif asked.cluster:
+        start = "start one with `ray start --head`, or name it: RAY_ADDRESS=host:6379"
+        yield wrong("ray cluster", "none runs on this machine, and RAY_ADDRESS names none", start)
+    else:
+        yield from look_here(read_machine())
+
+
+def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
+    """Why there is no connection; None where there is one.
+
+    Ray tries for 20 s to minutes. What its C++ knows better by then is on the standard error stream, in no exception.
+    """
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "warning"
+    raised: list[Exception] = []
+    deadline_s = time.monotonic() + timeout_s
+    with _overheard() as said:
+        trying = threading.Thread(target=_try_to_connect, args=(address, raised), daemon=True)
+        trying.start()
+        while trying.is_alive():
+            trying.join(_TURN_S)
+            if re.search(rb"InvalidAuthToken|Unauthenticated", said()):
+                return wrong("ray cluster", f"{address} takes nobody without its token", _TOKEN)
+            if time.monotonic() > deadline_s:
+                return wrong("ray cluster", f"{address} did not answer as Ray within {timeout_s:g} s", _NO_HEAD)
+    if not raised:
+        return None
+    why = one_line(str(raised[0]))
+    remedy = "install the Python and the Ray of the cluster here, or run on it: `brainray submit`"
+    return wrong("ray cluster", f"no connection to {address}: {why}", remedy if "mismatch" in why else _NO_HEAD)
+
+
+def _try_to_connect(address: str, raised: list[Exception]) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except Exception as exc:  # noqa: BLE001  it is told by who waits
+        raised.append(exc)
+
+
+@contextmanager
+def _overheard() -> Iterator[Callable[[], bytes]]:
+    """What is written to the standard error stream meanwhile, by C++ too."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as heard:
+        os.dup2(heard.fileno(), 2)
+        try:
+            yield lambda: os.pread(heard.fileno(), _HEARD_BYTES, 0)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def look_here(machine: Machine) -> Iterator[Finding]:
+    """What the Ray will find that a command starts here, where there is no cluster."""
+    cpus = _processors_by_ray()
+    found = f"{ray.__version__}; no cluster in use, so brainray starts Ray here, with {counted(cpus, 'processor')}"
+    if cpus > machine.usable:
+        fitting = max(1, int(machine.usable))
+        advice = f"give --workers {fitting}, or start Ray yourself: ray start --head --num-cpus={fitting}"
+        yield warning("ray", f"{found}, of which {machine.usable:g} may be used", advice)
+    else:
+        yield ok("ray", found)
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    yield from attempted("ray session folder", lambda: [_judge_session_folder(folder)])
+    yield from attempted("ray objects", lambda: [_judge_objects(machine, read_disk("/dev/shm").free_bytes, folder)])
+
+
+def _processors_by_ray() -> int:
+    """As `ray.init` counts them: it knows cgroups of containers, not affinity."""
+    from ray._private.utils import get_num_cpus
+
+    return int(get_num_cpus(override_docker_cpu_warning=True))
+
+
+def _judge_session_folder(folder: str) -> Finding:
+    check, longest = "ray session folder", _session_socket(folder)
+    if len(os.fsencode(longest)) > _LONGEST_SOCKET:
+        found = f"{folder} is too long for the sockets in it ({len(longest)} bytes, {_LONGEST_SOCKET} allowed)"
+        return wrong(check, found, "set RAY_TMPDIR to a shorter folder, such as /tmp")
+    finding = check_room(check, folder, "RAY_TMPDIR")
+    disk = read_disk(folder)
+    used = 1 - disk.free_bytes / disk.total_bytes if disk.total_bytes else 0.0
+    if finding.status == "ok" and used > _FULL:
+        advice = "free some, or set RAY_TMPDIR to a folder on another disk"
+        return warning(check, f"{finding.found}: above 95 % Ray moves no objects to the disk", advice)
+    return finding
+
+
+def _session_socket(folder: str) -> str:
+    return f"{folder}/ray/session_2026-01-31_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+
+
+def _judge_objects(machine: Machine, shared_bytes: int, folder: str) -> Finding:
+    wanted = _OBJECTS_SHARE * machine.available_bytes
+    found = f"/dev/shm has {size_text(shared_bytes)} free"
+    if shared_bytes >= wanted:
+        return ok("ray objects", f"{found}, of which Ray takes up to {size_text(wanted)}")
+    advice = f"enlarge it: docker run --shm-size={wanted / 1e9 * 1.1:.0f}g, or mount -o remount,size=... /dev/shm"
+    return warning("ray objects", f"{found}, not the {size_text(wanted)} Ray wants, which go to {folder}", advice)
+
+
+def look_at_cluster(asked: Asked, address: str) -> Iterator[Finding]:
+    """The cluster connected to: its nodes, and whether each sees and reaches what this machine does."""
+    nodes = [_described(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    yield from judge_cluster(nodes, address)
+    here = facts(PACKAGES)
+    able: list[ClusterNode] = []
+    bf16: list[tuple[ClusterNode, bool]] = []
+    for node, answer in _ask(nodes, facts, PACKAGES):
+        if not isinstance(answer, Answer):
+            yield answer
+            continue
+        yield from judge_node(node, answer, here)
+        bf16.append((node, answer.facts["bf16"]))
+        if node.works and answer.facts["brainray"] == here["brainray"]:
+            able.append(node)
+    yield from judge_precision(bf16)
+    yield from attempted("node paths", lambda: _look_at_paths(asked, able))
+
+
+def _described(node: dict[str, Any]) -> ClusterNode:
+    resources = node["Resources"]
+    return ClusterNode(
+        node_id=node["NodeID"],
+        name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        memory_bytes=int(resources.get("memory", 0)),
+        objects_bytes=int(resources.get("object_store_memory", 0)),
+    )
+
+
+def _ask(
+    nodes: Sequence[ClusterNode], function: Callable[..., Any], *arguments: object, answer_s: float = _ANSWER_S
+) -> Iterator[tuple[ClusterNode, Any]]:
+    """Each node with its `Answer`, or with what is wrong with it; in the order in which they come."""
+    cloudpickle.register_pickle_by_value(doctor_nodes)  # type: ignore[no-untyped-call]
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    began_s, deadline_s = time.time(), time.monotonic() + answer_s
+    pending = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
+            *arguments
+        ): node
+        for node in nodes
+    }
+    while pending:
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline_s - time.monotonic()))
+        if not ready:
+            break
+        node = pending.pop(ready[0])
+        try:
+            value = ray.get(ready[0])
+        except RayError as exc:
+            yield node, wrong(f"node {node.name}", f"a task failed there ({_last_line(exc)})", "see its raylet.out")
+            continue
+        yield node, Answer(facts=value, asked_s=began_s, answered_s=time.time())
+    for reference, node in pending.items():
+        ray.cancel(reference, force=True)
+        yield node, judge_late(node, answer_s)
+
+
+def _last_line(exc: RayError) -> str:
+    return one_line(str(exc).strip().rpartition("\n")[2])
+
+
+def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:
+    """Whether every node that works sees the same files, and may use the same buckets."""
+    far = [(option, uri, False) for option, uri in asked.reads if _is_far(uri)]
+    if asked.output and _is_far(asked.output):
+        far.append(("--output", asked.output, True))
+    with _sight(asked) as sight:
+        if not far and not sight.seen and sight.mark is None:
+            return
+        for node, answer in _ask(nodes, reach, sight, far):
+            if not isinstance(answer, Answer):
+                yield answer
+                continue
+            name = f"node {node.name} paths"
+            for found, remedy in answer.facts["problems"]:
+                yield wrong(name, found, remedy)
+            if not answer.facts["problems"]:
+                yield ok(name, "sees and reaches what this machine does")
+
+
+def reach(sight: Sight, far: list[tuple[str, str, bool]]) -> dict[str, list[tuple[str, str]]]:
+    """On a node: what it does not see or may not use, and what to do about each."""
+    problems = []
+    unseen = sight.unseen()
+    if unseen is not None:
+        advice = "mount the same file system at the same place on all nodes, or give s3://"
+        problems.append((f"{unseen} is not the same there as here", advice))
+    for option, uri, write in far:
+        try:
+            storage.check_access(uri, write=write)
+        except BrainrayError as exc:
+            finding = blamed(option, exc, remedy="give every node the same credentials and network")
+            problems.append((f"{option} {finding.found}", finding.remedy))
+    return {"problems": problems}
+
+
+@contextmanager
+def _sight(asked: Asked) -> Iterator[Sight]:
+    """What this machine sees of local paths. While it lasts, the folder of the output holds a file that marks it."""
+    mark = None
+    if asked.output and not _is_far(asked.output):
+        mark = storage.join(nearest_folder(asked.output), f".brainray-doctor-{secrets.token_hex(8)}")
+        try:
+            storage.write_bytes(mark, b"")
+        except StorageError:  # which the check of the output tells
+            mark = None
+    try:
+        yield Sight(output=asked.output or "", mark=mark, seen=tuple(_seen(asked)))
+    finally:
+        if mark is not None:
+            with suppress(StorageError):
+                storage.delete(mark)
+
+
+def _seen(asked: Asked) -> Iterator[Seen]:
+    for option, uri in asked.reads:
+        if _is_far(uri) or not storage.exists(uri):
+            continue
+        yield Seen(option, uri)
+        if option == "--model":
+            continue
+        with suppress(BrainrayError):
+            first, _ = first_image(uri)
+            if first is not None and not _is_far(first.uri):
+                yield Seen(option, first.uri, first.version)
+
+
+def _is_far(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+if __name__ == "__main__":
+    tell(look_at_ray)

@@ -1,0 +1,33 @@
+"""What workers count for Prometheus, through Ray's own metrics: `ray_brainray_…` on each node's metrics port."""
+
+from ray.util.metrics import Counter
+
+from .scoring import DecodedShard, Task
+
+
+class ScoreMetrics:
+    """The counters of one worker. They only ever grow, from 0 with each worker that starts."""
+
+    def __init__(self) -> None:
+        self._images = Counter("brainray_images", description="Images that got their row.", tag_keys=("status",))
+        self._bytes = Counter("brainray_bytes", description="Bytes of those images as listed.")
+        self._seconds = Counter("brainray_seconds", description="Seconds of a worker's thread.", tag_keys=("stage",))
+        self._retries = Counter("brainray_read_retries", description="Reads that were tried again.")
+        self._shards = Counter("brainray_shards", description="Shards committed.")
+
+    def count(self, task: Task, decoded: DecodedShard, seconds: dict[str, float]) -> None:
+        """A shard that was committed; `seconds` by stage."""
+        ok = int(decoded.ok.sum())
+        sizes = task.pending["size_bytes"].to_pylist()
+        _add(self._images, ok, status="ok")
+        _add(self._images, len(decoded.ok) - ok, status="error")
+        _add(self._bytes, sum(size or 0 for size in sizes))
+        _add(self._retries, decoded.retries)
+        _add(self._shards, 1)
+        for stage, spent_s in seconds.items():
+            _add(self._seconds, spent_s, stage=stage)
+
+
+def _add(counter: Counter, value: float, **tags: str) -> None:
+    if value > 0:  # Ray takes nothing else
+        counter.inc(value, tags=tags)

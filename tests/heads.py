@@ -1,0 +1,69 @@
+"""A Ray head of the tests' own, with token authentication."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+# The job's `python` is the one of the tests; no cluster of the user's own is touched, nor is their token.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+_START_S = 90.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def start_head(folder: Path) -> Iterator[tuple[str, int]]:
+    """The address of a head that takes jobs, and its process group. Only its processes are ended."""
+    scratch = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets; a head leaves its address behind there
+    port, dashboard = free_port(), free_port()
+    command = [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    # Ports of its own throughout: with the default ones, the agent of another Ray on the machine is in the way.
+    ports = [f"--{name}-port={free_port()}" for name in ("ray-client-server", "dashboard-agent-listen")]
+    options = ["--block", "--disable-usage-stats", *ports]
+    environment = ENVIRONMENT | {"RAY_TMPDIR": scratch}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *options], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            address = f"http://127.0.0.1:{dashboard}"
+            _await(f"{address}/api/jobs/", process)
+            yield address, process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _await(url: str, process: subprocess.Popen) -> None:
+    headers = {"Authorization": f"Bearer {ENVIRONMENT['RAY_AUTH_TOKEN']}"}
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5).close()
+            return
+        except OSError:
+            assert process.poll() is None and time.monotonic() < deadline, "the head does not start"
+            time.sleep(0.2)
