@@ -85,8 +85,8 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
 
     if command not in _COMMANDS:
         raise BadRequest(f"`submit` runs score or train on a cluster, not {command}; its own options come before that")
-    for text in arguments:
-        check_text("an argument", text)
+    for before, text in zip(("", *arguments), arguments, strict=False):
+        check_text(before if before.startswith("--") else "an argument", text)
     root: Any = context.find_root()
     inner = root.command.commands[command]
     values = inner.make_context(command, list(arguments), parent=root).params

@@ -19,7 +19,7 @@ from . import storage
 from .errors import BadRequest, BrainrayError, StorageError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 30.0  # without a byte
 _SLOW_TIMEOUT_S = 120.0  # of an upload, and of a submission, for which Ray itself waits for an agent
 _RETRY_S = 1.0
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -205,7 +205,10 @@ class JobsApi:
                 silent_since = now
                 self._say(f"{self.address} does not answer ({said}); trying for {self._patience_s:.0f} s")
             if now - silent_since >= self._patience_s:
-                raise Unreachable(f"{self.address} has not answered for {self._patience_s:.0f} s ({said})")
+                raise Unreachable(
+                    f"{self.address} has not answered for {self._patience_s:.0f} s ({said}); see that the cluster runs "
+                    "and that this is its dashboard, then run the same command again"
+                )
             self._sleep(_RETRY_S)
 
     def _ask_once(

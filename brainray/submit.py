@@ -172,7 +172,7 @@ def follow(
                 log.show(api.log(job.job_id))
             sleep(_POLL_S)
     except Unreachable as exc:
-        raise BrainrayError(f"{exc}; {job.job_id} may still run: the same command follows it again") from exc
+        raise BrainrayError(f"{job.job_id} may still run, but {exc}, which follows it") from exc
     except KeyboardInterrupt as exc:
         raise _with_code(
             f"{job.job_id} goes on without being watched; the same command follows it again, with --stop it is stopped",

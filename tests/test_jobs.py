@@ -29,28 +29,22 @@ def submit(address, *entrypoint):
 
 
 @pytest.mark.timeout(280)
-def test_a_submitted_job_scores_an_archive(head, archive, bundle, tmp_path):
+def test_a_submitted_job_scores_an_archive_with_what_was_uploaded(head, archive, bundle, tmp_path):
+    """One job tries it all, for each takes its time to start: what came along, a wrong request, a right one."""
     run = tmp_path / "run"
-    root = archive(images=3)
-    arguments = ["--input", str(root), "--model", bundle.uri, "--output", str(run)]
-    done = submit(head, "python", "jobs/score.py", *arguments)
+    score = f"python jobs/score.py --input {archive(images=3)} --model {bundle.uri} --output {run}"
+    train = f"python jobs/train.py --data /none --output {tmp_path}/model"
+    done = submit(head, "sh", "-c", f"find . -type f; {train}; echo code $?; {score}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"predictions and summary are in {run}" in done.stdout
-    assert len(pq.read_table(run / "predictions")) == 12
-    assert storage.exists(f"{run}/_SUCCESS")
 
-
-@pytest.mark.timeout(280)
-def test_a_wrong_request_fails_the_job_with_its_one_line(head, tmp_path):
-    done = submit(head, "python", "jobs/train.py", "--data", "/none", "--output", str(tmp_path / "model"))
-    assert done.returncode != 0
-    assert "brainray: --data /none: No such file" in done.stdout
-
-
-@pytest.mark.timeout(280)
-def test_what_is_uploaded_is_the_package_and_the_jobs_and_nothing_else(head):
-    done = submit(head, "find", ".", "-type", "f")
     uploaded = {line[2:] for line in done.stdout.splitlines() if line.startswith("./")}
     assert {"brainray/cli.py", "jobs/score.py", "jobs/train.py"} <= uploaded
     assert {name.split("/")[0] for name in uploaded} <= {"brainray", "jobs", "pyproject.toml", "README.md"}
     assert not any("__pycache__" in name for name in uploaded)
+
+    assert "brainray: --data /none: No such file" in done.stdout
+    assert "code 2" in done.stdout
+
+    assert f"predictions and summary are in {run}" in done.stdout
+    assert len(pq.read_table(run / "predictions")) == 12
+    assert storage.exists(f"{run}/_SUCCESS")

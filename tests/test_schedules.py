@@ -168,8 +168,9 @@ class TestSystemd:
         accepted(words[2:])
 
     def test_the_token_comes_as_a_credential_of_the_service(self):
-        credential = re.search(r"LoadCredential=([\w-]+):/", SERVICE)
-        assert credential and f"RAY_AUTH_TOKEN_PATH=%d/{credential[1]}" in SERVICE
+        given = re.search(r"^LoadCredential=([\w-]+):/", SERVICE, re.M)
+        read = re.search(r"RAY_AUTH_TOKEN_PATH=%d/([\w-]+)$", SERVICE, re.M)
+        assert given and read and given[1] == read[1]
 
 
 # Airflow
