@@ -73,11 +73,11 @@ def _checks(
     return [
         Check(name="python", look=this.check_python),
         Check(name="packages", look=this.check_packages),
-        Check(name="torch", look=check_torch, timeout_s=TORCH_S + _SPARE_S),
         Check(name="processors", look=partial(this.check_processors, machine)),
         Check(name="memory", look=partial(this.check_memory, machine)),
         Check(name="temporary folder", look=this.check_temporary_folder),
         Check(name="open files", look=this.check_open_files),
+        Check(name="torch", look=check_torch, timeout_s=TORCH_S + _SPARE_S),
         Check(name="ray", look=partial(check_ray, asked), timeout_s=RAY_S + _SPARE_S),
         *(
             Check(name=f"{option} {text}", look=partial(look, text, with_store=with_store))
@@ -122,6 +122,7 @@ def _show_text(findings: "Iterable[Finding]") -> "list[Finding]":
     from rich.text import Text
 
     from .console import output_console
+    from .doctor import counted
 
     console = output_console()
     before_remedy = "\n         -> " if console.is_terminal else " -> "
@@ -133,5 +134,5 @@ def _show_text(findings: "Iterable[Finding]") -> "list[Finding]":
         console.print(line)
         shown.append(finding)
     counts = Counter(finding.status for finding in shown)
-    console.print(f"{counts['wrong']} wrong, {counts['warning']} warning(s), {counts['ok']} ok")
+    console.print(f"{counts['wrong']} wrong, {counted(counts['warning'], 'warning')}, {counts['ok']} ok")
     return shown

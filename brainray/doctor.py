@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from typing import Literal
 
-from .errors import BrainrayError
+from .errors import BrainrayError, StorageError
 
 Status = Literal["ok", "warning", "wrong"]
 _LONGEST_TEXT = 300  # characters of a foreign error
 _CORRECT = "correct it and run this again"
+_LATER = "try again later; if it stays, look at the network, the store or the disk"
 _DEFECT = "run it again; if this stays, it is a defect of brainray to be reported"
 
 
@@ -99,7 +100,8 @@ def blamed(check: str, exc: BrainrayError, *, about: str = "", remedy: str = _CO
     text = one_line(str(exc))
     thing, _, rest = text.partition(": ")
     found, _, advice = (rest if rest and (thing in check or thing == about) else text).partition("; ")
-    return wrong(check, found, advice or remedy)
+    passing = isinstance(exc, StorageError) and exc.reason == "read_failed"
+    return wrong(check, found, advice or (_LATER if passing else remedy))
 
 
 def unanswered(check: str, timeout_s: float) -> Finding:

@@ -1,4 +1,4 @@
-"""Checks of this machine without Ray: Python and packages, processors, memory, temporary folder, open files."""
+"""Checks of this machine: Python, packages, processors, memory, folders, open files; what a Ray on it would need."""
 
 import os
 import platform
@@ -23,8 +23,10 @@ _SHOWN = ("ray", "torch", "torchvision", "numpy", "pyarrow", "pillow", "obstore"
 _MANY_IMAGES = 10**9
 # Driver and Ray's own processes on a local Ray: 0.3 GB and 0.7 GB.
 _OTHERS_BYTES = 1 << 30
-# Of what Ray sees, the share it leaves to workers; the rest is for objects.
-_RAY_SHARE = 0.7
+_OBJECTS_SHARE = 0.3  # of the memory that is free, which Ray takes for objects; workers get the rest
+_SESSION = "session_2026-01-31_00-00-00_000000"
+_LONGEST_SOCKET = 107  # bytes of its path
+_FULL = 0.95  # of a disk: from there on Ray writes no objects to it
 _FEW_FILES, _TOO_FEW_FILES = 4096, 256  # Ray warns below the former; 64 reads at a time need more than the latter
 _RAISED_TO = 65536  # by Ray, where the hard limit allows
 _FEW_BYTES, _TOO_FEW_BYTES = 5e9, 0.5e9
@@ -116,12 +118,15 @@ def check_processors(machine: Machine, architecture: str = platform.machine()) -
 
 def check_memory(machine: Machine) -> Iterator[Finding]:
     """Against what `pools` makes of it: a process for each processor, as far as there is memory."""
-    left = max(0, machine.available_bytes - _OTHERS_BYTES)
+    if not machine.memory_bytes:
+        yield warning("memory", "not known: /proc/meminfo cannot be read", "see that there is 1 GB for each processor")
+        return
+    left = max(1, int((1 - _OBJECTS_SHARE) * (machine.available_bytes - _OTHERS_BYTES)))
     free = f"{size_text(machine.available_bytes)} free of {size_text(machine.memory_bytes)}"
     cpus = max(1, int(machine.usable))
     wanted, fit = (
         score_pool([node], workers=None, shards=_MANY_IMAGES, images=_MANY_IMAGES)
-        for node in (Node(cpus=cpus), Node(cpus=cpus, memory_bytes=int(_RAY_SHARE * left)))
+        for node in (Node(cpus=cpus), Node(cpus=cpus, memory_bytes=left))
     )
     each = f"of {size_text(wanted.memory_bytes)}"
     remedy = "end what else uses memory, or take a larger machine or a higher limit of the container"
@@ -160,6 +165,32 @@ def check_room(check: str, folder: str, variable: str) -> Finding:
     if disk.free_bytes < _FEW_BYTES:
         return warning(check, found, elsewhere)
     return ok(check, found)
+
+
+def check_session_folder(folder: str) -> Iterator[Finding]:
+    """Where a Ray that is started here keeps logs, sockets, and objects that memory does not hold."""
+    check, longest = "ray session folder", f"{folder}/ray/{_SESSION}_{os.getpid()}/sockets/plasma_store"
+    if len(os.fsencode(longest)) > _LONGEST_SOCKET:
+        found = f"{folder} is too long for the sockets in it ({len(longest)} bytes, {_LONGEST_SOCKET} allowed)"
+        yield wrong(check, found, "set RAY_TMPDIR to a shorter folder, such as /tmp")
+        return
+    finding = check_room(check, folder, "RAY_TMPDIR")
+    disk = read_disk(folder)
+    if finding.status == "ok" and disk.free_bytes < (1 - _FULL) * disk.total_bytes:
+        advice = "free some, or set RAY_TMPDIR to a folder on another disk"
+        finding = warning(check, f"{finding.found}: above 95 % Ray moves no objects to the disk", advice)
+    yield finding
+
+
+def check_objects(machine: Machine, shared_bytes: int, folder: str) -> Iterator[Finding]:
+    """The object store of a Ray that is started here. `shared_bytes`: free in /dev/shm."""
+    wanted = _OBJECTS_SHARE * machine.available_bytes
+    found = f"/dev/shm has {size_text(shared_bytes)} free"
+    if shared_bytes >= wanted:
+        yield ok("ray objects", f"{found}, of which Ray takes up to {size_text(wanted)}")
+        return
+    advice = f"enlarge it: docker run --shm-size={wanted / 1e9 * 1.1:.0f}g, or mount -o remount,size=... /dev/shm"
+    yield warning("ray objects", f"{found}, not the {size_text(wanted)} Ray wants, which go to {folder}", advice)
 
 
 def check_open_files() -> Iterator[Finding]:

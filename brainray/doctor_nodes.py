@@ -166,7 +166,7 @@ def _judge_versions(name: str, theirs: dict[str, Any], here: dict[str, Any]) -> 
 def _judge_memory(name: str, node: ClusterNode) -> Iterator[Finding]:
     wanted, fit = (
         score_pool([one], workers=None, shards=_MANY_IMAGES, images=_MANY_IMAGES)
-        for one in (Node(cpus=node.cpus), Node(cpus=node.cpus, memory_bytes=node.memory_bytes))
+        for one in (Node(cpus=node.cpus), Node(cpus=node.cpus, memory_bytes=max(1, node.memory_bytes)))
     )
     if fit.actors < wanted.actors:
         room = f"room for {fit.actors} of {wanted.actors} scoring processes of {size_text(wanted.memory_bytes)}"

@@ -20,11 +20,12 @@ from .lease import refuse_if_held
 from .machine import Disk, read_disk
 from .run import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 
-_FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # rows of five million images, and of half a million
+_FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # 0.2 kB an image, measured: of ten million, and of one
+_FEW_FILES = 100
 _STIRRED_S = 120  # ago: a run that wrote its status then is most likely alive
 _IN_MEMORY = ("tmpfs", "ramfs")
 # Buckets shown as folders: there a rename is a copy and a deletion, which is no way to keep a lease.
-_BUCKETS_AS_FOLDERS = ("s3fs", "mountpoint", "goofys", "gcsfuse", "rclone", "blobfuse", "geesefs", "juicefs")
+_BUCKETS_AS_FOLDERS = ("s3fs", "mountpoint", "goofys", "gcsfuse", "rclone", "blobfuse", "geesefs")
 _OTHER_OUTPUT = "give another --output"
 
 
@@ -120,9 +121,7 @@ def check_disk(uri: str, *, look: Callable[[str], Disk] = read_disk) -> Iterator
         exclusive = _try_lease(folder)
     except StorageError as exc:
         why = str(exc).rpartition(": ")[2]
-        yield wrong(
-            check, f"{folder} cannot be written to ({why})", "let this user write there, or give another --output"
-        )
+        yield wrong(check, f"{folder} cannot be written to ({why})", f"let this user write there, or {_OTHER_OUTPUT}")
         return
     disk = look(folder)
     found = f"{folder} can be written to: {disk.kind or 'unknown file system'}, {size_text(disk.free_bytes)} free"
@@ -132,11 +131,13 @@ def check_disk(uri: str, *, look: Callable[[str], Disk] = read_disk) -> Iterator
     elif any(name in disk.kind for name in _BUCKETS_AS_FOLDERS):
         yield warning(check, f"{found}: a bucket shown as a folder", "give the bucket itself: s3://bucket/folder")
     elif disk.kind in _IN_MEMORY:
-        yield warning(check, f"{found}: in memory, gone with the machine", "give a folder on a disk")
-    elif disk.free_bytes < _TOO_FEW_BYTES or (disk.free_files or _STIRRED_S) < 100:
-        yield wrong(check, f"{found}, room for {disk.free_files} files", "free some room, or give another --output")
+        yield warning(check, f"{found}: in memory, lost when this machine starts anew", "give a folder on a disk")
+    elif disk.free_files is not None and disk.free_files < _FEW_FILES:
+        yield wrong(check, f"{found}, room for {disk.free_files} more files (inodes)", f"free some, or {_OTHER_OUTPUT}")
+    elif disk.free_bytes < _TOO_FEW_BYTES:
+        yield wrong(check, found, f"free some room, or {_OTHER_OUTPUT}")
     elif disk.free_bytes < _FEW_BYTES:
-        yield warning(check, found, "rows take about 0.4 GB for a million images: free some room")
+        yield warning(check, found, "a million images take about 0.2 GB of rows: see that there is enough")
     else:
         yield ok(check, found)
 

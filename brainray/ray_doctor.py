@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,10 +20,12 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from . import doctor_nodes, storage
-from .doctor import Finding, attempted, blamed, counted, ok, one_line, size_text, tell, warning, wrong
+from . import doctor_nodes, ray_session, storage
+from .backend import FileInfo
+from .bundle import DESCRIPTION
+from .doctor import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
 from .doctor_locations import first_image
-from .doctor_machine import check_room
+from .doctor_machine import check_objects, check_session_folder
 from .doctor_nodes import (
     PACKAGES,
     Answer,
@@ -44,9 +47,6 @@ _CONNECT_S = 25.0
 _TURN_S = 0.2
 _HEARD_BYTES = 1 << 20
 _ANSWER_S = 30.0  # of a node, which starts a process for it
-_OBJECTS_SHARE = 0.3  # of the memory that is free, which Ray takes for objects
-_FULL = 0.95  # of a disk: from there on Ray writes no objects to it
-_LONGEST_SOCKET = 107  # bytes of its path
 _NO_HEAD = "see whether it is a Ray head of this version that runs: ray status"
 _TOKEN = (
     "set RAY_AUTH_MODE=token here, and give it the head's token: as RAY_AUTH_TOKEN, or in ~/.ray/auth_token, which "
@@ -101,6 +101,7 @@ def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
 
 def _try_to_connect(address: str, raised: list[Exception]) -> None:
     try:
+        ray_session._bring_token()  # as `session` does
         ray.init(address=address, log_to_driver=False)
     except Exception as exc:  # noqa: BLE001  it is told by who waits
         raised.append(exc)
@@ -130,8 +131,8 @@ def look_here(machine: Machine) -> Iterator[Finding]:
     else:
         yield ok("ray", found)
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    yield from attempted("ray session folder", lambda: [_judge_session_folder(folder)])
-    yield from attempted("ray objects", lambda: [_judge_objects(machine, read_disk("/dev/shm").free_bytes, folder)])
+    yield from attempted("ray session folder", lambda: check_session_folder(folder))
+    yield from attempted("ray objects", lambda: check_objects(machine, read_disk("/dev/shm").free_bytes, folder))
 
 
 def _processors_by_ray() -> int:
@@ -139,33 +140,6 @@ def _processors_by_ray() -> int:
     from ray._private.utils import get_num_cpus
 
     return int(get_num_cpus(override_docker_cpu_warning=True))
-
-
-def _judge_session_folder(folder: str) -> Finding:
-    check, longest = "ray session folder", _session_socket(folder)
-    if len(os.fsencode(longest)) > _LONGEST_SOCKET:
-        found = f"{folder} is too long for the sockets in it ({len(longest)} bytes, {_LONGEST_SOCKET} allowed)"
-        return wrong(check, found, "set RAY_TMPDIR to a shorter folder, such as /tmp")
-    finding = check_room(check, folder, "RAY_TMPDIR")
-    disk = read_disk(folder)
-    used = 1 - disk.free_bytes / disk.total_bytes if disk.total_bytes else 0.0
-    if finding.status == "ok" and used > _FULL:
-        advice = "free some, or set RAY_TMPDIR to a folder on another disk"
-        return warning(check, f"{finding.found}: above 95 % Ray moves no objects to the disk", advice)
-    return finding
-
-
-def _session_socket(folder: str) -> str:
-    return f"{folder}/ray/session_2026-01-31_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
-
-
-def _judge_objects(machine: Machine, shared_bytes: int, folder: str) -> Finding:
-    wanted = _OBJECTS_SHARE * machine.available_bytes
-    found = f"/dev/shm has {size_text(shared_bytes)} free"
-    if shared_bytes >= wanted:
-        return ok("ray objects", f"{found}, of which Ray takes up to {size_text(wanted)}")
-    advice = f"enlarge it: docker run --shm-size={wanted / 1e9 * 1.1:.0f}g, or mount -o remount,size=... /dev/shm"
-    return warning("ray objects", f"{found}, not the {size_text(wanted)} Ray wants, which go to {folder}", advice)
 
 
 def look_at_cluster(asked: Asked, address: str) -> Iterator[Finding]:
@@ -234,13 +208,13 @@ def _last_line(exc: RayError) -> str:
 
 def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:
     """Whether every node that works sees the same files, and may use the same buckets."""
-    far = [(option, uri, False) for option, uri in asked.reads if _is_far(uri)]
-    if asked.output and _is_far(asked.output):
-        far.append(("--output", asked.output, True))
-    with _sight(asked) as sight:
-        if not far and not sight.seen and sight.mark is None:
+    files = list(_files(asked))
+    written = asked.output if asked.output and _is_far(asked.output) else None
+    with _sight(asked, files) as sight:
+        far = [(seen.option, seen.uri) for seen in files if _is_far(seen.uri)]
+        if not (far or written or sight.seen or sight.mark):
             return
-        for node, answer in _ask(nodes, reach, sight, far):
+        for node, answer in _ask(nodes, reach, sight, far, written):
             if not isinstance(answer, Answer):
                 yield answer
                 continue
@@ -251,16 +225,21 @@ def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Findi
                 yield ok(name, "sees and reaches what this machine does")
 
 
-def reach(sight: Sight, far: list[tuple[str, str, bool]]) -> dict[str, list[tuple[str, str]]]:
-    """On a node: what it does not see or may not use, and what to do about each."""
+def reach(sight: Sight, far: list[tuple[str, str]], written: str | None) -> dict[str, list[tuple[str, str]]]:
+    """On a node: what it does not see or may not use, and what to do. `far`: an option and its file in a bucket."""
     problems = []
     unseen = sight.unseen()
     if unseen is not None:
         advice = "mount the same file system at the same place on all nodes, or give s3://"
         problems.append((f"{unseen} is not the same there as here", advice))
-    for option, uri, write in far:
+    tries: list[tuple[str, Callable[[], object]]] = [
+        (option, partial(storage.read_range, uri, 0, 1)) for option, uri in far
+    ]
+    if written is not None:
+        tries.append(("--output", partial(storage.check_access, written, write=True)))
+    for option, attempt in tries:
         try:
-            storage.check_access(uri, write=write)
+            attempt()
         except BrainrayError as exc:
             finding = blamed(option, exc, remedy="give every node the same credentials and network")
             problems.append((f"{option} {finding.found}", finding.remedy))
@@ -268,7 +247,7 @@ def reach(sight: Sight, far: list[tuple[str, str, bool]]) -> dict[str, list[tupl
 
 
 @contextmanager
-def _sight(asked: Asked) -> Iterator[Sight]:
+def _sight(asked: Asked, files: Sequence[Seen]) -> Iterator[Sight]:
     """What this machine sees of local paths. While it lasts, the folder of the output holds a file that marks it."""
     mark = None
     if asked.output and not _is_far(asked.output):
@@ -278,24 +257,24 @@ def _sight(asked: Asked) -> Iterator[Sight]:
         except StorageError:  # which the check of the output tells
             mark = None
     try:
-        yield Sight(output=asked.output or "", mark=mark, seen=tuple(_seen(asked)))
+        seen = tuple(seen for seen in files if not _is_far(seen.uri))
+        yield Sight(output=asked.output or "", mark=mark, seen=seen)
     finally:
         if mark is not None:
             with suppress(StorageError):
                 storage.delete(mark)
 
 
-def _seen(asked: Asked) -> Iterator[Seen]:
+def _files(asked: Asked) -> Iterator[Seen]:
+    """A file that each option stands for. What cannot be found from here is left to the checks of the option."""
     for option, uri in asked.reads:
-        if _is_far(uri) or not storage.exists(uri):
-            continue
-        yield Seen(option, uri)
-        if option == "--model":
-            continue
         with suppress(BrainrayError):
-            first, _ = first_image(uri)
-            if first is not None and not _is_far(first.uri):
-                yield Seen(option, first.uri, first.version)
+            if option == "--model":
+                found: FileInfo | None = next(iter(storage.list_files(storage.join(uri, DESCRIPTION))))
+            else:
+                found, _ = first_image(uri)
+            if found is not None:
+                yield Seen(option, found.uri, found.version)
 
 
 def _is_far(uri: str) -> bool:

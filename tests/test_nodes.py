@@ -1,18 +1,38 @@
 """Clusters of several nodes, all of them on this machine: they come, go, and see other files."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 from archive import contents
+from heads import BIN, ENVIRONMENT, free_port
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.cluster_utils import Cluster
+from ray.util import get_node_ip_address
 
 from brainray.phantom import write_archive
 from brainray.run import verify_run
 from brainray.sight import Seen, sight_of
 from brainray.storage import Writer
+
+AUTOSCALER = {
+    "RAY_enable_autoscaler_v2": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    # The end of a node is noticed in 2 s instead of up to a minute.
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "4",
+}
 
 
 @pytest.fixture
@@ -66,14 +86,16 @@ def autoscaling(address):
         "disable_launch_config_check": True,
         "launch_multiple": True,
     }
-    types = {"ray.head.default": head, "worker": worker | {"min_workers": 0}}
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return {
         "cluster_name": "fake",
         "max_workers": 2,
         "provider": provider,
         "head_node_type": "ray.head.default",
-        "available_node_types": types,
-    }
+        "available_node_types": {"ray.head.default": head, "worker": worker | {"min_workers": 0}},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+    } | {f"{name}_commands": [] for name in commands}
 
 
 def family(head):
@@ -86,7 +108,7 @@ def family(head):
     return sorted(found, key=lambda process: process.create_time())
 
 
-def score(address, *arguments, cwd):
+def score(address, *arguments, cwd, environment=os.environ):
     return subprocess.Popen(
         [sys.executable, "-m", "brainray", "score", *map(str, arguments)],
         env=environment | {"RAY_ADDRESS": address},
@@ -114,11 +136,23 @@ def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, bundle,
     address, workers = autoscaler
     write_archive(str(tmp_path / "in"), images=400, seed=1)
     run = tmp_path / "run"
-    command = score(address, "--input", "in", "--model", bundle.uri, "--output", run, "--shard-size", 4, cwd=tmp_path)
-    told = command.stderr.readline()
-    while "waiting up to" not in told:
-        assert command.poll() is None and told, told
-        told = command.stderr.readline()
+    command = score(
+        address,
+        "--input",
+        "in",
+        "--model",
+        bundle.uri,
+        "--output",
+        run,
+        "--shard-size",
+        4,
+        cwd=tmp_path,
+        environment=ENVIRONMENT,
+    )
+    told = [command.stderr.readline()]
+    while "waiting up to" not in told[-1]:
+        assert told[-1], (told, command.wait(10))
+        told.append(command.stderr.readline())
     until(lambda: parts(run) >= 4 or command.poll() is not None)
     at_loss = parts(run)
     workers()[0].kill()
@@ -137,7 +171,9 @@ def test_a_path_that_other_nodes_do_not_see_is_refused_before_anything_is_scored
     archive(images=2)
     # Every process sees another folder here, as every machine does below /tmp.
     run = "/proc/self/cwd/run"
-    command = score(cluster.address, "--input", tmp_path / "archive", "--model", bundle.uri, "--output", run, cwd=tmp_path)
+    command = score(
+        cluster.address, "--input", tmp_path / "archive", "--model", bundle.uri, "--output", run, cwd=tmp_path
+    )
     _, err = command.communicate(timeout=100)
     assert command.returncode == 2, err
     last = err.splitlines()[-1]

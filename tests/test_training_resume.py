@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -50,13 +51,6 @@ def command(root, name):
     return ["train", "--data", str(root / "data"), "--output", str(root / name), *map(str, options)]
 
 
-@pytest.fixture(scope="module")
-def reference(root, local_ray):
-    """The model of a training that nothing happened to."""
-    assert run(command(root, "reference")) == 0
-    return load_bundle(str(root / "reference"))
-
-
 def epochs_done(output):
     return len(WorkFolder.of(str(output)).history())
 
@@ -80,10 +74,12 @@ def after_epoch(output, epoch, act):
     return given
 
 
-@pytest.fixture
-def killed(root):
-    """A command in a process of its own, which is killed with all of its Ray after two epochs or more."""
-    output = root / "killed"
+@pytest.fixture(scope="module")
+def dying(root):
+    """A command in a process of its own, which is killed with all of its Ray after two epochs or more; waits for that.
+
+    It runs beside the reference, for each waits for Ray most of its time.
+    """
     with (root / "killed.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "brainray", *command(root, "killed")],
@@ -93,20 +89,34 @@ def killed(root):
             stderr=log,
             start_new_session=True,
         )
-        try:
-            wait_for_epoch(output, 2)
-        finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for member in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.kill()
-            process.wait(10)
-            psutil.wait_procs(family, 10)
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_after_epoch, process, root / "killed", 2)
+        yield lambda: killed.result(120)
+
+
+def kill_after_epoch(process, output, epoch):
+    try:
+        wait_for_epoch(output, epoch)
+    finally:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait(10)
+        psutil.wait_procs(family, 10)
     return output
 
 
+@pytest.fixture(scope="module")
+def reference(root, dying, local_ray):
+    """The model of a training that nothing happened to."""
+    assert run(command(root, "reference")) == 0
+    return load_bundle(str(root / "reference"))
+
+
 @pytest.mark.timeout(240)
-def test_killed_and_then_short_of_a_worker_it_ends_with_the_same_weights(root, reference, killed, capfd):
+def test_killed_and_then_short_of_a_worker_it_ends_with_the_same_weights(root, reference, dying, capfd):
+    killed = dying()
     done = epochs_done(killed)
     assert 2 <= done < EPOCHS
     lost = after_epoch(killed, done + 2, kill_train_worker)
