@@ -12,15 +12,15 @@ import errno
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from .backend import FileInfo, Service
 from .errors import BadRequest, ImageReason, OutputHeld, StorageError
+from .local_names import check_version, file_info, path_of, text_of, uri_of, walk
 
 _REASONS: dict[int, ImageReason] = {
     errno.ENOENT: "not_found",
@@ -38,19 +38,19 @@ class LocalFiles:
     def normalise(self, uri: str) -> str:
         if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
             raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
-        return _uri(os.path.abspath(os.path.expanduser(_path(uri))))
+        return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
 
     def name_of(self, uri: str) -> str:
-        return _text(os.path.basename(_path(uri).rstrip("/")))
+        return text_of(os.path.basename(path_of(uri).rstrip("/")))
 
     def exists(self, uri: str) -> bool:
-        return os.path.lexists(_path(uri))
+        return os.path.lexists(path_of(uri))
 
     def is_folder(self, uri: str) -> bool:
-        return os.path.isdir(_path(uri))
+        return os.path.isdir(path_of(uri))
 
     def read_bytes(self, uri: str) -> bytes:
-        with _translated(uri), open(_path(uri), "rb", buffering=0) as file:
+        with _translated(uri), open(path_of(uri), "rb", buffering=0) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             data = file.read()
         if len(data) < size_bytes:
@@ -61,28 +61,28 @@ class LocalFiles:
         return self.read_bytes(uri)
 
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
-        with _translated(uri), open(_path(uri), "rb", buffering=0) as file:
+        with _translated(uri), open(path_of(uri), "rb", buffering=0) as file:
             file.seek(start)
             data = file.read(length)
-            _check_version(uri, os.fstat(file.fileno()), version)
+            check_version(uri, os.fstat(file.fileno()), version)
         if len(data) < length:
             raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {length} bytes")
         return data
 
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
-        path = _path(uri)
+        path = path_of(uri)
         with _translated(uri):
             file = pa.OSFile(path, "rb")
-            _check_version(uri, os.stat(path), version)
+            check_version(uri, os.stat(path), version)
         return file
 
     def look_up(self, uri: str) -> FileInfo | None:
         with _translated(uri):
-            return _file_info(uri, (), os.stat(_path(uri)))
+            return file_info(uri, (), os.stat(path_of(uri)))
 
     def check_access(self, uri: str, *, write: bool) -> None:
         """Files below a folder have rights of their own, which only reading them tells."""
-        path = _path(uri)
+        path = path_of(uri)
         while write and not os.path.lexists(path):
             path = os.path.dirname(path)
         if write and not os.access(path, os.W_OK | os.X_OK):
@@ -98,21 +98,21 @@ class LocalFiles:
     def list_names(self, uri: str) -> list[str]:
         with _translated(uri):
             try:
-                return sorted(name for name in os.listdir(_path(uri)) if not name.startswith("."))
+                return sorted(name for name in os.listdir(path_of(uri)) if not name.startswith("."))
             except FileNotFoundError:
                 return []
 
     def list_files(self, uri: str) -> Iterator[FileInfo]:
         """Sorted within each folder. Links are followed; a folder that is its own ancestor is not entered again."""
-        root = _path(uri)
+        root = path_of(uri)
         with _translated(uri):
             if os.path.isdir(root):
-                yield from _walk(root, (), ())
+                yield from walk(root, (), ())
             else:
-                yield _file_info(uri, (), os.stat(root))
+                yield file_info(uri, (), os.stat(root))
 
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
-        path = _path(uri)
+        path = path_of(uri)
         with _translated(uri), _guarded(staging):
             _make_folder(os.path.dirname(path), staging)
             temporary = _temporary(path, staging)
@@ -130,19 +130,19 @@ class LocalFiles:
 
     def copy(self, source: str, target: str, staging: str | None) -> None:
         """By a hard link where the file system has them."""
-        path = _path(target)
+        path = path_of(target)
         with _translated(target), _guarded(staging):
             _make_folder(os.path.dirname(path), staging)
             temporary = _temporary(path, staging)
             try:
-                os.link(_path(source), temporary)
+                os.link(path_of(source), temporary)
             except OSError:
-                shutil.copyfile(_path(source), temporary)
+                shutil.copyfile(path_of(source), temporary)
             os.replace(temporary, path)
             _sync_folder(os.path.dirname(path))
 
     def delete(self, uri: str, staging: str | None) -> None:
-        path = _path(uri)
+        path = path_of(uri)
         with _translated(uri), _guarded(staging):
             temporary = _taken_away(path, staging)
             if temporary is not None:
@@ -152,12 +152,12 @@ class LocalFiles:
 
     def delete_tree(self, uri: str, staging: str | None) -> None:
         with _translated(uri), _guarded(staging):
-            temporary = _taken_away(_path(uri), staging)
+            temporary = _taken_away(path_of(uri), staging)
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def claim(self, uri: str, name: str, data: bytes) -> bool:
-        path = _path(uri)
+        path = path_of(uri)
         parent = os.path.dirname(path)
         prepared = os.path.join(parent, f".{secrets.token_hex(8)}")
         with _translated(uri):
@@ -177,7 +177,7 @@ class LocalFiles:
         return True
 
     def revoke(self, uri: str) -> None:
-        path = _path(uri)
+        path = path_of(uri)
         removed = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}")
         with _translated(uri), suppress(FileNotFoundError):
             os.rename(path, removed)
@@ -190,37 +190,10 @@ class LocalFiles:
         """In the owner's staging folder, where it fails once that is gone."""
         with _translated(uri), _guarded(staging):
             try:
-                os.close(os.open(_path(uri), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                os.close(os.open(path_of(uri), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             except FileExistsError:
                 return False
         return True
-
-
-def _path(uri: str) -> str:
-    if uri.startswith("file://"):
-        return os.fsdecode(unquote_to_bytes(uri[len("file://") :].removeprefix("localhost")))
-    return uri
-
-
-def _uri(path: str) -> str:
-    try:
-        path.encode()
-        return path
-    except UnicodeEncodeError:
-        return "file://" + quote_from_bytes(os.fsencode(path))
-
-
-def _text(name: str) -> str:
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def _check_version(uri: str, info: os.stat_result, version: str | None) -> None:
-    if version is not None and _version(info) != version:
-        raise StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
-
-
-def _version(info: os.stat_result) -> str:
-    return str(info.st_mtime_ns)
 
 
 @contextmanager
@@ -239,14 +212,14 @@ def _guarded(staging: str | None) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as exc:
-        if staging is None or os.path.isdir(_path(staging)):
+        if staging is None or os.path.isdir(path_of(staging)):
             raise
         raise OutputHeld("another run has taken over this output, so this one stopped before writing") from exc
 
 
 def _temporary(path: str, staging: str | None) -> str:
     folder, name = os.path.split(path)
-    return os.path.join(folder if staging is None else _path(staging), f".{name[:100]}.{secrets.token_hex(4)}.tmp")
+    return os.path.join(folder if staging is None else path_of(staging), f".{name[:100]}.{secrets.token_hex(4)}.tmp")
 
 
 def _taken_away(path: str, staging: str | None) -> str | None:
@@ -256,7 +229,7 @@ def _taken_away(path: str, staging: str | None) -> str | None:
         os.rename(path, temporary)
     except FileNotFoundError:
         if staging is not None:
-            os.stat(_path(staging))
+            os.stat(path_of(staging))
         return None
     return temporary
 
@@ -287,26 +260,3 @@ def _sync_folder(folder: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> FileInfo:
-    is_file = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
-    return FileInfo(uri=uri, folders=folders, size_bytes=info.st_size, version=_version(info), special=not is_file)
-
-
-def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
-    if identity in ancestors:
-        return
-    with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, (*names, _text(entry.name)), (*ancestors, identity))
-            continue
-        try:
-            info = entry.stat()
-        except FileNotFoundError:  # a dangling link: listed, so that its row can say not_found
-            info = entry.stat(follow_symlinks=False)
-        yield _file_info(_uri(entry.path), names, info)

@@ -30,8 +30,8 @@ from .run import (
     look,
     read_run,
 )
-from .scoring import Target, open_task
 from .storage import Writer
+from .tasks import Target, open_task
 
 _THREADS = 8
 # What of run.json, if it differs, makes a run worth writing again. The rest says how it was made.

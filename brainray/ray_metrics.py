@@ -2,7 +2,8 @@
 
 from ray.util.metrics import Counter
 
-from .scoring import DecodedShard, Task
+from .scoring import DecodedShard
+from .tasks import Task
 
 
 class ScoreMetrics:

@@ -22,8 +22,9 @@ from .ray_metrics import ScoreMetrics
 from .ray_session import check_alive, is_private, own_error, quiet_data
 from .reading import Reader
 from .results import PartInfo
-from .scoring import DecodedShard, Target, Task, decode_shard, open_task, predict_shard
+from .scoring import DecodedShard, decode_shard, predict_shard
 from .sight import Sight
+from .tasks import Target, Task, open_task
 
 _TURN_S = 0.5
 

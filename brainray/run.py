@@ -16,8 +16,8 @@ from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, OtherModel, blamed_on
 from .indexes import FOLDER as CONTAINERS
 from .results import KeptTypes, part_uri, present_shards
-from .scoring import Target
 from .storage import Writer
+from .tasks import Target
 from .truth import Truth
 
 SCHEMA_VERSION = 3

@@ -21,8 +21,8 @@ from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema
 from .run import STATUS, Request, check_output, check_writable, look, publish, read_run
-from .scoring import open_task, settle
 from .storage import Writer
+from .tasks import open_task, settle
 from .truth import load_truth
 
 _HEARTBEAT_S = 2.0

@@ -137,12 +137,12 @@ def _fit(job: _Job, begun: "Checkpoint | None", writer: storage.Writer) -> None:
     """The part that needs Ray."""
     from . import ray_train
     from .pools import train_pool
+    from .ray_nodes import await_workers, check_every_node
     from .ray_session import session
+    from .ray_train_worker import TrainJob
 
     job.say("starting Ray")
     with session() as nodes:
-        from .ray_nodes import await_workers, check_every_node
-
         nodes = await_workers(nodes, say=job.say)
         images = Seen("--data", job.training_set.table["uri"][0].as_py())
         check_every_node(sight_of([images], output=job.output, writer=writer))
@@ -150,7 +150,7 @@ def _fit(job: _Job, begun: "Checkpoint | None", writer: storage.Writer) -> None:
         job.say("decoding")
         decoded, chosen = _decode(job, pool.decode_cpus)
         split, classes = chosen.split, job.model.classes
-        work = ray_train.TrainJob(
+        work = TrainJob(
             options=job.options,
             model=job.model,
             class_counts=tuple(np.bincount(chosen.labels[split.train], minlength=len(classes)).tolist()),

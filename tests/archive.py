@@ -11,7 +11,8 @@ from brainray.reading import Reader
 from brainray.results import prediction_schema
 from brainray.run import Request
 from brainray.score_job import Engine, Outcome, score
-from brainray.scoring import Probabilities, decode_shard, open_task, predict_shard
+from brainray.scoring import Probabilities, decode_shard, predict_shard
+from brainray.tasks import open_task
 from brainray.truth import Truth
 
 

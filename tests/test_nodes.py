@@ -12,12 +12,12 @@ from contextlib import suppress
 import psutil
 import pytest
 from archive import contents
+from bundles import CLASSES
 from heads import BIN, ENVIRONMENT, free_port
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.cluster_utils import Cluster
 from ray.util import get_node_ip_address
 
-from brainray.phantom import write_archive
 from brainray.run import verify_run
 from brainray.sight import Seen, sight_of
 from brainray.storage import Writer
@@ -131,11 +131,11 @@ def parts(run):
 
 
 @pytest.mark.timeout(150)
-def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, bundle, tmp_path):
+def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, archive, bundle, tmp_path):
     """Else a cluster that has shrunk to its head would score nothing, and one Spot machine's end would be the run's."""
     address, workers = autoscaler
-    write_archive(str(tmp_path / "in"), images=400, seed=1)
-    run = tmp_path / "run"
+    images, run = len(CLASSES) * 150, tmp_path / "run"
+    archive("in", images=150)
     command = score(
         address,
         "--input",
@@ -158,10 +158,10 @@ def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, bundle,
     workers()[0].kill()
     _, err = command.communicate(timeout=90)
     assert command.returncode == 0, err
-    assert at_loss < 100, "the run was over before the node was lost"
-    assert len(contents(run)) == 400
+    assert at_loss < images / 4, "the run was over before the node was lost"
+    assert len(contents(run)) == images
     account = verify_run(str(run))
-    assert (account.rows, account.wrong) == (400, ())
+    assert (account.rows, account.wrong) == (images, ())
 
 
 @pytest.mark.timeout(120)

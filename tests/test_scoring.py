@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from conftest import CLASSES, image_bytes
 
-from brainray import results, scoring, storage
+from brainray import results, scoring, storage, tasks
 from brainray.config import ImageSpec
 from brainray.decode import decode
 from brainray.errors import BrainrayError
@@ -42,10 +42,10 @@ def brightness(images):
 
 
 def score(folder, files, predict=brightness):
-    target = scoring.Target(
+    target = tasks.Target(
         run_uri=f"{folder}/run", fingerprint="f" * 32, classes=CLASSES, kept=(), writer=storage.Writer()
     )
-    task = scoring.open_task(write_manifest(folder, files), target)
+    task = tasks.open_task(write_manifest(folder, files), target)
     decoded = scoring.decode_shard(task.pending, SPEC, reader=Reader(), clock=lambda: NOW)
     info = scoring.predict_shard(task, decoded, predict, target, clock=lambda: NOW)
     return info, storage.read_parquet(results.part_uri(target.run_uri, "ab"))

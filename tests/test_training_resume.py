@@ -17,7 +17,7 @@ import pytest
 import ray
 import ray.train
 
-from brainray import ray_train, storage
+from brainray import ray_train, ray_train_worker, storage
 from brainray.bundle import load_bundle
 from brainray.cli import run
 from brainray.config import ModelSpec, TrainOptions
@@ -198,7 +198,7 @@ def train(tmp_path, monkeypatch):
         said = []
         monkeypatch.setattr(ray_train, "_trainer", Runs(*runs))
         monkeypatch.setattr(ray_train, "cluster_nodes", list)
-        job = ray_train.TrainJob(
+        job = ray_train_worker.TrainJob(
             options=TrainOptions(epochs=9),
             model=ModelSpec(classes=("a", "b")),
             class_counts=(1, 1),
