@@ -94,6 +94,8 @@ def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
                 return wrong("ray cluster", f"{address} did not answer as Ray within {timeout_s:g} s", _NO_HEAD)
     if not raised:
         return None
+    if isinstance(raised[0], BadRequest):
+        return blamed("ray cluster", raised[0])
     why = one_line(str(raised[0]))
     remedy = "install the Python and the Ray of the cluster here, or run on it: `brainray submit`"
     return wrong("ray cluster", f"no connection to {address}: {why}", remedy if "mismatch" in why else _NO_HEAD)
@@ -101,7 +103,7 @@ def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
 
 def _try_to_connect(address: str, raised: list[Exception]) -> None:
     try:
-        ray_session._bring_token()  # as `session` does
+        ray_session.bring_token(address)  # as `session` does
         ray.init(address=address, log_to_driver=False)
     except Exception as exc:  # noqa: BLE001  it is told by who waits
         raised.append(exc)

@@ -59,7 +59,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
-                _bring_token()
+                bring_token(address)
                 ray.init(address=address, **quiet)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
         where = (
@@ -76,13 +76,33 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         _own_handler_again()
 
 
-def _bring_token() -> None:
-    """A cluster asks for a token where one lay on its head's machine, and `ray.init` brings one only when told to."""
+def bring_token(address: str) -> None:
+    """Bring the token to a cluster that asks for one, as one does where a token lay on its head's machine.
+
+    `ray.init` brings one only when told to, and workers of a cluster that asks for none could not reach a driver that
+    asks. Raises `BadRequest` where there is none to bring.
+    """
+    if os.environ.get("RAY_AUTH_MODE") or "://" in address or not _asks_for_token(address):
+        return
     from ray._private.authentication import authentication_token_setup as setup
 
-    if hasattr(setup, "maybe_enable_token_auth_if_token_available"):
-        logging.getLogger(setup.__name__).setLevel(logging.CRITICAL)
-        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    logging.getLogger(setup.__name__).setLevel(logging.CRITICAL)
+    if not setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+        raise BadRequest(
+            f"the Ray cluster at {address} asks for a token; give the head's as RAY_AUTH_TOKEN or in ~/.ray/auth_token"
+        )
+
+
+def _asks_for_token(address: str) -> bool:
+    from ray import exceptions
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    refused = getattr(exceptions, "AuthenticationError", None)
+    try:
+        GcsClient(address=address).internal_kv_exists(b"brainray", None, timeout=_ANSWER_TIMEOUT_S)
+    except Exception as exc:  # noqa: BLE001  whatever else it is, `ray.init` comes upon it too
+        return refused is not None and isinstance(exc, refused)
+    return False
 
 
 def _let_threads_end_unheard() -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from queue import SimpleQueue
 from string import digits
 from typing import Protocol
@@ -97,14 +98,14 @@ def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[
 
 def _flat(fetch: FetchPage, prefix: str, page: Page) -> Iterator[_Span | list[Entry]]:
     """A folder of files alone: its first pages, then spans up to keys that are guessed. A bad guess costs a request."""
-    for number in range(_FLAT_PAGES):
+    for number in count(1):
         yield page.entries
         if page.next_token is None:
             return
         after = page.entries[-1].key
-        if number == _FLAT_PAGES - 1 and not after.endswith("/"):  # which would stand for a folder, whole
+        if number >= _FLAT_PAGES and not after.endswith("/"):  # which would stand for a folder, whole
             break
-        page = fetch(prefix, after=after) if number == 0 else fetch(prefix, token=page.next_token)
+        page = fetch(prefix, after=after) if number == 1 else fetch(prefix, token=page.next_token)
     for upto in _guesses(fetch, prefix, after):
         yield _Span(prefix=prefix, after=after, upto=upto)
         after = upto
@@ -161,23 +162,28 @@ def _each(fetch: FetchPage, entries: list[Entry], levels: int | None) -> Iterato
 
 def _pages(fetch: FetchPage, span: _Span) -> Iterator[list[Entry]]:
     # Below a folder no key is greater than this one, or next to none: those are dropped below.
-    start = span.after + _LAST if span.after.endswith("/") else span.after
+    start = span.after + _LAST if _is_folder(span.after, span) else span.after
     token: str | None = None
     while True:
         page = fetch(span.prefix, after="" if token else start, token=token)
-        entries = [entry for entry in page.entries if not _within(entry.key, span.after)]
+        entries = [entry for entry in page.entries if not _within(entry.key, span.after, span)]
         inside = entries
         if span.upto is not None:
             upto = span.upto
-            inside = [entry for entry in entries if entry.key <= upto or _within(entry.key, upto)]
+            inside = [entry for entry in entries if entry.key <= upto or _within(entry.key, upto, span)]
         yield inside
         if page.next_token is None or len(inside) < len(entries):
             return
         token = page.next_token
 
 
-def _within(key: str, folder: str) -> bool:
-    return folder.endswith("/") and key.startswith(folder)
+def _within(key: str, folder: str, span: _Span) -> bool:
+    return _is_folder(folder, span) and key.startswith(folder)
+
+
+def _is_folder(key: str, span: _Span) -> bool:
+    """Whether a bound stands for all below it. The prefix itself is an object, the marker of an empty folder."""
+    return key.endswith("/") and key != span.prefix
 
 
 class _Room:

@@ -74,7 +74,7 @@ def autoscaler(tmp_path):
 
 
 def autoscaling(address):
-    worker = {"resources": {"CPU": 1, "object_store_memory": 100_000_000}, "node_config": {}, "max_workers": 2}
+    worker = {"resources": {"CPU": 1, "object_store_memory": 1_000_000_000}, "node_config": {}, "max_workers": 2}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
     provider = {
         "type": "external",
@@ -134,8 +134,8 @@ def parts(run):
 def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, archive, bundle, tmp_path):
     """Else a cluster that has shrunk to its head would score nothing, and one Spot machine's end would be the run's."""
     address, workers = autoscaler
-    images, run = len(CLASSES) * 150, tmp_path / "run"
-    archive("in", images=150)
+    images, run = len(CLASSES) * 80, tmp_path / "run"
+    archive("in", images=80)
     command = score(
         address,
         "--input",

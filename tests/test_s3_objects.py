@@ -21,7 +21,7 @@ import obstore.exceptions
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, free_port, s3, s3_endpoints, strict_s3
 
@@ -462,6 +462,8 @@ PARTS = st.text(alphabet="ab-.0/é\U0001f9e0", min_size=1, max_size=6)
 
 
 @settings(deadline=None, max_examples=150)
+@example(keys={".", "/", "/0"}, wide=1, narrow=0, page_keys=1)
+@example(keys={"/", "//0a", "/0/", "/0-a", "/b0", "a", "a-", "b"}, wide=1, narrow=7, page_keys=3)
 @given(keys=st.sets(PARTS, max_size=60), wide=st.integers(1, 8), narrow=st.integers(0, 8), page_keys=st.integers(1, 9))
 def test_every_key_is_listed_once_in_order_however_the_space_is_split(keys, wide, narrow, page_keys):
     with pytest.MonkeyPatch.context() as patch:
