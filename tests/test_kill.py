@@ -88,19 +88,6 @@ def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(sce
     assert f"scored {96 - 4 * len(kept)} images" in again.stdout.read_text()
 
 
-@pytest.mark.timeout(120)
-def test_a_run_outlives_a_worker_that_is_killed(scene, expected, rng):
-    command = begin(scene, parts=rng.randrange(1, 12))
-    time.sleep(rng.uniform(0, 0.1))
-    assert command.strike("actor", rng)
-    kept = finished(scene.output)
-    check_reader(scene.output)
-    assert command.wait(90) == 0, str(command)
-    check_whole(scene.output, expected, kept=kept)
-    assert only_ours(command.errors()), str(command)
-    assert "(raylet)" not in command.stdout.read_text(), "what Ray says of it belongs into its log"
-
-
 @pytest.mark.timeout(90)
 def test_a_run_whose_ray_dies_ends_soon_and_says_how_to_go_on(scene, bundle, expected, rng):
     command = begin(scene, parts=rng.randrange(1, 8))

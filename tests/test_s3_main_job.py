@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from archive import contents, engine_of, request_for, score_here
@@ -40,15 +41,20 @@ def upload(folder, uri):
 
 
 @pytest.mark.timeout(300)
-def test_the_main_job_runs_on_buckets_and_outlives_a_kill(strict_s3, tmp_path):  # noqa: F811
+def test_the_main_job_runs_on_buckets_and_outlives_a_kill(strict_s3, bundle, tmp_path):  # noqa: F811
     write_archive(str(tmp_path / "in"), images=48, seed=3)
-    data, model, run = (f"{strict_s3.root}/{name}" for name in ("in", "model", "run"))
-    upload(tmp_path / "in", data)
+    names = ("in", "learn", "model", "trained", "run")
+    data, to_learn, model, trained, run = (f"{strict_s3.root}/{name}" for name in names)
+    for folder in (data, to_learn):
+        upload(tmp_path / "in", folder)
 
     def command(*arguments):
         return brainray(*arguments, endpoint=strict_s3.proxy.endpoint)
 
-    ended(command("train", "--data", data, "--output", model, "--epochs", "1", "--image-px", "32", "--workers", "1"))
+    training = command(
+        "train", "--data", to_learn, "--output", trained, "--epochs", "1", "--image-px", "32", "--workers", "1"
+    )
+    upload(Path(bundle.uri), model)  # to be scored with meanwhile, for each waits for Ray most of its time
     score = ("score", "--input", data, "--model", model, "--output", run, "--shard-size", "4")
     strict_s3.proxy.add("slow", methods=("GET",), key="/in/", delay_s=0.4)
     killed = command(*score)
@@ -66,8 +72,11 @@ def test_the_main_job_runs_on_buckets_and_outlives_a_kill(strict_s3, tmp_path): 
     images = {target for method, target in strict_s3.proxy.counts if method == "GET" and "/in/" in target}
     assert len(images) == 48 - 4 * kept + 1, "a resumed run reads only the rest; one more look is for the permission"
     storage.write_bytes(f"{data}/glioma/new.jpg", b"no image")
-    bundle = load_bundle(model)
     assert score_here(request_for(data, run, bundle, shard_size=4), engine_of(bundle)).scored == 1
     assert contents(run)[f"{data}/glioma/new.jpg"]["error"] == "not_an_image"
     assert (verify_run(run).rows, verify_run(run).failed) == (49, 1)
     assert build_summary(run).figures["totals"]["images"] == 49
+    ended(training)
+    learned = load_bundle(trained)
+    outcome = score_here(request_for(data, f"{run}-2", learned, shard_size=20), engine_of(learned))
+    assert (outcome.scored, outcome.failed) == (49, 1)
