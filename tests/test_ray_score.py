@@ -10,6 +10,7 @@ from bundles import derived
 from conftest import image_bytes
 
 from brainray import storage
+from brainray.cli import run
 
 SCRIPT = """
 import sys
@@ -53,11 +54,12 @@ def test_every_image_has_its_row_on_a_machine_with(cpus, gpus, mixed, bundle, tm
 
 
 @pytest.mark.timeout(110)
-def test_a_failure_in_a_worker_is_one_line_and_publishes_nothing(mixed, bundle, tmp_path):
+def test_a_failure_in_a_worker_is_one_line_and_publishes_nothing(local_ray, mixed, bundle, tmp_path, capfd):
     broken = derived(bundle, tmp_path / "broken", factor=math.nan)  # a fingerprint that fits, and no numbers
-    done = score(mixed, broken, tmp_path / "run", cpus=2)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"brainray: model {broken.fingerprint} gives no number for some images"), done.stderr
-    assert "Traceback" not in done.stderr
+    assert run(["score", "--input", str(mixed), "--model", broken.uri, "--output", str(tmp_path / "run")]) == 1
+    told = capfd.readouterr().err
+    assert told.splitlines()[-1].startswith(f"brainray: model {broken.fingerprint} gives no number for some images"), (
+        told
+    )
+    assert "Traceback" not in told
     assert not storage.exists(f"{tmp_path}/run/_SUCCESS")
