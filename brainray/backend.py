@@ -6,6 +6,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from .errors import StorageError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileInfo:
@@ -27,6 +29,11 @@ class Service:
     credentials: str  # where they were found, by botocore's name: "env", "shared-credentials-file", "iam-role" ...
     renewed: bool  # False: they end with the session they are of, and nobody renews them
     time_s: float | None  # since 1970, by the store's own clock, which tells whole seconds; None: it did not say
+
+
+def changed(uri: str) -> StorageError:
+    """For who asked for a version of a file that is no more."""
+    return StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
 
 
 class Backend(Protocol):

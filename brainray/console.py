@@ -68,28 +68,12 @@ def duration_text(seconds: float) -> str:
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
 
 
-class _Pace:
-    """When it is time for a line: with each phase, every few seconds, and at the end of scoring."""
+class _Paced:
+    """Tells with each phase, every few seconds while scoring, and at its end."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = ("listing", clock())  # a short listing is not worth a line
-
-    def is_time(self, progress: ScoreProgress) -> bool:
-        now = self._clock()
-        last_of_all = progress.phase == "scoring" and progress.done == progress.total
-        if self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
-            return False
-        self._last = (progress.phase, now)
-        return True
-
-
-class Lines:
-    """One line a phase, and while scoring one every few seconds."""
-
-    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream
-        self._pace = _Pace(clock)
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +84,26 @@ class Lines:
         return None
 
     def __call__(self, progress: ScoreProgress) -> None:
-        if self._pace.is_time(progress) and (text := self._text(progress)):
+        now = self._clock()
+        last_of_all = progress.phase == "scoring" and progress.done == progress.total
+        if self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
+            return
+        self._last = (progress.phase, now)
+        self._tell(progress)
+
+    def _tell(self, progress: ScoreProgress) -> None:
+        raise NotImplementedError
+
+
+class Lines(_Paced):
+    """A line each time."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._stream = stream
+
+    def _tell(self, progress: ScoreProgress) -> None:
+        if text := self._text(progress):
             print(text, file=self._stream, flush=True)
 
     def _text(self, progress: ScoreProgress) -> str | None:
@@ -116,24 +119,15 @@ class Lines:
         )
 
 
-class Events:
-    """An event a phase, and while scoring one every few seconds."""
+class Events(_Paced):
+    """An event each time."""
 
-    def __init__(self, log: Log, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: Log) -> None:
+        super().__init__()
         self._log = log
-        self._pace = _Pace(clock)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def __call__(self, progress: ScoreProgress) -> None:
-        if self._pace.is_time(progress):
-            self._log.event("progress", **asdict(progress) | {"images_per_s": round(progress.images_per_s, 1)})
+    def _tell(self, progress: ScoreProgress) -> None:
+        self._log.event("progress", **asdict(progress) | {"images_per_s": round(progress.images_per_s, 1)})
 
 
 class Bar:

@@ -14,13 +14,12 @@ from . import storage
 from .doctor import Finding, counted, ok, size_text, warning, wrong
 from .errors import StorageError
 from .machine import Machine, read_disk
-from .pools import Node, score_pool
+from .pools import Node, largest_pool
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _SHOWN = ("ray", "torch", "torchvision", "numpy", "pyarrow", "pillow", "obstore", "botocore")
-_MANY_IMAGES = 10**9
 # Driver and Ray's own processes on a local Ray: 0.3 GB and 0.7 GB.
 _OTHERS_BYTES = 1 << 30
 _OBJECTS_SHARE = 0.3  # of the memory that is free, which Ray takes for objects; workers get the rest
@@ -124,10 +123,7 @@ def check_memory(machine: Machine) -> Iterator[Finding]:
     left = max(1, int((1 - _OBJECTS_SHARE) * (machine.available_bytes - _OTHERS_BYTES)))
     free = f"{size_text(machine.available_bytes)} free of {size_text(machine.memory_bytes)}"
     cpus = max(1, int(machine.usable))
-    wanted, fit = (
-        score_pool([node], workers=None, shards=_MANY_IMAGES, images=_MANY_IMAGES)
-        for node in (Node(cpus=cpus), Node(cpus=cpus, memory_bytes=left))
-    )
+    wanted, fit = (largest_pool([node]) for node in (Node(cpus=cpus), Node(cpus=cpus, memory_bytes=left)))
     each = f"of {size_text(wanted.memory_bytes)}"
     remedy = "end what else uses memory, or take a larger machine or a higher limit of the container"
     if fit.memory_bytes < wanted.memory_bytes:

@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from .doctor import Finding, counted, findings_of, ok, size_text, warning, wrong
-from .pools import Node, has_processors, score_pool
+from .pools import Node, has_processors, largest_pool
 
 TIMEOUT_S = 90
 # What nodes must have in common beside Python, Ray and brainray itself, for rows to be the same wherever they are made.
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "obstore", "botocore", "safetensors")
-_MANY_IMAGES = 10**9
 _SKEW_S, _BAD_SKEW_S = 60, 300
 _FEW_BYTES = 5e9
 _INSTALL = "install it there, with the versions of constraints.txt"
@@ -117,7 +116,7 @@ def judge_cluster(nodes: Sequence[ClusterNode], address: str) -> Iterator[Findin
         start = "start a worker node; `score` asks an autoscaler for one and waits up to ten minutes"
         yield warning("ray cluster", f"{found}; no node has processors for work yet", start)
         return
-    pool = score_pool(able, workers=None, shards=_MANY_IMAGES, images=_MANY_IMAGES)
+    pool = largest_pool(able)
     yield ok("ray cluster", f"{found}; {counted(pool.actors, 'process')} would score")
 
 
@@ -165,7 +164,7 @@ def _judge_versions(name: str, theirs: dict[str, Any], here: dict[str, Any]) -> 
 
 def _judge_memory(name: str, node: ClusterNode) -> Iterator[Finding]:
     wanted, fit = (
-        score_pool([one], workers=None, shards=_MANY_IMAGES, images=_MANY_IMAGES)
+        largest_pool([one])
         for one in (Node(cpus=node.cpus), Node(cpus=node.cpus, memory_bytes=max(1, node.memory_bytes)))
     )
     if fit.actors < wanted.actors:

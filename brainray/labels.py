@@ -14,6 +14,8 @@ _ALIASES = {
     "pituitary": ("pituitary", "pituitarytumor", "pituitarytumour", "pituitaryadenoma"),
     "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
 }
+# Columns that hold a label, in tables of all kinds; the first that is there counts.
+LABEL_COLUMNS = ("label", "class", "diagnosis", "target")
 # Folders that public copies put above the classes; never a class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}

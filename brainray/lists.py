@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from . import storage
+from .containers import kind_of
 from .errors import BadRequest, blamed_on
+from .labels import LABEL_COLUMNS
 
 _URI = ("uri", "url", "path", "file", "filename", "file_name")
-_LABEL = ("label", "class", "diagnosis", "target")
 _SIZE = ("size_bytes", "size")
 _VERSION = ("version", "etag", "e_tag")
 _BUCKET, _KEY = "bucket", "key"  # of an S3 inventory
-_PARQUET = (".parquet", ".pq")
 _ROWS = 65_536
 _BLOCK_BYTES = 4 << 20
 # Types that are kept as they are; everything else is kept as text.
@@ -51,7 +51,7 @@ class ImageList:
 
     @property
     def labelled(self) -> bool:
-        return self._find(_LABEL) is not None
+        return self._find(LABEL_COLUMNS) is not None
 
     def kept_types(self, names: Sequence[str]) -> dict[str, str]:
         """The Arrow types of columns to be kept. Raises `BadRequest` for one that the list does not have."""
@@ -63,7 +63,7 @@ class ImageList:
 
     def rows(self, keep: Sequence[str] = ()) -> Iterator[Listed]:
         """Its rows in order. Raises `BadRequest` for one that names no image."""
-        location, label, size, version = (self._find(names) for names in (_URI, _LABEL, _SIZE, _VERSION))
+        location, label, size, version = (self._find(names) for names in (_URI, LABEL_COLUMNS, _SIZE, _VERSION))
         wanted = [*([location] if location else [_BUCKET, _KEY]), *filter(None, (label, size, version)), *keep]
         number = 0
         for table in _tables(self.uri, list(dict.fromkeys(wanted))):
@@ -103,7 +103,7 @@ def open_list(uri: str) -> ImageList | None:
 
     Raises `BadRequest` where it cannot be read.
     """
-    if not uri.lower().endswith((".csv", *_PARQUET)):
+    if not (uri.lower().endswith(".csv") or _is_parquet(uri)):
         return None
     with blamed_on("--input"):
         if storage.is_folder(uri):
@@ -183,7 +183,7 @@ def _csv(file: pa.NativeFile, convert: pa_csv.ConvertOptions | None) -> pa_csv.C
 
 
 def _is_parquet(uri: str) -> bool:
-    return uri.lower().endswith(_PARQUET)
+    return kind_of(uri) == "parquet"
 
 
 def _in_bucket(bucket: str | None, key: str | None) -> str | None:

@@ -5,8 +5,7 @@ import stat
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .backend import FileInfo
-from .errors import StorageError
+from .backend import FileInfo, changed
 
 
 def path_of(uri: str) -> str:
@@ -29,7 +28,7 @@ def text_of(name: str) -> str:
 
 def check_version(uri: str, info: os.stat_result, version: str | None) -> None:
     if version is not None and _version(info) != version:
-        raise StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
+        raise changed(uri)
 
 
 def _version(info: os.stat_result) -> str:

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from .errors import ImageError, ImageReason
+from .labels import LABEL_COLUMNS
 from .members import BinaryFile, Member, read_at, size_of, too_many
 
 _IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
-_LABELS = ("label", "class", "diagnosis", "target")
 _LONGEST_LABEL = 1000  # characters; longer ones are no class names
 _MOST_GROUP_BYTES = 2 << 30
 _MOST_FOOTER_BYTES = 64 << 20  # of images, it has some 200 bytes a row group
@@ -177,7 +177,7 @@ class _Labels:
 def _label_column(schema: pa.Schema) -> tuple[str | None, list[str]]:
     """The column of labels, and the names of its classes if it holds their numbers."""
     by_key = {field.name.lower(): field for field in schema}
-    for field in filter(None, map(by_key.get, _LABELS)):
+    for field in filter(None, map(by_key.get, LABEL_COLUMNS)):
         classes = _class_names(schema, field.name) if types.is_integer(field.type) else []
         if classes or _is_text(field.type):
             return str(field.name), classes

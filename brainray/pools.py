@@ -75,6 +75,11 @@ def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, image
     )
 
 
+def largest_pool(nodes: Sequence[Node]) -> ScorePool:
+    """For more images than these machines could ever do."""
+    return score_pool(nodes, workers=None, shards=sys.maxsize, images=sys.maxsize)
+
+
 def has_processors(nodes: Sequence[Node]) -> bool:
     return any(node.cpus > 0 for node in nodes)
 

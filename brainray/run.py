@@ -124,10 +124,9 @@ def _check_model(request: Request, before: dict[str, Any]) -> None:
         )
     kept = tuple((name, kind) for name, kind in before.get("kept", ()))
     if kept != request.kept:
-        names = ", ".join(f"{name} ({kind})" for name, kind in kept) or "none"
-        now = ", ".join(f"{name} ({kind})" for name, kind in request.kept) or "none"
+        then, now = (", ".join(f"{name} ({kind})" for name, kind in one) or "none" for one in (kept, request.kept))
         raise BadRequest(
-            f"--output {uri} holds a run whose --keep-columns are {names}, not {now}; "
+            f"--output {uri} holds a run whose --keep-columns are {then}, not {now}; "
             "give the same, another output, or --rescore"
         )
 

@@ -42,7 +42,7 @@ class Clients:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._session: Any = None
+        self.session: Any = None
         self._s3: Any = None
         self._stores: dict[str, S3Store] = {}
         self._thread = threading.local()
@@ -118,7 +118,7 @@ class Clients:
             s3 = self._create(session, wish or "auto")
             if not wish and not _at_aws(s3):
                 s3 = self._create(session, "path")  # host names like bucket.minio:9000 lead nowhere
-            self._session = session
+            self.session = session
             self._s3 = s3
 
     def _create(self, session: "Session", addressing_style: str) -> "BaseClient":
@@ -154,7 +154,7 @@ class Clients:
             "read_timeout": f"{READ_TIMEOUT_S}s",
             "timeout": f"{_WHOLE_GET_S}s",
         }
-        authorities = self._session.get_config_variable("ca_bundle")
+        authorities = self.session.get_config_variable("ca_bundle")
         if authorities:
             options["root_certificate"] = Path(authorities).read_bytes()
         return S3Store(
@@ -162,7 +162,7 @@ class Clients:
             endpoint=endpoint,
             region=self.region,
             virtual_hosted_style_request=virtual,
-            credential_provider=_Credentials(self._session),
+            credential_provider=_Credentials(self.session),
             client_options=options,  # type: ignore[arg-type]  # a TypedDict, filled in steps
             retry_config={"max_retries": 0},  # `reading` counts the tries
         )

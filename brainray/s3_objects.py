@@ -109,7 +109,7 @@ class S3Objects:
                 answer = clients.s3.head_bucket(Bucket=bucket)
             except ClientError as exc:
                 answer = exc.response
-            source = clients._session.get_credentials()
+            source = clients.session.get_credentials()
             date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
             return Service(
                 host=clients.request("s3:ListBucket", uri, bucket).host,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from .backend import changed
 from .errors import StorageError
 from .s3_client import Clients, content_md5
 from .s3_errors import Answer, Changed, WrongRegion, judge, translated
@@ -124,7 +125,7 @@ class Requests:
         try:
             data = self._body(uri, tag=version, Range=f"bytes={start}-{start + length - 1}", IfMatch=match)
         except Changed:
-            raise _changed(uri) from None
+            raise changed(uri) from None
         if len(data) != length:
             raise StorageError("read_failed", f"{uri}: got {len(data)} of {length} bytes")
         return data
@@ -259,11 +260,7 @@ class RangeFile(io.RawIOBase):
 
 def _check_version(uri: str, tag: str | None, version: str | None) -> None:
     if version and tag and tag.strip('"') != version:
-        raise _changed(uri)
-
-
-def _changed(uri: str) -> StorageError:
-    return StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
+        raise changed(uri)
 
 
 @contextmanager

@@ -111,6 +111,8 @@ def commit(task: Task, new: pa.Table, target: Target, *, work: tuple[Work, ...],
 
 def _kept_columns(manifest: pa.Table, kept: KeptTypes) -> Iterator[tuple[str, pa.Array]]:
     """The columns that are carried over from a list, in their types; null for images of no list."""
+    if not kept:
+        return
     rows = [json.loads(values) if values else [None] * len(kept) for values in manifest["kept"].to_pylist()]
     for number, (name, kind) in enumerate(kept):
         yield name, pa.array([row[number] for row in rows], pa.string()).cast(pa.type_for_alias(kind))

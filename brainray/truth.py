@@ -6,11 +6,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from . import storage
+from .containers import kind_of
 from .errors import BadRequest, blamed_on
-from .labels import class_lookup, match_class
+from .labels import LABEL_COLUMNS, class_lookup, match_class
 
 _KEY_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_id", "name")
-_LABEL_COLUMNS = ("label", "class", "diagnosis", "target")
 _SHOWN = 5
 
 
@@ -58,7 +58,7 @@ def load_truth(uri: str, classes: tuple[str, ...]) -> Truth:
     source = f"--labels {uri}"
     table = _read_table(uri, source)
     keys = _column(table, _KEY_COLUMNS, source, "image")
-    raw = _column(table, _LABEL_COLUMNS, source, "label")
+    raw = _column(table, LABEL_COLUMNS, source, "label")
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
     repeated = pc.filter(keys.value_counts().field("values"), pc.greater(keys.value_counts().field("counts"), 1))
@@ -70,7 +70,7 @@ def load_truth(uri: str, classes: tuple[str, ...]) -> Truth:
 def _read_table(uri: str, source: str) -> pa.Table:
     try:
         with blamed_on("--labels"):
-            if uri.lower().endswith((".parquet", ".pq")):
+            if kind_of(uri) == "parquet":
                 return storage.read_parquet(uri)
             return pa_csv.read_csv(pa.py_buffer(storage.read_bytes(uri)))
     except pa.ArrowException as exc:
