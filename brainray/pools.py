@@ -80,6 +80,11 @@ def largest_pool(nodes: Sequence[Node]) -> ScorePool:
     return score_pool(nodes, workers=None, shards=sys.maxsize, images=sys.maxsize)
 
 
+def can_hold(nodes: Sequence[Node], pool: ScorePool) -> bool:
+    """Whether there is room for one of its actors on any of the nodes, were it idle."""
+    return any(node.cpus >= pool.cpus_per_actor and node.gpus >= pool.gpus_per_actor for node in nodes)
+
+
 def has_processors(nodes: Sequence[Node]) -> bool:
     return any(node.cpus > 0 for node in nodes)
 
@@ -111,7 +116,7 @@ def train_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
     More workers than the cluster can hold would wait for ever: `BadRequest`.
     """
     gpus = int(sum(node.gpus for node in nodes))
-    cpus = sum(_sizes(nodes))
+    cpus = sum(sizes := _sizes(nodes))
     if gpus:
         count = workers or gpus
         if count > gpus:
@@ -122,7 +127,7 @@ def train_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
     most = max(2, 2 * int(cpus))
     if count > most:
         raise BadRequest(f"--workers is {count}, but the cluster has {cpus:g} processor(s); ask for {most} or fewer")
-    share = min(1.0, _TRAIN_CPU_SHARE * min(n.cpus for n in nodes if n.cpus) * len(nodes) / count)
+    share = min(1.0, _TRAIN_CPU_SHARE * min(node.cpus for node in nodes if node.cpus) * len(sizes) / count)
     return TrainPool(
         workers=count,
         cpus_per_worker=round(share, 3),

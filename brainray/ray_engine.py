@@ -1,10 +1,11 @@
 """The engine of `score_job` that is Ray: connect, look at the machines, size the pool, score."""
 
-import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from .estimate import Estimate, estimate, probe, sample
 from .lease import Lease
+from .machine import read_machine
 from .plan import Plan
 from .pools import Node, score_pool
 from .ray_session import cluster_address, session
@@ -21,7 +22,7 @@ def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> I
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     with session(lean=True) as nodes:
         # Not before `session` has silenced Ray, which looks when it is imported.
-        from .ray_nodes import await_workers, check_every_node
+        from .ray_nodes import Replacements, await_workers, check_every_node
         from .ray_score import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
@@ -37,7 +38,13 @@ def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> I
             sight=sight,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
-        yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=lease.check)
+        with closing(Replacements(pool, say=say)) as replacements:
+
+            def check() -> None:
+                lease.check()
+                replacements.check()
+
+            yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=check)
 
 
 def estimate_with_ray(request: Request, plan: Plan, *, say: Say) -> Estimate:
@@ -48,7 +55,7 @@ def estimate_with_ray(request: Request, plan: Plan, *, say: Say) -> Estimate:
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     options, images = request.options, plan.todo_images
     if cluster_address() is None:
-        nodes = [Node(cpus=len(os.sched_getaffinity(0)), gpus=0)]
+        nodes = [Node(cpus=read_machine().usable, gpus=0)]
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         return estimate(probe(sample(shards), request.bundle, options), images, nodes=nodes, pool=pool)
     with session() as nodes:

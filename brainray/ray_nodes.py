@@ -11,7 +11,7 @@ from .bundle import Bundle
 from .config import ScoreOptions
 from .errors import BadRequest, BrainrayError
 from .estimate import Probe, probe
-from .pools import Node, has_processors
+from .pools import Node, ScorePool, can_hold, has_processors
 from .ray_session import cluster_nodes, own_error
 from .sight import Sight, told
 
@@ -40,6 +40,42 @@ def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> 
     finally:
         request_resources(bundles=[])  # it was for the start; from now on what waits in line asks for machines
     raise BadRequest(f"the cluster got no machine with processors in {wait_s / 60:.0f} min; start a worker node")
+
+
+class Replacements:
+    """Asks an autoscaler for a machine where none that is left could hold a worker of the pool.
+
+    Ray asks for one too, with all that an actor asks for. But where the types of machines are listed without their
+    memory, as on some clouds, an autoscaler finds that no type has any, and the run would wait for ever.
+    """
+
+    def __init__(self, pool: ScorePool, *, say: Say) -> None:
+        self._pool = pool
+        self._say = say
+        self._look_at = 0.0
+        self._asked = False
+
+    def check(self) -> None:
+        """Look at the machines, where the last look was not just now."""
+        if (now := time.monotonic()) < self._look_at:
+            return
+        self._look_at = now + _LOOK_S
+        bereft = not can_hold(cluster_nodes(), self._pool)
+        if bereft != self._asked:
+            self._request([{"CPU": 1, "GPU": 1} if self._pool.on_gpu else {"CPU": 1}] if bereft else [])
+            self._asked = bereft
+            if bereft:
+                self._say("the cluster has lost its last machine for work; another one is asked for")
+
+    def close(self) -> None:
+        """Take back what was asked for."""
+        if self._asked:
+            self._request([])
+
+    def _request(self, bundles: list[dict[str, int]]) -> None:
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=bundles)
 
 
 def check_every_node(sight: Sight, *, answer_s: float = _ANSWER_S) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest
-from brainray.pools import Node, score_pool, train_pool
+from brainray.pools import Node, can_hold, score_pool, train_pool
 
 sizes = st.lists(st.integers(1, 64), min_size=1, max_size=6)
 
@@ -69,6 +69,20 @@ def test_with_gpus_an_actor_holds_one_and_processors_decode():
     assert pool.on_gpu
     assert (pool.actors, pool.gpus_per_actor) == (2, 1)
     assert pool.actors * pool.cpus_per_actor < 1
+
+
+def test_a_machine_that_is_too_small_for_a_worker_does_not_count_as_one():
+    """Else a run that has lost all others would wait for it."""
+    pool = score_pool([Node(cpus=8)], workers=None, shards=100, images=10)
+    on_gpus = score_pool([Node(cpus=8, gpus=1)], workers=None, shards=100, images=10)
+    assert can_hold([Node(cpus=0), Node(cpus=2)], pool)
+    assert not can_hold([Node(cpus=0), Node(cpus=1)], pool)
+    assert not can_hold([Node(cpus=8)], on_gpus)
+    assert can_hold([Node(cpus=8), Node(cpus=1, gpus=1)], on_gpus)
+
+
+def test_a_head_without_processors_is_not_counted_where_training_shares_out_processors():
+    assert train_pool([Node(cpus=0), Node(cpus=4)], workers=2) == train_pool([Node(cpus=4)], workers=2)
 
 
 @pytest.mark.parametrize(
