@@ -71,9 +71,14 @@ def tree(output):
 
 @pytest.mark.timeout(150)
 def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(scene, expected, rng, tmp_path):
-    kind = rng.choice(["driver", "everything"])
-    killed = begin(scene, parts=rng.randrange(1, 16))
+    """Until then a second run is refused, at any moment, and disturbs nobody."""
+    kind, parts = rng.choice(["driver", "everything"]), rng.randrange(1, 16)
+    killed = scene.start(faults=SLOW)
+    assert until((scene.output / "run.json").exists, 30), str(killed)
+    is_refused(scene, scene.start(), held_by=killed)
+    scene.await_parts(killed, parts)
     time.sleep(rng.uniform(0, 0.1))
+    assert killed.running, str(killed)
     killed.strike(kind, rng)
     check_reader(scene.output)
     assert until(killed.is_harmless, 30), f"left behind: {killed.family()}"
@@ -86,6 +91,14 @@ def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(sce
     assert sorted(opened) == sorted(expected.keys() - has_row)
     check_whole(scene.output, expected, kept=kept)
     assert f"scored {96 - 4 * len(kept)} images" in again.stdout.read_text()
+
+
+def is_refused(scene, command, *, held_by):
+    assert command.wait(30) == 5, str(command)
+    assert held_by.running, "the first one was to be in the midst of it"
+    who = f"score on {socket.gethostname()}, process {held_by.process.pid}, since "
+    (line,) = command.errors()
+    assert line.startswith(f"brainray: {scene.output} is held by another run: {who}")
 
 
 @pytest.mark.timeout(90)
@@ -120,21 +133,6 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(
     check_reader(scene.output)
     kept = finished(scene.output)
     assert finish_here(scene, bundle).scored == 96 - 4 * len(kept)
-    check_whole(scene.output, expected, kept=kept)
-
-
-@pytest.mark.timeout(120)
-def test_a_second_run_on_the_same_output_is_refused_and_disturbs_nobody(scene, expected):
-    first = begin(scene, parts=1, faults=Faults(read_ms=500))
-    kept = finished(scene.output)
-    second = scene.start()
-    assert second.wait(30) == 5, str(second)
-    assert first.running, "the first one was to be in the midst of it"
-    who = f"score on {socket.gethostname()}, process {first.process.pid}, since "
-    (line,) = second.errors()
-    assert line.startswith(f"brainray: {scene.output} is held by another run: {who}")
-    print(f"refused after {time.monotonic() - second.began:.1f} s")
-    assert first.wait(90) == 0, str(first)
     check_whole(scene.output, expected, kept=kept)
 
 

@@ -10,12 +10,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
 import ray.train
+import ray.train.torch
+import torch
 
 from brainray import ray_train, ray_train_worker, storage
 from brainray.bundle import load_bundle
@@ -78,7 +81,7 @@ def after_epoch(output, epoch, act):
 def dying(root):
     """A command in a process of its own, which is killed with all of its Ray after two epochs or more; waits for that.
 
-    It runs beside the reference, for each waits for Ray most of its time.
+    It runs beside the reference, for it waits for Ray most of its time.
     """
     with (root / "killed.log").open("wb") as log:
         process = subprocess.Popen(
@@ -109,9 +112,24 @@ def kill_after_epoch(process, output, epoch):
 
 @pytest.fixture(scope="module")
 def reference(root, dying, local_ray):
-    """The model of a training that nothing happened to."""
-    assert run(command(root, "reference")) == 0
+    """The model of a training that nothing happened to: the worker's loop in this process, without Ray Train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_train, "train", train_here)
+        assert run(command(root, "reference")) == 0
     return load_bundle(str(root / "reference"))
+
+
+def train_here(job, *, train_set, validation_set, pool, say):
+    sides = {"train": train_set.iterator(), "validation": validation_set.iterator()}
+    alone = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray.train, "get_context", lambda: alone)
+        patch.setattr(ray.train, "get_dataset_shard", sides.__getitem__)
+        patch.setattr(ray.train, "report", lambda figures: None)
+        patch.setattr(ray.train.torch, "prepare_model", lambda model, move_to_device: model)
+        ray_train_worker.train_worker({"job": job})
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.timeout(240)
