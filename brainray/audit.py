@@ -1,9 +1,10 @@
-"""Which images are the same picture, and the train/validation split that keeps each picture on one side.
+"""Splits for training and validation that keep each picture, and each subject, on one side.
 
-Two images are the same here when their upright full-size luminance is equal to the last pixel, whatever their name,
-folder or file format.
+A picture is a group of images that show the same (`copies` finds them); its number says nothing of names or order.
+Arrays have one value an image.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,61 +15,117 @@ from .errors import BadRequest
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    Numbers = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Positions of images, ascending. No picture is in both."""
+    """Places of images, ascending. No picture is in both, and each is in `validation` once."""
 
-    train: "npt.NDArray[np.int64]"
-    validation: "npt.NDArray[np.int64]"
-    pictures: int  # distinct ones
-    conflicts: int  # pictures that carry two labels or more
+    train: "Numbers"
+    validation: "Numbers"
+
+
+def number_pictures(groups: "Numbers", digests: "npt.NDArray[np.str_]") -> "Numbers":
+    """Groups numbered in the order of their smallest digest, so that a split depends on what pictures show alone."""
+    order = np.argsort(digests, kind="stable")
+    _, first, place = np.unique(groups[order], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    numbers = np.empty(len(groups), np.int64)
+    numbers[order] = rank[place]
+    return numbers
+
+
+def join_subjects(pictures: "Numbers", subjects: "npt.NDArray[np.str_]") -> "Numbers":
+    """What must stay on one side: images are joined that show one picture, or belong to one subject ("": unknown)."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    known = np.flatnonzero(subjects != "")
+    names, subject = np.unique(subjects[known], return_inverse=True)
+    count = int(pictures.max(initial=-1)) + 1
+    size = count + len(names)
+    links = coo_matrix((np.ones(len(known)), (pictures[known], count + subject)), shape=(size, size))
+    joined: Numbers = connected_components(links, directed=False)[1][pictures].astype(np.int64)
+    return joined
+
+
+def conflicting(pictures: "Numbers", labels: "Numbers") -> "npt.NDArray[np.bool_]":
+    """Which images show a picture that carries two labels or more."""
+    pairs = np.unique(np.stack([pictures, labels], axis=1), axis=0)
+    mixed: npt.NDArray[np.bool_] = (np.bincount(pairs[:, 0]) > 1)[pictures]
+    return mixed
 
 
 def split_by_picture(
-    digests: "npt.NDArray[np.str_]",
-    labels: "npt.NDArray[np.int64]",
+    pictures: "Numbers",
+    labels: "Numbers",
     *,
+    joined: "Numbers",
     classes: tuple[str, ...],
     val_fraction: float,
     seed: int,
 ) -> Split:
-    """Stratified and seeded; `val_fraction` of the distinct pictures of each class goes to validation, one at least.
+    """Stratified and seeded; about `val_fraction` of what is `joined` goes to validation, one of each class at least.
 
-    Raises `BadRequest` where a class has fewer than two pictures: one to learn from, one to measure on.
+    Raises `BadRequest` where a class has fewer than two: one to learn from, one to measure on.
     """
     from sklearn.model_selection import train_test_split
 
-    # Sorted by digest, so the split depends on the pictures and the seed and not on names or their order.
-    _, first, picture_of = np.unique(digests, return_index=True, return_inverse=True)
-    picture_labels = labels[first]
-    counts = np.bincount(picture_labels, minlength=len(classes))
-    for name, count in zip(classes, counts, strict=True):
-        if count < 2:
+    unit_labels = _unit_labels(joined, labels)
+    _check_enough(unit_labels, classes, least=2)
+    units = len(unit_labels)
+    wanted = min(max(round(val_fraction * units), len(classes)), units - len(classes))
+    train, validation = train_test_split(np.arange(units), test_size=wanted, stratify=unit_labels, random_state=seed)
+    _, validation = _one_of_each_class(train, validation, unit_labels)
+    return _split(np.isin(_places(joined), validation), pictures)
+
+
+def fold_by_picture(
+    pictures: "Numbers", labels: "Numbers", *, joined: "Numbers", classes: tuple[str, ...], folds: int, seed: int
+) -> Iterator[Split]:
+    """Stratified and seeded: what is `joined` is validated on in one of the folds, and learned from in all others."""
+    from sklearn.model_selection import StratifiedKFold
+
+    unit_labels, unit = _unit_labels(joined, labels), _places(joined)
+    _check_enough(unit_labels, classes, least=folds)
+    for _, validation in StratifiedKFold(folds, shuffle=True, random_state=seed).split(unit_labels, unit_labels):
+        yield _split(np.isin(unit, validation), pictures)
+
+
+def _places(joined: "Numbers") -> "Numbers":
+    """0, 1, … instead of any numbers, in their order."""
+    places: Numbers = np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    return places
+
+
+def _unit_labels(joined: "Numbers", labels: "Numbers") -> "Numbers":
+    """The label of each unit; that of the rarest class where a subject has several, for those must be shared out."""
+    unit = _places(joined)
+    counts = np.bincount(labels)
+    by_rarity = np.lexsort((counts[labels], unit))
+    _, first = np.unique(unit[by_rarity], return_index=True)
+    rarest: Numbers = labels[by_rarity][first]
+    return rarest
+
+
+def _check_enough(unit_labels: "Numbers", classes: tuple[str, ...], *, least: int) -> None:
+    for name, count in zip(classes, np.bincount(unit_labels, minlength=len(classes)), strict=True):
+        if count < least:
             raise BadRequest(
-                f"class {name} has {count} distinct readable image(s); training needs two or more of each class"
+                f"class {name} has {count} distinct readable image(s); training needs {least} or more of each class"
             )
-    pictures = len(first)
-    wanted = min(max(round(val_fraction * pictures), len(classes)), pictures - len(classes))
-    train, validation = train_test_split(
-        np.arange(pictures), test_size=wanted, stratify=picture_labels, random_state=seed
-    )
-    train, validation = _one_of_each_class(train, validation, picture_labels)
-    in_validation = np.zeros(pictures, bool)
-    in_validation[validation] = True
-    chosen = in_validation[picture_of]
-    return Split(
-        train=np.flatnonzero(~chosen),
-        validation=np.flatnonzero(chosen),
-        pictures=pictures,
-        conflicts=_conflicts(picture_of, labels),
-    )
 
 
-def _one_of_each_class(
-    train: "npt.NDArray[np.int64]", validation: "npt.NDArray[np.int64]", labels: "npt.NDArray[np.int64]"
-) -> tuple["npt.NDArray[np.int64]", "npt.NDArray[np.int64]"]:
-    """Move a picture to the side that has none of a class: proportions round a rare class down to nothing."""
+def _split(held_out: "npt.NDArray[np.bool_]", pictures: "Numbers") -> Split:
+    places = np.flatnonzero(held_out)
+    _, first = np.unique(pictures[places], return_index=True)
+    return Split(train=np.flatnonzero(~held_out), validation=np.sort(places[first]))
+
+
+def _one_of_each_class(train: "Numbers", validation: "Numbers", labels: "Numbers") -> tuple["Numbers", "Numbers"]:
+    """Move a unit to the side that has none of a class: proportions round a rare class down to nothing."""
     for label in np.unique(labels):
         if not (labels[validation] == label).any():
             moved = train[labels[train] == label][:1]
@@ -77,8 +134,3 @@ def _one_of_each_class(
             moved = validation[labels[validation] == label][:1]
             train, validation = np.append(train, moved), np.setdiff1d(validation, moved)
     return train, validation
-
-
-def _conflicts(picture_of: "npt.NDArray[np.int64]", labels: "npt.NDArray[np.int64]") -> int:
-    pairs = np.unique(np.stack([picture_of, labels], axis=1), axis=0)
-    return int((np.bincount(pairs[:, 0]) > 1).sum())

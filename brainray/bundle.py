@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _UNOWNED = storage.Writer()
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
 
@@ -30,6 +30,7 @@ class Bundle:
     image: ImageSpec
     model: ModelSpec
     temperature: float  # logits are divided by it before the softmax (Guo et al. 2017)
+    review_below: float = 0.0  # a prediction with less confidence is for a person to look at
     metrics: dict[str, Any] = field(default_factory=dict)  # with the split they were measured on
     reference: dict[str, Any] | None = None  # distribution of predictions on the validation images, for drift
     provenance: dict[str, Any] = field(default_factory=dict)  # options, versions, data-set digest
@@ -39,13 +40,16 @@ class Bundle:
         return self.model.classes
 
 
-def fingerprint(*, weights: bytes, image: ImageSpec, model: ModelSpec, temperature: float) -> str:
+def fingerprint(
+    *, weights: bytes, image: ImageSpec, model: ModelSpec, temperature: float, review_below: float = 0.0
+) -> str:
     """128 bits of SHA-256, in hexadecimal, over all that changes a prediction."""
     described = {
         "weights": hashlib.sha256(weights).hexdigest(),
         "image": image.to_json(),
         "model": model.to_json(),
         "temperature": temperature,
+        "review_below": review_below,
     }
     canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
@@ -58,13 +62,14 @@ def save_bundle(
     image: ImageSpec,
     model: ModelSpec,
     temperature: float,
+    review_below: float = 0.0,
     metrics: dict[str, Any],
     reference: dict[str, Any] | None,
     provenance: dict[str, Any],
     writer: storage.Writer = _UNOWNED,
 ) -> Bundle:
     """Write weights, then the description that makes them a bundle. `weights` are the bytes of a safetensors file."""
-    mark = fingerprint(weights=weights, image=image, model=model, temperature=temperature)
+    mark = fingerprint(weights=weights, image=image, model=model, temperature=temperature, review_below=review_below)
     description = {
         "format_version": FORMAT_VERSION,
         "fingerprint": mark,
@@ -72,6 +77,7 @@ def save_bundle(
         "image": image.to_json(),
         "model": model.to_json(),
         "temperature": temperature,
+        "review_below": review_below,
         "metrics": metrics,
         "reference": reference,
         "provenance": provenance,
@@ -91,13 +97,20 @@ def load_bundle(uri: str) -> Bundle:
             image=ImageSpec.from_json(description["image"]),
             model=ModelSpec.from_json(description["model"]),
             temperature=float(description["temperature"]),
+            review_below=float(description["review_below"]),
             metrics=description.get("metrics") or {},
             reference=description.get("reference"),
             provenance=description.get("provenance") or {},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise BadRequest(f"{uri}: {DESCRIPTION} lacks or garbles {exc}; train the model again") from exc
-    actual = fingerprint(weights=weights, image=bundle.image, model=bundle.model, temperature=bundle.temperature)
+    actual = fingerprint(
+        weights=weights,
+        image=bundle.image,
+        model=bundle.model,
+        temperature=bundle.temperature,
+        review_below=bundle.review_below,
+    )
     if actual != bundle.fingerprint:
         raise BadRequest(
             f"{uri}: the files do not match the fingerprint ({DESCRIPTION} has {bundle.fingerprint}, they give "

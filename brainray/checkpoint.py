@@ -8,6 +8,7 @@ follows from the number of epochs, and whether to stop, which follows from the h
 import hashlib
 import io
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch import Tensor
 
 from . import fit, storage
 from .bundle import weights_bytes
+from .calibration import Review, choose_review
 from .errors import StorageError
 
 State = dict[str, Tensor]
 
 # The number changes with the meaning of the fields, so that an older file is not taken for a new one.
-_MARK = b"brainray checkpoint 1 "
+_MARK = b"brainray checkpoint 2 "
 _HEADER_BYTES = len(_MARK) + hashlib.sha256().digest_size * 2 + 1
 
 
@@ -32,6 +34,7 @@ class Checkpoint:
     """Training after `len(history)` epochs. Tensors lie on the CPU."""
 
     model: State
+    average: State | None  # of the weights over the steps
     moments: dict[int, Any]  # of the optimizer, by parameter; its rates are those of the options
     history: list[dict[str, Any]]
     best: State  # weights of the best epoch, and what it says of the validation images:
@@ -50,8 +53,10 @@ class Fitted:
 
     weights: bytes  # a safetensors file
     temperature: float
+    review: Review
     probs_NK: npt.NDArray[np.float64]
     labels_N: npt.NDArray[np.int64]
+    fold_N: npt.NDArray[np.int64]
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
@@ -89,13 +94,29 @@ def read(uri: str) -> Checkpoint | None:
     return from_bytes(storage.read_bytes(uri)) if storage.exists(uri) else None
 
 
-def fitted(checkpoint: Checkpoint) -> Fitted:
-    """The model of the best epoch so far."""
-    logits, labels = checkpoint.logits_NK.numpy(), checkpoint.labels_N.numpy()
-    temperature = fit.fit_temperature(logits, labels)
-    return Fitted(
-        weights=weights_bytes(checkpoint.best),
-        temperature=temperature,
-        probs_NK=fit.softmax(logits, temperature),
-        labels_N=labels,
+def fitted(states: Sequence[Checkpoint]) -> Fitted:
+    """The last one's model, and what it says of its validation images.
+
+    Where others come before it, each has measured on a fold of its own: the figures are theirs. Each fold is then
+    judged with the temperature of the other folds, which has not seen it either.
+    """
+    measured = list(states[:-1]) or list(states)
+    logits = [state.logits_NK.numpy() for state in measured]
+    labels = [state.labels_N.numpy() for state in measured]
+    probs_NK = np.concatenate(
+        [fit.softmax(own, _temperature_without(fold, logits, labels)) for fold, own in enumerate(logits)]
     )
+    labels_N = np.concatenate(labels)
+    return Fitted(
+        weights=weights_bytes(states[-1].best),
+        temperature=fit.fit_temperature(np.concatenate(logits), labels_N),
+        review=choose_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N),
+        probs_NK=probs_NK,
+        labels_N=labels_N,
+        fold_N=np.repeat(np.arange(len(labels)), [len(each) for each in labels]),
+    )
+
+
+def _temperature_without(fold: int, logits: list[npt.NDArray[np.float32]], labels: list[fit.Labels]) -> float:
+    others = [place for place in range(len(logits)) if place != fold] or [fold]
+    return fit.fit_temperature(np.concatenate([logits[p] for p in others]), np.concatenate([labels[p] for p in others]))

@@ -11,6 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from . import __version__
+from .cli_audit import audit
 from .cli_doctor import doctor
 from .cli_log import LOG
 from .cli_score import score
@@ -76,6 +77,7 @@ def sample(
 
 
 app.command(context_settings=SUBMIT_SETTINGS)(submit)
+app.command()(audit)
 app.command()(doctor)
 
 

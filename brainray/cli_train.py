@@ -1,15 +1,18 @@
 """`brainray train`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .cli_log import LOG, LogFormat
 from .errors import BadRequest
 
+if TYPE_CHECKING:
+    from .bundle import Bundle
+
 _QUICK, _THOROUGH = "quick", "thorough"
 # What a preset changes in `TrainOptions`; an option that is given wins.
-PRESETS: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     _QUICK: {"epochs": 24, "image_px": 160},
     _THOROUGH: {"epochs": 60, "image_px": 224, "patience": 15},
 }
@@ -21,14 +24,35 @@ def train(
     preset: Annotated[str, typer.Option(help="quick: minutes on a laptop; thorough: an hour or more.")] = _QUICK,
     workers: Annotated[int | None, typer.Option(help="Ray Train workers. [default: what the cluster has]")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many passes. [default: of the preset]")] = None,
-    model: Annotated[str, typer.Option(help="compact, or a torchvision classification network.")] = "compact",
+    model: Annotated[
+        str | None, typer.Option(help="compact, lite0, or a torchvision classification network. [default: compact]")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Model whose weights to begin with, also for other classes; its network is taken over.", metavar="URI"
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="none: learn from scratch; imagenet: begin with what was learned from photographs.")
+    ] = "none",
     image_px: Annotated[
         int | None, typer.Option(help="Side of the image the model sees. [default: of the preset]")
     ] = None,
-    channels: Annotated[int, typer.Option(help="1: luminance, 3: RGB.")] = 1,
+    channels: Annotated[int | None, typer.Option(help="1: luminance, 3: RGB. [default: 1]")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step, over all workers.")] = 32,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(help="Same seed, same split and, with one worker, same weights.")] = 0,
+    crop: Annotated[
+        str | None, typer.Option(help="head: cut off the margins around the head; none: keep them. [default: head]")
+    ] = None,
+    augment: Annotated[float, typer.Option(help="Strength of random changes while learning; 0: none.")] = 1.0,
+    folds: Annotated[
+        int, typer.Option(help="Measure every picture in one of so many folds, then learn from all. 0: one split.")
+    ] = 0,
+    group_regex: Annotated[
+        str | None, typer.Option(help="What it finds in a path names a patient or series, kept on one side.")
+    ] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of the distinct pictures to measure on.")] = 0.15,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs that are no better.")] = None,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
@@ -38,28 +62,48 @@ def train(
     log_format: LogFormat = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
+    from . import storage
+    from .bundle import load_bundle
     from .config import TrainOptions
     from .train_job import train as fit_model
 
     if preset not in PRESETS:
         raise BadRequest(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
-    given = {"epochs": epochs, "image_px": image_px, "patience": patience}
+    before = load_bundle(storage.normalise(init)) if init else None
+    taken_over = _taken_over(before, weights=weights, model=model, channels=channels, crop=crop)
+    given = {"epochs": epochs, "image_px": image_px, "patience": patience, "model": model, "channels": channels}
+    given |= {"crop": crop}
     options = TrainOptions(
-        **PRESETS[preset] | {name: value for name, value in given.items() if value is not None},
-        model=model,
-        channels=channels,
+        **PRESETS[preset] | taken_over | {name: value for name, value in given.items() if value is not None},
+        weights=weights,  # type: ignore[arg-type]  # checked there, as is all that follows
+        augment=augment,
+        folds=folds,
+        group_regex=group_regex,
         batch_size=batch_size,
         lr=lr,
         seed=seed,
         val_fraction=val_fraction,
         workers=workers,
-        precision=precision,  # type: ignore[arg-type]  # checked there
+        precision=precision,  # type: ignore[arg-type]
     )
-    bundle = fit_model(data, output=output, exclude=exclude, options=options, say=LOG.say)
+    bundle = fit_model(data, output=output, exclude=exclude, options=options, init=before, say=LOG.say)
     accuracy = bundle.metrics["accuracy"]
     LOG.event("done", model=bundle.uri, fingerprint=bundle.fingerprint, metrics=bundle.metrics)
     typer.echo(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}) on "
-        f"{bundle.metrics['images']:,} validation images, epoch {bundle.metrics['best_epoch']}\n"
+        f"{bundle.metrics['images']:,} pictures it had not seen\n"
         f"model {bundle.fingerprint} is in {bundle.uri}"
     )
+
+
+def _taken_over(before: "Bundle | None", *, weights: str, **given: str | int | None) -> dict[str, Any]:
+    """The options that a model to begin with decides. Raises `BadRequest` for others."""
+    if before is None:
+        return {}
+    own = {"model": before.model.name, "channels": before.model.channels, "crop": before.image.crop}
+    for name, value in given.items():
+        if value is not None and value != own[name]:
+            raise BadRequest(f"--{name} is {value}, but --init brings a model with {own[name]}; leave --{name} out")
+    if weights != "none":
+        raise BadRequest(f"--weights {weights} and --init are two beginnings; leave one out")
+    return own | {"image_px": before.image.image_px}

@@ -7,6 +7,8 @@ from .errors import BadRequest
 
 Precision = Literal["auto", "bf16", "fp32"]
 Resize = Literal["pad", "stretch"]
+Crop = Literal["head", "none"]
+Weights = Literal["none", "imagenet"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -38,6 +40,7 @@ class ImageSpec(_Spec):
 
     image_px: int = 160  # height and width of the array
     channels: int = 1  # 1: luminance, 3: RGB
+    crop: Crop = "none"  # head: the margins around the head are cut off first, see `head`
     resize: Resize = "pad"  # pad: keep proportions, black borders; stretch: fill the square
     mean: float = 0.18  # of luminance / 255 over brain-MRI slices; subtracted before the first layer
     std: float = 0.2
@@ -46,6 +49,7 @@ class ImageSpec(_Spec):
     def __post_init__(self) -> None:
         _require(16 <= self.image_px <= 1024, f"--image-px is {self.image_px}; it must be from 16 to 1024")
         _require(self.channels in (1, 3), f"channels is {self.channels}; it must be 1 or 3")
+        _one_of("--crop", self.crop, Crop)
         _one_of("resize", self.resize, Resize)
         _require(self.std > 0, f"std is {self.std}; it must be above 0")
         _require(self.max_pixels > 0, f"max_pixels is {self.max_pixels}; it must be above 0")
@@ -69,16 +73,26 @@ class TrainOptions(_Spec):
     """What `train` does with the images; everything that changes the weights."""
 
     model: str = "compact"
+    weights: Weights = "none"  # what the network begins with
+    init: str | None = None  # the fingerprint of the model whose weights it begins with instead
     image_px: int = 160
     channels: int = 1
+    crop: Crop = "head"
     epochs: int = 24
     batch_size: int = 32  # images a step over all workers
     lr: float = 3e-3  # peak of the schedule
     weight_decay: float = 0.05
     warmup_fraction: float = 0.1  # share of all steps in which the rate rises
     label_smoothing: float = 0.05
+    augment: float = 1.0  # strength of the random changes; 0: none
+    outliers: float = 0.125  # pictures that are no heads, for each image; the model learns to be sure of none of them
+    averaging: float = 0.99  # of the weights over the steps (exponential moving average); 0: the last ones count
     patience: int = 8  # epochs without a better validation before training stops
     val_fraction: float = 0.15
+    folds: int = (
+        0  # 0: one split; else every picture is validated on in one of so many folds, then all are learned from
+    )
+    group_regex: str | None = None  # what it finds in a URI names a patient or series, which stays on one side
     seed: int = 0
     workers: int | None = None  # None: what the cluster has
     precision: Precision = "auto"
@@ -88,14 +102,19 @@ class TrainOptions(_Spec):
         _require(self.batch_size >= 1, f"--batch-size is {self.batch_size}; it must be 1 or more")
         _require(self.lr > 0, f"--lr is {self.lr}; it must be above 0")
         _require(0 < self.val_fraction < 1, f"--val-fraction is {self.val_fraction}; it must lie between 0 and 1")
+        _require(self.folds == 0 or 2 <= self.folds <= 20, f"--folds is {self.folds}; it must be 0, or from 2 to 20")
+        _require(0 <= self.augment <= 2, f"--augment is {self.augment}; it must be from 0 to 2")
+        _require(0 <= self.averaging < 1, f"--averaging is {self.averaging}; it must be 0 or more, and below 1")
+        _require(0 <= self.outliers <= 1, f"outliers is {self.outliers}; it must be from 0 to 1")
+        _one_of("--weights", self.weights, Weights)
         _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
         _require(self.patience >= 1, f"--patience is {self.patience}; it must be 1 or more")
         _one_of("--precision", self.precision, Precision)
-        ImageSpec(image_px=self.image_px, channels=self.channels)
+        _ = self.image_spec
 
     @property
     def image_spec(self) -> ImageSpec:
-        return ImageSpec(image_px=self.image_px, channels=self.channels)
+        return ImageSpec(image_px=self.image_px, channels=self.channels, crop=self.crop)
 
 
 def parse_share(name: str, text: str) -> float:

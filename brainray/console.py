@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 import pyarrow as pa
 from rich.console import Console
@@ -217,6 +217,8 @@ def show_summary(console: Console, summary: Summary) -> None:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
         why = "no image has a label" if not totals["labelled"] else "no image with a label could be scored"
         console.print(f"{why}, so there is no accuracy; predicted: {counts}")
+    if figures.get("for_review"):
+        console.print(_review_line(figures))
     if totals["failed"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["failures"].items())
         console.print(f"[red]{totals['failed']:,} of {totals['images']:,} images failed[/]: {reasons}")
@@ -225,6 +227,12 @@ def show_summary(console: Console, summary: Summary) -> None:
     if figures.get("skipped"):
         passed = ", ".join(f"{count:,} {reason}" for reason, count in figures["skipped"].items())
         console.print(f"files that are no images, passed over: {passed}")
+
+
+def _review_line(figures: dict[str, Any]) -> str:
+    line = f"{figures['for_review']:,} of {figures['totals']['ok']:,} predictions are marked for review"
+    accepted = figures["accepted_accuracy"]
+    return f"{line}; of the others {accepted['value']:.2%} are right" if accepted else line
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
@@ -260,7 +268,7 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def show_estimate(console: Console, expected: Estimate, *, price: float | None) -> None:
     """How long, on how many machines, and what that costs."""
-    seconds, error = expected.seconds, f"within {ERROR:.0%} in our measurements"
+    seconds, error = expected.seconds, f"within {ERROR:.0%} in our measurements on a local disk"
     on = "1 machine" if expected.nodes == 1 else f"{expected.nodes:,} machines"
     console.print(f"expected: {duration_text(seconds)} on {on}, {rate_text(expected.images_per_s)} ({error})")
     if price is not None:

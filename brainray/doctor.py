@@ -19,6 +19,7 @@ from typing import Literal
 from .errors import BrainrayError, StorageError
 
 Status = Literal["ok", "warning", "wrong"]
+_SKEW_S, _BAD_SKEW_S = 60, 300  # AWS refuses what is 15 minutes off
 _LONGEST_TEXT = 300  # characters of a foreign error
 _CORRECT = "correct it and run this again"
 _LATER = "try again later; if it stays, look at the network, the store or the disk"
@@ -45,6 +46,35 @@ def warning(check: str, found: str, remedy: str) -> Finding:
 
 def wrong(check: str, found: str, remedy: str) -> Finding:
     return Finding(check=check, status="wrong", found=found, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skew:
+    """How far two clocks are apart, of which one was read between two readings of the other."""
+
+    least_s: float  # that ours is ahead; negative: behind
+    most_s: float
+
+    @property
+    def apart_s(self) -> float:
+        """For certain."""
+        return max(self.least_s, -self.most_s, 0.0)
+
+    @property
+    def within_s(self) -> float:
+        return max(abs(self.least_s), abs(self.most_s))
+
+    @property
+    def ahead(self) -> bool:
+        return self.least_s > 0
+
+    @property
+    def harmless(self) -> bool:
+        return self.apart_s <= _SKEW_S
+
+    def judge(self, check: str, found: str, remedy: str) -> Finding:
+        """For what is not harmless."""
+        return (wrong if self.apart_s > _BAD_SKEW_S else warning)(check, found, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

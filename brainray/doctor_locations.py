@@ -14,7 +14,7 @@ from .bundle import load_bundle
 from .config import ImageSpec
 from .containers import kind_of
 from .decode import decode
-from .doctor import Finding, blamed, counted, ok, size_text, warning, wrong
+from .doctor import Finding, Skew, blamed, counted, ok, size_text, warning, wrong
 from .errors import BadRequest, BrainrayError, ImageError
 from .lists import open_list
 from .selection import hidden, skip_reason
@@ -25,7 +25,6 @@ _LOOKED_AT = 1000  # files, for the first image
 _WHOLE_BYTES = 32 << 20  # larger files are not read to their end
 _HEAD_BYTES = 64 << 10
 _SLOW_S = 1.0
-_SKEW_S, _BAD_SKEW_S = 60, 300  # AWS refuses what is 15 minutes off
 _SHOWN_NAMES = 6
 
 
@@ -72,17 +71,16 @@ def check_service(uri: str, *, told: bool = True, clock: Clock = time.time) -> I
         )
     if service.time_s is not None:
         # Its second has begun, and is not over: so far ahead of it may ours be, at least and at most.
-        yield _judge_clock(f"{name} clock", before_s - service.time_s - 1, after_s - service.time_s)
+        skew = Skew(least_s=before_s - service.time_s - 1, most_s=after_s - service.time_s)
+        yield _judge_clock(f"{name} clock", skew)
 
 
-def _judge_clock(name: str, least_s: float, most_s: float) -> Finding:
-    apart_s = max(least_s, -most_s, 0.0)
-    if apart_s <= _SKEW_S:
-        return ok(name, f"within {max(abs(least_s), abs(most_s)):.0f} s of this machine's")
-    way = "ahead of" if least_s > 0 else "behind"
-    found = f"this machine's is {apart_s:,.0f} s {way} the store's"
+def _judge_clock(name: str, skew: Skew) -> Finding:
+    if skew.harmless:
+        return ok(name, f"within {skew.within_s:.0f} s of this machine's")
+    found = f"this machine's is {skew.apart_s:,.0f} s {'ahead of' if skew.ahead else 'behind'} the store's"
     remedy = "set this machine's clock, and keep it set: timedatectl set-ntp true; AWS refuses what is 15 minutes off"
-    return (wrong if apart_s > _BAD_SKEW_S else warning)(name, found, remedy)
+    return skew.judge(name, found, remedy)
 
 
 def store_of(uri: str) -> str:

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from .doctor import Finding, counted, findings_of, ok, size_text, warning, wrong
+from .doctor import Finding, Skew, counted, findings_of, ok, size_text, warning, wrong
 from .pools import Node, has_processors, largest_pool
 
 TIMEOUT_S = 90
 # What nodes must have in common beside Python, Ray and brainray itself, for rows to be the same wherever they are made.
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "obstore", "botocore", "safetensors")
-_SKEW_S, _BAD_SKEW_S = 60, 300
 _FEW_BYTES = 5e9
 _INSTALL = "install it there, with the versions of constraints.txt"
 _SAME = "install the same there as here: pip install --constraint constraints.txt"
@@ -125,17 +124,15 @@ def judge_node(node: ClusterNode, answer: Answer, here: dict[str, Any]) -> Itera
     theirs = answer.facts
     name = f"node {node.name}"
     # Its clock was read between the two times: so far ahead of it may ours be, at least and at most.
-    least_s, most_s = answer.asked_s - theirs["time_s"], answer.answered_s - theirs["time_s"]
-    apart_s = max(least_s, -most_s, 0.0)
+    skew = Skew(least_s=answer.asked_s - theirs["time_s"], most_s=answer.answered_s - theirs["time_s"])
     yield ok(
         name,
         f"{counted(node.cpus, 'processor')}, {counted(node.gpus, 'GPU')}, {size_text(node.memory_bytes)} for workers, "
-        f"Python {theirs['python']}, Ray {theirs['ray']}, clock within {max(abs(least_s), abs(most_s)):.0f} s",
+        f"Python {theirs['python']}, Ray {theirs['ray']}, clock within {skew.within_s:.0f} s",
     )
-    if apart_s > _SKEW_S:
-        clock = f"{apart_s:,.0f} s {'behind' if least_s > 0 else 'ahead of'} this machine's"
-        judged = wrong if apart_s > _BAD_SKEW_S else warning
-        yield judged(f"{name} clock", clock, "set it there, and keep it set: timedatectl set-ntp true")
+    if not skew.harmless:
+        clock = f"{skew.apart_s:,.0f} s {'behind' if skew.ahead else 'ahead of'} this machine's"
+        yield skew.judge(f"{name} clock", clock, "set it there, and keep it set: timedatectl set-ntp true")
     yield from _judge_versions(name, theirs, here)
     if theirs["temporary_free_bytes"] < _FEW_BYTES:
         free = f"{theirs['temporary_folder']} has {size_text(theirs['temporary_free_bytes'])} free"

@@ -19,7 +19,10 @@ from torch.nn import functional
 
 from .augment import augment
 from .config import ImageSpec, TrainOptions
-from .predict import normalise
+from .outliers import outliers
+from .predict import normalise, planes, standardise
+
+_OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it
 
 Batch = tuple[Tensor, Tensor]
 Pixels = npt.NDArray[np.uint8]
@@ -35,12 +38,34 @@ class Fitting:
     bf16: bool
     class_weights_K: Tensor
     label_smoothing: float
+    augment: float = 1.0  # strength
+    outliers: float = 0.0  # pictures of no head for each image
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def prepare(self, images: Tensor) -> Tensor:
         return normalise(images.to(self.device, non_blocking=True), self.spec)
+
+    def prepare_changed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The same with random changes, and after the images some pictures of no head."""
+        shown = planes(images).to(torch.float32).div(255)
+        strange = outliers(shown, round(self.outliers * len(images)), generator)
+        shown = torch.cat([augment(shown, generator, strength=self.augment), strange])
+        return standardise(shown.to(self.device, non_blocking=True), self.spec)
+
+    def loss(self, logits_MK: Tensor, labels_N: Tensor) -> Tensor:
+        """Cross entropy of the first N; of what comes after them, with all classes being as likely."""
+        count = len(labels_N)
+        own = functional.cross_entropy(
+            logits_MK[:count],
+            labels_N.to(self.device),
+            weight=self.class_weights_K.to(self.device),
+            label_smoothing=self.label_smoothing,
+        )
+        if len(logits_MK) == count:
+            return own
+        return own - _OUTLIER_WEIGHT * functional.log_softmax(logits_MK[count:], dim=1).mean()
 
 
 def class_weights(counts_K: Labels) -> Tensor:
@@ -97,11 +122,21 @@ def make_schedule(
 
 
 def shuffled_batches(
-    images: Pixels, labels: Labels, *, batch_size: int, steps: int, generator: torch.Generator
+    images: Pixels, labels: Labels, pictures: Labels, *, batch_size: int, steps: int, generator: torch.Generator
 ) -> Iterator[Batch]:
-    """`steps` full batches in a fresh order. Images that run out begin anew: workers must take equally many steps."""
-    order = torch.randperm(len(labels), generator=generator).numpy()
+    """`steps` full batches in a fresh order, each time any one of the images that show a picture.
+
+    So what was copied often counts no more than the rest, and copies serve as changes of their picture. Pictures that
+    run out begin anew: workers must take equally many steps.
+    """
+    members = np.argsort(pictures, kind="stable")
+    _, starts, counts = np.unique(pictures[members], return_index=True, return_counts=True)
+    order = torch.randperm(len(counts), generator=generator).numpy()
     needed = np.resize(order, steps * batch_size)
+    which = (torch.rand(len(needed), generator=generator, dtype=torch.float64).numpy() * counts[needed]).astype(
+        np.int64
+    )
+    needed = members[starts[needed] + which]
     for start in range(0, len(needed), batch_size):
         chosen = needed[start : start + batch_size]
         yield torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen])
@@ -122,24 +157,48 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
+    average: "Average | None" = None,
 ) -> float:
-    """One pass. Returns the mean loss of its steps."""
+    """One pass. Returns the mean loss of its steps. `average` follows the model."""
     model.train()
-    weights = fitting.class_weights_K.to(fitting.device)
     losses: list[Tensor] = []
     for images, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         with fitting.autocast():
-            logits_NK = model(augment(fitting.prepare(images), generator))
-        loss = functional.cross_entropy(
-            logits_NK.float(), labels.to(fitting.device), weight=weights, label_smoothing=fitting.label_smoothing
-        )
+            logits_NK = model(fitting.prepare_changed(images, generator))
+        loss = fitting.loss(logits_NK.float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
+        if average is not None:
+            average.follow(bare(model))
         losses.append(loss.detach())
     return float(torch.stack(losses).mean()) if losses else math.nan
+
+
+class Average:
+    """Exponential moving average of weights and statistics (Polyak and Juditsky 1992), faster in the first steps."""
+
+    def __init__(self, model: nn.Module, *, decay: float, steps: int = 0) -> None:
+        """`model` becomes the average, of so many steps."""
+        self.model, self._decay, self._steps = model, decay, steps
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module) -> None:
+        self._steps += 1
+        share = 1 - min(self._decay, (1 + self._steps) / (10 + self._steps))
+        for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mean.dtype.is_floating_point:
+                mean.lerp_(value, share)
+            else:
+                mean.copy_(value)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network itself: with two workers or more it is wrapped."""
+    inner: nn.Module = getattr(model, "module", model)
+    return inner
 
 
 @torch.inference_mode()
@@ -166,8 +225,10 @@ def softmax(logits_NK: npt.NDArray[np.float32], temperature: float) -> npt.NDArr
     return probs
 
 
-def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, classes: int) -> dict[str, float]:
-    """Loss, accuracy and mean recall over the classes that occur."""
+def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, classes: int) -> dict[str, float | None]:
+    """Loss, accuracy and mean recall over the classes that occur; None where there is no image to measure on."""
+    if not len(labels_N):
+        return {"val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None, "val_images": 0}
     predicted = logits_NK.argmax(1)
     counts_KK = np.bincount(labels_N * classes + predicted, minlength=classes**2).reshape(classes, classes)
     support = counts_KK.sum(1)
@@ -186,9 +247,12 @@ def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return next((row for row in reversed(history) if row["best"]), None)
 
 
-def is_better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
-    """By mean recall over classes, then by loss: what is rare counts as much as what is common."""
-    return best is None or _score(row) > _score(best)
+def is_better(row: dict[str, Any], best: dict[str, Any] | None, options: TrainOptions) -> bool:
+    """By mean recall over classes, then by loss: what is rare counts as much as what is common.
+
+    With folds the last epoch is the best one: who chooses by figures may not quote them.
+    """
+    return best is None or options.folds > 0 or _score(row) > _score(best)
 
 
 def _score(row: dict[str, Any]) -> tuple[float, float]:

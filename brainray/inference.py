@@ -66,59 +66,72 @@ class _FullPrecision(nn.Module):
         return logits_NK
 
 
-class _ConvReLU(nn.Module):
-    """relu(conv(x)) in one oneDNN primitive, as torch's own compiler uses it."""
+class _ConvActivation(nn.Module):
+    """relu(conv(x)), or another activation, in one oneDNN primitive, as torch's own compiler uses it."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, name: str, bounds: tuple[float, ...]) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv, self.name, self.bounds = conv, name, list(bounds)
 
     def forward(self, x: Tensor) -> Tensor:
         c = self.conv
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups, "relu", [], ""
+            x, c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups, self.name, self.bounds, ""
         )
         return out
 
 
-class _ConvAddReLU(_ConvReLU):
-    """relu(conv(x) + other) in one oneDNN primitive."""
+class _ConvAdd(nn.Module):
+    """conv(x) + other, with or without a ReLU after it, in one oneDNN primitive."""
 
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
+    def __init__(self, conv: nn.Conv2d, activation: str | None) -> None:
+        super().__init__()
+        self.conv, self.activation = conv, activation
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
         c = self.conv
         out: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups, "add", 1.0, "relu", [], None
+            x, other, c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups, "add", 1.0, self.activation, [], None
         )
         return out
+
+
+# The primitive's names for activations, and the bounds it takes.
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, tuple[float, ...]]] = {
+    nn.ReLU: ("relu", ()),
+    nn.ReLU6: ("hardtanh", (0.0, 6.0)),
+}
 
 
 def _join_activations(traced: Traced) -> None:
-    """conv -> ReLU becomes one node."""
+    """conv -> activation becomes one node."""
     for node in list(traced.graph.nodes):
-        source = _only_source(traced, node) if _is(traced, node, nn.ReLU) else None
-        if source is not None:
+        kind = next((kind for kind in _ACTIVATIONS if _is(traced, node, kind)), None)
+        source = _only_source(traced, node) if kind else None
+        if source is not None and kind is not None:
             conv = traced.get_submodule(str(source.target))
-            traced.set_submodule(str(source.target), _ConvReLU(conv))  # type: ignore[arg-type]
+            traced.set_submodule(str(source.target), _ConvActivation(conv, *_ACTIVATIONS[kind]))  # type: ignore[arg-type]
             node.replace_all_uses_with(source)
             traced.graph.erase_node(node)
 
 
 def _join_sums(traced: Traced) -> None:
-    """conv(x) + other -> ReLU becomes one node, where the ReLU stands."""
-    for node in list(traced.graph.nodes):
-        if not _is(traced, node, nn.ReLU):
+    """conv(x) + other becomes one node, with the ReLU after it where there is one."""
+    for total in list(traced.graph.nodes):
+        if total.op != "call_function" or total.target is not operator.add:
             continue
-        total = node.args[0]
-        if total.op != "call_function" or total.target is not operator.add or len(total.users) != 1:
-            continue
+        after = next(iter(total.users))
+        active = len(total.users) == 1 and _is(traced, after, nn.ReLU)
+        last = after if active else total
         first, second = total.args
         for conv, other in ((first, second), (second, first)):
             if _is_plain_conv(traced, conv):
-                traced.set_submodule(str(conv.target), _ConvAddReLU(traced.get_submodule(str(conv.target))))  # type: ignore[arg-type]
-                with traced.graph.inserting_before(node):
+                alone = traced.get_submodule(str(conv.target))
+                traced.set_submodule(str(conv.target), _ConvAdd(alone, "relu" if active else None))  # type: ignore[arg-type]
+                with traced.graph.inserting_before(last):
                     joined = traced.graph.call_module(conv.target, (conv.args[0], other))
-                node.replace_all_uses_with(joined)
-                for dead in (node, total, conv):
+                last.replace_all_uses_with(joined)
+                for dead in dict.fromkeys((last, total, conv)):
                     traced.graph.erase_node(dead)
                 break
 

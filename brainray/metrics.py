@@ -39,6 +39,7 @@ class Tally:
     confidence: Ints  # [G]: units, summed over the scored
     calibration: Ints  # [G, B, 3], of scored and labelled images by confidence: images, correct ones, units
     squared_error: Ints  # [G]: units of Brier score, summed over the scored and labelled
+    review: Ints  # [G, 3]: the scored that are for review; of the others that have a label: images, correct ones
 
     def __add__(self, other: "Tally") -> "Tally":
         return total((self, other))
@@ -107,10 +108,11 @@ def count_rows(
     predicted_N: Ints,
     confidence_N: Reals,
     probs_NK: Reals,
+    review_N: npt.NDArray[np.bool_],
 ) -> Tally:
     """Integers are indices: labels of classes or K for none, reasons of `REASONS` or `SCORED`.
 
-    The last three are ignored where a row failed. Raises ValueError for an index out of range and a number not finite.
+    The last four are ignored where a row failed. Raises ValueError for an index out of range and a number not finite.
     """
     G, K = len(groups), probs_NK.shape[1]
     ok, bad = reason_N == SCORED, reason_N != SCORED
@@ -118,15 +120,17 @@ def count_rows(
     confidence, probs = confidence_N[ok], probs_NK[ok]
     if not (np.isfinite(confidence).all() and np.isfinite(probs).all()):
         raise ValueError("a scored image has a probability that is no number")
-    known = label < K
+    known, review = label < K, review_N[ok]
+    correct, accepted = label == predicted, known & ~review
     return Tally(
         groups=tuple(groups),
         scored=_grid((G, K + 1, K), group, label, predicted),
         unscored=_grid((G, K + 1, len(REASONS)), group_N[bad], label_N[bad], reason_N[bad]),
         histogram=_grid((G, HISTOGRAM_BINS), group, _bin(confidence, HISTOGRAM_BINS)),
         confidence=_grid((G,), group, weights=_units(confidence)),
-        calibration=_calibration(G, group[known], (label == predicted)[known], confidence[known]),
+        calibration=_calibration(G, group[known], correct[known], confidence[known]),
         squared_error=_grid((G,), group[known], weights=_units(_squared_error(label[known], probs[known]))),
+        review=np.stack([_grid((G,), group[which]) for which in (review, accepted, accepted & correct)], axis=1),
     )
 
 
@@ -135,7 +139,7 @@ def count_probabilities(label_N: Ints, probs_NK: Reals) -> Tally:
     probs = np.asarray(probs_NK, np.float64)
     zeros = np.zeros(len(probs), np.int64)
     scores = {"predicted_N": probs.argmax(axis=1), "confidence_N": probs.max(axis=1), "probs_NK": probs}
-    return count_rows((ALL,), zeros, label_N, zeros + SCORED, **scores)
+    return count_rows((ALL,), zeros, label_N, zeros + SCORED, review_N=zeros > 0, **scores)
 
 
 def _grid(shape: tuple[int, ...], *index_N: Ints, weights: Ints | None = None) -> Ints:
@@ -217,6 +221,15 @@ def accuracy(tally: Tally) -> Estimate | None:
     """The share of scored and labelled images whose prediction is right; None without such images."""
     hits, images = int(tally.confusion.trace()), tally.scored_and_labelled
     return Estimate(hits / images, *map(float, wilson(hits, images))) if images else None
+
+
+def accepted_accuracy(tally: Tally) -> Estimate | None:
+    """Of what is not for review."""
+    _, images, correct = tally.review.sum(axis=0).tolist()
+    if not images:
+        return None
+    low, high = wilson(correct, images)
+    return Estimate(correct / images, float(low), float(high))
 
 
 def macro_f1(tally: Tally) -> float | None:

@@ -6,8 +6,9 @@ Networks take normalised float images [N, C, H, W] and give logits [N, K].
 import torch
 from torch import Tensor, nn
 
-from .config import ModelSpec
+from .config import ModelSpec, Weights
 from .errors import BadRequest
+from .lite import LITE_NAMES, LiteCNN, freeze_depthwise, load_imagenet
 
 COMPACT = "compact"
 
@@ -71,7 +72,7 @@ class _Repeated(nn.Module):
 
 
 def backbone_names() -> list[str]:
-    """Names that `build_model` takes beside our own: every torchvision classification network."""
+    """Names that `build_model` takes beside our own and EfficientNet-Lite's: torchvision's for classification."""
     from torchvision import models
 
     return list(models.list_models(module=models))
@@ -81,15 +82,65 @@ def build_model(spec: ModelSpec) -> nn.Module:
     """A network with fresh weights. Raises `BadRequest` where nothing has the name."""
     if spec.name == COMPACT:
         return CompactCNN(channels=spec.channels, classes=len(spec.classes))
+    if spec.name in LITE_NAMES:
+        return LiteCNN(spec.name, channels=spec.channels, classes=len(spec.classes))
     from torchvision import models
 
     if spec.name not in backbone_names():
         near = ", ".join(name for name in backbone_names() if name[:6] == spec.name[:6])
-        hint = f"; near it: {near}" if near else f"; try {COMPACT}, resnet18, efficientnet_b0 or mobilenet_v3_small"
-        raise BadRequest(f"--model {spec.name!r} is no torchvision classification network{hint}")
+        hint = f"; near it: {near}" if near else f"; try {COMPACT}, {LITE_NAMES[0]}, resnet18 or mobilenet_v3_small"
+        raise BadRequest(f"--model {spec.name!r} is no network of ours or torchvision's{hint}")
     extra = {"aux_logits": False, "init_weights": True} if spec.name in ("googlenet", "inception_v3") else {}
     backbone = models.get_model(spec.name, weights=None, num_classes=len(spec.classes), **extra)
     return _Repeated(backbone) if spec.channels == 1 else backbone
+
+
+def begin_with(model: nn.Module, spec: ModelSpec, weights: Weights) -> nn.Module:
+    """The network as training begins with it. Raises `BadRequest` where there are no such weights for it, or not here.
+
+    torchvision's are fetched from its server; the last layer is ours in any case.
+    """
+    if weights == "none":
+        return model
+    if isinstance(model, LiteCNN):
+        load_imagenet(model, spec.name)
+        freeze_depthwise(model)
+        return model
+    if spec.name == COMPACT:
+        raise BadRequest(
+            f"--weights {weights}: there are none for {COMPACT}; choose {LITE_NAMES[0]} or a torchvision network"
+        )
+    backbone = model.backbone if isinstance(model, _Repeated) else model
+    _load_shapes_that_fit(backbone, _fetched(spec.name))
+    return model
+
+
+def go_on_from(model: nn.Module, state: dict[str, Tensor], *, same_classes: bool) -> nn.Module:
+    """The network with the weights of another training; the last layer's only where the classes are the same."""
+    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
+    kept = {n: t for n, t in state.items() if same_classes or not n.startswith(tuple(f"{name}." for name in last))}
+    _load_shapes_that_fit(model, kept)
+    if isinstance(model, LiteCNN):
+        freeze_depthwise(model)
+    return model
+
+
+def _fetched(name: str) -> dict[str, Tensor]:
+    from torchvision import models
+
+    try:
+        state: dict[str, Tensor] = models.get_model_weights(name)["DEFAULT"].get_state_dict(progress=False)
+    except OSError as exc:
+        raise BadRequest(
+            f"--weights imagenet: those of {name} cannot be fetched ({exc}); is this machine online?"
+        ) from exc
+    return state
+
+
+def _load_shapes_that_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """All but the layers that depend on the number of classes."""
+    own = model.state_dict()
+    model.load_state_dict(own | {name: t for name, t in state.items() if name in own and t.shape == own[name].shape})
 
 
 def parameter_count(model: nn.Module) -> int:

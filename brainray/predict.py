@@ -30,9 +30,18 @@ def use_bf16(precision: Precision, device: torch.device) -> bool:
 
 def normalise(images_uint8: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
     """uint8 [N, H, W] or [N, H, W, 3] -> float32 [N, C, H, W], channels last in memory, centred and scaled."""
-    images = images_uint8.unsqueeze(1) if images_uint8.ndim == 3 else images_uint8.permute(0, 3, 1, 2)
-    scaled = images.to(torch.float32).mul_(1 / (255 * spec.std)).sub_(spec.mean / spec.std)
+    scaled = planes(images_uint8).to(torch.float32).mul_(1 / (255 * spec.std)).sub_(spec.mean / spec.std)
     return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def planes(images: torch.Tensor) -> torch.Tensor:
+    """[N, H, W] or [N, H, W, 3] -> [N, C, H, W]."""
+    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+
+
+def standardise(images_NCHW: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
+    """`normalise` of images from 0 to 1."""
+    return ((images_NCHW - spec.mean) / spec.std).contiguous(memory_format=torch.channels_last)
 
 
 class Predictor:

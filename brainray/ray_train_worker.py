@@ -4,6 +4,7 @@ The validation images go to every worker whole and each takes every n-th of them
 every decision rests on all of them. After each epoch the first worker writes the checkpoint, from which workers go on.
 """
 
+import copy
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,14 @@ import ray.train.torch
 import torch
 
 from . import checkpoint, fit, storage
+from .bundle import Bundle, load_model
 from .checkpoint import Checkpoint
 from .config import ModelSpec, TrainOptions
 from .errors import StorageError
-from .model import build_model
+from .model import begin_with, build_model, go_on_from
 from .predict import pick_device, use_bf16
 from .training_request import WorkFolder
-from .training_set import in_order, share_rows
+from .training_set import Rows, in_order, share_rows
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +36,7 @@ class TrainJob:
     model: ModelSpec
     class_counts: tuple[int, ...]  # of the training images
     data: dict[str, Any]  # what the bundle's provenance will say of the images
+    init: Bundle | None  # whose weights are begun with
     threads: int
     work: WorkFolder
     writer: storage.Writer
@@ -71,10 +74,10 @@ class _State:
         self._job, self._rank, self._workers = job, rank, workers
         self.history = list(begun.history) if begun else []
         self._best = (begun.best, begun.logits_NK, begun.labels_N) if begun else None
-        self._images, self._labels = _gather("train", share=None)
-        self._val_images, self._val_labels = _gather("validation", share=(rank, workers))
+        self._learn = _gather("train", share=None)
+        self._validate_on = _gather("validation", share=(rank, workers))
         self._batch = max(1, job.options.batch_size // workers)
-        largest = max(_all_gather(len(self._labels)))
+        largest = max(_all_gather(len(np.unique(self._learn["picture"]))))
         self._steps = -(-largest // self._batch)
         self._build(job.options, begun)
 
@@ -87,11 +90,13 @@ class _State:
             bf16=use_bf16(options.precision, device),
             class_weights_K=fit.class_weights(np.array(self._job.class_counts)),
             label_smoothing=options.label_smoothing,
+            augment=options.augment,
+            outliers=options.outliers,
         )
-        torch.manual_seed(options.seed)  # the first weights
-        model = build_model(self._job.model).to(memory_format=torch.channels_last)
+        model = self._first_weights(options)
         if begun:
             model.load_state_dict(begun.model)
+        self._average = self._begin_average(model, begun) if options.averaging else None
         self._model = ray.train.torch.prepare_model(model, move_to_device=device)
         self._optimizer = fit.make_optimizer(self._model, options, moments=begun.moments if begun else None)
         self._schedule = fit.make_schedule(
@@ -101,13 +106,33 @@ class _State:
             done_steps=self._steps * len(self.history),
         )
 
+    def _first_weights(self, options: TrainOptions) -> torch.nn.Module:
+        torch.manual_seed(options.seed)
+        model, init = build_model(self._job.model), self._job.init
+        if init:
+            same = init.classes == self._job.model.classes
+            go_on_from(model, load_model(init).state_dict(), same_classes=same)
+        else:
+            begin_with(model, self._job.model, options.weights)
+        return model.to(memory_format=torch.channels_last)
+
+    def _begin_average(self, model: torch.nn.Module, begun: Checkpoint | None) -> fit.Average:
+        average = copy.deepcopy(model).to(self._fitting.device)
+        if begun and begun.average:
+            average.load_state_dict(begun.average)
+        return fit.Average(average, decay=self._job.options.averaging, steps=self._steps * len(self.history))
+
+    @property
+    def _judged(self) -> torch.nn.Module:
+        """The network that is validated and kept."""
+        return self._average.model if self._average else fit.bare(self._model)
+
     def epoch(self) -> None:
         number = len(self.history) + 1
         began = time.perf_counter()
         generator = fit.seed_epoch(seed=self._job.options.seed, epoch=number, rank=self._rank)
-        batches = fit.shuffled_batches(
-            self._images, self._labels, batch_size=self._batch, steps=self._steps, generator=generator
-        )
+        learn = (self._learn[name] for name in ("pixels", "label", "picture"))
+        batches = fit.shuffled_batches(*learn, batch_size=self._batch, steps=self._steps, generator=generator)
         loss = fit.train_epoch(
             self._model,
             batches,
@@ -115,6 +140,7 @@ class _State:
             optimizer=self._optimizer,
             schedule=self._schedule,
             generator=generator,
+            average=self._average,
         )
         trained = time.perf_counter()
         logits_NK, labels_N = self._validate()
@@ -126,21 +152,21 @@ class _State:
             "images_per_s": self._steps * self._batch * self._workers / (trained - began),
             "seconds": time.perf_counter() - began,
         }
-        row["best"] = fit.is_better(row, fit.best_of(self.history))
+        row["best"] = fit.is_better(row, fit.best_of(self.history), self._job.options)
         if row["best"]:
             # A copy, which further steps leave alone.
-            best = {name: tensor.to("cpu", copy=True) for name, tensor in _bare(self._model).state_dict().items()}
+            best = {name: tensor.to("cpu", copy=True) for name, tensor in self._judged.state_dict().items()}
             self._best = (best, torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
         self.history.append(row)
 
     def _validate(self) -> tuple[Array, Array]:
         """Logits and labels of all validation images, in one order on every worker."""
-        for buffer in _bare(self._model).buffers():  # each worker's batch statistics differ; the first one's are saved
+        for buffer in self._judged.buffers():  # each worker's batch statistics differ; the first one's are saved
             if torch.distributed.is_initialized():
                 torch.distributed.broadcast(buffer, 0)
-        batches = fit.ordered_batches(self._val_images, self._val_labels, batch_size=128)
-        mine = fit.evaluate(_bare(self._model), batches, fitting=self._fitting)
-        shares = _all_gather((mine, self._val_labels))
+        images, labels = self._validate_on["pixels"], self._validate_on["label"]
+        mine = fit.evaluate(self._judged, fit.ordered_batches(images, labels, batch_size=128), fitting=self._fitting)
+        shares = _all_gather((mine, labels))
         return np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
 
     def report(self) -> None:
@@ -148,7 +174,8 @@ class _State:
         if self._rank == 0 and self._best:
             best, logits_NK, labels_N = self._best
             state = Checkpoint(
-                model=_bare(self._model).state_dict(),
+                model=fit.bare(self._model).state_dict(),
+                average=self._average.model.state_dict() if self._average else None,
                 moments=self._optimizer.state_dict()["state"],
                 history=self.history,
                 best=best,
@@ -161,15 +188,10 @@ class _State:
         ray.train.report(self.history[-1])
 
 
-def _gather(name: str, share: tuple[int, int] | None) -> tuple[Array, Array]:
-    """This worker's images and labels."""
+def _gather(name: str, share: tuple[int, int] | None) -> Rows:
+    """This worker's images."""
     batches = ray.train.get_dataset_shard(name).iter_batches(batch_size=None)
-    return in_order([share_rows(batch, share) for batch in batches], "pixels", "label")
-
-
-def _bare(model: torch.nn.Module) -> torch.nn.Module:
-    """The network itself: with two workers or more it is wrapped."""
-    return getattr(model, "module", model)
+    return in_order([share_rows(batch, share) for batch in batches], "position", "pixels", "label", "picture")
 
 
 def _all_gather(value: object) -> list[Any]:

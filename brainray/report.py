@@ -114,7 +114,7 @@ def _total(read: Iterable[tuple[Tally, Throughput]]) -> tuple[Tally, Throughput]
 def _read_part(run: _Run, uri: str) -> tuple[Tally, Throughput]:
     """A part is one shard, 100,000 rows at most: its few columns are read at once."""
     probs = [prob_column(name) for name in run.classes]
-    columns = ["label", "predicted", "confidence", "status", "error", "scored_at", *probs]
+    columns = ["label", "predicted", "confidence", "review", "status", "error", "scored_at", *probs]
     columns += ["group"] if run.grouped else []
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
@@ -138,6 +138,7 @@ def _count(run: _Run, table: pa.Table) -> Tally:
         reason_N=np.where(failed, _indices(table["error"], REASONS, otherwise=len(REASONS) - 1), SCORED),
         predicted_N=_indices(table["predicted"], run.classes, otherwise=-1),  # which no scored row may have
         confidence_N=table["confidence"].to_numpy().astype(np.float64),
+        review_N=pc.fill_null(table["review"], False).to_numpy(),
         probs_NK=np.stack([table[prob_column(name)] for name in run.classes], axis=1, dtype=np.float64),
     )
 
@@ -179,7 +180,7 @@ def _figures(run: _Run, tally: Tally, work: Throughput) -> dict[str, Any]:
 
 def _outcome(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
     """What is said of the whole run and of each group."""
-    images, accuracy = tally.ok + tally.failed, metrics.accuracy(tally)
+    images, accuracy, accepted = tally.ok + tally.failed, metrics.accuracy(tally), metrics.accepted_accuracy(tally)
     return {
         "totals": {
             "images": images,
@@ -192,6 +193,8 @@ def _outcome(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
         "predicted": dict(zip(classes, tally.predicted.tolist(), strict=True)),
         "mean_confidence": metrics.mean_confidence(tally),
         "accuracy": accuracy and accuracy._asdict(),
+        "for_review": int(tally.review[:, 0].sum()),
+        "accepted_accuracy": accepted and accepted._asdict(),
         "macro_f1": metrics.macro_f1(tally),
         "balanced_accuracy": metrics.balanced_accuracy(tally),
     }

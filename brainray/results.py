@@ -35,6 +35,7 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = ()) -> pa.Sche
             pa.field("confidence", real),
             *(pa.field(prob_column(name), real) for name in classes),
             pa.field("margin", real),
+            pa.field("review", pa.bool_()),
             pa.field("status", text, nullable=False),
             pa.field("error", text),
             pa.field("error_detail", text),

@@ -20,7 +20,7 @@ from .storage import Writer
 from .tasks import Target
 from .truth import Truth
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 RUN = "run.json"
 MANIFEST = "manifest"
 SUCCESS = "_SUCCESS"
@@ -45,6 +45,7 @@ class Request:
             run_uri=run_uri,
             fingerprint=self.bundle.fingerprint,
             classes=self.bundle.classes,
+            review_below=self.bundle.review_below,
             kept=self.kept,
             writer=writer,
             retry_unread=self.options.retry_unread,

@@ -176,6 +176,7 @@ def prediction_rows(
     *,
     classes: tuple[str, ...],
     fingerprint: str,
+    review_below: float,
     scored_at: datetime,
 ) -> pa.Table:
     """One row an image, in manifest order; probabilities are null where there are no pixels."""
@@ -192,6 +193,7 @@ def prediction_rows(
         "predicted": predicted.take(take),
         "confidence": pa.array(best[:, 0]).take(take),
         "margin": pa.array(best[:, 0] - best[:, 1]).take(take),
+        "review": pa.array(best[:, 0] < review_below).take(take),
         "status": pc.if_else(pa.array(decoded.ok), "ok", "error"),
         "shard_id": manifest["shard_id"],
         "model": pa.array([fingerprint] * rows, pa.string()),
@@ -219,6 +221,7 @@ def predict_shard(
         probs_MK,
         classes=target.classes,
         fingerprint=target.fingerprint,
+        review_below=target.review_below,
         scored_at=finished_at,
     )
     work = Work(

@@ -60,13 +60,13 @@ def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
 class Grouper:
     """The group of an image: its first folder below the input, or what a regular expression finds in the URI."""
 
-    def __init__(self, group_by: str | None) -> None:
+    def __init__(self, group_by: str | None, *, option: str = "--group-by") -> None:
         """`group_by` is "folder", a regular expression, or None: there are no groups."""
         self._by_folder = group_by == "folder"
         try:
             self._pattern = re.compile(group_by) if group_by and not self._by_folder else None
         except re.error as exc:
-            raise BadRequest(f"--group-by {group_by!r} is no regular expression: {exc}") from None
+            raise BadRequest(f"{option} {group_by!r} is no regular expression: {exc}") from None
 
     def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
         if self._by_folder:

@@ -25,6 +25,7 @@ class Target:
     run_uri: str
     fingerprint: str
     classes: tuple[str, ...]
+    review_below: float  # confidence
     kept: KeptTypes
     writer: storage.Writer
     retry_unread: bool = False  # read images again that could not be read by an earlier run

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +16,14 @@ import pyarrow as pa
 from . import lease, storage, training_request
 from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
-from .errors import BadRequest, BrainrayError, StorageError
+from .copies import find_copies, group_copies
+from .errors import BadRequest, BrainrayError
 from .metrics import reference_distribution
 from .plan import package_versions
 from .run import check_writable
 from .sight import Seen, sight_of
+from .signatures import Signatures
+from .training_parts import Part, Progress, Sides, parts_of, read_progress, sides_of
 from .training_report import Validation, write_training_report
 from .training_request import Found, TrainRequest, WorkFolder
 from .training_set import Chosen, TrainingSet, choose, describe_choice, list_excluded, list_training_set
@@ -28,7 +31,8 @@ from .training_set import Chosen, TrainingSet, choose, describe_choice, list_exc
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from .checkpoint import Checkpoint
+    from .pools import TrainPool
+    from .training_set import Array
 
 _FOLLOW_S = 1.0
 Say = Callable[[str], None]
@@ -43,6 +47,7 @@ class _Job:
     training_set: TrainingSet
     excluded: pa.Table | None
     options: TrainOptions
+    init: Bundle | None
     say: Say
 
     @property
@@ -61,15 +66,19 @@ def train(
     output: str,
     exclude: str | None,
     options: TrainOptions,
+    init: Bundle | None = None,
     say: Say,
     clock: Callable[[], float] = time.monotonic,
 ) -> Bundle:
-    """Fit a model to class folders and write its bundle. Nothing is written before the request has been checked."""
+    """Fit a model to class folders and write its bundle. Nothing is written before the request has been checked.
+
+    With `init`, training begins with that model's weights; its network and image spec must be those of the options.
+    """
     began = clock()
     output_uri = storage.normalise(output)
     training_request.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
-    job = _read_job(data, output_uri, exclude, options, say)
+    job = _read_job(data, output_uri, exclude, replace(options, init=init.fingerprint if init else None), init, say)
     if training_request.look(output_uri, job.request) != "trained":
         from .model import build_model
 
@@ -87,7 +96,9 @@ def train(
     return bundle
 
 
-def _read_job(data: str, output: str, exclude: str | None, options: TrainOptions, say: Say) -> _Job:
+def _read_job(
+    data: str, output: str, exclude: str | None, options: TrainOptions, init: Bundle | None, say: Say
+) -> _Job:
     """List the images. Raises `BadRequest` for what cannot be learned from."""
     data_uri, exclude_uri = storage.normalise(data), storage.normalise(exclude) if exclude else None
     training_set = list_training_set(data_uri)
@@ -97,7 +108,15 @@ def _read_job(data: str, output: str, exclude: str | None, options: TrainOptions
     if training_set.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
     request = training_request.describe_request(options, training_set, excluded)
-    return _Job(output=output, request=request, training_set=training_set, excluded=excluded, options=options, say=say)
+    return _Job(
+        output=output,
+        request=request,
+        training_set=training_set,
+        excluded=excluded,
+        options=options,
+        init=init,
+        say=say,
+    )
 
 
 def _trained_already(job: _Job) -> Bundle:
@@ -107,83 +126,103 @@ def _trained_already(job: _Job) -> Bundle:
 
 def _train(job: _Job, found: Found, writer: storage.Writer, seconds: Callable[[], float]) -> Bundle:
     """Train what is not trained yet, and write the bundle."""
-    from . import checkpoint, fit
-
-    state = begun = _begun(job) if found == "unfinished" else None
-    if begun is None or not fit.is_finished(begun.history, job.options):
-        _fit(job, begun, writer)
-        state = checkpoint.read(job.work.checkpoint)
-    if state is None or not fit.is_finished(state.history, job.options):
+    parts = parts_of(job.output, job.options)
+    begun = _begun(job, parts) if found == "unfinished" else Progress(states=(None,) * len(parts))
+    progress = begun
+    if not begun.is_finished(job.options):
+        _fit(job, parts, begun, writer)
+        progress = read_progress(parts)
+    if not progress.is_finished(job.options):
         raise BrainrayError("training ended before its last epoch; run the same command to go on")
-    before_s = sum(row["seconds"] for row in begun.history) if begun else 0.0
-    return _write(job, state, writer, seconds=before_s + seconds())
+    return _write(job, progress, writer, seconds=begun.seconds + seconds())
 
 
-def _begun(job: _Job) -> "Checkpoint | None":
+def _begun(job: _Job, parts: tuple[Part, ...]) -> Progress:
     """Where an earlier command stopped; said in a line."""
-    from . import checkpoint
-
-    try:
-        begun = checkpoint.read(job.work.checkpoint)
-    except StorageError as exc:
-        job.say(f"{job.work.checkpoint} cannot be used ({exc}); beginning again with epoch 1")
-        return None
-    if begun:
-        job.say(f"going on after epoch {begun.epoch} of {job.options.epochs}")
-    return begun
+    progress = read_progress(parts)
+    for line in progress.damaged:
+        job.say(line)
+    last = max((place for place, state in enumerate(progress.states) if state), default=None)
+    if last is not None and (state := progress.states[last]):
+        job.say(f"going on after {parts[last].prefix}epoch {state.epoch} of {job.options.epochs}")
+    return progress
 
 
-def _fit(job: _Job, begun: "Checkpoint | None", writer: storage.Writer) -> None:
-    """The part that needs Ray."""
-    from . import ray_train
+def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Writer) -> None:
+    """What needs Ray."""
+    from . import fit
     from .pools import train_pool
     from .ray_nodes import await_workers, check_every_node
     from .ray_session import session
-    from .ray_train_worker import TrainJob
 
     job.say("starting Ray")
     with session() as nodes:
         nodes = await_workers(nodes, say=job.say)
         images = Seen("--data", job.training_set.table["uri"][0].as_py())
-        check_every_node(sight_of([images], output=job.output, writer=writer))
+        named = [images, *([Seen("--init", job.init.uri)] if job.init else [])]
+        check_every_node(sight_of(named, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=job.options.workers)
         job.say("decoding")
         decoded, chosen = _decode(job, pool.decode_cpus)
-        split, classes = chosen.split, job.model.classes
-        work = TrainJob(
-            options=job.options,
-            model=job.model,
-            class_counts=tuple(np.bincount(chosen.labels[split.train], minlength=len(classes)).tolist()),
-            data=_describe_data(chosen, classes),
-            threads=pool.threads_per_worker,
-            work=job.work,
-            writer=writer,
-        )
-        _begin(job, begun, work.data, writer)
+        data = _describe_data(chosen, job.model.classes)
+        _begin(job, begun, data, writer)
         job.say(f"training with {pool.workers} worker(s); they take half a minute to start")
-        with _following(job):
-            ray_train.train(
-                work,
-                train_set=ray_train.select(
-                    decoded, chosen.side(split.train), even_for=pool.workers, cpus=pool.decode_cpus
-                ),
-                validation_set=ray_train.select(decoded, chosen.side(split.validation), cpus=pool.decode_cpus),
-                pool=pool,
-                say=job.say,
-            )
+        for part, state, sides in zip(parts, begun.states, sides_of(chosen), strict=True):
+            if state is None or not fit.is_finished(state.history, job.options):
+                writer.write_json(part.work.progress, {"history": state.history if state else []})
+                with _following(job, part):
+                    _fit_part(job, part, decoded, chosen, sides, pool, data, writer)
 
 
-def _begin(job: _Job, begun: "Checkpoint | None", data: dict[str, Any], writer: storage.Writer) -> None:
+def _fit_part(
+    job: _Job,
+    part: Part,
+    decoded: "Dataset",
+    chosen: Chosen,
+    sides: Sides,
+    pool: "TrainPool",
+    data: dict[str, Any],
+    writer: storage.Writer,
+) -> None:
+    from . import ray_train
+    from .ray_train_worker import TrainJob
+
+    def select(places: "Array", even_for: int = 1) -> "Dataset":
+        pictures = chosen.pictures[places]
+        return ray_train.select(decoded, chosen.side(places), pictures, even_for=even_for, cpus=pool.decode_cpus)
+
+    counts = _picture_counts(chosen, sides.train, len(job.model.classes))
+    work = TrainJob(
+        options=job.options,
+        model=job.model,
+        class_counts=tuple(counts.tolist()),
+        data=data,
+        init=job.init,
+        threads=pool.threads_per_worker,
+        work=part.work,
+        writer=writer,
+    )
+    train_set, validation_set = select(sides.train, pool.workers), select(sides.validation)
+    ray_train.train(work, train_set=train_set, validation_set=validation_set, pool=pool, say=job.say)
+
+
+def _picture_counts(chosen: Chosen, places: "Array", classes: int) -> "Array":
+    """Pictures of each class."""
+    _, first = np.unique(chosen.pictures[places], return_index=True)
+    return np.bincount(chosen.labels[places][first], minlength=classes)
+
+
+def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Writer) -> None:
     """Make the work folder this training's. From here on the output is not refused for being in use."""
-    if begun is None:
+    before = begun.data
+    if before is None:
         training_request.begin(job.output, job.request, writer=writer)
-    elif begun.data != data:
+    elif before != data:
         # An image that could be read at one time only moves others across the split: to measure on what was learned.
         raise BadRequest(
-            f"{data['images']:,} images could be read, and when this training began {begun.data['images']:,}, or they "
+            f"{data['images']:,} images could be read, and when this training began {before['images']:,}, or they "
             f"show something else; see that all can be read and run again, or delete {job.work.uri} to begin anew"
         )
-    writer.write_json(job.work.progress, {"history": begun.history if begun else []})
 
 
 def _decode(job: _Job, cpus: float) -> "tuple[Dataset, Chosen]":
@@ -192,11 +231,17 @@ def _decode(job: _Job, cpus: float) -> "tuple[Dataset, Chosen]":
 
     spec = job.options.image_spec
     decoded = ray_train.decoded_dataset(job.training_set.table, spec, cpus=cpus)
-    digests, errors = ray_train.digests_of(decoded)
-    barred = np.array([], str)
+    signatures, errors = ray_train.signatures_of(decoded)
+    images = len(signatures)
     if job.excluded is not None:
-        barred = ray_train.digests_of(ray_train.decoded_dataset(job.excluded, spec, cpus=cpus))[0]
-    chosen = choose(job.training_set, digests, errors, barred=barred, options=job.options)
+        excluded = ray_train.signatures_of(ray_train.decoded_dataset(job.excluded, spec, cpus=cpus))[0]
+        signatures = Signatures.concatenate([signatures, excluded])
+    job.say("looking for copies")
+    groups = group_copies(signatures, find_copies(signatures))
+    unread = signatures.digest == b""
+    barred = np.isin(groups[:images], groups[images:][~unread[images:]])
+    digests = signatures.digest[:images].astype(str)
+    chosen = choose(job.training_set, groups[:images], digests, errors, barred=barred, options=job.options)
     for line in describe_choice(chosen):
         job.say(line)
     return decoded, chosen
@@ -204,33 +249,35 @@ def _decode(job: _Job, cpus: float) -> "tuple[Dataset, Chosen]":
 
 def _describe_data(chosen: Chosen, classes: tuple[str, ...]) -> dict[str, Any]:
     """What the bundle says of the images it was made from."""
-    split = chosen.split
+    split = chosen.splits[0]
+    by_class = _picture_counts(chosen, np.arange(len(chosen.positions)), len(classes))
     return {
         "digest": chosen.digest,
         "images": len(chosen.positions),
-        "pictures": split.pictures,
-        "label_conflicts": split.conflicts,
-        "train_images": len(split.train),
-        "validation_images": len(split.validation),
+        "pictures": chosen.distinct,
+        "label_conflicts": chosen.conflicts,
+        "train_images": len(split.train) if len(chosen.splits) == 1 else len(chosen.positions),
+        "validation_images": sum(len(each.validation) for each in chosen.splits),
         "unreadable": chosen.unreadable,
         "excluded": chosen.barred,
         "by_class": dict(zip(classes, np.bincount(chosen.labels, minlength=len(classes)).tolist(), strict=True)),
+        "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
     }
 
 
 @contextmanager
-def _following(job: _Job) -> Iterator[None]:
+def _following(job: _Job, part: Part) -> Iterator[None]:
     """Say each epoch as it is finished, from the file the first worker keeps."""
     done = threading.Event()
-    told = len(job.work.history())
+    told = len(part.work.history())
 
     def follow() -> None:
         nonlocal told
         while True:
             last_look = done.wait(_FOLLOW_S)
-            for row in job.work.history()[told:]:
+            for row in part.work.history()[told:]:
                 told += 1
-                job.say(epoch_line(row, job.options.epochs))
+                job.say(part.prefix + epoch_line(row, job.options.epochs))
             if last_look:
                 return
 
@@ -244,31 +291,37 @@ def _following(job: _Job) -> Iterator[None]:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    validation = (
+        f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.4f}, "
+        f"mean recall {row['val_balanced_accuracy']:.4f}{' *' if row['best'] else '  '}  "
+    )
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.3f}  validation: loss {row['val_loss']:.3f}, "
-        f"accuracy {row['val_accuracy']:.4f}, mean recall {row['val_balanced_accuracy']:.4f}"
-        f"{' *' if row['best'] else '  '}  {row['images_per_s']:,.0f} images/s, {row['seconds']:.0f} s"
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.3f}  {validation if row['val_images'] else ''}"
+        f"{row['images_per_s']:,.0f} images/s, {row['seconds']:.0f} s"
     )
 
 
-def _write(job: _Job, state: "Checkpoint", writer: storage.Writer, *, seconds: float) -> Bundle:
+def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
     from . import checkpoint, fit
 
-    model, best = job.model, fit.best_of(state.history)
-    fitted = checkpoint.fitted(state)
+    states = [state for state in progress.states if state]
+    last, fitted = states[-1], checkpoint.fitted(states)
+    best = fit.best_of(last.history)
     validation = Validation(
-        classes=model.classes,
+        classes=job.model.classes,
         probs_NK=fitted.probs_NK,
         labels_N=fitted.labels_N,
-        history=state.history,
+        fold_N=fitted.fold_N,
+        review=fitted.review,
+        history=last.history,
         best_epoch=best["epoch"] if best else 0,
     )
     provenance = {
         "request": job.request.digest,
         "options": job.options.to_json(),
         "versions": package_versions(),
-        "data": state.data,
+        "data": last.data,
         "seconds": round(seconds, 1),
     }
     write_training_report(job.output, validation, provenance, temperature=fitted.temperature, writer=writer)
@@ -276,10 +329,11 @@ def _write(job: _Job, state: "Checkpoint", writer: storage.Writer, *, seconds: f
         job.output,
         weights=fitted.weights,
         image=job.options.image_spec,
-        model=model,
+        model=job.model,
         temperature=fitted.temperature,
+        review_below=fitted.review.below,
         metrics=validation.figures(),
-        reference=reference_distribution(fitted.probs_NK, model.classes),
+        reference=reference_distribution(fitted.probs_NK, job.model.classes),
         provenance=provenance,
         writer=writer,
     )

@@ -1,4 +1,4 @@
-"""`training/` of a bundle: how training went and how good the model was on its validation images."""
+"""`training/` of a bundle: how training went and how good the model was on images it had not seen."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pyarrow import csv
 
 from . import metrics, storage
+from .calibration import Review
 from .metrics import Tally
 from .plots import draw_curves
 
@@ -17,23 +19,37 @@ _UNOWNED = storage.Writer()
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What the best epoch says of every validation image, and the epochs that led there."""
+    """What is said of every validation image, each picture once, and the epochs that led to the model.
+
+    With folds, a fold's images are judged by a model that has learned from the others, and the epochs are those of the
+    model of all images.
+    """
 
     classes: tuple[str, ...]
     probs_NK: npt.NDArray[np.float64]
     labels_N: npt.NDArray[np.int64]
+    fold_N: npt.NDArray[np.int64]
+    review: Review
     history: list[dict[str, Any]]
     best_epoch: int
 
-    def tally(self) -> Tally:
-        return metrics.count_probabilities(self.labels_N, self.probs_NK)
+    @property
+    def folds(self) -> int:
+        """0 where there is one split."""
+        folds = int(self.fold_N.max(initial=0)) + 1
+        return folds if folds > 1 else 0
+
+    def tally(self, fold: int | None = None) -> Tally:
+        chosen = slice(None) if fold is None else self.fold_N == fold
+        return metrics.count_probabilities(self.labels_N[chosen], self.probs_NK[chosen])
 
     def figures(self) -> dict[str, Any]:
-        """Metrics with the split they were measured on. They flatter: it chose the epoch and the temperature too."""
+        """Metrics with the split they were measured on. Those of one split flatter: it chose the epoch too."""
         tally = self.tally()
         accuracy = metrics.accuracy(tally)
+        folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it"
         return {
-            "split": "validation: pictures that are in no training image, pixel for pixel",
+            "split": folds if self.folds else "validation: pictures of which no copy was learned from",
             "images": len(self.labels_N),
             "best_epoch": self.best_epoch,
             "accuracy": accuracy and accuracy._asdict(),
@@ -41,7 +57,18 @@ class Validation:
             "balanced_accuracy": metrics.balanced_accuracy(tally),
             "ece": metrics.expected_calibration_error(tally),
             "brier": metrics.brier(tally),
+            "review": self.review._asdict(),
         }
+
+    def fold_table(self) -> list[dict[str, Any]]:
+        """A row a fold: pictures, accuracy, and recall of each class."""
+        rows = []
+        for fold in range(self.folds):
+            tally = self.tally(fold)
+            accuracy, recall = metrics.accuracy(tally), metrics.per_class(tally.confusion)["recall"]
+            figures = {"fold": fold + 1, "pictures": tally.scored_and_labelled, "accuracy": accuracy and accuracy.value}
+            rows.append(figures | {f"recall_{name}": float(recall[k]) for k, name in enumerate(self.classes)})
+        return rows
 
     def confusion(self) -> pa.Table:
         K = len(self.classes)
@@ -63,13 +90,18 @@ def write_training_report(
     temperature: float,
     writer: storage.Writer = _UNOWNED,
 ) -> None:
-    """history.parquet, confusion.parquet, curves.png and model-card.md."""
+    """history.parquet, confusion.parquet, curves.png, model-card.md, and with folds folds.csv."""
     folder = storage.join(uri, FOLDER)
     writer.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
     writer.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
     writer.write_bytes(
         storage.join(folder, "curves.png"), draw_curves(validation.history, best_epoch=validation.best_epoch)
     )
+    if validation.folds:
+        table = pa.Table.from_pylist(validation.fold_table())
+        content = pa.BufferOutputStream()
+        csv.write_csv(table, content)
+        writer.write_bytes(storage.join(folder, "folds.csv"), content.getvalue().to_pybytes())
     card = model_card(validation, provenance, temperature=temperature)
     writer.write_bytes(storage.join(folder, "model-card.md"), card.encode())
 
@@ -88,22 +120,31 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         "",
         "## Data",
         "",
-        f"{data['images']:,} images, {data['pictures']:,} of them distinct to the pixel; "
-        f"{data['train_images']:,} to learn from, {data['validation_images']:,} to measure on, none on both sides. "
-        f"{data['label_conflicts']:,} picture(s) carry two labels. Data digest `{data['digest']}`.",
+        f"{data['images']:,} images that show {data['pictures']:,} pictures: copies, be they resized, mirrored, "
+        "cropped or recoloured, are found by `brainray audit`, stay on one side of every split and count once. "
+        f"{data['label_conflicts']:,} image(s) whose copies lie in another class folder are left out. "
+        f"Data digest `{data['digest']}`.",
         "",
-        *_table(("class", "images"), [(name, f"{count:,}") for name, count in data["by_class"].items()]),
+        *_table(
+            ("class", "images", "pictures"),
+            [(name, f"{n:,}", f"{data['pictures_by_class'][name]:,}") for name, n in data["by_class"].items()],
+        ),
         "",
-        "## On the validation images",
+        "## On images it has not seen",
         "",
-        f"Epoch {figures['best_epoch']} of {len(validation.history)}: accuracy {accuracy['value']:.4f} "
-        f"({accuracy['low']:.4f} to {accuracy['high']:.4f}), macro F1 {figures['macro_f1']:.4f}, "
+        f"{figures['split'].capitalize()}. Accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to "
+        f"{accuracy['high']:.4f}, 95 %) on {figures['images']:,} pictures, macro F1 {figures['macro_f1']:.4f}, "
         f"ECE {figures['ece']:.4f} at temperature {temperature:g}.",
         "",
-        "These figures flatter: the epoch and the temperature were chosen on these images, copies that are resized, "
-        "mirrored or recoloured may lie on both sides, and so may neighbouring slices of one patient.",
+        _caveat(validation),
         "",
-        *_table(("class", "images", "recall", "precision", "F1"), _per_class_rows(validation)),
+        *_table(("class", "pictures", "recall (95 %)", "precision", "F1"), _per_class_rows(validation)),
+        "",
+        *_confusion_lines(validation),
+        "",
+        "## Which predictions to accept",
+        "",
+        _review_line(validation.review),
         "",
         "## Made with",
         "",
@@ -113,10 +154,41 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
     return "\n".join(lines)
 
 
+def _caveat(validation: Validation) -> str:
+    neighbours = "Neighbouring slices of one patient may lie on both sides where nothing in the names tells patients."
+    if validation.folds:
+        return (
+            f"The model itself has learned from all images, so nothing here was measured on it directly. {neighbours}"
+        )
+    return f"These figures flatter: the epoch and the temperature were chosen on these images. {neighbours}"
+
+
+def _review_line(review: Review) -> str:
+    if review.right is None:
+        return "At no confidence are enough predictions right: each is marked `review`, for a person to look at."
+    return (
+        f"From a confidence of {review.below:.4f} on, {100 * review.right:.2f} % of the predictions were right, for "
+        f"{100 * review.accepted:.1f} % of the pictures. All others are marked `review`, for a person to look at."
+    )
+
+
+def _confusion_lines(validation: Validation) -> list[str]:
+    counts = validation.tally().confusion.tolist()
+    rows = [(name, *(f"{n:,}" for n in counts[k])) for k, name in enumerate(validation.classes)]
+    return ["Rows are truth, columns are prediction:", "", *_table(("", *validation.classes), rows)]
+
+
 def _per_class_rows(validation: Validation) -> list[tuple[str, ...]]:
     figures = metrics.per_class(validation.tally().confusion)
+    shown = {key: [_text(value) for value in figures[key]] for key in figures}
     return [
-        (name, *(_text(figures[key][k]) for key in ("support", "recall", "precision", "f1")))
+        (
+            name,
+            shown["support"][k],
+            f"{shown['recall'][k]} ({shown['recall_low'][k]} to {shown['recall_high'][k]})",
+            shown["precision"][k],
+            shown["f1"][k],
+        )
         for k, name in enumerate(validation.classes)
     ]
 

@@ -23,6 +23,7 @@ WORK = ".training"
 _REQUEST = "request.json"
 _CHECKPOINT = "checkpoint.pt"
 _PROGRESS = "progress.json"
+FIRST_FOLD = "fold-1"
 _RAY = "ray"  # what Ray Train keeps of its runs; nothing is ever read from it
 
 Found = Literal["nothing", "unfinished", "trained"]
@@ -53,6 +54,14 @@ class WorkFolder:
     @property
     def ray(self) -> str:
         return storage.join(self.uri, _RAY)
+
+    def part(self, name: str) -> "WorkFolder":
+        """That of one of several fits."""
+        return WorkFolder(uri=storage.join(self.uri, name))
+
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint, or one of the first fold."""
+        return any(storage.exists(work.checkpoint) for work in (self, self.part(FIRST_FOLD)))
 
     def history(self) -> list[dict[str, Any]]:
         """Epochs finished so far, for who only wants to look; none where the file is not there (yet, or here)."""
@@ -116,7 +125,7 @@ def look(output: str, request: TrainRequest) -> Found:
     own = {WEIGHTS, REPORT} if storage.exists(work.request) else set()  # of a bundle that was being written
     if set(storage.list_names(output)) - own:
         raise BadRequest(f"--output {output} is not empty and holds no model; give a new folder")
-    if not storage.exists(work.request) or not storage.exists(work.checkpoint):
+    if not storage.exists(work.request) or not work.is_begun():
         return "nothing"
     _check_same(output, request)
     return "unfinished"

@@ -1,6 +1,6 @@
 """What is trained on: the images of the class folders, what is left out of them, and rows of decoded images.
 
-A row is (position in the training set, label, pixels). Knows no Ray.
+A row is (position in the training set, label, picture, pixels). Knows no Ray.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from . import storage
-from .audit import Split, split_by_picture
+from .audit import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
 from .config import ImageSpec, TrainOptions
-from .decode import decode_with_digest
+from .decode import decode_with_luminance
 from .errors import BadRequest, ImageError, StorageError, blamed_on
 from .labels import class_of_folders
 from .listing import CHUNK_ROWS
-from .selection import skip_reason
+from .selection import Grouper, skip_reason
+from .signatures import Signatures, nothing, signature_of
 
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]
@@ -37,14 +38,20 @@ class TrainingSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The images that are trained and measured on. Arrays have one value an image that is readable and not barred."""
+    """The images that are trained and measured on. Arrays have one value an image that is left."""
 
     positions: Array  # in the training set
     labels: Array
-    split: Split  # of places in `positions`
+    pictures: Array  # a number each; images with one number show the same
+    splits: tuple[Split, ...]  # of places in `positions`: one, or as many as there are folds
     digest: str  # of the pictures and their labels: equal for equal data, whatever the names
     unreadable: dict[str, int]
-    barred: int
+    barred: int  # images that show what must not be trained on
+    conflicts: int  # images of pictures that carry two labels or more; whichever is right, one is wrong
+
+    @property
+    def distinct(self) -> int:
+        return len(np.unique(self.pictures))
 
     def side(self, which: Array) -> Array:
         return self.positions[which]
@@ -99,67 +106,94 @@ def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | No
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
 
 
-def choose(training_set: TrainingSet, digests: Array, errors: Array, *, barred: Array, options: TrainOptions) -> Chosen:
-    """Leave out what is unreadable or barred, and split the rest by picture."""
+def choose(
+    training_set: TrainingSet, groups: Array, digests: Array, errors: Array, *, barred: Array, options: TrainOptions
+) -> Chosen:
+    """Leave out what is unreadable, barred or labelled twice, and split the rest by picture.
+
+    `groups` [N] has a number an image, equal for copies; `barred` [N] says which are copies of what is excluded.
+    """
+    labels = training_set.table["label"].to_numpy()
     readable = errors == ""
-    excluded = readable & np.isin(digests, barred[barred != ""])
-    positions = np.flatnonzero(readable & ~excluded)
-    labels = training_set.table["label"].to_numpy()[positions]
-    split = split_by_picture(
-        digests[positions],
-        labels,
-        classes=training_set.classes,
-        val_fraction=options.val_fraction,
-        seed=options.seed,
-    )
-    described = "\n".join(sorted(f"{d} {label}" for d, label in zip(digests[positions], labels, strict=True)))
+    left = np.flatnonzero(readable & ~barred)
+    pictures = number_pictures(groups[left], digests[left])
+    mixed = conflicting(pictures, labels[left])
+    positions, pictures = left[~mixed], pictures[~mixed]
     return Chosen(
         positions=positions,
-        labels=labels,
-        split=split,
-        digest=hashlib.sha256(described.encode()).hexdigest()[:32],
+        labels=labels[positions],
+        pictures=pictures,
+        splits=_splits(training_set, positions, pictures, labels[positions], options),
+        digest=_digest(digests[positions], labels[positions]),
         unreadable=dict(Counter(errors[~readable].tolist())),
-        barred=int(excluded.sum()),
+        barred=int((readable & barred).sum()),
+        conflicts=int(mixed.sum()),
     )
+
+
+def _splits(
+    training_set: TrainingSet, positions: Array, pictures: Array, labels: Array, options: TrainOptions
+) -> tuple[Split, ...]:
+    joined, classes = pictures, training_set.classes
+    if options.group_regex:
+        subject_of = Grouper(options.group_regex, option="--group-regex")
+        uris = training_set.table["uri"].take(pa.array(positions)).to_pylist()
+        joined = join_subjects(pictures, np.array([subject_of(uri, ()) or "" for uri in uris]))
+    if options.folds:
+        folds, seed = options.folds, options.seed
+        return tuple(fold_by_picture(pictures, labels, joined=joined, classes=classes, folds=folds, seed=seed))
+    fraction = options.val_fraction
+    return (
+        split_by_picture(pictures, labels, joined=joined, classes=classes, val_fraction=fraction, seed=options.seed),
+    )
+
+
+def _digest(digests: Array, labels: Array) -> str:
+    described = "\n".join(sorted(f"{d} {label}" for d, label in zip(digests, labels, strict=True)))
+    return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
 def describe_choice(chosen: Chosen) -> Iterator[str]:
     """What a user should know of the data before trusting a figure measured on it."""
-    split, images = chosen.split, len(chosen.positions)
+    images = len(chosen.positions)
     if chosen.unreadable:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in chosen.unreadable.items())
         yield f"left out, for they cannot be read: {reasons}"
     if chosen.barred:
         yield f"left out, for --exclude shows the same picture: {chosen.barred:,}"
-    if split.pictures < images:
-        yield f"{images - split.pictures:,} of {images:,} images are pixel for pixel copies of others"
-    if split.conflicts:
-        yield f"{split.conflicts:,} picture(s) lie in two class folders or more; look at them before you trust a figure"
-    yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
+    if chosen.conflicts:
+        yield f"left out, for copies of them lie in another class folder: {chosen.conflicts:,}"
+    if chosen.distinct < images:
+        yield f"{images:,} images show {chosen.distinct:,} pictures; copies stay together and count once in figures"
+    if len(chosen.splits) > 1:
+        yield f"each picture is measured on in one of {len(chosen.splits)} folds by a model that has not seen it"
+    else:
+        (split,) = chosen.splits
+        yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
 
 
 def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
-    """(position, uri, label) -> pixels and digest; an image that cannot be read keeps its row, with a reason."""
+    """(position, uri, label) -> pixels and signature; an image that cannot be read keeps its row, with a reason."""
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     pixels = np.zeros(shape, np.uint8)
-    digests = np.full(len(rows), "", "U64")
+    signatures = [nothing()] * len(rows)
     errors = np.full(len(rows), "", "U32")
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
-            decoded, digests[row] = decode_with_digest(storage.read_bytes(uri), spec)
-            pixels[row] = decoded.pixels
+            decoded, luminance_HW = decode_with_luminance(storage.read_bytes(uri), spec)
+            pixels[row], signatures[row] = decoded.pixels, signature_of(luminance_HW)
         except (ImageError, StorageError) as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    return columns | {"pixels": pixels, "digest": digests, "error": errors}
+    return columns | {"pixels": pixels, "error": errors} | Signatures.stack(signatures).columns()
 
 
-def take_rows(batch: dict[str, Array], wanted: Array) -> Rows:
-    """The rows at the wanted positions, ascending; one that is wanted twice comes twice."""
+def take_rows(batch: dict[str, Array], wanted: Array, pictures: Array) -> Rows:
+    """The rows at the wanted positions, ascending, with their pictures; one that is wanted twice comes twice."""
     order = np.argsort(batch["position"])
-    inside = wanted[np.isin(wanted, batch["position"])]
-    rows = order[np.searchsorted(batch["position"][order], inside)]
-    return {name: batch[name][rows] for name in ("position", "label", "pixels")}
+    chosen = np.isin(wanted, batch["position"])
+    rows = order[np.searchsorted(batch["position"][order], wanted[chosen])]
+    return {name: batch[name][rows] for name in ("position", "label", "pixels")} | {"picture": pictures[chosen]}
 
 
 def share_rows(batch: dict[str, Array], share: tuple[int, int] | None) -> Rows:
@@ -171,7 +205,7 @@ def share_rows(batch: dict[str, Array], share: tuple[int, int] | None) -> Rows:
     return {name: column[mine] for name, column in batch.items()}
 
 
-def in_order(parts: list[Rows], first: str, second: str) -> tuple[Array, Array]:
-    """Two columns in order of position: the order in which blocks arrive is not repeatable."""
+def in_order(parts: list[Rows], *names: str) -> Rows:
+    """Columns in order of position: the order in which blocks arrive is not repeatable."""
     order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
-    return tuple(np.concatenate([part[name] for part in parts])[order] for name in (first, second))  # type: ignore[return-value]
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in names}

@@ -55,11 +55,12 @@ def train(begun, epochs, *, steps=3):
     )
     for epoch in range(len(history) + 1, len(history) + epochs + 1):
         generator = fit.seed_epoch(seed=OPTIONS.seed, epoch=epoch, rank=0)
-        batches = fit.shuffled_batches(*images(), batch_size=8, steps=steps, generator=generator)
+        batches = fit.shuffled_batches(*images(), np.arange(24), batch_size=8, steps=steps, generator=generator)
         fit.train_epoch(model, batches, fitting=FITTING, optimizer=optimizer, schedule=schedule, generator=generator)
         history.append(row(epoch) | {"lr": schedule.get_last_lr()[0]})
     return Checkpoint(
         model=model.state_dict(),
+        average=None,
         moments=optimizer.state_dict()["state"],
         history=history,
         best=model.state_dict(),
@@ -81,7 +82,7 @@ def test_training_goes_on_from_the_file_as_if_nothing_had_happened(third_epoch):
     assert all(torch.equal(resumed.model[name], whole.model[name]) for name in whole.model)
     marks = {
         fingerprint(weights=f.weights, image=ImageSpec(), model=SPEC, temperature=f.temperature)
-        for f in map(checkpoint.fitted, (whole, resumed))
+        for f in map(checkpoint.fitted, ([whole], [resumed]))
     }
     assert len(marks) == 1
 
@@ -152,10 +153,10 @@ def test_every_epoch_and_worker_draws_its_own_whatever_was_drawn_before():
 
 
 def test_better_is_more_recall_and_at_the_same_recall_less_loss():
-    assert fit.is_better(row(1), None)
-    assert fit.is_better(row(2, 0.6, 9.0), row(1, 0.5, 1.0))
-    assert fit.is_better(row(2, 0.5, 0.9), row(1, 0.5, 1.0))
-    assert not fit.is_better(row(2, 0.5, 1.0), row(1, 0.5, 1.0))
+    assert fit.is_better(row(1), None, OPTIONS)
+    assert fit.is_better(row(2, 0.6, 9.0), row(1, 0.5, 1.0), OPTIONS)
+    assert fit.is_better(row(2, 0.5, 0.9), row(1, 0.5, 1.0), OPTIONS)
+    assert not fit.is_better(row(2, 0.5, 1.0), row(1, 0.5, 1.0), OPTIONS)
 
 
 def test_when_to_stop_follows_from_the_history():

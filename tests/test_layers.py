@@ -48,14 +48,22 @@ ORDER = (
     "listing",
     "manifest",
     "audit",
+    "head",
     "decode",
+    "signatures",
+    "registration",
+    "copies",
+    "alterations",
     "apart",
+    "lite",
     "model",
     "bundle",
     "inference",
     "predict",
     "augment",
+    "outliers",
     "fit",
+    "calibration",
     "checkpoint",
     "results",
     "accounts",
@@ -69,9 +77,13 @@ ORDER = (
     "report",
     "plan",
     "generation",
+    "audit_listing",
+    "audit_groups",
+    "audit_report",
     "training_report",
     "training_set",
     "training_request",
+    "training_parts",
     "phantom",
     "pools",
     "doctor",
@@ -83,6 +95,7 @@ ORDER = (
     "estimate",
     "ray_session",
     "ray_nodes",
+    "ray_audit",
     "ray_doctor",
     "ray_metrics",
     "ray_train_worker",
@@ -90,6 +103,7 @@ ORDER = (
     "ray_score",
     "ray_engine",
     "train_job",
+    "audit_job",
     "score_job",
     "console",
     "jobs_api",
@@ -97,12 +111,22 @@ ORDER = (
     "cli_log",
     "cli_train",
     "cli_score",
+    "cli_audit",
     "cli_submit",
     "cli_doctor",
     "cli",
     "__main__",
 )
-RAY = {"ray_session", "ray_nodes", "ray_doctor", "ray_metrics", "ray_train", "ray_train_worker", "ray_score"}
+RAY = {
+    "ray_session",
+    "ray_nodes",
+    "ray_audit",
+    "ray_doctor",
+    "ray_metrics",
+    "ray_train",
+    "ray_train_worker",
+    "ray_score",
+}
 
 
 def imports(path):
@@ -147,7 +171,9 @@ def loaded_by(code):
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["cli", "report", "run", "score_job", "train_job", "console", "phantom"])
+@pytest.mark.parametrize(
+    "module", ["cli", "report", "run", "score_job", "train_job", "audit_job", "console", "phantom"]
+)
 def test_what_must_start_fast_imports_nothing_heavy(module):
     assert loaded_by(f"import brainray.{module}") & {"ray", "torch", "sklearn", "matplotlib", "pandas"} == set()
 

@@ -30,7 +30,7 @@ def test_training_writes_a_bundle_that_says_what_it_is(folders):
     assert bundle.classes == CLASSES
     data = bundle.provenance["data"]
     assert (data["images"], data["pictures"], data["unreadable"]) == (65, 64, {"not_an_image": 1})
-    assert data["train_images"] + data["validation_images"] == 65
+    assert 65 - data["train_images"] - data["validation_images"] in (0, 1)  # 1: where the copy is measured on, once
     history = pq.read_table(folders / "model" / "training" / "history.parquet").to_pylist()
     assert [row["epoch"] for row in history] == [1, 2]
     assert {row["val_images"] for row in history} == {data["validation_images"]}  # all, though two workers share them

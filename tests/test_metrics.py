@@ -34,6 +34,7 @@ def random_rows(rows, *, seed=0, groups=3):
         "predicted_N": probs.argmax(axis=1),
         "confidence_N": probs.max(axis=1),
         "probs_NK": probs,
+        "review_N": probs.max(axis=1) < 0.6,
     }
 
 
@@ -110,9 +111,21 @@ def test_failed_rows_are_counted_by_label_and_reason_and_nothing_else_of_them():
         predicted_N=np.array([-1, -1]),
         confidence_N=nan[:, 0],
         probs_NK=nan,
+        review_N=np.array([False, False]),
     )
     assert tally.unscored[0, 1, REASONS.index("truncated")] == tally.unscored[0, NONE, REASONS.index("empty")] == 1
     assert (tally.ok, tally.failed, tally.unlabelled) == (0, 2, 1)
+
+
+def test_accuracy_of_what_is_accepted_is_that_of_the_rows_that_are_not_for_review():
+    rows = random_rows(500)
+    tally = count_rows("abc", **rows)
+    scored, known = rows["reason_N"] == SCORED, rows["label_N"] != NONE
+    accepted = scored & known & ~rows["review_N"]
+    right = rows["label_N"] == rows["predicted_N"]
+    assert tally.review[:, 0].sum() == (scored & rows["review_N"]).sum()
+    assert metrics.accepted_accuracy(tally).value == right[accepted].mean()
+    assert metrics.accepted_accuracy(count_rows("abc", **rows | {"review_N": known | ~known})) is None
 
 
 def test_scored_row_without_a_number_is_refused():

@@ -8,7 +8,7 @@ from brainray.bundle import Bundle, load_model
 from brainray.config import ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
-from brainray.model import build_model, parameter_count
+from brainray.model import COMPACT, build_model, go_on_from, parameter_count
 from brainray.predict import Predictor, normalise
 
 
@@ -31,7 +31,7 @@ def test_a_torchvision_network_takes_grey_images(name):
 
 
 def test_an_unknown_network_is_named_with_a_hint():
-    with pytest.raises(BadRequest, match=r"--model 'resnet19' is no torchvision .* near it: resnet101"):
+    with pytest.raises(BadRequest, match=r"--model 'resnet19' is no network of ours .* near it: resnet101"):
         build_model(ModelSpec(name="resnet19", classes=CLASSES))
     with pytest.raises(BadRequest, match="try compact"):
         build_model(ModelSpec(name="zzz", classes=CLASSES))
@@ -115,3 +115,15 @@ def test_three_channel_images_keep_their_channels(tmp_path):
     pixels = normalise(torch.from_numpy(images), made.image)
     assert pixels.shape == (3, 3, 32, 32)
     assert float(pixels[1, 2, 3, 4]) == pytest.approx((images[1, 3, 4, 2] / 255 - 0.18) / 0.2, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [COMPACT, "lite0"])
+def test_a_model_for_other_classes_begins_with_all_but_the_last_layer(name):
+    before = build_model(ModelSpec(name=name, classes=("a", "b", "c")))
+    for classes, same in ((("a", "b", "c"), True), (("x", "y", "z"), False), (("x", "y"), False)):
+        after = build_model(ModelSpec(name=name, classes=classes))
+        go_on_from(after, before.state_dict(), same_classes=same)
+        old, new = before.state_dict(), after.state_dict()
+        equal = {key: torch.equal(old[key], new[key]) for key in old if old[key].shape == new[key].shape}
+        other = {key for key in old if not equal.get(key)}
+        assert other == (set() if same else {"head.3.weight", "head.3.bias"})

@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from archive import Stopped, contents, engine_of, request_for, rows, score_here
-from bundles import derived
+from bundles import derived, untrained
 from conftest import image_bytes
 from faults import Killed, bury
 
@@ -413,3 +414,18 @@ def test_rescoring_with_the_same_model_scores_every_image_again(run, archive):
     assert run(root, rescore=True).scored == 8
     assert contents(run.uri) == before
     assert scored_at.isdisjoint(row["scored_at"] for row in rows(run.uri))
+
+
+@pytest.mark.parametrize("classes", [("healthy", "sick"), ("a", "b", "c", "d", "e")], ids=["2", "5"])
+def test_nothing_assumes_four_classes(classes, archive, tmp_path):
+    model = untrained(tmp_path / "model", classes=classes)
+    root, run = archive("other", images=3, classes=classes), tmp_path / "run"
+    outcome = score_here(request_for(root, run, model), engine_of(model))
+    assert (outcome.scored, outcome.failed) == (3 * len(classes), 0)
+    for row in rows(run):
+        probs = [row[f"prob_{name}"] for name in model.classes]
+        assert sum(probs) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == model.classes[int(np.argmax(probs))]
+    figures = build_summary(str(run)).figures
+    assert figures["classes"] == list(model.classes)
+    assert figures["totals"]["scored_and_labelled"] == 3 * len(classes)

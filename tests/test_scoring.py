@@ -41,14 +41,31 @@ def brightness(images):
     return np.stack([mean] + [rest] * (len(CLASSES) - 1), axis=1).astype(np.float32)
 
 
-def score(folder, files, predict=brightness):
+def score(folder, files, predict=brightness, review_below=0.5):
     target = tasks.Target(
-        run_uri=f"{folder}/run", fingerprint="f" * 32, classes=CLASSES, kept=(), writer=storage.Writer()
+        run_uri=f"{folder}/run",
+        fingerprint="f" * 32,
+        classes=CLASSES,
+        review_below=review_below,
+        kept=(),
+        writer=storage.Writer(),
     )
     task = tasks.open_task(write_manifest(folder, files), target)
     decoded = scoring.decode_shard(task.pending, SPEC, reader=Reader(), clock=lambda: NOW)
     info = scoring.predict_shard(task, decoded, predict, target, clock=lambda: NOW)
     return info, storage.read_parquet(results.part_uri(target.run_uri, "ab"))
+
+
+def test_what_is_not_sure_enough_is_for_review_and_what_failed_is_neither(tmp_path):
+    files = write(tmp_path, {f"{i}.jpg": image_bytes(i) for i in range(6)} | {"bad.jpg": b"no image"})
+    _, table = score(tmp_path, files)
+    confidence = sorted(row["confidence"] for row in table.to_pylist() if row["status"] == "ok")
+    _, table = score(tmp_path / "again", files, review_below=confidence[3])
+    rows = table.to_pylist()
+    assert {row["review"] for row in rows if row["status"] == "error"} == {None}
+    sure = {row["review"]: [r["confidence"] for r in rows if r["review"] == row["review"]] for row in rows}
+    assert (len(sure[True]), len(sure[False])) == (3, 3)
+    assert max(sure[True]) < min(sure[False])
 
 
 def test_bad_images_keep_their_rows_and_disturb_no_neighbour(tmp_path):

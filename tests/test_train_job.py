@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from bundles import untrained
 
 from brainray import checkpoint, storage, train_job, training_request
 from brainray.bundle import load_bundle
@@ -13,6 +14,7 @@ from brainray.checkpoint import Checkpoint
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
 from brainray.model import build_model
+from brainray.training_parts import Progress
 from brainray.training_request import WorkFolder
 
 OPTIONS = TrainOptions(image_px=32, epochs=3)
@@ -24,6 +26,7 @@ DATA = {
     "train_images": 4,
     "validation_images": 4,
     "by_class": {"glioma": 2, "meningioma": 2, "notumor": 2, "pituitary": 2},
+    "pictures_by_class": {"glioma": 2, "meningioma": 2, "notumor": 2, "pituitary": 2},
 }
 
 
@@ -34,6 +37,7 @@ def checkpoint_after(epochs, model_spec):
     rates = {"lr": 1e-3, "images_per_s": 10.0, "seconds": 100.0}
     return Checkpoint(
         model=weights,
+        average=weights,
         moments={},
         history=[{"epoch": epoch, **figures, **rates, "best": epoch == 1} for epoch in range(1, epochs + 1)],
         best=weights,
@@ -44,21 +48,23 @@ def checkpoint_after(epochs, model_spec):
 
 
 class Trainer:
-    """Stands in for the part that needs Ray: from the checkpoint it is given to the last epoch, or to its death."""
+    """Stands in for what needs Ray: each part from the checkpoint it has to the last epoch, or to its death."""
 
     def __init__(self):
-        self.began_after = []
-        self.dies_after = None
+        self.began_after = []  # of each part that was trained
+        self.dies_after = None  # epochs of the first part that is trained
 
-    def __call__(self, job, begun, writer):
-        self.began_after.append(begun.epoch if begun else 0)
-        if begun is None:
+    def __call__(self, job, parts, begun, writer):
+        if begun.data is None:
             training_request.begin(job.output, job.request, writer=writer)
-        epochs = self.dies_after or job.options.epochs
-        state = checkpoint.to_bytes(checkpoint_after(epochs, job.model))
-        writer.write_bytes(job.work.checkpoint, state)
-        if self.dies_after:
-            killed()
+        for part, state in zip(parts, begun.states, strict=True):
+            if state and state.epoch == job.options.epochs:
+                continue
+            self.began_after.append(state.epoch if state else 0)
+            epochs = self.dies_after or job.options.epochs
+            writer.write_bytes(part.work.checkpoint, checkpoint.to_bytes(checkpoint_after(epochs, job.model)))
+            if self.dies_after:
+                killed()
 
 
 @pytest.fixture
@@ -73,10 +79,12 @@ def command(archive, tmp_path):
     """Run the command; gives the bundle and what was said."""
     data, output = archive("data", images=2), tmp_path / "model"
 
-    def train(**changes):
+    def train(*, init=None, **changes):
         said = []
         options = TrainOptions(**{**OPTIONS.to_json(), **changes})
-        bundle = train_job.train(str(data), output=str(output), exclude=None, options=options, say=said.append)
+        bundle = train_job.train(
+            str(data), output=str(output), exclude=None, options=options, init=init, say=said.append
+        )
         return bundle, said
 
     train.data, train.output = str(data), str(output)
@@ -194,12 +202,11 @@ def test_a_trained_model_is_found_without_torch_and_ray(command, trainer, tmp_pa
 
 
 def test_images_that_could_not_be_read_before_are_not_mixed_in(command, trainer):
-    job = train_job._read_job(command.data, command.output, None, OPTIONS, print)
-    begun = checkpoint_after(2, job.model)
+    job = train_job._read_job(command.data, command.output, None, OPTIONS, None, print)
+    begun = Progress(states=(checkpoint_after(2, job.model),))
     with pytest.raises(BadRequest, match=r"9 images could be read, and when this training began 8"):
         train_job._begin(job, begun, DATA | {"images": 9}, storage.Writer())
     train_job._begin(job, begun, dict(DATA), storage.Writer())
-    assert len(command.work.history()) == 2
 
 
 def test_an_output_that_somebody_trains_into_is_refused_before_anything_is_listed(command, trainer):
@@ -207,3 +214,30 @@ def test_an_output_that_somebody_trains_into_is_refused_before_anything_is_liste
 
     with lease.hold(command.output, purpose="train", say=print), pytest.raises(OutputHeld, match=str(os.getpid())):
         command()
+
+
+def test_with_folds_what_is_finished_is_not_done_again_and_all_pictures_are_measured_on(command, trainer):
+    trainer.dies_after = 2
+    with pytest.raises(SystemError):
+        command(folds=3)
+    trainer.dies_after = None
+    bundle, said = command(folds=3)
+    assert trainer.began_after == [0, 2, 0, 0, 0]
+    assert "going on after fold 1 of 3, epoch 2 of 3" in said
+    assert bundle.metrics["images"] == 3 * 4
+    assert bundle.metrics["split"].startswith("3 folds")
+    assert "folds.csv" in storage.list_names(f"{command.output}/training")
+    assert not storage.exists(command.work.uri)
+
+
+def test_what_training_begins_with_is_part_of_the_request(command, trainer, tmp_path):
+    """Else another model's training would be gone on with."""
+    first, other = (untrained(tmp_path / name, seed=seed) for seed, name in enumerate(("first", "other")))
+    trainer.dies_after = 2
+    with pytest.raises(SystemError):
+        command(init=first)
+    trainer.dies_after = None
+    with pytest.raises(BadRequest, match=f"--init was {first.fingerprint} and is {other.fingerprint}"):
+        command(init=other)
+    bundle, _ = command(init=first)
+    assert bundle.provenance["options"]["init"] == first.fingerprint

@@ -221,6 +221,7 @@ def train(tmp_path, monkeypatch):
             model=ModelSpec(classes=("a", "b")),
             class_counts=(1, 1),
             data={},
+            init=None,
             threads=1,
             work=WorkFolder.of(str(tmp_path)),
             writer=storage.Writer(),

@@ -44,6 +44,13 @@ def decoded(root):
     return found, decode_rows(found.table, ImageSpec(image_px=16))
 
 
+def chosen_of(found, rows, *, excluded=(), **options):
+    """As if equal pixels were all that makes a copy."""
+    _, groups = np.unique(rows["digest"], return_inverse=True)
+    barred = np.isin(rows["digest"], excluded) & (rows["error"] == "")
+    return choose(found, groups, rows["digest"], rows["error"], barred=barred, options=TrainOptions(**options))
+
+
 def test_an_unreadable_image_keeps_its_place_and_its_reason(archive):
     root = archive(images=2, classes=("a", "b"))
     (root / "a" / "bad.jpg").write_bytes(b"")
@@ -61,16 +68,36 @@ def test_copies_in_another_format_are_one_picture_and_barred_ones_are_left_out(a
     (tmp_path / "held out").mkdir()
     (tmp_path / "held out" / "0.jpg").write_bytes((root / "b" / "0.jpg").read_bytes())
     found, rows = decoded(root)
-    barred = decode_rows(list_excluded(str(tmp_path / "held out")), ImageSpec(image_px=16))["digest"]
-    chosen = choose(found, rows["digest"], rows["error"], barred=barred, options=TrainOptions(val_fraction=0.4))
-    assert (len(chosen.positions), chosen.split.pictures, chosen.barred) == (9, 8, 1)
+    excluded = decode_rows(list_excluded(str(tmp_path / "held out")), ImageSpec(image_px=16))["digest"]
+    chosen = chosen_of(found, rows, excluded=excluded, val_fraction=0.4)
+    assert (len(chosen.positions), chosen.distinct, chosen.barred) == (9, 8, 1)
     assert chosen.unreadable == {"not_an_image": 1}
-    sides = [set(rows["digest"][chosen.side(which)]) for which in (chosen.split.train, chosen.split.validation)]
+    (split,) = chosen.splits
+    sides = [set(rows["digest"][chosen.side(which)]) for which in (split.train, split.validation)]
     assert not sides[0] & sides[1]
     said = " ".join(describe_choice(chosen))
-    assert (
-        "1 not_an_image" in said and "--exclude shows the same picture: 1" in said and "1 of 9 images are pixel" in said
-    )
+    assert "1 not_an_image" in said and "--exclude shows the same picture: 1" in said
+    assert "9 images show 8 pictures" in said
+
+
+def test_a_picture_in_two_class_folders_is_left_out_whatever_is_right(archive):
+    root = archive(images=4, classes=("a", "b"))
+    (root / "b" / "0 again.jpg").write_bytes((root / "a" / "0.jpg").read_bytes())
+    chosen = chosen_of(*decoded(root), folds=3)
+    assert (len(chosen.positions), chosen.conflicts, len(chosen.splits)) == (7, 2, 3)
+    assert "lie in another class folder: 2" in " ".join(describe_choice(chosen))
+
+
+def test_what_a_regex_finds_in_a_path_stays_on_one_side(archive):
+    root = archive(images=12, classes=("a", "b"))
+    for path in sorted(root.rglob("*.jpg")):
+        path.rename(path.with_name(f"patient{int(path.stem) // 3}-{path.name}"))
+    found, rows = decoded(root)
+    chosen = chosen_of(found, rows, folds=2, group_regex=r"./patient\d+")
+    patients = np.array([uri.rsplit("-", 1)[0] for uri in found.table["uri"].to_pylist()])
+    for split in chosen.splits:
+        assert len(split.validation) == 12
+        assert not set(patients[chosen.side(split.train)]) & set(patients[chosen.side(split.validation)])
 
 
 def test_the_digest_of_a_data_set_does_not_know_names(archive, tmp_path):
@@ -82,7 +109,7 @@ def test_the_digest_of_a_data_set_does_not_know_names(archive, tmp_path):
     digests = set()
     for root in (first, second):
         found, rows = decoded(root)
-        digests.add(choose(found, rows["digest"], rows["error"], barred=np.array([]), options=TrainOptions()).digest)
+        digests.add(chosen_of(found, rows).digest)
     assert len(digests) == 1
 
 
@@ -92,8 +119,9 @@ def rows_of(positions):
 
 
 def test_wanted_rows_are_taken_and_may_come_twice():
-    taken = take_rows(rows_of([5, 3, 9, 1]), np.array([1, 4, 5, 5, 8]))
+    taken = take_rows(rows_of([5, 3, 9, 1]), np.array([1, 4, 5, 5, 8]), pictures=np.array([10, 40, 50, 50, 80]))
     assert taken["position"].tolist() == [1, 5, 5]
+    assert taken["picture"].tolist() == [10, 50, 50]
     assert taken["pixels"].ravel().tolist() == [1, 5, 5]
 
 

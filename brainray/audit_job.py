@@ -1,0 +1,155 @@
+"""What `brainray audit` does, step by step: list, take signatures, find copies, name what was done to them, publish.
+
+The driver holds Arrow columns and numbers, some 300 bytes an image, the index of `copies`, and files of signatures:
+for a million images 5 GB of memory and 15 GB of temporary disk.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from . import lease, storage
+from .audit_groups import SCHEMA_VERSION, figures_of, groups_table, number_groups
+from .audit_listing import READABLE, Listed, list_images
+from .audit_report import page
+from .copies import Pairs, find_copies, group_copies
+from .errors import BadRequest, blamed_on
+from .run import check_writable
+from .sight import Seen, sight_of
+from .signatures import Signatures
+from .storage import Writer
+
+GROUPS, PAGE, SUMMARY = "groups.parquet", "audit.html", "summary.json"
+_KIND = "audit"
+
+Array = npt.NDArray[Any]
+Say = Callable[[str], None]
+
+
+class Engine(Protocol):
+    """Who does the work on images: Ray, or a stand-in."""
+
+    def read(self, uris: pa.ChunkedArray, signatures: Signatures) -> Array:
+        """Fill in the signatures; why each image cannot be read, as a place in `IMAGE_REASONS`, or -1."""
+
+    def verify(self, signatures: Signatures, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """As `copies.similarities`."""
+
+    def describe(self, signatures: Signatures, rows: Array) -> tuple[Array, pa.Array]:
+        """As `alterations.find_alterations`."""
+
+
+Start = Callable[["Request", Listed, Writer, Say], AbstractContextManager[Engine]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Normalised locations."""
+
+    data: tuple[str, ...]
+    against: tuple[str, ...]
+    output: str
+    group_regex: str | None
+
+    @classmethod
+    def of(cls, data: Sequence[str], *, against: Sequence[str], output: str, group_regex: str | None) -> "Request":
+        return cls(
+            data=tuple(map(storage.normalise, data)),
+            against=tuple(map(storage.normalise, against)),
+            output=storage.normalise(output),
+            group_regex=group_regex,
+        )
+
+
+def audit(request: Request, *, say: Say, start: Start | None = None) -> dict[str, Any]:
+    """Find copies and conflicts, and write them down. Gives what summary.json holds.
+
+    `start` gives the engine: Ray, unless another is given.
+    """
+    check_output(request.output)
+    lease.refuse_if_held(request.output)
+    listed = list_images(request.data, request.against, group_regex=request.group_regex)
+    say(f"{len(listed.table):,} images")
+    if listed.skipped:
+        say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in listed.skipped.items()))
+    check_writable(request.output)
+    with lease.hold(request.output, purpose=_KIND, say=say) as held:
+        check_output(request.output)
+        with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+            signatures = Signatures.empty(len(listed.table), scratch)
+            with (start or _ray)(request, listed, held.writer, say) as engine:
+                table = _find(listed, signatures, engine, say)
+            figures = _figures(request, listed, table)
+            _publish(request.output, table, figures, page(figures, table, listed.table["folder"], signatures), held)
+    return figures
+
+
+def check_output(uri: str) -> None:
+    """Refuse a file, and a folder that holds something else than an earlier audit, which is replaced."""
+    with blamed_on("--output"):
+        exists = storage.exists(uri)
+    if not exists:
+        return
+    if not storage.is_folder(uri):
+        raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier audit")
+    names = storage.list_names(uri)
+    strange = sorted(set(names) - {GROUPS, PAGE, SUMMARY})
+    if not strange and SUMMARY in names:
+        strange = [SUMMARY] if storage.read_json(storage.join(uri, SUMMARY)).get("kind") != _KIND else []
+    if strange:
+        raise BadRequest(f"--output {uri} holds {strange[0]}, which is of no audit; give a new or an empty folder")
+
+
+@contextmanager
+def _ray(request: Request, listed: Listed, writer: Writer, say: Say) -> Iterator[Engine]:
+    """Ray is imported here and not before."""
+    from .ray_session import session
+
+    say("starting Ray")
+    with session(lean=True) as nodes:
+        from .ray_audit import RayEngine
+        from .ray_nodes import await_workers, check_every_node
+
+        nodes = await_workers(nodes, say=say)
+        roots = [("--data", uri) for uri in request.data] + [("--against", uri) for uri in request.against]
+        check_every_node(sight_of([Seen(*root) for root in roots], output=request.output, writer=writer))
+        yield RayEngine(max(1, int(sum(node.cpus for node in nodes))))
+
+
+def _find(listed: Listed, signatures: Signatures, engine: Engine, say: Say) -> pa.Table:
+    """groups.parquet."""
+    say("reading")
+    errors = engine.read(listed.table["uri"], signatures)
+    unreadable = int((errors != READABLE).sum())
+    if unreadable:
+        say(f"{unreadable:,} cannot be read; they have a row that says why")
+    say("looking for copies")
+    pairs = find_copies(signatures, verify=engine.verify)
+    grouping = number_groups(group_copies(signatures, pairs), signatures)
+    copies = grouping.copies(signatures)
+    say(f"{int(grouping.number.max(initial=-1)) + 1:,} distinct pictures; naming what was done to the copies")
+    return groups_table(listed.table, signatures, errors, grouping, (copies, *engine.describe(signatures, copies)))
+
+
+def _figures(request: Request, listed: Listed, table: pa.Table) -> dict[str, Any]:
+    return {
+        "kind": _KIND,
+        "schema_version": SCHEMA_VERSION,
+        "data": list(request.data),
+        "against": list(request.against),
+        **figures_of(table, listed.table["folder"]),
+        "skipped": listed.skipped,
+    }
+
+
+def _publish(output: str, table: pa.Table, figures: dict[str, Any], html: str, held: lease.Lease) -> None:
+    """Each file is replaced as a whole, one right after the other; the summary comes last."""
+    held.writer.write_parquet(storage.join(output, GROUPS), table)
+    held.writer.write_bytes(storage.join(output, PAGE), html.encode())
+    held.writer.write_json(storage.join(output, SUMMARY), figures)

@@ -1,0 +1,125 @@
+"""The figures of an audit as a page, with rows of pictures: conflicts first, then leaks, then the largest groups.
+
+The pictures are those that signatures hold; no image is read again. The page needs no network and runs no script.
+"""
+
+import base64
+import io
+from collections.abc import Iterator
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from . import storage
+from .audit_groups import largest_groups, mixed_groups
+from .signatures import Signatures
+
+_SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20}  # groups; with 12 images of 3 kB each at most 4 MB
+_IMAGES_SHOWN = 12
+
+
+def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, signatures: Signatures) -> str:
+    """audit.html, of rows in the order of the signatures."""
+    template = resources.files(__package__).joinpath("templates", "audit.html").read_text(encoding="utf-8")
+    shown: set[str] = set()
+    sections = []
+    for title, groups in _chapters(table, folders):
+        new = [group for group in groups if group not in shown]
+        shown.update(new)
+        if new:
+            sections.append(f"<h2>{escape(title)}</h2>")
+            sections += [_row(group, table, folders, signatures) for group in new]
+    return Template(template).substitute(
+        sources=escape(", ".join((*figures["data"], *figures["against"]))),
+        figures="\n".join(_figure_rows(figures)),
+        sections="\n".join(sections) or "<p>No two images show the same picture.</p>",
+    )
+
+
+def _chapters(table: pa.Table, folders: pa.ChunkedArray) -> Iterator[tuple[str, list[str]]]:
+    groups = table["group"]
+    conflicts = mixed_groups(groups, table["label"]).to_pylist()
+    yield _heading("One picture, two labels", conflicts, _SHOWN["conflicts"])
+    crossing = {*mixed_groups(groups, table["source"]).to_pylist(), *mixed_groups(groups, folders).to_pylist()}
+    yield _heading("One picture, in two sets or folders", sorted(crossing), _SHOWN["leaks"])
+    large = [group for group, images in largest_groups(groups, _SHOWN["largest"]) if images > 1]
+    yield "The largest groups", large
+
+
+def _heading(title: str, groups: list[str], most: int) -> tuple[str, list[str]]:
+    """Says so where not all are shown."""
+    rest = f" (the first {most} of {len(groups):,})" if len(groups) > most else ""
+    return title + rest, groups[:most]
+
+
+def _row(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Signatures) -> str:
+    """One group: the image that stands for it, then one of each label, folder and source, then others."""
+    rows = np.flatnonzero(pc.equal(table["group"], group).to_numpy(zero_copy_only=False))
+    images = table.take(pa.array(rows)).to_pylist()
+    places = [
+        (image["label"], image["source"], folders[int(row)].as_py()) for image, row in zip(images, rows, strict=True)
+    ]
+    first_of_kind = [place not in places[:i] for i, place in enumerate(places)]
+    order = sorted(range(len(rows)), key=lambda i: (images[i]["transform"] is not None, not first_of_kind[i], i))
+    figures = [_figure(images[i], signatures, int(rows[i])) for i in order[:_IMAGES_SHOWN]]
+    more = f", {_IMAGES_SHOWN} shown" if len(rows) > _IMAGES_SHOWN else ""
+    title = f"<p>group {escape(group)}: {len(rows):,} images{more}</p>"
+    return f'<div class="group">{title}<div class="images">{"".join(figures)}</div></div>'
+
+
+def _figure(image: dict[str, Any], signatures: Signatures, row: int) -> str:
+    name = storage.name_of(image["uri"])
+    words = [image["label"] or "no label", image["source"], name]
+    words += [image["transform"]] if image["transform"] else []
+    words += [f"{image['similarity']:.2f}"] if image["transform"] and image["similarity"] is not None else []
+    told = "<br>".join(escape(word) for word in words)
+    return f'<figure><img alt="" title="{escape(image["uri"])}" src="{_picture(signatures, row)}">{told}</figure>'
+
+
+def _picture(signatures: Signatures, row: int) -> str:
+    """A data URI, in the proportions of the image."""
+    left, top, right, bottom = signatures.box[row].tolist()
+    wide, high = (right - left) * int(signatures.width[row]), (bottom - top) * int(signatures.height[row])
+    size = max(16, round(112 * wide / max(high, 1e-6))), 112
+    sink = io.BytesIO()
+    Image.fromarray(np.asarray(signatures.thumbnail[row])).resize((min(size[0], 224), 112)).save(
+        sink, "JPEG", quality=80
+    )
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+def _figure_rows(figures: dict[str, Any]) -> Iterator[str]:
+    for name, value in told(figures):
+        yield f"<tr><td>{escape(name)}</td><td class=number>{value}</td></tr>"
+
+
+def told(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The figures that people look at first, in words, for the page and the terminal."""
+    yield "images", f"{figures['images']:,}"
+    for reason, images in figures["unreadable"].items():
+        yield f"cannot be read: {reason}", f"{images:,}"
+    yield "distinct pictures", f"{figures['pictures']:,}"
+    yield "surplus images", f"{figures['surplus']:,}"
+    for name, counts in figures["by_class"].items():
+        yield f"{name}: distinct of images", f"{counts['pictures']:,} of {counts['images']:,}"
+    yield "pictures with two labels", f"{figures['conflicts']['pictures']:,}"
+    for names, pictures in figures["conflicts"]["between"].items():
+        yield f"{names}: pictures with both labels", f"{pictures:,}"
+    if figures["against"]:
+        leaked = figures["leaks"]["against"]
+        yield "pictures in both --data and --against", f"{leaked['pictures']:,}"
+        for source, images in leaked["images"].items():
+            yield f"of --{source} those are images", f"{images:,}"
+    for kind in ("folders", "subjects"):
+        for names, shared in figures["leaks"][kind].items():
+            yield f"{names}: {'pictures' if kind == 'folders' else 'subjects'} in both", f"{shared['pictures']:,}"
+    for word, images in figures["transforms"].items():
+        yield f"copies that are {word}", f"{images:,}"
+    if figures["largest_group"]:
+        yield "images in the largest group", f"{figures['largest_group']['images']:,}"

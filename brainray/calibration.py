@@ -1,0 +1,36 @@
+"""How far probabilities can be trusted: the confidence below which an image is left to a person. Knows no file.
+
+Axes: N images, K classes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Reals = npt.NDArray[np.floating[Any]]
+
+# Aimed at among the images measured on, so that of others at least 99 % are right: with 2,000 accepted images the share
+# that is right varies by 0.2 % from one set of images to another (one standard deviation).
+RIGHT = 0.995
+
+
+class Review(NamedTuple):
+    """From which confidence a prediction is accepted, and what that gives on the images it was chosen by."""
+
+    below: float  # a lower confidence is for review
+    accepted: float  # share of the images
+    right: float | None  # share of the accepted; None where none is
+
+
+def choose_review(confidence_N: Reals, right_N: npt.NDArray[np.bool_], *, least_right: float = RIGHT) -> Review:
+    """The lowest confidence from which on so many of the accepted images are right; 1 where there is none."""
+    order = np.argsort(-confidence_N, kind="stable")
+    confidence, right = confidence_N[order].astype(np.float64), right_N[order]
+    shares = np.cumsum(right) / np.arange(1, len(right) + 1)
+    last_of_equals = np.append(confidence[1:] != confidence[:-1], True) if len(confidence) else np.zeros(0, bool)
+    good = np.flatnonzero((shares >= least_right) & last_of_equals)
+    if not len(good):
+        return Review(below=1.0, accepted=0.0, right=None)
+    last = good[-1]
+    return Review(below=float(confidence[last]), accepted=float((last + 1) / len(right)), right=float(shares[last]))

@@ -1,0 +1,62 @@
+"""`brainray audit`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from .cli_log import LOG, LogFormat
+
+
+def audit(
+    data: Annotated[list[str], typer.Option(help="Folder of images; may be given several times.", metavar="URI")],
+    output: Annotated[str, typer.Option(help="Folder for what is found.", metavar="URI")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder whose pictures should not be in the data, as a test set.", metavar="URI"),
+    ] = None,
+    group_regex: Annotated[
+        str | None, typer.Option(help="Regular expression over the URI that finds the subject.", metavar="RE")
+    ] = None,
+    log_format: LogFormat = "text",
+) -> None:
+    """Find images that are the same picture, whatever was done to it, and pictures with two labels."""
+    from .audit_job import Request
+    from .audit_job import audit as find_copies
+
+    request = Request.of(data, against=against or (), output=output, group_regex=group_regex)
+    figures = find_copies(request, say=LOG.say)
+    LOG.event("done", output=request.output, **{name: figures[name] for name in ("images", "pictures", "surplus")})
+    _show(figures, request.output)
+
+
+def _show(figures: dict[str, Any], output: str) -> None:
+    from rich.table import Table
+
+    from .audit_report import told
+    from .console import output_console
+
+    console = output_console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in told(figures):
+        table.add_row(name, value)
+    console.print(table)
+    for line in _advice(figures):
+        console.print(line, markup=False)
+    console.print(f"look at audit.html and groups.parquet in {output}", markup=False)
+
+
+def _advice(figures: dict[str, Any]) -> list[str]:
+    """What to do next."""
+    advice = []
+    if figures["conflicts"]["pictures"]:
+        advice.append("pictures with two labels: correct the labels, or remove the images, before you train")
+    if figures["against"] and figures["leaks"]["against"]["pictures"]:
+        advice.append(
+            f"--data and --against share pictures: train with --exclude {figures['against'][0]}, "
+            "or no figure measured on it counts"
+        )
+    if any(shared["pictures"] for shared in figures["leaks"]["folders"].values()):
+        advice.append("folders share pictures: do not learn from one and measure on the other; train with --exclude")
+    return advice

@@ -1,0 +1,88 @@
+"""An audit with Ray: Ray Data maps the listing to signatures, tasks lay pictures upon each other."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+
+from .alterations import find_alterations
+from .audit_listing import READABLE, sign_rows
+from .copies import Pairs, similarities
+from .ray_session import quiet_data
+from .signatures import Signatures
+
+Array = npt.NDArray[Any]
+_IMAGES_A_TASK = 128  # some seconds of work, and 2 MB of signatures
+_PAIRS_A_TASK = 256  # a quarter of a second, and up to 8 MB
+_WAITING = 2  # tasks for each processor that are under way
+
+
+class RayEngine:
+    """What an audit leaves to others. `cpus` is what the cluster has."""
+
+    def __init__(self, cpus: int) -> None:
+        self._most = max(2, _WAITING * cpus)
+        self._share = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
+
+    def read(self, uris: pa.ChunkedArray, signatures: Signatures) -> Array:
+        """Fill in the signatures, in whatever order they come; gives for each image why it cannot be read, or -1."""
+        quiet_data()
+        errors = np.full(len(uris), READABLE, np.int8)
+        table = pa.table({"position": np.arange(len(uris)), "uri": uris})
+        slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
+        dataset = ray.data.from_arrow(slices).map_batches(
+            sign_rows,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=self._share,
+        )
+        batches: Any = dataset.iter_batches(batch_size=None)
+        for batch in batches:
+            errors[batch["position"]] = batch["error"]
+            signatures.put(batch["position"], Signatures.from_columns(batch))
+        return errors
+
+    def verify(self, signatures: Signatures, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """How alike the pictures of each pair are."""
+        parts = [np.zeros(0, np.float32)]
+
+        def task(start: int) -> Any:  # noqa: ANN401
+            some = pairs.take(np.arange(start, min(start + _PAIRS_A_TASK, len(pairs))))
+            rows, places = np.unique(some.rows, return_inverse=True)
+            within = Pairs(rows=places.reshape(-1, 2), mirrored=some.mirrored, score=some.score)
+            return _verify.remote(signatures.take(rows), within)
+
+        return np.concatenate(parts + list(self._in_order(task, len(pairs))))
+
+    def describe(self, signatures: Signatures, rows: Array) -> tuple[Array, pa.Array]:
+        """For [M, 2] pictures and copies of them: similarity, NaN where they do not register, and what was done."""
+
+        def task(start: int) -> Any:  # noqa: ANN401
+            chosen, places = np.unique(rows[start : start + _PAIRS_A_TASK], return_inverse=True)
+            return _describe.remote(signatures.take(chosen), places.reshape(-1, 2))
+
+        parts = [(np.zeros(0, np.float32), pa.array([], pa.string())), *self._in_order(task, len(rows))]
+        return np.concatenate([part[0] for part in parts]), pa.concat_arrays([part[1] for part in parts])
+
+    def _in_order(self, task: Callable[[int], Any], count: int) -> Iterator[Any]:
+        """Results of tasks that begin at each start, in that order; a few are ahead of the one that is waited for."""
+        starts = range(0, count, _PAIRS_A_TASK)
+        ahead: list[Any] = []
+        for start in starts:
+            ahead.append(task(start))
+            if len(ahead) == self._most:
+                yield ray.get(ahead.pop(0))
+        yield from map(ray.get, ahead)
+
+
+@ray.remote(num_cpus=1)
+def _verify(signatures: Signatures, pairs: Pairs) -> npt.NDArray[np.float32]:
+    return similarities(signatures, pairs, threads=1)
+
+
+@ray.remote(num_cpus=1)
+def _describe(signatures: Signatures, rows: Array) -> tuple[Array, pa.Array]:
+    return find_alterations(signatures, rows)

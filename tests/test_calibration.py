@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brainray.calibration import choose_review
+
+rows = st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9, 0.99]), st.booleans()), max_size=60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=rows, least=st.sampled_from([0.5, 0.8, 0.95, 1.0]))
+def test_no_lower_threshold_would_do_and_this_one_does(rows, least):
+    confidence, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows], bool)
+    review = choose_review(confidence, right, least_right=least)
+    accepted = confidence >= review.below
+    if review.right is not None:
+        assert right[accepted].mean() == pytest.approx(review.right)
+        assert review.right >= least
+        assert accepted.mean() == pytest.approx(review.accepted)
+    else:
+        assert (review.below, review.accepted) == (1.0, 0.0)
+    for lower in sorted({c for c in confidence if c < review.below}):
+        assert right[confidence >= lower].mean() < least
+
+
+def test_a_model_that_is_always_right_needs_no_review():
+    assert choose_review(np.array([0.4, 0.9]), np.array([True, True])) == (0.4, 1.0, 1.0)

@@ -1,0 +1,90 @@
+"""The head is found whatever the margins, and what is around it."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageDraw
+
+from brainray.config import ImageSpec
+from brainray.decode import decode
+from brainray.head import head_box
+
+SPEC = ImageSpec(image_px=96, crop="head")
+
+
+def head(width=200, height=240):
+    """A bright ellipse with structure inside, up to its frame."""
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((0, 0, width - 1, height - 1), fill=180)
+    draw.ellipse((12, 12, width - 13, height - 13), fill=90)
+    draw.rectangle((width * 0.6, height * 0.3, width * 0.75, height * 0.45), fill=230)
+    return image
+
+
+def framed(picture, *, left=0, top=0, right=0, bottom=0, shade=0):
+    width, height = picture.size
+    image = Image.new("L", (width + left + right, height + top + bottom), shade)
+    image.paste(picture, (left, top), picture.point(lambda value: 255 * (value > 0)))
+    return image
+
+
+def packed(image, format="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def alike(first, second):
+    """Correlation of two arrays as the model takes them."""
+    return float(np.corrcoef(first.pixels.ravel(), second.pixels.ravel())[0, 1])
+
+
+@pytest.mark.parametrize("shade", [0, 20], ids=["black", "grey"])
+@pytest.mark.parametrize("margins", [{"left": 300}, {"top": 120, "bottom": 40}, {"left": 90, "right": 90, "top": 70}])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_margins_of_any_width_are_cut_off(margins, shade, format):
+    image = framed(head(), **margins, shade=shade)
+    left, top = margins.get("left", 0), margins.get("top", 0)
+    found = head_box(Image.open(io.BytesIO(packed(image, format))), (0, 0, *image.size))
+    assert found == pytest.approx((left, top, left + 200, top + 240), abs=0.02 * 240)
+    bare = decode(packed(framed(head(), shade=shade)), SPEC)
+    assert alike(bare, decode(packed(image, format), SPEC)) > 0.92
+
+
+def test_letters_beside_the_head_do_not_count():
+    image = framed(head(), left=200, right=200, top=40)
+    ImageDraw.Draw(image).text((4, 4), "PATIENT 1  SE 3/12  L", fill=255)
+    assert alike(decode(packed(head()), SPEC), decode(packed(image), SPEC)) > 0.92
+
+
+def test_width_and_height_told_are_those_of_the_whole_picture():
+    decoded = decode(packed(framed(head(), left=300)), SPEC)
+    assert (decoded.width, decoded.height) == (500, 240)
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_where_nothing_stands_out_the_whole_picture_is_taken(shade):
+    image = Image.new("L", (300, 200), shade)
+    assert head_box(image, (0, 0, 300, 200)) == (0, 0, 300, 200)
+
+
+def test_a_turned_picture_is_cropped_like_an_upright_one():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn
+    image = framed(head(), left=150)
+    buffer = io.BytesIO()
+    image.rotate(90, expand=True).save(buffer, "JPEG", exif=exif)
+    assert alike(decode(packed(head()), SPEC), decode(buffer.getvalue(), SPEC)) > 0.92
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 80), st.integers(1, 80))))
+def test_the_box_lies_in_the_picture_and_is_not_empty(values):
+    height, width = values.shape
+    left, top, right, bottom = head_box(Image.fromarray(values), (0, 0, width, height))
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
