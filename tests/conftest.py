@@ -13,6 +13,8 @@ from PIL import Image
 from brainray.bundle import Bundle
 
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
+# Threads that wait for each other asleep: beside other processes, those that spin made some tests six times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = "L", kind: str = "JPEG") -> bytes:
