@@ -120,6 +120,6 @@ def told(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for names, shared in figures["leaks"][kind].items():
             yield f"{names}: {'pictures' if kind == 'folders' else 'subjects'} in both", f"{shared['pictures']:,}"
     for word, images in figures["transforms"].items():
-        yield f"copies that are {word}", f"{images:,}"
+        yield f"copies: {word}", f"{images:,}"
     if figures["largest_group"]:
         yield "images in the largest group", f"{figures['largest_group']['images']:,}"

@@ -9,6 +9,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 Resize = Literal["pad", "stretch"]
 Crop = Literal["head", "none"]
 Weights = Literal["none", "imagenet"]
+LITE_NAMES = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, see `lite`
 
 
 def _require(condition: bool, message: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .config import LITE_NAMES
 from .errors import BadRequest
 
 # Expansion, kernel, stride of the first block, channels, blocks: EfficientNet-B0's stages.
@@ -28,11 +29,10 @@ _STAGES = (
 )
 _STEM = 32
 _HEAD = 1280
-_SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # of channels, and of blocks in a stage
+# Of channels, and of blocks in a stage.
+_SCALES = dict(zip(LITE_NAMES, ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2)), strict=True))
 _DROP_PATH = 0.1  # chance that the last block is passed by; it falls to 0 towards the first
 _DROPOUT = 0.2
-
-LITE_NAMES = tuple(_SCALES)
 
 
 class LiteCNN(nn.Module):

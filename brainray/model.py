@@ -6,9 +6,9 @@ Networks take normalised float images [N, C, H, W] and give logits [N, K].
 import torch
 from torch import Tensor, nn
 
-from .config import ModelSpec, Weights
+from .config import LITE_NAMES, ModelSpec, Weights
 from .errors import BadRequest
-from .lite import LITE_NAMES, LiteCNN, freeze_depthwise, load_imagenet
+from .lite import LiteCNN, freeze_depthwise, load_imagenet
 
 COMPACT = "compact"
 

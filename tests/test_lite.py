@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from brainray.config import ModelSpec
+from brainray.config import LITE_NAMES, ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
-from brainray.lite import LITE_NAMES, freeze_depthwise
+from brainray.lite import freeze_depthwise
 from brainray.model import begin_with, build_model, parameter_count
 
 

@@ -1,0 +1,78 @@
+"""What the model card says, and what it must not say."""
+
+import numpy as np
+import pytest
+
+from brainray import storage
+from brainray.calibration import choose_review
+from brainray.config import TrainOptions
+from brainray.training_report import Validation, command_of, model_card, write_training_report
+
+CLASSES = ("glioma", "notumor")
+
+
+def validation(*, folds=3, rows=60):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, rows)
+    right = rng.random(rows) < 0.9
+    probs = np.full((rows, 2), 0.1)
+    probs[np.arange(rows), np.where(right, labels, 1 - labels)] = 0.9
+    return Validation(
+        classes=CLASSES,
+        probs_NK=probs,
+        labels_N=labels,
+        fold_N=np.arange(rows) % max(folds, 1),
+        review=choose_review(probs.max(1), right, least_right=0.8),
+        history=[
+            {"epoch": 1, "train_loss": 1.0, "val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None}
+        ],
+        best_epoch=1,
+    )
+
+
+def provenance(**options):
+    counts = dict.fromkeys(CLASSES, 40)
+    data = {"images": 80, "pictures": 60, "label_conflicts": 2, "digest": "d" * 32}
+    return {
+        "options": TrainOptions(**options).to_json(),
+        "versions": {},
+        "data": data | {"by_class": counts, "pictures_by_class": counts},
+        "seconds": 9.0,
+    }
+
+
+def test_with_folds_there_is_a_table_of_them_and_no_word_of_flattery(tmp_path):
+    write_training_report(str(tmp_path), validation(), provenance(folds=3), temperature=1.2)
+    folder = tmp_path / "training"
+    lines = (folder / "folds.csv").read_text().splitlines()
+    assert len(lines) == 4 and "recall_glioma" in lines[0]
+    card = (folder / "model-card.md").read_text()
+    assert "flatter" not in card and "60 pictures" in card and "80 images that show 60 pictures" in card
+    assert storage.list_names(str(folder)) == [
+        "confusion.parquet",
+        "curves.png",
+        "folds.csv",
+        "history.parquet",
+        "model-card.md",
+        "reliability.png",
+    ]
+
+
+def test_with_one_split_the_card_says_that_its_figures_flatter():
+    card = model_card(validation(folds=0), provenance(), temperature=1.0)
+    assert "These figures flatter" in card
+
+
+def test_the_card_says_what_to_accept_and_who_made_what_it_began_with():
+    card = model_card(validation(), provenance(model="lite0", weights="imagenet", folds=3), temperature=1.0)
+    assert "Google, Apache-2.0" in card
+    assert "brainray train --data DATA --output MODEL --model lite0 --weights imagenet --folds 3" in card
+    assert "From a confidence of 0.9000 on" in card
+    assert "Not a medical device" in card
+
+
+@pytest.mark.parametrize("options", [{}, {"epochs": 3, "group_regex": "p(.)", "init": "f" * 32}])
+def test_the_command_names_what_is_not_the_default(options):
+    told = command_of(TrainOptions(**options).to_json())
+    assert told.startswith("brainray train --data DATA --output MODEL")
+    assert ("--epochs 3" in told, "--group-regex 'p(.)'" in told, "--init MODEL" in told) == (bool(options),) * 3
