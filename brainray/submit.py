@@ -19,7 +19,7 @@ from .errors import BadRequest, BrainrayError, OutputHeld
 from .jobs_api import Clock, Job, JobsApi, Say, Sleep, Unreachable, last_line
 
 # What belongs to the package: the same as [tool.setuptools] of pyproject.toml, which a test compares.
-SHIPPED = ("*.py", "py.typed")
+SHIPPED = ("*.py", "py.typed", "templates/*.html")
 _MOST_BYTES = 20_000_000  # the package has 0.4 MB; Ray keeps uploads in the memory of the head, 100 MB at most
 
 _POLL_S = 1.0
@@ -80,7 +80,7 @@ def package_files(folder: Path | None = None) -> dict[str, bytes]:
     """Content by name below the job's working directory: the package this code belongs to, and nothing else."""
     folder = folder or Path(__file__).parent
     paths = {path for pattern in SHIPPED for path in folder.glob(pattern) if path.is_file()}
-    files = {f"{folder.name}/{path.name}": path.read_bytes() for path in sorted(paths)}
+    files = {f"{folder.name}/{path.relative_to(folder)}": path.read_bytes() for path in sorted(paths)}
     size = sum(map(len, files.values()))
     if size > _MOST_BYTES:
         largest = max(files, key=lambda name: len(files[name]))
