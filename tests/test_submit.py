@@ -146,7 +146,9 @@ class TestUpload:
         tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
         assert tool["packages"] == ["brainray"]
         assert set(submit.SHIPPED) == {"*.py", *tool["package-data"]["brainray"]}
-        names = {f"brainray/{path.name}" for pattern in submit.SHIPPED for path in (ROOT / "brainray").glob(pattern)}
+        names = {
+            str(path.relative_to(ROOT)) for pattern in submit.SHIPPED for path in (ROOT / "brainray").glob(pattern)
+        }
         assert set(submit.package_files()) == names
 
     def test_notes_caches_and_scans_beside_the_modules_stay_at_home(self, tmp_path):
