@@ -17,25 +17,6 @@ os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-# The longest files come first, so that two processes that share out the files end together.
-LONGEST = (
-    "test_training_resume",
-    "test_kill",
-    "test_faults_with_ray",
-    "test_s3_main_job",
-    "test_submit",
-    "test_nodes",
-    "test_ray_score",
-    "test_main_job",
-    "test_faults",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
-
-
 def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = "L", kind: str = "JPEG") -> bytes:
     """A smooth drawn picture; another seed, another picture."""
     rng = np.random.default_rng(seed)

@@ -3,6 +3,8 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 from heads import start_head
@@ -10,23 +12,45 @@ from heads import start_head
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need the head come last, so that it is there for them only; those that kill it, last of all."""
-    items.sort(key=lambda item: sum(name in getattr(item, "fixturenames", ()) for name in ("head", "doomed_head")))
+    items.sort(key=lambda item: sum(name in getattr(item, "fixturenames", ()) for name in ("heads", "doomed_head")))
+
+
+class Heads:
+    """One for all tests that need one, for it takes ten seconds to start; another one where that was killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open = ExitStack()
+        self._started: tuple[str, int] | None = None
+
+    def running(self) -> tuple[str, int]:
+        if self._started is None:
+            self._started = self._open.enter_context(start_head(self._folder))
+        return self._started
+
+    def kill(self) -> None:
+        """It and all its processes."""
+        os.killpg(self.running()[1], signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        self._open.close()
+        self._started = None
 
 
 @pytest.fixture(scope="session")
-def started_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """One for all tests that need it, for it takes ten seconds to start."""
-    with start_head(tmp_path_factory.mktemp("head")) as started:
-        yield started
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heads]:
+    with closing(Heads(tmp_path_factory.mktemp("head"))) as heads:
+        yield heads
 
 
 @pytest.fixture
-def head(started_head: tuple[str, int]) -> str:
+def head(heads: Heads) -> str:
     """The address of the head's dashboard."""
-    return started_head[0]
+    return heads.running()[0]
 
 
 @pytest.fixture
-def doomed_head(head: str, started_head: tuple[str, int]) -> tuple[str, Callable[[], None]]:
-    """The address, and what kills the head with all its processes: no test comes after those that ask for this."""
-    return head, lambda: os.killpg(started_head[1], signal.SIGKILL)
+def doomed_head(heads: Heads) -> tuple[str, Callable[[], None]]:
+    """The address, and what kills the head."""
+    return heads.running()[0], heads.kill

@@ -1,5 +1,6 @@
 """Decoding in a process apart: same results, and a death or a hang is an error of one image."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -98,7 +99,13 @@ def assert_same(apart, content, spec=SPEC):
 
 def children():
     """Those that decode: a Ray of other tests may be a child of this process, too."""
-    return [child for child in psutil.Process().children() if "apart" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "apart" in command_line(child)]
+
+
+def command_line(process):
+    with contextlib.suppress(psutil.Error):  # it has ended
+        return " ".join(process.cmdline())
+    return ""
 
 
 def test_pixels_are_those_of_decode(apart):
