@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from . import errors
@@ -72,6 +72,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         yield cluster_nodes()
     finally:
         _let_threads_end_unheard()
+        _end_executors()
         ray.shutdown()
         _own_handler_again()
 
@@ -116,6 +117,17 @@ def _let_threads_end_unheard() -> None:
             told(args)
 
     threading.excepthook = hook
+
+
+def _end_executors() -> None:
+    """End threads of Ray Data that a cut-short run leaves at work.
+
+    One that asks Ray for something while it is shut down takes the process along, with code 1 and without a word.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "StreamingExecutor" and hasattr(thread, "shutdown"):
+            with suppress(Exception):  # whatever it says, nobody waits for its result
+                thread.shutdown(force=True)
 
 
 def _own_handler_again() -> None:
