@@ -46,7 +46,9 @@ def train(
     crop: Annotated[
         str | None, typer.Option(help="head: cut off the margins around the head; none: keep them. [default: head]")
     ] = None,
-    augment: Annotated[float, typer.Option(help="Strength of random changes while learning; 0: none.")] = 1.0,
+    augment: Annotated[
+        float, typer.Option(help="Strength of random changes while learning; 0: none, 1: for --weights imagenet.")
+    ] = 0.5,
     folds: Annotated[
         int, typer.Option(help="Measure every picture in one of so many folds, then learn from all. 0: one split.")
     ] = 0,

@@ -85,7 +85,9 @@ class TrainOptions(_Spec):
     weight_decay: float = 0.05
     warmup_fraction: float = 0.1  # share of all steps in which the rate rises
     label_smoothing: float = 0.05
-    augment: float = 1.0  # strength of the random changes; 0: none
+    # Strength of the random changes; 0: none. From scratch, 16 epochs on 1,700 drawn images reach 76 % at 1 and 97 % at
+    # 0.5; a network that begins with ImageNet weights, or learns for long, takes 1.
+    augment: float = 0.5
     outliers: float = 0.125  # pictures that are no heads, for each image; the model learns to be sure of none of them
     averaging: float = 0.99  # of the weights over the steps (exponential moving average); 0: the last ones count
     patience: int = 8  # epochs without a better validation before training stops
