@@ -23,7 +23,7 @@ from .errors import StorageError
 from .model import begin_with, build_model, go_on_from
 from .predict import pick_device, use_bf16
 from .training_request import WorkFolder
-from .training_set import Rows, in_order, share_rows
+from .training_set import ROW, Rows, in_order, no_rows, share_rows
 
 Array = npt.NDArray[Any]
 
@@ -189,9 +189,9 @@ class _State:
 
 
 def _gather(name: str, share: tuple[int, int] | None) -> Rows:
-    """This worker's images."""
+    """This worker's images; maybe none, for the model of all images is measured on none."""
     batches = ray.train.get_dataset_shard(name).iter_batches(batch_size=None)
-    return in_order([share_rows(batch, share) for batch in batches], "position", "pixels", "label", "picture")
+    return in_order([share_rows(batch, share) for batch in batches] or [no_rows()], *ROW)
 
 
 def _all_gather(value: object) -> list[Any]:

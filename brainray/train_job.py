@@ -291,12 +291,14 @@ def _following(job: _Job, part: Part) -> Iterator[None]:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    validation = (
-        f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.4f}, "
-        f"mean recall {row['val_balanced_accuracy']:.4f}{' *' if row['best'] else '  '}  "
-    )
+    validation = ""
+    if row["val_images"]:
+        validation = (
+            f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.4f}, "
+            f"mean recall {row['val_balanced_accuracy']:.4f}{' *' if row['best'] else '  '}  "
+        )
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.3f}  {validation if row['val_images'] else ''}"
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.3f}  {validation}"
         f"{row['images_per_s']:,.0f} images/s, {row['seconds']:.0f} s"
     )
 

@@ -25,6 +25,7 @@ from .signatures import Signatures, nothing, signature_of
 
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]
+ROW = ("position", "label", "picture", "pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,10 @@ def take_rows(batch: dict[str, Array], wanted: Array, pictures: Array) -> Rows:
     chosen = np.isin(wanted, batch["position"])
     rows = order[np.searchsorted(batch["position"][order], wanted[chosen])]
     return {name: batch[name][rows] for name in ("position", "label", "pixels")} | {"picture": pictures[chosen]}
+
+
+def no_rows() -> Rows:
+    return {name: np.zeros((0, 1, 1), np.uint8) if name == "pixels" else np.zeros(0, np.int64) for name in ROW}
 
 
 def share_rows(batch: dict[str, Array], share: tuple[int, int] | None) -> Rows:

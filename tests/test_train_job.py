@@ -241,3 +241,9 @@ def test_what_training_begins_with_is_part_of_the_request(command, trainer, tmp_
         command(init=other)
     bundle, _ = command(init=first)
     assert bundle.provenance["options"]["init"] == first.fingerprint
+
+
+def test_an_epoch_that_nothing_was_measured_on_has_its_line():
+    row = {"epoch": 2, "train_loss": 0.5, "images_per_s": 1234.0, "seconds": 3.0, "best": True}
+    row |= dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy")) | {"val_images": 0}
+    assert train_job.epoch_line(row, 9) == "epoch   2/9  loss 0.500  1,234 images/s, 3 s"

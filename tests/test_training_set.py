@@ -5,11 +5,14 @@ from conftest import CLASSES, image_bytes
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest
 from brainray.training_set import (
+    ROW,
     choose,
     decode_rows,
     describe_choice,
+    in_order,
     list_excluded,
     list_training_set,
+    no_rows,
     share_rows,
     take_rows,
 )
@@ -130,6 +133,12 @@ def test_workers_share_the_validation_images_without_rest():
     shares = [share_rows(whole, (rank, 3))["position"].tolist() for rank in range(3)]
     assert sorted(position for share in shares for position in share) == [1, 2, 4, 7, 9]
     assert share_rows(whole, None) is whole
+
+
+def test_no_rows_are_rows_of_every_column():
+    """The model of all images is measured on none."""
+    found = in_order([no_rows()], *ROW)
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(ROW, 0)
 
 
 def test_four_classes_are_nothing_special(archive):
