@@ -72,9 +72,9 @@ def train(
     if preset not in PRESETS:
         raise BadRequest(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     before = load_bundle(storage.normalise(init)) if init else None
-    taken_over = _taken_over(before, weights=weights, model=model, channels=channels, crop=crop)
-    given = {"epochs": epochs, "image_px": image_px, "patience": patience, "model": model, "channels": channels}
-    given |= {"crop": crop}
+    network = {"model": model, "channels": channels, "crop": crop}
+    taken_over = _taken_over(before, weights=weights, **network)
+    given = {"epochs": epochs, "image_px": image_px, "patience": patience} | network
     options = TrainOptions(
         **PRESETS[preset] | taken_over | {name: value for name, value in given.items() if value is not None},
         weights=weights,  # type: ignore[arg-type]  # checked there, as is all that follows

@@ -3,10 +3,8 @@
 Whatever ends it, the same command goes on: see `training_request` for what it finds, `ray_train` for where it goes on.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import lease, storage, training_request
+from .audit import Split
 from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .copies import find_copies, group_copies
@@ -23,10 +22,19 @@ from .plan import package_versions
 from .run import check_writable
 from .sight import Seen, sight_of
 from .signatures import Signatures
-from .training_parts import Part, Progress, Sides, parts_of, read_progress, sides_of
+from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of
 from .training_report import Validation, write_training_report
 from .training_request import Found, TrainRequest, WorkFolder
-from .training_set import Chosen, TrainingSet, choose, describe_choice, list_excluded, list_training_set
+from .training_set import (
+    Chosen,
+    TrainingSet,
+    choose,
+    describe_choice,
+    describe_data,
+    list_excluded,
+    list_training_set,
+    picture_counts,
+)
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -34,7 +42,6 @@ if TYPE_CHECKING:
     from .pools import TrainPool
     from .training_set import Array
 
-_FOLLOW_S = 1.0
 Say = Callable[[str], None]
 
 
@@ -164,14 +171,14 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
         pool = train_pool(nodes, workers=job.options.workers)
         job.say("decoding")
         decoded, chosen = _decode(job, pool.decode_cpus)
-        data = _describe_data(chosen, job.model.classes)
+        data = describe_data(chosen, job.model.classes)
         _begin(job, begun, data, writer)
         job.say(f"training with {pool.workers} worker(s); they take half a minute to start")
-        for part, state, sides in zip(parts, begun.states, sides_of(chosen), strict=True):
+        for part, state, split in zip(parts, begun.states, splits_of(chosen), strict=True):
             if state is None or not fit.is_finished(state.history, job.options):
                 writer.write_json(part.work.progress, {"history": state.history if state else []})
-                with _following(job, part):
-                    _fit_part(job, part, decoded, chosen, sides, pool, data, writer)
+                with following(part, epochs=job.options.epochs, say=job.say):
+                    _fit_part(job, part, decoded, chosen, split, pool, data, writer)
 
 
 def _fit_part(
@@ -179,7 +186,7 @@ def _fit_part(
     part: Part,
     decoded: "Dataset",
     chosen: Chosen,
-    sides: Sides,
+    split: Split,
     pool: "TrainPool",
     data: dict[str, Any],
     writer: storage.Writer,
@@ -191,7 +198,7 @@ def _fit_part(
         pictures = chosen.pictures[places]
         return ray_train.select(decoded, chosen.side(places), pictures, even_for=even_for, cpus=pool.decode_cpus)
 
-    counts = _picture_counts(chosen, sides.train, len(job.model.classes))
+    counts = picture_counts(chosen, split.train, len(job.model.classes))
     work = TrainJob(
         options=job.options,
         model=job.model,
@@ -202,14 +209,8 @@ def _fit_part(
         work=part.work,
         writer=writer,
     )
-    train_set, validation_set = select(sides.train, pool.workers), select(sides.validation)
+    train_set, validation_set = select(split.train, pool.workers), select(split.validation)
     ray_train.train(work, train_set=train_set, validation_set=validation_set, pool=pool, say=job.say)
-
-
-def _picture_counts(chosen: Chosen, places: "Array", classes: int) -> "Array":
-    """Pictures of each class."""
-    _, first = np.unique(chosen.pictures[places], return_index=True)
-    return np.bincount(chosen.labels[places][first], minlength=classes)
 
 
 def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Writer) -> None:
@@ -238,69 +239,12 @@ def _decode(job: _Job, cpus: float) -> "tuple[Dataset, Chosen]":
         signatures = Signatures.concatenate([signatures, excluded])
     job.say("looking for copies")
     groups = group_copies(signatures, find_copies(signatures))
-    unread = signatures.digest == b""
-    barred = np.isin(groups[:images], groups[images:][~unread[images:]])
+    barred = np.isin(groups[:images], groups[images:])
     digests = signatures.digest[:images].astype(str)
     chosen = choose(job.training_set, groups[:images], digests, errors, barred=barred, options=job.options)
     for line in describe_choice(chosen):
         job.say(line)
     return decoded, chosen
-
-
-def _describe_data(chosen: Chosen, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What the bundle says of the images it was made from."""
-    split = chosen.splits[0]
-    by_class = _picture_counts(chosen, np.arange(len(chosen.positions)), len(classes))
-    return {
-        "digest": chosen.digest,
-        "images": len(chosen.positions),
-        "pictures": chosen.distinct,
-        "label_conflicts": chosen.conflicts,
-        "train_images": len(split.train) if len(chosen.splits) == 1 else len(chosen.positions),
-        "validation_images": sum(len(each.validation) for each in chosen.splits),
-        "unreadable": chosen.unreadable,
-        "excluded": chosen.barred,
-        "by_class": dict(zip(classes, np.bincount(chosen.labels, minlength=len(classes)).tolist(), strict=True)),
-        "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
-    }
-
-
-@contextmanager
-def _following(job: _Job, part: Part) -> Iterator[None]:
-    """Say each epoch as it is finished, from the file the first worker keeps."""
-    done = threading.Event()
-    told = len(part.work.history())
-
-    def follow() -> None:
-        nonlocal told
-        while True:
-            last_look = done.wait(_FOLLOW_S)
-            for row in part.work.history()[told:]:
-                told += 1
-                job.say(part.prefix + epoch_line(row, job.options.epochs))
-            if last_look:
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(10)
-
-
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    validation = ""
-    if row["val_images"]:
-        validation = (
-            f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.4f}, "
-            f"mean recall {row['val_balanced_accuracy']:.4f}{' *' if row['best'] else '  '}  "
-        )
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.3f}  {validation}"
-        f"{row['images_per_s']:,.0f} images/s, {row['seconds']:.0f} s"
-    )
 
 
 def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:

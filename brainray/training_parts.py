@@ -3,13 +3,15 @@
 Each has a checkpoint of its own below `.training/`, so that what is finished is not done again.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .audit import Split
 from .config import TrainOptions
 from .errors import StorageError
 from .training_request import WorkFolder
@@ -18,7 +20,9 @@ from .training_set import Chosen
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
-Array = npt.NDArray[Any]
+
+_FOLLOW_S = 1.0
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +37,6 @@ class Part:
         return f"{self.name}, " if self.name else ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sides:
-    """Places in `Chosen.positions`: what a part learns from, and what it is measured on."""
-
-    train: Array
-    validation: Array
-
-
 def parts_of(output: str, options: TrainOptions) -> tuple[Part, ...]:
     """In the order in which they are fitted. The last one's weights are the model's."""
     whole = WorkFolder.of(output)
@@ -51,12 +47,11 @@ def parts_of(output: str, options: TrainOptions) -> tuple[Part, ...]:
     return (*folds, Part(name="all images", work=whole))
 
 
-def sides_of(chosen: Chosen) -> Iterator[Sides]:
-    """The sides of each part. What all images are learned from is measured on none."""
-    for split in chosen.splits:
-        yield Sides(train=split.train, validation=split.validation)
+def splits_of(chosen: Chosen) -> Iterator[Split]:
+    """The split of each part. What all images are learned from is measured on none."""
+    yield from chosen.splits
     if len(chosen.splits) > 1:
-        yield Sides(train=np.arange(len(chosen.positions)), validation=np.array([], np.int64))
+        yield Split(train=np.arange(len(chosen.positions)), validation=np.array([], np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +88,41 @@ def read_progress(parts: tuple[Part, ...]) -> Progress:
             states.append(None)
             damaged.append(f"{part.work.checkpoint} cannot be used ({exc}); beginning again with epoch 1")
     return Progress(states=tuple(states), damaged=tuple(damaged))
+
+
+@contextmanager
+def following(part: Part, *, epochs: int, say: Say) -> Iterator[None]:
+    """Say each epoch as it is finished, from the file the first worker keeps."""
+    done = threading.Event()
+    told = len(part.work.history())
+
+    def follow() -> None:
+        nonlocal told
+        while True:
+            last_look = done.wait(_FOLLOW_S)
+            for row in part.work.history()[told:]:
+                told += 1
+                say(part.prefix + epoch_line(row, epochs))
+            if last_look:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(10)
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    validation = ""
+    if row["val_images"]:
+        validation = (
+            f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.4f}, "
+            f"mean recall {row['val_balanced_accuracy']:.4f}{' *' if row['best'] else '  '}  "
+        )
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.3f}  {validation}"
+        f"{row['images_per_s']:,.0f} images/s, {row['seconds']:.0f} s"
+    )

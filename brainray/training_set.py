@@ -173,6 +173,30 @@ def describe_choice(chosen: Chosen) -> Iterator[str]:
         yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
 
 
+def picture_counts(chosen: Chosen, places: Array, classes: int) -> Array:
+    """Pictures of each class."""
+    _, first = np.unique(chosen.pictures[places], return_index=True)
+    return np.bincount(chosen.labels[places][first], minlength=classes)
+
+
+def describe_data(chosen: Chosen, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What the bundle says of the images it was made from."""
+    split = chosen.splits[0]
+    by_class = picture_counts(chosen, np.arange(len(chosen.positions)), len(classes))
+    return {
+        "digest": chosen.digest,
+        "images": len(chosen.positions),
+        "pictures": chosen.distinct,
+        "label_conflicts": chosen.conflicts,
+        "train_images": len(split.train) if len(chosen.splits) == 1 else len(chosen.positions),
+        "validation_images": sum(len(each.validation) for each in chosen.splits),
+        "unreadable": chosen.unreadable,
+        "excluded": chosen.barred,
+        "by_class": dict(zip(classes, np.bincount(chosen.labels, minlength=len(classes)).tolist(), strict=True)),
+        "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
+    }
+
+
 def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
     """(position, uri, label) -> pixels and signature; an image that cannot be read keeps its row, with a reason."""
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,3 +58,14 @@ def local_ray() -> Iterator[None]:
     with session():
         assert ray.is_initialized()
         yield
+
+
+def plain_fitting(*, classes: int = 2, image_px: int = 32, **changes: Any) -> Any:
+    """What a step needs on one processor in full precision, with nothing that makes learning harder."""
+    import torch
+
+    from brainray.config import ImageSpec
+    from brainray.fit import Fitting
+
+    values = {"spec": ImageSpec(image_px=image_px), "device": torch.device("cpu"), "bf16": False}
+    return Fitting(**values | {"class_weights_K": torch.ones(classes), "label_smoothing": 0.0} | changes)

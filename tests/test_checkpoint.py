@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,13 +16,7 @@ from brainray.model import build_model
 
 SPEC = ModelSpec(classes=("a", "b"))
 OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32)
-FITTING = fit.Fitting(
-    spec=ImageSpec(image_px=32),
-    device=torch.device("cpu"),
-    bf16=False,
-    class_weights_K=torch.ones(2),
-    label_smoothing=0,
-)
+FITTING = plain_fitting()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,12 +23,6 @@ def blobs(count, seed=0):
     return images, labels.astype(np.int64)
 
 
-def fitting():
-    return fit.Fitting(
-        spec=SPEC, device=torch.device("cpu"), bf16=False, class_weights_K=torch.ones(2), label_smoothing=0.0
-    )
-
-
 def train(seed, epochs=6):
     torch.manual_seed(seed)
     options = TrainOptions(lr=3e-3, epochs=epochs)
@@ -36,16 +31,19 @@ def train(seed, epochs=6):
     model = build_model(ModelSpec(classes=("a", "b")))
     optimizer = fit.make_optimizer(model, options)
     schedule = fit.make_schedule(optimizer, total_steps=6 * epochs, warmup_fraction=0.1)
+    plain = plain_fitting()
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
         batches = fit.shuffled_batches(images, labels, pictures, batch_size=16, steps=6, generator=generator)
-        fit.train_epoch(model, batches, fitting=fitting(), optimizer=optimizer, schedule=schedule, generator=generator)
+        fit.train_epoch(
+            model, batches, fitting=plain_fitting(), optimizer=optimizer, schedule=schedule, generator=generator
+        )
     return model
 
 
 def test_a_few_epochs_learn_what_can_be_seen():
     images, labels = blobs(40, seed=1)
-    logits_NK = fit.evaluate(train(0), fit.ordered_batches(images, labels, batch_size=16), fitting=fitting())
+    logits_NK = fit.evaluate(train(0), fit.ordered_batches(images, labels, batch_size=16), fitting=plain_fitting())
     assert (logits_NK.argmax(1) == labels).mean() > 0.9
 
 

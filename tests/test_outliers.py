@@ -1,7 +1,6 @@
 import torch
+from conftest import plain_fitting
 
-from brainray import fit
-from brainray.config import ImageSpec
 from brainray.outliers import outliers
 
 
@@ -19,14 +18,7 @@ def test_outliers_have_the_images_size_and_repeat_with_their_seed():
 
 
 def test_being_sure_of_an_outlier_costs_and_being_unsure_costs_least():
-    fitting = fit.Fitting(
-        spec=ImageSpec(image_px=40),
-        device=torch.device("cpu"),
-        bf16=False,
-        class_weights_K=torch.ones(3),
-        label_smoothing=0.0,
-        outliers=0.5,
-    )
+    fitting = plain_fitting(classes=3, image_px=40, outliers=0.5)
     image, unsure, sure = torch.tensor([5.0, 0, 0]), torch.zeros(3), torch.tensor([0.0, 9, 0])
     label = torch.tensor([0])
     alone = fitting.loss(image[None], label)

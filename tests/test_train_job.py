@@ -14,7 +14,7 @@ from brainray.checkpoint import Checkpoint
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
 from brainray.model import build_model
-from brainray.training_parts import Progress
+from brainray.training_parts import Progress, epoch_line
 from brainray.training_request import WorkFolder
 
 OPTIONS = TrainOptions(image_px=32, epochs=3)
@@ -246,4 +246,4 @@ def test_what_training_begins_with_is_part_of_the_request(command, trainer, tmp_
 def test_an_epoch_that_nothing_was_measured_on_has_its_line():
     row = {"epoch": 2, "train_loss": 0.5, "images_per_s": 1234.0, "seconds": 3.0, "best": True}
     row |= dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy")) | {"val_images": 0}
-    assert train_job.epoch_line(row, 9) == "epoch   2/9  loss 0.500  1,234 images/s, 3 s"
+    assert epoch_line(row, 9) == "epoch   2/9  loss 0.500  1,234 images/s, 3 s"
