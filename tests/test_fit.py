@@ -35,9 +35,7 @@ def train(seed, epochs=6):
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
         batches = fit.shuffled_batches(images, labels, pictures, batch_size=16, steps=6, generator=generator)
-        fit.train_epoch(
-            model, batches, fitting=plain_fitting(), optimizer=optimizer, schedule=schedule, generator=generator
-        )
+        fit.train_epoch(model, batches, fitting=plain, optimizer=optimizer, schedule=schedule, generator=generator)
     return model
 
 
