@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .copies import connected
 from .errors import BadRequest
 
 if TYPE_CHECKING:
@@ -39,16 +40,11 @@ def number_pictures(groups: "Numbers", digests: "npt.NDArray[np.str_]") -> "Numb
 
 def join_subjects(pictures: "Numbers", subjects: "npt.NDArray[np.str_]") -> "Numbers":
     """What must stay on one side: images are joined that show one picture, or belong to one subject ("": unknown)."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     known = np.flatnonzero(subjects != "")
     names, subject = np.unique(subjects[known], return_inverse=True)
     count = int(pictures.max(initial=-1)) + 1
-    size = count + len(names)
-    links = coo_matrix((np.ones(len(known)), (pictures[known], count + subject)), shape=(size, size))
-    joined: Numbers = connected_components(links, directed=False)[1][pictures].astype(np.int64)
-    return joined
+    links = np.stack([pictures[known], count + subject], axis=1)
+    return connected(count + len(names), links)[pictures]
 
 
 def conflicting(pictures: "Numbers", labels: "Numbers") -> "npt.NDArray[np.bool_]":

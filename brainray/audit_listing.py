@@ -1,7 +1,7 @@
 """The images an audit looks at, by folder, and the signatures of some of them. Knows no Ray."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,15 @@ import pyarrow as pa
 
 from . import storage
 from .decode import luminance
-from .errors import IMAGE_REASONS, BadRequest, ImageError, StorageError, blamed_on
+from .errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
+from .image_files import image_files, tables_of
 from .labels import class_name, class_of_folders
-from .listing import CHUNK_ROWS
-from .selection import Grouper, skip_reason
+from .selection import Grouper
 from .signatures import Signatures, nothing, signature_of
 
 DATA, AGAINST = "data", "against"
 READABLE = -1  # instead of a place in `IMAGE_REASONS`
-_FIELDS = ("uri", "source", "label", "folder", "subject")
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("uri", "source", "label", "folder", "subject")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str
     chunks: list[pa.Table] = []
     for source, roots in ((DATA, data), (AGAINST, against)):
         for root in roots:
-            found = list(_list_root(root, source, subject_of, skipped))
-            if not sum(map(len, found)):
+            found = list(tables_of(_rows(root, source, subject_of, skipped), _SCHEMA))
+            if not found:
                 raise BadRequest(f"--{source} {root}: no image files found")
             chunks += found
     return Listed(table=pa.concat_tables(chunks), skipped=dict(sorted(skipped.items())))
@@ -53,23 +53,11 @@ def _check_apart(roots: Sequence[str]) -> None:
                 raise BadRequest(f"{root} is given twice, or lies within {other}; give each folder once")
 
 
-def _list_root(root: str, source: str, subject_of: Grouper, skipped: Counter[str]) -> Any:  # noqa: ANN401
-    """Tables of at most `CHUNK_ROWS` rows. Counts what is passed over."""
-    schema = pa.schema([(name, pa.string()) for name in _FIELDS])
-    rows: list[tuple[str | None, ...]] = []
-    with blamed_on(f"--{source}"):
-        for found in storage.list_files(root):
-            reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
-            if reason:
-                skipped[reason] += 1
-                continue
-            label, folder = _label_and_folder(found.folders)
-            rows.append((found.uri, source, label, folder, subject_of(found.uri, found.folders)))
-            if len(rows) == CHUNK_ROWS:
-                yield pa.table(list(map(list, zip(*rows, strict=True))), schema=schema)
-                rows = []
-    if rows:
-        yield pa.table(list(map(list, zip(*rows, strict=True))), schema=schema)
+def _rows(root: str, source: str, subject_of: Grouper, skipped: Counter[str]) -> Iterator[dict[str, str | None]]:
+    for found in image_files(f"--{source}", root, skipped):
+        label, folder = _label_and_folder(found.folders)
+        subject = subject_of(found.uri, found.folders)
+        yield {"uri": found.uri, "source": source, "label": label, "folder": folder, "subject": subject}
 
 
 def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]:

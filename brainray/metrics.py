@@ -219,17 +219,17 @@ def per_class(confusion: Ints) -> dict[str, npt.NDArray[Any]]:
 
 def accuracy(tally: Tally) -> Estimate | None:
     """The share of scored and labelled images whose prediction is right; None without such images."""
-    hits, images = int(tally.confusion.trace()), tally.scored_and_labelled
-    return Estimate(hits / images, *map(float, wilson(hits, images))) if images else None
+    return _estimate(int(tally.confusion.trace()), tally.scored_and_labelled)
 
 
 def accepted_accuracy(tally: Tally) -> Estimate | None:
-    """Of what is not for review."""
+    """The same of what is not for review."""
     _, images, correct = tally.review.sum(axis=0).tolist()
-    if not images:
-        return None
-    low, high = wilson(correct, images)
-    return Estimate(correct / images, float(low), float(high))
+    return _estimate(correct, images)
+
+
+def _estimate(hits: int, images: int) -> Estimate | None:
+    return Estimate(hits / images, *map(float, wilson(hits, images))) if images else None
 
 
 def macro_f1(tally: Tally) -> float | None:

@@ -61,12 +61,11 @@ def signatures_of(dataset: Dataset) -> tuple[Signatures, Array]:
 
 
 def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float, even_for: int = 1) -> Dataset:
-    """The rows at these positions. Some come twice where `even_for` workers could not share them out evenly:
+    """The rows at these positions, ascending. Some come twice where `even_for` workers could not share them evenly:
 
     Ray Train drops the rows that are left over, and no image may be dropped.
     """
-    places = np.resize(np.argsort(positions), -(-len(positions) // even_for) * even_for)
-    places = places[np.argsort(positions[places], kind="stable")]
+    places = np.sort(np.resize(np.arange(len(positions)), -(-len(positions) // even_for) * even_for))
     return dataset.map_batches(  # type: ignore[no-any-return]
         take_rows,  # type: ignore[arg-type]
         fn_kwargs={"wanted": positions[places], "pictures": pictures[places]},

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from . import storage
 from .audit import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
+from .backend import FileInfo
 from .config import ImageSpec, TrainOptions
 from .decode import decode_with_luminance
-from .errors import BadRequest, ImageError, StorageError, blamed_on
+from .errors import BadRequest, ImageError, StorageError
+from .image_files import image_files, tables_of
 from .labels import class_of_folders
-from .listing import CHUNK_ROWS
-from .selection import Grouper, skip_reason
+from .selection import Grouper
 from .signatures import Signatures, nothing, signature_of
 
 Array = npt.NDArray[Any]
@@ -90,21 +91,20 @@ def list_excluded(uri: str) -> pa.Table:
 def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]) -> pa.Table:
     """(position, uri, name, version) of the images below `root`, held as Arrow. Counts what is passed over."""
     schema = pa.schema([("uri", pa.string()), ("name", pa.string()), ("version", pa.string())])
-    batches: list[pa.RecordBatch] = []
-    rows: list[dict[str, str]] = []
-    with blamed_on(option):
-        for found in storage.list_files(root):
-            name = name_of(found.folders)
-            reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
-            if reason or name is None:
-                skipped[reason or "not in a class folder"] += 1
-                continue
-            rows.append({"uri": found.uri, "name": name, "version": f"{found.size_bytes} {found.version}"})
-            if len(rows) == CHUNK_ROWS:
-                batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
-                rows = []
-    table = pa.Table.from_batches([*batches, pa.RecordBatch.from_pylist(rows, schema=schema)])
+    rows = _rows(image_files(option, root, skipped), name_of, skipped)
+    table = pa.concat_tables([schema.empty_table(), *tables_of(rows, schema)])
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
+
+
+def _rows(
+    files: Iterator[FileInfo], name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]
+) -> Iterator[dict[str, str | None]]:
+    for found in files:
+        name = name_of(found.folders)
+        if name is None:
+            skipped["not in a class folder"] += 1
+        else:
+            yield {"uri": found.uri, "name": name, "version": f"{found.size_bytes} {found.version}"}
 
 
 def choose(
