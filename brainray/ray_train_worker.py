@@ -141,6 +141,7 @@ class _State:
             schedule=self._schedule,
             generator=generator,
             average=self._average,
+            side_px=fit.side_px(self._job.options, number),
         )
         trained = time.perf_counter()
         logits_NK, labels_N = self._validate()
