@@ -6,6 +6,7 @@ Reading one executes nothing and needs no torch; only `load_model` does.
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import storage
@@ -19,11 +20,12 @@ _UNOWNED = storage.Writer()
 FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
+SHIPPED = "shipped"  # in place of a URI: the model in this package, wherever that lies on a node
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A trained model as it lies at `uri`."""
+    """A trained model as it lies at `uri`, or `SHIPPED`."""
 
     uri: str
     fingerprint: str
@@ -87,6 +89,15 @@ def save_bundle(
     return load_bundle(uri)
 
 
+def named(model: str) -> str:
+    """The URI of a model that somebody names, or `SHIPPED`."""
+    return model if model == SHIPPED else storage.normalise(model)
+
+
+def _file(uri: str, name: str) -> str:
+    return str(Path(__file__).parent / SHIPPED / name) if uri == SHIPPED else storage.join(uri, name)
+
+
 def load_bundle(uri: str) -> Bundle:
     """Read and check a bundle. Raises `BadRequest` where it is none, or not what its fingerprint says."""
     description, weights = _read(uri)
@@ -120,11 +131,11 @@ def load_bundle(uri: str) -> Bundle:
 
 
 def _read(uri: str) -> tuple[dict[str, Any], bytes]:
-    if not storage.exists(uri):
+    if uri != SHIPPED and not storage.exists(uri):
         raise BadRequest(f"{uri}: no such model; give the folder that `brainray train --output` wrote")
     try:
-        description = storage.read_json(storage.join(uri, DESCRIPTION))
-        weights = storage.read_bytes(storage.join(uri, WEIGHTS))
+        description = storage.read_json(_file(uri, DESCRIPTION))
+        weights = storage.read_bytes(_file(uri, WEIGHTS))
     except StorageError as exc:
         raise BadRequest(f"{uri} is no model ({exc}); give the folder that `brainray train` wrote") from exc
     version = description.get("format_version")
@@ -142,7 +153,7 @@ def load_model(bundle: Bundle) -> "nn.Module":
 
     model = build_model(bundle.model)
     try:
-        model.load_state_dict(load(storage.read_bytes(storage.join(bundle.uri, WEIGHTS))))
+        model.load_state_dict(load(storage.read_bytes(_file(bundle.uri, WEIGHTS))))
     except (SafetensorError, RuntimeError) as exc:
         raise BrainrayError(f"{bundle.uri}: the weights do not fit {bundle.model.name}: {exc}".splitlines()[0]) from exc
     return model.eval()

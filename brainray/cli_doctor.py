@@ -50,6 +50,7 @@ def _checks(
 ) -> "list[Check]":
     """The machine first, then the cluster, then each location in the order in which a run meets it."""
     from . import doctor_machine as this
+    from .bundle import SHIPPED
     from .doctor import Check
     from .doctor_locations import look_at_data, look_at_input, look_at_model
     from .doctor_nodes import TIMEOUT_S as RAY_S
@@ -59,15 +60,17 @@ def _checks(
     from .doctor_torch import check_torch
     from .machine import read_machine
 
+    model = model or (SHIPPED if inputs else None)  # as `score` has it
     looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [
         *(("--input", text, look_at_input) for text in inputs),
         *(("--data", text, look_at_data) for text in (data,) if text is not None),
         *(("--model", text, look_at_model) for text in (model,) if text is not None),
     ]
-    asked = _asked([(option, text) for option, text, _ in looks], output, cluster)
+    asked = _asked([(option, text) for option, text, _ in looks if text != SHIPPED], output, cluster)
     if output is not None:
         training = data is not None and not inputs
-        roots, bundle = [uri for option, uri in asked.reads if option == "--input"], dict(asked.reads).get("--model")
+        roots = [uri for option, uri in asked.reads if option == "--input"]
+        bundle = SHIPPED if model == SHIPPED else dict(asked.reads).get("--model")
         looks.append(("--output", output, partial(look_at_output, inputs=roots, model=bundle, training=training)))
     machine = read_machine()
     return [

@@ -17,8 +17,10 @@ def score(
         list[str],
         typer.Option(help="Folder, image, tar, zip, Parquet or list; may be given several times.", metavar="URI"),
     ],
-    model: Annotated[str, typer.Option(help="Bundle that `train` wrote.", metavar="URI")],
     output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
+    model: Annotated[
+        str, typer.Option(help="Model that `train` wrote, or the one of this package.", metavar="URI")
+    ] = "shipped",
     labels: Annotated[
         str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
     ] = None,

@@ -14,6 +14,7 @@ from .errors import BadRequest
 # Options of `submit` come before the command; all that comes after it belongs to the command.
 SETTINGS = {"allow_interspersed_args": False}
 _COMMANDS = ("score", "train")
+_MODELS = ("--model", "--init")  # which take the shipped one by its name
 
 
 def submit(
@@ -100,6 +101,10 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
 
 
 def _check_visible(option: str, uri: str) -> None:
+    from .bundle import SHIPPED
+
+    if option in _MODELS and uri == SHIPPED:
+        return
     if "://" not in uri and not uri.startswith("/"):
         raise BadRequest(
             f"{option} {uri} is a path relative to this folder, which the cluster does not have; "

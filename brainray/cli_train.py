@@ -22,7 +22,14 @@ def train(
     data: Annotated[str, typer.Option(help="Folder with one folder of images a class.", metavar="URI")],
     output: Annotated[str, typer.Option(help="Folder for the model.", metavar="URI")],
     preset: Annotated[str, typer.Option(help="quick: minutes on a laptop; thorough: an hour or more.")] = _QUICK,
-    workers: Annotated[int | None, typer.Option(help="Ray Train workers. [default: what the cluster has]")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray Train workers; 2-8: no fewer than 2, and up to 8 as machines come and go. "
+            "[default: what the cluster has]",
+            metavar="N|N-M",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many passes. [default: of the preset]")] = None,
     model: Annotated[
         str | None, typer.Option(help="compact, lite0, or a torchvision classification network. [default: compact]")
@@ -64,17 +71,17 @@ def train(
     log_format: LogFormat = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
-    from . import storage
-    from .bundle import load_bundle
-    from .config import TrainOptions
+    from .bundle import load_bundle, named
+    from .config import TrainOptions, parse_workers
     from .train_job import train as fit_model
 
     if preset not in PRESETS:
         raise BadRequest(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
-    before = load_bundle(storage.normalise(init)) if init else None
+    before = load_bundle(named(init)) if init else None
     network = {"model": model, "channels": channels, "crop": crop}
     taken_over = _taken_over(before, weights=weights, **network)
     given = {"epochs": epochs, "image_px": image_px, "patience": patience} | network
+    least, most = parse_workers(workers) if workers else (None, None)
     options = TrainOptions(
         **PRESETS[preset] | taken_over | {name: value for name, value in given.items() if value is not None},
         weights=weights,  # type: ignore[arg-type]  # checked there, as is all that follows
@@ -85,7 +92,8 @@ def train(
         lr=lr,
         seed=seed,
         val_fraction=val_fraction,
-        workers=workers,
+        workers=least,
+        most_workers=most,
         precision=precision,  # type: ignore[arg-type]
     )
     bundle = fit_model(data, output=output, exclude=exclude, options=options, init=before, say=LOG.say)

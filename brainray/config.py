@@ -98,6 +98,7 @@ class TrainOptions(_Spec):
     group_regex: str | None = None  # what it finds in a URI names a patient or series, which stays on one side
     seed: int = 0
     workers: int | None = None  # None: what the cluster has
+    most_workers: int | None = None  # as machines join; None: always the same number
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -111,6 +112,10 @@ class TrainOptions(_Spec):
         _require(0 <= self.outliers <= 1, f"outliers is {self.outliers}; it must be from 0 to 1")
         _one_of("--weights", self.weights, Weights)
         _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
+        _require(
+            self.most_workers is None or (self.workers or 1) < self.most_workers,
+            f"--workers is {self.workers}-{self.most_workers}; the second number must be the greater one",
+        )
         _require(self.patience >= 1, f"--patience is {self.patience}; it must be 1 or more")
         _one_of("--precision", self.precision, Precision)
         _ = self.image_spec
@@ -118,6 +123,15 @@ class TrainOptions(_Spec):
     @property
     def image_spec(self) -> ImageSpec:
         return ImageSpec(image_px=self.image_px, channels=self.channels, crop=self.crop)
+
+
+def parse_workers(text: str) -> tuple[int, int | None]:
+    """`4`, or `2-8`: what training needs and what it can use. Raises `BadRequest` that names the option."""
+    least, dash, most = text.partition("-")
+    try:
+        return int(least), int(most) if dash else None
+    except ValueError:
+        raise BadRequest(f"--workers is {text!r}; give a number such as 4, or a range such as 2-8") from None
 
 
 def parse_share(name: str, text: str) -> float:

@@ -10,7 +10,7 @@ from itertools import islice
 
 from . import storage
 from .backend import FileInfo
-from .bundle import load_bundle
+from .bundle import SHIPPED, load_bundle, named
 from .config import ImageSpec
 from .containers import kind_of
 from .decode import decode
@@ -44,8 +44,9 @@ def look_at_data(text: str, *, with_store: bool) -> Iterator[Finding]:
 
 
 def look_at_model(text: str, *, with_store: bool) -> Iterator[Finding]:
-    uri = storage.normalise(text)
-    yield from check_service(uri, told=with_store)
+    uri = named(text)
+    if uri != SHIPPED:
+        yield from check_service(uri, told=with_store)
     yield from check_model(uri)
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,13 @@ _FIRST_PX = 128  # side of the images in the first epochs, where the model sees 
 _STAGES = 3
 
 Batch = tuple[Tensor, Tensor]
-Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+
+
+class Pixels(Protocol):
+    """Images [N, H, W] or [N, H, W, 3] of which some are asked for: an array, or what reads from a file."""
+
+    def __getitem__(self, places: Any, /) -> Any: ...  # noqa: ANN401
 
 
 @dataclass(frozen=True, kw_only=True)

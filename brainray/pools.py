@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import BadRequest
 
@@ -18,6 +18,10 @@ _ACTOR_BYTES = 900 << 20
 _THREAD_BYTES = 150 << 20
 # Train workers leave more: their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
+_THREADS_PER_TRAINER = 2
+# Of those whose number changes: what they leave is too little for another one, and enough for Ray's own tasks.
+_ELASTIC_CPU_SHARE = 0.95
+_ELASTIC_GPU_CPUS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +112,26 @@ class TrainPool:
     use_gpu: bool
     threads_per_worker: int
     decode_cpus: float  # of one task
+    most_workers: int | None = None  # as machines join; None: always the same number
 
 
-def train_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
+def train_pool(nodes: Sequence[Node], *, workers: int | None, most: int | None = None) -> TrainPool:
     """One worker a GPU where there are GPUs, else one for every two processors, and no fewer than one.
 
-    More workers than the cluster can hold would wait for ever: `BadRequest`.
+    More workers than the cluster can hold would wait for ever: `BadRequest`. With `most`, those are the fewest.
     """
+    pool = _fixed_pool(nodes, workers=workers)
+    if most is None:
+        return pool
+    if pool.use_gpu:
+        return replace(pool, cpus_per_worker=_ELASTIC_GPU_CPUS, most_workers=most)
+    # As many as a machine is meant to have must fill it, whatever its size, for Ray fits in what it can.
+    threads = min(_THREADS_PER_TRAINER, *_sizes(nodes))
+    asked = threads * _ELASTIC_CPU_SHARE
+    return replace(pool, cpus_per_worker=asked, threads_per_worker=threads, most_workers=most)
+
+
+def _fixed_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
     gpus = int(sum(node.gpus for node in nodes))
     cpus = sum(sizes := _sizes(nodes))
     if gpus:
@@ -123,7 +140,7 @@ def train_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
             raise BadRequest(f"--workers is {count}, but the cluster has {gpus} GPU(s); ask for {gpus} or fewer")
         share = min(1.0, _TRAIN_CPU_SHARE * cpus / count)
         return TrainPool(workers=count, cpus_per_worker=share, use_gpu=True, threads_per_worker=1, decode_cpus=1)
-    count = workers or max(1, int(cpus) // 2)
+    count = workers or max(1, int(cpus) // _THREADS_PER_TRAINER)
     most = max(2, 2 * int(cpus))
     if count > most:
         raise BadRequest(f"--workers is {count}, but the cluster has {cpus:g} processor(s); ask for {most} or fewer")

@@ -26,12 +26,13 @@ from .errors import BrainrayError, OutputHeld
 from .pools import TrainPool
 from .ray_session import cluster_nodes, has_dashboard, own_error, quiet_data
 from .ray_train_worker import TrainJob, train_worker
+from .rows import decode_rows, in_order, take_rows
 from .signatures import Signatures
-from .training_set import decode_rows, in_order, take_rows
 
 _IMAGES_A_TASK = 256
 _MOST_FAILURES = 3  # one after another without an epoch between them
 _LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default
+_RESIZE_S = 30.0  # between looks for machines that have joined; those who do cost the epoch that is under way
 _STARTS = 10  # of the workers in one run of Ray Train, which waits a minute for them each time
 
 Array = npt.NDArray[Any]
@@ -60,15 +61,12 @@ def signatures_of(dataset: Dataset) -> tuple[Signatures, Array]:
     return Signatures.from_columns(columns), columns["error"].astype(str)
 
 
-def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float, even_for: int = 1) -> Dataset:
-    """The rows at these positions, ascending. Some come twice where `even_for` workers could not share them evenly:
-
-    Ray Train drops the rows that are left over, and no image may be dropped.
-    """
-    places = np.sort(np.resize(np.arange(len(positions)), -(-len(positions) // even_for) * even_for))
+def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float) -> Dataset:
+    """The rows at these positions, ascending, with the picture that each shows, counted from 0."""
+    numbers = np.unique(pictures, return_inverse=True)[1]
     return dataset.map_batches(  # type: ignore[no-any-return]
         take_rows,  # type: ignore[arg-type]
-        fn_kwargs={"wanted": positions[places], "pictures": pictures[places]},
+        fn_kwargs={"wanted": positions, "pictures": numbers},
         batch_size=None,
         num_cpus=cpus,
     ).materialize()
@@ -118,10 +116,15 @@ def _trainer(job: TrainJob, pool: TrainPool, scratch: str, **datasets: Dataset) 
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if pool.use_gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(num_workers=pool.workers, use_gpu=pool.use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=pool.workers if pool.most_workers is None else (pool.workers, pool.most_workers),  # type: ignore[arg-type]
+            use_gpu=pool.use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_RESIZE_S,
+        ),
         datasets={**datasets},
-        # Ray Train splits all data sets unless told otherwise; the validation images are shared out by the workers.
-        dataset_config=DataConfig(datasets_to_split=["train"]),
+        # Ray Train would drop rows that cannot be shared out evenly. The workers do it themselves.
+        dataset_config=DataConfig(datasets_to_split=[]),
         run_config=RunConfig(
             # A name that never was: Ray Train goes on from what it finds under a name it knows, also if that is torn.
             name=secrets.token_hex(4),

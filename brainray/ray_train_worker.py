@@ -22,8 +22,8 @@ from .config import ModelSpec, TrainOptions
 from .errors import StorageError
 from .model import begin_with, build_model, go_on_from
 from .predict import pick_device, use_bf16
+from .rows import KeptRows, share_rows
 from .training_request import WorkFolder
-from .training_set import ROW, Rows, in_order, no_rows, share_rows
 
 Array = npt.NDArray[Any]
 
@@ -74,11 +74,12 @@ class _State:
         self._job, self._rank, self._workers = job, rank, workers
         self.history = list(begun.history) if begun else []
         self._best = (begun.best, begun.logits_NK, begun.labels_N) if begun else None
-        self._learn = _gather("train", share=None)
-        self._validate_on = _gather("validation", share=(rank, workers))
+        pictures = sum(job.class_counts)
+        shares = min(workers, pictures)
+        self._learn = _gather("train", by="picture", share=(rank % shares, shares))
+        self._validate_on = _gather("validation", by="position", share=(rank, workers))
         self._batch = max(1, job.options.batch_size // workers)
-        largest = max(_all_gather(len(np.unique(self._learn["picture"]))))
-        self._steps = -(-largest // self._batch)
+        self._steps = -(-pictures // (shares * self._batch))
         self._build(job.options, begun)
 
     def _build(self, options: TrainOptions, begun: Checkpoint | None) -> None:
@@ -131,8 +132,10 @@ class _State:
         number = len(self.history) + 1
         began = time.perf_counter()
         generator = fit.seed_epoch(seed=self._job.options.seed, epoch=number, rank=self._rank)
-        learn = (self._learn[name] for name in ("pixels", "label", "picture"))
-        batches = fit.shuffled_batches(*learn, batch_size=self._batch, steps=self._steps, generator=generator)
+        learn = self._learn
+        batches = fit.shuffled_batches(
+            learn.pixels, learn.label, learn.picture, batch_size=self._batch, steps=self._steps, generator=generator
+        )
         loss = fit.train_epoch(
             self._model,
             batches,
@@ -165,7 +168,7 @@ class _State:
         for buffer in self._judged.buffers():  # each worker's batch statistics differ; the first one's are saved
             if torch.distributed.is_initialized():
                 torch.distributed.broadcast(buffer, 0)
-        images, labels = self._validate_on["pixels"], self._validate_on["label"]
+        images, labels = self._validate_on.pixels, self._validate_on.label
         mine = fit.evaluate(self._judged, fit.ordered_batches(images, labels, batch_size=128), fitting=self._fitting)
         shares = _all_gather((mine, labels))
         return np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
@@ -189,10 +192,10 @@ class _State:
         ray.train.report(self.history[-1])
 
 
-def _gather(name: str, share: tuple[int, int] | None) -> Rows:
+def _gather(name: str, *, by: str, share: tuple[int, int]) -> KeptRows:
     """This worker's images; maybe none, for the model of all images is measured on none."""
     batches = ray.train.get_dataset_shard(name).iter_batches(batch_size=None)
-    return in_order([share_rows(batch, share) for batch in batches] or [no_rows()], *ROW)
+    return KeptRows(share_rows(batch, by, share) for batch in batches)
 
 
 def _all_gather(value: object) -> list[Any]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from . import generation, storage
-from .bundle import load_bundle
+from .bundle import SHIPPED, load_bundle, named
 from .config import ScoreOptions
 from .errors import StorageError
 from .estimate import Estimate
@@ -60,10 +60,10 @@ class Outcome:
 
 
 def read_request(
-    inputs: Sequence[str], *, model: str, output: str, labels: str | None, options: ScoreOptions
+    inputs: Sequence[str], *, model: str | None, output: str, labels: str | None, options: ScoreOptions
 ) -> Request:
-    """Read the model and the labels. Raises `BadRequest` for what is wrong with them."""
-    bundle = load_bundle(storage.normalise(model))
+    """Read the model, by default the shipped one, and the labels. Raises `BadRequest` for what is wrong with them."""
+    bundle = load_bundle(named(model or SHIPPED))
     kept = kept_types(inputs, options.keep_columns, taken=prediction_schema(bundle.classes).names)
     truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
     return Request(

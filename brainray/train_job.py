@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from . import lease, storage, training_request
 from .audit import Split
-from .bundle import Bundle, load_bundle, save_bundle
+from .bundle import SHIPPED, Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .copies import find_copies, group_copies
 from .errors import BadRequest, BrainrayError
@@ -166,19 +166,23 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
     with session() as nodes:
         nodes = await_workers(nodes, say=job.say)
         images = Seen("--data", job.training_set.table["uri"][0].as_py())
-        named = [images, *([Seen("--init", job.init.uri)] if job.init else [])]
+        named = [images, *([Seen("--init", job.init.uri)] if job.init and job.init.uri != SHIPPED else [])]
         check_every_node(sight_of(named, output=job.output, writer=writer))
-        pool = train_pool(nodes, workers=job.options.workers)
+        pool = train_pool(nodes, workers=job.options.workers, most=job.options.most_workers)
         job.say("decoding")
         decoded, chosen = _decode(job, pool.decode_cpus)
         data = describe_data(chosen, job.model.classes)
         _begin(job, begun, data, writer)
-        job.say(f"training with {pool.workers} worker(s); they take half a minute to start")
+        job.say(f"training with {_count(pool)} worker(s); they take half a minute to start")
         for part, state, split in zip(parts, begun.states, splits_of(chosen), strict=True):
             if state is None or not fit.is_finished(state.history, job.options):
                 writer.write_json(part.work.progress, {"history": state.history if state else []})
                 with following(part, epochs=job.options.epochs, say=job.say):
                     _fit_part(job, part, decoded, chosen, split, pool, data, writer)
+
+
+def _count(pool: "TrainPool") -> str:
+    return f"{pool.workers}" if pool.most_workers is None else f"{pool.workers} to {pool.most_workers}"
 
 
 def _fit_part(
@@ -194,9 +198,8 @@ def _fit_part(
     from . import ray_train
     from .ray_train_worker import TrainJob
 
-    def select(places: "Array", even_for: int = 1) -> "Dataset":
-        pictures = chosen.pictures[places]
-        return ray_train.select(decoded, chosen.side(places), pictures, even_for=even_for, cpus=pool.decode_cpus)
+    def select(places: "Array") -> "Dataset":
+        return ray_train.select(decoded, chosen.side(places), chosen.pictures[places], cpus=pool.decode_cpus)
 
     counts = picture_counts(chosen, split.train, len(job.model.classes))
     work = TrainJob(
@@ -209,8 +212,9 @@ def _fit_part(
         work=part.work,
         writer=writer,
     )
-    train_set, validation_set = select(split.train, pool.workers), select(split.validation)
-    ray_train.train(work, train_set=train_set, validation_set=validation_set, pool=pool, say=job.say)
+    ray_train.train(
+        work, train_set=select(split.train), validation_set=select(split.validation), pool=pool, say=job.say
+    )
 
 
 def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Writer) -> None:

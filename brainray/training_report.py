@@ -169,7 +169,7 @@ def command_of(options: dict[str, Any]) -> str:
     given = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, value in options.items()
-        if value != before[name] and name not in ("workers", "init")
+        if value != before[name] and name not in ("workers", "most_workers", "init")
     ]
     init = ["--init MODEL"] if options["init"] else []
     return " ".join(["brainray train --data DATA --output MODEL", *init, *given])

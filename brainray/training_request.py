@@ -90,7 +90,7 @@ def describe_request(
     excluded: pa.Table | None,
 ) -> TrainRequest:
     """The request of a command whose listings are `training_set` and `excluded`."""
-    values = {name: value for name, value in options.to_json().items() if name != "workers"}
+    values = {name: value for name, value in options.to_json().items() if name not in ("workers", "most_workers")}
     return TrainRequest(
         described={
             "options": values,

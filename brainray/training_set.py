@@ -1,7 +1,4 @@
-"""What is trained on: the images of the class folders, what is left out of them, and rows of decoded images.
-
-A row is (position in the training set, label, picture, pixels). Knows no Ray.
-"""
+"""What is trained on: the images of the class folders, and what is left out of them. Knows no Ray."""
 
 import hashlib
 from collections import Counter
@@ -13,20 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from . import storage
 from .audit import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
 from .backend import FileInfo
-from .config import ImageSpec, TrainOptions
-from .decode import decode_with_luminance
-from .errors import BadRequest, ImageError, StorageError
+from .config import TrainOptions
+from .errors import BadRequest
 from .image_files import image_files, tables_of
 from .labels import class_of_folders
 from .selection import Grouper
-from .signatures import Signatures, nothing, signature_of
 
 Array = npt.NDArray[Any]
-Rows = dict[str, Array]
-ROW = ("position", "label", "picture", "pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,46 +187,3 @@ def describe_data(chosen: Chosen, classes: tuple[str, ...]) -> dict[str, Any]:
         "by_class": dict(zip(classes, np.bincount(chosen.labels, minlength=len(classes)).tolist(), strict=True)),
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
     }
-
-
-def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
-    """(position, uri, label) -> pixels and signature; an image that cannot be read keeps its row, with a reason."""
-    shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
-    pixels = np.zeros(shape, np.uint8)
-    signatures = [nothing()] * len(rows)
-    errors = np.full(len(rows), "", "U32")
-    for row, uri in enumerate(rows["uri"].to_pylist()):
-        try:
-            decoded, luminance_HW = decode_with_luminance(storage.read_bytes(uri), spec)
-            pixels[row], signatures[row] = decoded.pixels, signature_of(luminance_HW)
-        except (ImageError, StorageError) as exc:
-            errors[row] = exc.reason
-    columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    return columns | {"pixels": pixels, "error": errors} | Signatures.stack(signatures).columns()
-
-
-def take_rows(batch: dict[str, Array], wanted: Array, pictures: Array) -> Rows:
-    """The rows at the wanted positions, ascending, with their pictures; one that is wanted twice comes twice."""
-    order = np.argsort(batch["position"])
-    chosen = np.isin(wanted, batch["position"])
-    rows = order[np.searchsorted(batch["position"][order], wanted[chosen])]
-    return {name: batch[name][rows] for name in ("position", "label", "pixels")} | {"picture": pictures[chosen]}
-
-
-def no_rows() -> Rows:
-    return {name: np.zeros((0, 1, 1), np.uint8) if name == "pixels" else np.zeros(0, np.int64) for name in ROW}
-
-
-def share_rows(batch: dict[str, Array], share: tuple[int, int] | None) -> Rows:
-    """The rows that one of several workers looks at, all of them without a share. `share` is (rank, workers)."""
-    if share is None:
-        return batch
-    rank, workers = share
-    mine = batch["position"] % workers == rank
-    return {name: column[mine] for name, column in batch.items()}
-
-
-def in_order(parts: list[Rows], *names: str) -> Rows:
-    """Columns in order of position: the order in which blocks arrive is not repeatable."""
-    order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in names}

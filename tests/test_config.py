@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainray.config import ImageSpec, MaxFailed, ModelSpec, ScoreOptions, TrainOptions
+from brainray.config import ImageSpec, MaxFailed, ModelSpec, ScoreOptions, TrainOptions, parse_workers
 from brainray.errors import BadRequest
 
 
@@ -55,3 +55,13 @@ def test_max_failed_is_a_count_or_a_share():
 @given(count=st.integers(0, 10**9), failed=st.integers(0, 10**9))
 def test_no_failure_is_ever_too_many(count, failed):
     assert not MaxFailed(count=count).exceeded(failed=0, total=failed)
+
+
+def test_workers_are_a_number_or_a_range():
+    assert parse_workers("4") == (4, None)
+    assert parse_workers("2-8") == (2, 8)
+    for text in ("", "a", "2-", "-3", "2-x"):
+        with pytest.raises(BadRequest, match="give a number such as 4, or a range such as 2-8"):
+            parse_workers(text)
+    with pytest.raises(BadRequest, match="--workers is 4-2; the second number must be the greater one"):
+        TrainOptions(workers=4, most_workers=2)

@@ -83,6 +83,7 @@ ORDER = (
     "audit_report",
     "training_report",
     "training_set",
+    "rows",
     "training_request",
     "training_parts",
     "phantom",

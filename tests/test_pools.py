@@ -100,3 +100,13 @@ def test_more_train_workers_than_fit_are_refused():
         train_pool([Node(cpus=2)], workers=9)
     with pytest.raises(BadRequest, match=r"--workers is 3, but the cluster has 2 GPU"):
         train_pool([Node(cpus=16, gpus=2)], workers=3)
+
+
+@pytest.mark.parametrize(("cpus", "fitting"), [(1, 1), (2, 1), (4, 2), (8, 4), (16, 8)])
+def test_as_many_workers_as_join_find_room_on_a_machine_and_no_more(cpus, fitting):
+    pool = train_pool([Node(cpus=cpus)], workers=1, most=20)
+    assert (pool.workers, pool.most_workers) == (1, 20)
+    assert cpus // pool.cpus_per_worker == fitting
+    assert pool.threads_per_worker * fitting <= cpus
+    on_gpus = train_pool([Node(cpus=cpus, gpus=1)], workers=None, most=4)
+    assert on_gpus.use_gpu and on_gpus.workers == 1 and on_gpus.cpus_per_worker < 1

@@ -4,17 +4,12 @@ from conftest import CLASSES, image_bytes
 
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest
+from brainray.rows import decode_rows
 from brainray.training_set import (
-    ROW,
     choose,
-    decode_rows,
     describe_choice,
-    in_order,
     list_excluded,
     list_training_set,
-    no_rows,
-    share_rows,
-    take_rows,
 )
 
 
@@ -114,31 +109,6 @@ def test_the_digest_of_a_data_set_does_not_know_names(archive, tmp_path):
         found, rows = decoded(root)
         digests.add(chosen_of(found, rows).digest)
     assert len(digests) == 1
-
-
-def rows_of(positions):
-    values = np.array(positions)
-    return {"position": values, "label": values % 2, "pixels": values.reshape(-1, 1, 1).astype(np.uint8)}
-
-
-def test_wanted_rows_are_taken_and_may_come_twice():
-    taken = take_rows(rows_of([5, 3, 9, 1]), np.array([1, 4, 5, 5, 8]), pictures=np.array([10, 40, 50, 50, 80]))
-    assert taken["position"].tolist() == [1, 5, 5]
-    assert taken["picture"].tolist() == [10, 50, 50]
-    assert taken["pixels"].ravel().tolist() == [1, 5, 5]
-
-
-def test_workers_share_the_validation_images_without_rest():
-    whole = rows_of([7, 2, 4, 9, 1])
-    shares = [share_rows(whole, (rank, 3))["position"].tolist() for rank in range(3)]
-    assert sorted(position for share in shares for position in share) == [1, 2, 4, 7, 9]
-    assert share_rows(whole, None) is whole
-
-
-def test_no_rows_are_rows_of_every_column():
-    """The model of all images is measured on none."""
-    found = in_order([no_rows()], *ROW)
-    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(ROW, 0)
 
 
 def test_four_classes_are_nothing_special(archive):
