@@ -18,6 +18,7 @@ from .cli_score import score
 from .cli_submit import SETTINGS as SUBMIT_SETTINGS
 from .cli_submit import submit
 from .cli_train import train
+from .cli_tune import tune
 from .errors import BadRequest, BrainrayError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.command()(train)
 app.command()(score)
+app.command()(tune)
 
 _INTERRUPTED = 130  # by Ctrl-C or a signal: 128 + SIGINT, as shells have it
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_log import LOG, LogFormat
+from .cli_options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
 from .errors import BadRequest
 
 if TYPE_CHECKING:
@@ -18,56 +19,59 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray Train workers; 2-8: no fewer than 2, and up to 8 as machines come and go. "
+        "[default: what the cluster has]",
+        metavar="N|N-M",
+    ),
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        help="Model whose weights to begin with, also for other classes; its network is taken over. shipped: the one "
+        "of this package.",
+        metavar="URI",
+    ),
+]
+Width = Annotated[
+    float | None, typer.Option(help="Of compact: so many times the channels; cost grows with the square. [default: 1]")
+]
+Crop = Annotated[
+    str | None, typer.Option(help="head: cut off the margins around the head; none: keep them. [default: head]")
+]
+Augment = Annotated[
+    float, typer.Option(help="Strength of random changes while learning; 0: none, 1: for --weights imagenet.")
+]
+Folds = Annotated[
+    int, typer.Option(help="Measure every picture in one of so many folds, then learn from all. 0: one split.")
+]
+
+
 def train(
-    data: Annotated[str, typer.Option(help="Folder with one folder of images a class.", metavar="URI")],
+    data: Data,
     output: Annotated[str, typer.Option(help="Folder for the model.", metavar="URI")],
     preset: Annotated[str, typer.Option(help="quick: minutes on a laptop; thorough: an hour or more.")] = _QUICK,
-    workers: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray Train workers; 2-8: no fewer than 2, and up to 8 as machines come and go. "
-            "[default: what the cluster has]",
-            metavar="N|N-M",
-        ),
-    ] = None,
+    workers: Workers = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many passes. [default: of the preset]")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="compact, lite0, or a torchvision classification network. [default: compact]")
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            help="Model whose weights to begin with, also for other classes; its network is taken over.", metavar="URI"
-        ),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="none: learn from scratch; imagenet: begin with what was learned from photographs.")
-    ] = "none",
-    image_px: Annotated[
-        int | None, typer.Option(help="Side of the image the model sees. [default: of the preset]")
-    ] = None,
+    model: Model = None,
+    init: Init = None,
+    weights: Weights = "none",
+    image_px: Annotated[int | None, typer.Option(help="Side of the image it sees. [default: of the preset]")] = None,
     channels: Annotated[int | None, typer.Option(help="1: luminance, 3: RGB. [default: 1]")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all workers.")] = 32,
+    width: Width = None,
+    batch_size: BatchSize = 32,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
-    seed: Annotated[int, typer.Option(help="Same seed, same split and, with one worker, same weights.")] = 0,
-    crop: Annotated[
-        str | None, typer.Option(help="head: cut off the margins around the head; none: keep them. [default: head]")
-    ] = None,
-    augment: Annotated[
-        float, typer.Option(help="Strength of random changes while learning; 0: none, 1: for --weights imagenet.")
-    ] = 0.5,
-    folds: Annotated[
-        int, typer.Option(help="Measure every picture in one of so many folds, then learn from all. 0: one split.")
-    ] = 0,
-    group_regex: Annotated[
-        str | None, typer.Option(help="What it finds in a path names a patient or series, kept on one side.")
-    ] = None,
-    val_fraction: Annotated[float, typer.Option(help="Share of the distinct pictures to measure on.")] = 0.15,
+    seed: Seed = 0,
+    crop: Crop = None,
+    augment: Augment = 0.5,
+    folds: Folds = 0,
+    group_regex: GroupRegex = None,
+    val_fraction: ValFraction = 0.15,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs that are no better.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
-    exclude: Annotated[
-        str | None, typer.Option(help="Folder of images that must not be trained on, by content.", metavar="URI")
-    ] = None,
+    precision: Precision = "auto",
+    exclude: Exclude = None,
     log_format: LogFormat = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
@@ -78,7 +82,7 @@ def train(
     if preset not in PRESETS:
         raise BadRequest(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     before = load_bundle(named(init)) if init else None
-    network = {"model": model, "channels": channels, "crop": crop}
+    network = {"model": model, "channels": channels, "width": width, "crop": crop}
     taken_over = _taken_over(before, weights=weights, **network)
     given = {"epochs": epochs, "image_px": image_px, "patience": patience} | network
     least, most = parse_workers(workers) if workers else (None, None)
@@ -106,11 +110,16 @@ def train(
     )
 
 
-def _taken_over(before: "Bundle | None", *, weights: str, **given: str | int | None) -> dict[str, Any]:
+def _taken_over(before: "Bundle | None", *, weights: str, **given: str | float | None) -> dict[str, Any]:
     """The options that a model to begin with decides. Raises `BadRequest` for others."""
     if before is None:
         return {}
-    own = {"model": before.model.name, "channels": before.model.channels, "crop": before.image.crop}
+    own = {
+        "model": before.model.name,
+        "channels": before.model.channels,
+        "width": before.model.width,
+        "crop": before.image.crop,
+    }
     for name, value in given.items():
         if value is not None and value != own[name]:
             raise BadRequest(f"--{name} is {value}, but --init brings a model with {own[name]}; leave --{name} out")

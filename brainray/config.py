@@ -63,8 +63,13 @@ class ModelSpec(_Spec):
     name: str = "compact"  # our own CNN, or the name of a torchvision classification backbone
     classes: tuple[str, ...]
     channels: int = 1
+    width: float = 1.0  # of compact: how many times as many channels its layers have
 
     def __post_init__(self) -> None:
+        _require(0.25 <= self.width <= 4, f"--width is {self.width}; it must be from 0.25 to 4")
+        _require(
+            self.width == 1 or self.name == "compact", f"--width is for compact; {self.name} has a width of its own"
+        )
         _require(len(self.classes) >= 2, f"a model needs two classes or more, not {len(self.classes)}")
         _require(len(set(self.classes)) == len(self.classes), f"classes repeat: {', '.join(self.classes)}")
 
@@ -78,6 +83,7 @@ class TrainOptions(_Spec):
     init: str | None = None  # the fingerprint of the model whose weights it begins with instead
     image_px: int = 160
     channels: int = 1
+    width: float = 1.0  # as `ModelSpec` has it
     crop: Crop = "head"
     epochs: int = 24
     batch_size: int = 32  # images a step over all workers
@@ -123,6 +129,9 @@ class TrainOptions(_Spec):
     @property
     def image_spec(self) -> ImageSpec:
         return ImageSpec(image_px=self.image_px, channels=self.channels, crop=self.crop)
+
+    def model_spec(self, classes: tuple[str, ...]) -> ModelSpec:
+        return ModelSpec(name=self.model, classes=classes, channels=self.channels, width=self.width)
 
 
 def parse_workers(text: str) -> tuple[int, int | None]:

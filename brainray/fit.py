@@ -23,8 +23,6 @@ from .outliers import outliers
 from .predict import normalise, planes, standardise
 
 _OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it
-_FIRST_PX = 128  # side of the images in the first epochs, where the model sees larger ones
-_STAGES = 3
 
 Batch = tuple[Tensor, Tensor]
 Labels = npt.NDArray[np.int64]
@@ -54,11 +52,9 @@ class Fitting:
     def prepare(self, images: Tensor) -> Tensor:
         return normalise(images.to(self.device, non_blocking=True), self.spec)
 
-    def prepare_changed(self, images: Tensor, generator: torch.Generator, *, side_px: int | None = None) -> Tensor:
-        """The same with random changes, maybe smaller, and after the images some pictures of no head."""
+    def prepare_changed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The same with random changes, and after the images some pictures of no head."""
         shown = planes(images).to(torch.float32).div(255)
-        if side_px not in (None, self.spec.image_px):
-            shown = functional.interpolate(shown, size=(side_px, side_px), mode="bilinear", antialias=True)
         strange = outliers(shown, round(self.outliers * len(images)), generator)
         shown = torch.cat([augment(shown, generator, strength=self.augment), strange])
         return standardise(shown.to(self.device, non_blocking=True), self.spec)
@@ -75,16 +71,6 @@ class Fitting:
         if len(logits_MK) == count:
             return own
         return own - _OUTLIER_WEIGHT * functional.log_softmax(logits_MK[count:], dim=1).mean()
-
-
-def side_px(options: TrainOptions, epoch: int) -> int:
-    """Side of the images in an epoch, from 1: small at first, what the model is for in the last third.
-
-    Coarse features are learned as well from small images, in less than half the time (progressive learning, Tan and Le
-    2021).
-    """
-    first, to_come = min(_FIRST_PX, options.image_px), _STAGES * (options.epochs - epoch) // options.epochs
-    return options.image_px - (options.image_px - first) * to_come // (_STAGES - 1)
 
 
 def class_weights(counts_K: Labels) -> Tensor:
@@ -177,15 +163,14 @@ def train_epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
     average: "Average | None" = None,
-    side_px: int | None = None,
 ) -> float:
-    """One pass, maybe over smaller images. Returns the mean loss of its steps. `average` follows the model."""
+    """One pass. Returns the mean loss of its steps. `average` follows the model."""
     model.train()
     losses: list[Tensor] = []
     for images, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         with fitting.autocast():
-            logits_NK = model(fitting.prepare_changed(images, generator, side_px=side_px))
+            logits_NK = model(fitting.prepare_changed(images, generator))
         loss = fitting.loss(logits_NK.float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)

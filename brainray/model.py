@@ -12,8 +12,14 @@ from .lite import LiteCNN, freeze_depthwise, load_imagenet
 
 COMPACT = "compact"
 
+_STEM = 24
 # Channels and residual blocks of each stage; each stage halves height and width, after a stem that halves them too.
 _STAGES = ((32, 1), (64, 2), (128, 2), (192, 1))
+
+
+def _widened(channels: int, width: float) -> int:
+    """To a multiple of eight, which vector units like."""
+    return max(8, round(channels * width / 8) * 8)
 
 
 def _conv(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3, initial_gain: float = 1.0) -> nn.Sequential:
@@ -41,18 +47,21 @@ class ResidualBlock(nn.Module):
 
 
 class CompactCNN(nn.Module):
-    """A small residual network: 1.25 M parameters with one channel and four classes."""
+    """A small residual network: 1.25 M parameters with one channel, four classes and width 1."""
 
-    def __init__(self, *, channels: int, classes: int, dropout: float = 0.2) -> None:
+    def __init__(self, *, channels: int, classes: int, width: float = 1.0, dropout: float = 0.2) -> None:
         super().__init__()
-        width = 24
-        layers: list[nn.Module] = [_conv(channels, width, stride=2), nn.ReLU(inplace=True)]
-        for outputs, blocks in _STAGES:
+        inputs = _widened(_STEM, width)
+        layers: list[nn.Module] = [_conv(channels, inputs, stride=2), nn.ReLU(inplace=True)]
+        for count, blocks in _STAGES:
+            outputs = _widened(count, width)
             for index in range(blocks):
-                layers.append(ResidualBlock(width, outputs, stride=2 if index == 0 else 1))
-                width = outputs
+                layers.append(ResidualBlock(inputs, outputs, stride=2 if index == 0 else 1))
+                inputs = outputs
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(width, classes))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(inputs, classes)
+        )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         logits_NK: Tensor = self.head(self.features(images_NCHW))
@@ -81,7 +90,7 @@ def backbone_names() -> list[str]:
 def build_model(spec: ModelSpec) -> nn.Module:
     """A network with fresh weights. Raises `BadRequest` where nothing has the name."""
     if spec.name == COMPACT:
-        return CompactCNN(channels=spec.channels, classes=len(spec.classes))
+        return CompactCNN(channels=spec.channels, classes=len(spec.classes), width=spec.width)
     if spec.name in LITE_NAMES:
         return LiteCNN(spec.name, channels=spec.channels, classes=len(spec.classes))
     from torchvision import models

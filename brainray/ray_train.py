@@ -1,4 +1,4 @@
-"""Training with Ray: Ray Data decodes every image once, Ray Train fits the network across workers.
+"""Training with Ray Train, which fits the network across workers.
 
 Whatever starts the workers, be it a lost one or the same command on another day, they go on from the checkpoint that
 the first of them wrote and from nothing of Ray's.
@@ -9,27 +9,21 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import ray
 import ray.train
 from ray.data import Dataset
 from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from .config import ImageSpec
+from . import storage
 from .errors import BrainrayError, OutputHeld
 from .pools import TrainPool
-from .ray_session import cluster_nodes, has_dashboard, own_error, quiet_data
+from .ray_session import cluster_nodes, has_dashboard, own_error
 from .ray_train_worker import TrainJob, train_worker
-from .rows import decode_rows, in_order, take_rows
-from .signatures import Signatures
 
-_IMAGES_A_TASK = 256
 _MOST_FAILURES = 3  # one after another without an epoch between them
 _LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default
 _RESIZE_S = 30.0  # between looks for machines that have joined; those who do cost the epoch that is under way
@@ -37,39 +31,6 @@ _STARTS = 10  # of the workers in one run of Ray Train, which waits a minute for
 
 Array = npt.NDArray[Any]
 Say = Callable[[str], None]
-
-
-def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
-    """Every image of (position, uri, label) decoded once and held in Ray's object store, which spills to disk."""
-    quiet_data()
-    slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
-    dataset: Dataset = ray.data.from_arrow(slices)
-    return dataset.map_batches(  # type: ignore[no-any-return]
-        decode_rows,  # type: ignore[arg-type]
-        fn_kwargs={"spec": spec},
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=cpus,
-    ).materialize()
-
-
-def signatures_of(dataset: Dataset) -> tuple[Signatures, Array]:
-    """(signatures, errors) by position: the only columns that come to the driver, 15 kB an image."""
-    names = [field.name for field in fields(Signatures)]
-    batches: Any = dataset.select_columns(["position", "error", *names]).iter_batches(batch_size=None)
-    columns = in_order(list(batches), "error", *names)
-    return Signatures.from_columns(columns), columns["error"].astype(str)
-
-
-def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float) -> Dataset:
-    """The rows at these positions, ascending, with the picture that each shows, counted from 0."""
-    numbers = np.unique(pictures, return_inverse=True)[1]
-    return dataset.map_batches(  # type: ignore[no-any-return]
-        take_rows,  # type: ignore[arg-type]
-        fn_kwargs={"wanted": positions, "pictures": numbers},
-        batch_size=None,
-        num_cpus=cpus,
-    ).materialize()
 
 
 def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: TrainPool, say: Say) -> None:
@@ -84,7 +45,7 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
     while True:
         before = len(job.work.history())
         try:
-            with _scratch(job) as scratch:
+            with scratch_folder(job.work.ray, job.writer) as scratch:
                 _trainer(job, pool, scratch, train=train_set, validation=validation_set).fit()
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
@@ -96,15 +57,16 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
             if failures == _MOST_FAILURES:
                 times = f"{failures} times one after another without finishing an epoch"
                 raise BrainrayError(f"training failed {times}: {own or _cause(exc)}") from exc
-            say(f"a worker failed ({_cause(exc)}); going on after epoch {epochs} of {job.options.epochs}")
+            say(f"a worker failed ({_cause(exc)}); going on after epoch {epochs} of {job.lesson.options.epochs}")
 
 
 @contextmanager
-def _scratch(job: TrainJob) -> Iterator[str]:
+def scratch_folder(shared: str, writer: storage.Writer) -> Iterator[str]:
     """Where Ray Train keeps its own state, of which nothing is read. It insists on a place that all nodes see."""
     if len(cluster_nodes()) > 1:
-        job.writer.delete_tree(job.work.ray)
-        yield job.work.ray
+        writer.delete_tree(shared)
+        yield shared
+        writer.delete_tree(shared)
         return
     with tempfile.TemporaryDirectory(prefix="brainray-", ignore_cleanup_errors=True) as folder:
         yield folder

@@ -8,28 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from . import lease, storage, training_request
 from .audit import Split
 from .bundle import SHIPPED, Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
-from .copies import find_copies, group_copies
 from .errors import BadRequest, BrainrayError
 from .metrics import reference_distribution
 from .plan import package_versions
 from .run import check_writable
 from .sight import Seen, sight_of
-from .signatures import Signatures
 from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of
 from .training_report import Validation, write_training_report
 from .training_request import Found, TrainRequest, WorkFolder
 from .training_set import (
     Chosen,
     TrainingSet,
-    choose,
-    describe_choice,
     describe_data,
     list_excluded,
     list_training_set,
@@ -63,8 +58,7 @@ class _Job:
 
     @property
     def model(self) -> ModelSpec:
-        options = self.options
-        return ModelSpec(name=options.model, classes=self.training_set.classes, channels=options.channels)
+        return self.options.model_spec(self.training_set.classes)
 
 
 def train(
@@ -169,8 +163,12 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
         named = [images, *([Seen("--init", job.init.uri)] if job.init and job.init.uri != SHIPPED else [])]
         check_every_node(sight_of(named, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=job.options.workers, most=job.options.most_workers)
+        from . import ray_decode  # not before `session` has silenced Ray, which looks when it is imported
+
         job.say("decoding")
-        decoded, chosen = _decode(job, pool.decode_cpus)
+        decoded, chosen = ray_decode.decode(
+            job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
+        )
         data = describe_data(chosen, job.model.classes)
         _begin(job, begun, data, writer)
         job.say(f"training with {_count(pool)} worker(s); they take half a minute to start")
@@ -195,23 +193,16 @@ def _fit_part(
     data: dict[str, Any],
     writer: storage.Writer,
 ) -> None:
-    from . import ray_train
+    from . import ray_decode, ray_train
+    from .learner import Lesson
     from .ray_train_worker import TrainJob
 
     def select(places: "Array") -> "Dataset":
-        return ray_train.select(decoded, chosen.side(places), chosen.pictures[places], cpus=pool.decode_cpus)
+        return ray_decode.select(decoded, chosen.side(places), chosen.pictures[places], cpus=pool.decode_cpus)
 
     counts = picture_counts(chosen, split.train, len(job.model.classes))
-    work = TrainJob(
-        options=job.options,
-        model=job.model,
-        class_counts=tuple(counts.tolist()),
-        data=data,
-        init=job.init,
-        threads=pool.threads_per_worker,
-        work=part.work,
-        writer=writer,
-    )
+    lesson = Lesson(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
+    work = TrainJob(lesson=lesson, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
     ray_train.train(
         work, train_set=select(split.train), validation_set=select(split.validation), pool=pool, say=job.say
     )
@@ -228,27 +219,6 @@ def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Wri
             f"{data['images']:,} images could be read, and when this training began {before['images']:,}, or they "
             f"show something else; see that all can be read and run again, or delete {job.work.uri} to begin anew"
         )
-
-
-def _decode(job: _Job, cpus: float) -> "tuple[Dataset, Chosen]":
-    """All images, and which of them are learned from and measured on; said in some lines."""
-    from . import ray_train
-
-    spec = job.options.image_spec
-    decoded = ray_train.decoded_dataset(job.training_set.table, spec, cpus=cpus)
-    signatures, errors = ray_train.signatures_of(decoded)
-    images = len(signatures)
-    if job.excluded is not None:
-        excluded = ray_train.signatures_of(ray_train.decoded_dataset(job.excluded, spec, cpus=cpus))[0]
-        signatures = Signatures.concatenate([signatures, excluded])
-    job.say("looking for copies")
-    groups = group_copies(signatures, find_copies(signatures))
-    barred = np.isin(groups[:images], groups[images:])
-    digests = signatures.digest[:images].astype(str)
-    chosen = choose(job.training_set, groups[:images], digests, errors, barred=barred, options=job.options)
-    for line in describe_choice(chosen):
-        job.say(line)
-    return decoded, chosen
 
 
 def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:

@@ -153,15 +153,3 @@ def test_colours_are_changed_alike():
     changed = augment(images, torch.Generator().manual_seed(3), strength=0.5)
     assert changed.shape == images.shape
     assert torch.allclose(changed[:, 0], changed[:, 1], atol=1e-6)
-
-
-def test_images_grow_to_what_the_model_is_for_and_small_ones_stay() -> None:
-    grown = TrainOptions(image_px=192, epochs=10)
-    assert [fit.side_px(grown, epoch) for epoch in range(1, 11)] == [128] * 3 + [160] * 3 + [192] * 4
-    assert fit.side_px(TrainOptions(image_px=224, epochs=1), 1) == 224
-    assert {fit.side_px(TrainOptions(image_px=96, epochs=3), epoch) for epoch in (1, 2, 3)} == {96}
-
-
-def test_smaller_images_are_shown_when_asked_for() -> None:
-    images = torch.randint(0, 256, (2, 96, 96), dtype=torch.uint8)
-    assert plain_fitting().prepare_changed(images, torch.Generator(), side_px=64).shape[-2:] == (64, 64)

@@ -84,8 +84,10 @@ ORDER = (
     "training_report",
     "training_set",
     "rows",
+    "learner",
     "training_request",
     "training_parts",
+    "tuning",
     "phantom",
     "pools",
     "doctor",
@@ -101,17 +103,22 @@ ORDER = (
     "ray_doctor",
     "ray_metrics",
     "ray_train_worker",
+    "ray_decode",
     "ray_train",
+    "ray_tune",
     "ray_score",
     "ray_engine",
     "train_job",
+    "tune_job",
     "audit_job",
     "score_job",
     "console",
     "jobs_api",
     "submit",
     "cli_log",
+    "cli_options",
     "cli_train",
+    "cli_tune",
     "cli_score",
     "cli_audit",
     "cli_submit",
@@ -125,8 +132,10 @@ RAY = {
     "ray_audit",
     "ray_doctor",
     "ray_metrics",
+    "ray_decode",
     "ray_train",
     "ray_train_worker",
+    "ray_tune",
     "ray_score",
 }
 
@@ -174,7 +183,7 @@ def loaded_by(code):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "report", "run", "score_job", "train_job", "audit_job", "console", "phantom"]
+    "module", ["cli", "report", "run", "score_job", "train_job", "tune_job", "audit_job", "console", "phantom"]
 )
 def test_what_must_start_fast_imports_nothing_heavy(module):
     assert loaded_by(f"import brainray.{module}") & {"ray", "torch", "sklearn", "matplotlib", "pandas"} == set()

@@ -25,6 +25,7 @@ from brainray.bundle import load_bundle
 from brainray.cli import run
 from brainray.config import ModelSpec, TrainOptions
 from brainray.errors import BrainrayError, OutputHeld
+from brainray.learner import Lesson
 from brainray.phantom import write_archive
 from brainray.training_request import WorkFolder
 
@@ -217,11 +218,10 @@ def train(tmp_path, monkeypatch):
         monkeypatch.setattr(ray_train, "_trainer", Runs(*runs))
         monkeypatch.setattr(ray_train, "cluster_nodes", list)
         job = ray_train_worker.TrainJob(
-            options=TrainOptions(epochs=9),
-            model=ModelSpec(classes=("a", "b")),
-            class_counts=(1, 1),
+            lesson=Lesson(
+                options=TrainOptions(epochs=9), model=ModelSpec(classes=("a", "b")), class_counts=(1, 1), init=None
+            ),
             data={},
-            init=None,
             threads=1,
             work=WorkFolder.of(str(tmp_path)),
             writer=storage.Writer(),

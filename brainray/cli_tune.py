@@ -1,0 +1,110 @@
+"""`brainray tune`."""
+
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from .cli_log import LOG, LogFormat
+from .cli_options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
+from .errors import BadRequest
+
+if TYPE_CHECKING:
+    from .tuning import Trial
+
+Number = TypeVar("Number", int, float)
+
+_SHOWN = 10
+
+
+def tune(
+    data: Data,
+    output: Annotated[str, typer.Option(help="Folder for what is found.", metavar="URI")],
+    trials: Annotated[int, typer.Option(help="Sets of options to try; more than before goes on with a search.")] = 16,
+    epochs: Annotated[int, typer.Option(help="Passes of a trial that is among the best; most end earlier.")] = 18,
+    lr: Annotated[str, typer.Option(help="Lowest and highest learning rate.", metavar="LOW,HIGH")] = "0.001,0.01",
+    width: Annotated[str, typer.Option(help="Widths of compact.", metavar="LIST")] = "0.5,0.75,1,1.5",
+    image_px: Annotated[str, typer.Option(help="Sides of the image.", metavar="LIST")] = "128,160,192",
+    augment: Annotated[str, typer.Option(help="Strengths of random changes.", metavar="LIST")] = "0.25,0.5,1",
+    model: Model = None,
+    weights: Weights = "none",
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    group_regex: GroupRegex = None,
+    val_fraction: ValFraction = 0.15,
+    precision: Precision = "auto",
+    exclude: Exclude = None,
+    log_format: LogFormat = "text",
+) -> None:
+    """Search for a learning rate, width, image size and augmentation with Ray Tune; the same command goes on."""
+    from .config import TrainOptions
+    from .tune_job import Request
+    from .tune_job import tune as search
+    from .tuning import Space, command_for
+
+    if trials < 1:
+        raise BadRequest(f"--trials is {trials}; it must be 1 or more")
+    name = model or TrainOptions.model
+    space = Space(
+        lr=_range("--lr", lr),
+        width=_numbers("--width", width, float) if name == TrainOptions.model else (1.0,),
+        image_px=_numbers("--image-px", image_px, int),
+        augment=_numbers("--augment", augment, float),
+    )
+    options = TrainOptions(
+        model=name,
+        weights=weights,  # type: ignore[arg-type]  # checked there, as is all that follows
+        image_px=_middle(space.image_px),
+        augment=_middle(space.augment),
+        lr=float(f"{(space.lr[0] * space.lr[1]) ** 0.5:.2g}"),
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        group_regex=group_regex,
+        val_fraction=val_fraction,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    ranked = search(
+        Request(data=data, output=output, exclude=exclude, options=options, space=space, trials=trials), say=LOG.say
+    )
+    best = ranked[0]
+    LOG.event("done", trials=len(ranked), best=best.varied, mean_recall=(best.best or {})["val_balanced_accuracy"])
+    _show([row for row in ranked if not row.failure][:_SHOWN])
+    typer.echo(
+        f"best of {len(ranked)}, and chosen by these figures, so they flatter it; to train and measure it:\n"
+        f"{command_for(best)}"
+    )
+
+
+def _show(ranked: "list[Trial]") -> None:
+    from rich.table import Table
+
+    from .console import output_console
+    from .tuning import row_of
+
+    table = Table(box=None, pad_edge=False)
+    names = ("trial", "mean_recall", "accuracy", "lr", "width", "image_px", "augment", "gmac", "epochs")
+    for name in names:
+        table.add_column(name, justify="right")
+    for trial in ranked:
+        row = row_of(trial)
+        table.add_row(*(f"{row[name]:.4g}" for name in names))
+    output_console().print(table)
+
+
+def _middle(values: tuple[Number, ...]) -> Number:
+    """What the first trial takes."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def _range(option: str, text: str) -> tuple[float, float]:
+    numbers = _numbers(option, text, float)
+    if len(numbers) != 2:
+        raise BadRequest(f"{option} is {text!r}; give the lowest and the highest, such as 0.001,0.01")
+    return numbers[0], numbers[1]
+
+
+def _numbers(option: str, text: str, kind: type[Number]) -> tuple[Number, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise BadRequest(f"{option} is {text!r}; give numbers with commas between them") from None

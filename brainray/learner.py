@@ -1,0 +1,122 @@
+"""A network in training, on one worker: weights, optimizer, schedule and average, epoch by epoch. Knows no Ray.
+
+Axes: N images, K classes.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from . import fit
+from .bundle import Bundle, load_model
+from .checkpoint import Checkpoint
+from .config import ModelSpec, TrainOptions
+from .model import begin_with, build_model, go_on_from
+from .predict import use_bf16
+from .rows import KeptRows
+
+_VALIDATION_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is to be learned and how; the same on every worker and from the first epoch to the last."""
+
+    options: TrainOptions
+    model: ModelSpec
+    class_counts: tuple[int, ...]  # of the pictures that are learned from
+    init: Bundle | None  # whose weights are begun with
+
+    @property
+    def pictures(self) -> int:
+        return sum(self.class_counts)
+
+
+class Learner:
+    """Begins with the first weights, or goes on from a checkpoint."""
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        *,
+        begun: Checkpoint | None,
+        device: torch.device,
+        shares: int = 1,
+        workers: int = 1,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        """`shares`: of the pictures, of which this worker has one; `wrap` joins the gradients of `workers`."""
+        options = lesson.options
+        self._options = options
+        self._epochs = begun.epoch if begun else 0
+        self.batch = max(1, options.batch_size // workers)
+        self.steps = -(-lesson.pictures // (shares * self.batch))  # in an epoch
+        self._fitting = fit.Fitting(
+            spec=options.image_spec,
+            device=device,
+            bf16=use_bf16(options.precision, device),
+            class_weights_K=fit.class_weights(np.array(lesson.class_counts)),
+            label_smoothing=options.label_smoothing,
+            augment=options.augment,
+            outliers=options.outliers,
+        )
+        model = _first_weights(lesson)
+        if begun:
+            model.load_state_dict(begun.model)
+        self.average = self._average_of(model, begun) if options.averaging else None
+        self.model = (wrap or (lambda module: module.to(device)))(model)
+        self.optimizer = fit.make_optimizer(self.model, options, moments=begun.moments if begun else None)
+        self.schedule = fit.make_schedule(
+            self.optimizer,
+            total_steps=self.steps * options.epochs,
+            warmup_fraction=options.warmup_fraction,
+            done_steps=self.steps * self._epochs,
+        )
+
+    def _average_of(self, model: nn.Module, begun: Checkpoint | None) -> fit.Average:
+        average = copy.deepcopy(model).to(self._fitting.device)
+        if begun and begun.average:
+            average.load_state_dict(begun.average)
+        return fit.Average(average, decay=self._options.averaging, steps=self.steps * self._epochs)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept."""
+        return self.average.model if self.average else fit.bare(self.model)
+
+    def epoch(self, rows: KeptRows, *, rank: int = 0) -> float:
+        """The next pass over this worker's images. Returns the mean loss."""
+        self._epochs += 1
+        generator = fit.seed_epoch(seed=self._options.seed, epoch=self._epochs, rank=rank)
+        return fit.train_epoch(
+            self.model,
+            fit.shuffled_batches(
+                rows.pixels, rows.label, rows.picture, batch_size=self.batch, steps=self.steps, generator=generator
+            ),
+            fitting=self._fitting,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            generator=generator,
+            average=self.average,
+        )
+
+    def evaluate(self, rows: KeptRows) -> npt.NDArray[np.float32]:
+        """Logits [N, K] of a worker's images."""
+        batches = fit.ordered_batches(rows.pixels, rows.label, batch_size=_VALIDATION_BATCH)
+        return fit.evaluate(self.judged, batches, fitting=self._fitting)
+
+
+def _first_weights(lesson: Lesson) -> nn.Module:
+    torch.manual_seed(lesson.options.seed)
+    model = build_model(lesson.model)
+    if lesson.init:
+        same = lesson.init.classes == lesson.model.classes
+        go_on_from(model, load_model(lesson.init).state_dict(), same_classes=same)
+    else:
+        begin_with(model, lesson.model, lesson.options.weights)
+    return model.to(memory_format=torch.channels_last)

@@ -1,0 +1,77 @@
+"""Images for training with Ray Data, which decodes each once; then copies are found and sides chosen."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+from ray.data import Dataset
+
+from .config import ImageSpec, TrainOptions
+from .copies import find_copies, group_copies
+from .ray_session import quiet_data
+from .rows import decode_rows, in_order, take_rows
+from .signatures import Signatures
+from .training_set import Chosen, TrainingSet, choose, describe_choice
+
+_IMAGES_A_TASK = 256
+
+Array = npt.NDArray[Any]
+Say = Callable[[str], None]
+
+
+def decode(
+    training_set: TrainingSet, excluded: pa.Table | None, options: TrainOptions, *, cpus: float, say: Say
+) -> tuple[Dataset, Chosen]:
+    """All images, and which of them are learned from and measured on; said in some lines."""
+    spec = options.image_spec
+    decoded = decoded_dataset(training_set.table, spec, cpus=cpus)
+    signatures, errors = signatures_of(decoded)
+    images = len(signatures)
+    if excluded is not None:
+        others = signatures_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
+        signatures = Signatures.concatenate([signatures, others])
+    say("looking for copies")
+    groups = group_copies(signatures, find_copies(signatures))
+    barred = np.isin(groups[:images], groups[images:])
+    digests = signatures.digest[:images].astype(str)
+    chosen = choose(training_set, groups[:images], digests, errors, barred=barred, options=options)
+    for line in describe_choice(chosen):
+        say(line)
+    return decoded, chosen
+
+
+def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
+    """Every image of (position, uri, label) decoded once and held in Ray's object store, which spills to disk."""
+    quiet_data()
+    slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
+    dataset: Dataset = ray.data.from_arrow(slices)
+    return dataset.map_batches(  # type: ignore[no-any-return]
+        decode_rows,  # type: ignore[arg-type]
+        fn_kwargs={"spec": spec},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=cpus,
+    ).materialize()
+
+
+def signatures_of(dataset: Dataset) -> tuple[Signatures, Array]:
+    """(signatures, errors) by position: the only columns that come to the driver, 15 kB an image."""
+    names = [field.name for field in fields(Signatures)]
+    batches: Any = dataset.select_columns(["position", "error", *names]).iter_batches(batch_size=None)
+    columns = in_order(list(batches), "error", *names)
+    return Signatures.from_columns(columns), columns["error"].astype(str)
+
+
+def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float) -> Dataset:
+    """The rows at these positions, ascending, with the picture that each shows, counted from 0."""
+    numbers = np.unique(pictures, return_inverse=True)[1]
+    return dataset.map_batches(  # type: ignore[no-any-return]
+        take_rows,  # type: ignore[arg-type]
+        fn_kwargs={"wanted": positions, "pictures": numbers},
+        batch_size=None,
+        num_cpus=cpus,
+    ).materialize()

@@ -1,0 +1,144 @@
+"""The trials of a search with Ray Tune: each fits one network on its share of the cluster, and the worst end early.
+
+Each trial writes its own file after every epoch. Of Ray Tune's own state nothing is kept.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from ray import tune
+from ray.data import Dataset
+from ray.tune.schedulers import ASHAScheduler
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import fit, storage
+from .config import ImageSpec
+from .learner import Learner, Lesson
+from .model import build_model, parameter_count
+from .pools import TrainPool
+from .predict import pick_device
+from .ray_train import scratch_folder
+from .rows import KeptRows
+from .tuning import RAY, Trial, trial_uri
+
+_FAILURES = 2  # of one trial, as when its machine goes
+_GRACE = 3  # epochs that every trial has
+_KEPT = 3  # one of so many trials goes on at each rung (Li et al. 2020)
+_SCORE = "score"
+# Tune's own files, its own handler of Ctrl-C and its table of trials.
+_QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+Say = Callable[[Trial], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Decoded images of one size."""
+
+    train: Dataset
+    validation: Dataset
+
+    def rows(self) -> tuple[KeptRows, KeptRows]:
+        """All of them in this process."""
+        batches: Any = [side.iter_batches(batch_size=None) for side in (self.train, self.validation)]
+        return KeptRows(batches[0]), KeptRows(batches[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What every trial needs to know."""
+
+    output: str
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    trials: tuple[Trial, ...]  # by number
+    sides: dict[int, Sides]  # by image_px
+    threads: int
+    writer: storage.Writer
+
+
+def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say) -> None:
+    """Run these trials; each has its file with its end when this returns. `told` hears of each end."""
+    os.environ.update(_QUIET)
+    resources = {"cpu": pool.cpus_per_worker} | ({"gpu": 1.0} if pool.use_gpu else {})
+    epochs = search.trials[numbers[0]].options.epochs
+    trainable: Any = tune.with_resources(tune.with_parameters(_trial, search=search), resources)
+    with scratch_folder(storage.join(search.output, RAY), search.writer) as scratch:
+        tune.Tuner(
+            trainable,
+            param_space={"number": tune.grid_search(numbers)},
+            tune_config=tune.TuneConfig(
+                metric=_SCORE,
+                mode="max",
+                scheduler=ASHAScheduler(
+                    time_attr="epoch", max_t=epochs, grace_period=min(_GRACE, epochs), reduction_factor=_KEPT
+                ),
+            ),
+            run_config=tune.RunConfig(
+                name=secrets.token_hex(4),
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=_FAILURES),
+                callbacks=[_Ends(search, told)],
+            ),
+        ).fit()
+
+
+class _Ends(tune.Callback):
+    """Marks the file of a trial that has ended, in the process of the command."""
+
+    def __init__(self, search: Search, told: Say) -> None:
+        self._search, self._told = search, told
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
+        self._end(trial, "")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
+        lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
+        self._end(trial, lines[-1][:200] if lines else "unknown")
+
+    def _end(self, trial: Any, failure: str) -> None:  # noqa: ANN401
+        number = trial.config["number"]
+        uri = trial_uri(self._search.output, number)
+        known = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else self._search.trials[number]
+        ended = replace(known, ended=True, failure=failure)
+        self._search.writer.write_json(uri, ended.to_json())
+        self._told(ended)
+
+
+def _trial(config: dict[str, Any], search: Search) -> None:
+    """One trial, in a process of its own."""
+    trial = search.trials[config["number"]]
+    options = trial.options
+    torch.set_num_threads(search.threads)
+    model = options.model_spec(search.classes)
+    lesson = Lesson(options=options, model=model, class_counts=search.class_counts, init=None)
+    learn, validate_on = search.sides[options.image_px].rows()
+    trial = replace(trial, parameters=parameter_count(build_model(model)), gmac=_gmac(lesson, options.image_spec))
+    learner = Learner(lesson, begun=None, device=pick_device())
+    for epoch in range(1, options.epochs + 1):
+        began = time.perf_counter()
+        loss = learner.epoch(learn)
+        figures = fit.validation_figures(learner.evaluate(validate_on), validate_on.label, len(search.classes))
+        row = {"epoch": epoch, "train_loss": loss, **figures, "seconds": time.perf_counter() - began}
+        trial = replace(trial, history=(*trial.history, row))
+        search.writer.write_json(trial_uri(search.output, trial.number), trial.to_json())
+        tune.report({"epoch": epoch, _SCORE: figures["val_balanced_accuracy"]})
+
+
+def _gmac(lesson: Lesson, spec: ImageSpec) -> float:
+    """Of one image, as torch counts them."""
+    model = build_model(lesson.model).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(1, spec.channels, spec.image_px, spec.image_px))
+    return float(counter.get_total_flops()) / 2e9
