@@ -55,6 +55,7 @@ def tune(
         weights=weights,  # type: ignore[arg-type]  # checked there, as is all that follows
         image_px=_middle(space.image_px),
         augment=_middle(space.augment),
+        width=_middle(space.width),
         lr=float(f"{(space.lr[0] * space.lr[1]) ** 0.5:.2g}"),
         epochs=epochs,
         batch_size=batch_size,

@@ -9,7 +9,6 @@ import io
 import logging
 import re
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,53 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
-from PIL.GifImagePlugin import GifImageFile
 from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from .config import ImageSpec
 from .errors import ImageError, ImageReason
 from .head import Box, head_box
-
-# The formats we open, by their first bytes. Pillow knows more; some start other programs (EPS runs Ghostscript).
-_PICTURES: dict[bytes, type[ImageFile]] = {
-    rb"\xff\xd8\xff": JpegImageFile,
-    rb"\x89PNG\r\n\x1a\n": PngImageFile,
-    rb"GIF8[79]a": GifImageFile,
-    rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0": BmpImageFile,
-    rb"II[*+]\0|MM\0[*+]": TiffImageFile,
-    rb"RIFF.{4}WEBP": WebPImageFile,
-    rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n": Jpeg2KImageFile,
-    rb".{4}ftyp.{0,28}avi[fs]": AvifImageFile,
-    rb"P[1-6f]\s": PpmImageFile,
-}
-
-_NIFTI = rb".{344}n[+i]1\0|.{4}n[+i]2\0"
-# What else turns up in archives under an image's name. The first match counts, and the last ones are vague.
-_STRANGERS: tuple[tuple[bytes, ImageReason, str], ...] = (
-    (rb".{128}DICM", "unsupported", "a DICOM file; export its slices as PNG first"),
-    (_NIFTI, "unsupported", "a NIfTI volume; export its slices as PNG first"),
-    (rb".{4}ftyp(hei|hev|mif1|msf1)", "unsupported", "a HEIC image; save it as JPEG or PNG first"),
-    (rb"8BPS|%!PS|\0\0[\1\2]\0|SIMPLE  =|NRRD|\x89HDF|\xff\x0a|.{4}JXL ", "unsupported",
-     "an image or volume of a format that is not read; save it as PNG first"),
-    (rb"version https://git-lfs", "not_an_image", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
-    (rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html)", "not_an_image", "an HTML page, often a server's error or login"),
-    (rb"(\xef\xbb\xbf)?\s*<(\?xml|error|svg)", "not_an_image", "an XML document, often a server's error message"),
-    (rb".{4}Bud1", "not_an_image", "a folder's .DS_Store file"),
-    (rb"\xd0\xcf\x11\xe0", "not_an_image", "an OLE file such as Thumbs.db or an old Office document"),
-    (rb"%PDF|PK\x03\x04|\x1f\x8b|.{4}ftyp", "not_an_image", "a PDF, archive or video"),
-    (rb"\0{16}", "not_an_image", "zero bytes, as an interrupted copy leaves them"),
-    (rb"[\s!-~]{64}|[\s!-~]*$", "not_an_image", "plain text"),
-)  # fmt: skip
+from .sniffing import plugin_for, stranger
 
 _TURNS = {  # what turns a picture of that EXIF orientation upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -136,9 +97,9 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile:
     if not data:
         raise ImageError("empty", "the file has no bytes")
     _hush_pillow()
-    plugin = next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
+    plugin = plugin_for(data)
     if plugin is None:
-        raise _stranger(data)
+        raise ImageError(*stranger(data))
     with _pillow_errors("truncated", f"{plugin.format} header"):
         # Not Image.open: it hides the plugin's reason, and judges size by a limit global to the process.
         image = plugin(io.BytesIO(data))
@@ -164,24 +125,6 @@ def _hush_pillow() -> None:
     logger = logging.getLogger("PIL")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
-
-
-def _stranger(data: bytes) -> ImageError:
-    """Why bytes that no plugin takes are refused, with a guess at what they are."""
-    head = _unzipped_nifti(data) or data[:512]
-    for magic, reason, what in _STRANGERS:
-        if re.match(magic, head, re.DOTALL | re.IGNORECASE):
-            return ImageError(reason, f"it is {what}")
-    return ImageError("not_an_image", f"unknown format; its first bytes are {data[:8].hex(' ')}")
-
-
-def _unzipped_nifti(data: bytes) -> bytes:
-    """The start of a .nii.gz, empty for all else."""
-    try:
-        head = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(data[:4096], 512)
-    except zlib.error:
-        return b""
-    return head if re.match(_NIFTI, head, re.DOTALL) else b""
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def _run(
             threads=pool.threads_per_worker,
             writer=writer,
         )
-        say(f"{len(waiting)} trials of {request.options.epochs} epochs, of which most end before their last")
+        say(f"{len(waiting)} trials of {request.options.epochs} epochs; the worse ones end early")
         run_trials(search, waiting, pool, told=lambda trial: say(line_of(trial)))
 
 

@@ -49,6 +49,7 @@ ORDER = (
     "image_files",
     "manifest",
     "head",
+    "sniffing",
     "decode",
     "signatures",
     "registration",
