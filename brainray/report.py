@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from . import metrics, storage
 from .errors import BadRequest, StorageError
-from .metrics import ALL, REASONS, SCORED, Ints, Tally
 from .plots import draw_confusion
 from .results import part_info, part_uri, present_shards, prob_column
 from .run import RUN, check_is_run
+from .tally import ALL, REASONS, SCORED, Ints, Tally, count_rows, total
 from .throughput import Throughput, iso
 
 SCHEMA_VERSION = 1
@@ -108,7 +108,7 @@ def _read_parts(run: _Run) -> tuple[Tally, Throughput]:
 
 def _total(read: Iterable[tuple[Tally, Throughput]]) -> tuple[Tally, Throughput]:
     tallies, works = zip(*read, strict=True)
-    return metrics.total(tallies), Throughput.total(works)
+    return total(tallies), Throughput.total(works)
 
 
 def _read_part(run: _Run, uri: str) -> tuple[Tally, Throughput]:
@@ -131,7 +131,7 @@ def _read_part(run: _Run, uri: str) -> tuple[Tally, Throughput]:
 def _count(run: _Run, table: pa.Table) -> Tally:
     groups, group_N = _groups(table["group"]) if run.grouped else ((ALL,), np.zeros(len(table), np.int64))
     failed = pc.not_equal(table["status"], "ok").to_numpy()
-    return metrics.count_rows(
+    return count_rows(
         groups,
         group_N,
         label_N=_indices(table["label"], run.classes, otherwise=len(run.classes)),

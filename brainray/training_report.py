@@ -12,8 +12,8 @@ from pyarrow import csv
 from . import metrics, storage
 from .calibration import Review
 from .config import LITE_NAMES, TrainOptions
-from .metrics import Tally
 from .plots import draw_curves, draw_reliability
+from .tally import Tally, count_probabilities
 
 FOLDER = "training"
 _UNOWNED = storage.Writer()
@@ -43,7 +43,7 @@ class Validation:
 
     def tally(self, fold: int | None = None) -> Tally:
         chosen = slice(None) if fold is None else self.fold_N == fold
-        return metrics.count_probabilities(self.labels_N[chosen], self.probs_NK[chosen])
+        return count_probabilities(self.labels_N[chosen], self.probs_NK[chosen])
 
     def figures(self) -> dict[str, Any]:
         """Metrics with the split they were measured on. Those of one split flatter: it chose the epoch too."""

@@ -72,6 +72,7 @@ ORDER = (
     "attempts",
     "tasks",
     "scoring",
+    "tally",
     "metrics",
     "plots",
     "throughput",

@@ -16,7 +16,7 @@ from sklearn.metrics import (
 )
 
 from brainray import metrics
-from brainray.metrics import REASONS, SCORED, Tally, count_probabilities, count_rows
+from brainray.tally import REASONS, SCORED, Tally, count_probabilities, count_rows, total
 
 CLASSES = ("glioma", "meningioma", "pituitary")
 K = len(CLASSES)
@@ -84,7 +84,7 @@ def test_splitting_rows_in_any_way_and_order_gives_identical_figures(data, rows,
     parts = [count_rows("abc", **take(whole, part_of_row == part)) for part in order]
     expected = count_rows("abc", **whole)
     added = parts[0] + parts[1] + parts[2] + parts[3] + parts[4]
-    assert counts(metrics.total(parts)) == counts(added) == counts(expected)
+    assert counts(total(parts)) == counts(added) == counts(expected)
     for figure in (metrics.brier, metrics.expected_calibration_error, metrics.mean_confidence, metrics.macro_f1):
         assert figure(added) == figure(expected)
 
