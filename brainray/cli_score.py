@@ -1,5 +1,6 @@
 """`brainray score`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,11 +9,13 @@ from .cli_log import LOG, LogFormat
 from .errors import TooManyFailed
 
 if TYPE_CHECKING:
+    from .config import ScoreOptions
     from .run import Request
     from .score_job import Outcome
 
 
 def score(
+    context: typer.Context,
     input: Annotated[
         list[str],
         typer.Option(help="Folder, image, tar, zip, Parquet or list; may be given several times.", metavar="URI"),
@@ -66,31 +69,32 @@ def score(
     log_format: LogFormat = "text",
 ) -> None:
     """Score every image under the inputs; one Parquet row an image."""
-    from .config import MaxFailed, ScoreOptions, parse_share
-
-    options = ScoreOptions(
-        workers=workers,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        max_failed=MaxFailed.parse(max_failed),
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        keep_columns=tuple(name.strip() for names in keep_columns or () for name in names.split(",")),
-        group_by=group_by,
-        precision=precision,  # type: ignore[arg-type]  # checked there
-        stall_timeout_s=stall_timeout,
-        max_unread=parse_share("--max-unread", max_unread),
-        retry_unread=retry_unread,
-        forget_missing=forget_missing,
-        rescore=rescore,
-    )
     from .score_job import read_request
 
+    options = options_of(context.params)
     request = read_request(input, model=model, output=output, labels=labels, options=options)
     if plan or probe or price is not None:
         _plan(request, probe=probe or price is not None, price=price)
     else:
         _score(request)
+
+
+def options_of(given: Mapping[str, Any]) -> "ScoreOptions":
+    """The options in the values of a command line. Raises `BadRequest` for what makes no sense; looks at no file."""
+    from .config import MaxFailed, ScoreOptions, parse_share
+
+    as_they_are = ("workers", "batch_size", "shard_size", "group_by", "precision")
+    flags = ("retry_unread", "forget_missing", "rescore")
+    columns = (name.strip() for names in given["keep_columns"] or () for name in names.split(","))
+    return ScoreOptions(
+        **{name: given[name] for name in (*as_they_are, *flags)},
+        include=tuple(given["include"] or ()),
+        exclude=tuple(given["exclude"] or ()),
+        keep_columns=tuple(columns),
+        max_failed=MaxFailed.parse(given["max_failed"]),
+        stall_timeout_s=given["stall_timeout"],
+        max_unread=parse_share("--max-unread", given["max_unread"]),
+    )
 
 
 def _plan(request: "Request", *, probe: bool, price: float | None) -> None:

@@ -80,8 +80,10 @@ def submit(
 
 
 def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> str:
-    """The output, normalised, of a command that parses and names nothing that only this machine sees."""
+    """The output, normalised, of a command that makes sense and names nothing that only this machine sees."""
     from . import storage
+    from .cli_score import options_of as score_options
+    from .cli_train import options_of as train_options
     from .submit import check_text
 
     if command not in _COMMANDS:
@@ -91,6 +93,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
     root: Any = context.find_root()
     inner = root.command.commands[command]
     values = inner.make_context(command, list(arguments), parent=root).params
+    (score_options if command == "score" else train_options)(values)
     for option in inner.params:
         value = values.get(option.name)
         if value is None or getattr(option, "metavar", None) != "URI":

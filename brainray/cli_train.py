@@ -1,5 +1,6 @@
 """`brainray train`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from .errors import BadRequest
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .config import TrainOptions
 
 _QUICK, _THOROUGH = "quick", "thorough"
 # What a preset changes in `TrainOptions`; an option that is given wins.
@@ -50,6 +52,7 @@ Folds = Annotated[
 
 
 def train(
+    context: typer.Context,
     data: Data,
     output: Annotated[str, typer.Option(help="Folder for the model.", metavar="URI")],
     preset: Annotated[str, typer.Option(help="quick: minutes on a laptop; thorough: an hour or more.")] = _QUICK,
@@ -76,30 +79,10 @@ def train(
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
     from .bundle import load_bundle, named
-    from .config import TrainOptions, parse_workers
     from .train_job import train as fit_model
 
-    if preset not in PRESETS:
-        raise BadRequest(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     before = load_bundle(named(init)) if init else None
-    network = {"model": model, "channels": channels, "width": width, "crop": crop}
-    taken_over = _taken_over(before, weights=weights, **network)
-    given = {"epochs": epochs, "image_px": image_px, "patience": patience} | network
-    least, most = parse_workers(workers) if workers else (None, None)
-    options = TrainOptions(
-        **PRESETS[preset] | taken_over | {name: value for name, value in given.items() if value is not None},
-        weights=weights,  # type: ignore[arg-type]  # checked there, as is all that follows
-        augment=augment,
-        folds=folds,
-        group_regex=group_regex,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        val_fraction=val_fraction,
-        workers=least,
-        most_workers=most,
-        precision=precision,  # type: ignore[arg-type]
-    )
+    options = options_of(context.params, before)
     bundle = fit_model(data, output=output, exclude=exclude, options=options, init=before, say=LOG.say)
     accuracy = bundle.metrics["accuracy"]
     LOG.event("done", model=bundle.uri, fingerprint=bundle.fingerprint, metrics=bundle.metrics)
@@ -107,6 +90,29 @@ def train(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}) on "
         f"{bundle.metrics['images']:,} pictures it had not seen\n"
         f"model {bundle.fingerprint} is in {bundle.uri}"
+    )
+
+
+def options_of(given: Mapping[str, Any], before: "Bundle | None" = None) -> "TrainOptions":
+    """The options in the values of a command line. Raises `BadRequest` for what makes no sense; looks at no file.
+
+    `before` is the model to begin with, whose network is taken over.
+    """
+    from .config import TrainOptions, parse_workers
+
+    preset = given["preset"]
+    if preset not in PRESETS:
+        raise BadRequest(f"--preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    network = {name: given[name] for name in ("model", "channels", "width", "crop")}
+    taken_over = _taken_over(before, weights=given["weights"], **network)
+    chosen = {name: given[name] for name in ("epochs", "image_px", "patience")} | network
+    always = ("weights", "augment", "folds", "group_regex", "batch_size", "lr", "seed", "val_fraction", "precision")
+    least, most = parse_workers(given["workers"]) if given["workers"] else (None, None)
+    return TrainOptions(
+        **PRESETS[preset] | taken_over | {name: value for name, value in chosen.items() if value is not None},
+        **{name: given[name] for name in always},
+        workers=least,
+        most_workers=most,
     )
 
 

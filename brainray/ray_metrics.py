@@ -7,14 +7,19 @@ from .tasks import Task
 
 
 class ScoreMetrics:
-    """The counters of one worker. They only ever grow, from 0 with each worker that starts."""
+    """The counters of one worker, by run. They only ever grow, from 0 with each worker that starts."""
 
-    def __init__(self) -> None:
-        self._images = Counter("brainray_images", description="Images that got their row.", tag_keys=("status",))
-        self._bytes = Counter("brainray_bytes", description="Bytes of those images as listed.")
-        self._seconds = Counter("brainray_seconds", description="Seconds of a worker's thread.", tag_keys=("stage",))
-        self._retries = Counter("brainray_read_retries", description="Reads that were tried again.")
-        self._shards = Counter("brainray_shards", description="Shards committed.")
+    def __init__(self, run_uri: str) -> None:
+        def counter(name: str, description: str, *keys: str) -> Counter:
+            found = Counter(f"brainray_{name}", description=description, tag_keys=("run", *keys))
+            found.set_default_tags({"run": run_uri})
+            return found
+
+        self._images = counter("images", "Images that got their row.", "status")
+        self._bytes = counter("bytes", "Bytes of those images as listed.")
+        self._seconds = counter("seconds", "Seconds of a worker's thread.", "stage")
+        self._retries = counter("read_retries", "Reads that were tried again.")
+        self._shards = counter("shards", "Shards committed.")
 
     def count(self, task: Task, decoded: DecodedShard, seconds: dict[str, float]) -> None:
         """A shard that was committed; `seconds` by stage."""

@@ -58,7 +58,7 @@ class Scorer:
         self._job = job
         self._reader = job.reader()
         self._predictor = Predictor(job.bundle, batch_size=job.batch_size, precision=job.precision)
-        self._metrics = ScoreMetrics()
+        self._metrics = ScoreMetrics(job.target.run_uri)
 
     def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
         import torch
@@ -122,6 +122,7 @@ def _shard(block: pa.Table) -> Shard:
 def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Dataset:
     """The whole chain. Its input is objects that are there already: no task competes with the actors for processors."""
     dataset: Dataset = ray.data.from_arrow([pa.Table.from_pylist([asdict(shard)]) for shard in shards])
+    dataset.set_name("brainray_score")  # in Ray's dashboard
     scorer: type[Scorer] = ShardScorer
     if pool.on_gpu:
         scorer = DecodedScorer

@@ -89,7 +89,7 @@ def _trainer(job: TrainJob, pool: TrainPool, scratch: str, **datasets: Dataset) 
         dataset_config=DataConfig(datasets_to_split=[]),
         run_config=RunConfig(
             # A name that never was: Ray Train goes on from what it finds under a name it knows, also if that is torn.
-            name=secrets.token_hex(4),
+            name=f"brainray-train-{secrets.token_hex(4)}",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=_STARTS),  # type: ignore[call-arg]
         ),

@@ -85,7 +85,7 @@ def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say
                 ),
             ),
             run_config=tune.RunConfig(
-                name=secrets.token_hex(4),
+                name=f"brainray-tune-{secrets.token_hex(4)}",
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_FAILURES),

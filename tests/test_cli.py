@@ -38,7 +38,7 @@ def test_version_and_help(say):
 def test_unknown_options_and_commands(say):
     refused(say("score", "--bogus"), "--bogus")
     refused(say("scare"), "scare")
-    refused(say("score", "--input", "x"), "--model")
+    refused(say("score", "--input", "x"), "--output")
     refused(say("score", "--input", "x", "--model", "m", "--output", "o", "--workers", "two"), "--workers")
 
 

@@ -23,9 +23,18 @@ def lines(text):
 
 
 def test_the_dashboard_asks_for_counters_that_exist(monkeypatch):
-    made = {}
-    monkeypatch.setattr(ray_metrics, "Counter", lambda name, **about: made.setdefault(name, about))
-    ray_metrics.ScoreMetrics()
+    made, marked = {}, []
+
+    class Counter:
+        def __init__(self, name, **about):
+            made[name] = about
+
+        def set_default_tags(self, tags):
+            marked.append(tags)
+
+    monkeypatch.setattr(ray_metrics, "Counter", Counter)
+    ray_metrics.ScoreMetrics("s3://results/run")
+    assert marked == [{"run": "s3://results/run"}] * len(made), "two runs on one cluster are told apart"
     asked = set(re.findall(r"ray_(brainray_\w+?)_total", DASHBOARD.read_text()))
     assert asked == set(made), "each counter has its panel, and no panel stays empty"
     labels = {label for about in made.values() for label in about.get("tag_keys", ())}
@@ -35,10 +44,11 @@ def test_the_dashboard_asks_for_counters_that_exist(monkeypatch):
     used = {
         label
         for text in expressions
-        for label in re.findall(r"by \((\w+)\)|\{(\w+)=", text)
+        for label in re.findall(r"by \((\w+)\)|[{ ](\w+)=", text)
         for label in label
         if label
     }
+    assert {"run", "status"} <= used
     assert used - {"NodeAddress", "WorkerId"} <= labels, "those two are Ray's own"
 
 

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 
 from brainray import submit
 from brainray.cli import run
+from brainray.cli_submit import _check_visible
 from brainray.errors import BadRequest, BrainrayError
 from brainray.jobs_api import Job, JobsApi, Unreachable, dashboard_address, request_headers
 from brainray.lease import Holder, hold
@@ -78,6 +79,11 @@ class TestDesk:
             (["score", *arguments(), "--bacth-size", "4"], "--bacth-size"),
             (["score", *arguments(), "--batch-size", "four"], "--batch-size"),
             (["train", "--data", "/data", "--output", "/m", "--epochs", "x"], "--epochs"),
+            (["score", *arguments(), "--max-failed", "half"], "--max-failed is 'half'"),
+            (["score", *arguments(), "--precision", "fp8"], "--precision is 'fp8'"),
+            (["train", "--data", "/data", "--output", "/m", "--folds", "1"], "--folds is 1"),
+            (["train", "--data", "/data", "--output", "/m", "--workers", "4-2"], "--workers is 4-2"),
+            (["train", "--data", "/data", "--output", "/m", "--preset", "slow"], "--preset is 'slow'"),
         ],
     )
     def test_a_typo_fails_here_and_not_after_the_queue_of_the_cluster(self, refused, command, words):
@@ -88,6 +94,12 @@ class TestDesk:
         words = arguments()
         words[words.index(option) + 1] = "here/x"
         refused("score", *words, words=f"{option} here/x is a path relative to this folder")
+
+    def test_the_shipped_model_is_no_path(self, refused):
+        """The job brings it along; and a folder of that name is one all the same."""
+        refused("score", "--input", "shipped", "--output", "/out", words="--input shipped is a path relative")
+        _check_visible("--model", "shipped")
+        _check_visible("--init", "shipped")
 
     @pytest.mark.parametrize("uri", ["s3://user:secret@bucket/x", "s3://b/x?X-Amz-Signature=abc", "s3://tok@bucket"])
     def test_a_secret_in_an_argument_would_be_shown_in_the_dashboard(self, refused, uri):
