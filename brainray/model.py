@@ -3,10 +3,12 @@
 Networks take normalised float images [N, C, H, W] and give logits [N, K].
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from .config import LITE_NAMES, ModelSpec, Weights
+from .config import LITE_NAMES, ImageSpec, ModelSpec, Weights
 from .errors import BadRequest
 from .lite import LiteCNN, freeze_depthwise, load_imagenet
 
@@ -152,8 +154,21 @@ def _load_shapes_that_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict(own | {name: t for name, t in state.items() if name in own and t.shape == own[name].shape})
 
 
-def parameter_count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+class Cost(NamedTuple):
+    """What one image costs to score."""
+
+    parameters: int
+    gmac: float  # 10^9 multiplications with addition
+
+
+def cost_of(spec: ModelSpec, image: ImageSpec) -> Cost:
+    """As torch counts: convolutions and matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build_model(spec).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(1, spec.channels, image.image_px, image.image_px))
+    return Cost(parameters=sum(p.numel() for p in model.parameters()), gmac=counter.get_total_flops() / 2e9)
 
 
 def bf16_supported(device: torch.device) -> bool:

@@ -14,12 +14,10 @@ import torch
 from ray import tune
 from ray.data import Dataset
 from ray.tune.schedulers import ASHAScheduler
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import fit, storage
-from .config import ImageSpec
 from .learner import Learner, Lesson
-from .model import build_model, parameter_count
+from .model import cost_of
 from .pools import TrainPool
 from .predict import pick_device
 from .ray_train import scratch_folder
@@ -124,7 +122,7 @@ def _trial(config: dict[str, Any], search: Search) -> None:
     model = options.model_spec(search.classes)
     lesson = Lesson(options=options, model=model, class_counts=search.class_counts, init=None)
     learn, validate_on = search.sides[options.image_px].rows()
-    trial = replace(trial, parameters=parameter_count(build_model(model)), gmac=_gmac(lesson, options.image_spec))
+    trial = replace(trial, **cost_of(model, options.image_spec)._asdict())
     learner = Learner(lesson, begun=None, device=pick_device())
     for epoch in range(1, options.epochs + 1):
         began = time.perf_counter()
@@ -134,11 +132,3 @@ def _trial(config: dict[str, Any], search: Search) -> None:
         trial = replace(trial, history=(*trial.history, row))
         search.writer.write_json(trial_uri(search.output, trial.number), trial.to_json())
         tune.report({"epoch": epoch, _SCORE: figures["val_balanced_accuracy"]})
-
-
-def _gmac(lesson: Lesson, spec: ImageSpec) -> float:
-    """Of one image, as torch counts them."""
-    model = build_model(lesson.model).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(torch.zeros(1, spec.channels, spec.image_px, spec.image_px))
-    return float(counter.get_total_flops()) / 2e9

@@ -224,6 +224,7 @@ def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Wri
 def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
     from . import checkpoint, fit
+    from .model import cost_of
 
     states = [state for state in progress.states if state]
     last, fitted = states[-1], checkpoint.fitted(states)
@@ -242,6 +243,7 @@ def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: fl
         "options": job.options.to_json(),
         "versions": package_versions(),
         "data": last.data,
+        "cost": cost_of(job.model, job.options.image_spec)._asdict(),
         "seconds": round(seconds, 1),
     }
     write_training_report(job.output, validation, provenance, temperature=fitted.temperature, writer=writer)

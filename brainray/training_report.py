@@ -112,7 +112,7 @@ def write_training_report(
 def model_card(validation: Validation, provenance: dict[str, Any], *, temperature: float) -> str:
     """What a reader must know before using the model, as Markdown."""
     figures, data, options = validation.figures(), provenance["data"], provenance["options"]
-    accuracy = figures["accuracy"]
+    accuracy, cost = figures["accuracy"], provenance["cost"]
     lines = [
         "# Model card",
         "",
@@ -120,7 +120,8 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         "kind than those it has learned from: it knows single slices, no patient, and no finding but its classes.",
         "",
         f"A `{options['model']}` network for {len(validation.classes)} classes ({', '.join(validation.classes)}), "
-        f"on {options['channels']}-channel images of {options['image_px']} x {options['image_px']} px.",
+        f"on {options['channels']}-channel images of {options['image_px']} x {options['image_px']} px: "
+        f"{cost['parameters'] / 1e6:.2f} M parameters, {cost['gmac']:.3f} GMAC an image.",
         "",
         "## Data",
         "",

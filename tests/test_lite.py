@@ -10,7 +10,7 @@ from brainray.config import LITE_NAMES, ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
 from brainray.lite import freeze_depthwise
-from brainray.model import begin_with, build_model, parameter_count
+from brainray.model import begin_with, build_model, cost_of
 
 
 def spec(name="lite0", **changes):
@@ -24,7 +24,7 @@ def images(px=64):
 
 @pytest.mark.parametrize(("name", "parameters"), list(zip(LITE_NAMES, (3_375_556, 4_140_228, 4_815_620), strict=True)))
 def test_sizes_are_those_of_the_original_but_for_the_last_layer(name, parameters):
-    assert parameter_count(build_model(spec(name))) == parameters
+    assert cost_of(spec(name), ImageSpec(image_px=64)).parameters == parameters
 
 
 def test_imagenet_weights_fill_all_but_the_last_layer():

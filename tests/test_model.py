@@ -8,7 +8,7 @@ from brainray.bundle import Bundle, load_model
 from brainray.config import ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
-from brainray.model import COMPACT, build_model, go_on_from, parameter_count
+from brainray.model import COMPACT, build_model, cost_of, go_on_from
 from brainray.predict import Predictor, normalise
 
 
@@ -21,7 +21,7 @@ def test_any_number_of_classes_and_both_channel_counts(channels, classes):
 
 
 def test_our_own_network_is_compact():
-    assert parameter_count(build_model(ModelSpec(classes=CLASSES))) < 2_000_000
+    assert cost_of(ModelSpec(classes=CLASSES), ImageSpec()).parameters < 2_000_000
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18"])

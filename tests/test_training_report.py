@@ -36,6 +36,7 @@ def provenance(**options):
     return {
         "options": TrainOptions(**options).to_json(),
         "versions": {},
+        "cost": {"parameters": 1_250_000, "gmac": 0.1236},
         "data": data | {"by_class": counts, "pictures_by_class": counts},
         "seconds": 9.0,
     }

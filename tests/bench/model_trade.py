@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.metrics import recall_score
-from torch.utils.flop_counter import FlopCounterMode
 
 from brainray import fit
 from brainray.bundle import load_bundle, save_bundle, weights_bytes
 from brainray.config import TrainOptions
 from brainray.copies import find_copies, group_copies
 from brainray.learner import Learner, Lesson
-from brainray.model import build_model, parameter_count
+from brainray.model import cost_of
 from brainray.predict import Predictor
 from brainray.rows import KeptRows, decode_rows, take_rows
 from brainray.signatures import Signatures
@@ -79,6 +78,7 @@ def measure(name: str, data: str, folder: Path) -> dict[str, object]:
     seconds = time.perf_counter() - began
     logits_NK = learner.evaluate(judge)
     predicted = logits_NK.argmax(1)
+    cost = cost_of(model, options.image_spec)
     recall = recall_score(judge.label, predicted, average=None)
     save_bundle(
         str(folder / name),
@@ -93,21 +93,14 @@ def measure(name: str, data: str, folder: Path) -> dict[str, object]:
     return {
         "network": name,
         "image_px": options.image_px,
-        "parameters": parameter_count(build_model(model)),
-        "gmac": round(gmac(options, classes), 3),
+        "parameters": cost.parameters,
+        "gmac": round(cost.gmac, 3),
         "epochs": options.epochs,
         "train_minutes": round(seconds / 60, 1),
         "pictures": len(judge.label),
         "accuracy": round(float((predicted == judge.label).mean()), 4),
         **{f"recall_{label}": round(float(value), 4) for label, value in zip(classes, recall, strict=True)},
     }
-
-
-def gmac(options: TrainOptions, classes: tuple[str, ...]) -> float:
-    network = build_model(options.model_spec(classes)).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, options.channels, options.image_px, options.image_px))
-    return counter.get_total_flops() / 2e9
 
 
 def rates(names: list[str], folder: Path) -> dict[str, float]:
