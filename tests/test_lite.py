@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from brainray.config import LITE_NAMES, ModelSpec
+from brainray.config import LITE_NAMES, ImageSpec, ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
 from brainray.lite import freeze_depthwise

@@ -5,7 +5,7 @@ from bundles import untrained
 from conftest import CLASSES
 
 from brainray.bundle import Bundle, load_model
-from brainray.config import ModelSpec
+from brainray.config import ImageSpec, ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
 from brainray.model import COMPACT, build_model, cost_of, go_on_from
