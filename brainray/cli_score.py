@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_log import LOG, LogFormat
+from .cli_options import Precision
 from .errors import TooManyFailed
 
 if TYPE_CHECKING:
     from .config import ScoreOptions
     from .run import Request
     from .score_job import Outcome
+
+
+KeepColumns = Annotated[
+    list[str] | None, typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES")
+]
 
 
 def score(
@@ -38,14 +44,11 @@ def score(
         typer.Option(help="Only paths below the input that match; '*' matches '/' too.", metavar="GLOB"),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No paths that match.", metavar="GLOB")] = None,
-    keep_columns: Annotated[
-        list[str] | None,
-        typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES"),
-    ] = None,
+    keep_columns: KeepColumns = None,
     group_by: Annotated[
         str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    precision: Precision = "auto",
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished shard that end the run.")] = 600,
     max_unread: Annotated[
         str, typer.Option(help="A greater share of reads in a row that fail ends the run; 100%: never.")

@@ -102,10 +102,15 @@ def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
     """Put indexes into the folder of a run, and remove those of containers that are gone or have changed."""
     there = set(storage.list_names(folder))
     names = {os.path.basename(path): path for path in paths}
-    for name in names.keys() - there:
+
+    def put(name: str) -> None:
         writer.write_bytes(storage.join(folder, name), storage.read_bytes(names[name]))
-    for name in there - names.keys():
-        writer.delete(storage.join(folder, name))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        done = [pool.submit(put, name) for name in names.keys() - there]
+        done += [pool.submit(writer.delete, storage.join(folder, name)) for name in there - names.keys()]
+        for future in done:
+            future.result()
 
 
 def _write(path: str, container: FileInfo, kind: Kind) -> None:

@@ -93,6 +93,7 @@ class _State:
             "lr": learner.schedule.get_last_lr()[0],
             "images_per_s": learner.steps * learner.batch * self._workers / (trained - began),
             "seconds": time.perf_counter() - began,
+            "workers": self._workers,
         }
         row["best"] = fit.is_better(row, fit.best_of(self.history), options)
         if row["best"]:
