@@ -6,9 +6,6 @@ The pictures are those that signatures hold; no image is read again. The page ne
 import base64
 import io
 from collections.abc import Iterator
-from html import escape
-from importlib import resources
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -26,19 +23,18 @@ _IMAGES_SHOWN = 12
 
 def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, signatures: Signatures) -> str:
     """audit.html, of rows in the order of the signatures."""
-    template = resources.files(__package__).joinpath("templates", "audit.html").read_text(encoding="utf-8")
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     shown: set[str] = set()
-    sections = []
+    chapters = []
     for title, groups in _chapters(table, folders):
         new = [group for group in groups if group not in shown]
         shown.update(new)
         if new:
-            sections.append(f"<h2>{escape(title)}</h2>")
-            sections += [_row(group, table, folders, signatures) for group in new]
-    return Template(template).substitute(
-        sources=escape(", ".join((*figures["data"], *figures["against"]))),
-        figures="\n".join(_figure_rows(figures)),
-        sections="\n".join(sections) or "<p>No two images show the same picture.</p>",
+            chapters.append((title, [_group(group, table, folders, signatures) for group in new]))
+    pages = Environment(loader=PackageLoader("brainray"), autoescape=True, undefined=StrictUndefined)
+    return pages.get_template("audit.html").render(
+        sources=[*figures["data"], *figures["against"]], figures=list(told(figures)), chapters=chapters
     )
 
 
@@ -58,8 +54,8 @@ def _heading(title: str, groups: list[str], most: int) -> tuple[str, list[str]]:
     return title + rest, groups[:most]
 
 
-def _row(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Signatures) -> str:
-    """One group: the image that stands for it, then one of each label, folder and source, then others."""
+def _group(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Signatures) -> dict[str, Any]:
+    """The image that stands for the group, then one of each label, folder and source, then others."""
     rows = np.flatnonzero(pc.equal(table["group"], group).to_numpy(zero_copy_only=False))
     images = table.take(pa.array(rows)).to_pylist()
     places = [
@@ -67,19 +63,15 @@ def _row(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Sign
     ]
     first_of_kind = [place not in places[:i] for i, place in enumerate(places)]
     order = sorted(range(len(rows)), key=lambda i: (images[i]["transform"] is not None, not first_of_kind[i], i))
-    figures = [_figure(images[i], signatures, int(rows[i])) for i in order[:_IMAGES_SHOWN]]
-    more = f", {_IMAGES_SHOWN} shown" if len(rows) > _IMAGES_SHOWN else ""
-    title = f"<p>group {escape(group)}: {len(rows):,} images{more}</p>"
-    return f'<div class="group">{title}<div class="images">{"".join(figures)}</div></div>'
+    shown = [_image(images[i], signatures, int(rows[i])) for i in order[:_IMAGES_SHOWN]]
+    return {"name": group, "images": len(rows), "shown": shown}
 
 
-def _figure(image: dict[str, Any], signatures: Signatures, row: int) -> str:
-    name = storage.name_of(image["uri"])
-    words = [image["label"] or "no label", image["source"], name]
+def _image(image: dict[str, Any], signatures: Signatures, row: int) -> dict[str, Any]:
+    words = [image["label"] or "no label", image["source"], storage.name_of(image["uri"])]
     words += [image["transform"]] if image["transform"] else []
     words += [f"{image['similarity']:.2f}"] if image["transform"] and image["similarity"] is not None else []
-    told = "<br>".join(escape(word) for word in words)
-    return f'<figure><img alt="" title="{escape(image["uri"])}" src="{_picture(signatures, row)}">{told}</figure>'
+    return {"uri": image["uri"], "picture": _picture(signatures, row), "words": words}
 
 
 def _picture(signatures: Signatures, row: int) -> str:
@@ -92,11 +84,6 @@ def _picture(signatures: Signatures, row: int) -> str:
         sink, "JPEG", quality=80
     )
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
-
-
-def _figure_rows(figures: dict[str, Any]) -> Iterator[str]:
-    for name, value in told(figures):
-        yield f"<tr><td>{escape(name)}</td><td class=number>{value}</td></tr>"
 
 
 def told(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
