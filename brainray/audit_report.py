@@ -68,9 +68,10 @@ def _group(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Si
 
 
 def _image(image: dict[str, Any], signatures: Signatures, row: int) -> dict[str, Any]:
-    words = [image["label"] or "no label", image["source"], storage.name_of(image["uri"])]
-    words += [image["transform"]] if image["transform"] else []
-    words += [f"{image['similarity']:.2f}"] if image["transform"] and image["similarity"] is not None else []
+    words = [image["label"] or "no label", f"in --{image['source']}", storage.name_of(image["uri"])]
+    if image["transform"]:
+        alike = "" if image["similarity"] is None else f", similarity {image['similarity']:.2f}"
+        words.append(image["transform"] + alike)
     return {"uri": image["uri"], "picture": _picture(signatures, row), "words": words}
 
 
