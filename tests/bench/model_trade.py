@@ -2,123 +2,164 @@
 
     .venv/bin/python tests/bench/model_trade.py --data FOLDER --output trade.csv [--only compact-160,lite0-192]
 
-Copies of a picture stay on one side and count once, and all networks are measured on the same pictures. Training is
-the loop of `brainray train` in this process, without Ray. Scoring is the predictor of `brainray score` on one thread,
-networks taking turns, so that the column of rates is good for ratios. A row that is in the file already is kept.
+Copies of a picture stay on one side and count once, and all networks are measured on the same pictures: as they are,
+and as other pipelines would hand them over (`CHANGES`). Training is the loop of `brainray train` in this process,
+without Ray; scoring is the predictor of `brainray score`, for the rates on one thread with networks taking turns, so
+that the column is good for ratios. A network whose model lies beside the CSV already is not trained again.
 """
 
 import argparse
 import csv
+import io
 import statistics
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from sklearn.metrics import recall_score
+from PIL import Image, ImageDraw, ImageOps
 
-from brainray import fit
-from brainray.bundle import load_bundle, save_bundle, weights_bytes
+from brainray.bundle import Bundle, load_bundle, save_bundle, weights_bytes
 from brainray.config import TrainOptions
 from brainray.copies import find_copies, group_copies
+from brainray.decode import decode
 from brainray.learner import Learner, Lesson
 from brainray.model import cost_of
 from brainray.predict import Predictor
 from brainray.rows import KeptRows, decode_rows, take_rows
 from brainray.signatures import Signatures
-from brainray.training_set import choose, list_training_set, picture_counts
+from brainray.training_set import Chosen, TrainingSet, choose, list_training_set, picture_counts
 
-_LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 10}
+_LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 10, "folds": 5}
 CANDIDATES = {
+    "compact-160-half": TrainOptions(image_px=160, width=0.5, folds=5),
     "compact-128": TrainOptions(image_px=128, folds=5),
     "compact-160": TrainOptions(image_px=160, folds=5),
-    "compact-160-half": TrainOptions(image_px=160, width=0.5, folds=5),
-    "lite0-128": TrainOptions(**_LITE, image_px=128, folds=5),
-    "lite0-160": TrainOptions(**_LITE, image_px=160, folds=5),
-    "lite0-192": TrainOptions(**_LITE, image_px=192, folds=5),
+    "lite0-128": TrainOptions(**_LITE, image_px=128),
+    "lite0-160": TrainOptions(**_LITE, image_px=160),
+    "lite0-192": TrainOptions(**_LITE, image_px=192),
 }
 SPEED_IMAGES, SPEED_ROUNDS = 256, 5
 
 
-def sides(data: str, options: TrainOptions) -> tuple[KeptRows, KeptRows, tuple[int, ...], tuple[str, ...]]:
-    """(to learn from, to measure on, pictures by class, classes) of the first fold."""
-    found = list_training_set(data)
+def clahe(image: Image.Image) -> Image.Image:
+    return Image.fromarray(cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8)).apply(np.asarray(image)))
+
+
+def small_jpeg(image: Image.Image) -> Image.Image:
+    """A thumbnail, and what JPEG leaves of it."""
+    sink = io.BytesIO()
+    image.resize((128, round(128 * image.height / image.width))).save(sink, "JPEG", quality=40)
+    return Image.open(sink)
+
+
+def screenshot(image: Image.Image) -> Image.Image:
+    """In a viewer's window: wide dark margins, words, colours."""
+    wide, high = image.width * 8 // 5, image.height * 6 // 5
+    window = Image.new("RGB", (wide, high), (18, 20, 28))
+    window.paste(image.convert("RGB"), ((wide - image.width) // 3, (high - image.height) // 2))
+    pen = ImageDraw.Draw(window)
+    pen.text((6, 6), "SE 3  IM 41/160\nTR 450 TE 12", fill=(240, 220, 90))
+    pen.text((wide - 90, high - 20), "2019-04-02", fill=(230, 230, 230))
+    return window
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "as_it_is": lambda image: image,
+    "equalised": ImageOps.equalize,
+    "clahe": clahe,
+    "small_jpeg": small_jpeg,
+    "screenshot": screenshot,
+    "mirrored": ImageOps.mirror,
+    "darker": lambda image: image.point(lambda value: round(255 * (value / 255) ** 1.6)),
+}
+
+
+@cache
+def chosen_images(data: str) -> tuple[TrainingSet, Chosen]:
+    """The same pictures on the same sides, whatever the network."""
+    found, options = list_training_set(data), next(iter(CANDIDATES.values()))
     rows = decode_rows(found.table, options.image_spec)
     signatures = Signatures.from_columns(rows)
     groups = group_copies(signatures, find_copies(signatures))
-    chosen = choose(
-        found,
-        groups,
-        signatures.digest.astype(str),
-        rows["error"],
-        barred=np.zeros(len(groups), bool),
-        options=options,
-    )
-    split = chosen.splits[0]
-    sides = [
-        KeptRows([take_rows(rows, chosen.side(places), chosen.pictures[places])])
-        for places in (split.train, split.validation)
-    ]
-    counts = picture_counts(chosen, split.train, len(found.classes))
-    return sides[0], sides[1], tuple(counts.tolist()), found.classes
+    digests, nobody = signatures.digest.astype(str), np.zeros(len(groups), bool)
+    return found, choose(found, groups, digests, rows["error"], barred=nobody, options=options)
 
 
-def measure(name: str, data: str, folder: Path) -> dict[str, object]:
-    """Train, judge and keep one network."""
-    options = CANDIDATES[name]
-    learn, judge, counts, classes = sides(data, options)
+def train_side(data: str, options: TrainOptions) -> tuple[KeptRows, tuple[int, ...], tuple[str, ...]]:
+    """(images to learn from, pictures by class, classes) of the first fold."""
+    found, chosen = chosen_images(data)
+    places = chosen.splits[0].train
+    positions, pictures = chosen.positions[places], np.unique(chosen.pictures[places], return_inverse=True)[1]
+    kept = KeptRows([take_rows(decode_rows(found.table.take(positions), options.image_spec), positions, pictures)])
+    return kept, tuple(picture_counts(chosen, places, len(found.classes)).tolist()), found.classes
+
+
+def trained(name: str, data: str, folder: Path) -> Bundle:
+    """The network as it was trained earlier, or now."""
+    uri, options = str(folder / name), CANDIDATES[name]
+    if (folder / name / "bundle.json").exists():
+        return load_bundle(uri)
+    learn, counts, classes = train_side(data, options)
     model = options.model_spec(classes)
-    learner = Learner(
-        Lesson(options=options, model=model, class_counts=counts, init=None), begun=None, device=torch.device("cpu")
-    )
+    lesson = Lesson(options=options, model=model, class_counts=counts, init=None)
+    learner = Learner(lesson, begun=None, device=torch.device("cpu"))
     began = time.perf_counter()
     for epoch in range(options.epochs):
         loss = learner.epoch(learn)
         print(f"{name}: epoch {epoch + 1}/{options.epochs}, loss {loss:.3f}", flush=True)
-    seconds = time.perf_counter() - began
-    logits_NK = learner.evaluate(judge)
-    predicted = logits_NK.argmax(1)
-    cost = cost_of(model, options.image_spec)
-    recall = recall_score(judge.label, predicted, average=None)
-    save_bundle(
-        str(folder / name),
+    return save_bundle(
+        uri,
         weights=weights_bytes(learner.judged.state_dict()),
         image=options.image_spec,
         model=model,
-        temperature=fit.fit_temperature(logits_NK, judge.label),
+        temperature=1.0,
         metrics={},
         reference=None,
-        provenance={},
+        provenance={"minutes": (time.perf_counter() - began) / 60},
     )
-    return {
-        "network": name,
-        "image_px": options.image_px,
-        "parameters": cost.parameters,
-        "gmac": round(cost.gmac, 3),
-        "epochs": options.epochs,
-        "train_minutes": round(seconds / 60, 1),
-        "pictures": len(judge.label),
-        "accuracy": round(float((predicted == judge.label).mean()), 4),
-        **{f"recall_{label}": round(float(value), 4) for label, value in zip(classes, recall, strict=True)},
-    }
 
 
-def rates(names: list[str], folder: Path) -> dict[str, float]:
+def judged(bundle: Bundle, data: str) -> dict[str, float]:
+    """Accuracy on the fold it has not seen, under each change, and recall of the classes without one."""
+    found, chosen = chosen_images(data)
+    places = chosen.splits[0].validation
+    uris = found.table["uri"].take(chosen.positions[places]).to_pylist()
+    labels, predictor, figures = chosen.labels[places], Predictor(bundle), {}
+    for change, changed in CHANGES.items():
+        pixels = []
+        for uri in uris:
+            sink = io.BytesIO()
+            with Image.open(uri) as image:
+                changed(image.convert("L")).save(sink, "PNG")
+            pixels.append(decode(sink.getvalue(), bundle.image).pixels)
+        right = predictor(np.stack(pixels)).argmax(1) == labels
+        figures[f"accuracy_{change}"] = round(float(right.mean()), 4)
+        if change == "as_it_is":
+            recall = {f"recall_{name}": right[labels == k].mean() for k, name in enumerate(bundle.classes)}
+    return {"pictures": len(labels)} | figures | {name: round(float(value), 4) for name, value in recall.items()}
+
+
+def rates(bundles: dict[str, Bundle]) -> dict[str, int]:
     """Images a second on one thread, the median of rounds in which the networks take turns."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    found: dict[str, list[float]] = {name: [] for name in names}
-    predictors = {name: Predictor(load_bundle(str(folder / name))) for name in names}
+    found: dict[str, list[float]] = {name: [] for name in bundles}
+    predictors = {name: Predictor(bundle) for name, bundle in bundles.items()}
     images = {
-        name: rng.integers(0, 256, (SPEED_IMAGES, *[CANDIDATES[name].image_px] * 2), dtype=np.uint8) for name in names
+        name: rng.integers(0, 256, (SPEED_IMAGES, *[bundle.image.image_px] * 2), dtype=np.uint8)
+        for name, bundle in bundles.items()
     }
     for turn in range(SPEED_ROUNDS + 1):  # the first one warms up
-        for name in names:
+        for name in bundles:
             began = time.perf_counter()
             predictors[name](images[name])
             if turn:
                 found[name].append(SPEED_IMAGES / (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: round(statistics.median(values)) for name, values in found.items()}
 
 
 def main() -> None:
@@ -126,20 +167,29 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", required=True, type=Path, help="CSV; the models are kept in a folder beside it")
     parser.add_argument("--only", default=",".join(CANDIDATES))
-    options = parser.parse_args()
-    folder = options.output.with_suffix("")
-    rows = {row["network"]: row for row in csv.DictReader(options.output.open())} if options.output.exists() else {}
-    for name in options.only.split(","):
-        if name not in rows or not (folder / name).exists():
-            rows[name] = measure(name, options.data, folder)
-    speed = rates(list(rows), folder)
-    for name, row in rows.items():
-        row["images_per_s"] = round(speed[name])
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(next(iter(rows.values()))), lineterminator="\n")
+    given = parser.parse_args()
+    bundles = {name: trained(name, given.data, given.output.with_suffix("")) for name in given.only.split(",")}
+    judgements = {name: judged(bundle, given.data) for name, bundle in bundles.items()}
+    speed, rows = rates(bundles), []
+    for name, bundle in bundles.items():
+        cost = cost_of(bundle.model, bundle.image)
+        rows.append(
+            {
+                "network": name,
+                "image_px": bundle.image.image_px,
+                "parameters": cost.parameters,
+                "gmac": round(cost.gmac, 3),
+                "images_per_s_and_core": speed[name],
+                "epochs": CANDIDATES[name].epochs,
+                "train_minutes": round(bundle.provenance["minutes"], 1),
+                **judgements[name],
+            }
+        )
+    with given.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(rows.values(), key=lambda row: row["network"]))
-    print(options.output.read_text())
+        writer.writerows(rows)
+    print(given.output.read_text())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
     import time
 
     import torch
-    from model_trade import sides
+    from model_trade import train_side
     from typer.main import get_command
 
     from brainray.cli import app
@@ -48,7 +48,7 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
     values = command.make_context("train", ["--data", data, "--output", "x", *given]).params
     names = ("model", "weights", "image_px", "batch_size", "lr", "augment")
     options = TrainOptions(**{name: values[name] for name in names if values[name] is not None}, epochs=epochs)
-    learn, _, counts, classes = sides(data, options)
+    learn, counts, classes = train_side(data, options)
     lesson = Lesson(options=options, model=options.model_spec(classes), class_counts=counts, init=None)
     learner = Learner(lesson, begun=None, device=torch.device("cpu"))
     found = []
