@@ -13,7 +13,7 @@ from . import metrics, storage
 from .calibration import Review
 from .config import LITE_NAMES, TrainOptions
 from .plots import draw_curves, draw_reliability
-from .tally import Tally, count_probabilities
+from .tally import CALIBRATION_BINS, Tally, count_probabilities
 
 FOLDER = "training"
 _UNOWNED = storage.Writer()
@@ -139,7 +139,8 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         "",
         f"{figures['split'].capitalize()}. Accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to "
         f"{accuracy['high']:.4f}, 95 %) on {figures['images']:,} pictures, macro F1 {figures['macro_f1']:.4f}, "
-        f"ECE {figures['ece']:.4f} at temperature {temperature:g}.",
+        f"expected calibration error {figures['ece']:.4f} ({CALIBRATION_BINS} equal bins of confidence, Guo et al. "
+        f"2017) at temperature {temperature:g}.",
         "",
         _caveat(validation),
         "",
@@ -188,7 +189,8 @@ def _caveat(validation: Validation) -> str:
     neighbours = "Neighbouring slices of one patient may lie on both sides where nothing in the names tells patients."
     if validation.folds:
         return (
-            f"The model itself has learned from all images, so nothing here was measured on it directly. {neighbours}"
+            "Each fold is judged with the temperature of the other folds. The model itself has learned from all "
+            f"images, so nothing here was measured on it directly. {neighbours}"
         )
     return f"These figures flatter: the epoch and the temperature were chosen on these images. {neighbours}"
 

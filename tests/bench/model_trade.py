@@ -42,6 +42,7 @@ CANDIDATES = {
     "lite0-160": TrainOptions(**_LITE, image_px=160),
     "lite0-192": TrainOptions(**_LITE, image_px=192),
 }
+_HEADING = "## Networks that were tried"
 SPEED_IMAGES, SPEED_ROUNDS = 256, 5
 
 
@@ -162,11 +163,22 @@ def rates(bundles: dict[str, Bundle]) -> dict[str, int]:
     return {name: round(statistics.median(values)) for name, values in found.items()}
 
 
+def table(rows: list[dict[str, object]]) -> str:
+    """As Markdown."""
+    names = ("network", "image_px", "parameters", "gmac", "images_per_s_and_core")
+    heads = (*names, *(f"accuracy_{change}" for change in CHANGES))
+    lines = [heads, ("---",) * len(heads), *(tuple(str(row[name]) for name in heads) for row in rows)]
+    seen = f"{rows[0]['pictures']} pictures that none of them has seen"
+    said = f"On the first fold, {seen}, as they are and changed on the way (`tests/bench/model_trade.py`):"
+    return "\n".join([said, "", *("| " + " | ".join(name.replace("_", " ") for name in line) + " |" for line in lines)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", required=True, type=Path, help="CSV; the models are kept in a folder beside it")
     parser.add_argument("--only", default=",".join(CANDIDATES))
+    parser.add_argument("--card", type=Path, help="model card that gets the table")
     given = parser.parse_args()
     bundles = {name: trained(name, given.data, given.output.with_suffix("")) for name in given.only.split(",")}
     judgements = {name: judged(bundle, given.data) for name, bundle in bundles.items()}
@@ -189,6 +201,9 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    if given.card:
+        before = given.card.read_text().split(_HEADING)[0].rstrip()
+        given.card.write_text(f"{before}\n\n{_HEADING}\n\n{table(rows)}\n")
     print(given.output.read_text())
 
 
