@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from . import lease, storage, tuning
-from .config import TrainOptions
+from .config import ImageSpec, TrainOptions
 from .errors import BrainrayError
 from .run import check_writable
 from .sight import Seen, sight_of
 from .training_request import check_is_folder, describe_request
-from .training_set import TrainingSet, list_excluded, list_training_set, picture_counts
+from .training_set import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
 from .tuning import Space, Trial
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from .ray_tune import Sides
     from .training_set import Array
 
 Say = Callable[[str], None]
@@ -35,6 +36,19 @@ class Request:
     trials: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A request that has been looked at, and what it is about."""
+
+    output: str
+    options: TrainOptions
+    training_set: TrainingSet
+    excluded: pa.Table | None
+    drawn: tuple[TrainOptions, ...]  # of each trial
+    writer: storage.Writer
+    say: Say
+
+
 def tune(request: Request, *, say: Say) -> list[Trial]:
     """Run the trials that are still to be run. Gives all of which anything was measured, the best first."""
     output = storage.normalise(request.output)
@@ -43,20 +57,23 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
     training_set = list_training_set(storage.normalise(request.data))
     excluded = list_excluded(storage.normalise(request.exclude)) if request.exclude else None
     say(f"{len(training_set.table):,} images in {len(training_set.classes)} classes: {', '.join(training_set.classes)}")
-    drawn = [request.space.draw(request.options, number) for number in range(request.trials)]
+    drawn = tuple(request.space.draw(request.options, number) for number in range(request.trials))
     for options in drawn:
-        options.model_spec(training_set.classes)
-    asked = describe_request(request.options, training_set, excluded)
+        options.model_spec(training_set.classes)  # what makes no sense is told before anything is written
     check_writable(output)
     with lease.hold(output, purpose="tune", say=say) as held:
+        asked = describe_request(request.options, training_set, excluded)
         tuning.begin(output, asked, request.space, held.writer)
-        trials = tuning.read_trials(output, drawn)
-        waiting = [trial.number for trial in trials if not trial.ended]
-        if len(waiting) < len(trials):
-            say(f"{len(trials) - len(waiting)} of {len(trials)} trials have ended before")
-        if waiting:
-            _run(request, output, training_set, excluded, trials, waiting, held.writer, say)
-            trials = tuning.read_trials(output, drawn)
+        job = _Job(
+            output=output,
+            options=request.options,
+            training_set=training_set,
+            excluded=excluded,
+            drawn=drawn,
+            writer=held.writer,
+            say=say,
+        )
+        trials = _run(job)
         held.writer.write_bytes(storage.join(output, tuning.TABLE), tuning.table_csv(trials))
     ranked = tuning.ranked(trials)
     if not ranked:
@@ -64,60 +81,64 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
     return ranked
 
 
-def _run(
-    request: Request,
-    output: str,
-    training_set: TrainingSet,
-    excluded: pa.Table | None,
-    trials: list[Trial],
-    waiting: list[int],
-    writer: storage.Writer,
-    say: Say,
-) -> None:
-    """What needs Ray."""
+def _run(job: _Job) -> list[Trial]:
+    """All trials, those that had not ended run now."""
+    trials = tuning.read_trials(job.output, job.drawn)
+    waiting = [trial for trial in trials if not trial.ended]
+    if len(waiting) < len(trials):
+        job.say(f"{len(trials) - len(waiting)} of {len(trials)} trials have ended before")
+    if not waiting:
+        return trials
+    _run_with_ray(job, trials, waiting)
+    return tuning.read_trials(job.output, job.drawn)
+
+
+def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial]) -> None:
     from .pools import train_pool
     from .ray_nodes import await_workers, check_every_node
     from .ray_session import session
 
-    say("starting Ray")
+    job.say("starting Ray")
     with session() as nodes:
         from . import ray_decode  # not before `session` has silenced Ray, which looks when it is imported
-        from .ray_tune import Search, Sides, run_trials
+        from .ray_tune import Search, run_trials
 
-        nodes = await_workers(nodes, say=say)
-        check_every_node(sight_of([Seen("--data", training_set.table["uri"][0].as_py())], output=output, writer=writer))
+        nodes = await_workers(nodes, say=job.say)
+        first_image = Seen("--data", job.training_set.table["uri"][0].as_py())
+        check_every_node(sight_of([first_image], output=job.output, writer=job.writer))
         pool = train_pool(nodes, workers=None, most=len(waiting))
-        say("decoding")
-        first, chosen = ray_decode.decode(training_set, excluded, request.options, cpus=pool.decode_cpus, say=say)
-        (split,) = chosen.splits
-
-        def select(decoded: "Dataset", places: "Array") -> "Dataset":
-            return ray_decode.select(decoded, chosen.side(places), chosen.pictures[places], cpus=pool.decode_cpus)
-
-        sides = {}
-        for options in (trials[number].options for number in waiting):
-            spec = options.image_spec
-            if spec.image_px not in sides:
-                decoded = (
-                    first
-                    if spec == request.options.image_spec
-                    else ray_decode.decoded_dataset(training_set.table, spec, cpus=pool.decode_cpus)
-                )
-                sides[spec.image_px] = Sides(
-                    train=select(decoded, split.train), validation=select(decoded, split.validation)
-                )
-        counts = picture_counts(chosen, split.train, len(training_set.classes))
+        job.say("decoding")
+        decoded, chosen = ray_decode.decode(
+            job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
+        )
+        specs = {trial.options.image_spec for trial in waiting}
+        counts = picture_counts(chosen, chosen.splits[0].train, len(job.training_set.classes))
         search = Search(
-            output=output,
-            classes=training_set.classes,
+            output=job.output,
+            classes=job.training_set.classes,
             class_counts=tuple(counts.tolist()),
             trials=tuple(trials),
-            sides=sides,
+            sides={spec.image_px: _sides(job, spec, decoded, chosen, cpus=pool.decode_cpus) for spec in specs},
             threads=pool.threads_per_worker,
-            writer=writer,
+            writer=job.writer,
         )
-        say(f"{len(waiting)} trials of {request.options.epochs} epochs; the worse ones end early")
-        run_trials(search, waiting, pool, told=lambda trial: say(line_of(trial)))
+        job.say(f"{len(waiting)} trials of {job.options.epochs} epochs; the worse ones end early")
+        run_trials(search, [trial.number for trial in waiting], pool, told=lambda trial: job.say(line_of(trial)))
+
+
+def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: Chosen, *, cpus: float) -> "Sides":
+    """The images in one size; `decoded` are those in the size of the first trial."""
+    from . import ray_decode
+    from .ray_tune import Sides
+
+    if spec != job.options.image_spec:
+        decoded = ray_decode.decoded_dataset(job.training_set.table, spec, cpus=cpus)
+
+    def select(places: "Array") -> "Dataset":
+        return ray_decode.select(decoded, chosen.side(places), chosen.pictures[places], cpus=cpus)
+
+    (split,) = chosen.splits
+    return Sides(train=select(split.train), validation=select(split.validation))
 
 
 def line_of(trial: Trial) -> str:

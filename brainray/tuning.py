@@ -6,6 +6,7 @@ ends the command; trials.csv is a table of them.
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -96,7 +97,7 @@ def begin(output: str, request: TrainRequest, space: Space, writer: storage.Writ
     writer.write_json(uri, described)
 
 
-def read_trials(output: str, options: list[TrainOptions]) -> list[Trial]:
+def read_trials(output: str, options: Sequence[TrainOptions]) -> list[Trial]:
     """What is known of each trial; those that have not ended begin anew."""
     trials = []
     for number, each in enumerate(options):

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from archive import engine_of, request_for, score_here
+from archive import contents, engine_of, request_for, score_here
 from bundles import untrained
 from heads import BIN, ENVIRONMENT
 from hypothesis import given
@@ -680,3 +680,32 @@ def test_a_cluster_that_is_gone_ends_the_watch_and_says_that_the_job_may_still_r
     assert code == 1
     assert f"{job_id} may still run" in err.splitlines()[-1] and "same command again" in err.splitlines()[-1]
     assert "does not answer" in err
+
+
+@pytest.mark.timeout(240)
+def test_what_a_lost_head_leaves_undone_the_same_command_does_on_the_next_one(
+    doomed_head, heads, tmp_path, archive, bundle
+):
+    address, kill = doomed_head
+    output = tmp_path / "run"
+    words = ["score", *arguments(archive(images=60), bundle.uri, output), "--shard-size", "2", "--workers", "1"]
+    process = launch(address, "--patience", "2", *words)
+    wait_for(lambda: len(list(output.glob("predictions/*.parquet"))) >= 5 or process.poll() is not None)
+    kill()
+    code, _, err = finish(process)
+    assert code == 1, err
+    wait_for(lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(output) in (p.info["cmdline"] or [])])
+    finished = {path.name: path.stat().st_mtime_ns for path in output.glob("predictions/*.parquet")}
+    assert 5 <= len(finished) < 120, "killed in the middle"
+    code, _, err = submitted(heads.running()[0], *words)
+    assert code == 0, err
+    assert len(contents(output)) == 240
+    now = {path.name: path.stat().st_mtime_ns for path in output.glob("predictions/*.parquet")}
+    assert {name: now[name] for name in finished} == finished, "what was done is not done again"
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
