@@ -89,11 +89,13 @@ def _run(job: _Job) -> list[Trial]:
         job.say(f"{len(trials) - len(waiting)} of {len(trials)} trials have ended before")
     if not waiting:
         return trials
-    _run_with_ray(job, trials, waiting)
-    return tuning.read_trials(job.output, job.drawn)
+    ended = {trial.number: trial for trial in trials}
+    _run_with_ray(job, trials, waiting, told=lambda trial: ended.update({trial.number: trial}))
+    return list(ended.values())
 
 
-def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial]) -> None:
+def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told: Callable[[Trial], None]) -> None:
+    """Run what is waiting; `told` hears of each end."""
     from .pools import train_pool
     from .ray_nodes import await_workers, check_every_node
     from .ray_session import session
@@ -123,7 +125,12 @@ def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial]) -> None:
             writer=job.writer,
         )
         job.say(f"{len(waiting)} trials of {job.options.epochs} epochs; the worse ones end early")
-        run_trials(search, [trial.number for trial in waiting], pool, told=lambda trial: job.say(line_of(trial)))
+
+        def heard(trial: Trial) -> None:
+            job.say(line_of(trial))
+            told(trial)
+
+        run_trials(search, [trial.number for trial in waiting], pool, told=heard)
 
 
 def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: Chosen, *, cpus: float) -> "Sides":

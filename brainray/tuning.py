@@ -98,12 +98,12 @@ def begin(output: str, request: TrainRequest, space: Space, writer: storage.Writ
 
 
 def read_trials(output: str, options: Sequence[TrainOptions]) -> list[Trial]:
-    """What is known of each trial; those that have not ended begin anew."""
+    """What is known of each trial; those that have not ended, or failed, begin anew."""
     trials = []
     for number, each in enumerate(options):
         uri = trial_uri(output, number)
         found = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else None
-        trials.append(found if found and found.ended else Trial(number=number, options=each))
+        trials.append(found if found and found.ended and not found.failure else Trial(number=number, options=each))
     return trials
 
 

@@ -41,7 +41,8 @@ def test_the_best_comes_first_and_of_equals_the_cheaper_one():
 def test_a_trial_that_has_ended_is_known_again_and_one_that_has_not_begins_anew(tmp_path):
     writer = storage.Writer()
     options = [SPACE.draw(BASE, number) for number in range(3)]
-    for trial in (ended(0, recall=0.7), replace(ended(1, recall=0.7), ended=False)):
+    cut_short, failed = replace(ended(1, recall=0.7), ended=False), replace(ended(2, recall=0.7), failure="died")
+    for trial in (ended(0, recall=0.7), cut_short, failed):
         writer.write_json(tuning.trial_uri(str(tmp_path), trial.number), trial.to_json())
     found = tuning.read_trials(str(tmp_path), options)
     assert [trial.ended for trial in found] == [True, False, False]
