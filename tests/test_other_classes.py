@@ -15,7 +15,7 @@ from brainray.training_set import list_training_set
 
 TWO, FIVE = ("healthy", "tumor"), ("a", "b", "c", "d", "e")
 IMAGES = 4  # of each class
-OPTIONS = TrainOptions(image_px=32, width=0.25, epochs=30, batch_size=10, augment=0.0, outliers=0.0, averaging=0.0)
+OPTIONS = TrainOptions(image_px=32, width=0.25, epochs=40, batch_size=5, augment=0.0, outliers=0.0, averaging=0.0)
 
 
 def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None = None) -> Bundle:
