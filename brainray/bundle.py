@@ -5,6 +5,7 @@ Reading one executes nothing and needs no torch; only `load_model` does.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _UNOWNED = storage.Writer()
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
 SHIPPED = "shipped"  # in place of a URI: the model in this package, wherever that lies on a node
@@ -32,6 +33,7 @@ class Bundle:
     image: ImageSpec
     model: ModelSpec
     temperature: float  # logits are divided by it before the softmax (Guo et al. 2017)
+    class_bias: tuple[float, ...] = ()  # added to them then, as `calibration.rare_class_bias` says; empty: nothing
     review_below: float = 0.0  # a prediction with less confidence is for a person to look at
     metrics: dict[str, Any] = field(default_factory=dict)  # with the split they were measured on
     reference: dict[str, Any] | None = None  # distribution of predictions on the validation images, for drift
@@ -43,7 +45,13 @@ class Bundle:
 
 
 def fingerprint(
-    *, weights: bytes, image: ImageSpec, model: ModelSpec, temperature: float, review_below: float = 0.0
+    *,
+    weights: bytes,
+    image: ImageSpec,
+    model: ModelSpec,
+    temperature: float,
+    class_bias: Sequence[float] = (),
+    review_below: float = 0.0,
 ) -> str:
     """128 bits of SHA-256, in hexadecimal, over all that changes a prediction."""
     described = {
@@ -51,6 +59,7 @@ def fingerprint(
         "image": image.to_json(),
         "model": model.to_json(),
         "temperature": temperature,
+        "class_bias": list(class_bias),
         "review_below": review_below,
     }
     canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
@@ -64,6 +73,7 @@ def save_bundle(
     image: ImageSpec,
     model: ModelSpec,
     temperature: float,
+    class_bias: Sequence[float] = (),
     review_below: float = 0.0,
     metrics: dict[str, Any],
     reference: dict[str, Any] | None,
@@ -71,7 +81,14 @@ def save_bundle(
     writer: storage.Writer = _UNOWNED,
 ) -> Bundle:
     """Write weights, then the description that makes them a bundle. `weights` are the bytes of a safetensors file."""
-    mark = fingerprint(weights=weights, image=image, model=model, temperature=temperature, review_below=review_below)
+    mark = fingerprint(
+        weights=weights,
+        image=image,
+        model=model,
+        temperature=temperature,
+        class_bias=class_bias,
+        review_below=review_below,
+    )
     description = {
         "format_version": FORMAT_VERSION,
         "fingerprint": mark,
@@ -79,6 +96,7 @@ def save_bundle(
         "image": image.to_json(),
         "model": model.to_json(),
         "temperature": temperature,
+        "class_bias": list(class_bias),
         "review_below": review_below,
         "metrics": metrics,
         "reference": reference,
@@ -108,6 +126,7 @@ def load_bundle(uri: str) -> Bundle:
             image=ImageSpec.from_json(description["image"]),
             model=ModelSpec.from_json(description["model"]),
             temperature=float(description["temperature"]),
+            class_bias=tuple(map(float, description["class_bias"])),
             review_below=float(description["review_below"]),
             metrics=description.get("metrics") or {},
             reference=description.get("reference"),
@@ -120,6 +139,7 @@ def load_bundle(uri: str) -> Bundle:
         image=bundle.image,
         model=bundle.model,
         temperature=bundle.temperature,
+        class_bias=bundle.class_bias,
         review_below=bundle.review_below,
     )
     if actual != bundle.fingerprint:

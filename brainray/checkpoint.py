@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import fit, storage
 from .bundle import weights_bytes
-from .calibration import Review, choose_review
+from .calibration import Review, choose_review, rare_class_bias
 from .errors import StorageError
 
 State = dict[str, Tensor]
@@ -53,6 +53,7 @@ class Fitted:
 
     weights: bytes  # a safetensors file
     temperature: float
+    class_bias: tuple[float, ...]
     review: Review
     probs_NK: npt.NDArray[np.float64]
     labels_N: npt.NDArray[np.int64]
@@ -103,13 +104,15 @@ def fitted(states: Sequence[Checkpoint]) -> Fitted:
     measured = list(states[:-1]) or list(states)
     logits = [state.logits_NK.numpy() for state in measured]
     labels = [state.labels_N.numpy() for state in measured]
+    class_bias = rare_class_bias(np.array(list(states[-1].data["pictures_by_class"].values())))
     probs_NK = np.concatenate(
-        [fit.softmax(own, _temperature_without(fold, logits, labels)) for fold, own in enumerate(logits)]
+        [fit.softmax(own, _temperature_without(fold, logits, labels), class_bias) for fold, own in enumerate(logits)]
     )
     labels_N = np.concatenate(labels)
     return Fitted(
         weights=weights_bytes(states[-1].best),
         temperature=fit.fit_temperature(np.concatenate(logits), labels_N),
+        class_bias=class_bias,
         review=choose_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N),
         probs_NK=probs_NK,
         labels_N=labels_N,

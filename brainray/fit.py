@@ -225,9 +225,15 @@ def fit_temperature(logits_NK: npt.NDArray[np.float32], labels_N: Labels) -> flo
     return round(float(candidates[losses.argmin()]), 4)
 
 
-def softmax(logits_NK: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:
-    probs: npt.NDArray[np.float64] = torch.softmax(torch.from_numpy(logits_NK).double() / temperature, dim=1).numpy()
-    return probs
+def softmax(
+    logits_NK: npt.NDArray[np.float32], temperature: float, class_bias: Sequence[float] = ()
+) -> npt.NDArray[np.float64]:
+    """Probabilities as scoring has them."""
+    bias_K = torch.tensor(class_bias or (0.0,), dtype=torch.float64)
+    probs_NK: npt.NDArray[np.float64] = torch.softmax(
+        torch.from_numpy(logits_NK).double() / temperature + bias_K, dim=1
+    ).numpy()
+    return probs_NK
 
 
 def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, classes: int) -> dict[str, float | None]:

@@ -53,6 +53,7 @@ class Predictor:
         self._spec = bundle.image
         self._classes = len(bundle.classes)
         self._temperature = bundle.temperature
+        self._bias_K = torch.tensor(bundle.class_bias or (0.0,), dtype=torch.float64, device=self.device)
         self._batch_size = batch_size or _BATCH_SIZES[self.device.type]
         self._model = prepare_for_inference(load_model(bundle), self.device, bf16=self.bf16)
 
@@ -70,4 +71,5 @@ class Predictor:
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         batch_NCHW = normalise(images.to(self.device, non_blocking=True), self._spec)
         logits_NK = self._model(batch_NCHW.to(torch.bfloat16) if self.bf16 else batch_NCHW)
-        return torch.softmax(logits_NK.double() / self._temperature, dim=1).float()  # no digit depends on the batch
+        scaled_NK = logits_NK.double() / self._temperature + self._bias_K  # in fp64, no digit depends on the batch
+        return torch.softmax(scaled_NK, dim=1).float()

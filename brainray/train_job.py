@@ -253,6 +253,7 @@ def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: fl
         image=job.options.image_spec,
         model=job.model,
         temperature=fitted.temperature,
+        class_bias=fitted.class_bias,
         review_below=fitted.review.below,
         metrics=validation.figures(),
         reference=reference_distribution(fitted.probs_NK, job.model.classes),

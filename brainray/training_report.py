@@ -140,7 +140,8 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         f"{figures['split'].capitalize()}. Accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to "
         f"{accuracy['high']:.4f}, 95 %) on {figures['images']:,} pictures, macro F1 {figures['macro_f1']:.4f}, "
         f"expected calibration error {figures['ece']:.4f} ({CALIBRATION_BINS} equal bins of confidence, Guo et al. "
-        f"2017) at temperature {temperature:g}.",
+        f"2017) at temperature {temperature:g}, with logits of rare classes raised as far as their share in the data "
+        "would have kept them down (Menon et al. 2021).",
         "",
         _caveat(validation),
         "",

@@ -24,23 +24,30 @@ def untrained(
     return _save(folder, weights, ImageSpec(image_px=image_px, channels=channels), spec, temperature=1.5)
 
 
-def derived(bundle: Bundle, folder: Path | str, *, temperature: float = 2.0, factor: float = 1.0) -> Bundle:
-    """Another model: the same weights times a factor, with another temperature."""
+def derived(
+    bundle: Bundle,
+    folder: Path | str,
+    *,
+    temperature: float = 2.0,
+    factor: float = 1.0,
+    class_bias: tuple[float, ...] = (),
+) -> Bundle:
+    """Another model: the same weights times a factor, with another temperature and bias."""
     from brainray.bundle import load_model
 
     weights = {name: factor * tensor.float() for name, tensor in load_model(bundle).state_dict().items()}
-    return _save(folder, weights, bundle.image, bundle.model, temperature=temperature)
+    return _save(folder, weights, bundle.image, bundle.model, temperature=temperature, class_bias=class_bias)
 
 
 def _save(
-    folder: Path | str, weights: Mapping[str, Any], image: ImageSpec, model: ModelSpec, *, temperature: float
+    folder: Path | str, weights: Mapping[str, Any], image: ImageSpec, model: ModelSpec, **calibration: Any
 ) -> Bundle:
     return save_bundle(
         str(folder),
         weights=weights_bytes(weights),
         image=image,
         model=model,
-        temperature=temperature,
+        **calibration,
         metrics={},
         reference=None,
         provenance={},

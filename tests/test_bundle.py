@@ -40,6 +40,7 @@ def test_reading_a_bundle_needs_no_torch(bundle):
     "change",
     [
         {"temperature": 1.0},
+        {"class_bias": [1.0, 0.0, 0.0, 0.0]},
         {"classes": None, "model": {"name": "compact", "classes": list(CLASSES[::-1]), "channels": 1}},
     ],
 )
@@ -63,9 +64,9 @@ def test_what_is_no_bundle_is_named(tmp_path, copy):
     with pytest.raises(BadRequest, match="is no model"):
         load_bundle(str(tmp_path))
     (copy / "bundle.json").write_text("{}")
-    with pytest.raises(BadRequest, match="bundle format None is not 2"):
+    with pytest.raises(BadRequest, match="bundle format None is not 3"):
         load_bundle(str(copy))
-    (copy / "bundle.json").write_text('{"format_version": 2}')
+    (copy / "bundle.json").write_text('{"format_version": 3}')
     with pytest.raises(BadRequest, match="lacks or garbles 'fingerprint'"):
         load_bundle(str(copy))
 
@@ -78,8 +79,9 @@ def test_all_that_changes_a_prediction_changes_the_fingerprint():
         base | {"image": ImageSpec(resize="stretch")},
         base | {"model": ModelSpec(classes=CLASSES[::-1])},
         base | {"temperature": 2.0},
+        base | {"class_bias": (0.5, 0.0, 0.0, -0.5)},
     ]
-    assert len({fingerprint(**values) for values in [base, *others]}) == 6
+    assert len({fingerprint(**values) for values in [base, *others]}) == 7
 
 
 def test_the_weights_come_back(bundle):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray.calibration import choose_review
+from brainray.calibration import choose_review, rare_class_bias
 
 rows = st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9, 0.99]), st.booleans()), max_size=60)
 
@@ -26,3 +26,10 @@ def test_no_lower_threshold_would_do_and_this_one_does(rows, least):
 
 def test_a_model_that_is_always_right_needs_no_review():
     assert choose_review(np.array([0.4, 0.9]), np.array([True, True])) == (0.4, 1.0, 1.0)
+
+
+def test_rare_classes_are_raised_and_equal_ones_left_alone():
+    assert rare_class_bias(np.array([50, 50])) == (0.0, 0.0)
+    common, rare = rare_class_bias(np.array([900, 100]))
+    assert rare - common == pytest.approx(0.5 * np.log(9), abs=1e-3)
+    assert rare_class_bias(np.array([5, 0]))[1] > 0, "a class of which nothing was learned divides by no zero"

@@ -61,7 +61,7 @@ def train(begun, epochs, *, steps=3):
         best=model.state_dict(),
         logits_NK=torch.tensor([[2.0, 1.0], [0.5, 3.0]]),
         labels_N=torch.tensor([0, 1]),
-        data={"images": 24, "unreadable": {}},
+        data={"images": 24, "unreadable": {}, "pictures_by_class": {"a": 12, "b": 12}},
     )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from bundles import untrained
+from bundles import derived, untrained
 from conftest import CLASSES
 
 from brainray.bundle import Bundle, load_model
@@ -88,6 +88,16 @@ def test_probabilities_are_the_networks_softmax_at_the_bundles_temperature(bundl
     expected = torch.softmax(logits / 1.5, dim=1).numpy()
     np.testing.assert_allclose(probs_NK, expected, atol=1e-4)
     np.testing.assert_allclose(probs_NK.sum(1), 1, atol=1e-5)
+
+
+def test_a_class_that_was_rare_is_raised_after_the_temperature(bundle: Bundle, tmp_path):
+    images, bias = images_of(5), (0.0, 0.0, 1.2, -0.3)
+    raised = derived(bundle, tmp_path / "raised", temperature=1.5, class_bias=bias)
+    before = Predictor(bundle, precision="fp32")(images).astype(np.float64)
+    expected = before * np.exp(bias)
+    np.testing.assert_allclose(
+        Predictor(raised, precision="fp32")(images), expected / expected.sum(1, keepdims=True), atol=1e-5
+    )
 
 
 def test_an_images_probabilities_do_not_depend_on_its_batch(bundle: Bundle):
