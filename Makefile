@@ -30,7 +30,7 @@ demo: install
 
 # Two test processes where there are two processors: what waits for Ray waits side by side. A file's tests stay together.
 test: install
-	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(2, os.cpu_count() or 1))') --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(3, 1 + (os.cpu_count() or 1)))') --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .

@@ -171,8 +171,8 @@ class TestUpload:
         assert submit.package_files(folder) == {"brainray/cli.py": b"cli.py", "brainray/py.typed": b"py.typed"}
 
     def test_an_absurd_size_is_refused_by_the_name_of_the_largest_file(self, tmp_path):
-        (tmp_path / "weights.py").write_bytes(bytes(21_000_000))
-        with pytest.raises(BadRequest, match=r"21 MB to upload, more than 20.*weights\.py"):
+        (tmp_path / "weights.py").write_bytes(bytes(31_000_000))
+        with pytest.raises(BadRequest, match=r"31 MB to upload, more than 30.*weights\.py"):
             submit.package_files(tmp_path)
 
     def test_the_same_files_have_the_same_name_so_a_cluster_is_sent_them_once(self):
