@@ -28,9 +28,9 @@ demo: install
 	$(BIN)/brainray train --data $(DEMO)/training --output $(DEMO)/model --workers 2 --epochs 16 --image-px 112
 	$(BIN)/brainray score --input $(DEMO)/archive --model $(DEMO)/model --output $(DEMO)/run
 
-# Three test processes where there are two processors: most of the time they wait for Ray. A file's tests stay together.
+# Two test processes where there are two processors: what waits for Ray waits side by side. A file's tests stay together.
 test: install
-	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; n = os.cpu_count() or 1; print(min(3, n + (n > 1)))') --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(2, os.cpu_count() or 1))') --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .

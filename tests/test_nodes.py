@@ -8,10 +8,8 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from itertools import groupby
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from archive import contents
 from bundles import CLASSES
@@ -132,7 +130,7 @@ def parts(run):
     return len(os.listdir(run / "predictions")) if (run / "predictions").exists() else 0
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, archive, bundle, tmp_path):
     """Else a cluster that has shrunk to its head would score nothing, and its last Spot machine's end be the run's."""
     address, workers = autoscaler
@@ -158,57 +156,13 @@ def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, archive
     until(lambda: parts(run) >= 4 or command.poll() is not None)
     at_loss = parts(run)
     workers()[0].kill()
-    _, err = command.communicate(timeout=90)
+    _, err = command.communicate(timeout=150)
     assert command.returncode == 0, err
     assert "another one is asked for" in err
     assert at_loss < images / 4, "the run was over before the node was lost"
     assert len(contents(run)) == images
     account = verify_run(str(run))
     assert (account.rows, account.wrong) == (images, ())
-
-
-TRAIN_SOON = """
-from brainray import ray_train
-ray_train._RESIZE_S = 2.0  # instead of half a minute
-from brainray.cli import main
-main()
-"""
-
-
-@pytest.mark.timeout(240)
-def test_training_takes_in_a_machine_that_joins_and_outlives_one_that_goes(cluster, archive, tmp_path):
-    """The same training: each epoch once, whoever did it."""
-    cluster.add_node(num_cpus=1)
-    root, output, epochs = archive(images=12), tmp_path / "model", 50
-    arguments = ["--data", root, "--output", output, "--workers", "1-2", "--epochs", epochs, "--patience", epochs]
-    command = subprocess.Popen(
-        [sys.executable, "-c", TRAIN_SOON, "train", *map(str, arguments), "--image-px", "32", "--width", "0.25"],
-        env=os.environ | {"RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    progress = output / ".training" / "progress.json"
-
-    def workers(count):
-        """Whether the last epoch was done by so many."""
-        assert command.poll() is None, command.stderr.read()
-        with suppress(OSError, ValueError):
-            history = json.loads(progress.read_text())["history"]
-            return bool(history) and history[-1]["workers"] == count
-        return False
-
-    try:
-        until(lambda: workers(1), deadline_s=90)
-        second = cluster.add_node(num_cpus=1)
-        until(lambda: workers(2), deadline_s=90)
-        cluster.remove_node(second, allow_graceful=False)
-        _, err = command.communicate(timeout=120)
-    finally:
-        command.kill()
-    assert command.returncode == 0, err
-    history = pq.read_table(output / "training" / "history.parquet").to_pylist()
-    assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
-    assert [count for count, _ in groupby(row["workers"] for row in history)] == [1, 2, 1], err
 
 
 @pytest.mark.timeout(120)
