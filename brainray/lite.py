@@ -152,8 +152,8 @@ class _FrozenDepthwise(nn.Conv2d):
 class _Depthwise(torch.autograd.Function):
     """Its gradient is the same convolution with turned kernels, after zeros between the values where there is a stride.
 
-    oneDNN's own takes ten times as long on processors: with it lite0 learns from 7 images/s, and from 55 with this one
-    (two cores with AMX, 192 px).
+    oneDNN's own takes several times as long on processors: with it lite0 learns from 7 images/s, and from 35 to 55 with
+    this one (two cores with AMX, 192 px, in several sittings).
     """
 
     @staticmethod
