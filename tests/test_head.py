@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from brainray.config import ImageSpec
 from brainray.decode import decode
@@ -88,3 +88,12 @@ def test_the_box_lies_in_the_picture_and_is_not_empty(values):
     height, width = values.shape
     left, top, right, bottom = head_box(Image.fromarray(values), (0, 0, width, height))
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
+
+
+def test_the_head_is_found_after_equalisation_of_the_whole_histogram():
+    """Which lifts what little light there is in the air around it to a middle grey."""
+    image = framed(head(), left=150, right=60, top=40, bottom=90)
+    glow = np.asarray(image.filter(ImageFilter.GaussianBlur(60))) // 8
+    flat = ImageOps.equalize(Image.fromarray(np.maximum(np.asarray(image), glow.astype(np.uint8))))
+    assert np.asarray(flat)[100:250, 50:140].mean() > 60, "the air is lifted"
+    assert head_box(flat, (0, 0, *flat.size)) == pytest.approx((150, 40, 350, 280), abs=0.03 * 240)
