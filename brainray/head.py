@@ -10,7 +10,7 @@ from PIL import Image
 _SIDE = 64  # pixels of the longer side that is looked at
 _DARKEST = 8.0  # of 255: the margin of a JPEG is not quite black
 _SHARE_OF_BRIGHT = 0.12  # of the way from the margin to the 99th percentile: air in the head's scale of intensities
-_LIFTED = 0.4  # mean brightness above which air is no longer dark, as after equalisation of the whole histogram
+_LIFTED = 0.65  # upper quartile, of 1, from which air is not dark: equalisation of a whole histogram makes it 0.75
 _RIM = 25  # percentile of the rim that is taken for the margin: some margins are grey, some heads touch the rim
 _LEAST = 0.05  # of the picture: a smaller part is no head
 _BESIDE = 0.2  # of the largest part: so large another part belongs to it, a scale bar or a letter does not
@@ -57,7 +57,7 @@ def bright_box(luminance_HW: NDArray[np.uint8]) -> Box | None:
     margin = np.percentile(rim, _RIM)
     above = _SHARE_OF_BRIGHT * (np.percentile(smooth_HW, 99) - margin)
     least = margin + max(_DARKEST, above)
-    if smooth_HW.mean() > _LIFTED * 255:
+    if np.percentile(smooth_HW, 75) > _LIFTED * 255:
         import cv2
 
         least = max(least, cv2.threshold(smooth_HW, 0, 255, cv2.THRESH_OTSU)[0])
