@@ -115,7 +115,8 @@ def _flat(plane_HW: Plane, *, air: float) -> Plane:
     counts = np.bincount(plane_HW.ravel(), minlength=256).astype(float)
     counts[0] += air * plane_HW.size
     darker = np.cumsum(counts) - counts
-    return np.round(255 * darker / counts.sum()).astype(np.uint8)[plane_HW]
+    flat: Plane = np.round(255 * darker / counts.sum()).astype(np.uint8)[plane_HW]
+    return flat
 
 
 def _write(images_NCHW: Tensor, draw: _Draw) -> Tensor:

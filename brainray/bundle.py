@@ -5,13 +5,12 @@ Reading one executes nothing and needs no torch; only `load_model` does.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import storage
-from .config import ImageSpec, ModelSpec
+from .config import Calibration, ImageSpec, ModelSpec
 from .errors import BadRequest, BrainrayError, StorageError
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ class Bundle:
     fingerprint: str
     image: ImageSpec
     model: ModelSpec
-    temperature: float  # logits are divided by it before the softmax (Guo et al. 2017)
-    class_bias: tuple[float, ...] = ()  # added to them then, as `calibration.rare_class_bias` says; empty: nothing
-    review_below: float = 0.0  # a prediction with less confidence is for a person to look at
+    calibration: Calibration
     metrics: dict[str, Any] = field(default_factory=dict)  # with the split they were measured on
     reference: dict[str, Any] | None = None  # distribution of predictions on the validation images, for drift
     provenance: dict[str, Any] = field(default_factory=dict)  # options, versions, data-set digest
@@ -44,23 +41,13 @@ class Bundle:
         return self.model.classes
 
 
-def fingerprint(
-    *,
-    weights: bytes,
-    image: ImageSpec,
-    model: ModelSpec,
-    temperature: float,
-    class_bias: Sequence[float] = (),
-    review_below: float = 0.0,
-) -> str:
+def fingerprint(*, weights: bytes, image: ImageSpec, model: ModelSpec, calibration: Calibration) -> str:
     """128 bits of SHA-256, in hexadecimal, over all that changes a prediction."""
     described = {
         "weights": hashlib.sha256(weights).hexdigest(),
         "image": image.to_json(),
         "model": model.to_json(),
-        "temperature": temperature,
-        "class_bias": list(class_bias),
-        "review_below": review_below,
+        **calibration.to_json(),
     }
     canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
@@ -72,35 +59,23 @@ def save_bundle(
     weights: bytes,
     image: ImageSpec,
     model: ModelSpec,
-    temperature: float,
-    class_bias: Sequence[float] = (),
-    review_below: float = 0.0,
-    metrics: dict[str, Any],
-    reference: dict[str, Any] | None,
-    provenance: dict[str, Any],
+    calibration: Calibration,
+    metrics: dict[str, Any] | None = None,
+    reference: dict[str, Any] | None = None,
+    provenance: dict[str, Any] | None = None,
     writer: storage.Writer = _UNOWNED,
 ) -> Bundle:
     """Write weights, then the description that makes them a bundle. `weights` are the bytes of a safetensors file."""
-    mark = fingerprint(
-        weights=weights,
-        image=image,
-        model=model,
-        temperature=temperature,
-        class_bias=class_bias,
-        review_below=review_below,
-    )
     description = {
         "format_version": FORMAT_VERSION,
-        "fingerprint": mark,
+        "fingerprint": fingerprint(weights=weights, image=image, model=model, calibration=calibration),
         "classes": list(model.classes),
         "image": image.to_json(),
         "model": model.to_json(),
-        "temperature": temperature,
-        "class_bias": list(class_bias),
-        "review_below": review_below,
-        "metrics": metrics,
+        **calibration.to_json(),
+        "metrics": metrics or {},
         "reference": reference,
-        "provenance": provenance,
+        "provenance": provenance or {},
     }
     writer.write_bytes(storage.join(uri, WEIGHTS), weights)
     writer.write_json(storage.join(uri, DESCRIPTION), description)
@@ -125,9 +100,7 @@ def load_bundle(uri: str) -> Bundle:
             fingerprint=description["fingerprint"],
             image=ImageSpec.from_json(description["image"]),
             model=ModelSpec.from_json(description["model"]),
-            temperature=float(description["temperature"]),
-            class_bias=tuple(map(float, description["class_bias"])),
-            review_below=float(description["review_below"]),
+            calibration=Calibration.from_json({each.name: description[each.name] for each in fields(Calibration)}),
             metrics=description.get("metrics") or {},
             reference=description.get("reference"),
             provenance=description.get("provenance") or {},
@@ -138,9 +111,7 @@ def load_bundle(uri: str) -> Bundle:
         weights=weights,
         image=bundle.image,
         model=bundle.model,
-        temperature=bundle.temperature,
-        class_bias=bundle.class_bias,
-        review_below=bundle.review_below,
+        calibration=bundle.calibration,
     )
     if actual != bundle.fingerprint:
         raise BadRequest(

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import fit, storage
 from .bundle import weights_bytes
 from .calibration import Review, choose_review, rare_class_bias
+from .config import Calibration
 from .errors import StorageError
 
 State = dict[str, Tensor]
@@ -52,9 +53,8 @@ class Fitted:
     """What training leaves in the end: the best epoch's weights, and what it says of every validation image."""
 
     weights: bytes  # a safetensors file
-    temperature: float
-    class_bias: tuple[float, ...]
-    review: Review
+    calibration: Calibration
+    review: Review  # whose threshold the calibration has
     probs_NK: npt.NDArray[np.float64]
     labels_N: npt.NDArray[np.int64]
     fold_N: npt.NDArray[np.int64]
@@ -109,11 +109,12 @@ def fitted(states: Sequence[Checkpoint]) -> Fitted:
         [fit.softmax(own, _temperature_without(fold, logits, labels), class_bias) for fold, own in enumerate(logits)]
     )
     labels_N = np.concatenate(labels)
+    temperature = fit.fit_temperature(np.concatenate(logits), labels_N)
+    review = choose_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N)
     return Fitted(
         weights=weights_bytes(states[-1].best),
-        temperature=fit.fit_temperature(np.concatenate(logits), labels_N),
-        class_bias=class_bias,
-        review=choose_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N),
+        calibration=Calibration(temperature=temperature, class_bias=class_bias, review_below=review.below),
+        review=review,
         probs_NK=probs_NK,
         labels_N=labels_N,
         fold_N=np.repeat(np.arange(len(labels)), [len(each) for each in labels]),

@@ -1,5 +1,6 @@
 """Frozen options of everything brainray does, validated where they are made. Knows no file, no Ray, no torch."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
@@ -72,6 +73,19 @@ class ModelSpec(_Spec):
         )
         _require(len(self.classes) >= 2, f"a model needs two classes or more, not {len(self.classes)}")
         _require(len(set(self.classes)) == len(self.classes), f"classes repeat: {', '.join(self.classes)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(_Spec):
+    """How logits become probabilities that can be trusted, and from which one on a person need not look."""
+
+    temperature: float = 1.0  # logits are divided by it before the softmax (Guo et al. 2017)
+    class_bias: tuple[float, ...] = ()  # added to them then, as `calibration.rare_class_bias` says; empty: nothing
+    review_below: float = 0.0  # a prediction with less confidence is for review
+
+    def __post_init__(self) -> None:
+        numbers = (self.temperature, self.review_below, *self.class_bias)
+        _require(all(map(math.isfinite, numbers)) and self.temperature > 0, f"{self} is no calibration")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,8 @@ class Predictor:
         self.bf16 = use_bf16(precision, self.device)
         self._spec = bundle.image
         self._classes = len(bundle.classes)
-        self._temperature = bundle.temperature
-        self._bias_K = torch.tensor(bundle.class_bias or (0.0,), dtype=torch.float64, device=self.device)
+        self._temperature = bundle.calibration.temperature
+        self._bias_K = torch.tensor(bundle.calibration.class_bias or (0.0,), dtype=torch.float64, device=self.device)
         self._batch_size = batch_size or _BATCH_SIZES[self.device.type]
         self._model = prepare_for_inference(load_model(bundle), self.device, bf16=self.bf16)
 

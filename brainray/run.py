@@ -45,7 +45,7 @@ class Request:
             run_uri=run_uri,
             fingerprint=self.bundle.fingerprint,
             classes=self.bundle.classes,
-            review_below=self.bundle.review_below,
+            review_below=self.bundle.calibration.review_below,
             kept=self.kept,
             writer=writer,
             retry_unread=self.options.retry_unread,

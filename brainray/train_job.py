@@ -246,15 +246,13 @@ def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: fl
         "cost": cost_of(job.model, job.options.image_spec)._asdict(),
         "seconds": round(seconds, 1),
     }
-    write_training_report(job.output, validation, provenance, temperature=fitted.temperature, writer=writer)
+    write_training_report(job.output, validation, provenance, temperature=fitted.calibration.temperature, writer=writer)
     return save_bundle(
         job.output,
         weights=fitted.weights,
         image=job.options.image_spec,
         model=job.model,
-        temperature=fitted.temperature,
-        class_bias=fitted.class_bias,
-        review_below=fitted.review.below,
+        calibration=fitted.calibration,
         metrics=validation.figures(),
         reference=reference_distribution(fitted.probs_NK, job.model.classes),
         provenance=provenance,

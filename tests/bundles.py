@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from brainray.bundle import Bundle, save_bundle, weights_bytes
-from brainray.config import ImageSpec, ModelSpec
+from brainray.config import Calibration, ImageSpec, ModelSpec
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -21,7 +21,7 @@ def untrained(
     torch.manual_seed(seed)
     spec = ModelSpec(classes=classes, channels=channels)
     weights = build_model(spec).state_dict()
-    return _save(folder, weights, ImageSpec(image_px=image_px, channels=channels), spec, temperature=1.5)
+    return _save(folder, weights, ImageSpec(image_px=image_px, channels=channels), spec, Calibration(temperature=1.5))
 
 
 def derived(
@@ -36,19 +36,17 @@ def derived(
     from brainray.bundle import load_model
 
     weights = {name: factor * tensor.float() for name, tensor in load_model(bundle).state_dict().items()}
-    return _save(folder, weights, bundle.image, bundle.model, temperature=temperature, class_bias=class_bias)
+    calibration = Calibration(temperature=temperature, class_bias=class_bias)
+    return _save(folder, weights, bundle.image, bundle.model, calibration)
 
 
 def _save(
-    folder: Path | str, weights: Mapping[str, Any], image: ImageSpec, model: ModelSpec, **calibration: Any
+    folder: Path | str, weights: Mapping[str, Any], image: ImageSpec, model: ModelSpec, calibration: Calibration
 ) -> Bundle:
     return save_bundle(
         str(folder),
         weights=weights_bytes(weights),
         image=image,
         model=model,
-        **calibration,
-        metrics={},
-        reference=None,
-        provenance={},
+        calibration=calibration,
     )

@@ -5,7 +5,7 @@ import pytest
 from conftest import CLASSES
 
 from brainray.bundle import fingerprint, load_bundle, load_model
-from brainray.config import ImageSpec, ModelSpec
+from brainray.config import Calibration, ImageSpec, ModelSpec
 from brainray.errors import BadRequest
 
 
@@ -24,7 +24,7 @@ def test_a_bundle_survives_a_move(bundle, copy):
     assert moved.fingerprint == bundle.fingerprint
     assert moved.classes == CLASSES
     assert moved.image == bundle.image
-    assert moved.temperature == 1.5
+    assert moved.calibration.temperature == 1.5
 
 
 def test_reading_a_bundle_needs_no_torch(bundle):
@@ -72,16 +72,22 @@ def test_what_is_no_bundle_is_named(tmp_path, copy):
 
 
 def test_all_that_changes_a_prediction_changes_the_fingerprint():
-    base = {"weights": b"w", "image": ImageSpec(), "model": ModelSpec(classes=CLASSES), "temperature": 1.0}
+    base = {
+        "weights": b"w",
+        "image": ImageSpec(),
+        "model": ModelSpec(classes=CLASSES),
+        "calibration": Calibration(),
+    }
     others = [
         base | {"weights": b"v"},
         base | {"image": ImageSpec(image_px=96)},
         base | {"image": ImageSpec(resize="stretch")},
         base | {"model": ModelSpec(classes=CLASSES[::-1])},
-        base | {"temperature": 2.0},
-        base | {"class_bias": (0.5, 0.0, 0.0, -0.5)},
+        base | {"calibration": Calibration(temperature=2.0)},
+        base | {"calibration": Calibration(class_bias=(0.5, 0.0, 0.0, -0.5))},
+        base | {"calibration": Calibration(review_below=0.5)},
     ]
-    assert len({fingerprint(**values) for values in [base, *others]}) == 7
+    assert len({fingerprint(**values) for values in [base, *others]}) == 8
 
 
 def test_the_weights_come_back(bundle):

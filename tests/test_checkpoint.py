@@ -76,7 +76,7 @@ def test_training_goes_on_from_the_file_as_if_nothing_had_happened(third_epoch):
     assert resumed.history == whole.history
     assert all(torch.equal(resumed.model[name], whole.model[name]) for name in whole.model)
     marks = {
-        fingerprint(weights=f.weights, image=ImageSpec(), model=SPEC, temperature=f.temperature)
+        fingerprint(weights=f.weights, image=ImageSpec(), model=SPEC, calibration=f.calibration)
         for f in map(checkpoint.fitted, ([whole], [resumed]))
     }
     assert len(marks) == 1

@@ -8,7 +8,7 @@ from archive import contents, engine_of, request_for, score_here
 from brainray import storage
 from brainray.bundle import Bundle, load_bundle, save_bundle, weights_bytes
 from brainray.cli import run
-from brainray.config import TrainOptions
+from brainray.config import Calibration, TrainOptions
 from brainray.learner import Learner, Lesson
 from brainray.rows import KeptRows, decode_rows
 from brainray.training_set import list_training_set
@@ -34,10 +34,7 @@ def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None =
         weights=weights_bytes(learner.judged.state_dict()),
         image=OPTIONS.image_spec,
         model=model,
-        temperature=1.0,
-        metrics={},
-        reference=None,
-        provenance={},
+        calibration=Calibration(),
     )
 
 

@@ -38,7 +38,7 @@ def test_what_it_claims_was_measured_on_pictures_it_had_not_seen(shipped):
     assert figures["split"].startswith("5 folds")
     assert figures["accuracy"]["value"] >= 0.96 and figures["accuracy"]["low"] >= 0.95
     assert figures["ece"] <= 0.015
-    assert 0.25 < shipped.temperature < 4 and 0.5 < shipped.review_below < 1
+    assert 0.25 < shipped.calibration.temperature < 4 and 0.5 < shipped.calibration.review_below < 1
     assert figures["review"]["right"] >= 0.99 and figures["review"]["accepted"] >= 0.75
 
 

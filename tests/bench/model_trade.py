@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from brainray.bundle import Bundle, load_bundle, save_bundle, weights_bytes
-from brainray.config import TrainOptions
+from brainray.config import Calibration, TrainOptions
 from brainray.copies import find_copies, group_copies
 from brainray.decode import decode
 from brainray.learner import Learner, Lesson
@@ -117,9 +117,7 @@ def trained(name: str, data: str, folder: Path) -> Bundle:
         weights=weights_bytes(learner.judged.state_dict()),
         image=options.image_spec,
         model=model,
-        temperature=1.0,
-        metrics={},
-        reference=None,
+        calibration=Calibration(),
         provenance={"minutes": (time.perf_counter() - began) / 60},
     )
 

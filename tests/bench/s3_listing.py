@@ -164,7 +164,7 @@ def serve(delay_ms: float) -> None:
 def drive(name: str) -> dict[str, float]:
     """List a bucket and bring it into shards, as `score_job.plan_only` does, but in a folder that can be looked at."""
     from brainray.bundle import save_bundle
-    from brainray.config import ImageSpec, ModelSpec, ScoreOptions
+    from brainray.config import Calibration, ImageSpec, ModelSpec, ScoreOptions
     from brainray.plan import plan_run
     from brainray.run import check_output
     from brainray.score_job import read_request
@@ -175,10 +175,7 @@ def drive(name: str) -> dict[str, float]:
             weights=bytes(WEIGHTS_BYTES),
             image=ImageSpec(),
             model=ModelSpec(classes=("glioma", "meningioma", "notumor", "pituitary")),
-            temperature=1.0,
-            metrics={},
-            reference=None,
-            provenance={},
+            calibration=Calibration(),
         )
         request = read_request(
             [f"s3://{name}"], model=f"{scratch}/model", output=f"{scratch}/run", labels=None, options=ScoreOptions()

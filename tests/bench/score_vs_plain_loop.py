@@ -51,12 +51,12 @@ def worker(kind: str, folder: str, model: str, output: str, share: int, of: int)
     if kind == "plain":
         network = load_model(bundle).to(memory_format=torch.channels_last)
         bf16 = use_bf16("auto", torch.device("cpu"))
-        bias = torch.tensor(bundle.class_bias or (0.0,))
+        bias = torch.tensor(bundle.calibration.class_bias or (0.0,))
 
         def predict(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 logits = network(normalise(torch.from_numpy(images), bundle.image))
-            return torch.softmax(logits.float() / bundle.temperature + bias, 1).numpy()
+            return torch.softmax(logits.float() / bundle.calibration.temperature + bias, 1).numpy()
 
         read = plain_decode
     else:
