@@ -60,6 +60,16 @@ def local_ray() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster` whose head has no processors for work, as a cluster launcher starts it."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
 def plain_fitting(*, classes: int = 2, image_px: int = 32, **changes: Any) -> Any:
     """What a step needs on one processor in full precision, with nothing that makes learning harder."""
     import torch

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Literal
 
 import psutil
 import pyarrow.parquet as pq
+from waiting import until
 
 from brainray import storage
 from brainray.run import verify_run
@@ -262,14 +263,6 @@ class Scene:
         """Until a command has finished so many parts, or has ended."""
         before = finished(self.output)
         until(lambda: len(finished(self.output).items() - before.items()) >= count or not command.running, timeout_s)
-
-
-def until(condition: Callable[[], bool], timeout_s: float, *, step_s: float = 0.005) -> bool:
-    """Wait for a condition; whether it came true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not (met := condition()) and time.monotonic() < deadline:
-        time.sleep(step_s)
-    return met
 
 
 def generations(output: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import image_bytes
+from waiting import wait_for
 
 from brainray.apart import DecoderApart
 from brainray.config import ImageSpec
@@ -228,7 +229,4 @@ def test_a_killed_parent_takes_the_process_along(fragile, busy):
         child = int(parent.stdout.readline())
         assert not gone(child)
         parent.kill()
-    deadline = time.monotonic() + 10
-    while not gone(child):
-        assert time.monotonic() < deadline, "the process outlives its parent"
-        time.sleep(0.02)
+    wait_for(lambda: gone(child), "the process ends with its parent", timeout_s=10)

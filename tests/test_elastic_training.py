@@ -4,29 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from itertools import groupby
 
 import pyarrow.parquet as pq
 import pytest
-from ray.cluster_utils import Cluster
-
-
-@pytest.fixture
-def cluster():
-    """A head without processors for work, as a cluster launcher starts it."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
-
-
-def until(there, *, deadline_s=60):
-    deadline = time.monotonic() + deadline_s
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
+from waiting import wait_for
 
 TRAIN_SOON = """
 from brainray import ray_train
@@ -59,9 +42,9 @@ def test_training_takes_in_a_machine_that_joins_and_outlives_one_that_goes(clust
         return False
 
     try:
-        until(lambda: workers(1), deadline_s=90)
+        wait_for(lambda: workers(1), "an epoch of one worker", timeout_s=90)
         second = cluster.add_node(num_cpus=1)
-        until(lambda: workers(2), deadline_s=90)
+        wait_for(lambda: workers(2), "an epoch of both", timeout_s=90)
         cluster.remove_node(second, allow_graceful=False)
         _, err = command.communicate(timeout=120)
     finally:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from archive import contents, engine_of, request_for, score_here
 from conftest import CLASSES, image_bytes
-from killing import Faults, Scene, check_reader, check_whole, finished, rows_seen, until
+from killing import Faults, Scene, check_reader, check_whole, finished, rows_seen
+from waiting import until
 
 from brainray import storage
 

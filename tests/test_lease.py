@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+from waiting import wait_for
 
 from brainray import lease, storage
 from brainray.errors import OutputHeld
@@ -114,13 +115,6 @@ def leave_elsewhere(output, **changes):
 def everything(folder):
     found = [(path, *(f"{path}/{name}" for name in files)) for path, _, files in os.walk(folder)]
     return {path: os.stat(path).st_mtime_ns for paths in found for path in paths}
-
-
-def wait_for(condition, what):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"after 20 s still not: {what}"
-        time.sleep(0.01)
 
 
 def state_of(process):

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import suppress
 
 import psutil
@@ -15,8 +14,8 @@ from archive import contents
 from bundles import CLASSES
 from heads import BIN, ENVIRONMENT, free_port
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-from ray.cluster_utils import Cluster
 from ray.util import get_node_ip_address
+from waiting import wait_for
 
 from brainray.run import verify_run
 from brainray.sight import Seen, sight_of
@@ -36,14 +35,6 @@ AUTOSCALER = {
 
 
 @pytest.fixture
-def cluster():
-    """A head without processors for work, as a cluster launcher starts it."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
-
-
-@pytest.fixture
 def autoscaler(tmp_path):
     """The address of such a head whose autoscaler starts one worker at a time, and what lists its raylets.
 
@@ -60,7 +51,7 @@ def autoscaler(tmp_path):
     with log.open("wb") as out:
         head = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
     try:
-        until(lambda: "runtime started" in log.read_text() or head.poll() is not None)
+        wait_for(lambda: "runtime started" in log.read_text() or head.poll() is not None, "the head is there")
         assert head.poll() is None, log.read_text()
         yield address, lambda: [p for p in family(head) if p.name() == "raylet" and "--head" not in p.cmdline()]
     finally:
@@ -119,13 +110,6 @@ def score(address, *arguments, cwd, environment=os.environ):
     )
 
 
-def until(there, *, deadline_s=60):
-    deadline = time.monotonic() + deadline_s
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def parts(run):
     return len(os.listdir(run / "predictions")) if (run / "predictions").exists() else 0
 
@@ -153,7 +137,7 @@ def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, archive
     while "waiting up to" not in told[-1]:
         assert told[-1], (told, command.wait(10))
         told.append(command.stderr.readline())
-    until(lambda: parts(run) >= 4 or command.poll() is not None)
+    wait_for(lambda: parts(run) >= 4 or command.poll() is not None, "four parts")
     at_loss = parts(run)
     workers()[0].kill()
     _, err = command.communicate(timeout=150)

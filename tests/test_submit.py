@@ -28,6 +28,8 @@ from bundles import untrained
 from heads import BIN, ENVIRONMENT
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import finished
+from waiting import wait_for
 
 from brainray import submit
 from brainray.cli import run
@@ -554,10 +556,7 @@ def test_a_job_is_left_found_again_and_stopped(head, tmp_path, archive, bundle):
 def test_a_driver_that_is_killed_has_the_code_of_its_signal(head, tmp_path, archive, bundle):
     output = held_elsewhere(tmp_path / "run")
     process = launch(head, "score", *arguments(archive(images=1), bundle.uri, output))
-    deadline = time.monotonic() + 60
-    while not (found := [p for p in psutil.process_iter(["cmdline"]) if is_driver(p, output)]):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
+    found = wait_for(lambda: [p for p in psutil.process_iter(["cmdline"]) if is_driver(p, output)], "a driver")
     found[0].kill()
     code, _, err = finish(process)
     assert code == 137 and "ended with exit code 137" in err
@@ -690,22 +689,17 @@ def test_what_a_lost_head_leaves_undone_the_same_command_does_on_the_next_one(
     output = tmp_path / "run"
     words = ["score", *arguments(archive(images=60), bundle.uri, output), "--shard-size", "2", "--workers", "1"]
     process = launch(address, "--patience", "2", *words)
-    wait_for(lambda: len(list(output.glob("predictions/*.parquet"))) >= 5 or process.poll() is not None)
+    wait_for(lambda: len(finished(output)) >= 5 or process.poll() is not None, "five parts", timeout_s=90)
     kill()
     code, _, err = finish(process)
     assert code == 1, err
-    wait_for(lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(output) in (p.info["cmdline"] or [])])
-    finished = {path.name: path.stat().st_mtime_ns for path in output.glob("predictions/*.parquet")}
-    assert 5 <= len(finished) < 120, "killed in the middle"
+    wait_for(
+        lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(output) in (p.info["cmdline"] or [])],
+        "the driver is gone",
+    )
+    before = finished(output)
+    assert 5 <= len(before) < 120, "killed in the middle"
     code, _, err = submitted(heads.running()[0], *words)
     assert code == 0, err
     assert len(contents(output)) == 240
-    now = {path.name: path.stat().st_mtime_ns for path in output.glob("predictions/*.parquet")}
-    assert {name: now[name] for name in finished} == finished, "what was done is not done again"
-
-
-def wait_for(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert finished(output).items() >= before.items(), "what was done is not done again"

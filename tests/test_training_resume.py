@@ -19,6 +19,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from waiting import wait_for
 
 from brainray import ray_train, ray_train_worker, storage
 from brainray.bundle import load_bundle
@@ -60,10 +61,7 @@ def epochs_done(output):
 
 
 def wait_for_epoch(output, epoch, *, deadline_s=90):
-    deadline = time.monotonic() + deadline_s
-    while epochs_done(output) < epoch:
-        assert time.monotonic() < deadline, f"epoch {epoch} was not reached"
-        time.sleep(0.01)
+    wait_for(lambda: epochs_done(output) >= epoch, f"epoch {epoch} is done", timeout_s=deadline_s)
 
 
 def after_epoch(output, epoch, act):
@@ -163,10 +161,7 @@ def test_ctrl_c_ends_it_in_seconds(root, local_ray, capfd):
     assert run(command(root, "interrupted")) == 130
     assert time.monotonic() - sent[0] < 10
     assert "Traceback" not in capfd.readouterr().err
-    deadline = time.monotonic() + 30
-    while train_workers():  # they end with their controller, also in a Ray that goes on
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not train_workers(), "they end with their controller, also in a Ray that goes on")
 
 
 def train_workers():
