@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import fit, storage
 from .bundle import weights_bytes
-from .calibration import Review, choose_review, rare_class_bias
+from .calibration import Review, cross_review, rare_class_bias
 from .config import Calibration
 from .errors import StorageError
 
@@ -110,14 +110,15 @@ def fitted(states: Sequence[Checkpoint]) -> Fitted:
     )
     labels_N = np.concatenate(labels)
     temperature = fit.fit_temperature(np.concatenate(logits), labels_N)
-    review = choose_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N)
+    fold_N = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
+    review = cross_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N, fold_N)
     return Fitted(
         weights=weights_bytes(states[-1].best),
         calibration=Calibration(temperature=temperature, class_bias=class_bias, review_below=review.below),
         review=review,
         probs_NK=probs_NK,
         labels_N=labels_N,
-        fold_N=np.repeat(np.arange(len(labels)), [len(each) for each in labels]),
+        fold_N=fold_N,
     )
 
 

@@ -199,9 +199,15 @@ def _caveat(validation: Validation) -> str:
 def _review_line(review: Review) -> str:
     if review.right is None:
         return "At no confidence are enough predictions right: each is marked `review`, for a person to look at."
-    return (
+    line = (
         f"From a confidence of {review.below:.4f} on, {100 * review.right:.2f} % of the predictions were right, for "
         f"{100 * review.accepted:.1f} % of the pictures. All others are marked `review`, for a person to look at."
+    )
+    if review.right_unseen is None or review.accepted_unseen is None:
+        return f"{line} It was chosen on these pictures."
+    return (
+        f"{line} It was chosen on these pictures; with each fold judged by the threshold of the other folds "
+        f"{100 * review.right_unseen:.2f} % were right of {100 * review.accepted_unseen:.1f} %."
     )
 
 

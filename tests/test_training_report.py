@@ -1,5 +1,7 @@
 """What the model card says, and what it must not say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,10 @@ def test_the_card_says_what_to_accept_and_who_made_what_it_began_with():
     card = model_card(validation(), provenance(model="lite0", weights="imagenet", folds=3), temperature=1.0)
     assert "Google, Apache-2.0" in card
     assert "brainray train --data DATA --output MODEL --model lite0 --weights imagenet --folds 3" in card
-    assert "From a confidence of 0.9000 on" in card
+    assert "From a confidence of 0.9000 on" in card and "It was chosen on these pictures." in card
+    review = validation().review._replace(accepted_unseen=0.5, right_unseen=0.98)
+    card = model_card(replace(validation(), review=review), provenance(folds=3), temperature=1.0)
+    assert "by the threshold of the other folds 98.00 % were right of 50.0 %." in card
     assert "Not a medical device" in card
 
 
