@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from .bundle import SHIPPED
 from .estimate import Estimate, estimate, probe, sample
 from .lease import Lease
 from .machine import read_machine
@@ -72,8 +71,7 @@ def _named(request: Request, plan: Plan) -> Iterator[Seen]:
     """What every node must see: the inputs, an image of theirs, the model."""
     inputs = plan.described["inputs"]
     yield from (Seen("--input", uri) for uri in inputs)
-    if request.bundle.uri != SHIPPED:  # the package has it
-        yield Seen("--model", request.bundle.uri)
+    yield Seen("--model", request.bundle.uri)
     first = next(plan.listing.batches()).slice(0, 1).to_pylist()[0]
     if first["version"] is not None:
         yield Seen("--input", first["container"] or first["uri"], first["version"])

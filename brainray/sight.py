@@ -59,7 +59,8 @@ def sight_of(named: Iterable[Seen], *, output: str, writer: Writer) -> Sight:
 
 
 def _is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")
+    """Not in a bucket, nor the model of the package, which every node has."""
+    return uri.startswith(("/", "file://"))
 
 
 def _is_there(seen: Seen) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from . import lease, storage, training_request
 from .audit import Split
-from .bundle import SHIPPED, Bundle, load_bundle, save_bundle
+from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError
 from .metrics import reference_distribution
@@ -160,7 +160,7 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
     with session() as nodes:
         nodes = await_workers(nodes, say=job.say)
         images = Seen("--data", job.training_set.table["uri"][0].as_py())
-        named = [images, *([Seen("--init", job.init.uri)] if job.init and job.init.uri != SHIPPED else [])]
+        named = [images, *([Seen("--init", job.init.uri)] if job.init else [])]
         check_every_node(sight_of(named, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=job.options.workers, most=job.options.most_workers)
         from . import ray_decode  # not before `session` has silenced Ray, which looks when it is imported

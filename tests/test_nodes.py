@@ -174,7 +174,8 @@ def test_another_file_at_the_same_place_is_not_the_same(tmp_path):
     os.utime(image, ns=(1, 1))
     writer = Writer(staging=str(tmp_path / "staging"))
     (tmp_path / "staging").mkdir()
-    named = [Seen("--input", str(tmp_path / "in")), Seen("--input", str(image), "1"), Seen("--model", "s3://models/1")]
+    named = [Seen("--input", str(tmp_path / "in")), Seen("--input", str(image), "1")]
+    named += [Seen("--model", "s3://models/1"), Seen("--model", "shipped")]
     sight = sight_of(named, output=str(tmp_path / "run"), writer=writer)
     assert sight.unseen() is None
     os.utime(image, ns=(2, 2))
