@@ -16,6 +16,7 @@ from . import fit
 from .bundle import Bundle, load_model
 from .checkpoint import Checkpoint
 from .config import ModelSpec, TrainOptions
+from .machine import keep_freed_memory
 from .model import begin_with, build_model, go_on_from
 from .predict import use_bf16
 from .rows import KeptRows
@@ -51,6 +52,8 @@ class Learner:
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         """`shares`: of the pictures, of which this worker has one; `wrap` joins the gradients of `workers`."""
+        if device.type == "cpu":
+            keep_freed_memory()
         options = lesson.options
         self._options = options
         self._epochs = begun.epoch if begun else 0

@@ -4,6 +4,7 @@ Containers, schedulers and services limit both by control groups (cgroups, versi
 `/proc/meminfo` do not know of.
 """
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from . import storage
 from .errors import StorageError
 
 _GROUPS = "sys/fs/cgroup"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = (1 << 31) - 1
 _UNLIMITED = 1 << 60  # version 1 writes a number just below 2**63 where there is no limit
 
 
@@ -30,6 +33,18 @@ class Machine:
     def bf16(self) -> bool:
         """Whether its processors score in bf16, see `model.bf16_supported`."""
         return bool(self.features & {"amx_tile", "avx512_bf16"})
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep what it frees for what it needs next, where the C library is glibc.
+
+    By default glibc gives blocks of 32 MB and more back at once, and the system clears the next one page by page:
+    a third of the time of a network whose first layers make that much of a batch, in training as in scoring.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None)
+    if change is not None:
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            change(option, _KEPT_BYTES)
 
 
 def read_machine(root: str = "/", *, affinity: int | None = None) -> Machine:

@@ -8,6 +8,7 @@ import torch
 from .bundle import Bundle, load_model
 from .config import ImageSpec, Precision
 from .inference import prepare_for_inference
+from .machine import keep_freed_memory
 from .model import bf16_supported
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, *, batch_size: int | None = None, precision: Precision = "auto") -> None:
         self.device = pick_device()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.bf16 = use_bf16(precision, self.device)
         self._spec = bundle.image
         self._classes = len(bundle.classes)

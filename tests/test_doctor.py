@@ -1,5 +1,6 @@
 """`brainray doctor`: what is wrong with a machine, a cluster or a bucket is told in seconds, with what to do."""
 
+import ctypes
 import json
 import os
 import re
@@ -156,6 +157,30 @@ def test_without_limits_a_process_has_what_the_machine_has(kernel):
     assert read_machine(kernel(), affinity=8).usable == 8
     assert machine.memory_bytes == 32_000_000 * 1024
     assert machine.available_bytes == 30_000_000 * 1024
+
+
+FREES = """
+import ctypes, resource
+from brainray.machine import keep_freed_memory
+keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+for turn in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = ctypes.c_void_p(libc.malloc(64 << 20))
+    ctypes.memset(block, 1, 64 << 20)
+    libc.free(block)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_what_is_freed_is_not_cleared_anew_by_the_system():
+    """Else a third of the time of the model in the package goes into clearing pages."""
+    done = subprocess.run([sys.executable, "-c", FREES], capture_output=True, text=True, timeout=60, check=True)
+    first, *others = map(int, done.stdout.split())
+    assert first > 16000, "page faults, one a page"
+    assert max(others) < 1000
 
 
 def test_a_container_has_its_own_limits_and_not_those_of_its_host(kernel):
