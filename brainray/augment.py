@@ -21,10 +21,8 @@ _QUARTER_TURNS = 0.1  # chance of a picture that lies on its side or on its head
 _SCALE = 0.2  # of the logarithm, as for all that multiplies
 _ASPECT = 0.1
 _MAX_SHIFT = 0.1  # of the width
-_EQUALISED = 0.35  # chance of a mixture with the image after contrast equalisation in tiles
+_EQUALISED = 0.35  # chance of a mixture with the image after contrast equalisation
 _CLIP = (1.0, 4.0)  # limit of that equalisation (CLAHE, Zuiderveld 1994); tiles are an eighth of the width
-_FLATTENED = 0.25  # chance of a mixture with the image after equalisation of its whole histogram
-_AIR = 1.5  # up to so many black pixels for each of the image: its margins were counted too
 _GAMMA = 0.5
 _COIL = 0.4  # a receiving coil's sensitivity, which falls off across the head (Sled et al. 1998)
 _COIL_POINTS = 3  # along a side: no coil changes it faster
@@ -47,7 +45,7 @@ def augment(images_NCHW: Tensor, generator: torch.Generator, *, strength: float 
     if strength == 0:
         return images_NCHW
     draw = _Draw(len(images_NCHW), generator, strength, images_NCHW.device)
-    images = _move(_flatten(_equalise(images_NCHW, draw), draw), draw)
+    images = _move(_equalise(images_NCHW, draw), draw)
     images = _refocus(_tone(images, draw), draw)
     noise = torch.randn(images[:, :1].shape, generator=generator).to(images.device)
     noisy = (images + noise * draw.between(0, _MAX_NOISE)).clamp(0, 1)
@@ -99,24 +97,6 @@ def _equalise(images_NCHW: Tensor, draw: _Draw) -> Tensor:
         tool = cv2.createCLAHE(clipLimit=_CLIP[0] + (_CLIP[1] - _CLIP[0]) * limit[index], tileGridSize=(8, 8))
         images[index] = torch.lerp(images_NCHW[index], _by_plane(images_NCHW[index], tool.apply), share[index])
     return images
-
-
-def _flatten(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """Mix some images with what equalisation of the whole histogram makes of them."""
-    chosen, share, air = draw.happens(_FLATTENED), draw.between(0, 1).sqrt(), draw.numbers()  # mostly a large share
-    for index in chosen.nonzero().flatten().tolist():
-        flat = _by_plane(images_NCHW[index], partial(_flat, air=_AIR * air[index]))
-        images_NCHW[index] = torch.lerp(images_NCHW[index], flat, share[index])
-    return images_NCHW
-
-
-def _flat(plane_HW: Plane, *, air: float) -> Plane:
-    """Each value becomes the share of pixels that are darker."""
-    counts = np.bincount(plane_HW.ravel(), minlength=256).astype(float)
-    counts[0] += air * plane_HW.size
-    darker = np.cumsum(counts) - counts
-    flat: Plane = np.round(255 * darker / counts.sum()).astype(np.uint8)[plane_HW]
-    return flat
 
 
 def _write(images_NCHW: Tensor, draw: _Draw) -> Tensor:

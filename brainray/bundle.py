@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _UNOWNED = storage.Writer()
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
 SHIPPED = "shipped"  # in place of a URI: the model in this package, wherever that lies on a node

@@ -9,6 +9,7 @@ from .errors import BadRequest
 Precision = Literal["auto", "bf16", "fp32"]
 Resize = Literal["pad", "stretch"]
 Crop = Literal["head", "none"]
+Tone = Literal["as_is", "usual"]
 Weights = Literal["none", "imagenet"]
 LITE_NAMES = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, see `lite`
 
@@ -43,6 +44,7 @@ class ImageSpec(_Spec):
     image_px: int = 160  # height and width of the array
     channels: int = 1  # 1: luminance, 3: RGB
     crop: Crop = "none"  # head: the margins around the head are cut off first, see `head`
+    tone: Tone = "as_is"  # usual: an equalised histogram is undone, see `tone`
     resize: Resize = "pad"  # pad: keep proportions, black borders; stretch: fill the square
     mean: float = 0.18  # of luminance / 255 over brain-MRI slices; subtracted before the first layer
     std: float = 0.2
@@ -52,6 +54,7 @@ class ImageSpec(_Spec):
         _require(16 <= self.image_px <= 1024, f"--image-px is {self.image_px}; it must be from 16 to 1024")
         _require(self.channels in (1, 3), f"channels is {self.channels}; it must be 1 or 3")
         _one_of("--crop", self.crop, Crop)
+        _one_of("tone", self.tone, Tone)
         _one_of("resize", self.resize, Resize)
         _require(self.std > 0, f"std is {self.std}; it must be above 0")
         _require(self.max_pixels > 0, f"max_pixels is {self.max_pixels}; it must be above 0")
@@ -142,7 +145,7 @@ class TrainOptions(_Spec):
 
     @property
     def image_spec(self) -> ImageSpec:
-        return ImageSpec(image_px=self.image_px, channels=self.channels, crop=self.crop)
+        return ImageSpec(image_px=self.image_px, channels=self.channels, crop=self.crop, tone="usual")
 
     def model_spec(self, classes: tuple[str, ...]) -> ModelSpec:
         return ModelSpec(name=self.model, classes=classes, channels=self.channels, width=self.width)

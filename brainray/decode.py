@@ -26,6 +26,7 @@ from .config import ImageSpec
 from .errors import ImageError, ImageReason
 from .head import Box, head_box
 from .sniffing import plugin_for, stranger
+from .tone import usual_tone
 
 _TURNS = {  # what turns a picture of that EXIF orientation upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -165,7 +166,8 @@ def _render(image: ImageFile, spec: ImageSpec) -> Decoded:
     fitted = flat.resize(_fitted_size(proportions, spec), Image.Resampling.BICUBIC, box=box)
     upright = _upright(fitted, image)
     width, height = size if _orientation(image) < 5 else size[::-1]
-    return Decoded(_framed(upright, spec), width, height, str(image.format))
+    framed = _framed(upright, spec)
+    return Decoded(usual_tone(framed) if spec.tone == "usual" else framed, width, height, str(image.format))
 
 
 def _luminance(image: ImageFile) -> NDArray[np.uint8]:

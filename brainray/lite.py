@@ -166,7 +166,8 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         (weight,), gradient = ctx.saved_tensors, gradients[0].contiguous(memory_format=torch.channels_last)
         if ctx.stride > 1:
-            spread = gradient.new_zeros(ctx.size).contiguous(memory_format=torch.channels_last)
+            kind: Any = {"dtype": gradient.dtype, "device": gradient.device, "memory_format": torch.channels_last}
+            spread = torch.empty(ctx.size, **kind).zero_()
             spread[:, :, :: ctx.stride, :: ctx.stride] = gradient
             gradient = spread
         back = functional.conv2d(gradient, weight.flip(2, 3), None, 1, weight.shape[-1] // 2, 1, len(weight))

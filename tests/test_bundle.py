@@ -64,9 +64,9 @@ def test_what_is_no_bundle_is_named(tmp_path, copy):
     with pytest.raises(BadRequest, match="is no model"):
         load_bundle(str(tmp_path))
     (copy / "bundle.json").write_text("{}")
-    with pytest.raises(BadRequest, match="bundle format None is not 3"):
+    with pytest.raises(BadRequest, match="bundle format None is not 4"):
         load_bundle(str(copy))
-    (copy / "bundle.json").write_text('{"format_version": 3}')
+    (copy / "bundle.json").write_text('{"format_version": 4}')
     with pytest.raises(BadRequest, match="lacks or garbles 'fingerprint'"):
         load_bundle(str(copy))
 

@@ -4,10 +4,9 @@ import torch
 from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
 
 from brainray import fit
-from brainray.augment import _flat, augment
+from brainray.augment import augment
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.model import build_model
 
@@ -154,11 +153,3 @@ def test_colours_are_changed_alike():
     changed = augment(images, torch.Generator().manual_seed(3), strength=0.5)
     assert changed.shape == images.shape
     assert torch.allclose(changed[:, 0], changed[:, 1], atol=1e-6)
-
-
-def test_flattening_is_what_other_programs_make_of_a_whole_histogram():
-    plane = np.random.default_rng(0).gamma(2, 20, (64, 64)).clip(0, 255).astype(np.uint8)
-    theirs = np.asarray(ImageOps.equalize(Image.fromarray(plane)))
-    assert abs(_flat(plane, air=0.0).astype(int) - theirs).max() <= 3
-    bright = _flat(plane, air=1.0)
-    assert np.median(bright) == pytest.approx(0.75 * 255, abs=8), "as many black pixels again lift the middle to there"

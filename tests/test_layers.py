@@ -49,6 +49,7 @@ ORDER = (
     "image_files",
     "manifest",
     "head",
+    "tone",
     "sniffing",
     "decode",
     "signatures",
