@@ -176,7 +176,7 @@ for turn in range(5):
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
 def test_what_is_freed_is_not_cleared_anew_by_the_system():
-    """Else a third of the time of the model in the package goes into clearing pages."""
+    """Else a quarter of the time of the model in the package goes into clearing pages."""
     done = subprocess.run([sys.executable, "-c", FREES], capture_output=True, text=True, timeout=60, check=True)
     first, *others = map(int, done.stdout.split())
     assert first > 16000, "page faults, one a page"
