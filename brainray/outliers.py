@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .tone import usual_tone
+
 _LEAVES = (30, 150)  # of one picture
 _SQUARES = 0.4  # of the leaves; the others are round
 _TILES = (3, 9)  # along a side, of a picture whose parts are put elsewhere
@@ -18,7 +20,10 @@ _CLOUDS = (2, 40)  # values along a side, before they are enlarged
 
 
 def outliers(images_NCHW: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` pictures of the size of `images`, some of them made from those. Every draw comes from `generator`."""
+    """`count` pictures of the size of `images`, some of them made from those, in the tones that `decode` gives them.
+
+    Every draw comes from `generator`.
+    """
     size = images_NCHW.shape[1:]
     drawn = images_NCHW.new_empty(count, *size)
     for place in range(count):
@@ -26,8 +31,9 @@ def outliers(images_NCHW: Tensor, count: int, generator: torch.Generator) -> Ten
         source = images_NCHW[int(torch.randint(0, len(images_NCHW), (1,), generator=generator))]
         drawn[place] = _KINDS[kind](source, generator)
     low, high = torch.rand(2, count, 1, 1, 1, generator=generator).sort(dim=0).values
-    darkened: Tensor = low + (high - low) * drawn.cpu()
-    return darkened.to(images_NCHW)
+    pixels = (255 * (low + (high - low) * drawn.cpu())).round().to(torch.uint8).numpy()
+    seen = np.array([usual_tone(picture) for picture in pixels], np.float32).reshape(pixels.shape)
+    return (torch.from_numpy(seen) / 255).to(images_NCHW)
 
 
 def _scrambled(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
