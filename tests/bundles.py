@@ -1,11 +1,13 @@
-"""Bundles that nobody trained: predictions are wrong, and repeatable."""
+"""Bundles made in this process: of random weights, of another bundle, or trained without Ray."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from brainray.bundle import Bundle, save_bundle, weights_bytes
-from brainray.config import Calibration, ImageSpec, ModelSpec
+from brainray.config import Calibration, ImageSpec, ModelSpec, TrainOptions
+from brainray.rows import KeptRows
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -40,8 +42,39 @@ def derived(
     return _save(folder, weights, bundle.image, bundle.model, calibration)
 
 
+def learned(
+    folder: Path | str,
+    rows: KeptRows,
+    *,
+    options: TrainOptions,
+    classes: tuple[str, ...],
+    class_counts: tuple[int, ...],
+    init: Bundle | None = None,
+    hear: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> Bundle:
+    """What `brainray train` makes of decoded images in `options.epochs`, uncalibrated; `hear` gets each one's loss."""
+    import torch
+
+    from brainray.learner import Learner, Lesson
+
+    model = options.model_spec(classes)
+    lesson = Lesson(options=options, model=model, class_counts=class_counts, init=init)
+    learner = Learner(lesson, begun=None, device=torch.device("cpu"))
+    began = time.perf_counter()
+    for epoch in range(1, options.epochs + 1):
+        hear(epoch, learner.epoch(rows))
+    minutes = (time.perf_counter() - began) / 60
+    weights = learner.judged.state_dict()
+    return _save(folder, weights, options.image_spec, model, Calibration(), provenance={"minutes": minutes})
+
+
 def _save(
-    folder: Path | str, weights: Mapping[str, Any], image: ImageSpec, model: ModelSpec, calibration: Calibration
+    folder: Path | str,
+    weights: Mapping[str, Any],
+    image: ImageSpec,
+    model: ModelSpec,
+    calibration: Calibration,
+    **told: Any,
 ) -> Bundle:
     return save_bundle(
         str(folder),
@@ -49,4 +82,5 @@ def _save(
         image=image,
         model=model,
         calibration=calibration,
+        **told,
     )

@@ -1,15 +1,16 @@
 """Nothing assumes four classes: models of two and of five are trained, fine-tuned, and go through score and report."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 from archive import contents, engine_of, request_for, score_here
+from bundles import learned
 
 from brainray import storage
-from brainray.bundle import Bundle, load_bundle, save_bundle, weights_bytes
+from brainray.bundle import Bundle, load_bundle
 from brainray.cli import run
-from brainray.config import Calibration, TrainOptions
-from brainray.learner import Learner, Lesson
+from brainray.config import TrainOptions
 from brainray.rows import KeptRows, decode_rows
 from brainray.training_set import list_training_set
 
@@ -23,18 +24,13 @@ def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None =
     found = list_training_set(str(root))
     rows = decode_rows(found.table, OPTIONS.image_spec)
     kept = KeptRows([rows | {"picture": rows["position"]}])
-    counts = tuple(np.bincount(rows["label"]).tolist())
-    model = OPTIONS.model_spec(found.classes)
-    lesson = Lesson(options=OPTIONS, model=model, class_counts=counts, init=init)
-    learner = Learner(lesson, begun=None, device=torch.device("cpu"))
-    for _ in range(epochs):
-        learner.epoch(kept)
-    return save_bundle(
-        str(output),
-        weights=weights_bytes(learner.judged.state_dict()),
-        image=OPTIONS.image_spec,
-        model=model,
-        calibration=Calibration(),
+    return learned(
+        output,
+        kept,
+        options=replace(OPTIONS, epochs=epochs),
+        classes=found.classes,
+        class_counts=tuple(np.bincount(rows["label"]).tolist()),
+        init=init,
     )
 
 

@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -22,11 +23,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from brainray.bundle import Bundle, load_bundle, save_bundle, weights_bytes
-from brainray.config import Calibration, TrainOptions
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bundles import learned
+
+from brainray.bundle import Bundle, load_bundle
+from brainray.config import TrainOptions
 from brainray.copies import find_copies, group_copies
 from brainray.decode import decode
-from brainray.learner import Learner, Lesson
 from brainray.model import cost_of
 from brainray.predict import Predictor
 from brainray.rows import KeptRows, decode_rows, take_rows
@@ -105,21 +109,11 @@ def trained(name: str, data: str, folder: Path) -> Bundle:
     if (folder / name / "bundle.json").exists():
         return load_bundle(uri)
     learn, counts, classes = train_side(data, options)
-    model = options.model_spec(classes)
-    lesson = Lesson(options=options, model=model, class_counts=counts, init=None)
-    learner = Learner(lesson, begun=None, device=torch.device("cpu"))
-    began = time.perf_counter()
-    for epoch in range(options.epochs):
-        loss = learner.epoch(learn)
-        print(f"{name}: epoch {epoch + 1}/{options.epochs}, loss {loss:.3f}", flush=True)
-    return save_bundle(
-        uri,
-        weights=weights_bytes(learner.judged.state_dict()),
-        image=options.image_spec,
-        model=model,
-        calibration=Calibration(),
-        provenance={"minutes": (time.perf_counter() - began) / 60},
-    )
+
+    def hear(epoch: int, loss: float) -> None:
+        print(f"{name}: epoch {epoch}/{options.epochs}, loss {loss:.3f}", flush=True)
+
+    return learned(uri, learn, options=options, classes=classes, class_counts=counts, hear=hear)
 
 
 def judged(bundle: Bundle, data: str) -> dict[str, float]:
