@@ -1,6 +1,7 @@
 """Frozen options of everything brainray does, validated where they are made. Knows no file, no Ray, no torch."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
@@ -11,12 +12,21 @@ Resize = Literal["pad", "stretch"]
 Crop = Literal["head", "none"]
 Tone = Literal["as_is", "usual"]
 Weights = Literal["none", "imagenet"]
+COMPACT = "compact"  # our own network, see `model`
 LITE_NAMES = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, see `lite`
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise BadRequest(message)
+
+
+def pattern_of(option: str, text: str) -> re.Pattern[str]:
+    """A regular expression. Raises `BadRequest` that names the option."""
+    try:
+        return re.compile(text)
+    except re.error as exc:
+        raise BadRequest(f"{option} {text!r} is no regular expression: {exc}") from None
 
 
 def _one_of(name: str, value: object, kind: object) -> None:
@@ -72,7 +82,7 @@ class ModelSpec(_Spec):
     def __post_init__(self) -> None:
         _require(0.25 <= self.width <= 4, f"--width is {self.width}; it must be from 0.25 to 4")
         _require(
-            self.width == 1 or self.name == "compact", f"--width is for compact; {self.name} has a width of its own"
+            self.width == 1 or self.name == COMPACT, f"--width is for {COMPACT}; {self.name} has a width of its own"
         )
         _require(len(self.classes) >= 2, f"a model needs two classes or more, not {len(self.classes)}")
         _require(len(set(self.classes)) == len(self.classes), f"classes repeat: {', '.join(self.classes)}")
@@ -134,6 +144,12 @@ class TrainOptions(_Spec):
         _require(0 <= self.averaging < 1, f"--averaging is {self.averaging}; it must be 0 or more, and below 1")
         _require(0 <= self.outliers <= 1, f"outliers is {self.outliers}; it must be from 0 to 1")
         _one_of("--weights", self.weights, Weights)
+        _require(
+            self.weights == "none" or self.model != COMPACT,
+            f"--weights {self.weights}: there are none for {COMPACT}; choose {LITE_NAMES[0]} or a torchvision network",
+        )
+        if self.group_regex is not None:
+            pattern_of("--group-regex", self.group_regex)
         _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
         _require(
             self.most_workers is None or (self.workers or 1) < self.most_workers,

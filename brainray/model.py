@@ -8,11 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .config import LITE_NAMES, ImageSpec, ModelSpec, Weights
+from .config import COMPACT, LITE_NAMES, ImageSpec, ModelSpec, Weights
 from .errors import BadRequest
-from .lite import LiteCNN, freeze_depthwise, load_imagenet
-
-COMPACT = "compact"
+from .lite import LiteCNN, freeze_depthwise, imagenet_file, load_imagenet
 
 _STEM = 24
 # Channels and residual blocks of each stage; each stage halves height and width, after a stem that halves them too.
@@ -107,7 +105,7 @@ def build_model(spec: ModelSpec) -> nn.Module:
 
 
 def begin_with(model: nn.Module, spec: ModelSpec, weights: Weights) -> nn.Module:
-    """The network as training begins with it. Raises `BadRequest` where there are no such weights for it, or not here.
+    """The network as training begins with it. Raises `BadRequest` where its weights are not to be had here.
 
     torchvision's are fetched from its server; the last layer is ours in any case.
     """
@@ -117,13 +115,16 @@ def begin_with(model: nn.Module, spec: ModelSpec, weights: Weights) -> nn.Module
         load_imagenet(model, spec.name)
         freeze_depthwise(model)
         return model
-    if spec.name == COMPACT:
-        raise BadRequest(
-            f"--weights {weights}: there are none for {COMPACT}; choose {LITE_NAMES[0]} or a torchvision network"
-        )
     backbone = model.backbone if isinstance(model, _Repeated) else model
     _load_shapes_that_fit(backbone, _fetched(spec.name))
     return model
+
+
+def check_network(spec: ModelSpec, weights: Weights) -> None:
+    """Raise `BadRequest` for a network that there is not, or one of ours whose weights are not installed."""
+    build_model(spec)
+    if weights != "none" and spec.name in LITE_NAMES:
+        imagenet_file(spec.name)
 
 
 def go_on_from(model: nn.Module, state: dict[str, Tensor], *, same_classes: bool) -> nn.Module:

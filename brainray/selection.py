@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from .errors import BadRequest
+from .config import pattern_of
 from .members import is_archive
 
 # What Pillow reads of the formats archives hold, and medical formats, so that those get a row that says `unsupported`.
@@ -63,10 +63,7 @@ class Grouper:
     def __init__(self, group_by: str | None, *, option: str = "--group-by") -> None:
         """`group_by` is "folder", a regular expression, or None: there are no groups."""
         self._by_folder = group_by == "folder"
-        try:
-            self._pattern = re.compile(group_by) if group_by and not self._by_folder else None
-        except re.error as exc:
-            raise BadRequest(f"{option} {group_by!r} is no regular expression: {exc}") from None
+        self._pattern = pattern_of(option, group_by) if group_by and not self._by_folder else None
 
     def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
         if self._by_folder:

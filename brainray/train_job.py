@@ -81,9 +81,9 @@ def train(
     lease.refuse_if_held(output_uri)
     job = _read_job(data, output_uri, exclude, replace(options, init=init.fingerprint if init else None), init, say)
     if training_request.look(output_uri, job.request) != "trained":
-        from .model import build_model
+        from .model import check_network
 
-        build_model(job.model)  # a wrong name is told before anything is written and Ray is started
+        check_network(job.model, options.weights)  # told before anything is written and Ray is started
     elif not storage.exists(job.work.uri):
         return _trained_already(job)
     check_writable(output_uri)

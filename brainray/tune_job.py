@@ -51,6 +51,8 @@ class _Job:
 
 def tune(request: Request, *, say: Say) -> list[Trial]:
     """Run the trials that are still to be run. Gives all of which anything was measured, the best first."""
+    from .model import check_network
+
     output = storage.normalise(request.output)
     check_is_folder(output)
     lease.refuse_if_held(output)
@@ -58,8 +60,8 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
     excluded = list_excluded(storage.normalise(request.exclude)) if request.exclude else None
     say(f"{len(training_set.table):,} images in {len(training_set.classes)} classes: {', '.join(training_set.classes)}")
     drawn = tuple(request.space.draw(request.options, number) for number in range(request.trials))
-    for options in drawn:
-        options.model_spec(training_set.classes)  # what makes no sense is told before anything is written
+    for spec in {options.model_spec(training_set.classes) for options in drawn}:
+        check_network(spec, request.options.weights)  # told before anything is written and Ray is started
     check_writable(output)
     with lease.hold(output, purpose="tune", say=say) as held:
         asked = describe_request(request.options, training_set, excluded)

