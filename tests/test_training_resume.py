@@ -25,7 +25,7 @@ from brainray import ray_train, ray_train_worker, storage
 from brainray.bundle import load_bundle
 from brainray.cli import run
 from brainray.config import ModelSpec, TrainOptions
-from brainray.errors import BrainrayError, OutputHeld
+from brainray.errors import BadRequest, BrainrayError, OutputHeld
 from brainray.learner import Lesson
 from brainray.phantom import write_archive
 from brainray.training_request import WorkFolder
@@ -250,3 +250,10 @@ def test_who_has_lost_the_output_does_not_try_again(train):
     with pytest.raises(BrainrayError, match="another run has taken over") as raised:
         train((1, held), (9, None))
     assert raised.value.exit_code == OutputHeld.exit_code
+
+
+def test_a_wrong_request_that_only_a_worker_finds_is_not_tried_again(train):
+    wrong = ray.train.WorkerGroupError("brainray.errors.BadRequest: --weights imagenet: they are missing", {})
+    with pytest.raises(BrainrayError, match="they are missing") as raised:
+        train((0, wrong), (9, None))
+    assert raised.value.exit_code == BadRequest.exit_code
