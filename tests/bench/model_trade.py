@@ -37,7 +37,7 @@ from brainray.rows import KeptRows, decode_rows, take_rows
 from brainray.signatures import Signatures
 from brainray.training_set import Chosen, TrainingSet, choose, list_training_set, picture_counts
 
-_LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 10, "folds": 5}
+_LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 12, "folds": 5}
 CANDIDATES = {
     "compact-160-half": TrainOptions(image_px=160, width=0.5, folds=5),
     "compact-128": TrainOptions(image_px=128, folds=5),
