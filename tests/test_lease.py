@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
-from waiting import wait_for
+import waiting
 
 from brainray import lease, storage
 from brainray.errors import OutputHeld
@@ -110,6 +111,9 @@ def leave(output, **changes):
 
 def leave_elsewhere(output, **changes):
     leave(output, host="host7", pid=4711, boot_id="of another machine", since="2026-11-22T06:10:03+00:00", **changes)
+
+
+wait_for = partial(waiting.wait_for, timeout_s=20)
 
 
 def everything(folder):

@@ -556,8 +556,12 @@ def test_a_job_is_left_found_again_and_stopped(head, tmp_path, archive, bundle):
 def test_a_driver_that_is_killed_has_the_code_of_its_signal(head, tmp_path, archive, bundle):
     output = held_elsewhere(tmp_path / "run")
     process = launch(head, "score", *arguments(archive(images=1), bundle.uri, output))
-    found = wait_for(lambda: [p for p in psutil.process_iter(["cmdline"]) if is_driver(p, output)], "a driver")
-    found[0].kill()
+
+    def drivers():
+        assert process.poll() is None
+        return [p for p in psutil.process_iter(["cmdline"]) if is_driver(p, output)]
+
+    wait_for(drivers, "there is a driver", step_s=0.2)[0].kill()
     code, _, err = finish(process)
     assert code == 137 and "ended with exit code 137" in err
 
@@ -696,6 +700,7 @@ def test_what_a_lost_head_leaves_undone_the_same_command_does_on_the_next_one(
     wait_for(
         lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(output) in (p.info["cmdline"] or [])],
         "the driver is gone",
+        timeout_s=90,
     )
     before = finished(output)
     assert 5 <= len(before) < 120, "killed in the middle"

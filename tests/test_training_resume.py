@@ -161,7 +161,7 @@ def test_ctrl_c_ends_it_in_seconds(root, local_ray, capfd):
     assert run(command(root, "interrupted")) == 130
     assert time.monotonic() - sent[0] < 10
     assert "Traceback" not in capfd.readouterr().err
-    wait_for(lambda: not train_workers(), "they end with their controller, also in a Ray that goes on")
+    wait_for(lambda: not train_workers(), "they end with their controller, also in a Ray that goes on", timeout_s=30)
 
 
 def train_workers():

@@ -7,7 +7,7 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-def until(condition: Callable[[], Found], timeout_s: float, *, step_s: float = 0.01) -> Found:
+def until(condition: Callable[[], Found], timeout_s: float, *, step_s: float = 0.005) -> Found:
     """Wait until a condition holds or the time is over; gives what it last was."""
     deadline = time.monotonic() + timeout_s
     while not (met := condition()) and time.monotonic() < deadline:
