@@ -55,9 +55,10 @@ def bright_box(luminance_HW: NDArray[np.uint8]) -> Box | None:
     smooth_HW = ndimage.uniform_filter(luminance_HW, 3)
     rim = np.concatenate([luminance_HW[0], luminance_HW[-1], luminance_HW[:, 0], luminance_HW[:, -1]])
     margin = np.percentile(rim, _RIM)
-    above = _SHARE_OF_BRIGHT * (np.percentile(smooth_HW, 99) - margin)
+    upper, bright = np.percentile(smooth_HW, (75, 99))
+    above = _SHARE_OF_BRIGHT * (bright - margin)
     least = margin + max(_DARKEST, above)
-    if np.percentile(smooth_HW, 75) > _LIFTED * 255:
+    if upper > _LIFTED * 255:
         import cv2
 
         least = max(least, cv2.threshold(smooth_HW, 0, 255, cv2.THRESH_OTSU)[0])

@@ -51,8 +51,6 @@ class _Job:
 
 def tune(request: Request, *, say: Say) -> list[Trial]:
     """Run the trials that are still to be run. Gives all of which anything was measured, the best first."""
-    from .model import check_network
-
     output = storage.normalise(request.output)
     check_is_folder(output)
     lease.refuse_if_held(output)
@@ -60,8 +58,12 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
     excluded = list_excluded(storage.normalise(request.exclude)) if request.exclude else None
     say(f"{len(training_set.table):,} images in {len(training_set.classes)} classes: {', '.join(training_set.classes)}")
     drawn = tuple(request.space.draw(request.options, number) for number in range(request.trials))
-    for spec in {options.model_spec(training_set.classes) for options in drawn}:
-        check_network(spec, request.options.weights)  # told before anything is written and Ray is started
+    # What makes no sense is told before anything is written and Ray is started.
+    specs = [options.model_spec(training_set.classes) for options in drawn]
+    if not tuning.is_begun(output):  # a search that goes on has looked, and may need no torch any more
+        from .model import check_network
+
+        check_network(specs[0], request.options.weights)  # one name in all of them
     check_writable(output)
     with lease.hold(output, purpose="tune", say=say) as held:
         asked = describe_request(request.options, training_set, excluded)

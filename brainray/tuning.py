@@ -80,6 +80,11 @@ def trial_uri(output: str, number: int) -> str:
     return storage.join(output, _TRIALS, f"trial-{number:04d}.json")
 
 
+def is_begun(output: str) -> bool:
+    """Whether the output holds a search."""
+    return storage.exists(storage.join(output, SEARCH))
+
+
 def begin(output: str, request: TrainRequest, space: Space, writer: storage.Writer) -> None:
     """Make the output this search's, unless it is. Raises `BadRequest` for one that holds something else."""
     drawn_from = {name: list(values) for name, values in asdict(space).items()}
