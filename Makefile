@@ -28,9 +28,10 @@ demo: install
 	$(BIN)/brainray train --data $(DEMO)/training --output $(DEMO)/model --workers 2 --epochs 16 --image-px 112
 	$(BIN)/brainray score --input $(DEMO)/archive --model $(DEMO)/model --output $(DEMO)/run
 
-# Two test processes where there are two processors: what waits for Ray waits side by side. A file's tests stay together.
+# Two test processes where there are two processors: what waits for Ray waits side by side. A file's tests stay together;
+# conftest.py says which come first.
 test: install
-	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(2, os.cpu_count() or 1))') --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(2, os.cpu_count() or 1))') --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff format --check .

@@ -17,8 +17,20 @@ from brainray.bundle import Bundle
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # Threads that wait for each other asleep: beside other processes, those that spin made some tests six times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray Train takes in one report at each look at its workers: with its 2 s, epochs of 0.1 s would wait for it.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that may take long come first: at the end of a run, one test process would wait for them."""
+    longest: dict[Path, int] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0), mark.args[0] if mark else 0)
+    items.sort(key=lambda item: -longest[item.path])
 
 
 def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = "L", kind: str = "JPEG") -> bytes:
@@ -65,10 +77,15 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A `ray.cluster_utils.Cluster` whose head has no processors for work, as a cluster launcher starts it."""
+    """A `ray.cluster_utils.Cluster` whose head has no processors for work, as a cluster launcher starts it.
+
+    A machine that was killed is given up after two seconds, not half a minute.
+    """
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    checks = {"health_check_period_ms": 500, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 4}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
 

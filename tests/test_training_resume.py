@@ -32,16 +32,6 @@ from brainray.training_request import WorkFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 12
-# Ray Train takes in one report at each look at its workers: with its 2 s, epochs of 0.1 s would wait for it.
-QUICK = {"RAY_ADDRESS": "local", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUICK.items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +76,6 @@ def dying(root):
         process = subprocess.Popen(
             [sys.executable, "-m", "brainray", *command(root, "killed")],
             cwd=ROOT,
-            env=os.environ | QUICK,
             stdout=log,
             stderr=log,
             start_new_session=True,
