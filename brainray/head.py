@@ -3,6 +3,9 @@
 Scanners, viewers and data sets leave margins of any width, and write on them. Knows pixels only.
 """
 
+from functools import cache
+from types import ModuleType
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,6 +19,7 @@ _LEAST = 0.05  # of the picture: a smaller part is no head
 _BESIDE = 0.2  # of the largest part: so large another part belongs to it, a scale bar or a letter does not
 _LOOKS = 2  # the second one where the first has cut much off, for it sees more of the head's edge
 _FILLED = 0.85  # of the longer side
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -49,34 +53,65 @@ def _side(box: Box) -> float:
 
 
 def bright_box(luminance_HW: NDArray[np.uint8]) -> Box | None:
-    """Around the largest connected bright part, and parts near its size, of a picture some hundred pixels wide."""
-    from scipy import ndimage
+    """Around the largest connected bright part, and parts near its size, of a picture some hundred pixels wide.
 
-    smooth_HW = ndimage.uniform_filter(luminance_HW, 3)
+    Nearly all of it is done by OpenCV, which lets other threads run meanwhile.
+    """
+    cv2 = _opencv()
+    smooth_HW = _mean_of_nine(luminance_HW)
     rim = np.concatenate([luminance_HW[0], luminance_HW[-1], luminance_HW[:, 0], luminance_HW[:, -1]])
-    margin = np.percentile(rim, _RIM)
-    upper, bright = np.percentile(smooth_HW, (75, 99))
-    above = _SHARE_OF_BRIGHT * (bright - margin)
-    least = margin + max(_DARKEST, above)
+    (margin,) = _percentiles(rim, _RIM)
+    upper, bright = _percentiles(smooth_HW, 75, 99)
+    least = margin + max(_DARKEST, _SHARE_OF_BRIGHT * (bright - margin))
     if upper > _LIFTED * 255:
-        import cv2
-
         least = max(least, cv2.threshold(smooth_HW, 0, 255, cv2.THRESH_OTSU)[0])
-    part_HW, _ = ndimage.label(ndimage.binary_opening(smooth_HW > least))
-    sizes = np.bincount(part_HW.ravel())
-    sizes[0] = 0
-    if sizes.max() < _LEAST * luminance_HW.size:
+    bright_HW = (smooth_HW > least).view(np.uint8)
+    opened_HW = cv2.morphologyEx(bright_HW, cv2.MORPH_OPEN, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(opened_HW, connectivity=4)
+    parts = stats[1:]  # the first one is what is not bright
+    largest = parts[:, cv2.CC_STAT_AREA].max(initial=0)
+    if largest < _LEAST * luminance_HW.size:
         return None
-    kept_HW = (sizes >= _BESIDE * sizes.max())[part_HW]
-    rows, columns = np.flatnonzero(kept_HW.any(1)), np.flatnonzero(kept_HW.any(0))
+    parts = parts[parts[:, cv2.CC_STAT_AREA] >= _BESIDE * largest]
     height, width = luminance_HW.shape
-    (left, right), (top, bottom) = _span(columns, width), _span(rows, height)
+    left, right = _span(parts[:, cv2.CC_STAT_LEFT], parts[:, cv2.CC_STAT_WIDTH], width)
+    top, bottom = _span(parts[:, cv2.CC_STAT_TOP], parts[:, cv2.CC_STAT_HEIGHT], height)
     return left, top, right, bottom
 
 
-def _span(places: NDArray[np.intp], size: int) -> tuple[float, float]:
-    """From the first to the last place; smoothing has widened what does not touch the frame by one on each side."""
-    first, end = int(places[0]), int(places[-1]) + 1
-    if end - first < 4:
-        return first, end
-    return first + (first > 0), end - (end < size)
+@cache
+def _opencv() -> ModuleType:
+    """With one thread: pictures this small are done before others have woken up."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
+
+
+def _mean_of_nine(pixels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Of each pixel and its neighbours, which are mirrored at the edge; each axis is rounded down by itself."""
+    cv2 = _opencv()
+    mean_HW = cv2.copyMakeBorder(pixels_HW, 1, 1, 1, 1, cv2.BORDER_REFLECT).astype(np.uint16)
+    mean_HW = (mean_HW[:-2] + mean_HW[1:-1] + mean_HW[2:]) // 3
+    mean_HW = (mean_HW[:, :-2] + mean_HW[:, 1:-1] + mean_HW[:, 2:]) // 3
+    mean: NDArray[np.uint8] = mean_HW.astype(np.uint8)
+    return mean
+
+
+def _percentiles(pixels: NDArray[np.uint8], *shares: float) -> list[float]:
+    """As `np.percentile` has them, from a histogram: in a tenth of the time."""
+    up_to = np.bincount(pixels.ravel(), minlength=256).cumsum()
+    found = []
+    for share in shares:
+        place = share / 100 * (pixels.size - 1)
+        below, above = np.searchsorted(up_to, (int(place), min(int(place) + 1, pixels.size - 1)), side="right")
+        found.append(float(below + (above - below) * (place % 1)))
+    return found
+
+
+def _span(first: NDArray[np.int32], length: NDArray[np.int32], size: int) -> tuple[float, float]:
+    """Around all parts; smoothing has widened what does not touch the frame by one on each side."""
+    start, end = int(first.min()), int((first + length).max())
+    if end - start < 4:
+        return start, end
+    return start + (start > 0), end - (end < size)
