@@ -4,7 +4,6 @@ The driver holds Arrow columns and numbers, some 300 bytes an image, the index o
 for a million images 5 GB of memory and 15 GB of temporary disk.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from .audit_report import page
 from .copies import Pairs, find_copies, group_copies
 from .errors import BadRequest, blamed_on
 from .run import check_writable
+from .scratch import scratch_folder
 from .sight import Seen, sight_of
 from .signatures import Signatures
 from .storage import Writer
@@ -81,7 +81,7 @@ def audit(request: Request, *, say: Say, start: Start | None = None) -> dict[str
     check_writable(request.output)
     with lease.hold(request.output, purpose=_KIND, say=say) as held:
         check_output(request.output)
-        with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+        with scratch_folder() as scratch:
             signatures = Signatures.empty(len(listed.table), scratch)
             with (start or _ray)(request, listed, held.writer, say) as engine:
                 table = _find(listed, signatures, engine, say)

@@ -8,7 +8,6 @@ old and new rows are joined by DuckDB, which spills to the scratch folder.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from . import storage
 from .entries import LISTED_SCHEMA
 from .errors import StorageError
 from .listing import CHUNK_ROWS, Listing, slices
+from .scratch import scratch_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -155,7 +155,7 @@ def _duckdb() -> ModuleType:
 @contextmanager
 def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
     duckdb = _duckdb()
-    with tempfile.TemporaryDirectory(prefix="brainray-") as spill:
+    with scratch_folder() as spill:
         config = {
             "memory_limit": _JOIN_MEMORY,
             "threads": _JOIN_THREADS,

@@ -6,7 +6,6 @@ the first of them wrote and from nothing of Ray's.
 
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from .errors import BadRequest, BrainrayError, OutputHeld
 from .pools import TrainPool
 from .ray_session import cluster_nodes, has_dashboard, own_error
 from .ray_train_worker import TrainJob, train_worker
+from .scratch import scratch_folder
 
 _MOST_FAILURES = 3  # one after another without an epoch between them
 _LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default
@@ -45,7 +45,7 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
     while True:
         before = len(job.work.history())
         try:
-            with scratch_folder(job.work.ray, job.writer) as scratch:
+            with state_folder(job.work.ray, job.writer) as scratch:
                 _trainer(job, pool, scratch, train=train_set, validation=validation_set).fit()
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
@@ -61,14 +61,14 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
 
 
 @contextmanager
-def scratch_folder(shared: str, writer: storage.Writer) -> Iterator[str]:
+def state_folder(shared: str, writer: storage.Writer) -> Iterator[str]:
     """Where Ray Train keeps its own state, of which nothing is read. It insists on a place that all nodes see."""
     if len(cluster_nodes()) > 1:
         writer.delete_tree(shared)
         yield shared
         writer.delete_tree(shared)
         return
-    with tempfile.TemporaryDirectory(prefix="brainray-", ignore_cleanup_errors=True) as folder:
+    with scratch_folder() as folder:
         yield folder
 
 

@@ -20,7 +20,7 @@ from .learner import Learner, Lesson
 from .model import cost_of
 from .pools import TrainPool
 from .predict import pick_device
-from .ray_train import scratch_folder
+from .ray_train import state_folder
 from .rows import KeptRows
 from .tuning import RAY, Trial, trial_uri
 
@@ -71,7 +71,7 @@ def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say
     resources = {"cpu": pool.cpus_per_worker} | ({"gpu": 1.0} if pool.use_gpu else {})
     epochs = search.trials[numbers[0]].options.epochs
     trainable: Any = tune.with_resources(tune.with_parameters(_trial, search=search), resources)
-    with scratch_folder(storage.join(search.output, RAY), search.writer) as scratch:
+    with state_folder(storage.join(search.output, RAY), search.writer) as scratch:
         tune.Tuner(
             trainable,
             param_space={"number": tune.grid_search(numbers)},

@@ -3,7 +3,6 @@
 Order of writing: manifest, run.json, parts, summary, `_SUCCESS`. `_SUCCESS` goes first when a run is extended.
 """
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, OtherModel, blamed_on
 from .indexes import FOLDER as CONTAINERS
 from .results import KeptTypes, part_uri, present_shards
+from .scratch import scratch_folder
 from .storage import Writer
 from .tasks import Target
 from .truth import Truth
@@ -171,7 +171,7 @@ def verify_run(uri: str) -> Account:
 def account_of(uri: str) -> Account:
     """The account of a run as it lies there."""
     run = check_is_run(uri)
-    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+    with scratch_folder() as scratch:
         files = copy_manifest(uri, run["manifest"], scratch)
         return check_accounts(uri, manifest_files=files, fingerprint=run["fingerprint"])
 

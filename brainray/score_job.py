@@ -21,6 +21,7 @@ from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema
 from .run import STATUS, Request, check_output, check_writable, look, publish, read_run
+from .scratch import scratch_folder
 from .storage import Writer
 from .tasks import open_task, settle
 from .truth import load_truth
@@ -87,7 +88,7 @@ def score(
     output = request.output
     check_output(request)
     refuse_if_held(output)
-    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+    with scratch_folder() as scratch:
         job = _Job(
             request=request,
             scratch=scratch,
@@ -108,14 +109,14 @@ def score(
 def plan_only(request: Request) -> Plan:
     """What `score` would do; writes nothing."""
     check_output(request)
-    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+    with scratch_folder() as scratch:
         return plan_run(request, scratch)
 
 
 def plan_with_probe(request: Request, *, say: Say) -> tuple[Plan, Estimate | None]:
     """The same, and how long it would take by scoring some images; None where there is nothing to score."""
     check_output(request)
-    with tempfile.TemporaryDirectory(prefix="brainray-") as scratch:
+    with scratch_folder() as scratch:
         plan = plan_run(request, scratch)
         if not plan.todo_images:
             return plan, None

@@ -29,6 +29,7 @@ ORDER = (
     "s3_objects",
     "storage",
     "machine",
+    "scratch",
     "lease",
     "sight",
     "members",
