@@ -268,7 +268,7 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def show_estimate(console: Console, expected: Estimate, *, price: float | None) -> None:
     """How long, on how many machines, and what that costs."""
-    seconds, error = expected.seconds, f"within {ERROR:.0%} in our measurements on a local disk"
+    seconds, error = expected.seconds, f"within {ERROR:.0%} on one machine, as measured on its disk and a bucket"
     on = "1 machine" if expected.nodes == 1 else f"{expected.nodes:,} machines"
     console.print(f"expected: {duration_text(seconds)} on {on}, {rate_text(expected.images_per_s)} ({error})")
     if price is not None:

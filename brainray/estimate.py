@@ -23,7 +23,8 @@ _WARM_IMAGES = 32
 # A processor does less when its neighbour is busy, too. This and the next are fitted to `tests/bench/plan_error.py`.
 _BESIDE_OTHERS = 0.83
 _START_S = 8.0  # Ray and its workers, listing and summary
-# By which the true time differed from the expected one there, at most: 5,547 to 44,376 images on one machine's disk.
+# By which the true time differed from the expected one there, at most: 5,547 to 44,376 images
+# on one machine's disk and in a bucket near by.
 ERROR = 0.25
 
 
@@ -37,7 +38,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run will take, within `ERROR` where that was measured: on disk, by processors of one machine."""
+    """What a run will take, within `ERROR` where that was measured: by processors of one machine."""
 
     images_per_s: float
     seconds: float
