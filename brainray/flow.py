@@ -1,6 +1,7 @@
-"""How hard a storage is pressed: how many reads at once by all threads of a process, and how often one is tried again.
+"""Limits concurrent reads of a process (`Flow`), and says how often a failed request is tried again (`RetryPolicy`).
 
-Fewer at once where the storage asks for that: additive increase, multiplicative decrease. Knows no images.
+The limit falls where the storage asks for that: additive increase, multiplicative decrease. Every retry in the package
+goes by `RetryPolicy`. Retries are never nested: whoever retries asks for what is tried once. Knows no images.
 """
 
 import random
@@ -10,16 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from .errors import BadRequest, StorageError
-from .s3_errors import Throttled, WrongRegion
+from .s3_errors import Changed, Throttled, WrongRegion
 
 MOST_AT_ONCE = 64  # of a process, however many shards it has under way
 _BURST_S = 1.0  # refusals within this are one burst, and halve once
 _RECOVERY_S = 30.0  # from one read at once to the most
 
+Sleep = Callable[[float], None]
 _Kind = Literal["throttled", "faltered", "refused", "final"]
+_T = TypeVar("_T")
 
 
 class Flow:
@@ -69,20 +72,20 @@ class Flow:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often a read that failed for the storage's sake is tried, with random waits that grow ("full jitter").
+    """How often a request that the storage failed is tried, with random waits that grow ("full jitter").
 
     Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
 
     attempts: int = 4  # that falter: an I/O error, a timeout, a short read, a 500; the first one counted
     refused_attempts: int = 3  # that an object store answers with 403, which stores do now and then for no reason
-    patience_s: float = 60.0  # of waits for one read while the store asks for fewer requests: 18 attempts or so
+    patience_s: float = 60.0  # of waits for one request while the store asks for fewer requests: 18 attempts or so
     first_wait_s: float = 0.1  # the longest the first wait can be; the next is up to twice as long, and so on
     longest_wait_s: float = 10.0
 
     def __post_init__(self) -> None:
         if min(self.attempts, self.refused_attempts) < 1:
-            raise BadRequest(f"a read has {self.attempts} or {self.refused_attempts} attempts; it must have 1 or more")
+            raise BadRequest(f"{self.attempts} or {self.refused_attempts} attempts at a request; it needs 1 or more")
         if min(self.first_wait_s, self.longest_wait_s, self.patience_s) < 0:
             raise BadRequest(
                 f"waits of {self.first_wait_s:g}, {self.longest_wait_s:g} and {self.patience_s:g} s; "
@@ -92,13 +95,25 @@ class RetryPolicy:
 
 @dataclass(kw_only=True)
 class Tries:
-    """How often one read was tried, and why it failed."""
+    """How often one request was tried, and why it failed."""
 
-    policy: RetryPolicy
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     in_bucket: bool
     count: int = 0
     waited_s: float = 0.0
     _failures: Counter[_Kind] = field(default_factory=Counter)
+
+    def persist(self, request: Callable[[], _T], sleep: Sleep) -> _T:
+        """Make the request, and again after a wait where it failed in a way that may pass. It must not retry itself."""
+        while True:
+            self.count += 1
+            try:
+                return request()
+            except StorageError as exc:
+                wait_s = self.wait_s(exc)
+                if wait_s is None:
+                    raise
+            sleep(wait_s)
 
     def wait_s(self, exc: StorageError) -> float | None:
         """How long to wait before the next try; None where there is to be none."""
@@ -121,6 +136,6 @@ class Tries:
         if isinstance(exc, Throttled):
             return "throttled"
         if exc.reason == "read_failed":
-            return "faltered"
+            return "final" if isinstance(exc, Changed) else "faltered"
         refused = exc.reason == "forbidden" and not isinstance(exc, WrongRegion)
         return "refused" if refused and self.in_bucket else "final"

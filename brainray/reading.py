@@ -124,17 +124,12 @@ class Reader:
         return Content(images, tries.count - 1)
 
     def _persist(self, piece: Piece, tries: Tries) -> tuple[Image, ...]:
-        while True:
-            try:
-                with self._flow.turn():
-                    self._raise_outage()
-                    tries.count += 1
-                    return self._read(piece)
-            except StorageError as exc:
-                wait_s = tries.wait_s(exc)
-                if wait_s is None:
-                    raise
-            self._sleep(wait_s)
+        def read_once() -> tuple[Image, ...]:
+            with self._flow.turn():
+                self._raise_outage()
+                return self._read(piece)
+
+        return tries.persist(read_once, self._sleep)
 
     def _note_unreadable(self, detail: str) -> None:
         with self._lock:

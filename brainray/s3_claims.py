@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from .errors import StorageError
+from .flow import Sleep
 from .s3_errors import Changed
-from .s3_requests import Requests, Sleep
+from .s3_requests import Requests
 from .s3_uris import join, split
 
 _MARK = "brainray-writer"  # object metadata: tells our own write from another's after an answer was lost
@@ -79,14 +80,11 @@ def write_first(requests: Requests, uri: str, data: bytes) -> bool:
     that the object is there looks whose it is.
     """
     mark = secrets.token_hex(16)
-    tries = 0
+    tries = requests.tries()
     try:
-        for attempt in requests.retrying():
-            with attempt:
-                tries += 1
-                requests.put_once(uri, data, IfNoneMatch="*", Metadata={_MARK: mark})
+        requests.persist(partial(requests.put_once, uri, data, IfNoneMatch="*", Metadata={_MARK: mark}), tries)
     except Changed:
-        if tries == 1:
+        if tries.count == 1:
             return False
         found = requests.head(uri)
         return found is not None and found.get("Metadata", {}).get(_MARK) == mark

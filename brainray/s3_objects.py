@@ -18,10 +18,12 @@ import pyarrow as pa
 from . import s3_uris
 from .backend import FileInfo, Service
 from .errors import BadRequest, OutputHeld, StorageError
+from .flow import Sleep
 from .s3_claims import SETTLE_S, Probe, ballot, write_first
 from .s3_errors import Changed
 from .s3_listing import list_objects
-from .s3_requests import DELETE_KEYS, PART_BYTES, Requests, Sleep
+from .s3_pages import Page
+from .s3_requests import DELETE_KEYS, PART_BYTES, Requests
 from .s3_uris import join, parent, split
 
 _CHECK_HOLDS_S = 10.0  # a change leaves within this of the look at the claim, or looks again
@@ -125,11 +127,14 @@ class S3Objects:
         return tuple(name for name, held in wanted.items() if not held)
 
     def list_names(self, uri: str) -> list[str]:
+        return self._names(uri, self._requests.page)
+
+    def _names(self, uri: str, ask: Callable[..., Page]) -> list[str]:
         prefix = _prefix(uri)
         names: set[str] = set()
         token: str | None = None
         while True:
-            page = self._requests.page(uri, prefix, delimiter="/", token=token)
+            page = ask(uri, prefix, delimiter="/", token=token)
             names |= {entry.key[len(prefix) :].rstrip("/") for entry in page.entries}
             token = page.next_token
             if token is None:
@@ -161,7 +166,7 @@ class S3Objects:
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
         """One PUT, which the store checks by its MD5; above 64 MiB in parts, which become an object at once."""
         if staging is not None and uri == join(staging, _HOLDER):
-            self._requests.persist(partial(self._renew, staging, data))
+            self._renew(staging, data)
             return
         change: Callable[[], object] = partial(self._requests.put_once, uri, data)
         if len(data) > PART_BYTES:
@@ -252,7 +257,9 @@ class S3Objects:
         raise OutputHeld(_TAKEN_OVER)
 
     def _is_followed(self, staging: str) -> bool:
-        return any(name > s3_uris.name_of(staging) for name in self.list_names(parent(staging)))
+        """Asks once: it is part of what is tried again as a whole."""
+        names = self._names(parent(staging), self._requests.page_once)
+        return any(name > s3_uris.name_of(staging) for name in names)
 
     def _renew(self, staging: str, data: bytes) -> None:
         """The heartbeat: a revoked holder must not come back, for then its changes would pass again.
@@ -260,8 +267,14 @@ class S3Objects:
         On a store without `If-Match` it may, for the time of a few requests: a look at the neighbours shows that
         another has followed, and it is taken back.
         """
-        holder = join(staging, _HOLDER)
         conditional = self._probe.ask(self._requests, parent(staging)).if_match
+        self._requests.persist(partial(self._renew_once, staging, data, conditional=conditional))
+        if not conditional and self._requests.persist(partial(self._is_followed, staging)):
+            self._requests.remove(join(staging, _HOLDER))
+            raise OutputHeld(_TAKEN_OVER)
+
+    def _renew_once(self, staging: str, data: bytes, *, conditional: bool) -> None:
+        holder = join(staging, _HOLDER)
         with self._requests.clients.sent_within(_CHECK_HOLDS_S):
             version = self._claim_version(staging)
             try:
@@ -272,9 +285,6 @@ class S3Objects:
                 if exc.reason == "not_found":
                     raise OutputHeld(_TAKEN_OVER) from None
                 raise
-        if not conditional and self._is_followed(staging):
-            self._requests.remove(holder)
-            raise OutputHeld(_TAKEN_OVER)
 
     def _delete_below(self, uri: str, first: tuple[str, ...], staging: str | None) -> None:
         _, key = split(uri)

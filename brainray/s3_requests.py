@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from .backend import changed
 from .errors import StorageError
+from .flow import RetryPolicy, Sleep, Tries
 from .s3_client import Clients, content_md5
 from .s3_errors import Answer, Changed, WrongRegion, judge, translated
 from .s3_pages import FIELD, Page
@@ -24,16 +24,14 @@ from .s3_uris import split
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-TRIES = 6
+# An image is read again where it is refused, or it would become an error row; all else that is refused ends at once.
+POLICY = RetryPolicy(refused_attempts=1)
 PAGE_KEYS = 1000  # ListObjectsV2 gives no more
 DELETE_KEYS = 1000  # DeleteObjects takes no more
 WHOLE_BYTES = 32 << 20  # files up to this are read by one request
 PART_BYTES = 64 << 20  # larger ones are written in parts of this
-_FIRST_WAIT_S = 0.2  # the longest the first wait can be; the next is up to twice as long, and so on
-_LONGEST_WAIT_S = 5.0
 _BUFFER_BYTES = 1 << 20
 
-Sleep = Callable[[float], None]
 _T = TypeVar("_T")
 
 
@@ -44,19 +42,12 @@ class Requests:
         self.clients = Clients()
         self._sleep = sleep
 
-    def retrying(self) -> Retrying:
-        """Waits between tries are random and grow ("full jitter"), so that many workers do not return as one."""
-        return Retrying(
-            sleep=self._sleep,
-            stop=stop_after_attempt(TRIES),
-            wait=wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
-            retry=retry_if_exception(_may_pass),
-            reraise=True,
-        )
+    def persist(self, request: Callable[[], _T], tries: Tries | None = None) -> _T:
+        """Repeat a request that may pass a moment later. `tries` is for a caller who asks how many there were."""
+        return (tries or self.tries()).persist(request, self._sleep)
 
-    def persist(self, request: Callable[[], _T]) -> _T:
-        """Repeat a request that may pass a moment later."""
-        return self.retrying()(request)
+    def tries(self) -> Tries:
+        return Tries(policy=POLICY, in_bucket=True)
 
     @contextmanager
     def translated(self, action: str, uri: str) -> Iterator[None]:
@@ -158,12 +149,17 @@ class Requests:
 
     def page(self, uri: str, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None) -> Page:
         """Up to 1000 keys with a prefix, of the bucket in which `uri` lies."""
+        return self.persist(partial(self.page_once, uri, prefix, delimiter=delimiter, after=after, token=token))
+
+    def page_once(
+        self, uri: str, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None
+    ) -> Page:
         asked = {"Prefix": prefix, "Delimiter": delimiter or None, "StartAfter": after or None}
-        return self._list(uri, MaxKeys=PAGE_KEYS, ContinuationToken=token, **asked)
+        return self._list_once(uri, MaxKeys=PAGE_KEYS, ContinuationToken=token, **asked)
 
     def first_key(self, uri: str, prefix: str) -> str | None:
         """The first of all keys with a prefix, which is the prefix itself where there is such an object."""
-        entries = self._list(uri, Prefix=prefix, MaxKeys=1).entries
+        entries = self.persist(partial(self._list_once, uri, Prefix=prefix, MaxKeys=1)).entries
         return entries[0].key if entries else None
 
     def keys(self, folder: str) -> list[str]:
@@ -171,9 +167,8 @@ class Requests:
         prefix = split(folder)[1] + "/"
         return [entry.key[len(prefix) :] for entry in self.page(folder, prefix).entries]
 
-    def _list(self, uri: str, **parameters: object) -> Page:
-        ask = partial(self.once, "list_objects_v2", "s3:ListBucket", uri, Key=None, **parameters)
-        page: Page = self.persist(ask)[FIELD]
+    def _list_once(self, uri: str, **parameters: object) -> Page:
+        page: Page = self.once("list_objects_v2", "s3:ListBucket", uri, Key=None, **parameters)[FIELD]
         return page
 
     def put_once(self, uri: str, data: bytes, **parameters: object) -> None:
@@ -279,10 +274,6 @@ def _etag_of_parts(parts: list[dict[str, Any]]) -> str | None:
     except ValueError:
         return None
     return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
-
-
-def _may_pass(exc: BaseException) -> bool:
-    return isinstance(exc, StorageError) and exc.reason == "read_failed" and not isinstance(exc, Changed)
 
 
 def _plain(key: str) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from brainray.errors import BadRequest, StorageError
 from brainray.flow import Flow, RetryPolicy, Tries
-from brainray.s3_errors import Throttled, WrongRegion
+from brainray.s3_errors import Changed, Throttled, WrongRegion
 
 THROTTLED = Throttled("read_failed", "fewer requests, please")
 
@@ -117,6 +117,23 @@ def test_every_read_ends(causes, in_bucket):
 
 def test_a_wrong_region_does_not_change_by_asking_again():
     assert Tries(policy=RetryPolicy(), in_bucket=True).wait_s(WrongRegion("forbidden", "elsewhere")) is None
+
+
+def test_a_condition_that_does_not_hold_is_no_failure_of_the_storage():
+    assert Tries(in_bucket=True).wait_s(Changed("read_failed", "another was first")) is None
+
+
+def test_a_request_is_made_until_it_succeeds_with_a_wait_between():
+    causes, waits = [StorageError("read_failed", "reset"), THROTTLED], []
+
+    def request():
+        if causes:
+            raise causes.pop()
+        return "done"
+
+    tries = Tries(in_bucket=True)
+    assert tries.persist(request, waits.append) == "done"
+    assert (tries.count, sum(waits)) == (3, tries.waited_s)
 
 
 @pytest.mark.parametrize(

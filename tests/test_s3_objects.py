@@ -600,13 +600,32 @@ def test_a_write_outlasts_a_burst_of_errors(s3):
 
 
 def test_a_write_gives_up_in_the_end_and_at_once_where_it_is_refused(s3):
-    s3.proxy.add("503 SlowDown", methods=("PUT",))
-    assert isinstance(error_of(lambda: files().write_bytes(f"{s3.root}/a", b"", None)), Throttled)
-    assert s3.proxy.count("PUT") == s3_requests.TRIES
+    s3.proxy.add("500 InternalError", methods=("PUT",))
+    assert error_of(lambda: files().write_bytes(f"{s3.root}/a", b"", None)).reason == "read_failed"
+    assert s3.proxy.count("PUT") == s3_requests.POLICY.attempts == 4
     s3.proxy.clear()
     s3.proxy.add("403 AccessDenied", methods=("PUT",))
     assert "s3:PutObject" in str(error_of(lambda: files().write_bytes(f"{s3.root}/a", b"", None)))
     assert s3.proxy.count("PUT") == 1
+
+
+def test_a_store_that_asks_for_fewer_requests_is_waited_for(s3):
+    s3.proxy.add("503 SlowDown", methods=("PUT",))
+    waits = []
+    error = error_of(lambda: S3Objects(sleep=waits.append).write_bytes(f"{s3.root}/a", b"", None))
+    assert isinstance(error, Throttled)
+    assert sum(waits) >= s3_requests.POLICY.patience_s > sum(waits[:-1])
+    assert s3.proxy.count("PUT") == len(waits) + 1
+
+
+def test_retries_are_not_nested_where_a_change_looks_for_who_has_followed(s3):
+    """The holder is hidden, and whether another has followed cannot be listed: four tries, not four times four."""
+    staging = held(s3)
+    s3.proxy.counts.clear()
+    s3.proxy.add("404 NoSuchKey", methods=("HEAD",))
+    s3.proxy.add("500 InternalError", key="list-type")
+    assert error_of(lambda: files().write_bytes(f"{s3.root}/a", b"", staging)).reason == "read_failed"
+    assert (s3.proxy.count("HEAD"), s3.proxy.count("GET"), s3.proxy.count("PUT")) == (4, 4, 0)
 
 
 def test_a_tree_is_deleted_from_what_makes_it_look_complete(s3):
