@@ -53,6 +53,9 @@ class Backend(Protocol):
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
         """A stretch of a file, by one request. `not_found` where the file is not of this version any more."""
 
+    def read_tail(self, uri: str, length: int, version: str | None) -> tuple[bytes, int]:
+        """The end of a file, all of a shorter one, and the file's size. `not_found` as with `read_range`."""
+
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         """A file, to be read where it is needed. `not_found` where it is not of this version any more."""
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from .errors import IMAGE_REASONS, ImageError, ImageReason
 from .members import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
-from .parquet_members import NotAContainer, list_parquet, parquet_rows
+from .parquet_members import NotAContainer, footer_bytes, list_parquet, parquet_rows
 from .tar_members import list_tar, unpack_tar
 from .zip_members import list_zip, unpack_zip
 
@@ -22,6 +22,7 @@ __all__ = [
     "MOST_MEMBER_BYTES",
     "Kind",
     "NotAContainer",
+    "footer_bytes",
     "kind_of",
     "list_members",
     "member_uri",

@@ -61,6 +61,10 @@ class StorageError(BrainrayError):
         return type(self), (self.reason, str(self))
 
 
+class OutOfRange(StorageError):
+    """The stretch asked for lies outside the file (416)."""
+
+
 @contextmanager
 def blamed_on(option: str) -> Iterator[None]:
     """What cannot be listed, read or written within is what an option of the command names: `BadRequest`."""

@@ -69,6 +69,12 @@ class LocalFiles:
             raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {length} bytes")
         return data
 
+    def read_tail(self, uri: str, length: int, version: str | None) -> tuple[bytes, int]:
+        with _translated(uri), open(path_of(uri), "rb", buffering=0) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+        start = max(0, size_bytes - length)
+        return self.read_range(uri, start, size_bytes - start, version), size_bytes
+
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         path = path_of(uri)
         with _translated(uri):

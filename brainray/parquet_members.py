@@ -22,6 +22,9 @@ _IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jp
 _LONGEST_LABEL = 1000  # characters; longer ones are no class names
 _MOST_GROUP_BYTES = 2 << 30
 _MOST_FOOTER_BYTES = 64 << 20  # of images, it has some 200 bytes a row group
+# Of several row groups that one read takes: `pieces` puts no more together than 8 MiB of them.
+_MOST_STRETCH_BYTES = 16 << 20
+_END_BYTES = 8  # of a Parquet file: the length of the footer, and the magic
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 # Unpacked together: a dictionary makes a row group of repeated images small, however much they are unpacked.
 _IMAGES_AT_ONCE = 16
@@ -53,15 +56,21 @@ def list_parquet(file: BinaryFile, most: int) -> Iterator[Member]:
         raise ImageError("truncated", f"labels are missing: {labels.damage.detail}")
 
 
-def parquet_rows(file: BinaryFile, row_group: int, names: Sequence[str]) -> list[bytes | ImageError]:
-    """The images of some rows of a row group, in the order of `names`. What the file itself raises is passed on."""
+def parquet_rows(file: BinaryFile, row_groups: Sequence[int], names: Sequence[str]) -> list[bytes | ImageError]:
+    """The images of some rows of row groups that follow one another, in the order of `names`.
+
+    The footer is read first, then the images of all the row groups at once. What the file raises is passed on.
+    """
     watched = _Watched(file)
+    wanted = set(names)
     images: dict[str, bytes | ImageError] = {}
-    missing = ImageError("not_found", f"no row of row group {row_group}")
+    missing = ImageError("not_found", f"no row of row group {', '.join(map(str, row_groups))}")
     try:
         with _arrow_errors(watched):
-            opened = pq.ParquetFile(pa.PythonFile(watched, mode="r"), page_checksum_verification=True)
-            _read_rows(opened, row_group, set(names), images)
+            opened = _Opened(watched)
+            opened.read_ahead(row_groups)
+        for group in row_groups:
+            opened.read_group(group, wanted, images)
     except ImageError as exc:
         missing = exc
     except NotAContainer as exc:
@@ -69,20 +78,70 @@ def parquet_rows(file: BinaryFile, row_group: int, names: Sequence[str]) -> list
     return [images.get(name, missing) for name in names]
 
 
-def _read_rows(opened: pq.ParquetFile, group: int, wanted: set[str], images: dict[str, bytes | ImageError]) -> None:
-    """Fill `images` as far as can be read."""
-    column = _image_column(opened.schema_arrow)
-    row = sum(opened.metadata.row_group(k).num_rows for k in range(group))
-    for batch in opened.iter_batches(_IMAGES_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
-        values = batch.column(0)
-        values = pc.struct_field(values, "bytes") if types.is_struct(values.type) else values
-        for k, value in enumerate(values):
-            if (name := str(row + k)) in wanted:
-                data = value.as_py()
-                images[name] = data if data is not None else ImageError("empty", f"row {name} has no image")
-        row += len(batch)
-        if len(images) == len(wanted):
+class _Opened:
+    """A Parquet file, of whose images some row groups are read."""
+
+    def __init__(self, watched: "_Watched") -> None:
+        self._watched = watched
+        self._stretch = _Stretch(watched)
+        footer = _read_footer(watched)
+        self._metadata = pq.read_metadata(pa.BufferReader(footer))
+        self._file = pq.ParquetFile(
+            pa.PythonFile(self._stretch, mode="r"), metadata=self._metadata, page_checksum_verification=True
+        )
+        self._column = _image_column(self._file.schema_arrow)
+
+    def read_ahead(self, groups: Sequence[int]) -> None:
+        """By one read; not where the footer has them lie further apart than their sizes allow."""
+        if len(groups) < 2:
             return
+        first, last = self._place(groups[0]), self._place(groups[-1])
+        if first and last and 0 < sum(last) - first[0] <= _MOST_STRETCH_BYTES:
+            self._stretch.hold(first[0], sum(last) - first[0])
+
+    def read_group(self, group: int, wanted: set[str], images: dict[str, bytes | ImageError]) -> None:
+        """Fill `images` as far as can be read; the others of the row group get the reason."""
+        with _arrow_errors(self._watched):
+            rows = self._metadata.row_group(group).num_rows
+            first = row = sum(self._metadata.row_group(k).num_rows for k in range(group))
+        here = {name for name in wanted if name.isdecimal() and first <= int(name) < first + rows}
+        try:
+            with _arrow_errors(self._watched):
+                for batch in self._batches(group):
+                    _take(batch.column(0), row, here, images)
+                    row += len(batch)
+                    if here <= images.keys():
+                        return
+        except ImageError as exc:
+            images |= {name: exc for name in here if name not in images}
+
+    def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
+        batches: Iterator[pa.RecordBatch] = self._file.iter_batches(
+            _IMAGES_AT_ONCE, row_groups=[group], columns=[self._column], use_threads=False
+        )
+        return batches
+
+    def _place(self, group: int) -> tuple[int, int] | None:
+        """Where the images of a row group lie, by what Arrow would read; None where it cannot tell.
+
+        The footer's own figures are not asked for, see `_groups`.
+        """
+        try:
+            with self._stretch.asked():
+                next(self._batches(group), None)
+        except _Asked as place:
+            return place.offset, place.length
+        except Exception:  # noqa: BLE001  # a damaged footer, which reading the row group will tell
+            return None
+        return None
+
+
+def _take(values: pa.Array, first: int, wanted: set[str], images: dict[str, bytes | ImageError]) -> None:
+    values = pc.struct_field(values, "bytes") if types.is_struct(values.type) else values
+    for row, value in enumerate(values, first):
+        if (name := str(row)) in wanted:
+            data = value.as_py()
+            images[name] = data if data is not None else ImageError("empty", f"row {name} has no image")
 
 
 def _groups(metadata: pq.FileMetaData, most: int) -> list[tuple[int, int, str | None]]:
@@ -196,15 +255,85 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
 def _check_ends(file: BinaryFile) -> None:
     """Raise `ImageError` for what is no whole Parquet file, or has a footer too large to be read."""
     size_bytes = size_of(file)
-    head, tail = read_at(file, 0, 4), read_at(file, max(0, size_bytes - 8), 8)
+    tail = read_at(file, max(0, size_bytes - _END_BYTES), _END_BYTES)
     if tail[4:] == _ENCRYPTED_MAGIC:
         raise ImageError("unsupported", "is encrypted")
-    if tail[4:] != _MAGIC and head == _MAGIC:
+    if tail[4:] != _MAGIC and read_at(file, 0, 4) == _MAGIC:
         raise ImageError("truncated", "its footer is missing, as in a copy that was interrupted")
     if tail[4:] != _MAGIC:
         raise ImageError("not_an_image", "is named .parquet but is none")
-    if (footer_bytes := int.from_bytes(tail[:4], "little")) > min(_MOST_FOOTER_BYTES, size_bytes):
-        raise ImageError("too_large" if footer_bytes < size_bytes else "truncated", f"footer of {footer_bytes:,} bytes")
+    length = footer_bytes(tail) - _END_BYTES
+    if length > min(_MOST_FOOTER_BYTES, size_bytes):
+        raise ImageError("too_large" if length < size_bytes else "truncated", f"footer of {length:,} bytes")
+
+
+def footer_bytes(tail: bytes) -> int:
+    """The length of a file's footer, with the bytes that tell it, from the last bytes of the file."""
+    return int.from_bytes(tail[-_END_BYTES:-4], "little") + _END_BYTES
+
+
+def _read_footer(file: BinaryFile) -> bytes:
+    _check_ends(file)
+    size_bytes = size_of(file)
+    length = footer_bytes(read_at(file, max(0, size_bytes - _END_BYTES), _END_BYTES))
+    return read_at(file, max(0, size_bytes - length), length)
+
+
+class _Asked(Exception):
+    """What of a file would have been read."""
+
+    def __init__(self, offset: int, length: int) -> None:
+        super().__init__()
+        self.offset = offset
+        self.length = length
+
+
+class _Stretch:
+    """A file of which a stretch is held in memory."""
+
+    closed = False
+
+    def __init__(self, file: BinaryFile) -> None:
+        self._file = file
+        self._at = 0
+        self._start = 0
+        self._held = b""
+        self._asking = False
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Reads raise `_Asked` instead."""
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+
+    def hold(self, start: int, length: int) -> None:
+        self._start, self._held = start, read_at(self._file, start, length)
+
+    def read(self, size: int) -> bytes:
+        if self._asking:
+            raise _Asked(self._at, size)
+        if size > _MOST_GROUP_BYTES:
+            raise ImageError("too_large", f"images of {size:,} bytes in a row group; write smaller row groups")
+        within = self._at - self._start
+        if within >= 0 and within + size <= len(self._held):
+            data = self._held[within : within + size]
+        else:
+            data = read_at(self._file, self._at, size)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + {0: 0, 1: self._at, 2: size_of(self._file)}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        """Whoever has opened the file closes it."""
 
 
 class _Watched:

@@ -1,5 +1,7 @@
 """What is read at once: a whole file, or a stretch of a container in which several images of a shard lie."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +14,10 @@ from .errors import ImageError
 PIECE_BYTES = 8 << 20
 # Bytes of members that are not wanted: as many are read sooner than another request is answered.
 _GAP_BYTES = 256 << 10
+# Of a Parquet file, read for its footer: that has 100 to 300 bytes a column and row group. A longer one costs one more.
+_TAIL_BYTES = 256 << 10
+_TAILS_BYTES = 64 << 20  # of a worker, which remembers them
+_LOCKS = 64
 
 Image = bytes | ImageError
 
@@ -66,36 +72,110 @@ def _joins(container: str, held: list[Member], member: Member) -> bool:
     """Whether a member lies so close behind others that one read takes them all."""
     first, last = held[0], held[-1]
     if containers.kind_of(container) == "parquet":
-        return member.offset == first.offset  # the same row group
+        follows = member.offset == last.offset + 1  # the next row group
+        return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= PIECE_BYTES)
     gap = member.offset - (last.offset + last.stored_bytes)
     return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= PIECE_BYTES
+
+
+def _group_bytes(members: list[Member]) -> int:
+    """Of the row groups in which they lie, by what these say of themselves: all columns, unpacked."""
+    return sum({member.offset: member.stored_bytes for member in members}.values())
 
 
 def _stretch(container: str, version: str, held: list[Member]) -> Iterator[Piece]:
     if held:
         in_parquet = containers.kind_of(container) == "parquet"
-        yield Piece(
-            container, held[0].stored_bytes if in_parquet else _end(held) - held[0].offset, version, tuple(held)
-        )
+        size_bytes = _group_bytes(held) if in_parquet else _end(held) - held[0].offset
+        yield Piece(container, size_bytes, version, tuple(held))
 
 
 def _end(members: list[Member] | tuple[Member, ...]) -> int:
     return members[-1].offset + members[-1].stored_bytes
 
 
-def read_piece(piece: Piece) -> tuple[Image, ...]:
-    """The bytes of each image, or why a member has none. Raises `StorageError` where the read fails."""
-    if not piece.members:
-        return (storage.read_once(piece.uri),)
-    kind = containers.kind_of(piece.uri)
-    first = piece.members[0]
-    if kind == "parquet":
-        with storage.open_seekable(piece.uri, version=piece.version) as file:
-            return tuple(containers.parquet_rows(file, first.offset, [member.name for member in piece.members]))
-    length = _end(piece.members) - first.offset
-    read = storage.read_range(piece.uri, first.offset, length, version=piece.version) if length else b""
-    stretch = memoryview(read)
-    return tuple(_unpacked(kind or "tar", member, stretch[member.offset - first.offset :]) for member in piece.members)
+class PieceReader:
+    """Reads pieces, each by one request that is not tried again: `reading` counts and paces its tries.
+
+    A Parquet file costs one more, for its footer, which is remembered. Every thread may call it.
+    """
+
+    def __init__(self) -> None:
+        self._tails = _Tails()
+
+    def __call__(self, piece: Piece) -> tuple[Image, ...]:
+        """The bytes of each image, or why a member has none. Raises `StorageError` where the read fails."""
+        if not piece.members:
+            return (storage.read_once(piece.uri),)
+        kind = containers.kind_of(piece.uri)
+        if kind == "parquet":
+            groups = sorted({member.offset for member in piece.members})
+            file = _ParquetFile(piece.uri, piece.version, *self._tails.of(piece.uri, piece.version))
+            return tuple(containers.parquet_rows(file, groups, [member.name for member in piece.members]))
+        start = piece.members[0].offset
+        length = _end(piece.members) - start
+        read = storage.read_range(piece.uri, start, length, version=piece.version) if length else b""
+        stretch = memoryview(read)
+        return tuple(_unpacked(kind or "tar", member, stretch[member.offset - start :]) for member in piece.members)
+
+
+class _Tails:
+    """The ends of the Parquet files that were read last, with their footers."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[str, str | None], tuple[bytes, int]] = OrderedDict()
+        self._lock = threading.Lock()  # guards the above
+        self._one_at_a_time = [threading.Lock() for _ in range(_LOCKS)]  # else each thread of a shard would ask for it
+
+    def of(self, uri: str, version: str | None) -> tuple[bytes, int]:
+        """The end of a file, and the file's size."""
+        key = (uri, version)
+        with self._one_at_a_time[hash(key) % _LOCKS]:
+            with self._lock:
+                if key in self._held:
+                    self._held.move_to_end(key)
+                    return self._held[key]
+            tail = _read_tail(uri, version)
+            with self._lock:
+                self._held[key] = tail
+                while len(self._held) > 1 and sum(len(data) for data, _ in self._held.values()) > _TAILS_BYTES:
+                    self._held.popitem(last=False)
+            return tail
+
+
+def _read_tail(uri: str, version: str | None) -> tuple[bytes, int]:
+    data, size_bytes = storage.read_tail(uri, _TAIL_BYTES, version=version)
+    footer_bytes = containers.footer_bytes(data)
+    if len(data) < footer_bytes <= min(size_bytes, _TAILS_BYTES):
+        data = storage.read_range(uri, size_bytes - footer_bytes, footer_bytes, version=version)
+    return data, size_bytes
+
+
+class _ParquetFile:
+    """A file whose end is known already; each read of what comes before it is one request."""
+
+    def __init__(self, uri: str, version: str | None, tail: bytes, size_bytes: int) -> None:
+        self._uri = uri
+        self._version = version
+        self._tail = tail
+        self._size_bytes = size_bytes
+        self._at = 0
+
+    def seek(self, offset: int, whence: int, /) -> int:
+        self._at = offset + {0: 0, 1: self._at, 2: self._size_bytes}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int, /) -> bytes:
+        start = self._at
+        length = max(0, min(size, self._size_bytes - start))
+        self._at += length
+        in_tail = start - (self._size_bytes - len(self._tail))
+        if in_tail >= 0:
+            return self._tail[in_tail : in_tail + length]
+        return storage.read_range(self._uri, start, length, version=self._version) if length else b""
 
 
 def _unpacked(kind: containers.Kind, member: Member, stretch: memoryview) -> Image:

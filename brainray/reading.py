@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from . import storage
 from .errors import ImageError, Outage, StorageError
 from .flow import Flow, RetryPolicy, Tries
-from .pieces import Image, Piece, read_piece
+from .pieces import Image, Piece, PieceReader
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8
@@ -62,13 +62,13 @@ class Reader:
         outage_share: float = 0.5,
         roots: Sequence[str] = (),
         sleep: Callable[[float], None] | None = None,
-        read: Callable[[Piece], tuple[Image, ...]] = read_piece,
+        read: Callable[[Piece], tuple[Image, ...]] | None = None,
     ) -> None:
         self._policy = policy or RetryPolicy()
         self._flow = flow or Flow()
         self._outage_share = outage_share
         self._roots = tuple(roots)
-        self._read = read
+        self._read = read or PieceReader()
         self._unreadable: deque[bool] = deque(maxlen=OUTAGE_WINDOW)
         self._lock = threading.Lock()  # guards the deque
         self._last_good: Piece | None = None

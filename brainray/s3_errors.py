@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from .errors import BrainrayError, ImageReason, StorageError
+from .errors import BrainrayError, ImageReason, OutOfRange, StorageError
 
 
 class Throttled(StorageError):
@@ -135,6 +135,8 @@ def judge(answer: Answer, request: Request) -> StorageError:
         return _elsewhere(answer.region, request)
     if answer.status == 412:
         return _error("read_failed", request, "the object was changed by another meanwhile", kind=Changed)
+    if answer.status == 416:
+        return _error("read_failed", request, "the object is shorter than expected", kind=OutOfRange)
     if code in _THROTTLING or (answer.status in (429, 503, 509) and code not in _WORDS):
         return _error("read_failed", request, f"{request.host} asks for fewer requests ({told})", kind=Throttled)
     if code not in _WORDS:

@@ -76,6 +76,9 @@ class S3Objects:
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
         return self._requests.get_range_once(uri, start, length, version)
 
+    def read_tail(self, uri: str, length: int, version: str | None) -> tuple[bytes, int]:
+        return self._requests.get_tail_once(uri, length, version)
+
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         """One GET of all up to 32 MiB, which parts and manifests mostly are; a larger file is read by ranges."""
         return self._requests.persist(partial(self._requests.open_once, uri, version))

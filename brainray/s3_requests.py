@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from .backend import changed
-from .errors import StorageError
+from .errors import OutOfRange, StorageError
 from .flow import RetryPolicy, Sleep, Tries
 from .s3_client import Clients, content_md5
 from .s3_errors import Answer, Changed, WrongRegion, judge, translated
@@ -121,6 +121,22 @@ class Requests:
             raise StorageError("read_failed", f"{uri}: got {len(data)} of {length} bytes")
         return data
 
+    def get_tail_once(self, uri: str, length: int, version: str | None) -> tuple[bytes, int]:
+        """One GET of the end of the version that was listed, and the size of the whole object."""
+        match = f'"{version}"' if version else None
+        try:
+            try:
+                data, answer = self._get(uri, version, Range=f"bytes=-{length}", IfMatch=match)
+            except OutOfRange:  # some stores refuse to give all of a smaller object (rclone)
+                data, answer = self._get(uri, version, IfMatch=match)
+        except Changed:
+            raise changed(uri) from None
+        size = str(answer.get("ContentRange", "")).rpartition("/")[2]
+        size_bytes = int(size) if size.isdigit() else len(data)
+        if len(data) < min(length, size_bytes):
+            raise StorageError("read_failed", f"{uri}: got {len(data)} of {length} bytes")
+        return data, size_bytes
+
     def _range(self, uri: str, version: str | None, start: int, end: int) -> bytes:
         """Bytes of the version that was opened; where there is another by now, `StorageError`."""
         data = self.persist(partial(self._body, uri, Range=f"bytes={start}-{end - 1}", IfMatch=version))
@@ -129,11 +145,14 @@ class Requests:
         return data
 
     def _body(self, uri: str, tag: str | None = None, **parameters: object) -> bytes:
+        return self._get(uri, tag, **parameters)[0]
+
+    def _get(self, uri: str, tag: str | None, **parameters: object) -> tuple[bytes, dict[str, Any]]:
+        """The body, and what else was answered."""
         answer = self.once("get_object", "s3:GetObject", uri, **parameters)
         _check_version(uri, answer.get("ETag"), tag)
         with self.translated("s3:GetObject", uri):
-            data: bytes = answer["Body"].read()
-        return data
+            return answer["Body"].read(), answer
 
     def head_once(self, uri: str) -> dict[str, Any] | None:
         """What the store knows of an object; None where there is none."""

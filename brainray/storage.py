@@ -92,6 +92,11 @@ def read_range(uri: str, start: int, length: int, *, version: str | None = None)
     return _backend(uri).read_range(uri, start, length, version)
 
 
+def read_tail(uri: str, length: int, *, version: str | None = None) -> tuple[bytes, int]:
+    """The last bytes of a file, all of a shorter one, and the file's size; not tried again, as `read_range` is not."""
+    return _backend(uri).read_tail(uri, length, version)
+
+
 def open_seekable(uri: str, *, version: str | None = None) -> pa.NativeFile:
     """A file, to be read where it is needed; `StorageError` where it is of another version by now."""
     return _backend(uri).open_seekable(uri, version)

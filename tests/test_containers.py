@@ -69,8 +69,9 @@ def contents(kind, data):
             found[row["name"]] = unpack(kind, row["name"], row["size_bytes"], piece)
         except ImageError as exc:
             found[row["name"]] = exc
-    for group, names in groups.items():
-        found.update(zip(names, parquet_rows(io.BytesIO(data), group, names), strict=True))
+    names = [name for group in groups.values() for name in group]
+    if names:
+        found.update(zip(names, parquet_rows(io.BytesIO(data), sorted(groups), names), strict=True))
     return found
 
 
@@ -155,16 +156,23 @@ class Counting(io.BytesIO):
 
     def __init__(self, data, failing=None):
         super().__init__(data)
-        self.reads = self.given = 0
+        self.lengths = []
         self.failing = failing
 
     def read(self, size=-1):
         if self.reads == self.failing:
             raise OSError("the mount is gone")
         data = super().read(size)
-        self.reads += 1
-        self.given += len(data)
+        self.lengths.append(len(data))
         return data
+
+    @property
+    def reads(self):
+        return len(self.lengths)
+
+    @property
+    def given(self):
+        return sum(self.lengths)
 
 
 class TestNamesOfContainers:
@@ -233,7 +241,7 @@ class TestRoundTrip:
             with pa.OSFile(str(tmp_path / kind)) as file, open(tmp_path / kind, "rb", buffering=0) as raw:
                 assert rows_of(kind, file) == rows_of(kind, raw) == rows_of(kind, content)
         with pa.OSFile(str(tmp_path / "parquet")) as file:
-            assert parquet_rows(file, 0, ["1"]) == [b"2"]
+            assert parquet_rows(file, [0], ["1"]) == [b"2"]
 
 
 class TestListing:
@@ -606,10 +614,10 @@ class TestParquet:
 
     def test_rows_come_in_the_order_asked_for_and_foreign_ones_are_not_found(self):
         data = parquet_of({"image": [b"%d" % k for k in range(100)]}, row_group_size=50)
-        found = parquet_rows(io.BytesIO(data), 1, ["99", "50", "99", "0", "x"])
+        found = parquet_rows(io.BytesIO(data), [1], ["99", "50", "99", "0", "x"])
         assert found[:3] == [b"99", b"50", b"99"]
         assert [error.reason for error in found[3:]] == ["not_found", "not_found"]
-        assert [error.reason for error in parquet_rows(io.BytesIO(data), 9, ["0"])] == ["truncated"]
+        assert [error.reason for error in parquet_rows(io.BytesIO(data), [9], ["0"])] == ["truncated"]
 
     def test_the_listing_reads_no_image(self):
         pictures = [random.Random(k).randbytes(50_000) for k in range(40)]
@@ -658,6 +666,20 @@ class TestParquet:
         assert {found[name].reason for name in "345"} == {"truncated"}
         assert all(found[name] == pictures[name] for name in "012678")
 
+    def test_several_row_groups_are_read_at_once_and_a_damaged_one_spoils_no_other(self):
+        data, pictures = self.damaged(0)
+        file = Counting(data)
+        found = dict(zip(pictures, parquet_rows(file, [0, 1, 2], list(pictures)), strict=True))
+        assert {name for name in found if isinstance(found[name], ImageError)} == {"3", "4", "5"}
+        assert all(found[name] == pictures[name] for name in "012678")
+        assert [length > 8100 for length in file.lengths].count(True) == 1, "of 2,700 bytes of pictures each"
+
+    def test_row_groups_that_lie_far_apart_are_read_one_by_one(self, monkeypatch):
+        monkeypatch.setattr(parquet_members, "_MOST_STRETCH_BYTES", 1000)
+        pictures = [random.Random(k).randbytes(900) for k in range(4)]
+        data = parquet_of({"image": pictures}, row_group_size=2)
+        assert parquet_rows(io.BytesIO(data), [0, 1], list("0123")) == pictures
+
     def test_a_changed_byte_is_found_where_the_file_has_checksums(self):
         data = bytearray(parquet_of({"image": [b"pixels " * 99]}, compression="none", write_page_checksum=True))
         data[data.index(b"pixels") + 200] ^= 1
@@ -694,10 +716,10 @@ class TestFailingReads:
     def test_the_error_of_the_file_is_raised_in_place_of_rows(self):
         data = parquet_of({"image": [b"1" * 500]})
         file = Counting(data)
-        assert parquet_rows(file, 0, ["0"]) == [b"1" * 500]
+        assert parquet_rows(file, [0], ["0"]) == [b"1" * 500]
         for failing in range(file.reads):
             with pytest.raises(OSError, match="the mount is gone"):
-                parquet_rows(Counting(data, failing), 0, ["0"])
+                parquet_rows(Counting(data, failing), [0], ["0"])
 
 
 class TestDamage:
