@@ -23,6 +23,7 @@ _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there
 _PHASES = {
     "listing": "listing the input",
+    "updating": "updating rows",
     "starting": "starting workers",
     "scoring": "scoring",
     "summary": "adding up",
@@ -69,7 +70,7 @@ def duration_text(seconds: float) -> str:
 
 
 class _Paced:
-    """Tells with each phase, every few seconds while scoring, and at its end."""
+    """Tells with each phase, every few seconds while it lasts, and at the end of scoring."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -110,6 +111,8 @@ class Lines(_Paced):
         phase = _PHASES.get(progress.phase)
         if progress.phase == "listing":
             return f"{phase}: {progress.total:,} images so far"
+        if progress.phase == "updating":
+            return f"{phase}: {progress.done:,} of {progress.total:,} images"
         if progress.phase != "scoring":
             return phase and f"{phase}: {progress.total:,} images"
         left = (progress.total - progress.done) / progress.images_per_s if progress.images_per_s else 0

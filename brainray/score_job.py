@@ -5,6 +5,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,16 +18,20 @@ from .errors import StorageError
 from .estimate import Estimate
 from .lease import Lease, hold, refuse_if_held
 from .lists import kept_types
+from .manifest import Shard
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema
 from .run import STATUS, Request, check_output, check_writable, look, publish, read_run
 from .scratch import scratch_folder
 from .storage import Writer
-from .tasks import open_task, settle
+from .tasks import Target, open_task, settle
 from .truth import load_truth
 
 _HEARTBEAT_S = 2.0
+# Parts that are written anew beside each other, by threads: on a bucket each waits for some three requests. A part is a
+# few hundred kB in memory.
+_UPDATES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +176,7 @@ class _Job:
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
         listener = _Status(self.request.output, self.listener, self.clock, writer)
         plan = begin_run(plan, writer)
-        self._settle(plan, writer)
+        self._settle(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)
         account = close_run(plan, writer)
@@ -182,17 +187,36 @@ class _Job:
         listener(replace(whole, phase="done"))
         return summary
 
-    def _settle(self, plan: Plan, writer: Writer) -> None:
-        """Write the parts for which no image has to be read: labels, groups or rows to be dropped."""
-        target = self.request.target(plan.uri, writer)
-        for shard in plan.todo:
-            if plan.pending[shard.shard_id] == 0:
-                settle(open_task(shard, target), target)
+    def _settle(self, plan: Plan, lease: Lease, listener: Listener) -> None:
+        """Write the parts for which no image has to be read: labels, groups or rows to be dropped.
+
+        Several at once. After the first error, or Ctrl-C, no other is begun, and those under way are waited for.
+        """
+        shards = [shard for shard in plan.todo if plan.pending[shard.shard_id] == 0]
+        if not shards:
+            return
+        target = self.request.target(plan.uri, lease.writer)
+        done = plan.images - plan.todo_images - sum(shard.images for shard in shards)
+        listener(Progress(phase="updating", done=done, total=plan.images))
+        pool = ThreadPoolExecutor(_UPDATES_AT_ONCE, thread_name_prefix="update")
+        try:
+            futures = {pool.submit(_update, shard, target): shard for shard in shards}
+            for future in as_completed(futures):
+                future.result()
+                lease.check()
+                done += futures[future].images
+                listener(Progress(phase="updating", done=done, total=plan.images))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _score(self, plan: Plan, lease: Lease, listener: Listener) -> None:
         listener(Progress(phase="starting", done=plan.images - plan.todo_images, total=plan.images))
         for progress in _progress(plan, self.engine(self.request, plan, lease)):
             listener(progress)
+
+
+def _update(shard: Shard, target: Target) -> None:
+    settle(open_task(shard, target), target)
 
 
 def _with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:

@@ -21,12 +21,14 @@ def test_a_pipe_gets_a_line_every_few_seconds():
     show(Progress(phase="listing", total=70_000))
     clock.now = 6.0
     show(Progress(phase="listing", total=140_000))
+    show(Progress(phase="updating", done=10, total=1000))
     show(Progress(phase="starting", total=1000))
     for second in range(11):
         clock.now = 10.0 + second
         show(Progress(phase="scoring", done=100 * second, total=1000, failed=second, images_per_s=100))
     lines = stream.getvalue().splitlines()
-    assert lines[:2] == ["listing the input: 140,000 images so far", "starting workers: 1,000 images"]
+    assert lines[:2] == ["listing the input: 140,000 images so far", "updating rows: 10 of 1,000 images"]
+    assert lines.pop(1) and lines[1] == "starting workers: 1,000 images"
     assert lines[2] == "scoring: 0 of 1,000 images, 0 failed, 100 images/s, 10s left"
     assert lines[3] == "scoring: 500 of 1,000 images, 5 failed, 100 images/s, 5s left"
     assert lines[-1] == "scoring: 1,000 of 1,000 images, 10 failed, 100 images/s, 0s left"

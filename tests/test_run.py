@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,11 +13,11 @@ from bundles import derived, untrained
 from conftest import image_bytes
 from faults import Killed, bury
 
-from brainray import generation, results, storage
-from brainray.errors import AccountingError, BadRequest, OtherModel
+from brainray import generation, results, score_job, storage
+from brainray.errors import AccountingError, BadRequest, OtherModel, OutputHeld, StorageError
 from brainray.report import build_summary, read_summary
 from brainray.run import verify_run
-from brainray.score_job import plan_only
+from brainray.score_job import plan_only, score
 from brainray.truth import load_truth
 
 
@@ -170,6 +171,100 @@ def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, t
     found = contents(run.uri)
     assert {row["group"] for uri, row in found.items() if "/notumor/" in uri} == {"notumor"}
     assert set(outcome.summary.figures["groups"]) == {"(none)", "meningioma", "notumor", "pituitary"}
+
+
+@pytest.fixture
+def relabelling(run, archive, bundle):
+    """A run of 40 shards of an image each, and how to give all of them a group; tells what the listener heard."""
+    root = archive(images=10)
+    run(root, shard_size=1)
+    request = request_for(root, run.uri, bundle, shard_size=1, group_by="folder")
+
+    def start(listener=lambda _: None):
+        engine = engine_of(bundle, on_shard=lambda _: pytest.fail("a shard was scored"))
+        return score(request, listener=listener, say=lambda _: None, engine=engine)
+
+    return start
+
+
+def groups(uri):
+    return [row["group"] for row in rows(uri)]
+
+
+def test_parts_are_relabelled_side_by_side(run, relabelling, monkeypatch):
+    together = threading.Barrier(8)
+    settle = score_job.settle
+    monkeypatch.setattr(score_job, "settle", lambda *args: (together.wait(timeout=60), settle(*args))[1])
+    relabelling()
+    assert len(groups(run.uri)) == 40
+    assert None not in groups(run.uri)
+
+
+def test_relabelling_tells_how_far_it_is(run, relabelling):
+    heard, status = [], []
+
+    def listener(progress):
+        if heard and progress.phase == "updating":
+            status.append(storage.read_json(f"{run.uri}/status.json"))
+        heard.append(progress)
+
+    relabelling(listener)
+    assert [p.done for p in heard if p.phase == "updating"] == list(range(41))
+    assert {p.total for p in heard if p.phase == "updating"} == {40}
+    assert status[-1]["phase"] == "updating"
+    assert status[-1]["total"] == 40
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_relabelling_stops_at_the_first_error_and_goes_on_when_run_again(run, relabelling, monkeypatch, interrupted):
+    settle, lock, begun, heard = score_job.settle, threading.Lock(), [], threading.Event()
+
+    def fifteen(*args):
+        """Fifteen succeed; the others fail, after Ctrl-C if there is to be one."""
+        with lock:
+            begun.append(args)
+            number = len(begun)
+        if number <= 15:
+            return settle(*args)
+        assert heard.wait(60)
+        raise StorageError("read_failed", "the disk is full")
+
+    def press(progress):
+        if progress.phase == "updating" and progress.done == 10:
+            heard.set()
+            raise KeyboardInterrupt
+
+    if not interrupted:
+        heard.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(score_job, "settle", fifteen)
+        with pytest.raises(KeyboardInterrupt if interrupted else StorageError):
+            relabelling(*[press] * interrupted)
+    assert not any(thread.name.startswith("update") for thread in threading.enumerate())
+    relabelled = 40 - groups(run.uri).count(None)
+    assert relabelled == 15
+    assert not success(run.uri)
+    assert len(relabelling().plan.pending) == 40 - relabelled
+    assert None not in groups(run.uri)
+    assert verify_run(run.uri).wrong == ()
+
+
+def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monkeypatch):
+    settle, lock, done = score_job.settle, threading.Lock(), []
+
+    def taken_over(*args):
+        with lock:  # one by one, for the takeover to stand between two of them
+            if len(done) == 5:
+                storage.revoke(f"{run.uri}/.lease/{storage.list_names(f'{run.uri}/.lease')[-1]}")
+            info = settle(*args)
+            done.append(info)
+            return info
+
+    monkeypatch.setattr(score_job, "settle", taken_over)
+    with pytest.raises(OutputHeld):
+        relabelling()
+    assert len(done) == 5
+    assert groups(run.uri).count(None) == 35
 
 
 def test_labels_still_fit_when_an_image_is_gone_and_the_run_is_planned_twice(run, archive, bundle, tmp_path):
