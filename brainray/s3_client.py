@@ -1,7 +1,7 @@
 """Clients for S3, by the usual AWS chain: profile, variables, configuration file, roles. Made when first needed.
 
-obstore reads: a GET costs it a sixth to a tenth of the processor time (tests/bench/s3_clients.py). botocore does all
-else, and finds credentials, region and endpoint for both.
+obstore reads: a GET costs it a sixth to a tenth of the processor time (tests/bench/s3_clients.py). boto3 does all else,
+and its botocore finds credentials, region and endpoint for both.
 """
 
 import os
@@ -19,6 +19,7 @@ from .s3_errors import Request
 from .s3_pages import parse_page
 
 if TYPE_CHECKING:
+    import boto3.session
     from botocore.client import BaseClient
     from botocore.session import Session
     from obstore.store import S3Credential, S3Store
@@ -49,7 +50,7 @@ class Clients:
 
     @property
     def s3(self) -> "BaseClient":
-        """The botocore client. It tries once: who calls it counts the tries."""
+        """boto3's client. It tries once: who calls it counts the tries."""
         if self._s3 is None or self._pid != os.getpid():
             self._make()
         return self._s3
@@ -109,19 +110,21 @@ class Clients:
         with self._lock:
             if self._s3 is not None:
                 return
+            import boto3.session
             import botocore.session
 
             session = botocore.session.Session()
             if "AWS_REGION" in os.environ:  # which all SDKs but this one know
                 session.set_config_variable("region", os.environ["AWS_REGION"])
             wish = (session.get_scoped_config().get("s3") or {}).get("addressing_style")
-            s3 = self._create(session, wish or "auto")
+            boto = boto3.session.Session(botocore_session=session)  # one: each adds its methods to the clients
+            s3 = self._create(boto, wish or "auto")
             if not wish and not _at_aws(s3):
-                s3 = self._create(session, "path")  # host names like bucket.minio:9000 lead nowhere
+                s3 = self._create(boto, "path")  # host names like bucket.minio:9000 lead nowhere
             self.session = session
             self._s3 = s3
 
-    def _create(self, session: "Session", addressing_style: str) -> "BaseClient":
+    def _create(self, session: "boto3.session.Session", addressing_style: str) -> "BaseClient":
         from botocore.config import Config
 
         config = Config(
@@ -134,7 +137,7 @@ class Clients:
             response_checksum_validation="when_required",
             s3={"addressing_style": addressing_style},
         )
-        s3 = session.create_client("s3", config=config)
+        s3: BaseClient = session.client("s3", config=config)
         _parse_lists_once(s3)
         s3.meta.events.register_first("before-parameter-build.s3", _stay_in_region)
         s3.meta.events.register("before-call.s3.DeleteObjects", _add_md5)

@@ -150,7 +150,7 @@ def test_nodes_install_nothing_but_what_the_constraints_pin():
         wanted = [Requirement(word) for word in given if not word.startswith("-") and "/" not in word]
         assert all(not requirement.specifier for requirement in wanted), "versions belong into constraints.txt"
     named = {Requirement(text).name for text in PROJECT["project"]["dependencies"]}
-    # boto3 takes the one version that goes with botocore's.
+    # botocore makes the requests of boto3, which takes a range of versions of it.
     assert named | {"ray", "botocore"} <= set(pins())
     assert not CONFIG.get("docker"), "an image has versions of its own"
 

@@ -129,6 +129,12 @@ def test_nothing_is_made_at_import_and_clients_do_not_travel():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_client_is_that_of_boto3(strict_s3):
+    clients = files()._requests.clients
+    assert clients.s3.list_buckets()["ResponseMetadata"]["HTTPStatusCode"] == 200
+    assert clients.s3.meta.config.user_agent.startswith("Boto3/")
+
+
 def test_a_copy_by_pickle_works(s3):
     uri = s3.put("a/k", b"data")
     first = S3Objects(settle_s=0.5)
