@@ -363,7 +363,9 @@ def test_a_pause_of_the_watcher_is_not_held_against_the_holder(output):
         fake.hold(output).__enter__()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[]", b"{}", b"\xff"], ids=["none", "empty", "list", "bare", "no JSON"]
+)
 def test_a_lease_that_names_nobody_is_followed_after_the_ttl(output, content):
     leave(output)
     uri = record_uri(output)

@@ -483,7 +483,9 @@ def test_many_small_folders_cost_few_requests():
 
 
 @pytest.mark.parametrize(
-    "name", [lambda i: f"slice-{i:08d}.jpg", lambda i: hashlib.md5(str(i).encode()).hexdigest(), lambda i: f"é{i:05d}"]
+    "name",
+    [lambda i: f"slice-{i:08d}.jpg", lambda i: hashlib.md5(str(i).encode()).hexdigest(), lambda i: f"é{i:05d}"],
+    ids=["counted", "hashed", "accents"],
 )
 def test_a_flat_folder_is_shared_out_too(name):
     """A million keys one page after the other take minutes where each answer takes 0.1 s."""
