@@ -61,6 +61,18 @@ class StorageError(BrainrayError):
         return type(self), (self.reason, str(self))
 
 
+class Throttled(StorageError):
+    """The store asks for fewer requests at once: 503 SlowDown, 429. The same request may succeed a moment later."""
+
+
+class Changed(StorageError):
+    """A condition of the request does not hold (412): another has written the object, or it is there already."""
+
+
+class WrongRegion(StorageError):
+    """The bucket lies in another region than the requests are signed for."""
+
+
 @contextmanager
 def blamed_on(option: str) -> Iterator[None]:
     """What cannot be listed, read or written within is what an option of the command names: `BadRequest`."""
@@ -80,6 +92,10 @@ class Outage(BrainrayError):
 
 class AccountingError(BrainrayError):
     """Rows and images listed differ: the run is not published. Run the same command again; a defect if it stays."""
+
+
+class Unreachable(BrainrayError):
+    """Ray's dashboard was silent for longer than the caller is patient. What runs on the cluster may still run."""
 
 
 class ImageError(Exception):

@@ -196,7 +196,7 @@ def _ask(
         try:
             value = ray.get(ready[0])
         except RayError as exc:
-            yield node, wrong(f"node {node.name}", f"a task failed there ({_last_line(exc)})", "see its raylet.out")
+            yield node, wrong(f"node {node.name}", f"a task failed there ({_why(exc)})", "see its raylet.out")
             continue
         yield node, Answer(facts=value, asked_s=began_s, answered_s=time.time())
     for reference, node in pending.items():
@@ -204,8 +204,8 @@ def _ask(
         yield node, judge_late(node, answer_s)
 
 
-def _last_line(exc: RayError) -> str:
-    return one_line(str(exc).strip().rpartition("\n")[2])
+def _why(exc: RayError) -> str:
+    return one_line(str(ray_session.own_error(exc) or exc).strip().rpartition("\n")[2])
 
 
 def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:

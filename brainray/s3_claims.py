@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from .errors import StorageError
-from .s3_errors import Changed
+from .errors import Changed, StorageError
 from .s3_requests import Requests, Sleep
 from .s3_uris import join, split
 

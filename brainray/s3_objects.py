@@ -17,9 +17,8 @@ import pyarrow as pa
 
 from . import s3_uris
 from .backend import FileInfo, Service
-from .errors import BadRequest, OutputHeld, StorageError
+from .errors import BadRequest, Changed, OutputHeld, StorageError
 from .s3_claims import SETTLE_S, Probe, ballot, write_first
-from .s3_errors import Changed
 from .s3_listing import list_objects
 from .s3_requests import DELETE_KEYS, PART_BYTES, Requests, Sleep
 from .s3_uris import join, parent, split

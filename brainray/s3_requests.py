@@ -15,9 +15,9 @@ import pyarrow as pa
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from .backend import changed
-from .errors import StorageError
+from .errors import Changed, StorageError, WrongRegion
 from .s3_client import Clients, content_md5
-from .s3_errors import Answer, Changed, WrongRegion, judge, translated
+from .s3_errors import Answer, judge, translated
 from .s3_pages import FIELD, Page
 from .s3_uris import split
 

@@ -26,9 +26,18 @@ from hypothesis import strategies as st
 from s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, free_port, s3, s3_endpoints, strict_s3
 
 from brainray import s3_client, s3_errors, s3_listing, s3_requests, s3_uris
-from brainray.errors import IMAGE_REASONS, BadRequest, BrainrayError, OutputHeld, StorageError
+from brainray.errors import (
+    IMAGE_REASONS,
+    BadRequest,
+    BrainrayError,
+    Changed,
+    OutputHeld,
+    StorageError,
+    Throttled,
+    WrongRegion,
+)
 from brainray.s3_claims import ballot
-from brainray.s3_errors import Answer, Request, Throttled, WrongRegion, judge, translate
+from brainray.s3_errors import Answer, Request, judge, translate
 from brainray.s3_objects import S3Objects
 from brainray.s3_pages import Entry, Page
 
@@ -830,7 +839,7 @@ def test_every_answer_is_told_in_one_line(status, code, region):
         (429, "TooManyRequests", "read_failed", Throttled),
         (500, "InternalError", "read_failed", StorageError),
         (400, "RequestTimeout", "read_failed", StorageError),
-        (412, "PreconditionFailed", "read_failed", s3_errors.Changed),
+        (412, "PreconditionFailed", "read_failed", Changed),
         (501, "NotImplemented", "read_failed", StorageError),
         (400, "InvalidRequest", "forbidden", StorageError),
     ],
