@@ -27,7 +27,6 @@ from .doctor import Finding, attempted, blamed, counted, ok, one_line, tell, war
 from .doctor_locations import first_image
 from .doctor_machine import check_objects, check_session_folder
 from .doctor_nodes import (
-    PACKAGES,
     Answer,
     Asked,
     ClusterNode,
@@ -42,6 +41,7 @@ from .errors import BadRequest, BrainrayError, StorageError
 from .machine import Machine, read_disk, read_machine
 from .ray_session import cluster_address
 from .sight import Seen, Sight
+from .versions import DISTRIBUTIONS
 
 _CONNECT_S = 25.0
 _TURN_S = 0.2
@@ -148,10 +148,10 @@ def look_at_cluster(asked: Asked, address: str) -> Iterator[Finding]:
     """The cluster connected to: its nodes, and whether each sees and reaches what this machine does."""
     nodes = [_described(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     yield from judge_cluster(nodes, address)
-    here = facts(PACKAGES)
+    here = facts(DISTRIBUTIONS)
     able: list[ClusterNode] = []
     bf16: list[tuple[ClusterNode, bool]] = []
-    for node, answer in _ask(nodes, facts, PACKAGES):
+    for node, answer in _ask(nodes, facts, DISTRIBUTIONS):
         if not isinstance(answer, Answer):
             yield answer
             continue

@@ -16,7 +16,6 @@ from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError
 from .metrics import reference_distribution
-from .plan import package_versions
 from .run import check_writable
 from .sight import Seen, sight_of
 from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of
@@ -30,6 +29,7 @@ from .training_set import (
     list_training_set,
     picture_counts,
 )
+from .versions import package_versions
 
 if TYPE_CHECKING:
     from ray.data import Dataset

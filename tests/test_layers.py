@@ -15,6 +15,7 @@ ORDER = (
     "errors",
     "logs",
     "config",
+    "versions",
     "labels",
     "backend",
     "local_names",
