@@ -23,7 +23,6 @@ TTL_S = 60.0
 _BEATS = 6  # renewals in one ttl
 _LOOKS = 12  # at a silent holder in one ttl
 _FOLDER = ".lease"
-_HOLDER = "holder.json"
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -106,7 +105,7 @@ class Lease:
 
     def _write(self, holder: Holder) -> None:
         self._holder = holder
-        self.writer.write_json(storage.join(_folder(self._output, self.epoch), _HOLDER), asdict(holder))
+        storage.renew(_folder(self._output, self.epoch), _record_of(holder))
 
 
 @contextmanager
@@ -143,7 +142,7 @@ def _claim(output: str, purpose: str, say: Say, ttl_s: float, clock: Clock, slee
     while True:
         epoch = _await_turn(output, say, ttl_s, clock, sleep) + 1
         holder = _this_process(purpose, ttl_s, clock)
-        if not storage.claim(_folder(output, epoch), _HOLDER, json.dumps(asdict(holder)).encode()):
+        if not storage.claim(_folder(output, epoch), _record_of(holder)):
             continue
         if max(_epochs(output), default=0) == epoch:
             return Lease(output, epoch, holder, clock)
@@ -253,11 +252,15 @@ def _look(output: str) -> tuple[int, Holder | None]:
     while True:
         epoch = max(_epochs(output), default=0)
         try:
-            record = storage.read_json(storage.join(_folder(output, epoch), _HOLDER))
+            record = storage.read_json(storage.claim_file(_folder(output, epoch)))
             return epoch, Holder(**{field.name: record[field.name] for field in fields(Holder)})
         except (StorageError, KeyError):
             if max(_epochs(output), default=0) == epoch:  # else it was followed between the two
                 return epoch, None
+
+
+def _record_of(holder: Holder) -> bytes:
+    return (json.dumps(asdict(holder), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _folder(output: str, epoch: int) -> str:

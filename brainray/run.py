@@ -140,6 +140,11 @@ def drop_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str], w
         writer.delete(part_uri(uri, shard_id))
 
 
+def delete_run(uri: str, writer: Writer) -> None:
+    """Remove a run and its folder. One that is cut short leaves nothing that looks like a run."""
+    writer.delete_tree(uri, first=(SUCCESS, RUN))
+
+
 def publish(uri: str, account: Account, fingerprint: str, writer: Writer) -> None:
     """Say that the run is whole: written last."""
     success = {"rows": account.rows, "failed": account.failed, "fingerprint": fingerprint}

@@ -20,7 +20,7 @@ from .lists import kept_types
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema
-from .run import STATUS, Request, check_output, check_writable, look, publish, read_run
+from .run import STATUS, Request, check_output, check_writable, delete_run, look, publish, read_run
 from .scratch import scratch_folder
 from .storage import Writer
 from .tasks import open_task, settle
@@ -159,7 +159,7 @@ class _Job:
         begun = read_run(new)
         if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
             generation.finish_switch(output, lease.writer)
-            lease.writer.delete_tree(new)  # what another model left unfinished
+            delete_run(new, lease.writer)  # what another model left unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)

@@ -194,6 +194,17 @@ def test_what_must_start_fast_imports_nothing_heavy(module):
     assert loaded_by(f"import brainray.{module}") & {"ray", "torch", "sklearn", "matplotlib", "pandas"} == set()
 
 
+@pytest.mark.parametrize("name", ["holder.json", "_SUCCESS", "run.json"])
+def test_a_file_on_which_promises_rest_is_named_by_one_module(name):
+    naming = [
+        module
+        for module in MODULES
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text()))
+        if isinstance(node, ast.Constant) and node.value == name
+    ]
+    assert len(naming) == 1
+
+
 def test_only_the_backend_of_storage_opens_files():
     """Elsewhere `open`, `os.listdir` and their like are for local scratch files, which only the listing has."""
     for name in set(MODULES) - {"local_files", "local_names", "ray_session"}:

@@ -402,7 +402,7 @@ def test_a_generation_that_was_switched_in_is_removed_by_the_next_run(run, archi
     root = archive(images=2)
     run(root)
     with monkeypatch.context() as patch:
-        patch.setattr(storage.Writer, "delete_tree", lambda *_: None)
+        patch.setattr(storage.Writer, "delete_tree", lambda *_, **__: None)
         run(root, rescore=True)
     assert os.path.exists(f"{run.uri}/.rescore")
     (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
