@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from . import storage
@@ -212,8 +213,8 @@ def _exists(pid: int) -> bool:
 def _process(pid: int) -> tuple[str, int] | None:
     """State and start of a process, the latter in clock ticks since boot: fields 3 and 22 of proc_pid_stat(5)."""
     try:
-        stat = storage.read_bytes(f"/proc/{pid}/stat")
-    except StorageError:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
         return None
     after_name = stat[stat.rindex(b")") + 2 :].split()
     return after_name[0].decode(), int(after_name[19])
@@ -222,8 +223,8 @@ def _process(pid: int) -> tuple[str, int] | None:
 def _machine() -> tuple[str | None, str | None]:
     """Boot and process namespace: where both are the same, process ids and the monotonic clock mean the same."""
     boot_id = namespace = None
-    with suppress(StorageError):
-        boot_id = storage.read_bytes("/proc/sys/kernel/random/boot_id").decode().strip()
+    with suppress(OSError):
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
     return boot_id, namespace
