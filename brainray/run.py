@@ -103,12 +103,6 @@ def check_output(request: Request) -> None:
         _check_model(request, before)
 
 
-def check_writable(uri: str) -> None:
-    """Raise `BadRequest` where nothing may be written to an output."""
-    with blamed_on("--output"):
-        storage.check_access(uri, write=True)
-
-
 def _check_model(request: Request, before: dict[str, Any]) -> None:
     uri, bundle = request.output, request.bundle
     theirs = (before.get("fingerprint"), before.get("image"), before.get("classes"))

@@ -20,7 +20,7 @@ from .lists import kept_types
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema
-from .run import STATUS, Request, check_output, check_writable, delete_run, look, publish, read_run
+from .run import STATUS, Request, check_output, delete_run, look, publish, read_run
 from .scratch import scratch_folder
 from .storage import Writer
 from .tasks import open_task, settle
@@ -99,7 +99,7 @@ def score(
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete:
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
-        check_writable(output)
+        storage.check_writable("--output", output)
         with hold(output, purpose="score", say=say) as lease:
             check_output(request)  # again, for another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)

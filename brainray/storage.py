@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .backend import CLAIM_FILE, Backend, FileInfo, Service
-from .errors import BadRequest, StorageError
+from .errors import BadRequest, StorageError, blamed_on
 from .local_files import LocalFiles
 
 _LOCAL = LocalFiles()
@@ -65,6 +65,12 @@ def exists(uri: str) -> bool:
 def check_access(uri: str, *, write: bool) -> None:
     """Raise `StorageError` naming the permission that is missing to read, or to write and delete, below a folder."""
     _backend(uri).check_access(uri, write=write)
+
+
+def check_writable(option: str, uri: str) -> None:
+    """Raise `BadRequest` where nothing may be written to the folder that an option names."""
+    with blamed_on(option):
+        check_access(uri, write=True)
 
 
 def ask_service(uri: str) -> Service | None:
