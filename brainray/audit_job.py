@@ -19,7 +19,6 @@ from .audit_listing import READABLE, Listed, list_images
 from .audit_report import page
 from .copies import Pairs, find_copies, group_copies
 from .errors import BadRequest, blamed_on
-from .run import check_writable
 from .scratch import scratch_folder
 from .sight import Seen, sight_of
 from .signatures import Signatures
@@ -78,7 +77,7 @@ def audit(request: Request, *, say: Say, start: Start | None = None) -> dict[str
     say(f"{len(listed.table):,} images")
     if listed.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in listed.skipped.items()))
-    check_writable(request.output)
+    storage.check_writable("--output", request.output)
     with lease.hold(request.output, purpose=_KIND, say=say) as held:
         check_output(request.output)
         with scratch_folder() as scratch:

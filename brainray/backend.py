@@ -1,12 +1,15 @@
 """What a place where files lie must be able to do, for `storage` to serve it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
 from .errors import StorageError
+
+# In a claimed folder: the file by which the claim stands. Versions of brainray exclude each other by this name.
+CLAIM_FILE = "holder.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,11 +89,14 @@ class Backend(Protocol):
     def delete(self, uri: str, staging: str | None) -> None:
         """Remove a file; one that is not there is fine."""
 
-    def delete_tree(self, uri: str, staging: str | None) -> None:
-        """Remove a folder and all below it; one that is not there is fine."""
+    def delete_tree(self, uri: str, staging: str | None, first: Sequence[str] = ()) -> None:
+        """Remove a folder and all below it; one that is not there is fine. A deletion cut short has removed `first`."""
 
-    def claim(self, uri: str, name: str, data: bytes) -> bool:
-        """Make the folder `uri` with one file in it, at once; False where it is there already. One of many succeeds."""
+    def claim(self, uri: str, data: bytes) -> bool:
+        """Make the folder `uri` with `CLAIM_FILE` in it; False where it is there already. One of many succeeds."""
+
+    def renew(self, uri: str, data: bytes) -> None:
+        """Write `CLAIM_FILE` anew in a claimed folder, and never bring it back: `OutputHeld` where it was revoked."""
 
     def revoke(self, uri: str) -> None:
         """Take a claimed folder away, at once: every change staged in it fails from now on."""

@@ -66,12 +66,15 @@ def member_uri(container: str, name: str) -> str:
     return f"{container}#{name}" if name else container
 
 
-def container_of(uri: str) -> str | None:
-    """The container that a member's URI names; None for any other URI."""
+def container_of(uri: str) -> tuple[str, Kind] | None:
+    """The container that a member's URI names, and its kind; None for any other URI."""
     at = uri.find("#")
-    while at >= 0 and not kind_of(uri[:at]):
+    while at >= 0:
+        kind = kind_of(uri[:at])
+        if kind is not None:
+            return uri[:at], kind
         at = uri.find("#", at + 1)
-    return uri[:at] if at > 0 else None
+    return None
 
 
 def split_refusal(text: str) -> ImageError:

@@ -9,8 +9,6 @@ from .doctor import Finding, Skew, counted, findings_of, ok, size_text, warning,
 from .pools import Node, has_processors, largest_pool
 
 TIMEOUT_S = 90
-# What nodes must have in common beside Python, Ray and brainray itself, for rows to be the same wherever they are made.
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "obstore", "botocore", "safetensors")
 _FEW_BYTES = 5e9
 _INSTALL = "install it there, with the versions of constraints.txt"
 _SAME = "install the same there as here: pip install --constraint constraints.txt"
@@ -54,8 +52,8 @@ class ClusterNode:
         return self.cpus > 0 or self.gpus > 0
 
 
-def facts(packages: tuple[str, ...]) -> dict[str, Any]:
-    """What a node says of itself.
+def facts(packages: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What a node says of itself. `packages`: `versions.DISTRIBUTIONS`.
 
     Sent to it by value, for it may have no brainray, or another one: knows nothing of this module.
     """
@@ -68,11 +66,8 @@ def facts(packages: tuple[str, ...]) -> dict[str, Any]:
     from importlib import metadata
     from pathlib import Path
 
-    def version(name: str) -> str | None:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return None
+    def version(*names: str) -> str | None:
+        return next((found.version for name in names for found in metadata.distributions(name=name)), None)
 
     spec = importlib.util.find_spec("brainray")
     code = hashlib.sha256()
@@ -84,7 +79,7 @@ def facts(packages: tuple[str, ...]) -> dict[str, Any]:
         "python": platform.python_version(),
         "ray": version("ray"),
         "brainray": code.hexdigest() if spec else None,
-        "packages": {name: version(name) for name in packages},
+        "packages": {names[0]: version(*names) for names in packages},
         "bf16": "amx_tile" in features or "avx512_bf16" in features,
         "temporary_free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
         "temporary_folder": tempfile.gettempdir(),

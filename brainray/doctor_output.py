@@ -155,7 +155,7 @@ def _try_lease(folder: str) -> bool:
     staging, file = storage.join(place, "lease"), storage.join(place, "file")
     writer = storage.Writer(staging=staging)
     try:
-        first, second = (storage.claim(staging, "holder.json", b"{}") for _ in range(2))
+        first, second = (storage.claim(staging, b"{}") for _ in range(2))
         writer.write_bytes(file, b"as a part is written")
         storage.revoke(staging)
         try:

@@ -65,6 +65,18 @@ class OutOfRange(StorageError):
     """The stretch asked for lies outside the file (416)."""
 
 
+class Throttled(StorageError):
+    """The store asks for fewer requests at once: 503 SlowDown, 429. The same request may succeed a moment later."""
+
+
+class Changed(StorageError):
+    """A condition of the request does not hold (412): another has written the object, or it is there already."""
+
+
+class WrongRegion(StorageError):
+    """The bucket lies in another region than the requests are signed for."""
+
+
 @contextmanager
 def blamed_on(option: str) -> Iterator[None]:
     """What cannot be listed, read or written within is what an option of the command names: `BadRequest`."""
@@ -84,6 +96,10 @@ class Outage(BrainrayError):
 
 class AccountingError(BrainrayError):
     """Rows and images listed differ: the run is not published. Run the same command again; a defect if it stays."""
+
+
+class Unreachable(BrainrayError):
+    """Ray's dashboard was silent for longer than the caller is patient. What runs on the cluster may still run."""
 
 
 class ImageError(Exception):

@@ -10,7 +10,7 @@ from .errors import AccountingError
 from .indexes import FOLDER as CONTAINERS
 from .report import build_summary
 from .results import part_uri, present_shards
-from .run import MANIFEST, RUN, SUCCESS, account_of, drop_leftovers, is_published, publish, read_run
+from .run import MANIFEST, RUN, SUCCESS, account_of, delete_run, drop_leftovers, is_published, publish, read_run
 from .storage import Writer
 
 _NEXT = ".rescore"
@@ -31,7 +31,7 @@ def finish_switch(output: str, writer: Writer) -> None:
     if not is_complete(output) or read_run(output) != read_run(next_uri(output)):
         return
     if is_published(output):
-        writer.delete_tree(next_uri(output))
+        delete_run(next_uri(output), writer)
     else:
         switch(output, writer)
 
@@ -55,4 +55,4 @@ def switch(output: str, writer: Writer) -> None:
         raise AccountingError(f"{output}: rows do not add up after the switch: {account}")
     build_summary(output, writer)
     publish(output, account, run["fingerprint"], writer)
-    writer.delete_tree(new)  # last, for without it the same command would score everything once more
+    delete_run(new, writer)  # last, for without it the same command would score everything once more

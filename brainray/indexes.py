@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import containers, storage
@@ -43,19 +44,43 @@ class Index:
         """Name, entry and label, as it is spelled, of each member; what is wrong with the container has no name."""
         with pq.ParquetFile(self._path, pre_buffer=False) as file:
             for batch in file.iter_batches():
-                for name, size_bytes, offset, stored_bytes, label, refused in zip(
-                    *(column.to_pylist() for column in batch.columns), strict=True
-                ):
-                    entry = Entry(
-                        uri=containers.member_uri(container.uri, name),
-                        size_bytes=size_bytes,
-                        version=container.version,
-                        container=container.uri if name else None,
-                        offset=offset,
-                        stored_bytes=stored_bytes,
-                        refused=refused,
-                    )
-                    yield name, entry, label
+                yield from _entries(container, batch)
+
+    def members(self) -> "Members":
+        """All of them in memory, without a Python object for each."""
+        with pq.ParquetFile(self._path, pre_buffer=False) as file:
+            return Members(file.read())
+
+
+class Members:
+    """The members of one container in memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self.size_bytes: int = table.nbytes
+
+    def find(self, container: FileInfo, names: Sequence[str]) -> Iterator[Entry]:
+        """The entries of those that are there, in no order."""
+        places = pc.index_in(pa.array([name for name in names if name], pa.string()), self._table["name"])
+        for _, entry, _ in _entries(container, self._table.take(places.drop_null())):
+            yield entry
+
+
+def _entries(container: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, Entry, str | None]]:
+    """Of rows of an index."""
+    for name, size_bytes, offset, stored_bytes, label, refused in zip(
+        *(column.to_pylist() for column in rows.columns), strict=True
+    ):
+        entry = Entry(
+            uri=containers.member_uri(container.uri, name),
+            size_bytes=size_bytes,
+            version=container.version,
+            container=container.uri if name else None,
+            offset=offset,
+            stored_bytes=stored_bytes,
+            refused=refused,
+        )
+        yield name, entry, label
 
 
 class Indexes:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from . import storage
-from .errors import BadRequest, BrainrayError, StorageError
+from .errors import BadRequest, BrainrayError, StorageError, Unreachable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _TIMEOUT_S = 30.0  # without a byte
@@ -28,10 +28,6 @@ _SHOWN_CHARACTERS = 300  # of what Ray says, which may be a traceback
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
 Say = Callable[[str], None]
-
-
-class Unreachable(BrainrayError):
-    """The dashboard was silent for longer than the caller is patient. What runs on the cluster may still run."""
 
 
 @dataclass(frozen=True, kw_only=True)

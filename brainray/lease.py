@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from . import storage
@@ -23,7 +24,6 @@ TTL_S = 60.0
 _BEATS = 6  # renewals in one ttl
 _LOOKS = 12  # at a silent holder in one ttl
 _FOLDER = ".lease"
-_HOLDER = "holder.json"
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -106,7 +106,7 @@ class Lease:
 
     def _write(self, holder: Holder) -> None:
         self._holder = holder
-        self.writer.write_json(storage.join(_folder(self._output, self.epoch), _HOLDER), asdict(holder))
+        storage.renew(_folder(self._output, self.epoch), _record_of(holder))
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _claim(output: str, purpose: str, say: Say, ttl_s: float, clock: Clock, slee
     while True:
         epoch = _await_turn(output, say, ttl_s, clock, sleep) + 1
         holder = _this_process(purpose, ttl_s, clock)
-        if not storage.claim(_folder(output, epoch), _HOLDER, json.dumps(asdict(holder)).encode()):
+        if not storage.claim(_folder(output, epoch), _record_of(holder)):
             continue
         if max(_epochs(output), default=0) == epoch:
             return Lease(output, epoch, holder, clock)
@@ -213,8 +213,8 @@ def _exists(pid: int) -> bool:
 def _process(pid: int) -> tuple[str, int] | None:
     """State and start of a process, the latter in clock ticks since boot: fields 3 and 22 of proc_pid_stat(5)."""
     try:
-        stat = storage.read_bytes(f"/proc/{pid}/stat")
-    except StorageError:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
         return None
     after_name = stat[stat.rindex(b")") + 2 :].split()
     return after_name[0].decode(), int(after_name[19])
@@ -223,8 +223,8 @@ def _process(pid: int) -> tuple[str, int] | None:
 def _machine() -> tuple[str | None, str | None]:
     """Boot and process namespace: where both are the same, process ids and the monotonic clock mean the same."""
     boot_id = namespace = None
-    with suppress(StorageError):
-        boot_id = storage.read_bytes("/proc/sys/kernel/random/boot_id").decode().strip()
+    with suppress(OSError):
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
     return boot_id, namespace
@@ -253,11 +253,15 @@ def _look(output: str) -> tuple[int, Holder | None]:
     while True:
         epoch = max(_epochs(output), default=0)
         try:
-            record = storage.read_json(storage.join(_folder(output, epoch), _HOLDER))
+            record = storage.read_json(storage.claim_file(_folder(output, epoch)))
             return epoch, Holder(**{field.name: record[field.name] for field in fields(Holder)})
         except (StorageError, KeyError):
             if max(_epochs(output), default=0) == epoch:  # else it was followed between the two
                 return epoch, None
+
+
+def _record_of(holder: Holder) -> bytes:
+    return (json.dumps(asdict(holder), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _folder(output: str, epoch: int) -> str:

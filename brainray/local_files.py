@@ -12,13 +12,13 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from .backend import FileInfo, Service
+from .backend import CLAIM_FILE, FileInfo, Service
 from .errors import BadRequest, ImageReason, OutputHeld, StorageError
 from .local_names import check_version, file_info, path_of, text_of, uri_of, walk
 
@@ -156,20 +156,21 @@ class LocalFiles:
                     os.unlink(temporary)
                 _sync_folder(os.path.dirname(path))
 
-    def delete_tree(self, uri: str, staging: str | None) -> None:
+    def delete_tree(self, uri: str, staging: str | None, first: Sequence[str] = ()) -> None:
+        """It goes as a whole, by a rename."""
         with _translated(uri), _guarded(staging):
             temporary = _taken_away(path_of(uri), staging)
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
-    def claim(self, uri: str, name: str, data: bytes) -> bool:
+    def claim(self, uri: str, data: bytes) -> bool:
         path = path_of(uri)
         parent = os.path.dirname(path)
         prepared = os.path.join(parent, f".{secrets.token_hex(8)}")
         with _translated(uri):
             os.makedirs(prepared)
             try:
-                with open(os.path.join(prepared, name), "wb") as file:
+                with open(os.path.join(prepared, CLAIM_FILE), "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -181,6 +182,10 @@ class LocalFiles:
                 raise
             _sync_folder(parent)
         return True
+
+    def renew(self, uri: str, data: bytes) -> None:
+        """Staged in the folder itself."""
+        self.write_bytes(f"{uri.rstrip('/')}/{CLAIM_FILE}", data, uri)
 
     def revoke(self, uri: str) -> None:
         path = path_of(uri)

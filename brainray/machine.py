@@ -9,9 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from . import storage
-from .errors import StorageError
+from pathlib import Path
 
 _GROUPS = "sys/fs/cgroup"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -143,7 +141,8 @@ def _number(path: str) -> int | None:
 
 
 def _text(path: str) -> str:
+    """A file of the kernel's, "" where there is none."""
     try:
-        return storage.read_bytes(path).decode(errors="replace")
-    except StorageError:
+        return Path(path).read_text("utf-8", errors="replace")
+    except OSError:
         return ""

@@ -6,10 +6,9 @@ Manifest files are named by their content and run.json names them: writing it sw
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib import metadata
 from typing import Any
 
-from . import __version__, listing, manifest, storage
+from . import listing, manifest, storage
 from .accounts import Account, check_accounts
 from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, StorageError
@@ -32,6 +31,7 @@ from .run import (
 )
 from .storage import Writer
 from .tasks import Target, open_task
+from .versions import package_versions
 
 _THREADS = 8
 # What of run.json, if it differs, makes a run worth writing again. The rest says how it was made.
@@ -222,11 +222,6 @@ def _describe(request: Request, found: Listing, shards: Sequence[Shard], sources
         "versions": package_versions(),
         "manifest": [storage.name_of(path) for path in sources],
     }
-
-
-def package_versions() -> dict[str, str]:
-    names = ("ray", "torch", "torchvision", "numpy", "pillow", "pyarrow", "scikit-learn")
-    return {"brainray": __version__} | {name: metadata.version(name) for name in names}
 
 
 def begin_run(plan: Plan, writer: Writer) -> Plan:

@@ -11,7 +11,7 @@ import ray
 from .alterations import find_alterations
 from .audit_listing import READABLE, sign_rows
 from .copies import Pairs, similarities
-from .ray_session import quiet_data
+from .ray_session import own_errors, quiet_data
 from .signatures import Signatures
 
 Array = npt.NDArray[Any]
@@ -40,9 +40,10 @@ class RayEngine:
             num_cpus=self._share,
         )
         batches: Any = dataset.iter_batches(batch_size=None)
-        for batch in batches:
-            errors[batch["position"]] = batch["error"]
-            signatures.put(batch["position"], Signatures.from_columns(batch))
+        with own_errors():
+            for batch in batches:
+                errors[batch["position"]] = batch["error"]
+                signatures.put(batch["position"], Signatures.from_columns(batch))
         return errors
 
     def verify(self, signatures: Signatures, pairs: Pairs) -> npt.NDArray[np.float32]:
@@ -74,8 +75,13 @@ class RayEngine:
         for start in starts:
             ahead.append(task(start))
             if len(ahead) == self._most:
-                yield ray.get(ahead.pop(0))
-        yield from map(ray.get, ahead)
+                yield _result(ahead.pop(0))
+        yield from map(_result, ahead)
+
+
+def _result(reference: Any) -> Any:  # noqa: ANN401
+    with own_errors():
+        return ray.get(reference)
 
 
 @ray.remote(num_cpus=1)

@@ -12,7 +12,7 @@ from ray.data import Dataset
 
 from .config import ImageSpec, TrainOptions
 from .copies import find_copies, group_copies
-from .ray_session import quiet_data
+from .ray_session import own_errors, quiet_data
 from .rows import decode_rows, in_order, take_rows
 from .signatures import Signatures
 from .training_set import Chosen, TrainingSet, choose, describe_choice
@@ -23,6 +23,7 @@ Array = npt.NDArray[Any]
 Say = Callable[[str], None]
 
 
+@own_errors()
 def decode(
     training_set: TrainingSet, excluded: pa.Table | None, options: TrainOptions, *, cpus: float, say: Say
 ) -> tuple[Dataset, Chosen]:
@@ -44,6 +45,7 @@ def decode(
     return decoded, chosen
 
 
+@own_errors()
 def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
     """Every image of (position, uri, label) decoded once and held in Ray's object store, which spills to disk."""
     quiet_data()
@@ -58,6 +60,7 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
     ).materialize()
 
 
+@own_errors()
 def signatures_of(dataset: Dataset) -> tuple[Signatures, Array]:
     """(signatures, errors) by position: the only columns that come to the driver, 15 kB an image."""
     names = [field.name for field in fields(Signatures)]
@@ -66,6 +69,7 @@ def signatures_of(dataset: Dataset) -> tuple[Signatures, Array]:
     return Signatures.from_columns(columns), columns["error"].astype(str)
 
 
+@own_errors()
 def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float) -> Dataset:
     """The rows at these positions, ascending, with the picture that each shows, counted from 0."""
     numbers = np.unique(pictures, return_inverse=True)[1]

@@ -27,7 +27,6 @@ from .doctor import Finding, attempted, blamed, counted, ok, one_line, tell, war
 from .doctor_locations import first_image
 from .doctor_machine import check_objects, check_session_folder
 from .doctor_nodes import (
-    PACKAGES,
     Answer,
     Asked,
     ClusterNode,
@@ -42,6 +41,7 @@ from .errors import BadRequest, BrainrayError, StorageError
 from .machine import Machine, read_disk, read_machine
 from .ray_session import cluster_address
 from .sight import Seen, Sight
+from .versions import DISTRIBUTIONS
 
 _CONNECT_S = 25.0
 _TURN_S = 0.2
@@ -148,10 +148,10 @@ def look_at_cluster(asked: Asked, address: str) -> Iterator[Finding]:
     """The cluster connected to: its nodes, and whether each sees and reaches what this machine does."""
     nodes = [_described(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     yield from judge_cluster(nodes, address)
-    here = facts(PACKAGES)
+    here = facts(DISTRIBUTIONS)
     able: list[ClusterNode] = []
     bf16: list[tuple[ClusterNode, bool]] = []
-    for node, answer in _ask(nodes, facts, PACKAGES):
+    for node, answer in _ask(nodes, facts, DISTRIBUTIONS):
         if not isinstance(answer, Answer):
             yield answer
             continue
@@ -196,7 +196,7 @@ def _ask(
         try:
             value = ray.get(ready[0])
         except RayError as exc:
-            yield node, wrong(f"node {node.name}", f"a task failed there ({_last_line(exc)})", "see its raylet.out")
+            yield node, wrong(f"node {node.name}", f"a task failed there ({_why(exc)})", "see its raylet.out")
             continue
         yield node, Answer(facts=value, asked_s=began_s, answered_s=time.time())
     for reference, node in pending.items():
@@ -204,8 +204,8 @@ def _ask(
         yield node, judge_late(node, answer_s)
 
 
-def _last_line(exc: RayError) -> str:
-    return one_line(str(exc).strip().rpartition("\n")[2])
+def _why(exc: RayError) -> str:
+    return one_line(str(ray_session.own_error(exc) or exc).strip().rpartition("\n")[2])
 
 
 def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:

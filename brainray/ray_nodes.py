@@ -12,7 +12,7 @@ from .config import ScoreOptions
 from .errors import BadRequest, BrainrayError
 from .estimate import Probe, probe
 from .pools import Node, ScorePool, can_hold, has_processors
-from .ray_session import cluster_nodes, own_error
+from .ray_session import cluster_nodes, own_error, own_errors
 from .sight import Sight, told
 
 _ANSWER_S = 60.0  # of a node: a process is started there
@@ -100,8 +100,10 @@ def check_every_node(sight: Sight, *, answer_s: float = _ANSWER_S) -> None:
     for reference in answered:
         try:
             unseen = ray.get(reference)
-        except ray.exceptions.RayError:  # the node has left
-            continue
+        except ray.exceptions.RayError as exc:
+            if own := own_error(exc):
+                raise own from exc
+            continue  # the node has left
         if unseen is not None:
             blind.append((asked[reference]["NodeManagerHostname"], unseen))
     if blind:
@@ -112,12 +114,11 @@ def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on
     """`estimate.probe` where workers will run."""
     asked = _probe.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(rows, bundle, options)
     try:
-        found: Probe = ray.get(asked, timeout=_PROBE_S)
+        with own_errors():
+            found: Probe = ray.get(asked, timeout=_PROBE_S)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(asked, force=True)
         raise BrainrayError(f"the cluster did not come to a small probe in {_PROBE_S:g} s; is it busy?") from None
-    except ray.exceptions.RayError as exc:
-        raise own_error(exc) or exc from exc
     return found
 
 

@@ -9,7 +9,6 @@ from threading import Thread
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
-from ray.exceptions import RayError
 
 from .apart import DecoderApart
 from .attempts import APART_AFTER, GIVE_UP_AFTER, attempt
@@ -19,7 +18,7 @@ from .errors import BrainrayError, NoProgress
 from .manifest import Shard
 from .pools import ScorePool
 from .ray_metrics import ScoreMetrics
-from .ray_session import check_alive, is_private, own_error, quiet_data
+from .ray_session import check_alive, is_private, own_errors, quiet_data
 from .reading import Reader
 from .results import PartInfo
 from .scoring import DecodedShard, decode_shard, predict_shard
@@ -178,10 +177,9 @@ def score_shards(
             continue
         if part is None:
             return
-        if isinstance(part, RayError):
-            raise own_error(part) or part from part
         if isinstance(part, BaseException):
-            raise part
+            with own_errors():
+                raise part
         waited_s = 0.0
         yield part
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from . import errors
-from .errors import BadRequest, BrainrayError
+from .errors import BadRequest, BrainrayError, StorageError
 from .pools import Node
 
 _ANSWER_TIMEOUT_S = 5.0
+_NAMED = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of ours in a traceback
 
 
 def cluster_nodes() -> list[Node]:
@@ -280,13 +280,42 @@ def quiet_data() -> Any:  # noqa: ANN401
     return context
 
 
-def own_error(exc: Exception) -> BrainrayError | None:
-    """The error of ours that made a worker fail; where an actor did not start, Ray says it in its text only."""
-    found = re.findall(r"brainray\.errors\.(\w+): (.+)", str(exc))
+def own_error(exc: BaseException) -> BrainrayError | None:
+    """The error of ours that made a worker fail; None where it failed of something else.
+
+    Ray hands on the exception of a task. Of an actor that did not start, and of what Ray Data and Ray Train call, there
+    is only a text, whose last exception is the one that was raised.
+    """
+    from ray.exceptions import RayError
+
+    cause: BaseException | None = exc
+    while isinstance(cause, RayError):  # also where it is of our class as well: its text is a traceback
+        cause = getattr(cause, "cause", None)
+    if isinstance(cause, BrainrayError):
+        return cause
+    kinds = {kind.__name__: kind for kind in _kinds(BrainrayError)}
+    found = [(kinds[name], message) for name, message in _NAMED.findall(str(exc)) if name in kinds]
     if not found:
         return None
-    name, message = found[-1]
-    kind = getattr(errors, name, BrainrayError)
-    error = BrainrayError(message)
-    error.exit_code = getattr(kind, "exit_code", error.exit_code)
-    return error
+    kind, message = found[-1]
+    return kind("read_failed", message) if issubclass(kind, StorageError) else kind(message)
+
+
+def _kinds(kind: type[BrainrayError]) -> Iterator[type[BrainrayError]]:
+    """The class and all below it."""
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds(below)
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raises the error of ours that made a worker fail, instead of Ray's, whose text is a traceback."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as exc:
+        if own := own_error(exc):
+            raise own from exc
+        raise

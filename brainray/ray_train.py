@@ -18,7 +18,7 @@ from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from . import storage
-from .errors import BadRequest, BrainrayError, OutputHeld
+from .errors import BrainrayError
 from .pools import TrainPool
 from .ray_session import cluster_nodes, has_dashboard, own_error
 from .ray_train_worker import TrainJob, train_worker
@@ -52,12 +52,12 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
             epochs = len(job.work.history())
             failures = 1 if epochs > before else failures + 1
             own = own_error(exc)
-            if own and own.exit_code in (OutputHeld.exit_code, BadRequest.exit_code):
+            if own and own.exit_code != BrainrayError.exit_code:  # another try would end the same
                 raise own from exc
             if failures == _MOST_FAILURES:
                 times = f"{failures} times one after another without finishing an epoch"
                 raise BrainrayError(f"training failed {times}: {own or _cause(exc)}") from exc
-            say(f"a worker failed ({_cause(exc)}); going on after epoch {epochs} of {job.lesson.options.epochs}")
+            say(f"a worker failed ({own or _cause(exc)}); going on after epoch {epochs} of {job.lesson.options.epochs}")
 
 
 @contextmanager

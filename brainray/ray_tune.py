@@ -20,6 +20,7 @@ from .learner import Learner, Lesson
 from .model import cost_of
 from .pools import TrainPool
 from .predict import pick_device
+from .ray_session import own_error, own_errors
 from .ray_train import state_folder
 from .rows import KeptRows
 from .tuning import RAY, Trial, trial_uri
@@ -65,6 +66,7 @@ class Search:
     writer: storage.Writer
 
 
+@own_errors()
 def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say) -> None:
     """Run these trials; each has its file with its end when this returns. `told` hears of each end."""
     os.environ.update(_QUIET)
@@ -102,8 +104,7 @@ class _Ends(tune.Callback):
         self._end(trial, "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
-        lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
-        self._end(trial, lines[-1][:200] if lines else "unknown")
+        self._end(trial, _told(trial.get_error()))
 
     def _end(self, trial: Any, failure: str) -> None:  # noqa: ANN401
         number = trial.config["number"]
@@ -112,6 +113,13 @@ class _Ends(tune.Callback):
         ended = replace(known, ended=True, failure=failure)
         self._search.writer.write_json(uri, ended.to_json())
         self._told(ended)
+
+
+def _told(error: Exception | str | None) -> str:
+    """A line that says why a trial failed, of what Ray Tune kept: mostly the text of a traceback."""
+    own = own_error(error if isinstance(error, Exception) else Exception(error or ""))
+    lines = [line for line in str(own or error or "").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "unknown"
 
 
 def _trial(config: dict[str, Any], search: Search) -> None:

@@ -103,12 +103,6 @@ def check_output(request: Request) -> None:
         _check_model(request, before)
 
 
-def check_writable(uri: str) -> None:
-    """Raise `BadRequest` where nothing may be written to an output."""
-    with blamed_on("--output"):
-        storage.check_access(uri, write=True)
-
-
 def _check_model(request: Request, before: dict[str, Any]) -> None:
     uri, bundle = request.output, request.bundle
     theirs = (before.get("fingerprint"), before.get("image"), before.get("classes"))
@@ -138,6 +132,11 @@ def drop_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str], w
         writer.delete(storage.join(uri, MANIFEST, name))
     for shard_id in stale:
         writer.delete(part_uri(uri, shard_id))
+
+
+def delete_run(uri: str, writer: Writer) -> None:
+    """Remove a run and its folder. One that is cut short leaves nothing that looks like a run."""
+    writer.delete_tree(uri, first=(SUCCESS, RUN))
 
 
 def publish(uri: str, account: Account, fingerprint: str, writer: Writer) -> None:

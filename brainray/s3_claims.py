@@ -10,9 +10,8 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from .errors import StorageError
+from .errors import Changed, StorageError
 from .flow import Sleep
-from .s3_errors import Changed
 from .s3_requests import Requests
 from .s3_uris import join, split
 

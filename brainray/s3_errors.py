@@ -10,19 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from .errors import BrainrayError, ImageReason, OutOfRange, StorageError
-
-
-class Throttled(StorageError):
-    """The store asks for fewer requests at once: 503 SlowDown, 429. The same request may succeed a moment later."""
-
-
-class Changed(StorageError):
-    """A condition of the request does not hold (412): another has written the object, or it is there already."""
-
-
-class WrongRegion(StorageError):
-    """The bucket lies in another region than the requests are signed for."""
+from .errors import BrainrayError, Changed, ImageReason, OutOfRange, StorageError, Throttled, WrongRegion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

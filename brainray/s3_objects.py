@@ -7,7 +7,7 @@ Changes to an object are whole by nature. What S3 lacks is a rename, by which a 
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -16,11 +16,10 @@ from itertools import islice
 import pyarrow as pa
 
 from . import s3_uris
-from .backend import FileInfo, Service
-from .errors import BadRequest, OutputHeld, StorageError
+from .backend import CLAIM_FILE, FileInfo, Service
+from .errors import BadRequest, Changed, OutputHeld, StorageError
 from .flow import Sleep
 from .s3_claims import SETTLE_S, Probe, ballot, write_first
-from .s3_errors import Changed
 from .s3_listing import list_objects
 from .s3_pages import Page
 from .s3_requests import DELETE_KEYS, PART_BYTES, Requests
@@ -28,8 +27,6 @@ from .s3_uris import join, parent, split
 
 _CHECK_HOLDS_S = 10.0  # a change leaves within this of the look at the claim, or looks again
 _HIDDEN_S = (0.2, 0.5, 1.0)
-_HOLDER = "holder.json"  # of `lease`: the object by which a claim stands
-_LAST_WORDS = ("_SUCCESS", "run.json")  # make a folder look complete
 _TAKEN_OVER = "another run has taken over this output, so this one stopped before writing"
 
 
@@ -168,9 +165,6 @@ class S3Objects:
 
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
         """One PUT, which the store checks by its MD5; above 64 MiB in parts, which become an object at once."""
-        if staging is not None and uri == join(staging, _HOLDER):
-            self._renew(staging, data)
-            return
         change: Callable[[], object] = partial(self._requests.put_once, uri, data)
         if len(data) > PART_BYTES:
             upload = self._requests.upload(uri, data)
@@ -193,19 +187,31 @@ class S3Objects:
     def delete(self, uri: str, staging: str | None) -> None:
         self._change(partial(self._requests.remove_once, uri), staging)
 
-    def delete_tree(self, uri: str, staging: str | None) -> None:
-        """A thousand at a time; first those that make a folder look complete, for the deletion may be killed."""
-        self._delete_below(uri, _LAST_WORDS, staging)
+    def delete_tree(self, uri: str, staging: str | None, first: Sequence[str] = ()) -> None:
+        """A thousand at a time, for which the deletion may be killed."""
+        self._delete_below(uri, first, staging)
 
-    def claim(self, uri: str, name: str, data: bytes) -> bool:
+    def claim(self, uri: str, data: bytes) -> bool:
         """By `If-None-Match`; on a store without it by a ballot, whose risk `s3_claims.ballot` states."""
         if self._probe.ask(self._requests, parent(uri)).if_none_match:
-            return write_first(self._requests, join(uri, name), data)
-        return ballot(self._requests, uri, name, data, settle_s=self._settle_s, sleep=self._sleep)
+            return write_first(self._requests, join(uri, CLAIM_FILE), data)
+        return ballot(self._requests, uri, CLAIM_FILE, data, settle_s=self._settle_s, sleep=self._sleep)
+
+    def renew(self, uri: str, data: bytes) -> None:
+        """The heartbeat: a revoked holder must not come back, for then its changes would pass again.
+
+        On a store without `If-Match` it may, for the time of a few requests: a look at the neighbours shows that
+        another has followed, and it is taken back.
+        """
+        conditional = self._probe.ask(self._requests, parent(uri)).if_match
+        self._requests.persist(partial(self._renew_once, uri, data, conditional=conditional))
+        if not conditional and self._requests.persist(partial(self._is_followed, uri)):
+            self._requests.remove(join(uri, CLAIM_FILE))
+            raise OutputHeld(_TAKEN_OVER)
 
     def revoke(self, uri: str) -> None:
         """The holder goes first: from then on every change staged here is refused."""
-        self._delete_below(uri, (_HOLDER,), None)
+        self._delete_below(uri, (CLAIM_FILE,), None)
 
     def create(self, uri: str, staging: str | None) -> bool:
         """By `If-None-Match`. On a store without it, two who try within the time of a request may both succeed."""
@@ -251,7 +257,7 @@ class S3Objects:
         followed, it is looked for again.
         """
         for pause_s in (*_HIDDEN_S, None):
-            found = self._requests.head_once(join(staging, _HOLDER))
+            found = self._requests.head_once(join(staging, CLAIM_FILE))
             if found is not None:
                 return str(found["ETag"])
             if pause_s is None or self._is_followed(staging):
@@ -264,20 +270,8 @@ class S3Objects:
         names = self._names(parent(staging), self._requests.page_once)
         return any(name > s3_uris.name_of(staging) for name in names)
 
-    def _renew(self, staging: str, data: bytes) -> None:
-        """The heartbeat: a revoked holder must not come back, for then its changes would pass again.
-
-        On a store without `If-Match` it may, for the time of a few requests: a look at the neighbours shows that
-        another has followed, and it is taken back.
-        """
-        conditional = self._probe.ask(self._requests, parent(staging)).if_match
-        self._requests.persist(partial(self._renew_once, staging, data, conditional=conditional))
-        if not conditional and self._requests.persist(partial(self._is_followed, staging)):
-            self._requests.remove(join(staging, _HOLDER))
-            raise OutputHeld(_TAKEN_OVER)
-
     def _renew_once(self, staging: str, data: bytes, *, conditional: bool) -> None:
-        holder = join(staging, _HOLDER)
+        holder = join(staging, CLAIM_FILE)
         with self._requests.clients.sent_within(_CHECK_HOLDS_S):
             version = self._claim_version(staging)
             try:
@@ -289,12 +283,13 @@ class S3Objects:
                     raise OutputHeld(_TAKEN_OVER) from None
                 raise
 
-    def _delete_below(self, uri: str, first: tuple[str, ...], staging: str | None) -> None:
+    def _delete_below(self, uri: str, first: Sequence[str], staging: str | None) -> None:
         _, key = split(uri)
         if not key.strip("/"):
             raise BadRequest(f"{uri}: brainray empties no whole bucket; give a folder in it")
         prefix = _prefix(uri)
-        self._remove_keys(uri, [prefix + name for name in first], staging)
+        if first:
+            self._remove_keys(uri, [prefix + name for name in first], staging)
         keys = (entry.key for entry in list_objects(partial(self._requests.page, uri), prefix))
         while batch := list(islice(keys, DELETE_KEYS)):
             self._remove_keys(uri, batch, staging)

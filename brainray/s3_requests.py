@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from .backend import changed
-from .errors import OutOfRange, StorageError
+from .errors import Changed, OutOfRange, StorageError, WrongRegion
 from .flow import RetryPolicy, Sleep, Tries
 from .s3_client import Clients, content_md5
-from .s3_errors import Answer, Changed, WrongRegion, judge, translated
+from .s3_errors import Answer, judge, translated
 from .s3_pages import FIELD, Page
 from .s3_uris import split
 

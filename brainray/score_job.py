@@ -22,7 +22,7 @@ from .manifest import Shard
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema
-from .run import STATUS, Request, check_output, check_writable, look, publish, read_run
+from .run import STATUS, Request, check_output, delete_run, look, publish, read_run
 from .scratch import scratch_folder
 from .storage import Writer
 from .tasks import Target, open_task, settle
@@ -104,7 +104,7 @@ def score(
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete:
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
-        check_writable(output)
+        storage.check_writable("--output", output)
         with hold(output, purpose="score", say=say) as lease:
             check_output(request)  # again, for another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
@@ -164,7 +164,7 @@ class _Job:
         begun = read_run(new)
         if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
             generation.finish_switch(output, lease.writer)
-            lease.writer.delete_tree(new)  # what another model left unfinished
+            delete_run(new, lease.writer)  # what another model left unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)

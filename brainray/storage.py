@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .backend import Backend, FileInfo, Service
-from .errors import BadRequest, StorageError
+from .backend import CLAIM_FILE, Backend, FileInfo, Service
+from .errors import BadRequest, StorageError, blamed_on
 from .local_files import LocalFiles
 
 _LOCAL = LocalFiles()
@@ -65,6 +65,12 @@ def exists(uri: str) -> bool:
 def check_access(uri: str, *, write: bool) -> None:
     """Raise `StorageError` naming the permission that is missing to read, or to write and delete, below a folder."""
     _backend(uri).check_access(uri, write=write)
+
+
+def check_writable(option: str, uri: str) -> None:
+    """Raise `BadRequest` where nothing may be written to the folder that an option names."""
+    with blamed_on(option):
+        check_access(uri, write=True)
 
 
 def ask_service(uri: str) -> Service | None:
@@ -172,9 +178,12 @@ class Writer:
         """Remove a file; one that is not there is fine."""
         _backend(uri).delete(uri, self.staging)
 
-    def delete_tree(self, uri: str) -> None:
-        """Remove a folder and all below it; one that is not there is fine."""
-        _backend(uri).delete_tree(uri, self.staging)
+    def delete_tree(self, uri: str, *, first: Sequence[str] = ()) -> None:
+        """Remove a folder and all below it; one that is not there is fine.
+
+        `first`: names of files in it that make it look complete. A deletion that is cut short has removed these.
+        """
+        _backend(uri).delete_tree(uri, self.staging, first)
 
 
 _UNOWNED = Writer()
@@ -185,9 +194,19 @@ delete = _UNOWNED.delete
 delete_tree = _UNOWNED.delete_tree
 
 
-def claim(uri: str, name: str, data: bytes) -> bool:
-    """Make the folder `uri` with one file in it, at once; False where it is there already. Of many, one succeeds."""
-    return _backend(uri).claim(uri, name, data)
+def claim(uri: str, data: bytes) -> bool:
+    """Make the folder `uri` with a record in it, at once; False where it is there already. Of many, one succeeds."""
+    return _backend(uri).claim(uri, data)
+
+
+def renew(uri: str, data: bytes) -> None:
+    """Replace the record of a claimed folder. Raises `OutputHeld` where the claim was revoked."""
+    _backend(uri).renew(uri, data)
+
+
+def claim_file(uri: str) -> str:
+    """Where the record of a claimed folder lies."""
+    return join(uri, CLAIM_FILE)
 
 
 def revoke(uri: str) -> None:

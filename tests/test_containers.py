@@ -215,7 +215,7 @@ class TestRoundTrip:
         assert b"PK\6\6" in data
         assert contents("zip", data) == PICTURES
 
-    @pytest.mark.parametrize("around", [(b"#!/bin/sh\n" * 99, b""), (b"", b"\r\n")])
+    @pytest.mark.parametrize("around", [(b"#!/bin/sh\n" * 99, b""), (b"", b"\r\n")], ids=["program", "stray bytes"])
     def test_a_zip_after_a_program_or_before_stray_bytes(self, around):
         assert contents("zip", around[0] + zip_of(PICTURES) + around[1]) == PICTURES
 
@@ -368,7 +368,9 @@ class TestNames:
 
     @pytest.mark.parametrize("form", ["pax", "gnu"])
     @pytest.mark.parametrize(
-        "name", ["é" * 60 + ".jpg", "folder/" * 40 + "1.jpg", "\udce9t\udce9.jpg", "MRT Schädel #1?.jpg"]
+        "name",
+        ["é" * 60 + ".jpg", "folder/" * 40 + "1.jpg", "\udce9t\udce9.jpg", "MRT Schädel #1?.jpg"],
+        ids=["accents", "long", "not UTF-8", "signs"],
     )
     def test_long_and_foreign_names_in_a_tar(self, form, name):
         shown = name.encode("utf-8", "surrogateescape").decode(errors="backslashreplace")
@@ -377,6 +379,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("stored", "shown"),
         [(b"\x81\x81.jpg", "üü.jpg"), ("ü.jpg".encode(), "ü.jpg"), (b"ab.jpg", "ab.jpg")],
+        ids=["cp437", "UTF-8", "ASCII"],
     )
     def test_names_in_a_zip_that_do_not_say_their_encoding(self, stored, shown):
         name = b"a" * (len(stored) - 4) + b".jpg"
@@ -441,6 +444,7 @@ class TestRefusedInTar:
             (bytes(20_480), "truncated: only zeros from byte 0 on, as an interrupted copy leaves them"),
             (zip_of({"a.jpg": b"x" * 600}, zipfile.ZIP_STORED), "not_an_image: is named .tar but is none"),
         ],
+        ids=["empty", "gzip", "xz", "html", "zeros", "zip"],
     )
     def test_what_is_no_plain_tar_says_so(self, data, refused):
         ((name, told),) = refusals("tar", data).items()
@@ -461,6 +465,19 @@ class TestRefusedInTar:
             (tar_of([(entry("x", b"x"), b"0 path=y.jpg\n")]), "truncated: damaged at byte 1,536 (bad pax header)"),
             (tar_of([(entry("x", b"x"), b"99999 path=y\n")]), "truncated: damaged at byte 1,536 (bad pax header)"),
             (tar_of([(entry("x", b"x"), b"12 size=-12\n"), ("y", b"")]), "truncated: damaged at byte 2,560 (bad size)"),
+        ],
+        ids=[
+            "no end mark",
+            "part of a header",
+            "no header",
+            "zeros",
+            "negative size",
+            "giant header",
+            "cut long name",
+            "long name of nothing",
+            "pax line too short",
+            "pax line too long",
+            "pax size negative",
         ],
     )
     def test_what_comes_before_the_damage_is_listed(self, tail, refused):
@@ -550,6 +567,17 @@ class TestRefusedInZip:
             (zip_of({"a.jpg": b"1"}) + zip_of({"b.jpg": b"2"}), "truncated: its directory is not where it should be"),
             (b"PK\6\7" + bytes(16) + END + bytes(18), "truncated: the zip64 record of its directory is missing"),
             (b"PK\6\7" + struct.pack("<LQL", 1, 0, 2) + END + bytes(18), "unsupported: is one part of a zip"),
+        ],
+        ids=[
+            "empty",
+            "html",
+            "cut",
+            "giant directory",
+            "misplaced directory",
+            "part of several",
+            "two in one",
+            "zip64 record missing",
+            "part of several zip64",
         ],
     )
     def test_what_is_no_whole_zip_says_so(self, data, refused):
@@ -644,6 +672,7 @@ class TestParquet:
             (b"PAR1" + b"\xff" * 90 + struct.pack("<L", 80) + b"PAR1", "truncated: "),
             (b"PAR1" + bytes(90) + struct.pack("<L", 1 << 30) + b"PAR1", "truncated: footer of 1,073,741,824 bytes"),
         ],
+        ids=["empty", "html", "no footer", "encrypted", "damaged footer", "giant footer"],
     )
     def test_what_is_no_whole_parquet_says_so(self, data, refused):
         ((name, told),) = refusals("parquet", data).items()

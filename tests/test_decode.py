@@ -319,6 +319,21 @@ def test_no_bytes_are_empty() -> None:
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported", "HEIC"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported", "PNG"),
     ],
+    ids=[
+        "text",
+        "git lfs pointer",
+        "html",
+        "xml",
+        "folder settings",
+        "zeros",
+        "unknown",
+        "gzip",
+        "dicom",
+        "nifti",
+        "packed nifti",
+        "heic",
+        "postscript",
+    ],
 )
 def test_what_is_no_picture_is_named(data: bytes, reason: str, word: str) -> None:
     error = refusal(data)

@@ -711,12 +711,12 @@ def test_a_node_without_brainray_can_say_so():
     cloudpickle.unregister_pickle_by_value(doctor_nodes)
     script = (
         f"import sys; sys.path.append({os.path.dirname(os.path.dirname(ray.__file__))!r})\n"
-        "import json, pickle; print(json.dumps(pickle.load(sys.stdin.buffer)(('ray', 'no-such'))))"
+        "import json, pickle; print(json.dumps(pickle.load(sys.stdin.buffer)([('other', 'ray'), ('no-such',)])))"
     )
     # -S: packages are where they are, and this one, which is installed by a link to its folder, is not.
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], input=sent, capture_output=True, timeout=30)
     told_by_it = json.loads(done.stdout)
-    assert told_by_it["packages"] == {"ray": ray.__version__, "no-such": None}
+    assert told_by_it["packages"] == {"other": ray.__version__, "no-such": None}
     assert told_by_it["brainray"] is None
     assert set(told_by_it) == set(HERE)
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainray.errors import BadRequest, StorageError
+from brainray.errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
 from brainray.flow import Flow, RetryPolicy, Tries
-from brainray.s3_errors import Changed, Throttled, WrongRegion
 
 THROTTLED = Throttled("read_failed", "fewer requests, please")
 

@@ -142,7 +142,7 @@ def test_a_run_that_slept_while_another_took_over_ends_and_writes_nothing_more(s
     slept = begin(scene, parts=2)
     slept.pause()
     holder = storage.read_bytes(f"{scene.output}/.lease/00000001/holder.json")
-    assert storage.claim(f"{scene.output}/.lease/00000002", "holder.json", holder)
+    assert storage.claim(f"{scene.output}/.lease/00000002", holder)
     storage.revoke(f"{scene.output}/.lease/00000001")  # as a run does that has waited for the end of the ttl
     before, kept = tree(scene.output), finished(scene.output)
     slept.resume()

@@ -15,6 +15,7 @@ ORDER = (
     "errors",
     "logs",
     "config",
+    "versions",
     "labels",
     "backend",
     "local_names",
@@ -193,9 +194,80 @@ def test_what_must_start_fast_imports_nothing_heavy(module):
     assert loaded_by(f"import brainray.{module}") & {"ray", "torch", "sklearn", "matplotlib", "pandas"} == set()
 
 
-def test_only_the_backend_of_storage_opens_files():
-    """Elsewhere `open`, `os.listdir` and their like are for local scratch files, which only the listing has."""
-    for name in set(MODULES) - {"local_files", "local_names", "ray_session"}:
-        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                assert node.func.id != "open", f"{name} opens a file itself"
+@pytest.mark.parametrize("name", ["holder.json", "_SUCCESS", "run.json"])
+def test_a_file_on_which_promises_rest_is_named_by_one_module(name):
+    naming = [
+        module
+        for module in MODULES
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text()))
+        if isinstance(node, ast.Constant) and node.value == name
+    ]
+    assert len(naming) == 1
+
+
+# Where else than in the backend of storage files are opened, which names no URI, and why.
+OPENED = {
+    "doctor_nodes": {
+        "path.read_bytes": "a node's own code, on a node that may have no brainray",
+        "info.read_text": "the same: what the node's kernel tells",
+    },
+    "lease": {
+        "Path(f'/proc/{pid}/stat').read_bytes": "what the kernel tells of a process",
+        "Path('/proc/sys/kernel/random/boot_id').read_text": "what the kernel tells of this boot",
+    },
+    "machine": {"Path(path).read_text": "what the kernel tells of this machine"},
+    "ray_session": {"open": "the null device"},
+    "s3_client": {"Path(authorities).read_bytes": "a file that the AWS configuration names, for the client"},
+    "scratch": {"os.open": "the lock of a scratch folder"},
+    "submit": {"path.read_bytes": "the package's own files, which are uploaded"},
+}
+BACKENDS = {"local_files", "local_names", "s3_objects", "s3_requests", "storage"}
+OPENERS = {"open", "fdopen", "read_bytes", "read_text", "write_bytes", "write_text"}
+
+
+def opening_calls(tree):
+    """Calls that open a file by its path: `open`, `os.open`, `io.open`, `os.fdopen`, and the methods of `Path`.
+
+    `storage` and its writers, PIL's `Image` and an opener of HTTP connections have methods of the same names.
+    """
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in OPENERS:
+            yield ast.unparse(called)
+        elif isinstance(called, ast.Attribute) and called.attr in OPENERS:
+            receiver = ast.unparse(called.value)
+            if not receiver.endswith(("storage", "writer", "Image", "_opener")):
+                yield ast.unparse(called)
+
+
+@pytest.mark.parametrize(
+    ("code", "opens"),
+    [
+        ("open(path)", True),
+        ("os.open(path, os.O_RDONLY)", True),
+        ("os.fdopen(3)", True),
+        ("io.open(path)", True),
+        ("Path(path).open()", True),
+        ("path.read_bytes()", True),
+        ("(folder / 'x').read_text()", True),
+        ("path.write_bytes(b'')", True),
+        ("path.write_text('')", True),
+        ("storage.read_bytes(uri)", False),
+        ("held.writer.write_bytes(uri, b'')", False),
+        ("self._writer.write_bytes(uri, b'')", False),
+        ("Image.open(io.BytesIO(data))", False),
+    ],
+)
+def test_every_way_to_open_a_file_is_seen(code, opens):
+    assert bool(list(opening_calls(ast.parse(code)))) == opens
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - BACKENDS))
+def test_only_the_backend_of_storage_opens_files(name):
+    found = set(opening_calls(ast.parse((PACKAGE / f"{name}.py").read_text())))
+    assert found == set(OPENED.get(name, {}))
+
+
+@pytest.mark.parametrize("name", ["train_job", "tune_job", "audit_job"])
+def test_who_scores_nothing_imports_no_run(name):
+    assert imports(PACKAGE / f"{name}.py")[0] & {"run", "plan", "score_job", "scoring"} == set()

@@ -363,7 +363,9 @@ def test_a_pause_of_the_watcher_is_not_held_against_the_holder(output):
         fake.hold(output).__enter__()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[]", b"{}", b"\xff"], ids=["none", "empty", "list", "bare", "no JSON"]
+)
 def test_a_lease_that_names_nobody_is_followed_after_the_ttl(output, content):
     leave(output)
     uri = record_uri(output)
@@ -503,13 +505,13 @@ def test_a_taker_that_slept_before_its_claim_withdraws_when_others_have_gone_on(
     """The number it was to claim has been used and removed meanwhile: its claim succeeds, and must not count."""
     claim, others = storage.claim, []
 
-    def slow_claim(uri, name, data):
+    def slow_claim(uri, data):
         monkeypatch.setattr(storage, "claim", claim)
         with hold(output):
             pass
         others.append(hold(output))
         others.append(others[0].__enter__())
-        assert claim(uri, name, data), "this test no longer tests what it says"
+        assert claim(uri, data), "this test no longer tests what it says"
         return True
 
     monkeypatch.setattr(storage, "claim", slow_claim)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from brainray import local_files, storage
-from brainray.errors import BrainrayError, ImageError, Outage, StorageError
+from brainray.errors import BrainrayError, ImageError, Outage, StorageError, Throttled
 from brainray.flow import RetryPolicy
 from brainray.pieces import Piece
 from brainray.reading import (
@@ -23,7 +23,6 @@ from brainray.reading import (
     Reader,
     reads_in_flight,
 )
-from brainray.s3_errors import Throttled
 
 
 class Disk:

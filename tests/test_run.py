@@ -99,6 +99,19 @@ def test_added_images_come_in_new_shards_and_no_part_is_touched(run, archive):
     assert len(contents(run.uri)) == 16
 
 
+def test_a_run_that_noted_fewer_libraries_is_read_and_extended(run, archive):
+    """As one of an earlier version. What made a run does not keep it from being read."""
+    root = archive(images=2)
+    run(root)
+    described = storage.read_json(f"{run.uri}/run.json")
+    assert "opencv-python-headless" in described["versions"]
+    storage.write_json(f"{run.uri}/run.json", described | {"versions": {"brainray": "0.1", "torch": "2.0"}})
+    assert run(root).plan.complete
+    (root / "glioma" / "later.jpg").write_bytes(image_bytes(70))
+    assert run(root).scored == 1
+    assert storage.read_json(f"{run.uri}/run.json")["versions"] == described["versions"]
+
+
 def test_a_changed_image_alone_is_read_again_and_replaces_its_row(run, archive):
     root = archive(images=3)
     run(root)
@@ -484,7 +497,7 @@ def test_a_generation_that_was_switched_in_is_removed_by_the_next_run(run, archi
     root = archive(images=2)
     run(root)
     with monkeypatch.context() as patch:
-        patch.setattr(storage.Writer, "delete_tree", lambda *_: None)
+        patch.setattr(storage.Writer, "delete_tree", lambda *_, **__: None)
         run(root, rescore=True)
     assert os.path.exists(f"{run.uri}/.rescore")
     (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))

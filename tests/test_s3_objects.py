@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from types import SimpleNamespace
 
 import botocore.exceptions
 import botocore.loaders
@@ -26,9 +27,19 @@ from hypothesis import strategies as st
 from s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, free_port, s3, s3_endpoints, strict_s3
 
 from brainray import s3_client, s3_errors, s3_listing, s3_requests, s3_uris
-from brainray.errors import IMAGE_REASONS, BadRequest, BrainrayError, OutputHeld, StorageError
+from brainray.errors import (
+    IMAGE_REASONS,
+    BadRequest,
+    BrainrayError,
+    Changed,
+    OutputHeld,
+    StorageError,
+    Throttled,
+    WrongRegion,
+)
+from brainray.run import delete_run
 from brainray.s3_claims import ballot
-from brainray.s3_errors import Answer, Request, Throttled, WrongRegion, judge, translate
+from brainray.s3_errors import Answer, Request, judge, translate
 from brainray.s3_objects import S3Objects
 from brainray.s3_pages import Entry, Page
 
@@ -437,7 +448,7 @@ def test_more_than_a_thousand_are_listed_and_deleted(strict_s3):
     assert [info.uri for info in files().list_files(f"{strict_s3.root}/run")] == [f"{strict_s3.root}/{k}" for k in keys]
     files().delete_tree(f"{strict_s3.root}/run", None)
     assert strict_s3.there() == []
-    assert strict_s3.proxy.count("POST") == 3
+    assert strict_s3.proxy.count("POST") == 2
 
 
 class Bucket:
@@ -489,7 +500,9 @@ def test_many_small_folders_cost_few_requests():
 
 
 @pytest.mark.parametrize(
-    "name", [lambda i: f"slice-{i:08d}.jpg", lambda i: hashlib.md5(str(i).encode()).hexdigest(), lambda i: f"é{i:05d}"]
+    "name",
+    [lambda i: f"slice-{i:08d}.jpg", lambda i: hashlib.md5(str(i).encode()).hexdigest(), lambda i: f"é{i:05d}"],
+    ids=["counted", "hashed", "accents"],
 )
 def test_a_flat_folder_is_shared_out_too(name):
     """A million keys one page after the other take minutes where each answer takes 0.1 s."""
@@ -634,19 +647,39 @@ def test_retries_are_not_nested_where_a_change_looks_for_who_has_followed(s3):
     assert (s3.proxy.count("HEAD"), s3.proxy.count("GET"), s3.proxy.count("PUT")) == (4, 4, 0)
 
 
-def test_a_tree_is_deleted_from_what_makes_it_look_complete(s3):
+def test_a_run_is_deleted_beginning_with_what_makes_it_look_complete(s3):
     for key in ("run/parts/1", "run/parts/2", "run/_SUCCESS", "run/run.json", "run-2/a"):
         s3.put(key)
     staging = held(s3)
+    writer = SimpleNamespace(delete_tree=lambda uri, first: files().delete_tree(uri, staging, first))
     s3.proxy.add("403 AccessDenied", methods=("GET",), key="list-type")  # the deletion does not get further
-    error_of(lambda: files().delete_tree(f"{s3.root}/run", staging))
+    error_of(lambda: delete_run(f"{s3.root}/run", writer))
     assert [key for key in s3.there() if key.startswith("run/")] == ["run/parts/1", "run/parts/2"]
     s3.proxy.clear()
-    files().delete_tree(f"{s3.root}/run", staging)
-    files().delete_tree(f"{s3.root}/run", staging)
+    delete_run(f"{s3.root}/run", writer)
+    delete_run(f"{s3.root}/run", writer)
     assert s3.there() == ["out/.lease/00000001/holder.json", "run-2/a"]
+
+
+def test_a_tree_is_deleted_and_no_whole_bucket(s3):
+    for key in ("run/1", "run/2/3", "run-2/a"):
+        s3.put(key)
+    files().delete_tree(f"{s3.root}/run", None)
+    files().delete_tree(f"{s3.root}/run", None)
+    assert s3.there() == ["run-2/a"]
     with pytest.raises(BadRequest):
         files().delete_tree(s3.root, None)
+
+
+def test_only_a_renewal_touches_the_record_of_a_claim(s3):
+    """Not a write to a file that happens to have its name."""
+    staging = held(s3, 1)
+    files().write_bytes(f"{s3.root}/elsewhere/holder.json", b"{}", staging)
+    files().renew(staging, b"1")
+    files().revoke(staging)
+    with pytest.raises(OutputHeld):
+        files().renew(staging, b"2")
+    assert s3.there() == ["elsewhere/holder.json"]
 
 
 # Claims
@@ -654,7 +687,7 @@ def test_a_tree_is_deleted_from_what_makes_it_look_complete(s3):
 
 def test_the_server_with_and_the_one_without_conditional_writes_are_told_apart(s3):
     backend = patient(0.05)
-    assert backend.claim(f"{s3.root}/out/1", "holder.json", b"{}")
+    assert backend.claim(f"{s3.root}/out/1", b"{}")
     conditions = backend._probe.ask(backend._requests, f"{s3.root}/out")
     assert (conditions.if_none_match, conditions.if_match) == (s3.conditional, s3.conditional)
     assert s3.there() == ["out/1/holder.json"]  # the probe is gone
@@ -666,7 +699,7 @@ def test_of_many_claims_one_succeeds(s3):
 
     def claim(number: int) -> bool:
         together.wait()
-        return backends[number].claim(f"{s3.root}/out/.lease/00000001", "holder.json", str(number).encode())
+        return backends[number].claim(f"{s3.root}/out/.lease/00000001", str(number).encode())
 
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(claim, range(8)))
@@ -675,7 +708,7 @@ def test_of_many_claims_one_succeeds(s3):
         assert s3.proxy.count("PUT", "holder") == 8
     assert s3.there() == ["out/.lease/00000001/holder.json"]
     assert files().read_bytes(f"{s3.root}/out/.lease/00000001/holder.json") == str(won.index(True)).encode()
-    assert not backends[won.index(True)].claim(f"{s3.root}/out/.lease/00000001", "holder.json", b"again")
+    assert not backends[won.index(True)].claim(f"{s3.root}/out/.lease/00000001", b"again")
 
 
 def test_of_many_creations_one_succeeds(s3):
@@ -688,17 +721,17 @@ def test_of_many_creations_one_succeeds(s3):
 
 def test_a_claim_whose_answer_was_lost_is_known_as_ours(strict_s3):
     backend = files()
-    assert backend.claim(f"{strict_s3.root}/out/1", "holder.json", b"{}")
+    assert backend.claim(f"{strict_s3.root}/out/1", b"{}")
     strict_s3.proxy.add("drop", methods=("PUT",), key="out/2", times=1)
-    assert backend.claim(f"{strict_s3.root}/out/2", "holder.json", b"{}")
+    assert backend.claim(f"{strict_s3.root}/out/2", b"{}")
     strict_s3.put("out/3/holder.json")
     strict_s3.proxy.add("500 InternalError", methods=("PUT",), key="out/3", times=1)
-    assert not backend.claim(f"{strict_s3.root}/out/3", "holder.json", b"{}")
+    assert not backend.claim(f"{strict_s3.root}/out/3", b"{}")
 
 
 def test_a_conflict_is_tried_again(strict_s3):
     strict_s3.proxy.add("409 ConditionalRequestConflict", methods=("PUT",), key="holder", times=2)
-    assert files().claim(f"{strict_s3.root}/out/1", "holder.json", b"{}")
+    assert files().claim(f"{strict_s3.root}/out/1", b"{}")
 
 
 def test_a_ballot_goes_to_the_first_candidate_and_later_ones_see_the_holder(fast_s3):
@@ -718,7 +751,7 @@ def test_a_ballot_goes_to_the_first_candidate_and_later_ones_see_the_holder(fast
 
 def test_a_ballot_with_a_dead_candidate_is_won_by_nobody(fast_s3):
     fast_s3.put("out/1/.candidate-00000000000000000001-dead")
-    assert not files().claim(f"{fast_s3.root}/out/1", "holder.json", b"{}")
+    assert not files().claim(f"{fast_s3.root}/out/1", b"{}")
     assert not files().exists(f"{fast_s3.root}/out/1/holder.json")
 
 
@@ -739,10 +772,11 @@ def test_a_revoked_owner_changes_nothing(s3):
         partial(backend.delete, uri),
         partial(backend.delete_tree, f"{s3.root}/out"),
         partial(backend.write_bytes, f"{staging}/holder.json", b"{}"),
-        partial(backend.write_bytes, f"{staging}/holder.json", b"{}"),
     ):
         with pytest.raises(OutputHeld, match="another run has taken over this output"):
             change(staging=staging)
+    with pytest.raises(OutputHeld, match="another run has taken over this output"):
+        backend.renew(staging, b"{}")
     assert s3.there() == before
     assert backend.read_bytes(uri) == b"old"
 
@@ -751,7 +785,7 @@ def test_a_heartbeat_renews_the_holder(s3):
     backend = files()
     staging = held(s3)
     for beat in range(3):
-        backend.write_bytes(f"{staging}/holder.json", str(beat).encode(), staging)
+        backend.renew(staging, str(beat).encode())
     assert backend.read_bytes(f"{staging}/holder.json") == b"2"
 
 
@@ -759,7 +793,7 @@ def test_a_heartbeat_that_meets_the_revocation_does_not_bring_the_holder_back(s3
     """The revocation comes between its look and its write."""
     backend = files()
     staging = held(s3, 1)
-    backend.write_bytes(f"{staging}/holder.json", b"1", staging)
+    backend.renew(staging, b"1")
     send = backend._requests.put_once
 
     def late(uri, data, **how):
@@ -769,7 +803,7 @@ def test_a_heartbeat_that_meets_the_revocation_does_not_bring_the_holder_back(s3
 
     backend._requests.put_once = late
     with pytest.raises(OutputHeld):
-        backend.write_bytes(f"{staging}/holder.json", b"2", staging)
+        backend.renew(staging, b"2")
     assert s3.there() == ["out/.lease/00000002/holder.json"]
 
 
@@ -853,7 +887,7 @@ def test_every_answer_is_told_in_one_line(status, code, region):
         (429, "TooManyRequests", "read_failed", Throttled),
         (500, "InternalError", "read_failed", StorageError),
         (400, "RequestTimeout", "read_failed", StorageError),
-        (412, "PreconditionFailed", "read_failed", s3_errors.Changed),
+        (412, "PreconditionFailed", "read_failed", Changed),
         (501, "NotImplemented", "read_failed", StorageError),
         (400, "InvalidRequest", "forbidden", StorageError),
     ],

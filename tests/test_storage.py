@@ -114,7 +114,7 @@ def test_json_that_is_none_is_named(tmp_path):
 @pytest.fixture
 def owner(tmp_path):
     """A writer that stages in a claimed folder."""
-    assert storage.claim(f"{tmp_path}/.lease/1", "holder.json", b"{}")
+    assert storage.claim(f"{tmp_path}/.lease/1", b"{}")
     return storage.Writer(staging=f"{tmp_path}/.lease/1")
 
 
@@ -202,7 +202,7 @@ def test_once_a_revocation_returns_busy_workers_change_nothing_more(tmp_path):
     """Threads are inside the calls that create and rename at that moment."""
     for round_ in range(20):
         root = tmp_path / str(round_)
-        storage.claim(f"{root}/.lease/1", "holder.json", b"{}")
+        storage.claim(f"{root}/.lease/1", b"{}")
         owner = storage.Writer(staging=f"{root}/.lease/1")
         workers = [threading.Thread(target=write_until_refused, args=(owner, f"{root}/{k}")) for k in range(4)]
         for worker in workers:
@@ -225,8 +225,18 @@ def write_until_refused(owner, folder):
         pass
 
 
+def test_a_renewed_claim_stays_and_a_revoked_one_is_not_brought_back(tmp_path, owner):
+    storage.renew(owner.staging, b"[1]")
+    assert storage.read_bytes(storage.claim_file(owner.staging)) == b"[1]"
+    assert len(os.listdir(owner.staging)) == 1
+    storage.revoke(owner.staging)
+    with pytest.raises(OutputHeld):
+        storage.renew(owner.staging, b"[2]")
+    assert os.listdir(tmp_path / ".lease") == []
+
+
 def test_of_many_claims_one_succeeds_and_the_others_leave_nothing(tmp_path):
-    claims = [storage.claim(f"{tmp_path}/.lease/1", "holder.json", b"%d" % k) for k in range(3)]
+    claims = [storage.claim(f"{tmp_path}/.lease/1", b"%d" % k) for k in range(3)]
     assert claims == [True, False, False]
     assert os.listdir(tmp_path / ".lease") == ["1"]
     assert storage.read_bytes(f"{tmp_path}/.lease/1/holder.json") == b"0"

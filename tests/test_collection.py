@@ -1,0 +1,40 @@
+"""The names of tests are the same wherever and whenever they are collected: else `pytest -n` refuses to run them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+COLLECT = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", str(TESTS)]
+
+
+def collecting(folder: Path, *options: str, hash_seed: int) -> "subprocess.Popen[str]":
+    folder.mkdir()
+    places = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": places, "TMPDIR": str(folder)}
+    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"):
+        environment.pop(name, None)
+    return subprocess.Popen(
+        [*COLLECT, *options],
+        cwd=TESTS.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def names_of(process: "subprocess.Popen[str]") -> list[str]:
+    said, _ = process.communicate()
+    assert process.returncode == 0, said[-2000:]
+    names = [line for line in said.splitlines() if "::" in line]
+    assert len(names) > 1000
+    return names
+
+
+def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor_machine(tmp_path):
+    """`elsewhere` moves the clock, so that nobody has to wait for another second."""
+    here = collecting(tmp_path / "here", hash_seed=1)
+    there = collecting(tmp_path / "there", "-p", "elsewhere", hash_seed=77)
+    assert names_of(here) == names_of(there)
