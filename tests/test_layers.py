@@ -101,6 +101,7 @@ ORDER = (
     "doctor_output",
     "doctor_nodes",
     "estimate",
+    "ray_internals",
     "ray_session",
     "ray_nodes",
     "ray_audit",
@@ -131,6 +132,7 @@ ORDER = (
     "__main__",
 )
 RAY = {
+    "ray_internals",
     "ray_session",
     "ray_nodes",
     "ray_audit",
