@@ -7,12 +7,13 @@ lacks. No other module imports a private module of Ray. This one imports Ray ins
 
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-_AUTH_MODE, _AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _ATTENDANTS = ("start_monitor", "start_log_monitor", "start_api_server")
 _CLEANER = "PlacementGroupCleanerCallback"
 
@@ -148,6 +149,20 @@ def auth_settings_kept() -> Iterator[None]:
             else:
                 os.environ[name] = value
         _read_auth_settings()
+
+
+def use_own_token() -> None:
+    """Let the Ray that this process will start ask for a token that nobody else has, unless the user has set it.
+
+    Where there is none, `ray.init` makes one and leaves it in ~/.ray/auth_token; every `ray start --head` of this user
+    asks for it from then on, and `ray job submit` does not bring it. Other users see no environment of a process.
+    """
+    mode = os.environ.get(_AUTH_MODE)
+    named = any(os.environ.get(name) for name in (_AUTH_TOKEN, _AUTH_TOKEN_PATH))
+    if not named and (mode is None or mode.lower() == "token"):
+        os.environ[_AUTH_MODE] = "token"
+        os.environ[_AUTH_TOKEN] = secrets.token_hex(32)
+    _read_auth_settings()
 
 
 def use_users_token() -> bool:

@@ -63,6 +63,7 @@ def _connect(address: str | None, *, lean: bool) -> None:
     try:
         with _unheard(), _own_sigterm(), ray_internals.without_attendants() if starts_lean else nullcontext():
             if address is None:
+                ray_internals.use_own_token()
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
                 bring_token(address)

@@ -138,3 +138,31 @@ def test_training_leaves_ctrl_c_alone():
     before = signal.getsignal(signal.SIGINT)
     _Trainer._register_sigint_handler(object.__new__(_Trainer), None)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [
+        ({}, True),
+        ({"RAY_AUTH_MODE": "Token"}, True),
+        ({"RAY_AUTH_MODE": "disabled"}, False),
+        ({"RAY_AUTH_TOKEN": "mine"}, False),
+        ({"RAY_AUTH_TOKEN_PATH": "/mine"}, False),
+    ],
+)
+def test_a_token_of_its_own_unless_the_user_said_otherwise(monkeypatch, said, own):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    tokens = []
+    for _ in range(2):
+        with ray_internals.auth_settings_kept():
+            ray_internals.use_own_token()
+            found = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+            if own:
+                tokens.append(found.pop("RAY_AUTH_TOKEN"))
+                assert found.pop("RAY_AUTH_MODE") == "token"
+            assert found.items() <= said.items()
+        assert {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")} == said
+    assert len(set(tokens)) == (2 if own else 0), "another one each time"
