@@ -12,6 +12,7 @@ import brainray
 PACKAGE = Path(brainray.__file__).parent
 # A module imports only those above it.
 ORDER = (
+    "interpreter",
     "errors",
     "logs",
     "config",
