@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from typing import Any, TypeVar
 
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -64,8 +65,9 @@ def mute_workers() -> None:
     """
     from ray._private import worker
 
-    if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda *_, **__: None
+    shown = getattr(worker, "print_to_stdstream", None)
+    if shown is not None and not hasattr(shown, "__wrapped__"):
+        worker.print_to_stdstream = wraps(shown)(lambda *_, **__: None)
 
 
 @contextmanager
