@@ -122,7 +122,7 @@ def _token(environ: Mapping[str, str]) -> str:
     try:
         token = storage.read_bytes(storage.normalise(path)).decode().strip()
     except (StorageError, UnicodeDecodeError) as exc:
-        raise BadRequest(f"the token cannot be read: {exc}") from exc
+        raise BadRequest(f"the token cannot be read: {exc}; name a file that holds it as RAY_AUTH_TOKEN_PATH") from exc
     if not token:
         raise BadRequest(f"{path} is empty; put the cluster's token there")
     return token
