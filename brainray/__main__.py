@@ -1,5 +1,16 @@
-"""`python -m brainray` is the program `brainray`."""
+"""`python -m brainray` is the program `brainray`, in a Python that has its packages."""
 
-from .cli import main
+import sys
+from typing import NoReturn
 
-main()
+from .interpreter import ensure_packages
+
+
+def _main() -> NoReturn:
+    ensure_packages(["-m", "brainray", *sys.argv[1:]])
+    from .cli import main
+
+    main()
+
+
+_main()

@@ -52,7 +52,7 @@ def submit(
     Ctrl-C leaves it running.
     """
     from . import submit as jobs
-    from .jobs_api import JobsApi, dashboard_address, request_headers
+    from .jobs_api import JobsApi, dashboard_address, found_token, request_headers
 
     submission = jobs.Submission(
         command=command,
@@ -65,6 +65,7 @@ def submit(
         headers=request_headers(os.environ),
         patience_s=patience,
         say=LOG.say,
+        find_token=lambda: found_token(os.environ),
     )
     if stop:
         jobs.stop(submission, api, say=LOG.say)

@@ -19,6 +19,8 @@ from . import storage
 from .errors import BadRequest, BrainrayError, StorageError, Unreachable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_TOKEN_PATH = "~/.ray/auth_token"
+_ASKS_FOR_TOKEN = "authentication token"  # in what Ray's dashboard says to who brings none
 _TIMEOUT_S = 30.0  # without a byte
 _SLOW_TIMEOUT_S = 120.0  # of an upload, and of a submission, for which Ray itself waits for an agent
 _RETRY_S = 1.0
@@ -28,6 +30,7 @@ _SHOWN_CHARACTERS = 300  # of what Ray says, which may be a traceback
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
 Say = Callable[[str], None]
+FindToken = Callable[[], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +97,30 @@ def request_headers(environ: Mapping[str, str]) -> dict[str, str]:
     return headers
 
 
+def found_token(environ: Mapping[str, str]) -> str | None:
+    """The token that lies where Ray's own tools look, for a cluster that asks for one; None where nobody may have it.
+
+    Where RAY_AUTH_MODE is set, that says all: see `request_headers`.
+    """
+    path = environ.get("RAY_AUTH_TOKEN_PATH")
+    if environ.get("RAY_AUTH_MODE"):
+        return None
+    if not (environ.get("RAY_AUTH_TOKEN", "").strip() or path or storage.exists(storage.normalise(_TOKEN_PATH))):
+        return None
+    return _token(environ)
+
+
 def _token(environ: Mapping[str, str]) -> str:
     """https://docs.ray.io/en/latest/ray-security/token-auth.html"""
     if token := environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
-    path = environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    path = environ.get("RAY_AUTH_TOKEN_PATH") or _TOKEN_PATH
     try:
         token = storage.read_bytes(storage.normalise(path)).decode().strip()
     except (StorageError, UnicodeDecodeError) as exc:
-        raise BadRequest(f"RAY_AUTH_MODE is token, but the token cannot be read: {exc}") from exc
+        raise BadRequest(f"the token cannot be read: {exc}; name a file that holds it as RAY_AUTH_TOKEN_PATH") from exc
     if not token:
-        raise BadRequest(f"RAY_AUTH_MODE is token, but {path} is empty; put the cluster's token there")
+        raise BadRequest(f"{path} is empty; put the cluster's token there")
     return token
 
 
@@ -125,13 +141,16 @@ class JobsApi:
         headers: Mapping[str, str],
         patience_s: float,
         say: Say,
+        find_token: FindToken = lambda: None,
         clock: Clock = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
+        """`find_token` is called when the cluster asks for a token and `headers` bring none; others never get one."""
         self.address = address
         self._headers = dict(headers)
         self._patience_s = patience_s
         self._say = say
+        self._find_token = find_token
         self._clock = clock
         self._sleep = sleep
         self._opener = build_opener(_NoRedirect)
@@ -195,6 +214,8 @@ class JobsApi:
                     self._say(f"{self.address} answers again")
                 return status, answer
             said = f"HTTP {status}: {last_line(answer.decode(errors='replace'))}" if status else answer.decode()
+            if self._token_asked_for(status, answer):
+                continue
             self._refuse(status, said)
             now = self._clock()
             if silent_since is None:
@@ -225,12 +246,23 @@ class JobsApi:
         except (OSError, HTTPException) as exc:
             return 0, (str(exc) or type(exc).__name__).encode()
 
+    def _token_asked_for(self, status: int, answer: bytes) -> bool:
+        """Whether the cluster asks for a token that was not brought, and is brought from now on."""
+        asked = status in (401, 403) and _ASKS_FOR_TOKEN in answer.decode(errors="replace").lower()
+        if not asked or "authorization" in map(str.lower, self._headers):
+            return False
+        token = self._find_token()
+        if token is None:
+            return False
+        self._headers["Authorization"] = f"Bearer {token}"
+        return True
+
     def _refuse(self, status: int, said: str) -> None:
         """Raise for an answer that waiting will not change."""
         if status in (401, 403):
             raise BadRequest(
-                f"{self.address} refuses the token ({said}); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH "
-                "to a file with the cluster's token"
+                f"{self.address} refuses the token, or got none ({said}); set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
             )
         if 0 < status < 500 and status not in (408, 429):
             raise BadRequest(f"{self.address} is no Ray dashboard ({said}); give --address http://HOST:8265")

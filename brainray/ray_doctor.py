@@ -20,7 +20,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from . import doctor_nodes, ray_session, storage
+from . import doctor_nodes, ray_internals, ray_session, storage
 from .backend import FileInfo
 from .bundle import DESCRIPTION
 from .doctor import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
@@ -124,7 +124,7 @@ def _overheard() -> Iterator[Callable[[], bytes]]:
 
 def look_here(machine: Machine) -> Iterator[Finding]:
     """What the Ray will find that a command starts here, where there is no cluster."""
-    cpus = _processors_by_ray()
+    cpus = ray_internals.processors()
     found = f"{ray.__version__}; no cluster in use, so brainray starts Ray here, with {counted(cpus, 'processor')}"
     if cpus > machine.usable:
         fitting = max(1, int(machine.usable))
@@ -135,13 +135,6 @@ def look_here(machine: Machine) -> Iterator[Finding]:
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     yield from attempted("ray session folder", lambda: check_session_folder(folder))
     yield from attempted("ray objects", lambda: check_objects(machine, read_disk("/dev/shm").free_bytes, folder))
-
-
-def _processors_by_ray() -> int:
-    """As `ray.init` counts them: it knows cgroups of containers, not affinity."""
-    from ray._private.utils import get_num_cpus
-
-    return int(get_num_cpus(override_docker_cpu_warning=True))
 
 
 def look_at_cluster(asked: Asked, address: str) -> Iterator[Finding]:

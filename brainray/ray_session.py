@@ -9,9 +9,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from . import ray_internals
 from .errors import BadRequest, BrainrayError, StorageError
 from .pools import Node
 
@@ -31,14 +32,6 @@ def cluster_nodes() -> list[Node]:
     ]
 
 
-def is_private() -> bool:
-    """Whether the Ray connected to is our own: nobody else uses it, and no machine will join."""
-    from ray._private import worker
-
-    node = worker._global_node
-    return node is not None and node.is_head()
-
-
 @contextmanager
 def session(*, lean: bool = False) -> Iterator[list[Node]]:
     """A Ray connection: the caller's own, the cluster that `RAY_ADDRESS` or `ray start` names, or a local one.
@@ -51,30 +44,38 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
     if ray.is_initialized():
         yield cluster_nodes()
         return
-    _hush()
-    address = cluster_address()
+    ray_internals.mute_workers()
+    with ray_internals.auth_settings_kept():
+        _connect(cluster_address(), lean=lean)
+        try:
+            yield cluster_nodes()
+        finally:
+            _let_threads_end_unheard()
+            ray_internals.end_executors()
+            ray.shutdown()
+            _own_handler_again()
+
+
+def _connect(address: str | None, *, lean: bool) -> None:
+    import ray
+
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    starts_lean = lean and address is None
     try:
-        with _unheard(), _own_sigterm(), _without_attendants() if lean and address is None else nullcontext():
+        with _unheard(), _own_sigterm(), ray_internals.without_attendants() if starts_lean else nullcontext():
             if address is None:
+                ray_internals.use_own_token()
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
                 bring_token(address)
                 ray.init(address=address, **quiet)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
+    except (ray.exceptions.RayError, ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
         where = (
             f"{address}, with RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'disabled')}"
             if address
             else "this machine"
         )
         raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
-    try:
-        yield cluster_nodes()
-    finally:
-        _let_threads_end_unheard()
-        _end_executors()
-        ray.shutdown()
-        _own_handler_again()
 
 
 def bring_token(address: str) -> None:
@@ -83,27 +84,12 @@ def bring_token(address: str) -> None:
     `ray.init` brings one only when told to, and workers of a cluster that asks for none could not reach a driver that
     asks. Raises `BadRequest` where there is none to bring.
     """
-    if os.environ.get("RAY_AUTH_MODE") or "://" in address or not _asks_for_token(address):
+    if os.environ.get("RAY_AUTH_MODE") or "://" in address:
         return
-    from ray._private.authentication import authentication_token_setup as setup
-
-    logging.getLogger(setup.__name__).setLevel(logging.CRITICAL)
-    if not setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+    if ray_internals.asks_for_token(address, timeout_s=_ANSWER_TIMEOUT_S) and not ray_internals.use_users_token():
         raise BadRequest(
             f"the Ray cluster at {address} asks for a token; give the head's as RAY_AUTH_TOKEN or in ~/.ray/auth_token"
         )
-
-
-def _asks_for_token(address: str) -> bool:
-    from ray import exceptions
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    refused = getattr(exceptions, "AuthenticationError", None)
-    try:
-        GcsClient(address=address).internal_kv_exists(b"brainray", None, timeout=_ANSWER_TIMEOUT_S)
-    except Exception as exc:  # noqa: BLE001  whatever else it is, `ray.init` comes upon it too
-        return refused is not None and isinstance(exc, refused)
-    return False
 
 
 def _let_threads_end_unheard() -> None:
@@ -119,17 +105,6 @@ def _let_threads_end_unheard() -> None:
     threading.excepthook = hook
 
 
-def _end_executors() -> None:
-    """End threads of Ray Data that a cut-short run leaves at work.
-
-    One that asks Ray for something while it is shut down takes the process along, with code 1 and without a word.
-    """
-    for thread in threading.enumerate():
-        if type(thread).__name__ == "StreamingExecutor" and hasattr(thread, "shutdown"):
-            with suppress(Exception):  # whatever it says, nobody waits for its result
-                thread.shutdown(force=True)
-
-
 def _own_handler_again() -> None:
     """The core worker resets SIGTERM to its default when it ends, behind Python's back."""
     if threading.current_thread() is threading.main_thread():
@@ -138,62 +113,17 @@ def _own_handler_again() -> None:
 
 def check_alive() -> None:
     """Raise `BrainrayError` where the Ray started here has died: else its library ends the process without a word."""
-    from ray._private import worker
-
-    node = worker._global_node
-    if node is not None and not node.remaining_processes_alive():
+    if ray_internals.processes_died():
         raise BrainrayError("Ray on this machine has died; what was finished is kept, run the same command to go on")
-
-
-def has_dashboard() -> bool:
-    """Whether the Ray connected to answers questions about its actors."""
-    from ray._private.worker import get_dashboard_url
-
-    return bool(get_dashboard_url())  # type: ignore[no-untyped-call]
-
-
-def _hush() -> None:
-    """Keep Ray's remarks on workers and nodes that die off the standard output: a run goes on, or says why not."""
-    from ray._private import worker
-
-    if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda *_, **__: None
-
-
-@contextmanager
-def _without_attendants() -> Iterator[None]:
-    """Start a local Ray without the processes that a private one has no use for.
-
-    Dashboard, autoscaler monitor and log monitor take 2 of the 3.5 s that `ray.init` needs on two processors, and
-    slow down its end. There is no public switch; where a version of Ray lacks a method, it starts as it always does.
-    """
-    from ray._private.node import Node as RayNode
-
-    def nothing(node: Any, **_: Any) -> None:  # noqa: ANN401
-        node._webui_url = ""
-
-    names = [name for name in ("start_monitor", "start_log_monitor", "start_api_server") if hasattr(RayNode, name)]
-    kept = {name: getattr(RayNode, name) for name in names}
-    for name in names:
-        setattr(RayNode, name, nothing)
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(RayNode, name, method)
 
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray sets a handler that ends the process with a dump of the stack; put back what was there."""
-    from ray._private import utils
-
-    kept = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda _: None
+    """Leave SIGTERM as it was: neither Ray's Python nor its C++ gets it."""
     try:
-        yield
+        with ray_internals.without_sigterm_handler():
+            yield
     finally:
-        utils.set_sigterm_handler = kept
         _own_handler_again()
 
 
@@ -225,11 +155,9 @@ def cluster_address() -> str | None:
         if not _answers(named):
             raise BadRequest(f"RAY_ADDRESS is {named}, but nothing answers there; start that cluster or unset it")
         return named
-    from ray._private.utils import read_ray_address
-
-    left = read_ray_address()
+    left = ray_internals.last_address()
     if left and _answers(left):
-        return str(left)
+        return left
     if named:
         raise BadRequest("RAY_ADDRESS is auto, but no cluster runs on this machine; start one or unset it")
     return None

@@ -17,10 +17,10 @@ from ray.data import Dataset
 from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from . import storage
+from . import ray_internals, storage
 from .errors import BrainrayError
 from .pools import TrainPool
-from .ray_session import cluster_nodes, has_dashboard, own_error
+from .ray_session import cluster_nodes, own_error
 from .ray_train_worker import TrainJob, train_worker
 from .scratch import scratch_folder
 
@@ -96,20 +96,10 @@ def _trainer(job: TrainJob, pool: TrainPool, scratch: str, **datasets: Dataset) 
     )
 
 
+@ray_internals.without_sigint_handler
+@ray_internals.without_cleaner
 class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C alone: Ray Train's handler would end the process with code 0, and stay when training is over."""
-
-    def _register_sigint_handler(self, controller: object) -> None:
-        pass
-
-    def _create_default_callbacks(self) -> list[Any]:
-        """Without the one that frees what a dead controller held: it asks the dashboard, and where there is none every
-        training waits 10 s for the answer in the end. A Ray without a dashboard is our own and ends with us.
-        """
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        if has_dashboard():
-            return callbacks
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+    """Ray Train's own, that leaves Ctrl-C alone and does not wait for a dashboard that is not there."""
 
 
 def _cause(exc: BaseException) -> str:

@@ -29,6 +29,10 @@ _LOG_TRIES = 5  # for the end of it
 _STOP_TIMEOUT_S = 60.0  # Ray kills what has not ended 3 s after it was asked to
 _STOPPED = 130  # as in `cli`: by Ctrl-C or a signal
 
+# `exec`: signals and the exit code are those of Python, not of a shell around it. Outside of environments some systems
+# have no `python`; `__main__` goes on from whichever it is to the one that has the packages.
+_PYTHON = 'exec "$(command -v python || echo python3)"'
+
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASS|CREDENTIAL|KEY|PRIVATE|AUTH|SIGNATURE", re.I)
 _USER_IN_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]*@", re.I)
 _SIGNED_URI = re.compile(r"[?&](x-amz-[a-z-]+|signature|sig|token|key)=", re.I)
@@ -50,8 +54,8 @@ class Submission:
 
     @property
     def entrypoint(self) -> str:
-        """For a shell. `exec`: signals and the exit code are those of Python, not of a shell around it."""
-        return shlex.join(["exec", "python", "-m", "brainray", self.command, *self.arguments])
+        """For a shell."""
+        return f"{_PYTHON} -m {shlex.join(['brainray', self.command, *self.arguments])}"
 
 
 def check_text(what: str, text: str) -> None:
@@ -149,7 +153,7 @@ def _check_same(submission: Submission, job: Job) -> None:
     if job.entrypoint != submission.entrypoint:
         raise OutputHeld(
             f"{submission.output} is the output of {job.job_id}, which was submitted with other arguments "
-            f"({job.entrypoint.removeprefix('exec ')}); wait for it to end, or stop it with --stop"
+            f"({job.entrypoint.removeprefix(f'{_PYTHON} -m ')}); wait for it to end, or stop it with --stop"
         )
 
 

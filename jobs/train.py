@@ -6,7 +6,10 @@ from pathlib import Path
 # The uploaded folder holds the package; on the cluster nothing of ours need be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from brainray.cli import run
+from brainray.interpreter import ensure_packages
 
 if __name__ == "__main__":
+    ensure_packages([__file__, *sys.argv[1:]])
+    from brainray.cli import run
+
     sys.exit(run(["train", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""A Ray head of the tests' own, with token authentication."""
+"""Ray heads of the tests' own, on free ports."""
 
 import os
 import secrets
@@ -10,8 +10,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -30,24 +31,43 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A head that takes jobs."""
+
+    dashboard: str
+    address: str  # host:port, as in RAY_ADDRESS
+    pid: int  # and its process group
+
+
 @contextmanager
 def start_head(folder: Path) -> Iterator[tuple[str, int]]:
-    """The address of a head that takes jobs, and its process group. Only its processes are ended."""
+    """The dashboard of a head that takes jobs of who brings the token, and its process group."""
+    with a_head(folder, ENVIRONMENT) as head:
+        yield head.dashboard, head.pid
+
+
+@contextmanager
+def a_head(folder: Path, environment: Mapping[str, str]) -> Iterator[Head]:
+    """A head that `ray start` starts in that environment. Only its processes are ended."""
     scratch = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets; a head leaves its address behind there
     port, dashboard = free_port(), free_port()
     command = [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     # Ports of its own throughout: with the default ones, the agent of another Ray on the machine is in the way.
     ports = [f"--{name}-port={free_port()}" for name in ("ray-client-server", "dashboard-agent-listen")]
     options = ["--block", "--disable-usage-stats", *ports]
-    environment = ENVIRONMENT | {"RAY_TMPDIR": scratch}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, *options], stdout=log, stderr=log, env=environment, start_new_session=True
+            [*command, *options],
+            stdout=log,
+            stderr=log,
+            env={**environment, "RAY_TMPDIR": scratch},
+            start_new_session=True,
         )
         try:
-            address = f"http://127.0.0.1:{dashboard}"
-            _await(f"{address}/api/jobs/", process)
-            yield address, process.pid
+            head = Head(dashboard=f"http://127.0.0.1:{dashboard}", address=f"127.0.0.1:{port}", pid=process.pid)
+            _await(f"{head.dashboard}/api/jobs/", process, environment.get("RAY_AUTH_TOKEN"))
+            yield head
         finally:
             process.terminate()
             try:
@@ -57,13 +77,15 @@ def start_head(folder: Path) -> Iterator[tuple[str, int]]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _await(url: str, process: subprocess.Popen) -> None:
-    headers = {"Authorization": f"Bearer {ENVIRONMENT['RAY_AUTH_TOKEN']}"}
+def _await(url: str, process: subprocess.Popen, token: str | None) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     deadline = time.monotonic() + _START_S
     while True:
         try:
             urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5).close()
             return
-        except OSError:
+        except OSError as exc:
+            if getattr(exc, "code", None) == 401 and not token:  # it is there, and asks for one
+                return
             assert process.poll() is None and time.monotonic() < deadline, "the head does not start"
             time.sleep(0.2)

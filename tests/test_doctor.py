@@ -798,7 +798,7 @@ def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch):
 def test_what_a_ray_started_here_will_find(monkeypatch, tmp_path):
     from brainray import ray_doctor
 
-    monkeypatch.setattr(ray_doctor, "_processors_by_ray", lambda: 8)
+    monkeypatch.setattr("brainray.ray_internals.processors", lambda: 8)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     taken = told(ray_doctor.look_here(machine(usable=2.0)))
     assert taken["ray"].status == "warning" and "of which 2 may be used" in taken["ray"].found

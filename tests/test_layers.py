@@ -12,6 +12,7 @@ import brainray
 PACKAGE = Path(brainray.__file__).parent
 # A module imports only those above it.
 ORDER = (
+    "interpreter",
     "errors",
     "logs",
     "config",
@@ -102,6 +103,7 @@ ORDER = (
     "doctor_output",
     "doctor_nodes",
     "estimate",
+    "ray_internals",
     "ray_session",
     "ray_nodes",
     "ray_audit",
@@ -132,6 +134,7 @@ ORDER = (
     "__main__",
 )
 RAY = {
+    "ray_internals",
     "ray_session",
     "ray_nodes",
     "ray_audit",

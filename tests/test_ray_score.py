@@ -1,6 +1,8 @@
 """Scoring with Ray on machines of several sizes. Each size is a process of its own, for one process has one Ray."""
 
 import math
+import os
+import secrets
 import subprocess
 import sys
 
@@ -35,7 +37,11 @@ def mixed(archive):
 def score(root, bundle, output, *, cpus, gpus=0, extra=()):
     arguments = ["score", "--input", str(root), "--model", bundle.uri, "--output", str(output), *extra]
     code = SCRIPT.format(cpus=cpus, gpus=gpus, arguments=arguments)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    # A token of its own: `ray.init` would leave one in the home folder.
+    environment = os.environ | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
 
 
 @pytest.mark.timeout(110)

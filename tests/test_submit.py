@@ -35,7 +35,7 @@ from brainray import submit
 from brainray.cli import run
 from brainray.cli_submit import _check_visible
 from brainray.errors import BadRequest, BrainrayError, Unreachable
-from brainray.jobs_api import Job, JobsApi, dashboard_address, request_headers
+from brainray.jobs_api import Job, JobsApi, dashboard_address, found_token, request_headers
 from brainray.lease import Holder, hold
 
 pytest_plugins = ("head_fixtures",)
@@ -218,6 +218,17 @@ class TestUpload:
         assert {name.lower(): text for name, text in request_headers(environment).items()} == theirs
         assert request_headers(environment | {"RAY_AUTH_MODE": "disabled"}) == {}
 
+        del environment["RAY_AUTH_MODE"]
+        assert request_headers(environment) == {}, "nobody gets it who does not ask"
+        assert f"Bearer {found_token(environment)}" == theirs["authorization"]
+        assert found_token(environment | {"RAY_AUTH_MODE": "disabled"}) is None
+
+    def test_no_token_is_found_where_there_is_none(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert found_token({}) is None
+        with pytest.raises(BadRequest, match="the token cannot be read"):
+            found_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
+
     def test_a_token_that_is_not_there_is_one_line(self, tmp_path):
         with pytest.raises(BadRequest, match="the token cannot be read"):
             request_headers({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
@@ -391,6 +402,35 @@ class TestStub:
         with pytest.raises(BadRequest, match="no Ray dashboard"):
             api_of(stub).jobs()
         assert [path for path, _ in stub.seen] == ["GET /api/jobs/"]
+
+    def test_a_token_is_brought_to_a_cluster_that_asks_and_stays_there(self, stub):
+        asks = (401, b"Unauthorized: Missing authentication token", {})
+        stub.says("GET /api/jobs/", [], asks, [])
+        api = JobsApi(stub.address, headers={}, patience_s=0, say=silent, find_token=lambda: "found")
+        assert api.jobs() == api.jobs() == api.jobs() == []
+        assert [token for _, token in stub.seen] == [None, None, "Bearer found", "Bearer found"]
+
+    @pytest.mark.parametrize(
+        ("answer", "headers"),
+        [
+            ((401, b"Unauthorized: Missing authentication token", {}), {"authorization": "Bearer mine"}),
+            ((403, b"Forbidden: Invalid authentication token", {}), {"authorization": "Bearer mine"}),
+            ((401, b"log in first", {"WWW-Authenticate": "Basic"}), {}),
+            ((302, b"authentication token", {"Location": "http://127.0.0.1:1/"}), {}),
+        ],
+    )
+    def test_nobody_else_gets_the_token(self, stub, answer, headers):
+        stub.says("GET /api/jobs/", answer)
+        with pytest.raises(BadRequest):
+            JobsApi(stub.address, headers=headers, patience_s=0, say=silent, find_token=lambda: "found").jobs()
+        assert [token for _, token in stub.seen] == [headers.get("authorization")]
+
+    def test_a_token_that_is_not_the_clusters_is_tried_once(self, stub):
+        asks = (401, b"Unauthorized: Missing authentication token", {})
+        stub.says("GET /api/jobs/", asks, (403, b"Forbidden: Invalid authentication token", {}))
+        with pytest.raises(BadRequest, match=r"refuses the token.*Invalid authentication token"):
+            JobsApi(stub.address, headers={}, patience_s=0, say=silent, find_token=lambda: "found").jobs()
+        assert len(stub.seen) == 2
 
     @pytest.mark.parametrize("answer", [(200, b"<html>", {}), (404, b"nothing here", {})])
     def test_another_server_is_told_from_a_dashboard_at_once(self, stub, answer):

@@ -1,0 +1,255 @@
+"""Every use of what Ray does not promise to keep: what is used, why, and what happens with a Ray that lacks it.
+
+Ray is pinned to the minor version that was tested, and tests/test_ray_internals.py names in a second what another one
+lacks. No other module imports a private module of Ray. This one imports Ray inside its functions only, for
+`ray_session` sets the variables that Ray reads when it is imported.
+"""
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any, TypeVar
+
+_AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_ATTENDANTS = ("start_monitor", "start_log_monitor", "start_api_server")
+_CLEANER = "PlacementGroupCleanerCallback"
+
+Trainer = TypeVar("Trainer", bound=type[Any])
+
+
+def is_private() -> bool:
+    """Whether this process started the Ray that it is connected to: nobody else uses it, and no machine will join.
+
+    Uses `ray._private.worker._global_node`, for the public context does not say it. Without it: no.
+    """
+    node = _node()
+    return node is not None and bool(node.is_head())
+
+
+def processes_died() -> bool:
+    """Whether a process of the Ray on this machine has died; the library then ends this process without a word.
+
+    Uses `_global_node.remaining_processes_alive()`, which has no public counterpart. Without the node: no.
+    """
+    node = _node()
+    return node is not None and not node.remaining_processes_alive()
+
+
+def _node() -> Any:  # noqa: ANN401
+    from ray._private import worker
+
+    return getattr(worker, "_global_node", None)
+
+
+def has_dashboard() -> bool:
+    """Whether the Ray that is connected to has a dashboard.
+
+    Uses `ray._private.worker.get_dashboard_url`, for the public address is known only to who called `ray.init`.
+    Without it: yes, so that everything stays as Ray has it.
+    """
+    from ray._private import worker
+
+    url = getattr(worker, "get_dashboard_url", None)
+    return url is None or bool(url())
+
+
+def mute_workers() -> None:
+    """Keep Ray's remarks on workers and nodes that die off the standard output: a run goes on, or says why not.
+
+    Replaces `ray._private.worker.print_to_stdstream`: some remarks come with `log_to_driver=False` too. Without it the
+    remarks are seen.
+    """
+    from ray._private import worker
+
+    shown = getattr(worker, "print_to_stdstream", None)
+    if shown is not None and not hasattr(shown, "__wrapped__"):
+        worker.print_to_stdstream = wraps(shown)(lambda *_, **__: None)
+
+
+@contextmanager
+def without_attendants() -> Iterator[None]:
+    """Start a local Ray without dashboard, autoscaler monitor and log monitor.
+
+    They take 2 of the 3.5 s that `ray.init` needs on two processors, and slow down its end. There is no public switch,
+    so methods of `ray._private.node.Node` are replaced meanwhile. One that is not there is left out: Ray is slower.
+    """
+    from ray._private.node import Node
+
+    def nothing(node: Any, **_: Any) -> None:  # noqa: ANN401
+        node._webui_url = ""
+
+    kept = {name: getattr(Node, name) for name in _ATTENDANTS if hasattr(Node, name)}
+    for name in kept:
+        setattr(Node, name, nothing)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
+
+
+@contextmanager
+def without_sigterm_handler() -> Iterator[None]:
+    """Keep Ray from handling SIGTERM: its handler ends the process with a dump of the stack.
+
+    Replaces `ray._private.utils.set_sigterm_handler`. Without it Ray's handler is set, and a stopped run ends with it.
+    """
+    from ray._private import utils
+
+    kept = getattr(utils, "set_sigterm_handler", None)
+    if kept is None:
+        yield
+        return
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = kept
+
+
+def last_address() -> str | None:
+    """The address of the cluster that was last started on this machine, which may be gone; None where there is none.
+
+    Uses `ray._private.utils.read_ray_address`, for `ray.init("auto")` waits long for one that is gone. Without it:
+    None, so that only a cluster that RAY_ADDRESS names is used.
+    """
+    from ray._private import utils
+
+    read = getattr(utils, "read_ray_address", None)
+    found = read() if read else None
+    return str(found) if found else None
+
+
+def processors() -> int:
+    """How many processors a Ray started here has: it knows cgroups of containers, not affinity.
+
+    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does. Without it: what the machine has.
+    """
+    from ray._private import utils
+
+    count = getattr(utils, "get_num_cpus", None)
+    return int(count(override_docker_cpu_warning=True)) if count else os.cpu_count() or 1
+
+
+@contextmanager
+def auth_settings_kept() -> Iterator[None]:
+    """Put back, in the end, what the environment says of Ray's tokens: `ray.init` and functions here change it.
+
+    Ray's C++ keeps mode and token of its first look: see `_read_auth_settings`.
+    """
+    kept = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_auth_settings()
+
+
+def use_own_token() -> None:
+    """Let the Ray that this process will start ask for a token that nobody else has, unless the user has set it.
+
+    Where there is none, `ray.init` makes one and leaves it in ~/.ray/auth_token; every `ray start --head` of this user
+    asks for it from then on, and `ray job submit` does not bring it. Other users see no environment of a process.
+    """
+    mode = os.environ.get(_AUTH_MODE)
+    named = any(os.environ.get(name) for name in (_AUTH_TOKEN, _AUTH_TOKEN_PATH))
+    if not named and (mode is None or mode.lower() == "token"):
+        os.environ[_AUTH_MODE] = "token"
+        os.environ[_AUTH_TOKEN] = secrets.token_hex(32)
+    _read_auth_settings()
+
+
+def use_users_token() -> bool:
+    """Bring the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; whether there is one.
+
+    Uses `maybe_enable_token_auth_if_token_available` of Ray's `authentication_token_setup`, which `ray.init` calls only
+    where it is given no address. Without it: no.
+    """
+    try:
+        from ray._private.authentication import authentication_token_setup as setup
+    except ImportError:
+        return False
+    logging.getLogger(setup.__name__).setLevel(logging.CRITICAL)
+    _read_auth_settings()
+    return setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def asks_for_token(address: str, *, timeout_s: float) -> bool:
+    """Whether the cluster at host:port refuses who brings no token.
+
+    Uses `ray._raylet.GcsClient.internal_kv_exists`: the public way to ask is `ray.init`, which tries for minutes or
+    ends the process. Whatever else is wrong, `ray.init` comes upon it too. Without it: no.
+    """
+    import ray.exceptions
+
+    refused = getattr(ray.exceptions, "AuthenticationError", None)
+    try:
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+        GcsClient(address=address).internal_kv_exists(b"brainray", None, timeout=timeout_s)
+    except Exception as exc:  # noqa: BLE001
+        return refused is not None and isinstance(exc, refused)
+    return False
+
+
+def _read_auth_settings() -> None:
+    """Make Ray's C++ read mode and token from the environment again.
+
+    Uses `Config.initialize` and `AuthenticationTokenLoader.reset_cache` of `ray._raylet`, as Ray's own set-up of tokens
+    does. A Ray without them knows no tokens.
+    """
+    from ray import _raylet
+
+    config, loader = getattr(_raylet, "Config", None), getattr(_raylet, "AuthenticationTokenLoader", None)
+    if config is not None and loader is not None:
+        config.initialize("")
+        loader.instance().reset_cache()
+
+
+def end_executors() -> None:
+    """End threads of Ray Data that a cut-short run leaves at work.
+
+    One that asks Ray for something while it is shut down takes the process along, with code 1 and without a word. They
+    are found by the name of their class, `StreamingExecutor`, for a dataset does not name its own. Where none has that
+    name, they are left alone.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "StreamingExecutor" and hasattr(thread, "shutdown"):
+            with suppress(Exception):  # whatever it says, nobody waits for its result
+                thread.shutdown(force=True)
+
+
+def without_sigint_handler(trainer: Trainer) -> Trainer:
+    """A subclass of `TorchTrainer` that leaves Ctrl-C alone.
+
+    Replaces `_register_sigint_handler`: the handler would end the process with code 0, and stay when training is over.
+    A Ray that calls no such method does what it does.
+    """
+    trainer._register_sigint_handler = lambda *_: None
+    return trainer
+
+
+def without_cleaner(trainer: Trainer) -> Trainer:
+    """A subclass of `TorchTrainer` that does not free what a dead controller held, where Ray has no dashboard.
+
+    The `PlacementGroupCleanerCallback` of `_create_default_callbacks` asks the dashboard, and where there is none every
+    training waits 10 s for the answer in the end. A Ray without a dashboard is our own and ends with us. Where method
+    or class is not there, Ray waits.
+    """
+    default = getattr(trainer, "_create_default_callbacks", None)
+
+    def callbacks(self: Any) -> list[Any]:  # noqa: ANN401
+        found: list[Any] = default(self) if default else []
+        return found if has_dashboard() else [each for each in found if type(each).__name__ != _CLEANER]
+
+    if default is not None:
+        trainer._create_default_callbacks = callbacks
+    return trainer

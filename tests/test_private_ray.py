@@ -1,0 +1,82 @@
+"""The Ray that a command starts for itself: what runs, and what is left behind. In processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, os, psutil, ray
+from brainray import ray_internals
+from brainray.ray_session import session
+
+def settings():
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+
+with session(lean=True):
+    lines = [process.cmdline() for process in psutil.Process().children(recursive=True)]
+    worker = ray.get(ray.remote(settings).remote())
+    told = {
+        "processes": sorted({os.path.basename(line[0]).strip() for line in lines if line}),
+        "shown": worker.get("RAY_AUTH_TOKEN", "?") in str(lines),
+        "worker": worker,
+        "driver": settings(),
+        "processors": [ray.cluster_resources()["CPU"], ray_internals.processors()],
+        "private": ray_internals.is_private(),
+        "dashboard": ray_internals.has_dashboard(),
+    }
+print(json.dumps(told | {"after": settings()}))
+"""
+
+
+@pytest.fixture
+def started_alone(tmp_path):
+    """Runs code with a home folder of its own and no variable of Ray's; gives what it prints, and the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def start(code, **variables):
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = plain | {"HOME": str(home), "RAY_ADDRESS": "local"} | variables
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, home
+
+    return start
+
+
+@pytest.mark.timeout(110)
+def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone):
+    out, home = started_alone(SCRIPT)
+    told = json.loads(out)
+    # No dashboard, no autoscaler monitor, no log monitor.
+    assert [name for name in told["processes"] if name != "ray::IDLE"] == [
+        "gcs_server",
+        "ray::DashboardAgent",
+        "ray::RuntimeEnvAgent",
+        "raylet",
+    ]
+    assert told["private"] and not told["dashboard"]
+    assert told["processors"][0] == told["processors"][1]
+
+    token = told["driver"].pop("RAY_AUTH_TOKEN")
+    assert told["driver"] == {"RAY_AUTH_MODE": "token"} and len(token) == 64
+    assert told["worker"] == {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    assert not told["shown"], "everybody on the machine sees a command line"
+    assert told["after"] == {}
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.timeout(110)
+def test_a_token_path_that_leads_nowhere_is_one_line(started_alone, tmp_path):
+    code = (
+        "from brainray.errors import BrainrayError\nfrom brainray.ray_session import session\n"
+        "try:\n  with session(lean=True): pass\nexcept BrainrayError as exc:\n  print(exc)"
+    )
+    out, home = started_alone(code, RAY_AUTH_TOKEN_PATH=str(tmp_path / "none"))
+    assert out.count("\n") == 1 and f"{tmp_path}/none" in out
+    assert list(home.iterdir()) == []

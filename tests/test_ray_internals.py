@@ -1,0 +1,168 @@
+"""What brainray takes of Ray beyond its promises: one look at the names, so that another Ray fails at once."""
+
+import ast
+import inspect
+import os
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import brainray
+from brainray import ray_internals
+
+PACKAGE = Path(brainray.__file__).parent
+ROOT = PACKAGE.parent
+# Module, name in it, and the parameters with which it is called or replaced; None: no function, or one in C++.
+NAMES = (
+    ("ray._private.worker", "_global_node", None),
+    ("ray._private.worker", "get_dashboard_url", ()),
+    ("ray._private.worker", "print_to_stdstream", ("data", "ignore_prefix")),
+    ("ray._private.node", "Node.is_head", ("self",)),
+    ("ray._private.node", "Node.remaining_processes_alive", ("self",)),
+    ("ray._private.node", "Node.webui_url", None),
+    ("ray._private.node", "Node.start_monitor", ("self",)),
+    ("ray._private.node", "Node.start_log_monitor", ("self",)),
+    ("ray._private.node", "Node.start_api_server", ("self", "include_dashboard", "raise_on_failure")),
+    ("ray._private.utils", "set_sigterm_handler", ("sigterm_handler",)),
+    ("ray._private.utils", "read_ray_address", ("temp_dir",)),
+    ("ray._private.utils", "get_num_cpus", ("override_docker_cpu_warning", "truncate")),
+    (
+        "ray._private.authentication.authentication_token_setup",
+        "maybe_enable_token_auth_if_token_available",
+        ("warn_if_disabled",),
+    ),
+    ("ray._raylet", "InnerGcsClient.internal_kv_exists", None),
+    ("ray._raylet", "GcsClient", None),  # which hands on to the one above
+    ("ray._raylet", "Config.initialize", None),
+    ("ray._raylet", "AuthenticationTokenLoader.instance", None),
+    ("ray._raylet", "AuthenticationTokenLoader.reset_cache", None),
+    ("ray.exceptions", "AuthenticationError", None),
+    ("ray.data._internal.execution.streaming_executor", "StreamingExecutor.shutdown", ("self", "force", "exception")),
+    ("ray.train.v2._internal.callbacks.placement_group_callback", "PlacementGroupCleanerCallback", None),
+    ("ray.train.torch", "TorchTrainer._register_sigint_handler", ("self", "controller")),
+    ("ray.train.torch", "TorchTrainer._create_default_callbacks", ("self",)),
+)
+
+
+@pytest.mark.parametrize(("module", "name", "parameters"), NAMES, ids=[name for _, name, _ in NAMES])
+def test_ray_has_what_is_used_of_it_as_it_is_used(module, name, parameters):
+    found = import_module(module)
+    for part in name.split("."):
+        assert hasattr(found, part), f"Ray {version('ray')} has no {module}.{name}: see brainray/ray_internals.py"
+        found = getattr(found, part)
+    assert parameters is None or tuple(inspect.signature(found).parameters) == parameters
+
+
+def test_what_is_in_c_takes_what_it_is_given():
+    from ray import _raylet
+
+    assert "(self, string key, namespace=None, timeout=None)" in _raylet.InnerGcsClient.internal_kv_exists.__doc__
+
+
+def test_the_attributes_set_on_a_node_are_those_that_ray_reads():
+    source = inspect.getsource(import_module("ray._private.node"))
+    assert "self._webui_url = None" in source and "return self._webui_url" in source
+    for call in ("self.start_monitor()", "self.start_log_monitor()", "self.start_api_server("):
+        assert call in source
+
+
+def test_every_name_is_in_the_list_above():
+    """Names written in the module that some library of Ray has, and no others, are looked for."""
+    listed = {part for _, name, _ in NAMES for part in name.split(".")}
+    tree = ast.parse(Path(ray_internals.__file__).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ray"):
+            taken = {alias.name for alias in node.names}
+            assert taken <= listed | {"worker", "utils", "_raylet", "authentication_token_setup"}
+
+
+def private_imports(path):
+    """Modules of Ray with a part that begins with an underscore, named anywhere in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *others = name.split(".")
+            if first == "ray" and any(part.startswith("_") for part in others):
+                yield name
+
+
+def test_no_other_module_imports_private_modules_of_ray():
+    own = Path(ray_internals.__file__)
+    assert list(private_imports(own)), "the search finds them"
+    paths = [*PACKAGE.rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]
+    assert {path.name: found for path in paths if path != own and (found := list(private_imports(path)))} == {}
+
+
+def test_ray_is_the_minor_version_that_was_tested():
+    major, minor = map(int, version("ray").split(".")[:2])
+    text = (ROOT / "pyproject.toml").read_text()
+    assert text.count('"ray[') == text.count(f">={major}.{minor},<{major}.{minor + 1}") == 2
+
+
+def test_processors_are_what_ray_counts(monkeypatch):
+    assert 1 <= ray_internals.processors() <= (os.cpu_count() or 1)
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda override_docker_cpu_warning: 3.0)
+    assert ray_internals.processors() == 3
+    monkeypatch.delattr("ray._private.utils.get_num_cpus")
+    assert ray_internals.processors() == os.cpu_count(), "without it, what the machine has"
+
+
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_training_asks_the_dashboard_only_where_there_is_one(monkeypatch, dashboard):
+    from ray.train.torch import TorchTrainer
+
+    from brainray.ray_train import _Trainer
+
+    monkeypatch.setattr(ray_internals, "has_dashboard", lambda: dashboard)
+    names = {
+        kind: [type(each).__name__ for each in kind(print, datasets={})._create_default_callbacks()]
+        for kind in (TorchTrainer, _Trainer)
+    }
+    assert names[TorchTrainer].count("PlacementGroupCleanerCallback") == 1
+    left_out = [] if dashboard else ["PlacementGroupCleanerCallback"]
+    assert names[_Trainer] == [name for name in names[TorchTrainer] if name not in left_out]
+
+
+def test_training_leaves_ctrl_c_alone():
+    import signal
+
+    from brainray.ray_train import _Trainer
+
+    before = signal.getsignal(signal.SIGINT)
+    _Trainer._register_sigint_handler(object.__new__(_Trainer), None)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [
+        ({}, True),
+        ({"RAY_AUTH_MODE": "Token"}, True),
+        ({"RAY_AUTH_MODE": "disabled"}, False),
+        ({"RAY_AUTH_TOKEN": "mine"}, False),
+        ({"RAY_AUTH_TOKEN_PATH": "/mine"}, False),
+    ],
+)
+def test_a_token_of_its_own_unless_the_user_said_otherwise(monkeypatch, said, own):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    tokens = []
+    for _ in range(2):
+        with ray_internals.auth_settings_kept():
+            ray_internals.use_own_token()
+            found = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+            if own:
+                tokens.append(found.pop("RAY_AUTH_TOKEN"))
+                assert found.pop("RAY_AUTH_MODE") == "token"
+            assert found.items() <= said.items()
+        assert {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")} == said
+    assert len(set(tokens)) == (2 if own else 0), "another one each time"
