@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from . import fit, storage
+from . import storage
 from .bundle import weights_bytes
-from .calibration import Review, cross_review, rare_class_bias
+from .calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
 from .config import Calibration
 from .errors import StorageError
 
@@ -106,10 +106,10 @@ def fitted(states: Sequence[Checkpoint]) -> Fitted:
     labels = [state.labels_N.numpy() for state in measured]
     class_bias = rare_class_bias(np.array(list(states[-1].data["pictures_by_class"].values())))
     probs_NK = np.concatenate(
-        [fit.softmax(own, _temperature_without(fold, logits, labels), class_bias) for fold, own in enumerate(logits)]
+        [softmax(own, _temperature_without(fold, logits, labels), class_bias) for fold, own in enumerate(logits)]
     )
     labels_N = np.concatenate(labels)
-    temperature = fit.fit_temperature(np.concatenate(logits), labels_N)
+    temperature = fit_temperature(np.concatenate(logits), labels_N)
     fold_N = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
     review = cross_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N, fold_N)
     return Fitted(
@@ -122,6 +122,6 @@ def fitted(states: Sequence[Checkpoint]) -> Fitted:
     )
 
 
-def _temperature_without(fold: int, logits: list[npt.NDArray[np.float32]], labels: list[fit.Labels]) -> float:
+def _temperature_without(fold: int, logits: list[npt.NDArray[np.float32]], labels: list[Labels]) -> float:
     others = [place for place in range(len(logits)) if place != fold] or [fold]
-    return fit.fit_temperature(np.concatenate([logits[p] for p in others]), np.concatenate([labels[p] for p in others]))
+    return fit_temperature(np.concatenate([logits[p] for p in others]), np.concatenate([labels[p] for p in others]))

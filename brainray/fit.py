@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from . import metrics
 from .augment import augment
+from .calibration import cross_entropy
 from .config import ImageSpec, TrainOptions
 from .outliers import outliers
 from .predict import normalise, planes, standardise
+from .tally import count_confusion
 
 _OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it
 
@@ -217,39 +220,15 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, fitting: Fitting) ->
     return torch.cat(outputs).numpy() if outputs else np.empty((0, len(fitting.class_weights_K)), np.float32)
 
 
-def fit_temperature(logits_NK: npt.NDArray[np.float32], labels_N: Labels) -> float:
-    """The one number that, dividing the logits, makes their likelihood greatest (Guo et al. 2017). From 0.25 to 4."""
-    logits, labels = torch.from_numpy(logits_NK), torch.from_numpy(labels_N)
-    candidates = torch.logspace(math.log10(0.25), math.log10(4), 161)
-    losses = torch.stack([functional.cross_entropy(logits / t, labels) for t in candidates])
-    return round(float(candidates[losses.argmin()]), 4)
-
-
-def softmax(
-    logits_NK: npt.NDArray[np.float32], temperature: float, class_bias: Sequence[float] = ()
-) -> npt.NDArray[np.float64]:
-    """Probabilities as scoring has them."""
-    bias_K = torch.tensor(class_bias or (0.0,), dtype=torch.float64)
-    probs_NK: npt.NDArray[np.float64] = torch.softmax(
-        torch.from_numpy(logits_NK).double() / temperature + bias_K, dim=1
-    ).numpy()
-    return probs_NK
-
-
 def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, classes: int) -> dict[str, float | None]:
     """Loss, accuracy and mean recall over the classes that occur; None where there is no image to measure on."""
-    if not len(labels_N):
-        return {"val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None, "val_images": 0}
-    predicted = logits_NK.argmax(1)
-    counts_KK = np.bincount(labels_N * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    support = counts_KK.sum(1)
-    recall = np.diag(counts_KK)[support > 0] / support[support > 0]
-    loss = functional.cross_entropy(torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
+    confusion_KK = count_confusion(labels_N, logits_NK.argmax(1), classes)
+    images = len(labels_N)
     return {
-        "val_loss": float(loss),
-        "val_accuracy": float(np.diag(counts_KK).sum() / counts_KK.sum()),
-        "val_balanced_accuracy": float(recall.mean()),
-        "val_images": int(counts_KK.sum()),
+        "val_loss": cross_entropy(logits_NK, labels_N) if images else None,
+        "val_accuracy": metrics.share_right(confusion_KK),
+        "val_balanced_accuracy": metrics.mean_recall(confusion_KK),
+        "val_images": images,
     }
 
 

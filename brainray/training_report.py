@@ -74,12 +74,11 @@ class Validation:
 
     def confusion(self) -> pa.Table:
         K = len(self.classes)
-        counts_KK = np.bincount(self.labels_N * K + self.probs_NK.argmax(1), minlength=K * K)
         return pa.table(
             {
                 "label": [name for name in self.classes for _ in range(K)],
                 "predicted": list(self.classes) * K,
-                "images": counts_KK,
+                "images": self.tally().confusion.ravel(),
             }
         )
 

@@ -5,10 +5,12 @@ from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import fit
+from brainray import fit, metrics
 from brainray.augment import augment
+from brainray.calibration import softmax
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.model import build_model
+from brainray.tally import count_probabilities
 
 SPEC = ImageSpec(image_px=32)
 
@@ -119,13 +121,23 @@ def test_rare_classes_weigh_more_and_the_mean_image_weighs_one():
     assert (weights * counts).sum() / counts.sum() == pytest.approx(1.0)
 
 
-def test_temperature_cools_what_is_too_sure():
-    rng = np.random.default_rng(0)
-    honest = (2 * np.eye(4)[rng.integers(0, 4, 4000)]).astype(np.float32)
-    labels = (honest + rng.gumbel(size=honest.shape)).argmax(1)  # drawn from the softmax of `honest`
-    assert fit.fit_temperature(honest, labels) == pytest.approx(1.0, rel=0.1)
-    assert fit.fit_temperature(3 * honest, labels) == pytest.approx(3.0, rel=0.1)
-    assert fit.softmax(3 * honest, 3.0) == pytest.approx(fit.softmax(honest, 1.0), abs=1e-6)
+def test_the_figures_of_an_epoch_are_those_of_every_other_report():
+    """One count and one formula: else a model is chosen by one figure and described by another."""
+    rng = np.random.default_rng(3)
+    logits, labels = rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 3, 200)
+    figures = fit.validation_figures(logits, labels, 4)
+    tally = count_probabilities(labels, softmax(logits, 1.0))
+    assert figures["val_accuracy"] == metrics.accuracy(tally).value
+    assert figures["val_balanced_accuracy"] == metrics.balanced_accuracy(tally)
+    assert figures["val_loss"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))), abs=1e-6
+    )
+    assert figures["val_images"] == 200
+
+
+def test_without_images_there_is_no_figure():
+    figures = fit.validation_figures(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 4)
+    assert figures == {"val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None, "val_images": 0}
 
 
 def test_augmentation_keeps_shape_and_repeats_with_its_seed():

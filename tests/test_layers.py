@@ -64,18 +64,18 @@ ORDER = (
     "bundle",
     "inference",
     "predict",
+    "tally",
+    "metrics",
+    "calibration",
     "augment",
     "outliers",
     "fit",
-    "calibration",
     "checkpoint",
     "results",
     "accounts",
     "attempts",
     "tasks",
     "scoring",
-    "tally",
-    "metrics",
     "plots",
     "throughput",
     "run",
@@ -189,7 +189,8 @@ def loaded_by(code):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "report", "run", "score_job", "train_job", "tune_job", "audit_job", "console", "phantom"]
+    "module",
+    ["cli", "calibration", "report", "run", "score_job", "train_job", "tune_job", "audit_job", "console", "phantom"],
 )
 def test_what_must_start_fast_imports_nothing_heavy(module):
     assert loaded_by(f"import brainray.{module}") & {"ray", "torch", "sklearn", "matplotlib", "pandas"} == set()
