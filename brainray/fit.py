@@ -89,8 +89,9 @@ def seed_epoch(*, seed: int, epoch: int, rank: int) -> torch.Generator:
     So an epoch draws the same whatever was drawn before it, and whichever process began the training: there is no
     random state to keep.
     """
-    torch.manual_seed(hash((seed, epoch, rank, 0)) % 2**62)  # hashes of integers are the same in every process
-    return torch.Generator().manual_seed(hash((seed, epoch, rank, 1)) % 2**62)
+    own, torchs = np.random.SeedSequence((seed, epoch, rank)).generate_state(2, np.uint64).tolist()
+    torch.manual_seed(torchs)
+    return torch.Generator().manual_seed(own)
 
 
 def make_optimizer(

@@ -147,6 +147,11 @@ def test_every_epoch_and_worker_draws_its_own_whatever_was_drawn_before():
     assert len({first, draws(seed=2), draws(epoch=3), draws(rank=1)}) == 4
 
 
+def test_what_is_drawn_is_the_same_with_every_python():
+    generator = fit.seed_epoch(seed=1, epoch=2, rank=3)
+    assert (generator.initial_seed(), torch.initial_seed()) == (12997252459554536576, 4810247055756232647)
+
+
 def test_better_is_more_recall_and_at_the_same_recall_less_loss():
     assert fit.is_better(row(1), None, OPTIONS)
     assert fit.is_better(row(2, 0.6, 9.0), row(1, 0.5, 1.0), OPTIONS)
