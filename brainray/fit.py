@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from . import metrics
 from .augment import augment
@@ -166,7 +168,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
-    average: "Average | None" = None,
+    average: AveragedModel | None = None,
 ) -> float:
     """One pass. Returns the mean loss of its steps. `average` follows the model."""
     model.train()
@@ -181,27 +183,29 @@ def train_epoch(
         optimizer.step()
         schedule.step()
         if average is not None:
-            average.follow(bare(model))
+            average.update_parameters(bare(model))
         losses.append(loss.detach())
     return float(torch.stack(losses).mean()) if losses else math.nan
 
 
-class Average:
-    """Exponential moving average of weights and statistics (Polyak and Juditsky 1992), faster in the first steps."""
+def make_average(model: nn.Module, *, decay: float, device: torch.device) -> AveragedModel:
+    """The exponential moving average of weights and statistics (Polyak and Juditsky 1992); it begins as `model` is.
 
-    def __init__(self, model: nn.Module, *, decay: float, steps: int = 0) -> None:
-        """`model` becomes the average, of so many steps."""
-        self.model, self._decay, self._steps = model, decay, steps
+    In its first steps it moves faster: the average of n states keeps no more than (1 + n) / (10 + n) at the next.
+    """
+    average = AveragedModel(model, device, multi_avg_fn=partial(_follow, decay), use_buffers=True)
+    average.n_averaged.fill_(1)  # the first weights; with none, torch would leave them out
+    return average
 
-    @torch.no_grad()
-    def follow(self, model: nn.Module) -> None:
-        self._steps += 1
-        share = 1 - min(self._decay, (1 + self._steps) / (10 + self._steps))
-        for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if mean.dtype.is_floating_point:
-                mean.lerp_(value, share)
-            else:
-                mean.copy_(value)
+
+def _follow(decay: float, means: Sequence[Tensor], values: Sequence[Tensor], averaged: Tensor | int) -> None:
+    """Move the averages in place, all of one type."""
+    keep = min(decay, (1 + int(averaged)) / (10 + int(averaged)))
+    for mean, value in zip(means, values, strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - keep)
+        else:
+            mean.copy_(value)
 
 
 def bare(model: nn.Module) -> nn.Module:

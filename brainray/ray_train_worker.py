@@ -117,7 +117,7 @@ class _State:
             learner = self._learner
             state = Checkpoint(
                 model=fit.bare(learner.model).state_dict(),
-                average=learner.average.model.state_dict() if learner.average else None,
+                average=learner.average.state_dict() if learner.average else None,
                 moments=learner.optimizer.state_dict()["state"],
                 history=self.history,
                 best=best,

@@ -92,11 +92,27 @@ def test_each_copy_of_a_picture_has_its_turn():
 
 def test_the_average_of_the_weights_follows_them():
     model = build_model(ModelSpec(classes=("a", "b")))
-    average = fit.Average(build_model(ModelSpec(classes=("a", "b"))), decay=0.9)
+    average = fit.make_average(build_model(ModelSpec(classes=("a", "b"))), decay=0.9, device=torch.device("cpu"))
     for _ in range(200):
-        average.follow(model)
-    for mean, value in zip(average.model.state_dict().values(), model.state_dict().values(), strict=True):
+        average.update_parameters(model)
+    for mean, value in zip(average.module.state_dict().values(), model.state_dict().values(), strict=True):
         assert torch.allclose(mean.float(), value.float(), atol=1e-5)
+
+
+def test_the_average_moves_fast_at_first_and_then_by_its_decay():
+    """By hand: of what it was it keeps (1 + n) / (10 + n) at the n-th step, and never more than the decay."""
+    model = torch.nn.BatchNorm1d(1)
+    average = fit.make_average(model, decay=0.4, device=torch.device("cpu"))
+    expected = 1.0
+    for step, value in enumerate((5.0, -2.0, 3.0, 7.0, 7.5, 0.5), start=1):
+        torch.nn.init.constant_(model.weight, value)
+        model.running_mean.fill_(value)
+        model.num_batches_tracked += 1
+        average.update_parameters(model)
+        expected += (1 - min(0.4, (1 + step) / (10 + step))) * (value - expected)
+        assert average.module.weight.item() == pytest.approx(expected)
+        assert int(average.module.num_batches_tracked) == step, "a count is taken as it is"
+    assert average.module.running_mean.item() != 0
 
 
 def test_evaluation_sees_every_image_once_in_order():
