@@ -146,9 +146,7 @@ def _per_class(validation: Validation) -> list[dict[str, Any]]:
 
 
 def _figure(value: float) -> str:
-    if np.isnan(value):
-        return "–"
-    return f"{value:,}" if float(value).is_integer() and value > 1 else f"{value:.3f}"
+    return "–" if np.isnan(value) else f"{value:.3f}"
 
 
 def _percent(share: float, digits: int) -> str:
