@@ -9,7 +9,7 @@ import hashlib
 import io
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from . import fit, storage
+from . import storage
 from .bundle import weights_bytes
-from .calibration import Review, cross_review, rare_class_bias
+from .calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
 from .config import Calibration
 from .errors import StorageError
 
 State = dict[str, Tensor]
 
 # The number changes with the meaning of the fields, so that an older file is not taken for a new one.
-_MARK = b"brainray checkpoint 2 "
+_MARK = b"brainray checkpoint 3 "
+_MARK_2 = b"brainray checkpoint 2 "  # whose average was a bare network's state dict
 _HEADER_BYTES = len(_MARK) + hashlib.sha256().digest_size * 2 + 1
 
 
@@ -35,7 +36,7 @@ class Checkpoint:
     """Training after `len(history)` epochs. Tensors lie on the CPU."""
 
     model: State
-    average: State | None  # of the weights over the steps
+    average: State | None  # the state dict of `fit.make_average`
     moments: dict[int, Any]  # of the optimizer, by parameter; its rates are those of the options
     history: list[dict[str, Any]]
     best: State  # weights of the best epoch, and what it says of the validation images:
@@ -75,19 +76,26 @@ def from_bytes(content: bytes) -> Checkpoint:
 
     The digest is looked at first: torch does not check its archive's, and would read a flipped bit as a weight.
     """
-    body = memoryview(content)[_HEADER_BYTES:]
-    if content[: len(_MARK)] != _MARK:
+    body, mark = memoryview(content)[_HEADER_BYTES:], content[: len(_MARK)]
+    if mark not in (_MARK, _MARK_2):
         raise StorageError("read_failed", "it is no checkpoint of this version of brainray")
-    if content[:_HEADER_BYTES] != _header(body):
+    if content[:_HEADER_BYTES] != _header(body, mark):
         raise StorageError("read_failed", "it is damaged")
     try:
-        return Checkpoint(**torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
+        checkpoint = Checkpoint(**torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, TypeError) as exc:  # intact, and of another torch
         raise StorageError("read_failed", f"this torch cannot read it ({exc})".splitlines()[0]) from exc
+    return _of_version_2(checkpoint) if mark == _MARK_2 else checkpoint
 
 
-def _header(body: memoryview) -> bytes:
-    return _MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
+def _of_version_2(checkpoint: Checkpoint) -> Checkpoint:
+    """With the keys of today; how many steps were averaged it does not say."""
+    average = checkpoint.average and {f"module.{name}": tensor for name, tensor in checkpoint.average.items()}
+    return replace(checkpoint, average=average)
+
+
+def _header(body: memoryview, mark: bytes = _MARK) -> bytes:
+    return mark + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
 
 def read(uri: str) -> Checkpoint | None:
@@ -106,10 +114,10 @@ def fitted(states: Sequence[Checkpoint]) -> Fitted:
     labels = [state.labels_N.numpy() for state in measured]
     class_bias = rare_class_bias(np.array(list(states[-1].data["pictures_by_class"].values())))
     probs_NK = np.concatenate(
-        [fit.softmax(own, _temperature_without(fold, logits, labels), class_bias) for fold, own in enumerate(logits)]
+        [softmax(own, _temperature_without(fold, logits, labels), class_bias) for fold, own in enumerate(logits)]
     )
     labels_N = np.concatenate(labels)
-    temperature = fit.fit_temperature(np.concatenate(logits), labels_N)
+    temperature = fit_temperature(np.concatenate(logits), labels_N)
     fold_N = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
     review = cross_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N, fold_N)
     return Fitted(
@@ -122,6 +130,6 @@ def fitted(states: Sequence[Checkpoint]) -> Fitted:
     )
 
 
-def _temperature_without(fold: int, logits: list[npt.NDArray[np.float32]], labels: list[fit.Labels]) -> float:
+def _temperature_without(fold: int, logits: list[npt.NDArray[np.float32]], labels: list[Labels]) -> float:
     others = [place for place in range(len(logits)) if place != fold] or [fold]
-    return fit.fit_temperature(np.concatenate([logits[p] for p in others]), np.concatenate([labels[p] for p in others]))
+    return fit_temperature(np.concatenate([logits[p] for p in others]), np.concatenate([labels[p] for p in others]))

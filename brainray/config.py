@@ -142,6 +142,7 @@ class TrainOptions(_Spec):
         _require(self.folds == 0 or 2 <= self.folds <= 20, f"--folds is {self.folds}; it must be 0, or from 2 to 20")
         _require(0 <= self.augment <= 2, f"--augment is {self.augment}; it must be from 0 to 2")
         _require(0 <= self.averaging < 1, f"--averaging is {self.averaging}; it must be 0 or more, and below 1")
+        _require(0 <= self.seed < 2**32, f"--seed is {self.seed}; it must be from 0 to {2**32 - 1}")
         _require(0 <= self.outliers <= 1, f"outliers is {self.outliers}; it must be from 0 to 1")
         _one_of("--weights", self.weights, Weights)
         _require(

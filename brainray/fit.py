@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +17,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
+from . import metrics
 from .augment import augment
+from .calibration import cross_entropy
 from .config import ImageSpec, TrainOptions
 from .outliers import outliers
 from .predict import normalise, planes, standardise
+from .tally import count_confusion
 
 _OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it
 
@@ -86,8 +91,9 @@ def seed_epoch(*, seed: int, epoch: int, rank: int) -> torch.Generator:
     So an epoch draws the same whatever was drawn before it, and whichever process began the training: there is no
     random state to keep.
     """
-    torch.manual_seed(hash((seed, epoch, rank, 0)) % 2**62)  # hashes of integers are the same in every process
-    return torch.Generator().manual_seed(hash((seed, epoch, rank, 1)) % 2**62)
+    own, torchs = np.random.SeedSequence((seed, epoch, rank)).generate_state(2, np.uint64).tolist()
+    torch.manual_seed(torchs)
+    return torch.Generator().manual_seed(own)
 
 
 def make_optimizer(
@@ -162,7 +168,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
-    average: "Average | None" = None,
+    average: AveragedModel | None = None,
 ) -> float:
     """One pass. Returns the mean loss of its steps. `average` follows the model."""
     model.train()
@@ -177,27 +183,29 @@ def train_epoch(
         optimizer.step()
         schedule.step()
         if average is not None:
-            average.follow(bare(model))
+            average.update_parameters(bare(model))
         losses.append(loss.detach())
     return float(torch.stack(losses).mean()) if losses else math.nan
 
 
-class Average:
-    """Exponential moving average of weights and statistics (Polyak and Juditsky 1992), faster in the first steps."""
+def make_average(model: nn.Module, *, decay: float, device: torch.device) -> AveragedModel:
+    """The exponential moving average of weights and statistics (Polyak and Juditsky 1992); it begins as `model` is.
 
-    def __init__(self, model: nn.Module, *, decay: float, steps: int = 0) -> None:
-        """`model` becomes the average, of so many steps."""
-        self.model, self._decay, self._steps = model, decay, steps
+    In its first steps it moves faster: the average of n states keeps no more than (1 + n) / (10 + n) at the next.
+    """
+    average = AveragedModel(model, device, multi_avg_fn=partial(_follow, decay), use_buffers=True)
+    average.n_averaged.fill_(1)  # the first weights; with none, torch would leave them out
+    return average
 
-    @torch.no_grad()
-    def follow(self, model: nn.Module) -> None:
-        self._steps += 1
-        share = 1 - min(self._decay, (1 + self._steps) / (10 + self._steps))
-        for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if mean.dtype.is_floating_point:
-                mean.lerp_(value, share)
-            else:
-                mean.copy_(value)
+
+def _follow(decay: float, means: Sequence[Tensor], values: Sequence[Tensor], averaged: Tensor | int) -> None:
+    """Move the averages in place, all of one type."""
+    keep = min(decay, (1 + int(averaged)) / (10 + int(averaged)))
+    for mean, value in zip(means, values, strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - keep)
+        else:
+            mean.copy_(value)
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -217,39 +225,15 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, fitting: Fitting) ->
     return torch.cat(outputs).numpy() if outputs else np.empty((0, len(fitting.class_weights_K)), np.float32)
 
 
-def fit_temperature(logits_NK: npt.NDArray[np.float32], labels_N: Labels) -> float:
-    """The one number that, dividing the logits, makes their likelihood greatest (Guo et al. 2017). From 0.25 to 4."""
-    logits, labels = torch.from_numpy(logits_NK), torch.from_numpy(labels_N)
-    candidates = torch.logspace(math.log10(0.25), math.log10(4), 161)
-    losses = torch.stack([functional.cross_entropy(logits / t, labels) for t in candidates])
-    return round(float(candidates[losses.argmin()]), 4)
-
-
-def softmax(
-    logits_NK: npt.NDArray[np.float32], temperature: float, class_bias: Sequence[float] = ()
-) -> npt.NDArray[np.float64]:
-    """Probabilities as scoring has them."""
-    bias_K = torch.tensor(class_bias or (0.0,), dtype=torch.float64)
-    probs_NK: npt.NDArray[np.float64] = torch.softmax(
-        torch.from_numpy(logits_NK).double() / temperature + bias_K, dim=1
-    ).numpy()
-    return probs_NK
-
-
 def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, classes: int) -> dict[str, float | None]:
     """Loss, accuracy and mean recall over the classes that occur; None where there is no image to measure on."""
-    if not len(labels_N):
-        return {"val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None, "val_images": 0}
-    predicted = logits_NK.argmax(1)
-    counts_KK = np.bincount(labels_N * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    support = counts_KK.sum(1)
-    recall = np.diag(counts_KK)[support > 0] / support[support > 0]
-    loss = functional.cross_entropy(torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
+    confusion_KK = count_confusion(labels_N, logits_NK.argmax(1), classes)
+    images = len(labels_N)
     return {
-        "val_loss": float(loss),
-        "val_accuracy": float(np.diag(counts_KK).sum() / counts_KK.sum()),
-        "val_balanced_accuracy": float(recall.mean()),
-        "val_images": int(counts_KK.sum()),
+        "val_loss": cross_entropy(logits_NK, labels_N) if images else None,
+        "val_accuracy": metrics.share_right(confusion_KK),
+        "val_balanced_accuracy": metrics.mean_recall(confusion_KK),
+        "val_images": images,
     }
 
 

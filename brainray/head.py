@@ -25,7 +25,11 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def head_box(image: Image.Image, box: Box) -> Box:
-    """The part of `box`, in the image's pixels, that shows the head; all of it where none stands out."""
+    """The part of `box`, in the image's pixels, that shows the head; all of it where none stands out.
+
+    It is the crop that a model is shown, so letters, rulers and margins must stay outside; copies are aligned by
+    another box, `signatures._silhouette_box`.
+    """
     for _ in range(_LOOKS):
         found = _seen(image, box)
         if found is None or _side(found) > _FILLED * _side(box):

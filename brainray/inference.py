@@ -1,22 +1,29 @@
 """A trained network made fast for one device: batch normalisation folded away, convolution, sum and ReLU in one pass.
 
-The function computed stays the same up to rounding. A network that torch.fx cannot trace stays as it is.
+The function computed stays the same up to rounding. A network that torch.fx cannot trace stays as it is, and that is
+said: it scores more slowly.
 """
 
 import copy
 import operator
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse as fold_batch_norm
 
 Traced = fx.GraphModule
+Say = Callable[[str], None]
 
 
-def prepare_for_inference(model: nn.Module, device: torch.device, *, bf16: bool) -> nn.Module:
-    """`model` on `device`, weights in bf16 or fp32, channels last in memory. It takes images of the same type."""
+def prepare_for_inference(model: nn.Module, device: torch.device, *, bf16: bool, say: Say = warnings.warn) -> nn.Module:
+    """`model` on `device`, weights in bf16 or fp32, channels last in memory. It takes images of the same type.
+
+    `say` is told in one line if the network could not be made fast.
+    """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    traced = _traced(model.eval())
+    traced = _traced(model.eval(), say)
     if traced is None:
         return _moved(model, device, dtype)
     last = _last_linear(traced)
@@ -37,10 +44,12 @@ def _moved(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
     return model.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _traced(model: nn.Module) -> Traced | None:
+def _traced(model: nn.Module, say: Say) -> Traced | None:
     try:
         return fold_batch_norm(fx.symbolic_trace(model))  # type: ignore[return-value]
-    except Exception:  # noqa: BLE001  fx raises many kinds for dynamic control flow; untraced is only slower
+    except Exception as exc:  # noqa: BLE001  fx raises many kinds for dynamic control flow; untraced is only slower
+        why = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
+        say(f"torch {torch.__version__} cannot trace {type(model).__name__}, which scores more slowly for it ({why})")
         return None
 
 

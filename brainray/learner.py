@@ -3,7 +3,6 @@
 Axes: N images, K classes.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from . import fit
 from .bundle import Bundle, load_model
@@ -81,16 +81,17 @@ class Learner:
             done_steps=self.steps * self._epochs,
         )
 
-    def _average_of(self, model: nn.Module, begun: Checkpoint | None) -> fit.Average:
-        average = copy.deepcopy(model).to(self._fitting.device)
+    def _average_of(self, model: nn.Module, begun: Checkpoint | None) -> AveragedModel:
+        average = fit.make_average(model, decay=self._options.averaging, device=self._fitting.device)
         if begun and begun.average:
-            average.load_state_dict(begun.average)
-        return fit.Average(average, decay=self._options.averaging, steps=self.steps * self._epochs)
+            steps = torch.tensor(1 + self.steps * self._epochs)  # for checkpoints that were written without
+            average.load_state_dict({"n_averaged": steps, **begun.average})
+        return average
 
     @property
     def judged(self) -> nn.Module:
         """The network that is validated and kept."""
-        return self.average.model if self.average else fit.bare(self.model)
+        return fit.bare(self.average or self.model)
 
     def epoch(self, rows: KeptRows, *, rank: int = 0) -> float:
         """The next pass over this worker's images. Returns the mean loss."""

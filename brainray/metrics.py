@@ -71,16 +71,27 @@ def _estimate(hits: int, images: int) -> Estimate | None:
 
 def macro_f1(tally: Tally) -> float | None:
     """The plain mean over the classes that have labelled images; None if there are none."""
-    return _mean_over_supported(tally, "f1")
+    return _mean_over_supported(tally.confusion, "f1")
 
 
 def balanced_accuracy(tally: Tally) -> float | None:
     """The mean recall of the classes that have labelled images; None if there are none."""
-    return _mean_over_supported(tally, "recall")
+    return mean_recall(tally.confusion)
 
 
-def _mean_over_supported(tally: Tally, figure: str) -> float | None:
-    columns = per_class(tally.confusion)
+def share_right(confusion_KK: Ints) -> float | None:
+    """Accuracy from a confusion matrix; None if it is empty."""
+    images = int(confusion_KK.sum())
+    return int(confusion_KK.trace()) / images if images else None
+
+
+def mean_recall(confusion_KK: Ints) -> float | None:
+    """Balanced accuracy from a confusion matrix: the mean over the classes that have images; None if there are none."""
+    return _mean_over_supported(confusion_KK, "recall")
+
+
+def _mean_over_supported(confusion_KK: Ints, figure: str) -> float | None:
+    columns = per_class(confusion_KK)
     values = columns[figure][columns["support"] > 0]
     return math.fsum(values) / len(values) if len(values) else None
 

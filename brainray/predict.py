@@ -1,5 +1,6 @@
 """uint8 images -> probabilities: device, precision and memory format are decided here. Knows no file and no Ray."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from .bundle import Bundle, load_model
 from .config import ImageSpec, Precision
-from .inference import prepare_for_inference
+from .inference import Say, prepare_for_inference
 from .machine import keep_freed_memory
 from .model import bf16_supported
 
@@ -48,7 +49,15 @@ def standardise(images_NCHW: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
 class Predictor:
     """A bundle ready to run on one device. Built once a worker."""
 
-    def __init__(self, bundle: Bundle, *, batch_size: int | None = None, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        batch_size: int | None = None,
+        precision: Precision = "auto",
+        say: Say = warnings.warn,
+    ) -> None:
+        """`say`: see `prepare_for_inference`."""
         self.device = pick_device()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -58,7 +67,7 @@ class Predictor:
         self._temperature = bundle.calibration.temperature
         self._bias_K = torch.tensor(bundle.calibration.class_bias or (0.0,), dtype=torch.float64, device=self.device)
         self._batch_size = batch_size or _BATCH_SIZES[self.device.type]
-        self._model = prepare_for_inference(load_model(bundle), self.device, bf16=self.bf16)
+        self._model = prepare_for_inference(load_model(bundle), self.device, bf16=self.bf16, say=say)
 
     def __call__(self, images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
         """uint8 [N, H, W] or [N, H, W, 3] -> float32 [N, K]; rows sum to 1. N may be 0."""

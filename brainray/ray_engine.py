@@ -44,7 +44,7 @@ def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> I
                 lease.check()
                 replacements.check()
 
-            yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=check)
+            yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=check, say=say)
 
 
 def estimate_with_ray(request: Request, plan: Plan, *, say: Say) -> Estimate:

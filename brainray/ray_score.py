@@ -57,7 +57,10 @@ class Scorer:
         torch.set_num_threads(1)
         self._job = job
         self._reader = job.reader()
-        self._predictor = Predictor(job.bundle, batch_size=job.batch_size, precision=job.precision)
+        self._remarks: list[str] = []
+        self._predictor = Predictor(
+            job.bundle, batch_size=job.batch_size, precision=job.precision, say=self._remarks.append
+        )
         self._metrics = ScoreMetrics(job.target.run_uri)
 
     def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
@@ -66,7 +69,7 @@ class Scorer:
         torch.set_num_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
         info = predict_shard(task, decoded, self._predictor, self._job.target)
         self._metrics.count(task, decoded, info.work[-1].seconds)
-        return pa.table({"part": [pickle.dumps(info)]})
+        return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
 
 
 class ShardScorer(Scorer):
@@ -152,15 +155,22 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
 
 
 def score_shards(
-    shards: Sequence[Shard], job: ScoreJob, pool: ScorePool, *, stall_timeout_s: float, check: Callable[[], None]
+    shards: Sequence[Shard],
+    job: ScoreJob,
+    pool: ScorePool,
+    *,
+    stall_timeout_s: float,
+    check: Callable[[], None],
+    say: Callable[[str], None],
 ) -> Iterator[PartInfo]:
     """Score shards in any order; yields as each is committed. Raises `NoProgress` where none is for so long.
 
+    What workers remark, `say` is told once.
     Ray is waited for in a thread, so that this one hears of Ctrl-C and asks `check`, which raises to end the run, at
     every turn.
     """
     quiet_data().execution_no_progress_timeout_s = 2 * stall_timeout_s  # ours comes first
-    finished: Queue[PartInfo | BaseException | None] = Queue()
+    finished: Queue[PartInfo | str | BaseException | None] = Queue()
     Thread(target=_run_chain, args=(score_chain(shards, job, pool), finished), daemon=True).start()
     waited_s = 0.0
     while True:
@@ -178,6 +188,9 @@ def score_shards(
             continue
         if part is None:
             return
+        if isinstance(part, str):
+            say(part)
+            continue
         if isinstance(part, BaseException):
             with own_errors():
                 raise part
@@ -185,10 +198,15 @@ def score_shards(
         yield part
 
 
-def _run_chain(dataset: Dataset, finished: "Queue[PartInfo | BaseException | None]") -> None:
-    """Whatever comes of the chain goes into the queue; None ends it."""
+def _run_chain(dataset: Dataset, finished: "Queue[PartInfo | str | BaseException | None]") -> None:
+    """Whatever comes of the chain goes into the queue, a remark once; None ends it."""
+    told: set[str] = set()
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            remarks = [remark for value in batch["remarks"] for remark in pickle.loads(value.as_buffer())]
+            for remark in sorted({*remarks} - told):
+                finished.put(remark)
+            told.update(remarks)
             for value in batch["part"]:
                 finished.put(pickle.loads(value.as_buffer()))
         finished.put(None)

@@ -14,13 +14,14 @@ import numpy.typing as npt
 import ray
 import ray.train
 from ray.data import Dataset
-from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from . import ray_internals, storage
 from .errors import BrainrayError
 from .pools import TrainPool
 from .ray_session import cluster_nodes, own_error
+from .ray_shares import ShareConfig, Side
 from .ray_train_worker import TrainJob, train_worker
 from .scratch import scratch_folder
 
@@ -33,8 +34,8 @@ Array = npt.NDArray[Any]
 Say = Callable[[str], None]
 
 
-def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: TrainPool, say: Say) -> None:
-    """Run Ray Train until the checkpoint holds a finished training.
+def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, Side], pool: TrainPool, say: Say) -> None:
+    """Run Ray Train until the checkpoint holds a finished training. `sides` are named train and validation.
 
     However many workers are lost, training goes on as long as it gets on. Ray Train counts failures over a whole run
     and does not start again after an epoch (`FailureConfig`), so each run ends with its first and is followed by
@@ -46,7 +47,7 @@ def train(job: TrainJob, *, train_set: Dataset, validation_set: Dataset, pool: T
         before = len(job.work.history())
         try:
             with state_folder(job.work.ray, job.writer) as scratch:
-                _trainer(job, pool, scratch, train=train_set, validation=validation_set).fit()
+                _trainer(job, pool, scratch, decoded=decoded, sides=sides).fit()
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
             epochs = len(job.work.history())
@@ -72,7 +73,7 @@ def state_folder(shared: str, writer: storage.Writer) -> Iterator[str]:
         yield folder
 
 
-def _trainer(job: TrainJob, pool: TrainPool, scratch: str, **datasets: Dataset) -> TorchTrainer:
+def _trainer(job: TrainJob, pool: TrainPool, scratch: str, *, decoded: Dataset, sides: dict[str, Side]) -> TorchTrainer:
     resources = {"CPU": pool.cpus_per_worker} | ({"GPU": 1.0} if pool.use_gpu else {})
     return _Trainer(
         train_worker,
@@ -84,9 +85,8 @@ def _trainer(job: TrainJob, pool: TrainPool, scratch: str, **datasets: Dataset) 
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
-        datasets={**datasets},
-        # Ray Train would drop rows that cannot be shared out evenly. The workers do it themselves.
-        dataset_config=DataConfig(datasets_to_split=[]),
+        datasets=dict.fromkeys(sides, decoded),
+        dataset_config=ShareConfig(sides),
         run_config=RunConfig(
             # A name that never was: Ray Train goes on from what it finds under a name it knows, also if that is torn.
             name=f"brainray-train-{secrets.token_hex(4)}",

@@ -1,7 +1,7 @@
 """What each Ray Train worker does: gather its images, then the epochs that are still to be done.
 
-The validation images go to every worker whole and each takes every n-th of them; counts and logits are gathered, so
-every decision rests on all of them. After each epoch the first worker writes the checkpoint, from which workers go on.
+Each worker of n has every n-th validation image; logits and labels are gathered, so every decision rests on all of
+them. After each epoch the first worker writes the checkpoint, from which workers go on.
 """
 
 import time
@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint
 from .errors import StorageError
 from .learner import Learner, Lesson
 from .predict import pick_device
-from .rows import KeptRows, share_rows
+from .rows import KeptRows
 from .training_request import WorkFolder
 
 Array = npt.NDArray[Any]
@@ -70,8 +70,7 @@ class _State:
         self.history = list(begun.history) if begun else []
         self._best = (begun.best, begun.logits_NK, begun.labels_N) if begun else None
         shares = min(workers, job.lesson.pictures)
-        self._learn = _gather("train", by="picture", share=(rank % shares, shares))
-        self._validate_on = _gather("validation", by="position", share=(rank, workers))
+        self._learn, self._validate_on = _gather("train"), _gather("validation")
         device = ray.train.torch.get_device() if torch.cuda.is_available() else pick_device()
 
         def wrap(model: nn.Module) -> nn.Module:
@@ -118,7 +117,7 @@ class _State:
             learner = self._learner
             state = Checkpoint(
                 model=fit.bare(learner.model).state_dict(),
-                average=learner.average.model.state_dict() if learner.average else None,
+                average=learner.average.state_dict() if learner.average else None,
                 moments=learner.optimizer.state_dict()["state"],
                 history=self.history,
                 best=best,
@@ -131,10 +130,9 @@ class _State:
         ray.train.report(self.history[-1])
 
 
-def _gather(name: str, *, by: str, share: tuple[int, int]) -> KeptRows:
-    """This worker's images; maybe none, for the model of all images is measured on none."""
-    batches = ray.train.get_dataset_shard(name).iter_batches(batch_size=None)
-    return KeptRows(share_rows(batch, by, share) for batch in batches)
+def _gather(name: str) -> KeptRows:
+    """This worker's share; maybe none, for the model of all images is measured on none."""
+    return KeptRows(ray.train.get_dataset_shard(name).iter_batches())
 
 
 def _all_gather(value: object) -> list[Any]:

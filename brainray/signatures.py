@@ -109,7 +109,7 @@ class Signatures:
 def signature_of(luminance_HW: Pixels) -> Signature:
     """The signature of an upright picture of any size, in 6 ms for one of 512 x 512 pixels."""
     height, width = luminance_HW.shape
-    box = _head_box(luminance_HW)
+    box = _silhouette_box(luminance_HW)
     thumbnail = _cut(luminance_HW, box)
     points, features = _points(thumbnail)
     return Signature(
@@ -135,7 +135,13 @@ def pixel_box(box: Floats, height: int, width: int) -> tuple[int, int, int, int]
     return left, top, max(int(np.ceil(right)), left + 1), max(int(np.ceil(bottom)), top + 1)
 
 
-def _head_box(luminance_HW: Pixels) -> Floats:
+def _silhouette_box(luminance_HW: Pixels) -> Floats:
+    """The box that copies of a picture are aligned by, around every row and column with enough tissue in it.
+
+    It differs from `head.head_box`, the crop a model is shown, so that a better crop changes neither who is a copy of
+    whom nor, with it, how training images are split. Of 280 drawn copies of the hardest kinds 270 are found by this
+    box and 271 by the other: three more of those cropped into the head, four fewer of the equalised and recoloured.
+    """
     import cv2
 
     small = cv2.GaussianBlur(cv2.resize(luminance_HW, (_LOOK_PX, _LOOK_PX), interpolation=cv2.INTER_AREA), (0, 0), 1.0)

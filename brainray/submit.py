@@ -19,7 +19,7 @@ from .errors import BadRequest, BrainrayError, OutputHeld, Unreachable
 from .jobs_api import Clock, Job, JobsApi, Say, Sleep, last_line
 
 # What belongs to the package: the same as [tool.setuptools] of pyproject.toml, which a test compares.
-SHIPPED = ("*.py", "py.typed", "templates/*.html", "shipped/*.json", "shipped/*.safetensors")
+SHIPPED = ("*.py", "py.typed", "templates/*.html", "templates/*.md", "shipped/*.json", "shipped/*.safetensors")
 # The package has 14 MB, nearly all of it the model. Ray keeps uploads in the memory of the head, 100 MB at most.
 _MOST_BYTES = 30_000_000
 

@@ -140,6 +140,11 @@ def count_probabilities(label_N: Ints, probs_NK: Reals) -> Tally:
     return count_rows((ALL,), zeros, label_N, zeros + SCORED, review_N=zeros > 0, **scores)
 
 
+def count_confusion(label_N: Ints, predicted_N: Ints, classes: int) -> Ints:
+    """[K, K] of images that all have a label; rows are truth, columns are prediction."""
+    return _grid((classes, classes), label_N, predicted_N)
+
+
 def _grid(shape: tuple[int, ...], *index_N: Ints, weights: Ints | None = None) -> Ints:
     """Rows counted, or their weights added, by their place in `shape`."""
     place = np.ravel_multi_index(index_N, shape)

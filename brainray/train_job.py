@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from .pools import TrainPool
-    from .training_set import Array
 
 Say = Callable[[str], None]
 
@@ -192,19 +191,19 @@ def _fit_part(
     data: dict[str, Any],
     writer: storage.Writer,
 ) -> None:
-    from . import ray_decode, ray_train
+    from . import ray_train
     from .learner import Lesson
+    from .ray_shares import Side
     from .ray_train_worker import TrainJob
-
-    def select(places: "Array") -> "Dataset":
-        return ray_decode.select(decoded, chosen.side(places), chosen.pictures[places], cpus=pool.decode_cpus)
 
     counts = picture_counts(chosen, split.train, len(job.model.classes))
     lesson = Lesson(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
     work = TrainJob(lesson=lesson, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
-    ray_train.train(
-        work, train_set=select(split.train), validation_set=select(split.validation), pool=pool, say=job.say
-    )
+    sides = {
+        "train": Side.of(chosen.side(split.train), chosen.pictures[split.train], by="picture"),
+        "validation": Side.of(chosen.side(split.validation), chosen.pictures[split.validation], by="position"),
+    }
+    ray_train.train(work, decoded=decoded, sides=sides, pool=pool, say=job.say)
 
 
 def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Writer) -> None:

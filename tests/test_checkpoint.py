@@ -1,4 +1,6 @@
+import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from brainray.bundle import fingerprint
 from brainray.checkpoint import Checkpoint
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.errors import StorageError
+from brainray.learner import Learner, Lesson
 from brainray.model import build_model
 
 SPEC = ModelSpec(classes=("a", "b"))
@@ -145,6 +148,31 @@ def test_every_epoch_and_worker_draws_its_own_whatever_was_drawn_before():
     torch.rand(5)
     assert draws() == first
     assert len({first, draws(seed=2), draws(epoch=3), draws(rank=1)}) == 4
+
+
+def test_what_is_drawn_is_the_same_with_every_python():
+    generator = fit.seed_epoch(seed=1, epoch=2, rank=3)
+    assert (generator.initial_seed(), torch.initial_seed()) == (12997252459554536576, 4810247055756232647)
+
+
+def written_by_version_2(state):
+    """As brainray wrote it before the average was torch's own."""
+    body = checkpoint.to_bytes(state).partition(b"\n")[2]
+    return b"brainray checkpoint 2 " + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def test_a_training_begun_before_the_average_was_torchs_own_goes_on(third_epoch):
+    """Keys had no prefix and the number of averaged steps stood nowhere: it follows from the epochs."""
+    average = {name: tensor + 1 for name, tensor in third_epoch.model.items()}
+    before = checkpoint.from_bytes(written_by_version_2(replace(third_epoch, average=average)))
+    lesson = Lesson(options=OPTIONS, model=SPEC, class_counts=(12, 12), init=None)
+    learner = Learner(lesson, begun=before, device=torch.device("cpu"))
+    assert all(torch.equal(learner.judged.state_dict()[name], average[name]) for name in average)
+    assert int(learner.average.n_averaged) == 1 + 3 * learner.steps
+    after = checkpoint.from_bytes(checkpoint.to_bytes(replace(before, average=learner.average.state_dict())))
+    again = Learner(lesson, begun=after, device=torch.device("cpu")).average
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), after.average.values(), strict=True))
+    assert checkpoint.from_bytes(written_by_version_2(third_epoch)).average is None
 
 
 def test_better_is_more_recall_and_at_the_same_recall_less_loss():

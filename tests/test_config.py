@@ -16,6 +16,7 @@ from brainray.errors import BadRequest
         (lambda: ModelSpec(classes=("a", "a")), "repeat"),
         (lambda: TrainOptions(epochs=0), "--epochs is 0"),
         (lambda: TrainOptions(val_fraction=1.0), "--val-fraction is 1.0"),
+        (lambda: TrainOptions(seed=-1), "--seed is -1"),
         (lambda: TrainOptions(workers=0), "--workers is 0"),
         (lambda: TrainOptions(precision="fp8"), "--precision is 'fp8'"),
         (lambda: TrainOptions(weights="imagenet"), "there are none for compact"),

@@ -5,10 +5,12 @@ from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import fit
+from brainray import fit, metrics
 from brainray.augment import augment
+from brainray.calibration import softmax
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.model import build_model
+from brainray.tally import count_probabilities
 
 SPEC = ImageSpec(image_px=32)
 
@@ -90,11 +92,27 @@ def test_each_copy_of_a_picture_has_its_turn():
 
 def test_the_average_of_the_weights_follows_them():
     model = build_model(ModelSpec(classes=("a", "b")))
-    average = fit.Average(build_model(ModelSpec(classes=("a", "b"))), decay=0.9)
+    average = fit.make_average(build_model(ModelSpec(classes=("a", "b"))), decay=0.9, device=torch.device("cpu"))
     for _ in range(200):
-        average.follow(model)
-    for mean, value in zip(average.model.state_dict().values(), model.state_dict().values(), strict=True):
+        average.update_parameters(model)
+    for mean, value in zip(average.module.state_dict().values(), model.state_dict().values(), strict=True):
         assert torch.allclose(mean.float(), value.float(), atol=1e-5)
+
+
+def test_the_average_moves_fast_at_first_and_then_by_its_decay():
+    """By hand: of what it was it keeps (1 + n) / (10 + n) at the n-th step, and never more than the decay."""
+    model = torch.nn.BatchNorm1d(1)
+    average = fit.make_average(model, decay=0.4, device=torch.device("cpu"))
+    expected = 1.0
+    for step, value in enumerate((5.0, -2.0, 3.0, 7.0, 7.5, 0.5), start=1):
+        torch.nn.init.constant_(model.weight, value)
+        model.running_mean.fill_(value)
+        model.num_batches_tracked += 1
+        average.update_parameters(model)
+        expected += (1 - min(0.4, (1 + step) / (10 + step))) * (value - expected)
+        assert average.module.weight.item() == pytest.approx(expected)
+        assert int(average.module.num_batches_tracked) == step, "a count is taken as it is"
+    assert average.module.running_mean.item() != 0
 
 
 def test_evaluation_sees_every_image_once_in_order():
@@ -119,13 +137,23 @@ def test_rare_classes_weigh_more_and_the_mean_image_weighs_one():
     assert (weights * counts).sum() / counts.sum() == pytest.approx(1.0)
 
 
-def test_temperature_cools_what_is_too_sure():
-    rng = np.random.default_rng(0)
-    honest = (2 * np.eye(4)[rng.integers(0, 4, 4000)]).astype(np.float32)
-    labels = (honest + rng.gumbel(size=honest.shape)).argmax(1)  # drawn from the softmax of `honest`
-    assert fit.fit_temperature(honest, labels) == pytest.approx(1.0, rel=0.1)
-    assert fit.fit_temperature(3 * honest, labels) == pytest.approx(3.0, rel=0.1)
-    assert fit.softmax(3 * honest, 3.0) == pytest.approx(fit.softmax(honest, 1.0), abs=1e-6)
+def test_the_figures_of_an_epoch_are_those_of_every_other_report():
+    """One count and one formula: else a model is chosen by one figure and described by another."""
+    rng = np.random.default_rng(3)
+    logits, labels = rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 3, 200)
+    figures = fit.validation_figures(logits, labels, 4)
+    tally = count_probabilities(labels, softmax(logits, 1.0))
+    assert figures["val_accuracy"] == metrics.accuracy(tally).value
+    assert figures["val_balanced_accuracy"] == metrics.balanced_accuracy(tally)
+    assert figures["val_loss"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))), abs=1e-6
+    )
+    assert figures["val_images"] == 200
+
+
+def test_without_images_there_is_no_figure():
+    figures = fit.validation_figures(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 4)
+    assert figures == {"val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None, "val_images": 0}
 
 
 def test_augmentation_keeps_shape_and_repeats_with_its_seed():

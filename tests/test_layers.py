@@ -66,18 +66,18 @@ ORDER = (
     "bundle",
     "inference",
     "predict",
+    "tally",
+    "metrics",
+    "calibration",
     "augment",
     "outliers",
     "fit",
-    "calibration",
     "checkpoint",
     "results",
     "accounts",
     "attempts",
     "tasks",
     "scoring",
-    "tally",
-    "metrics",
     "plots",
     "throughput",
     "run",
@@ -109,6 +109,7 @@ ORDER = (
     "ray_audit",
     "ray_doctor",
     "ray_metrics",
+    "ray_shares",
     "ray_train_worker",
     "ray_decode",
     "ray_train",
@@ -141,6 +142,7 @@ RAY = {
     "ray_doctor",
     "ray_metrics",
     "ray_decode",
+    "ray_shares",
     "ray_train",
     "ray_train_worker",
     "ray_tune",
@@ -191,7 +193,8 @@ def loaded_by(code):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "report", "run", "score_job", "train_job", "tune_job", "audit_job", "console", "phantom"]
+    "module",
+    ["cli", "calibration", "report", "run", "score_job", "train_job", "tune_job", "audit_job", "console", "phantom"],
 )
 def test_what_must_start_fast_imports_nothing_heavy(module):
     assert loaded_by(f"import brainray.{module}") & {"ray", "torch", "sklearn", "matplotlib", "pandas"} == set()
@@ -213,6 +216,10 @@ OPENED = {
     "doctor_nodes": {
         "path.read_bytes": "a node's own code, on a node that may have no brainray",
         "info.read_text": "the same: what the node's kernel tells",
+    },
+    "interpreter": {
+        "Path(f'/proc/{pid}/cmdline').read_bytes": "how the Ray around this process starts Python, as the kernel tells",
+        "Path(f'/proc/{pid}/stat').read_text": "the parent of a process, as the kernel tells",
     },
     "lease": {
         "Path(f'/proc/{pid}/stat').read_bytes": "what the kernel tells of a process",

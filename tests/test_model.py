@@ -4,6 +4,7 @@ import torch
 from bundles import derived, untrained
 from conftest import CLASSES
 
+from brainray import inference
 from brainray.bundle import Bundle, load_model
 from brainray.config import ImageSpec, ModelSpec
 from brainray.errors import BadRequest
@@ -57,6 +58,30 @@ def test_a_prepared_network_gives_the_same_logits_but_for_rounding(name, bf16, t
         logits = prepared(images.bfloat16() if bf16 else images).float()
     scale = float(expected.abs().max())
     torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("name", "activations", "sums"), [("compact", 7, 6), ("lite0", 33, 9), ("resnet18", 9, 8)])
+def test_batch_normalisation_activations_and_sums_are_fused_with_their_convolution(name, activations, sums):
+    """A torch that fx or the fused operator no longer fits scores right, and 40 % slower: nothing else would tell."""
+    prepared = prepare_for_inference(build_model(ModelSpec(name=name, classes=CLASSES)), CPU, bf16=True)
+    called = [prepared.get_submodule(node.target) for node in prepared.graph.nodes if node.op == "call_module"]
+    kinds = [type(module).__name__ for module in called]
+    assert kinds.count("_ConvActivation") == activations
+    assert kinds.count("_ConvAdd") == sums
+    assert not {"BatchNorm2d", "ReLU", "ReLU6"} & set(kinds)
+
+
+def test_a_network_that_torch_cannot_trace_is_scored_and_the_reason_is_told_once(bundle: Bundle, monkeypatch):
+    def fail(model):
+        raise TypeError("no\nproxy")
+
+    monkeypatch.setattr(inference.fx, "symbolic_trace", fail)
+    said: list[str] = []
+    probs_NK = Predictor(bundle, precision="fp32", say=said.append)(images_of(3))
+    assert probs_NK.shape == (3, 4) and len(said) == 1
+    assert "cannot trace" in said[0] and said[0].endswith("(TypeError: no proxy)")
+    with pytest.warns(UserWarning, match="scores more slowly"):
+        Predictor(bundle)
 
 
 def test_logits_are_in_full_precision(bundle: Bundle):

@@ -2,16 +2,18 @@
 
 import math
 import os
+import pickle
 import secrets
 import subprocess
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bundles import derived
 from conftest import image_bytes
 
-from brainray import storage
+from brainray import ray_score, storage
 from brainray.cli import run
 
 SCRIPT = """
@@ -69,3 +71,25 @@ def test_a_failure_in_a_worker_is_one_line_and_publishes_nothing(local_ray, mixe
     )
     assert "Traceback" not in told
     assert not storage.exists(f"{tmp_path}/run/_SUCCESS")
+
+
+class Chain:
+    """Stands in for Ray Data: a batch a shard, each with what its worker remarked."""
+
+    def __init__(self, *remarks):
+        self._remarks = remarks
+
+    def iter_batches(self, **_):
+        for number, remarks in enumerate(self._remarks):
+            columns = {"part": [pickle.dumps(number)], "remarks": [pickle.dumps(remarks)]}
+            yield {name: pa.array(values, pa.binary()) for name, values in columns.items()}
+
+
+def test_what_several_workers_remark_is_told_once(monkeypatch):
+    chain = Chain(["slow (TypeError)"], [], ["slow (TypeError)"], ["slow (TypeError)", "something else"])
+    monkeypatch.setattr(ray_score, "score_chain", lambda *_: chain)
+    monkeypatch.setattr(ray_score, "check_alive", lambda: None)
+    said = []
+    parts = ray_score.score_shards([], None, None, stall_timeout_s=60, check=lambda: None, say=said.append)
+    assert list(parts) == [0, 1, 2, 3]
+    assert said == ["slow (TypeError)", "something else"]

@@ -1,6 +1,8 @@
 """What the model card says, and what it must not say."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,34 @@ def provenance(**options):
         "data": data | {"by_class": counts, "pictures_by_class": counts},
         "seconds": 9.0,
     }
+
+
+CARDS = Path(__file__).parent / "cards"
+
+
+def card_in_folds():
+    review = validation().review._replace(accepted_unseen=0.5, right_unseen=0.98)
+    begun = provenance(model="lite0", weights="imagenet", folds=3, group_regex="p(.)|q")
+    return model_card(replace(validation(), review=review), begun, temperature=1.2)
+
+
+def card_of_one_split():
+    return model_card(validation(folds=0, rows=2400), provenance(), temperature=1.0)
+
+
+def card_of_which_nothing_is_accepted():
+    """Of one class no picture was measured on, and the model goes on from another."""
+    few = validation(folds=0, rows=9)
+    few = replace(few, labels_N=np.zeros(9, np.int64), review=few.review._replace(below=1.0, accepted=0.0, right=None))
+    options = {"model": "resnet18", "weights": "imagenet", "channels": 3, "epochs": 3, "init": "f" * 32}
+    return model_card(few, provenance(**options), temperature=0.8703)
+
+
+@pytest.mark.parametrize("card", [card_in_folds, card_of_one_split, card_of_which_nothing_is_accepted])
+def test_the_card_reads_as_it_is_kept_here(card):
+    """But for its options, of which there will be more."""
+    text = re.sub(r"^Options: `{.*}`\. V", "Options: `OPTIONS`. V", card(), flags=re.MULTILINE)
+    assert text == (CARDS / f"{card.__name__}.md").read_text()
 
 
 def test_with_folds_there_is_a_table_of_them_and_no_word_of_flattery(tmp_path):

@@ -21,7 +21,7 @@ import ray.train.torch
 import torch
 from waiting import wait_for
 
-from brainray import ray_train, ray_train_worker, storage
+from brainray import ray_shares, ray_train, ray_train_worker, storage
 from brainray.bundle import load_bundle
 from brainray.cli import run
 from brainray.config import ModelSpec, TrainOptions
@@ -107,13 +107,13 @@ def reference(root, dying, local_ray):
     return load_bundle(str(root / "reference"))
 
 
-def train_here(job, *, train_set, validation_set, pool, say):
-    sides = {"train": train_set.iterator(), "validation": validation_set.iterator()}
+def train_here(job, *, decoded, sides, pool, say):
+    (shares,) = ray_shares.ShareConfig(sides).configure(dict.fromkeys(sides, decoded), 1)
     alone = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray.train, "get_context", lambda: alone)
-        patch.setattr(ray.train, "get_dataset_shard", sides.__getitem__)
+        patch.setattr(ray.train, "get_dataset_shard", shares.__getitem__)
         patch.setattr(ray.train, "report", lambda figures: None)
         patch.setattr(ray.train.torch, "prepare_model", lambda model, move_to_device: model)
         ray_train_worker.train_worker({"job": job})
@@ -210,7 +210,7 @@ def train(tmp_path, monkeypatch):
             work=WorkFolder.of(str(tmp_path)),
             writer=storage.Writer(),
         )
-        ray_train.train(job, train_set=None, validation_set=None, pool=None, say=said.append)
+        ray_train.train(job, decoded=None, sides={}, pool=None, say=said.append)
         return said
 
     return start

@@ -1,0 +1,99 @@
+"""What Ray Train's workers are sent: together each row once, and no worker another's."""
+
+import itertools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brainray import ray_shares, ray_train
+from brainray.pools import TrainPool
+from brainray.ray_shares import Side, share_out
+
+IMAGES, BLOCKS = 23, 4
+
+
+def side(pictures, *, by):
+    return Side.of(np.arange(len(pictures)), np.array(pictures, np.int64), by=by)
+
+
+@given(
+    pictures=st.lists(st.integers(0, 12), min_size=1, max_size=30),
+    workers=st.integers(1, 8),
+    by=st.sampled_from(("picture", "position")),
+)
+def test_shares_partition_the_rows_of_a_side(pictures, workers, by):
+    """Also where they are cut from several blocks; and copies of a picture go to one worker."""
+    wanted = side(pictures, by=by)
+    shares = wanted.shares(workers)
+    rows = {"position": np.arange(-3, len(pictures) + 3)}
+    rows |= {"label": rows["position"] % 2, "pixels": np.zeros((len(rows["position"]), 2, 2), np.uint8)}
+    blocks = [{name: column[part] for name, column in rows.items()} for part in (slice(9), slice(9, None))]
+    cuts = [
+        pieces if shares > 1 else [pieces]
+        for pieces in (ray_shares._cut(pa.table(as_columns(b)), wanted, shares) for b in blocks)
+    ]
+    got = [np.concatenate([cut[rank]["position"] for cut in cuts]).tolist() for rank in range(shares)]
+    assert sorted(itertools.chain(*got)) == list(range(len(pictures)))
+    if by == "picture":
+        owners = [{pictures[position] for position in share} for share in got]
+        assert sum(map(len, owners)) == len(set(pictures))
+        assert all(owners), "a worker that has no picture could take no step"
+
+
+def as_columns(rows):
+    from ray.data.extensions import ArrowTensorArray
+
+    return rows | {"pixels": ArrowTensorArray.from_numpy(rows["pixels"])}
+
+
+@pytest.mark.parametrize(("pictures", "workers", "shares"), [(5, 3, 3), (2, 3, 2), (0, 3, 1)])
+def test_with_fewer_pictures_than_workers_some_have_the_same_share(pictures, workers, shares):
+    assert side(range(pictures), by="picture").shares(workers) == shares
+    assert side(range(pictures), by="position").shares(workers) == workers
+
+
+@pytest.fixture(scope="module")
+def decoded(local_ray):
+    positions = np.array_split(np.random.default_rng(0).permutation(IMAGES), BLOCKS)
+    parts = [{"position": part, "label": part % 2, "error": part.astype("U32")} for part in positions]
+    blocks = [
+        pa.table(as_columns(part | {"pixels": np.ones((len(part["position"]), 4, 4), np.uint8)})) for part in parts
+    ]
+    return ray.data.from_arrow(blocks).materialize()
+
+
+def test_a_side_without_rows_costs_no_task(decoded):
+    assert [share.pieces for share in share_out(decoded, side([], by="position"), 2)] == [(), ()]
+
+
+@pytest.mark.timeout(120)
+def test_each_worker_of_ray_train_is_sent_its_share_and_nothing_else(decoded, monkeypatch, tmp_path):
+    """The workers note the rows they receive before they drop any."""
+    folder, scratch = tmp_path / "seen", tmp_path / "scratch"
+    folder.mkdir()
+
+    def note(config):
+        rank = ray.train.get_context().get_world_rank()
+        for name in ("train", "validation"):
+            batches = list(ray.train.get_dataset_shard(name).iter_batches())
+            seen = {key: np.concatenate([batch[key] for batch in batches]).tolist() for key in ("position", "picture")}
+            (folder / f"{name}-{rank}.json").write_text(json.dumps(seen))
+
+    monkeypatch.setattr(ray_train, "train_worker", note)
+    learned, measured = np.arange(0, 15), np.arange(15, IMAGES)
+    sides = {
+        "train": Side.of(learned, 70 + learned // 2, by="picture"),
+        "validation": Side.of(measured, measured, by="position"),
+    }
+    pool = TrainPool(workers=2, cpus_per_worker=0.4, use_gpu=False, threads_per_worker=1, decode_cpus=0.5)
+    ray_train._trainer(None, pool, str(scratch), decoded=decoded, sides=sides).fit()
+    for name, positions in (("train", learned), ("validation", measured)):
+        shares = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+        assert sorted(shares[0]["position"] + shares[1]["position"]) == positions.tolist()
+        assert all(len(share["position"]) <= len(positions) // 2 + 1 for share in shares)
+        assert not set(shares[0]["picture"]) & set(shares[1]["picture"]), "copies of one picture stay together"
