@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import brainray
+
 from . import storage
 from .config import Calibration, ImageSpec, ModelSpec
 from .errors import BadRequest, BrainrayError, StorageError
@@ -88,7 +90,7 @@ def named(model: str) -> str:
 
 
 def _file(uri: str, name: str) -> str:
-    return str(Path(__file__).parent / SHIPPED / name) if uri == SHIPPED else storage.join(uri, name)
+    return str(Path(brainray.__file__).parent / SHIPPED / name) if uri == SHIPPED else storage.join(uri, name)
 
 
 def load_bundle(uri: str) -> Bundle:

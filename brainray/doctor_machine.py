@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+import brainray
+
 from . import storage
 from .doctor import Finding, counted, ok, size_text, warning, wrong
 from .errors import StorageError
@@ -69,10 +71,10 @@ def check_packages() -> Iterator[Finding]:
 
 def _requirements() -> tuple[str | None, list[str]]:
     """Python and packages: by pyproject.toml beside the package, where it runs from a folder, else as installed."""
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(brainray.__file__)))
     try:
         project = tomllib.loads(storage.read_bytes(f"{folder}/pyproject.toml").decode())["project"]
-        if project["name"] == __package__:
+        if project["name"] == brainray.__name__:
             return project["requires-python"], project["dependencies"]
     except (StorageError, KeyError, ValueError):
         pass

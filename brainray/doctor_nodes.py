@@ -69,16 +69,19 @@ def facts(packages: Sequence[Sequence[str]]) -> dict[str, Any]:
     def version(*names: str) -> str | None:
         return next((found.version for name in names for found in metadata.distributions(name=name)), None)
 
+    def digest_of(folder: Path) -> str:
+        code = hashlib.sha256()
+        for path in sorted(folder.rglob("*.py")):
+            code.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+        return code.hexdigest()
+
     spec = importlib.util.find_spec("brainray")
-    code = hashlib.sha256()
-    for path in sorted(Path(spec.origin).parent.glob("*.py")) if spec and spec.origin else ():
-        code.update(path.read_bytes())
     info = Path("/proc/cpuinfo")
     features = info.read_text().split("\n\n", 1)[0].split() if info.exists() else []
     return {
         "python": platform.python_version(),
         "ray": version("ray"),
-        "brainray": code.hexdigest() if spec else None,
+        "brainray": digest_of(Path(spec.origin).parent) if spec and spec.origin else None,
         "packages": {names[0]: version(*names) for names in packages},
         "bf16": "amx_tile" in features or "avx512_bf16" in features,
         "temporary_free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,

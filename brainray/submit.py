@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+import brainray
+
 from .errors import BadRequest, BrainrayError, OutputHeld, Unreachable
 from .jobs_api import Clock, Job, JobsApi, Say, Sleep, last_line
 
 # What belongs to the package: the same as [tool.setuptools] of pyproject.toml, which a test compares.
-SHIPPED = ("*.py", "py.typed", "templates/*.html", "templates/*.md", "shipped/*.json", "shipped/*.safetensors")
+SHIPPED = ("**/*.py", "py.typed", "**/templates/*", "shipped/*.json", "shipped/*.safetensors")
 # The package has 14 MB, nearly all of it the model. Ray keeps uploads in the memory of the head, 100 MB at most.
 _MOST_BYTES = 30_000_000
 
@@ -83,7 +85,7 @@ def chosen_env(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, st
 
 def package_files(folder: Path | None = None) -> dict[str, bytes]:
     """Content by name below the job's working directory: the package this code belongs to, and nothing else."""
-    folder = folder or Path(__file__).parent
+    folder = folder or Path(brainray.__file__).parent
     paths = {path for pattern in SHIPPED for path in folder.glob(pattern) if path.is_file()}
     files = {f"{folder.name}/{path.relative_to(folder)}": path.read_bytes() for path in sorted(paths)}
     size = sum(map(len, files.values()))

@@ -1,6 +1,7 @@
 """`brainray doctor`: what is wrong with a machine, a cluster or a bucket is told in seconds, with what to do."""
 
 import ctypes
+import importlib.util
 import json
 import os
 import re
@@ -854,3 +855,15 @@ def test_something_wrong_is_an_exit_code(fakes, capfd):
     assert capfd.readouterr().err == ""
     assert run(["doctor", "--format", "xml"]) == 2
     assert "text, json" in capfd.readouterr().err
+
+
+def test_nodes_whose_code_differs_in_a_folder_of_the_package_are_told_apart(tmp_path, monkeypatch):
+    package = tmp_path / "brainray"
+    (package / "imaging").mkdir(parents=True)
+    for name in ("__init__.py", "imaging/__init__.py", "imaging/decode.py"):
+        (package / name).write_text("")
+    there = importlib.util.spec_from_file_location("brainray", package / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: there)
+    before = doctor_nodes.facts(())["brainray"]
+    (package / "imaging" / "decode.py").write_text("ANOTHER = 1")
+    assert doctor_nodes.facts(())["brainray"] != before

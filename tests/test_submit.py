@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -155,19 +155,29 @@ class TestDesk:
 # What is sent
 
 
+def wheel_files(folder):
+    """What a wheel of this project holds, less what describes it."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "brainray"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=folder, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(folder / done.stdout.split()[-1]) as wheel:
+        return {name for name in wheel.namelist() if name.startswith("brainray/")}
+
+
 class TestUpload:
-    def test_it_is_what_an_installed_package_has_and_nothing_else(self):
-        tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-        assert tool["packages"] == ["brainray"]
-        assert set(submit.SHIPPED) == {"*.py", *tool["package-data"]["brainray"]}
-        names = {
-            str(path.relative_to(ROOT)) for pattern in submit.SHIPPED for path in (ROOT / "brainray").glob(pattern)
-        }
-        assert set(submit.package_files()) == names
+    def test_it_is_what_an_installed_package_has_and_nothing_else(self, tmp_path):
+        uploaded = set(submit.package_files())
+        assert uploaded == wheel_files(tmp_path)
+        every = {path for path in (ROOT / "brainray").rglob("*") if path.is_file()}
+        modules = {str(path.relative_to(ROOT)) for path in every if path.suffix in (".py", ".html")}
+        assert modules <= uploaded, "a folder of the package stays at home"
 
     def test_notes_caches_and_scans_beside_the_modules_stay_at_home(self, tmp_path):
         folder = tmp_path / "brainray"
-        for name in ("cli.py", "py.typed", "scan.jpg", ".env", "__pycache__/cli.pyc", "sub/data.py"):
+        for name in ("cli.py", "py.typed", "scan.jpg", ".env", "__pycache__/cli.pyc", "sub/scan.jpg"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
         assert submit.package_files(folder) == {"brainray/cli.py": b"cli.py", "brainray/py.typed": b"py.typed"}
