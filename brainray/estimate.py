@@ -63,12 +63,10 @@ def estimate(probe: Probe, images: int, *, nodes: Sequence[Node], pool: ScorePoo
 
 def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> Probe:
     """Read, decode and predict the images of manifest rows, and write nothing. Torch is imported here."""
-    import torch
-
-    from .predict import Predictor
+    from .predict import Predictor, limit_threads
     from .scoring import decode_shard
 
-    torch.set_num_threads(1)
+    limit_threads(1)
     reader = Reader(outage_share=1.0)
     predict = Predictor(bundle, batch_size=options.batch_size, precision=options.precision)
     predict(decode_shard(rows.slice(0, _WARM_IMAGES), bundle.image, reader=reader).images)

@@ -21,6 +21,11 @@ _BATCH_SIZES = {"cpu": 32, "cuda": 256}
 _MULTIPLE = 8
 
 
+def limit_threads(threads: int) -> None:
+    """Let each operator that the calling thread runs use so many threads."""
+    torch.set_num_threads(threads)
+
+
 def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -49,12 +49,10 @@ class Scorer:
     """One worker of the pool: builds its predictor once, then turns shards into part files, in several threads."""
 
     def __init__(self, job: ScoreJob) -> None:
-        import torch
-
-        from .predict import Predictor
+        from .predict import Predictor, limit_threads
 
         job.sight.check()
-        torch.set_num_threads(1)
+        limit_threads(1)
         self._job = job
         self._reader = job.reader()
         self._remarks: list[str] = []
@@ -64,9 +62,9 @@ class Scorer:
         self._metrics = ScoreMetrics(job.target.run_uri)
 
     def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
-        import torch
+        from .predict import limit_threads
 
-        torch.set_num_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
+        limit_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
         info = predict_shard(task, decoded, self._predictor, self._job.target)
         self._metrics.count(task, decoded, info.work[-1].seconds)
         return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
