@@ -58,7 +58,7 @@ def _checks(
     from .doctor_output import look_at_output
     from .doctor_torch import TIMEOUT_S as TORCH_S
     from .doctor_torch import check_torch
-    from .machine import read_machine
+    from .hardware import read_machine
 
     model = model or (SHIPPED if inputs else None)  # as `score` has it
     looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [

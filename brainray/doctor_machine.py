@@ -15,8 +15,8 @@ import brainray
 from . import storage
 from .doctor import Finding, counted, ok, size_text, warning, wrong
 from .errors import StorageError
-from .machine import Machine, read_disk
-from .pools import Node, largest_pool
+from .hardware import Machine, read_disk
+from .resources import Node, largest_pool
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

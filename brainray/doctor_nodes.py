@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from .doctor import Finding, Skew, counted, findings_of, ok, size_text, warning, wrong
-from .pools import Node, has_processors, largest_pool
+from .resources import Node, has_processors, largest_pool
 
 TIMEOUT_S = 90
 _FEW_BYTES = 5e9

@@ -15,9 +15,9 @@ from .bundle import DESCRIPTION, load_bundle
 from .doctor import Finding, attempted, blamed, ok, size_text, warning, wrong
 from .doctor_locations import check_service
 from .errors import BadRequest, BrainrayError, OutputHeld, StorageError
+from .hardware import Disk, read_disk
 from .indexes import FOLDER as CONTAINERS
 from .lease import refuse_if_held
-from .machine import Disk, read_disk
 from .run import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 
 _FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # 0.2 kB an image, measured: of ten million, and of one

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from .config import ScoreOptions
 from .manifest import Shard, read_shard
-from .pools import Node, ScorePool
 from .reading import Reader
+from .resources import Node, ScorePool
 
 if TYPE_CHECKING:
     from .bundle import Bundle

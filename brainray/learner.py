@@ -16,7 +16,7 @@ from . import fit
 from .bundle import Bundle, load_model
 from .checkpoint import Checkpoint
 from .config import ModelSpec, TrainOptions
-from .machine import keep_freed_memory
+from .hardware import keep_freed_memory
 from .model import begin_with, build_model, go_on_from
 from .predict import use_bf16
 from .rows import KeptRows

@@ -8,8 +8,8 @@ import torch
 
 from .bundle import Bundle, load_model
 from .config import ImageSpec, Precision
+from .hardware import keep_freed_memory
 from .inference import Say, prepare_for_inference
-from .machine import keep_freed_memory
 from .model import bf16_supported
 
 if TYPE_CHECKING:

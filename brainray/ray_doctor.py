@@ -38,7 +38,7 @@ from .doctor_nodes import (
 )
 from .doctor_output import nearest_folder
 from .errors import BadRequest, BrainrayError, StorageError
-from .machine import Machine, read_disk, read_machine
+from .hardware import Machine, read_disk, read_machine
 from .ray_session import cluster_address
 from .sight import Seen, Sight
 from .versions import DISTRIBUTIONS

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from .estimate import Estimate, estimate, probe, sample
+from .hardware import read_machine
 from .lease import Lease
-from .machine import read_machine
 from .plan import Plan
-from .pools import Node, score_pool
 from .ray_session import cluster_address, session
+from .resources import Node, score_pool
 from .results import PartInfo
 from .run import Request
 from .sight import Seen, sight_of

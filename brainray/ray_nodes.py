@@ -11,8 +11,8 @@ from .bundle import Bundle
 from .config import ScoreOptions
 from .errors import BadRequest, BrainrayError
 from .estimate import Probe, probe
-from .pools import Node, ScorePool, can_hold, has_processors
 from .ray_session import cluster_nodes, own_error, own_errors
+from .resources import Node, ScorePool, can_hold, has_processors
 from .sight import Sight, told
 
 _ANSWER_S = 60.0  # of a node: a process is started there

@@ -16,11 +16,11 @@ from .bundle import Bundle
 from .config import Precision
 from .errors import BrainrayError, NoProgress
 from .manifest import Shard
-from .pools import ScorePool
 from .ray_internals import is_private
 from .ray_metrics import ScoreMetrics
 from .ray_session import check_alive, own_errors, quiet_data
 from .reading import Reader
+from .resources import ScorePool
 from .results import PartInfo
 from .scoring import DecodedShard, decode_shard, predict_shard
 from .sight import Sight

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import ray_internals
 from .errors import BadRequest, BrainrayError, StorageError
-from .pools import Node
+from .resources import Node
 
 _ANSWER_TIMEOUT_S = 5.0
 _NAMED = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of ours in a traceback

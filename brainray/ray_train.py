@@ -19,10 +19,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from . import ray_internals, storage
 from .errors import BrainrayError
-from .pools import TrainPool
 from .ray_session import cluster_nodes, own_error
 from .ray_shares import ShareConfig, Side
 from .ray_train_worker import TrainJob, train_worker
+from .resources import TrainPool
 from .scratch import scratch_folder
 
 _MOST_FAILURES = 3  # one after another without an epoch between them

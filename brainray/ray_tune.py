@@ -18,10 +18,10 @@ from ray.tune.schedulers import ASHAScheduler
 from . import fit, storage
 from .learner import Learner, Lesson
 from .model import cost_of
-from .pools import TrainPool
 from .predict import pick_device
 from .ray_session import own_error, own_errors
 from .ray_train import state_folder
+from .resources import TrainPool
 from .rows import KeptRows
 from .tuning import RAY, Trial, trial_uri
 

@@ -33,7 +33,7 @@ from .versions import package_versions
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from .pools import TrainPool
+    from .resources import TrainPool
 
 Say = Callable[[str], None]
 
@@ -150,9 +150,9 @@ def _begun(job: _Job, parts: tuple[Part, ...]) -> Progress:
 def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Writer) -> None:
     """What needs Ray."""
     from . import fit
-    from .pools import train_pool
     from .ray_nodes import await_workers, check_every_node
     from .ray_session import session
+    from .resources import train_pool
 
     job.say("starting Ray")
     with session() as nodes:

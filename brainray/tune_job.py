@@ -99,9 +99,9 @@ def _run(job: _Job) -> list[Trial]:
 
 def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told: Callable[[Trial], None]) -> None:
     """Run what is waiting; `told` hears of each end."""
-    from .pools import train_pool
     from .ray_nodes import await_workers, check_every_node
     from .ray_session import session
+    from .resources import train_pool
 
     job.say("starting Ray")
     with session() as nodes:

@@ -27,8 +27,8 @@ from brainray.doctor_nodes import Answer, Asked, ClusterNode, facts, judge_clust
 from brainray.doctor_output import check_disk, check_state, look_at_output
 from brainray.doctor_torch import Gpu, Torch, check_torch, judge_gpus
 from brainray.errors import BadRequest, StorageError
+from brainray.hardware import Disk, Machine, read_disk, read_machine
 from brainray.lease import hold
-from brainray.machine import Disk, Machine, read_disk, read_machine
 from brainray.run import SCHEMA_VERSION
 from brainray.sight import Seen, Sight
 
@@ -162,7 +162,7 @@ def test_without_limits_a_process_has_what_the_machine_has(kernel):
 
 FREES = """
 import ctypes, resource
-from brainray.machine import keep_freed_memory
+from brainray.hardware import keep_freed_memory
 keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

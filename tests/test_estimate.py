@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from brainray import storage
 from brainray.cli import app
 from brainray.estimate import Probe, estimate
-from brainray.pools import Node, score_pool
+from brainray.resources import Node, score_pool
 from brainray.score_job import plan_with_probe
 
 PROBE = Probe(read_s=0.002, predict_s=0.001)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest
-from brainray.pools import Node, can_hold, score_pool, train_pool
+from brainray.resources import Node, can_hold, score_pool, train_pool
 
 sizes = st.lists(st.integers(1, 64), min_size=1, max_size=6)
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray import ray_shares, ray_train
-from brainray.pools import TrainPool
 from brainray.ray_shares import Side, share_out
+from brainray.resources import TrainPool
 
 IMAGES, BLOCKS = 23, 4
 
