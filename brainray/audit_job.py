@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from . import lease, storage
+from . import storage
 from .audit_groups import SCHEMA_VERSION, figures_of, groups_table, number_groups
 from .audit_listing import READABLE, Listed, list_images
 from .audit_report import page
 from .copies import Pairs, find_copies, group_copies
 from .errors import BadRequest, blamed_on
-from .scratch import scratch_folder
-from .sight import Seen, sight_of
 from .signatures import Signatures
-from .storage import Writer
+from .storage import Writer, lease
+from .storage.scratch import scratch_folder
+from .storage.shared_paths import Seen, sight_of
 
 GROUPS, PAGE, SUMMARY = "groups.parquet", "audit.html", "summary.json"
 _KIND = "audit"

@@ -47,9 +47,9 @@ def report(
     """Rebuild summary/ from the Parquet of a run; needs neither Ray nor torch."""
     from . import storage
     from .console import output_console, show_summary
-    from .lease import hold
     from .report import build_summary
     from .run import check_is_run, verify_run
+    from .storage.lease import hold
 
     uri = storage.normalise(run)
     console = output_console()

@@ -9,7 +9,6 @@ from contextlib import closing
 from itertools import islice
 
 from . import storage
-from .backend import FileInfo
 from .bundle import SHIPPED, load_bundle, named
 from .config import ImageSpec
 from .containers import kind_of
@@ -18,6 +17,7 @@ from .doctor import Finding, Skew, blamed, counted, ok, size_text, warning, wron
 from .errors import BadRequest, BrainrayError, ImageError
 from .lists import open_list
 from .selection import hidden, skip_reason
+from .storage.base import FileInfo
 
 Clock = Callable[[], float]
 

@@ -17,8 +17,8 @@ from .doctor_locations import check_service
 from .errors import BadRequest, BrainrayError, OutputHeld, StorageError
 from .hardware import Disk, read_disk
 from .indexes import FOLDER as CONTAINERS
-from .lease import refuse_if_held
 from .run import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
+from .storage.lease import refuse_if_held
 
 _FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # 0.2 kB an image, measured: of ten million, and of one
 _FEW_FILES = 100

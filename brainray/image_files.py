@@ -7,10 +7,10 @@ from itertools import islice
 import pyarrow as pa
 
 from . import storage
-from .backend import FileInfo
 from .errors import blamed_on
 from .listing import CHUNK_ROWS
 from .selection import skip_reason
+from .storage.base import FileInfo
 
 
 def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileInfo]:

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import containers, storage
-from .backend import FileInfo
 from .containers import INDEX_SCHEMA, Kind, NotAContainer
 from .entries import Entry
 from .errors import StorageError
+from .storage.base import FileInfo
 
 FOLDER = "containers"  # of a run
 AT_ONCE = 8  # containers that are listed beside each other

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import containers, storage
-from .backend import FileInfo
 from .entries import LISTED_SCHEMA, Entry
 from .errors import BadRequest, blamed_on
 from .indexes import AT_ONCE, Index, Indexes
@@ -24,6 +23,7 @@ from .labels import class_lookup, label_from_folders, match_class
 from .lists import ImageList, Listed, open_list
 from .lookups import resolved
 from .selection import Globs, Grouper, hidden, skip_member, skip_reason
+from .storage.base import FileInfo
 from .truth import Truth
 
 CHUNK_ROWS = 65_536

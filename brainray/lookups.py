@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from . import containers, storage
-from .backend import FileInfo
 from .entries import Entry
 from .errors import StorageError
 from .indexes import Indexes, Members
 from .lists import ImageList, Listed
+from .storage.base import FileInfo
 
 _ROWS = 65_536
 _AT_ONCE = 16

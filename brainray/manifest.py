@@ -25,7 +25,7 @@ from . import storage
 from .entries import LISTED_SCHEMA
 from .errors import StorageError
 from .listing import CHUNK_ROWS, Listing, slices
-from .scratch import scratch_folder
+from .storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import duckdb

@@ -21,7 +21,6 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from . import doctor_nodes, ray_internals, ray_session, storage
-from .backend import FileInfo
 from .bundle import DESCRIPTION
 from .doctor import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
 from .doctor_locations import first_image
@@ -40,7 +39,8 @@ from .doctor_output import nearest_folder
 from .errors import BadRequest, BrainrayError, StorageError
 from .hardware import Machine, read_disk, read_machine
 from .ray_session import cluster_address
-from .sight import Seen, Sight
+from .storage.base import FileInfo
+from .storage.shared_paths import Seen, Sight
 from .versions import DISTRIBUTIONS
 
 _CONNECT_S = 25.0

@@ -5,13 +5,13 @@ from contextlib import closing
 
 from .estimate import Estimate, estimate, probe, sample
 from .hardware import read_machine
-from .lease import Lease
 from .plan import Plan
 from .ray_session import cluster_address, session
 from .resources import Node, score_pool
 from .results import PartInfo
 from .run import Request
-from .sight import Seen, sight_of
+from .storage.lease import Lease
+from .storage.shared_paths import Seen, sight_of
 
 Say = Callable[[str], None]
 

@@ -13,7 +13,7 @@ from .errors import BadRequest, BrainrayError
 from .estimate import Probe, probe
 from .ray_session import cluster_nodes, own_error, own_errors
 from .resources import Node, ScorePool, can_hold, has_processors
-from .sight import Sight, told
+from .storage.shared_paths import Sight, told
 
 _ANSWER_S = 60.0  # of a node: a process is started there
 _WORKER_S = 600.0  # of an autoscaler: a machine is started

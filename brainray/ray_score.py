@@ -23,7 +23,7 @@ from .reading import Reader
 from .resources import ScorePool
 from .results import PartInfo
 from .scoring import DecodedShard, decode_shard, predict_shard
-from .sight import Sight
+from .storage.shared_paths import Sight
 from .tasks import Target, Task, open_task
 
 _TURN_S = 0.5

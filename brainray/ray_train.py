@@ -23,7 +23,7 @@ from .ray_session import cluster_nodes, own_error
 from .ray_shares import ShareConfig, Side
 from .ray_train_worker import TrainJob, train_worker
 from .resources import TrainPool
-from .scratch import scratch_folder
+from .storage.scratch import scratch_folder
 
 _MOST_FAILURES = 3  # one after another without an epoch between them
 _LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from . import storage
 from .errors import ImageError, Outage, StorageError
-from .flow import Flow, RetryPolicy, Tries
 from .pieces import Image, Piece, PieceReader
+from .storage.retry import Flow, RetryPolicy, Tries
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8

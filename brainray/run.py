@@ -15,8 +15,8 @@ from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, OtherModel, blamed_on
 from .indexes import FOLDER as CONTAINERS
 from .results import KeptTypes, part_uri, present_shards
-from .scratch import scratch_folder
 from .storage import Writer
+from .storage.scratch import scratch_folder
 from .tasks import Target
 from .truth import Truth
 

@@ -16,15 +16,15 @@ from .bundle import SHIPPED, load_bundle, named
 from .config import ScoreOptions
 from .errors import StorageError
 from .estimate import Estimate
-from .lease import Lease, hold, refuse_if_held
 from .lists import kept_types
 from .manifest import Shard
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema
 from .run import STATUS, Request, check_output, delete_run, look, publish, read_run
-from .scratch import scratch_folder
 from .storage import Writer
+from .storage.lease import Lease, hold, refuse_if_held
+from .storage.scratch import scratch_folder
 from .tasks import Target, open_task, settle
 from .truth import load_truth
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from . import lease, storage, training_request
+from . import storage, training_request
 from .audit import Split
 from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError
 from .metrics import reference_distribution
-from .sight import Seen, sight_of
+from .storage import lease
+from .storage.shared_paths import Seen, sight_of
 from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of
 from .training_report import Validation, write_training_report
 from .training_request import Found, TrainRequest, WorkFolder

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .audit import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
-from .backend import FileInfo
 from .config import TrainOptions
 from .errors import BadRequest
 from .image_files import image_files, tables_of
 from .labels import class_of_folders
 from .selection import Grouper
+from .storage.base import FileInfo
 
 Array = npt.NDArray[Any]
 

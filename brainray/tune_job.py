@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from . import lease, storage, tuning
+from . import storage, tuning
 from .config import ImageSpec, TrainOptions
 from .errors import BrainrayError
-from .sight import Seen, sight_of
+from .storage import lease
+from .storage.shared_paths import Seen, sight_of
 from .training_request import check_is_folder, describe_request
 from .training_set import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
 from .tuning import Space, Trial

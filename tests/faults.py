@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from brainray import local_files
+from brainray.storage import local
 
 CHANGES = ("replace", "rename", "unlink", "link", "mkdir", "makedirs", "fsync", "rmdir")
 
@@ -61,8 +61,8 @@ def failing(monkeypatch, at: int | None, error: OSError | None = None) -> Iterat
     """`storage` fails at change number `at`: the process is killed there, or that one change raises `error`."""
     fault = FailingOs(at, error)
     with monkeypatch.context() as patch:
-        patch.setattr(local_files, "os", fault)
-        patch.setattr(local_files, "shutil", _FailingShutil(fault))
+        patch.setattr(local, "os", fault)
+        patch.setattr(local, "shutil", _FailingShutil(fault))
         yield fault
 
 

@@ -29,7 +29,7 @@ import botocore.session
 import pytest
 
 from brainray import storage
-from brainray.s3_objects import S3Objects
+from brainray.storage.s3.backend import S3Objects
 
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "s3cr3t-that-must-never-be-printed/0123456"

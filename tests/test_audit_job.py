@@ -20,8 +20,8 @@ from brainray.audit_listing import sign_rows
 from brainray.cli import run
 from brainray.copies import similarities
 from brainray.errors import BadRequest, OutputHeld
-from brainray.lease import hold
 from brainray.signatures import Signatures
+from brainray.storage.lease import hold
 
 __all__ = ["fast_s3", "s3_endpoints"]  # fixtures
 

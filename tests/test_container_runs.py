@@ -18,10 +18,10 @@ from test_faults import brightness
 from brainray import containers, pieces, report, storage
 from brainray.config import MaxFailed
 from brainray.errors import StorageError
-from brainray.flow import Flow
 from brainray.reading import Reader
 from brainray.run import verify_run
-from brainray.s3_objects import S3Objects
+from brainray.storage.retry import Flow
+from brainray.storage.s3.backend import S3Objects
 from brainray.truth import load_truth
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures

@@ -28,9 +28,9 @@ from brainray.doctor_output import check_disk, check_state, look_at_output
 from brainray.doctor_torch import Gpu, Torch, check_torch, judge_gpus
 from brainray.errors import BadRequest, StorageError
 from brainray.hardware import Disk, Machine, read_disk, read_machine
-from brainray.lease import hold
 from brainray.run import SCHEMA_VERSION
-from brainray.sight import Seen, Sight
+from brainray.storage.lease import hold
+from brainray.storage.shared_paths import Seen, Sight
 
 __all__ = ["fast_s3", "s3_endpoints", "strict_s3"]  # fixtures
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
-from brainray.flow import Flow, RetryPolicy, Tries
+from brainray.storage.retry import Flow, RetryPolicy, Tries
 
 THROTTLED = Throttled("read_failed", "fewer requests, please")
 

@@ -16,8 +16,9 @@ from functools import partial
 import pytest
 import waiting
 
-from brainray import lease, storage
+from brainray import storage
 from brainray.errors import OutputHeld
+from brainray.storage import lease
 
 # Holds argv[1] with a ttl of argv[2] seconds. Each line it is sent makes it write a file and say how that went.
 HOLDER = """

@@ -16,7 +16,7 @@ from brainray import report, storage
 from brainray.errors import BadRequest
 from brainray.lists import open_list
 from brainray.run import verify_run
-from brainray.s3_objects import S3Objects
+from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["s3_endpoints", "strict_s3"]  # fixtures
 

@@ -18,8 +18,8 @@ from ray.util import get_node_ip_address
 from waiting import wait_for
 
 from brainray.run import verify_run
-from brainray.sight import Seen, sight_of
 from brainray.storage import Writer
+from brainray.storage.shared_paths import Seen, sight_of
 
 AUTOSCALER = {
     "RAY_enable_autoscaler_v2": "1",

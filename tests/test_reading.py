@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from brainray import local_files, storage
+from brainray import storage
 from brainray.errors import BrainrayError, ImageError, Outage, StorageError, Throttled
-from brainray.flow import RetryPolicy
 from brainray.pieces import Piece
 from brainray.reading import (
     AHEAD_BYTES,
@@ -23,6 +22,8 @@ from brainray.reading import (
     Reader,
     reads_in_flight,
 )
+from brainray.storage import local
+from brainray.storage.retry import RetryPolicy
 
 
 class Disk:
@@ -216,7 +217,7 @@ def cut_short(monkeypatch, times):
         def read(self):
             return super().read()[: -2 if next(remaining, None) is not None else None]
 
-    monkeypatch.setattr(local_files, "open", lambda path, mode, buffering: Flaky(path, mode), raising=False)
+    monkeypatch.setattr(local, "open", lambda path, mode, buffering: Flaky(path, mode), raising=False)
 
 
 def test_a_short_read_is_tried_again(tmp_path, monkeypatch):

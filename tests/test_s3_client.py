@@ -5,8 +5,8 @@ import pytest
 from s3_servers import fast_s3, s3_endpoints
 
 from brainray.errors import StorageError
-from brainray.s3_client import Clients
-from brainray.s3_objects import S3Objects
+from brainray.storage.s3.backend import S3Objects
+from brainray.storage.s3.clients import Clients
 
 __all__ = ["fast_s3", "s3_endpoints"]  # fixtures
 

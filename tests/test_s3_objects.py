@@ -26,7 +26,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, free_port, s3, s3_endpoints, strict_s3
 
-from brainray import s3_client, s3_errors, s3_listing, s3_requests, s3_uris
 from brainray.errors import (
     IMAGE_REASONS,
     BadRequest,
@@ -38,10 +37,15 @@ from brainray.errors import (
     WrongRegion,
 )
 from brainray.run import delete_run
-from brainray.s3_claims import ballot
-from brainray.s3_errors import Answer, Request, judge, translate
-from brainray.s3_objects import S3Objects
-from brainray.s3_pages import Entry, Page
+from brainray.storage.s3 import clients as s3_client
+from brainray.storage.s3 import errors
+from brainray.storage.s3 import listing as s3_listing
+from brainray.storage.s3 import requests as s3_requests
+from brainray.storage.s3 import uris as s3_uris
+from brainray.storage.s3.backend import S3Objects
+from brainray.storage.s3.conditional import ballot
+from brainray.storage.s3.errors import Answer, Request, judge, translate
+from brainray.storage.s3.pages import Entry, Page
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
 
@@ -135,7 +139,8 @@ def test_a_key_survives_its_uri(key):
 
 
 def test_nothing_is_made_at_import_and_clients_do_not_travel():
-    script = "import sys, brainray.s3_objects; print([m for m in ('botocore', 'obstore', 'boto3') if m in sys.modules])"
+    clients = "('botocore', 'obstore', 'boto3')"
+    script = f"import sys, brainray.storage.s3.backend; print([m for m in {clients} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -809,7 +814,7 @@ def test_a_heartbeat_that_meets_the_revocation_does_not_bring_the_holder_back(s3
 
 def test_a_change_that_was_held_up_after_the_look_looks_again(s3, monkeypatch):
     """As where the process is stopped in between: what it then finds is the revocation."""
-    monkeypatch.setattr("brainray.s3_objects._CHECK_HOLDS_S", 0.3)
+    monkeypatch.setattr("brainray.storage.s3.backend._CHECK_HOLDS_S", 0.3)
     backend = files()
     staging = held(s3)
     send = backend._requests.put_once
@@ -872,7 +877,7 @@ def test_every_answer_is_told_in_one_line(status, code, region):
     error = judge(Answer(status=status, code=code, region=region), REQUEST)
     assert error.reason in IMAGE_REASONS
     assert len(str(error).splitlines()) == 1
-    assert error.reason == "read_failed" or status < 500 or code in s3_errors._WORDS or code in s3_errors._ELSEWHERE
+    assert error.reason == "read_failed" or status < 500 or code in errors._WORDS or code in errors._ELSEWHERE
 
 
 @pytest.mark.parametrize(
@@ -899,9 +904,9 @@ def test_answers_have_their_reasons(status, code, reason, kind):
 
 def test_what_is_no_fault_of_a_client_is_not_swallowed():
     assert translate(KeyError("a bug"), REQUEST) is None
-    with pytest.raises(ZeroDivisionError), s3_errors.translated(lambda: REQUEST):
+    with pytest.raises(ZeroDivisionError), errors.translated(lambda: REQUEST):
         _ = 1 / 0
-    with pytest.raises(BrainrayError, match="own"), s3_errors.translated(lambda: REQUEST):
+    with pytest.raises(BrainrayError, match="own"), errors.translated(lambda: REQUEST):
         raise BrainrayError("own")
 
 

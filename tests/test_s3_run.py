@@ -14,14 +14,15 @@ from conftest import CLASSES, image_bytes
 from s3_servers import Server, fast_s3, s3, s3_endpoints, strict_s3
 from test_faults import brightness
 
-from brainray import report, s3_client, storage
+from brainray import report, storage
 from brainray.bundle import Bundle
 from brainray.errors import BrainrayError, Outage
-from brainray.flow import RetryPolicy
 from brainray.pieces import Piece
 from brainray.reading import BUCKET_READS_IN_FLIGHT, Reader
 from brainray.run import verify_run
-from brainray.s3_objects import S3Objects
+from brainray.storage.retry import RetryPolicy
+from brainray.storage.s3 import clients
+from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
 
@@ -148,7 +149,7 @@ def test_images_whose_reads_fail_for_a_while_are_scored_like_the_others(site, ex
 
 
 def test_a_slow_body_is_waited_for_and_one_that_stalls_is_read_again(site, expected, monkeypatch):
-    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(clients, "READ_TIMEOUT_S", 1)
     site.proxy.add("slow", key="/in/glioma/0.jpg", delay_s=0.5, times=1)
     site.proxy.add("slow", key="/in/glioma/1.jpg", delay_s=1.5, times=1)
     site.score()

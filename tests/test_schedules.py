@@ -28,7 +28,7 @@ from conftest import image_bytes
 from brainray import storage
 from brainray.cli import run
 from brainray.errors import OtherModel, OutputHeld
-from brainray.lease import hold
+from brainray.storage.lease import hold
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEDULES = ROOT / "jobs" / "schedules"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from brainray.scratch import scratch_folder
+from brainray.storage.scratch import scratch_folder
 
 HOLD = """
 import sys
-from brainray.scratch import scratch_folder
+from brainray.storage.scratch import scratch_folder
 with scratch_folder() as folder:
     print(folder, flush=True)
     sys.stdin.read()

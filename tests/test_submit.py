@@ -36,7 +36,7 @@ from brainray.cli import run
 from brainray.cli_submit import _check_visible
 from brainray.errors import BadRequest, BrainrayError, Unreachable
 from brainray.jobs_api import Job, JobsApi, dashboard_address, found_token, request_headers
-from brainray.lease import Holder, hold
+from brainray.storage.lease import Holder, hold
 
 pytest_plugins = ("head_fixtures",)
 ROOT = Path(__file__).resolve().parents[1]

@@ -210,7 +210,7 @@ def test_images_that_could_not_be_read_before_are_not_mixed_in(command, trainer)
 
 
 def test_an_output_that_somebody_trains_into_is_refused_before_anything_is_listed(command, trainer):
-    from brainray import lease
+    from brainray.storage import lease
 
     with lease.hold(command.output, purpose="train", say=print), pytest.raises(OutputHeld, match=str(os.getpid())):
         command()

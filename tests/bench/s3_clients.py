@@ -61,7 +61,7 @@ def with_obstore() -> Get:
 
 
 def with_brainray() -> Get:
-    from brainray.s3_objects import S3Objects
+    from brainray.storage.s3.backend import S3Objects
 
     files = S3Objects()
     return lambda key: files.read_bytes(f"s3://{BUCKET}/{key}")

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .backend import FileInfo, changed
+from .base import FileInfo, changed
 
 
 def path_of(uri: str) -> str:

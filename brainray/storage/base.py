@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from .errors import StorageError
+from brainray.errors import StorageError
 
 # In a claimed folder: the file by which the claim stands. Versions of brainray exclude each other by this name.
 CLAIM_FILE = "holder.json"

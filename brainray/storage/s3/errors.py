@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from .errors import BrainrayError, Changed, ImageReason, OutOfRange, StorageError, Throttled, WrongRegion
+from brainray.errors import BrainrayError, Changed, ImageReason, OutOfRange, StorageError, Throttled, WrongRegion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 import re
 
-from .errors import BadRequest
+from brainray.errors import BadRequest
 
 # AWS allows less today; older buckets and other stores have these.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")

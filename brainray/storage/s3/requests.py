@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from .backend import changed
-from .errors import Changed, OutOfRange, StorageError, WrongRegion
-from .flow import RetryPolicy, Sleep, Tries
-from .s3_client import Clients, content_md5
-from .s3_errors import Answer, judge, translated
-from .s3_pages import FIELD, Page
-from .s3_uris import split
+from brainray.errors import Changed, OutOfRange, StorageError, WrongRegion
+from brainray.storage.base import changed
+from brainray.storage.retry import RetryPolicy, Sleep, Tries
+
+from .clients import Clients, content_md5
+from .errors import Answer, judge, translated
+from .pages import FIELD, Page
+from .uris import split
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

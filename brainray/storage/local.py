@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from .backend import CLAIM_FILE, FileInfo, Service
-from .errors import BadRequest, ImageReason, OutputHeld, StorageError
+from brainray.errors import BadRequest, ImageReason, OutputHeld, StorageError
+
+from .base import CLAIM_FILE, FileInfo, Service
 from .local_names import check_version, file_info, path_of, text_of, uri_of, walk
 
 _REASONS: dict[int, ImageReason] = {

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from string import digits
 from typing import Protocol
 
-from .s3_pages import Entry, Page
+from .pages import Entry, Page
 
 LISTERS = 8  # spans at once
 _AHEAD = 2 * LISTERS  # spans known beyond the one handed out

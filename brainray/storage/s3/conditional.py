@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from .errors import Changed, StorageError
-from .flow import Sleep
-from .s3_requests import Requests
-from .s3_uris import join, split
+from brainray.errors import Changed, StorageError
+from brainray.storage.retry import Sleep
+
+from .requests import Requests
+from .uris import join, split
 
 _MARK = "brainray-writer"  # object metadata: tells our own write from another's after an answer was lost
 SETTLE_S = 3.0

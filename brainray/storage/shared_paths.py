@@ -5,9 +5,10 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from . import storage
-from .errors import BadRequest, StorageError
-from .storage import Writer
+from brainray import storage
+from brainray.errors import BadRequest, StorageError
+
+from . import Writer
 
 _ADVICE = "give a path that all nodes share, or s3://"
 

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .backend import CLAIM_FILE, Backend, FileInfo, Service
-from .errors import BadRequest, StorageError, blamed_on
-from .local_files import LocalFiles
+from brainray.errors import BadRequest, StorageError, blamed_on
+
+from .base import CLAIM_FILE, Backend, FileInfo, Service
+from .local import LocalFiles
 
 _LOCAL = LocalFiles()
 _MAKING = threading.Lock()  # `cache` has none: each thread of a reader would make clients of its own
@@ -32,7 +33,7 @@ def _backend(uri: str) -> Backend:
 
 @cache
 def _s3() -> Backend:
-    from .s3_objects import S3Objects  # 0.3 s that only buckets have to pay
+    from .s3.backend import S3Objects  # 0.3 s that only buckets have to pay
 
     return S3Objects()
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .errors import StorageError
-from .s3_errors import Request
-from .s3_pages import parse_page
+from brainray.errors import StorageError
+
+from .errors import Request
+from .pages import parse_page
 
 if TYPE_CHECKING:
     import boto3.session

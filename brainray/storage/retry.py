@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from .errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
+from brainray.errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
 
 MOST_AT_ONCE = 64  # of a process, however many shards it has under way
 _BURST_S = 1.0  # refusals within this are one burst, and halve once

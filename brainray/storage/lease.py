@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from . import storage
-from .errors import OutputHeld, StorageError
+from brainray import storage
+from brainray.errors import OutputHeld, StorageError
 
 TTL_S = 60.0
 _BEATS = 6  # renewals in one ttl

@@ -15,15 +15,16 @@ from itertools import islice
 
 import pyarrow as pa
 
-from . import s3_uris
-from .backend import CLAIM_FILE, FileInfo, Service
-from .errors import BadRequest, Changed, OutputHeld, StorageError
-from .flow import Sleep
-from .s3_claims import SETTLE_S, Probe, ballot, write_first
-from .s3_listing import list_objects
-from .s3_pages import Page
-from .s3_requests import DELETE_KEYS, PART_BYTES, Requests
-from .s3_uris import join, parent, split
+from brainray.errors import BadRequest, Changed, OutputHeld, StorageError
+from brainray.storage.base import CLAIM_FILE, FileInfo, Service
+from brainray.storage.retry import Sleep
+
+from . import uris
+from .conditional import SETTLE_S, Probe, ballot, write_first
+from .listing import list_objects
+from .pages import Page
+from .requests import DELETE_KEYS, PART_BYTES, Requests
+from .uris import join, parent, split
 
 _CHECK_HOLDS_S = 10.0  # a change leaves within this of the look at the claim, or looks again
 _HIDDEN_S = (0.2, 0.5, 1.0)
@@ -46,10 +47,10 @@ class S3Objects:
         return partial(type(self), settle_s=self._settle_s, sleep=self._sleep), ()
 
     def normalise(self, uri: str) -> str:
-        return s3_uris.normalise(uri)
+        return uris.normalise(uri)
 
     def name_of(self, uri: str) -> str:
-        return s3_uris.name_of(uri)
+        return uris.name_of(uri)
 
     def exists(self, uri: str) -> bool:
         """An object or a folder. One request mostly: an object comes first of all keys that begin with its own."""
@@ -268,7 +269,7 @@ class S3Objects:
     def _is_followed(self, staging: str) -> bool:
         """Asks once: it is part of what is tried again as a whole."""
         names = self._names(parent(staging), self._requests.page_once)
-        return any(name > s3_uris.name_of(staging) for name in names)
+        return any(name > uris.name_of(staging) for name in names)
 
     def _renew_once(self, staging: str, data: bytes, *, conditional: bool) -> None:
         holder = join(staging, CLAIM_FILE)
