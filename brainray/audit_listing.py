@@ -12,9 +12,9 @@ import pyarrow as pa
 from . import storage
 from .decode import luminance
 from .errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
-from .image_files import image_files, tables_of
-from .labels import class_name, class_of_folders
-from .selection import Grouper
+from .inputs.class_names import class_name, class_of_folders
+from .inputs.image_files import image_files, tables_of
+from .inputs.selection import Grouper
 from .signatures import Signatures, nothing, signature_of
 
 DATA, AGAINST = "data", "against"

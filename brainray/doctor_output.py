@@ -16,7 +16,7 @@ from .doctor import Finding, attempted, blamed, ok, size_text, warning, wrong
 from .doctor_locations import check_service
 from .errors import BadRequest, BrainrayError, OutputHeld, StorageError
 from .hardware import Disk, read_disk
-from .indexes import FOLDER as CONTAINERS
+from .inputs.archives.index import FOLDER as CONTAINERS
 from .run import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 from .storage.lease import refuse_if_held
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from .config import ScoreOptions
+from .inputs.reader import Reader
 from .manifest import Shard, read_shard
-from .reading import Reader
 from .resources import Node, ScorePool
 
 if TYPE_CHECKING:

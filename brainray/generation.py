@@ -7,7 +7,7 @@ switch that was cut short is completed by the next run of the new model.
 
 from . import storage
 from .errors import AccountingError
-from .indexes import FOLDER as CONTAINERS
+from .inputs.archives.index import FOLDER as CONTAINERS
 from .report import build_summary
 from .results import part_uri, present_shards
 from .run import MANIFEST, RUN, SUCCESS, account_of, delete_run, drop_leftovers, is_published, publish, read_run

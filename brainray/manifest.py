@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import storage
-from .entries import LISTED_SCHEMA
 from .errors import StorageError
-from .listing import CHUNK_ROWS, Listing, slices
+from .inputs.listing import CHUNK_ROWS, Listing, slices
+from .inputs.schema import LISTED_SCHEMA
 from .storage.scratch import scratch_folder
 
 if TYPE_CHECKING:

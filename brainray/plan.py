@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import listing, manifest, storage
+from . import manifest, storage
 from .accounts import Account, check_accounts
 from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, StorageError
-from .indexes import FOLDER as CONTAINERS
-from .indexes import Indexes, keep
-from .listing import Lister, Listing
+from .inputs import listing
+from .inputs.archives.index import FOLDER as CONTAINERS
+from .inputs.archives.index import Indexes, keep
+from .inputs.listing import Lister, Listing
 from .manifest import Changes, Shard
 from .results import part_uri, read_part_info
 from .run import (

@@ -15,11 +15,11 @@ from .attempts import APART_AFTER, GIVE_UP_AFTER, attempt
 from .bundle import Bundle
 from .config import Precision
 from .errors import BrainrayError, NoProgress
+from .inputs.reader import Reader
 from .manifest import Shard
 from .ray_internals import is_private
 from .ray_metrics import ScoreMetrics
 from .ray_session import check_alive, own_errors, quiet_data
-from .reading import Reader
 from .resources import ScorePool
 from .results import PartInfo
 from .scoring import DecodedShard, decode_shard, predict_shard

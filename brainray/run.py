@@ -13,12 +13,12 @@ from .accounts import Account, check_accounts
 from .bundle import Bundle
 from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, OtherModel, blamed_on
-from .indexes import FOLDER as CONTAINERS
+from .inputs.archives.index import FOLDER as CONTAINERS
+from .inputs.label_file import Truth
 from .results import KeptTypes, part_uri, present_shards
 from .storage import Writer
 from .storage.scratch import scratch_folder
 from .tasks import Target
-from .truth import Truth
 
 SCHEMA_VERSION = 4
 RUN = "run.json"

@@ -16,7 +16,8 @@ from .bundle import SHIPPED, load_bundle, named
 from .config import ScoreOptions
 from .errors import StorageError
 from .estimate import Estimate
-from .lists import kept_types
+from .inputs.file_lists import kept_types
+from .inputs.label_file import load_truth
 from .manifest import Shard
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
@@ -26,7 +27,6 @@ from .storage import Writer
 from .storage.lease import Lease, hold, refuse_if_held
 from .storage.scratch import scratch_folder
 from .tasks import Target, open_task, settle
-from .truth import load_truth
 
 _HEARTBEAT_S = 2.0
 # Parts that are written anew beside each other, by threads: on a bucket each waits for some three requests. A part is a

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .config import ImageSpec
-from .containers import split_refusal
 from .decode import Decoded, Header, decode, read_header
 from .errors import BrainrayError, ImageError
-from .pieces import Image, pieces
-from .reading import Content, Reader, reads_in_flight
+from .inputs.archives import split_refusal
+from .inputs.ranges import Image, pieces
+from .inputs.reader import Content, Reader, reads_in_flight
 from .results import PartInfo, Work, prediction_schema, prob_column
 from .tasks import Target, Task, commit
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 from .audit import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
 from .config import TrainOptions
 from .errors import BadRequest
-from .image_files import image_files, tables_of
-from .labels import class_of_folders
-from .selection import Grouper
+from .inputs.class_names import class_of_folders
+from .inputs.image_files import image_files, tables_of
+from .inputs.selection import Grouper
 from .storage.base import FileInfo
 
 Array = npt.NDArray[Any]

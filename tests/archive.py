@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator
 from brainray import storage
 from brainray.bundle import Bundle
 from brainray.config import ScoreOptions
-from brainray.lists import kept_types
+from brainray.inputs.file_lists import kept_types
+from brainray.inputs.label_file import Truth
+from brainray.inputs.reader import Reader
 from brainray.predict import Predictor
-from brainray.reading import Reader
 from brainray.results import prediction_schema
 from brainray.run import Request
 from brainray.score_job import Engine, Outcome, score
 from brainray.scoring import Probabilities, decode_shard, predict_shard
 from brainray.tasks import open_task
-from brainray.truth import Truth
 
 
 class Stopped(BaseException):

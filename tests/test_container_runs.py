@@ -15,14 +15,15 @@ from conftest import CLASSES, image_bytes
 from s3_servers import fast_s3, s3, s3_endpoints, strict_s3
 from test_faults import brightness
 
-from brainray import containers, pieces, report, storage
+from brainray import report, storage
 from brainray.config import MaxFailed
 from brainray.errors import StorageError
-from brainray.reading import Reader
+from brainray.inputs import archives, ranges
+from brainray.inputs.label_file import load_truth
+from brainray.inputs.reader import Reader
 from brainray.run import verify_run
 from brainray.storage.retry import Flow
 from brainray.storage.s3.backend import S3Objects
-from brainray.truth import load_truth
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
 
@@ -146,8 +147,8 @@ def test_a_container_is_listed_once_for_each_version_of_it(run, tmp_path, monkey
     path.write_bytes(zipped(FILES))
     (tmp_path / "in" / "labels.parquet").write_bytes(storage_bytes({"file": ["x"], "label": ["glioma"]}))
     listed = []
-    list_members = containers.list_members
-    monkeypatch.setattr(containers, "list_members", lambda kind, file: listed.append(kind) or list_members(kind, file))
+    list_members = archives.list_members
+    monkeypatch.setattr(archives, "list_members", lambda kind, file: listed.append(kind) or list_members(kind, file))
     assert run(path.parent).plan.listing.skipped == {"Parquet without images": 1}
     assert sorted(listed) == ["parquet", "zip"]
     run(path.parent)
@@ -270,7 +271,7 @@ def test_a_shard_reads_its_row_groups_by_one_request(s3, run, monkeypatch):
 
 def pieces_of(uri, data, version):
     """The reads for all rows of a Parquet file, as a shard of them has it."""
-    index = pa.concat_tables(containers.list_members("parquet", io.BytesIO(data)))
+    index = pa.concat_tables(archives.list_members("parquet", io.BytesIO(data)))
     size = len(index)
     rows = pa.table(
         {
@@ -282,7 +283,7 @@ def pieces_of(uri, data, version):
             "stored_bytes": index["stored_bytes"],
         }
     )
-    return list(pieces.pieces(rows))
+    return list(ranges.pieces(rows))
 
 
 def test_row_groups_are_read_together_up_to_what_one_read_may_hold(monkeypatch):
@@ -290,11 +291,11 @@ def test_row_groups_are_read_together_up_to_what_one_read_may_hold(monkeypatch):
     (piece,) = pieces_of("s3://bucket/all.parquet", data, "1")
     assert len(piece.members) == 40
     assert 6_000_000 < piece.size_bytes < 6_500_000
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 2 << 20)
+    monkeypatch.setattr(ranges, "PIECE_BYTES", 2 << 20)
     parts = pieces_of("s3://bucket/all.parquet", data, "1")
     assert [len(part.members) for part in parts] == [12, 12, 12, 4]
     assert all(part.size_bytes <= 2 << 20 for part in parts)
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(ranges, "PIECE_BYTES", 1000)
     assert [len(part.members) for part in pieces_of("s3://bucket/all.parquet", data, "1")] == [4] * 10
 
 
@@ -327,8 +328,8 @@ def test_a_throttled_read_of_parquet_slows_the_process_down(s3):
 
 
 def test_a_large_footer_is_read_once_by_all_threads(s3, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 1000)
-    monkeypatch.setattr(pieces, "_TAIL_BYTES", 100)
+    monkeypatch.setattr(ranges, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(ranges, "_TAIL_BYTES", 100)
     found, images = read_in_bucket(s3)
     assert [image for content in found for image in content.images] == images
     assert s3.proxy.count("GET", "all.parquet") == 2 + 10
@@ -336,11 +337,11 @@ def test_a_large_footer_is_read_once_by_all_threads(s3, monkeypatch):
 
 def test_remembered_footers_are_bounded(tmp_path, monkeypatch):
     data, images = parquet_of_ten_groups()
-    monkeypatch.setattr(pieces, "_TAILS_BYTES", 600_000)
+    monkeypatch.setattr(ranges, "_TAILS_BYTES", 600_000)
     asked = []
     read_tail = storage.read_tail
     monkeypatch.setattr(storage, "read_tail", lambda *args, **how: asked.append(args[0]) or read_tail(*args, **how))
-    read = pieces.PieceReader()
+    read = ranges.PieceReader()
     for name in "aabcabbcc":
         path = tmp_path / f"{name}.parquet"
         if not path.exists():
@@ -355,4 +356,4 @@ def test_a_parquet_file_that_has_changed_is_not_read(s3):
     uri = s3.put("all.parquet", data)
     (piece,) = pieces_of(uri, data, "0" * 32)
     with pytest.raises(StorageError, match="has changed since it was listed"):
-        pieces.PieceReader()(piece)
+        ranges.PieceReader()(piece)

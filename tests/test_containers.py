@@ -14,20 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import containers, parquet_members, tar_members
-from brainray.containers import (
+from brainray.errors import IMAGE_REASONS, ImageError
+from brainray.inputs import archives
+from brainray.inputs.archives import (
     INDEX_SCHEMA,
     MOST_MEMBER_BYTES,
     NotAContainer,
     kind_of,
     list_members,
     member_uri,
+    parquet_file,
     parquet_rows,
     split_refusal,
     stem,
+    tar_file,
     unpack,
 )
-from brainray.errors import IMAGE_REASONS, ImageError
 
 PICTURES = {
     "glioma/1.jpg": random.Random(1).randbytes(1500),
@@ -316,8 +318,8 @@ class TestListing:
             tracemalloc.stop()
             return peak
 
-        monkeypatch.setattr(containers, "_TABLE_ROWS", 1000)
-        monkeypatch.setattr(tar_members, "_MOST_READ", tar_members._LEAST_READ)
+        monkeypatch.setattr(archives, "_TABLE_ROWS", 1000)
+        monkeypatch.setattr(tar_file, "_MOST_READ", tar_file._LEAST_READ)
         blocks = [tarfile.TarInfo(f"{k:06}.jpg").tobuf(tarfile.USTAR_FORMAT) for k in range(22_000)]
         small, large = (peak_bytes("tar", b"".join(blocks[:count]) + bytes(1024)) for count in (2_000, 22_000))
         assert large - small < 20_000 * 200  # `tarfile` takes 440 bytes a member of the shortest name
@@ -654,7 +656,7 @@ class TestParquet:
         assert file.given < 100_000
 
     def test_giant_row_groups_are_refused(self, monkeypatch):
-        monkeypatch.setattr(parquet_members, "_MOST_GROUP_BYTES", 5000)
+        monkeypatch.setattr(parquet_file, "_MOST_GROUP_BYTES", 5000)
         data = parquet_of({"image": [b"1", b"2" * 9000]}, row_group_size=1)
         assert refusals("parquet", data) == {"1": "too_large: row group of 0.0 GiB; write smaller row groups"}
 
@@ -704,7 +706,7 @@ class TestParquet:
         assert [length > 8100 for length in file.lengths].count(True) == 1, "of 2,700 bytes of pictures each"
 
     def test_row_groups_that_lie_far_apart_are_read_one_by_one(self, monkeypatch):
-        monkeypatch.setattr(parquet_members, "_MOST_STRETCH_BYTES", 1000)
+        monkeypatch.setattr(parquet_file, "_MOST_STRETCH_BYTES", 1000)
         pictures = [random.Random(k).randbytes(900) for k in range(4)]
         data = parquet_of({"image": pictures}, row_group_size=2)
         assert parquet_rows(io.BytesIO(data), [0, 1], list("0123")) == pictures

@@ -1,6 +1,6 @@
 import pytest
 
-from brainray.labels import class_lookup, class_name, class_of_folders, label_from_folders, match_class
+from brainray.inputs.class_names import class_lookup, class_name, class_of_folders, label_from_folders, match_class
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest
-from brainray.indexes import Indexes
-from brainray.listing import Lister, distinct_inputs, scan, shard_size_for, slices
-from brainray.truth import load_truth
+from brainray.inputs.archives.index import Indexes
+from brainray.inputs.label_file import load_truth
+from brainray.inputs.listing import Lister, distinct_inputs, scan, shard_size_for, slices
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 

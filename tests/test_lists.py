@@ -14,7 +14,7 @@ from test_faults import brightness
 
 from brainray import report, storage
 from brainray.errors import BadRequest
-from brainray.lists import open_list
+from brainray.inputs.file_lists import open_list
 from brainray.run import verify_run
 from brainray.storage.s3.backend import S3Objects
 
@@ -191,7 +191,7 @@ def test_objects_of_a_bucket_are_listed_without_a_request_for_each(strict_s3, ru
 
 def test_a_list_is_read_a_part_at_a_time(tmp_path, monkeypatch):
     """A list of 40 million rows must not come into memory at once."""
-    monkeypatch.setattr("brainray.lists._BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr("brainray.inputs.file_lists._BLOCK_BYTES", 1 << 12)
     listed = write(tmp_path / "list.csv", "uri\n" + "".join(f"/in/{number:06}.jpg\n" for number in range(50_000)))
     before = pa.total_allocated_bytes()
     for number, row in enumerate(open_list(str(listed)).rows()):

@@ -3,11 +3,11 @@
 import pytest
 from test_containers import zip_of
 
-from brainray import indexes, lookups
-from brainray.containers import container_of
-from brainray.indexes import Indexes
-from brainray.lists import open_list
-from brainray.lookups import resolved
+from brainray.inputs import lookups
+from brainray.inputs.archives import container_of, index
+from brainray.inputs.archives.index import Indexes
+from brainray.inputs.file_lists import open_list
+from brainray.inputs.lookups import resolved
 
 MEMBERS = 9
 
@@ -26,13 +26,13 @@ def listed(tmp_path):
 def opened(monkeypatch):
     """Paths of the indexes that were read."""
     paths = []
-    original = indexes.pq.ParquetFile
+    original = index.pq.ParquetFile
 
     def counted(path, **how):
         paths.append(path)
         return original(path, **how)
 
-    monkeypatch.setattr(indexes.pq, "ParquetFile", counted)
+    monkeypatch.setattr(index.pq, "ParquetFile", counted)
     return paths
 
 

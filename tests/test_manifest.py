@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray import manifest
-from brainray.entries import LISTED_SCHEMA
 from brainray.errors import StorageError
-from brainray.listing import Listing
+from brainray.inputs.listing import Listing
+from brainray.inputs.schema import LISTED_SCHEMA
 from brainray.manifest import Changes, load_shards, read_shard, repeated_uris, write_first, write_updated
 
 

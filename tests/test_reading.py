@@ -13,8 +13,8 @@ import pytest
 
 from brainray import storage
 from brainray.errors import BrainrayError, ImageError, Outage, StorageError, Throttled
-from brainray.pieces import Piece
-from brainray.reading import (
+from brainray.inputs.ranges import Piece
+from brainray.inputs.reader import (
     AHEAD_BYTES,
     BUCKET_READS_IN_FLIGHT,
     OUTAGE_WINDOW,

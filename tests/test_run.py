@@ -15,10 +15,10 @@ from faults import Killed, bury
 
 from brainray import generation, results, score_job, storage
 from brainray.errors import AccountingError, BadRequest, OtherModel, OutputHeld, StorageError
+from brainray.inputs.label_file import load_truth
 from brainray.report import build_summary, read_summary
 from brainray.run import verify_run
 from brainray.score_job import plan_only, score
-from brainray.truth import load_truth
 
 
 @pytest.fixture

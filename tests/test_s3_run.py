@@ -17,8 +17,8 @@ from test_faults import brightness
 from brainray import report, storage
 from brainray.bundle import Bundle
 from brainray.errors import BrainrayError, Outage
-from brainray.pieces import Piece
-from brainray.reading import BUCKET_READS_IN_FLIGHT, Reader
+from brainray.inputs.ranges import Piece
+from brainray.inputs.reader import BUCKET_READS_IN_FLIGHT, Reader
 from brainray.run import verify_run
 from brainray.storage.retry import RetryPolicy
 from brainray.storage.s3 import clients

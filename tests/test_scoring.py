@@ -11,8 +11,8 @@ from brainray import results, scoring, storage, tasks
 from brainray.config import ImageSpec
 from brainray.decode import decode
 from brainray.errors import BrainrayError
+from brainray.inputs.reader import Reader
 from brainray.manifest import MANIFEST_SCHEMA, Shard, rows_digest
-from brainray.reading import Reader
 
 SPEC = ImageSpec(image_px=16)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from . import containers, storage
-from .entries import Entry
-from .errors import StorageError
-from .indexes import Indexes, Members
-from .lists import ImageList, Listed
-from .storage.base import FileInfo
+from brainray import storage
+from brainray.errors import StorageError
+from brainray.storage.base import FileInfo
+
+from . import archives as containers
+from .archives.index import Indexes, Members
+from .file_lists import ImageList, Listed
+from .schema import Entry
 
 _ROWS = 65_536
 _AT_ONCE = 16

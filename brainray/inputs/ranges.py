@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from . import containers, storage
-from .errors import ImageError
+from brainray import storage
+from brainray.errors import ImageError
+
+from . import archives
 
 # A stretch is one request, and is held whole: long enough for the latency of a bucket not to count.
 PIECE_BYTES = 8 << 20
@@ -71,7 +73,7 @@ def pieces(rows: pa.Table) -> Iterator[Piece]:
 def _joins(container: str, held: list[Member], member: Member) -> bool:
     """Whether a member lies so close behind others that one read takes them all."""
     first, last = held[0], held[-1]
-    if containers.kind_of(container) == "parquet":
+    if archives.kind_of(container) == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= PIECE_BYTES)
     gap = member.offset - (last.offset + last.stored_bytes)
@@ -85,7 +87,7 @@ def _group_bytes(members: list[Member]) -> int:
 
 def _stretch(container: str, version: str, held: list[Member]) -> Iterator[Piece]:
     if held:
-        in_parquet = containers.kind_of(container) == "parquet"
+        in_parquet = archives.kind_of(container) == "parquet"
         size_bytes = _group_bytes(held) if in_parquet else _end(held) - held[0].offset
         yield Piece(container, size_bytes, version, tuple(held))
 
@@ -107,11 +109,11 @@ class PieceReader:
         """The bytes of each image, or why a member has none. Raises `StorageError` where the read fails."""
         if not piece.members:
             return (storage.read_once(piece.uri),)
-        kind = containers.kind_of(piece.uri)
+        kind = archives.kind_of(piece.uri)
         if kind == "parquet":
             groups = sorted({member.offset for member in piece.members})
             file = _ParquetFile(piece.uri, piece.version, *self._tails.of(piece.uri, piece.version))
-            return tuple(containers.parquet_rows(file, groups, [member.name for member in piece.members]))
+            return tuple(archives.parquet_rows(file, groups, [member.name for member in piece.members]))
         start = piece.members[0].offset
         length = _end(piece.members) - start
         read = storage.read_range(piece.uri, start, length, version=piece.version) if length else b""
@@ -145,7 +147,7 @@ class _Tails:
 
 def _read_tail(uri: str, version: str | None) -> tuple[bytes, int]:
     data, size_bytes = storage.read_tail(uri, _TAIL_BYTES, version=version)
-    footer_bytes = containers.footer_bytes(data)
+    footer_bytes = archives.footer_bytes(data)
     if len(data) < footer_bytes <= min(size_bytes, _TAILS_BYTES):
         data = storage.read_range(uri, size_bytes - footer_bytes, footer_bytes, version=version)
     return data, size_bytes
@@ -178,8 +180,8 @@ class _ParquetFile:
         return storage.read_range(self._uri, start, length, version=self._version) if length else b""
 
 
-def _unpacked(kind: containers.Kind, member: Member, stretch: memoryview) -> Image:
+def _unpacked(kind: archives.Kind, member: Member, stretch: memoryview) -> Image:
     try:
-        return containers.unpack(kind, member.name, member.size_bytes or 0, bytes(stretch[: member.stored_bytes]))
+        return archives.unpack(kind, member.name, member.size_bytes or 0, bytes(stretch[: member.stored_bytes]))
     except ImageError as exc:
         return exc

@@ -5,8 +5,9 @@ import os
 import re
 from collections.abc import Sequence
 
-from .config import pattern_of
-from .members import is_archive
+from brainray.config import pattern_of
+
+from .archives.member import is_archive
 
 # What Pillow reads of the formats archives hold, and medical formats, so that those get a row that says `unsupported`.
 _PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"

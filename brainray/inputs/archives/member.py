@@ -6,7 +6,7 @@ Knows none of the formats; `tar_members`, `zip_members` and `parquet_members` yi
 import re
 from typing import NamedTuple, Protocol
 
-from .errors import ImageError
+from brainray.errors import ImageError
 
 MOST_MEMBER_BYTES = 1 << 30
 _LONGEST_NAME = 4096  # characters; PATH_MAX of Linux

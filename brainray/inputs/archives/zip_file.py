@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import ImageError
-from .members import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from brainray.errors import ImageError
+
+from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
 
 # https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16 and 4.5.3
 _LOCAL = struct.Struct("<4s2xHH4xL8xHH")

@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import containers, storage
-from .containers import INDEX_SCHEMA, Kind, NotAContainer
-from .entries import Entry
-from .errors import StorageError
-from .storage.base import FileInfo
+from brainray import storage
+from brainray.errors import StorageError
+from brainray.inputs import archives
+from brainray.inputs.schema import Entry
+from brainray.storage.base import FileInfo
+
+from . import INDEX_SCHEMA, Kind, NotAContainer
 
 FOLDER = "containers"  # of a run
 AT_ONCE = 8  # containers that are listed beside each other
@@ -72,7 +74,7 @@ def _entries(container: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[t
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
         entry = Entry(
-            uri=containers.member_uri(container.uri, name),
+            uri=archives.member_uri(container.uri, name),
             size_bytes=size_bytes,
             version=container.version,
             container=container.uri if name else None,
@@ -140,7 +142,7 @@ def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
 
 def _write(path: str, container: FileInfo, kind: Kind) -> None:
     with storage.open_seekable(container.uri, version=container.version) as file:
-        tables = _listed(container.uri, containers.list_members(kind, file))
+        tables = _listed(container.uri, archives.list_members(kind, file))
         try:
             first = next(tables, INDEX_SCHEMA.empty_table())
         except NotAContainer as exc:

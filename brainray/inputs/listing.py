@@ -15,16 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import containers, storage
-from .entries import LISTED_SCHEMA, Entry
-from .errors import BadRequest, blamed_on
-from .indexes import AT_ONCE, Index, Indexes
-from .labels import class_lookup, label_from_folders, match_class
-from .lists import ImageList, Listed, open_list
+from brainray import storage
+from brainray.errors import BadRequest, blamed_on
+from brainray.storage.base import FileInfo
+
+from . import archives
+from .archives.index import AT_ONCE, Index, Indexes
+from .class_names import class_lookup, label_from_folders, match_class
+from .file_lists import ImageList, Listed, open_list
+from .label_file import Truth
 from .lookups import resolved
+from .schema import LISTED_SCHEMA, Entry
 from .selection import Globs, Grouper, hidden, skip_member, skip_reason
-from .storage.base import FileInfo
-from .truth import Truth
 
 CHUNK_ROWS = 65_536
 SHARD_IMAGES = 1000
@@ -121,14 +123,14 @@ class Lister:
                 else:
                     yield from self._members(found, index.result(), root)
 
-    def _below(self, root: str) -> Iterator[tuple[FileInfo, containers.Kind | None]]:
+    def _below(self, root: str) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
         """The images and containers below an input."""
         for found in storage.list_files(root):
             if self._own and found.uri.startswith(self._own):
                 continue
             name = storage.name_of(found.uri)
             path = "/".join((*found.folders, name))
-            kind = None if found.special or hidden(name, found.folders) else containers.kind_of(name)
+            kind = None if found.special or hidden(name, found.folders) else archives.kind_of(name)
             if kind is not None:
                 reason = "in --exclude" if self._chosen.excludes(path) else None
             else:
@@ -139,7 +141,7 @@ class Lister:
             yield found, kind
 
     def _indexed(
-        self, files: Iterable[tuple[FileInfo, containers.Kind | None]]
+        self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
     ) -> Iterator[tuple[FileInfo, Future[Index] | None]]:
         """The same in order; containers are listed some way ahead, for each takes its time to be read."""
         held: deque[tuple[FileInfo, Future[Index] | None]] = deque()
@@ -165,12 +167,12 @@ class Lister:
             return
         self.may_repeat = True
         name = storage.name_of(container.uri)
-        in_parquet = containers.kind_of(name) == "parquet"
-        above = container.folders if container.uri == root else (*container.folders, containers.stem(name))
-        root_name = containers.stem(storage.name_of(root))
+        in_parquet = archives.kind_of(name) == "parquet"
+        above = container.folders if container.uri == root else (*container.folders, archives.stem(name))
+        root_name = archives.stem(storage.name_of(root))
         within = "/".join((*container.folders, name))
         for member, entry, spelled in index.entries(container):
-            path = containers.member_uri(within, member)
+            path = archives.member_uri(within, member)
             reason = None if in_parquet else skip_member(member, refused=entry.refused is not None)
             reason = reason or self._chosen.skip_reason(path)
             if reason is not None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from . import storage
-from .containers import kind_of
-from .errors import BadRequest, blamed_on
-from .labels import LABEL_COLUMNS
+from brainray import storage
+from brainray.errors import BadRequest, blamed_on
+
+from .archives import kind_of
+from .class_names import LABEL_COLUMNS
 
 _URI = ("uri", "url", "path", "file", "filename", "file_name")
 _SIZE = ("size_bytes", "size")

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from . import storage
-from .errors import ImageError, Outage, StorageError
-from .pieces import Image, Piece, PieceReader
-from .storage.retry import Flow, RetryPolicy, Tries
+from brainray import storage
+from brainray.errors import ImageError, Outage, StorageError
+from brainray.storage.retry import Flow, RetryPolicy, Tries
+
+from .ranges import Image, Piece, PieceReader
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8

@@ -6,11 +6,12 @@ from itertools import islice
 
 import pyarrow as pa
 
-from . import storage
-from .errors import blamed_on
+from brainray import storage
+from brainray.errors import blamed_on
+from brainray.storage.base import FileInfo
+
 from .listing import CHUNK_ROWS
 from .selection import skip_reason
-from .storage.base import FileInfo
 
 
 def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileInfo]:

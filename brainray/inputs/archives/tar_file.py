@@ -8,8 +8,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .errors import ImageError
-from .members import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from brainray.errors import ImageError
+
+from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
 
 _BLOCK = tarfile.BLOCKSIZE
 # How much is read at once: little where members are large and skipped, growing where headers follow one another.

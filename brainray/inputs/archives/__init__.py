@@ -10,11 +10,12 @@ from typing import Literal, cast
 
 import pyarrow as pa
 
-from .errors import IMAGE_REASONS, ImageError, ImageReason
-from .members import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
-from .parquet_members import NotAContainer, footer_bytes, list_parquet, parquet_rows
-from .tar_members import list_tar, unpack_tar
-from .zip_members import list_zip, unpack_zip
+from brainray.errors import IMAGE_REASONS, ImageError, ImageReason
+
+from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
+from .parquet_file import NotAContainer, footer_bytes, list_parquet, parquet_rows
+from .tar_file import list_tar, unpack_tar
+from .zip_file import list_zip, unpack_zip
 
 __all__ = [
     "INDEX_SCHEMA",

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from .errors import ImageError, ImageReason
-from .labels import LABEL_COLUMNS
-from .members import BinaryFile, Member, read_at, size_of, too_many
+from brainray.errors import ImageError, ImageReason
+from brainray.inputs.class_names import LABEL_COLUMNS
+
+from .member import BinaryFile, Member, read_at, size_of, too_many
 
 _IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
 _LONGEST_LABEL = 1000  # characters; longer ones are no class names

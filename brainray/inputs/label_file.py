@@ -5,10 +5,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from . import storage
-from .containers import kind_of
-from .errors import BadRequest, blamed_on
-from .labels import LABEL_COLUMNS, class_lookup, match_class
+from brainray import storage
+from brainray.errors import BadRequest, blamed_on
+
+from .archives import kind_of
+from .class_names import LABEL_COLUMNS, class_lookup, match_class
 
 _KEY_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_id", "name")
 _SHOWN = 5

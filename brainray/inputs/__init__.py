@@ -1,0 +1,1 @@
+"""What a user names -> the images it lists, with their labels: folders, file lists, archives. Decodes none of them."""
