@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from . import storage
-from .decode import luminance
 from .errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
+from .imaging.decode import luminance
 from .inputs.class_names import class_name, class_of_folders
 from .inputs.image_files import image_files, tables_of
 from .inputs.selection import Grouper

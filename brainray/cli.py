@@ -71,7 +71,7 @@ def sample(
 ) -> None:
     """Draw a synthetic MRI-like archive, to try everything with no data."""
     from . import storage
-    from .phantom import write_archive
+    from .imaging.phantom import write_archive
 
     uri = storage.normalise(output)
     drawn = write_archive(uri, images=images, seed=seed)

@@ -11,9 +11,9 @@ from itertools import islice
 from . import storage
 from .bundle import SHIPPED, load_bundle, named
 from .config import ImageSpec
-from .decode import decode
 from .doctor import Finding, Skew, blamed, counted, ok, size_text, warning, wrong
 from .errors import BadRequest, BrainrayError, ImageError
+from .imaging.decode import decode
 from .inputs.archives import kind_of
 from .inputs.file_lists import open_list
 from .inputs.selection import hidden, skip_reason

@@ -10,11 +10,11 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from .apart import DecoderApart
 from .attempts import APART_AFTER, GIVE_UP_AFTER, attempt
 from .bundle import Bundle
 from .config import Precision
 from .errors import BrainrayError, NoProgress
+from .imaging.sandbox import DecoderApart
 from .inputs.reader import Reader
 from .manifest import Shard
 from .ray_internals import is_private

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from . import storage
 from .config import ImageSpec
-from .decode import decode_with_luminance
 from .errors import BrainrayError, ImageError, StorageError
+from .imaging.decode import decode_with_luminance
 from .signatures import Signatures, nothing, signature_of
 
 Array = npt.NDArray[Any]

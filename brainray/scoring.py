@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .config import ImageSpec
-from .decode import Decoded, Header, decode, read_header
 from .errors import BrainrayError, ImageError
+from .imaging.decode import Decoded, Header, decode, read_header
 from .inputs.archives import split_refusal
 from .inputs.ranges import Image, pieces
 from .inputs.reader import Content, Reader, reads_in_flight

@@ -13,10 +13,10 @@ import pytest
 from conftest import image_bytes
 from waiting import wait_for
 
-from brainray.apart import DecoderApart
 from brainray.config import ImageSpec
-from brainray.decode import Header, decode, read_header
 from brainray.errors import BrainrayError, ImageError
+from brainray.imaging.decode import Header, decode, read_header
+from brainray.imaging.sandbox import DecoderApart
 
 SPEC = ImageSpec(image_px=16, max_pixels=10_000)
 
@@ -48,7 +48,7 @@ def fall(data):
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name != "brainray.decode":
+        if name != "brainray.imaging.decode":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -100,7 +100,7 @@ def assert_same(apart, content, spec=SPEC):
 
 def children():
     """Those that decode: a Ray of other tests may be a child of this process, too."""
-    return [child for child in psutil.Process().children() if "apart" in command_line(child)]
+    return [child for child in psutil.Process().children() if "sandbox" in command_line(child)]
 
 
 def command_line(process):
@@ -204,7 +204,7 @@ PARENT = """
 import sys, threading, time
 sys.path[:] = {path!r}
 import psutil
-from brainray.apart import DecoderApart
+from brainray.imaging.sandbox import DecoderApart
 from brainray.config import ImageSpec
 
 apart = DecoderApart(ImageSpec(image_px=16), timeout_s=1)

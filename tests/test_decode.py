@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from brainray.config import ImageSpec
-from brainray.decode import Header, decode, decode_with_luminance, luminance, read_header
 from brainray.errors import IMAGE_REASONS, ImageError
+from brainray.imaging.decode import Header, decode, decode_with_luminance, luminance, read_header
 
 GRAY = ImageSpec(image_px=64, channels=1)
 COLOUR = ImageSpec(image_px=64, channels=3)
@@ -466,7 +466,8 @@ def run_alone(code: str) -> str:
 
 def test_import_changes_nothing_in_pillow_or_warnings() -> None:
     look = "(ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, 'PIL' in str(warnings.filters))"
-    code = f"import warnings; from PIL import Image, ImageFile; a = {look}; import brainray.decode; print(a == {look})"
+    load = "import warnings; from PIL import Image, ImageFile"
+    code = f"{load}; a = {look}; import brainray.imaging.decode; print(a == {look})"
     assert run_alone(code).strip() == "True"
 
 

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from brainray.config import ImageSpec
-from brainray.decode import decode
-from brainray.head import head_box
+from brainray.imaging.decode import decode
+from brainray.imaging.normalise import head_box
 
 SPEC = ImageSpec(image_px=96, crop="head")
 

@@ -6,7 +6,7 @@ import pytest
 from brainray import storage
 from brainray.bundle import load_bundle
 from brainray.cli import run
-from brainray.phantom import CLASSES, write_archive
+from brainray.imaging.phantom import CLASSES, write_archive
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from brainray import phantom, storage
+from brainray import storage
 from brainray.errors import BadRequest
+from brainray.imaging import phantom
 
 SEED = 11
 IMAGES = 280

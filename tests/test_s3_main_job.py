@@ -13,7 +13,7 @@ from s3_servers import s3_endpoints, s3_environment, strict_s3  # noqa: F401  fi
 
 from brainray import storage
 from brainray.bundle import load_bundle
-from brainray.phantom import write_archive
+from brainray.imaging.phantom import write_archive
 from brainray.report import build_summary
 from brainray.run import verify_run
 

@@ -9,8 +9,8 @@ from conftest import CLASSES, image_bytes
 
 from brainray import results, scoring, storage, tasks
 from brainray.config import ImageSpec
-from brainray.decode import decode
 from brainray.errors import BrainrayError
+from brainray.imaging.decode import decode
 from brainray.inputs.reader import Reader
 from brainray.manifest import MANIFEST_SCHEMA, Shard, rows_digest
 

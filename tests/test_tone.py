@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
 from brainray.config import ImageSpec
-from brainray.decode import decode
-from brainray.phantom import draw
-from brainray.tone import usual_tone
+from brainray.imaging.decode import decode
+from brainray.imaging.phantom import draw
+from brainray.imaging.tone import usual_tone
 
 
 def seen(image, tone="usual"):

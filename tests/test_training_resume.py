@@ -26,8 +26,8 @@ from brainray.bundle import load_bundle
 from brainray.cli import run
 from brainray.config import ModelSpec, TrainOptions
 from brainray.errors import BadRequest, BrainrayError, OutputHeld
+from brainray.imaging.phantom import write_archive
 from brainray.learner import Lesson
-from brainray.phantom import write_archive
 from brainray.training_request import WorkFolder
 
 ROOT = Path(__file__).resolve().parents[1]

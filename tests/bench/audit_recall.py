@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pictures import CHANGES, Picture, changed, resized
 
 from brainray.copies import find_candidates, find_copies, group_copies, similarities
-from brainray.decode import luminance
+from brainray.imaging.decode import luminance
 from brainray.signatures import Signatures, signature_of
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}

@@ -30,7 +30,7 @@ from bundles import learned
 from brainray.bundle import Bundle, load_bundle
 from brainray.config import TrainOptions
 from brainray.copies import find_copies, group_copies
-from brainray.decode import decode
+from brainray.imaging.decode import decode
 from brainray.model import cost_of
 from brainray.predict import Predictor
 from brainray.rows import KeptRows, decode_rows, take_rows

@@ -42,7 +42,7 @@ def worker(model: str, output: str, share: int, of: int) -> None:
     from obstore.store import S3Store
 
     from brainray.bundle import load_bundle
-    from brainray.decode import decode
+    from brainray.imaging.decode import decode
     from brainray.predict import Predictor
 
     torch.set_num_threads(1)

@@ -33,7 +33,7 @@ def worker(kind: str, folder: str, model: str, output: str, share: int, of: int)
     from PIL import Image, ImageOps
 
     from brainray.bundle import load_bundle, load_model
-    from brainray.decode import decode
+    from brainray.imaging.decode import decode
     from brainray.predict import Predictor, normalise, use_bf16
 
     torch.set_num_threads(1)

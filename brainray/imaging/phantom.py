@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import storage
-from .errors import BadRequest
+from brainray import storage
+from brainray.errors import BadRequest
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 

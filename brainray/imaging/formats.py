@@ -14,7 +14,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from .errors import ImageReason
+from brainray.errors import ImageReason
 
 # The formats we open, by their first bytes. Pillow knows more; some start other programs (EPS runs Ghostscript).
 _PICTURES: dict[bytes, type[ImageFile]] = {

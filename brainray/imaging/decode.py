@@ -22,10 +22,11 @@ from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from .config import ImageSpec
-from .errors import ImageError, ImageReason
-from .head import Box, head_box
-from .sniffing import plugin_for, stranger
+from brainray.config import ImageSpec
+from brainray.errors import ImageError, ImageReason
+
+from .formats import plugin_for, stranger
+from .normalise import Box, head_box
 from .tone import usual_tone
 
 _TURNS = {  # what turns a picture of that EXIF orientation upright

@@ -16,9 +16,10 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
-from .config import ImageSpec
+from brainray.config import ImageSpec
+from brainray.errors import BrainrayError, ImageError
+
 from .decode import Decoded, Header, decode, read_header
-from .errors import BrainrayError, ImageError
 
 # A child may have died by chance, picked by the system when memory was short, or hurt by the image before this one.
 _TRIES = 2

@@ -1,0 +1,1 @@
+"""Image bytes -> uint8 arrays: formats, decoding, normalisation, a sandboxed decoder; and drawn images."""
