@@ -19,9 +19,9 @@ from torch import Tensor
 
 from . import storage
 from .bundle import weights_bytes
-from .calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
 from .config import Calibration
 from .errors import StorageError
+from .evaluation.calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
 
 State = dict[str, Tensor]
 

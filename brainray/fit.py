@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from . import metrics
 from .augment import augment
-from .calibration import cross_entropy
 from .config import ImageSpec, TrainOptions
+from .evaluation import metrics
+from .evaluation.calibration import cross_entropy
+from .evaluation.counts import count_confusion
 from .outliers import outliers
 from .predict import normalise, planes, standardise
-from .tally import count_confusion
 
 _OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it
 

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import metrics, storage
+from . import storage
 from .errors import BadRequest, StorageError
-from .plots import draw_confusion
+from .evaluation import metrics
+from .evaluation.counts import ALL, REASONS, SCORED, Ints, Tally, count_rows, total
+from .evaluation.plots import draw_confusion
 from .results import part_info, part_uri, present_shards, prob_column
 from .run import RUN, check_is_run
-from .tally import ALL, REASONS, SCORED, Ints, Tally, count_rows, total
 from .throughput import Throughput, iso
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,7 @@ from .audit import Split
 from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError
-from .metrics import reference_distribution
+from .evaluation.metrics import reference_distribution
 from .storage import lease
 from .storage.shared_paths import Seen, sight_of
 from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
-from . import metrics, storage
-from .calibration import Review
+from . import storage
 from .config import LITE_NAMES, TrainOptions
-from .plots import draw_curves, draw_reliability
-from .tally import CALIBRATION_BINS, Tally, count_probabilities
+from .evaluation import metrics
+from .evaluation.calibration import Review
+from .evaluation.counts import CALIBRATION_BINS, Tally, count_probabilities
+from .evaluation.plots import draw_curves, draw_reliability
 
 FOLDER = "training"
 _UNOWNED = storage.Writer()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray.calibration import choose_review, cross_review, fit_temperature, rare_class_bias, softmax
+from brainray.evaluation.calibration import choose_review, cross_review, fit_temperature, rare_class_bias, softmax
 
 rows = st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9, 0.99]), st.booleans()), max_size=60)
 

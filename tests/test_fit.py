@@ -5,12 +5,13 @@ from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import fit, metrics
+from brainray import fit
 from brainray.augment import augment
-from brainray.calibration import softmax
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
+from brainray.evaluation import metrics
+from brainray.evaluation.calibration import softmax
+from brainray.evaluation.counts import count_probabilities
 from brainray.model import build_model
-from brainray.tally import count_probabilities
 
 SPEC = ImageSpec(image_px=32)
 

@@ -15,8 +15,8 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from brainray import metrics
-from brainray.tally import REASONS, SCORED, Tally, count_probabilities, count_rows, total
+from brainray.evaluation import metrics
+from brainray.evaluation.counts import REASONS, SCORED, Tally, count_probabilities, count_rows, total
 
 CLASSES = ("glioma", "meningioma", "pituitary")
 K = len(CLASSES)
@@ -288,5 +288,6 @@ def test_nothing_scored_has_no_drift():
 
 
 def test_figures_need_no_heavy_library():
-    code = "import sys, brainray.metrics; print(*{'ray', 'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    heavy = "{'ray', 'torch', 'sklearn', 'matplotlib'}"
+    code = f"import sys, brainray.evaluation.metrics; print(*{heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from brainray import metrics, storage
+from brainray import storage
 from brainray.errors import BadRequest, StorageError
+from brainray.evaluation import metrics
 from brainray.report import build_summary
 from brainray.results import PartInfo, Work, part_uri, prediction_schema, write_part
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from brainray import storage
-from brainray.calibration import choose_review
 from brainray.config import TrainOptions
+from brainray.evaluation.calibration import choose_review
 from brainray.training_report import Validation, command_of, model_card, write_training_report
 
 CLASSES = ("glioma", "notumor")

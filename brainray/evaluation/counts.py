@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import IMAGE_REASONS
+from brainray.errors import IMAGE_REASONS
 
 Ints = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import metrics
-from .tally import Ints, Tally
+from .counts import Ints, Tally
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .tally import CALIBRATION_BINS, UNITS, Ints, Reals, Tally, count_probabilities
+from .counts import CALIBRATION_BINS, UNITS, Ints, Reals, Tally, count_probabilities
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
 

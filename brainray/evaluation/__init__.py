@@ -1,0 +1,1 @@
+"""Counts -> figures: confusion, metrics with intervals, calibration, plots. Opens no file."""
