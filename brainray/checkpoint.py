@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from . import storage
-from .bundle import weights_bytes
 from .config import Calibration
 from .errors import StorageError
 from .evaluation.calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
+from .models.bundle import weights_bytes
 
 State = dict[str, Tensor]
 

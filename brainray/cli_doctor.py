@@ -50,7 +50,6 @@ def _checks(
 ) -> "list[Check]":
     """The machine first, then the cluster, then each location in the order in which a run meets it."""
     from . import doctor_machine as this
-    from .bundle import SHIPPED
     from .doctor import Check
     from .doctor_locations import look_at_data, look_at_input, look_at_model
     from .doctor_nodes import TIMEOUT_S as RAY_S
@@ -59,6 +58,7 @@ def _checks(
     from .doctor_torch import TIMEOUT_S as TORCH_S
     from .doctor_torch import check_torch
     from .hardware import read_machine
+    from .models.bundle import SHIPPED
 
     model = model or (SHIPPED if inputs else None)  # as `score` has it
     looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [

@@ -105,7 +105,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
 
 
 def _check_visible(option: str, uri: str) -> None:
-    from .bundle import SHIPPED
+    from .models.bundle import SHIPPED
 
     if option in _MODELS and uri == SHIPPED:
         return

@@ -10,8 +10,8 @@ from .cli_options import BatchSize, Data, Exclude, GroupRegex, Model, Precision,
 from .errors import BadRequest
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
     from .config import TrainOptions
+    from .models.bundle import Bundle
 
 _QUICK, _THOROUGH = "quick", "thorough"
 # What a preset changes in `TrainOptions`; an option that is given wins.
@@ -78,7 +78,7 @@ def train(
     log_format: LogFormat = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
-    from .bundle import load_bundle, named
+    from .models.bundle import load_bundle, named
     from .train_job import train as fit_model
 
     before = load_bundle(named(init)) if init else None

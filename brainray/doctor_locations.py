@@ -9,7 +9,6 @@ from contextlib import closing
 from itertools import islice
 
 from . import storage
-from .bundle import SHIPPED, load_bundle, named
 from .config import ImageSpec
 from .doctor import Finding, Skew, blamed, counted, ok, size_text, warning, wrong
 from .errors import BadRequest, BrainrayError, ImageError
@@ -17,6 +16,7 @@ from .imaging.decode import decode
 from .inputs.archives import kind_of
 from .inputs.file_lists import open_list
 from .inputs.selection import hidden, skip_reason
+from .models.bundle import SHIPPED, load_bundle, named
 from .storage.base import FileInfo
 
 Clock = Callable[[], float]

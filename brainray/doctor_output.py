@@ -11,12 +11,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from . import storage
-from .bundle import DESCRIPTION, load_bundle
 from .doctor import Finding, attempted, blamed, ok, size_text, warning, wrong
 from .doctor_locations import check_service
 from .errors import BadRequest, BrainrayError, OutputHeld, StorageError
 from .hardware import Disk, read_disk
 from .inputs.archives.index import FOLDER as CONTAINERS
+from .models.bundle import DESCRIPTION, load_bundle
 from .run import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 from .storage.lease import refuse_if_held
 

@@ -15,7 +15,7 @@ from .manifest import Shard, read_shard
 from .resources import Node, ScorePool
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
+    from .models.bundle import Bundle
 
 PROBE_IMAGES = 256
 _SHARDS = 8  # that they are taken from
@@ -63,7 +63,7 @@ def estimate(probe: Probe, images: int, *, nodes: Sequence[Node], pool: ScorePoo
 
 def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> Probe:
     """Read, decode and predict the images of manifest rows, and write nothing. Torch is imported here."""
-    from .predict import Predictor, limit_threads
+    from .models.predictor import Predictor, limit_threads
     from .scoring import decode_shard
 
     limit_threads(1)

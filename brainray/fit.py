@@ -24,8 +24,8 @@ from .config import ImageSpec, TrainOptions
 from .evaluation import metrics
 from .evaluation.calibration import cross_entropy
 from .evaluation.counts import count_confusion
+from .models.predictor import normalise, planes, standardise
 from .outliers import outliers
-from .predict import normalise, planes, standardise
 
 _OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it
 

@@ -13,12 +13,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from . import fit
-from .bundle import Bundle, load_model
 from .checkpoint import Checkpoint
 from .config import ModelSpec, TrainOptions
 from .hardware import keep_freed_memory
-from .model import begin_with, build_model, go_on_from
-from .predict import use_bf16
+from .models.bundle import Bundle, load_model
+from .models.networks import begin_with, build_model, go_on_from
+from .models.predictor import use_bf16
 from .rows import KeptRows
 
 _VALIDATION_BATCH = 128

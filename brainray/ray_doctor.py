@@ -21,7 +21,6 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from . import doctor_nodes, ray_internals, ray_session, storage
-from .bundle import DESCRIPTION
 from .doctor import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
 from .doctor_locations import first_image
 from .doctor_machine import check_objects, check_session_folder
@@ -38,6 +37,7 @@ from .doctor_nodes import (
 from .doctor_output import nearest_folder
 from .errors import BadRequest, BrainrayError, StorageError
 from .hardware import Machine, read_disk, read_machine
+from .models.bundle import DESCRIPTION
 from .ray_session import cluster_address
 from .storage.base import FileInfo
 from .storage.shared_paths import Seen, Sight

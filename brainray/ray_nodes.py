@@ -7,10 +7,10 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .bundle import Bundle
 from .config import ScoreOptions
 from .errors import BadRequest, BrainrayError
 from .estimate import Probe, probe
+from .models.bundle import Bundle
 from .ray_session import cluster_nodes, own_error, own_errors
 from .resources import Node, ScorePool, can_hold, has_processors
 from .storage.shared_paths import Sight, told

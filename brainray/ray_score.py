@@ -11,12 +11,12 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from .attempts import APART_AFTER, GIVE_UP_AFTER, attempt
-from .bundle import Bundle
 from .config import Precision
 from .errors import BrainrayError, NoProgress
 from .imaging.sandbox import DecoderApart
 from .inputs.reader import Reader
 from .manifest import Shard
+from .models.bundle import Bundle
 from .ray_internals import is_private
 from .ray_metrics import ScoreMetrics
 from .ray_session import check_alive, own_errors, quiet_data
@@ -49,7 +49,7 @@ class Scorer:
     """One worker of the pool: builds its predictor once, then turns shards into part files, in several threads."""
 
     def __init__(self, job: ScoreJob) -> None:
-        from .predict import Predictor, limit_threads
+        from .models.predictor import Predictor, limit_threads
 
         job.sight.check()
         limit_threads(1)
@@ -62,7 +62,7 @@ class Scorer:
         self._metrics = ScoreMetrics(job.target.run_uri)
 
     def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
-        from .predict import limit_threads
+        from .models.predictor import limit_threads
 
         limit_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
         info = predict_shard(task, decoded, self._predictor, self._job.target)

@@ -19,7 +19,7 @@ from . import checkpoint, fit, storage
 from .checkpoint import Checkpoint
 from .errors import StorageError
 from .learner import Learner, Lesson
-from .predict import pick_device
+from .models.predictor import pick_device
 from .rows import KeptRows
 from .training_request import WorkFolder
 

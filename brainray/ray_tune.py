@@ -17,8 +17,8 @@ from ray.tune.schedulers import ASHAScheduler
 
 from . import fit, storage
 from .learner import Learner, Lesson
-from .model import cost_of
-from .predict import pick_device
+from .models.networks import cost_of
+from .models.predictor import pick_device
 from .ray_session import own_error, own_errors
 from .ray_train import state_folder
 from .resources import TrainPool

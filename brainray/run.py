@@ -10,11 +10,11 @@ from typing import Any
 
 from . import storage
 from .accounts import Account, check_accounts
-from .bundle import Bundle
 from .config import ScoreOptions
 from .errors import AccountingError, BadRequest, OtherModel, blamed_on
 from .inputs.archives.index import FOLDER as CONTAINERS
 from .inputs.label_file import Truth
+from .models.bundle import Bundle
 from .results import KeptTypes, part_uri, present_shards
 from .storage import Writer
 from .storage.scratch import scratch_folder

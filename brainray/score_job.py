@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from functools import partial
 
 from . import generation, storage
-from .bundle import SHIPPED, load_bundle, named
 from .config import ScoreOptions
 from .errors import StorageError
 from .estimate import Estimate
 from .inputs.file_lists import kept_types
 from .inputs.label_file import load_truth
 from .manifest import Shard
+from .models.bundle import SHIPPED, load_bundle, named
 from .plan import Plan, begin_run, close_run, plan_run
 from .report import Summary, build_summary, read_summary
 from .results import PartInfo, prediction_schema

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from . import storage, training_request
 from .audit import Split
-from .bundle import Bundle, load_bundle, save_bundle
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError
 from .evaluation.metrics import reference_distribution
+from .models.bundle import Bundle, load_bundle, save_bundle
 from .storage import lease
 from .storage.shared_paths import Seen, sight_of
 from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of
@@ -80,7 +80,7 @@ def train(
     lease.refuse_if_held(output_uri)
     job = _read_job(data, output_uri, exclude, replace(options, init=init.fingerprint if init else None), init, say)
     if training_request.look(output_uri, job.request) != "trained":
-        from .model import check_network
+        from .models.networks import check_network
 
         check_network(job.model, options.weights)  # told before anything is written and Ray is started
     elif not storage.exists(job.work.uri):
@@ -223,7 +223,7 @@ def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Wri
 def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
     from . import checkpoint, fit
-    from .model import cost_of
+    from .models.networks import cost_of
 
     states = [state for state in progress.states if state]
     last, fitted = states[-1], checkpoint.fitted(states)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from . import storage
-from .bundle import DESCRIPTION, WEIGHTS
 from .config import TrainOptions
 from .errors import BadRequest, StorageError
+from .models.bundle import DESCRIPTION, WEIGHTS
 from .training_report import FOLDER as REPORT
 from .training_set import TrainingSet
 

@@ -61,7 +61,7 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
     # What makes no sense is told before anything is written and Ray is started.
     specs = [options.model_spec(training_set.classes) for options in drawn]
     if not tuning.is_begun(output):  # a search that goes on has looked, and may need no torch any more
-        from .model import check_network
+        from .models.networks import check_network
 
         check_network(specs[0], request.options.weights)  # one name in all of them
     storage.check_writable("--output", output)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 
 from brainray import storage
-from brainray.bundle import Bundle
 from brainray.config import ScoreOptions
 from brainray.inputs.file_lists import kept_types
 from brainray.inputs.label_file import Truth
 from brainray.inputs.reader import Reader
-from brainray.predict import Predictor
+from brainray.models.bundle import Bundle
+from brainray.models.predictor import Predictor
 from brainray.results import prediction_schema
 from brainray.run import Request
 from brainray.score_job import Engine, Outcome, score

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from brainray.bundle import Bundle, save_bundle, weights_bytes
 from brainray.config import Calibration, ImageSpec, ModelSpec, TrainOptions
+from brainray.models.bundle import Bundle, save_bundle, weights_bytes
 from brainray.rows import KeptRows
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -18,7 +18,7 @@ def untrained(
     """Random weights; the same seed, the same fingerprint."""
     import torch
 
-    from brainray.model import build_model
+    from brainray.models.networks import build_model
 
     torch.manual_seed(seed)
     spec = ModelSpec(classes=classes, channels=channels)
@@ -35,7 +35,7 @@ def derived(
     class_bias: tuple[float, ...] = (),
 ) -> Bundle:
     """Another model: the same weights times a factor, with another temperature and bias."""
-    from brainray.bundle import load_model
+    from brainray.models.bundle import load_model
 
     weights = {name: factor * tensor.float() for name, tensor in load_model(bundle).state_dict().items()}
     calibration = Calibration(temperature=temperature, class_bias=class_bias)

@@ -12,7 +12,7 @@ import pytest
 from bundles import CLASSES, untrained
 from PIL import Image
 
-from brainray.bundle import Bundle
+from brainray.models.bundle import Bundle
 
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # Threads that wait for each other asleep: beside other processes, those that spin made some tests six times as long.

@@ -4,9 +4,9 @@ import shutil
 import pytest
 from conftest import CLASSES
 
-from brainray.bundle import fingerprint, load_bundle, load_model
 from brainray.config import Calibration, ImageSpec, ModelSpec
 from brainray.errors import BadRequest
+from brainray.models.bundle import fingerprint, load_bundle, load_model
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def test_reading_a_bundle_needs_no_torch(bundle):
     import subprocess
     import sys
 
-    code = f"import sys; from brainray.bundle import load_bundle as f; f({bundle.uri!r}); print('torch' in sys.modules)"
+    load = f"from brainray.models.bundle import load_bundle; load_bundle({bundle.uri!r})"
+    code = f"import sys; {load}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray import checkpoint, fit, storage
-from brainray.bundle import fingerprint
 from brainray.checkpoint import Checkpoint
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.errors import StorageError
 from brainray.learner import Learner, Lesson
-from brainray.model import build_model
+from brainray.models.bundle import fingerprint
+from brainray.models.networks import build_model
 
 SPEC = ModelSpec(classes=("a", "b"))
 OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32)

@@ -11,7 +11,7 @@ from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.evaluation import metrics
 from brainray.evaluation.calibration import softmax
 from brainray.evaluation.counts import count_probabilities
-from brainray.model import build_model
+from brainray.models.networks import build_model
 
 SPEC = ImageSpec(image_px=32)
 

@@ -8,9 +8,9 @@ import torch
 
 from brainray.config import LITE_NAMES, ImageSpec, ModelSpec
 from brainray.errors import BadRequest
-from brainray.inference import prepare_for_inference
-from brainray.lite import freeze_depthwise
-from brainray.model import begin_with, build_model, check_network, cost_of
+from brainray.models.efficientnet_lite import freeze_depthwise
+from brainray.models.fusion import prepare_for_inference
+from brainray.models.networks import begin_with, build_model, check_network, cost_of
 
 
 def spec(name="lite0", **changes):

@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from brainray import storage
-from brainray.bundle import load_bundle
 from brainray.cli import run
 from brainray.imaging.phantom import CLASSES, write_archive
+from brainray.models.bundle import load_bundle
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import torch
 from bundles import derived, untrained
 from conftest import CLASSES
 
-from brainray import inference
-from brainray.bundle import Bundle, load_model
 from brainray.config import ImageSpec, ModelSpec
 from brainray.errors import BadRequest
-from brainray.inference import prepare_for_inference
-from brainray.model import COMPACT, build_model, cost_of, go_on_from
-from brainray.predict import Predictor, normalise
+from brainray.models import fusion
+from brainray.models.bundle import Bundle, load_model
+from brainray.models.fusion import prepare_for_inference
+from brainray.models.networks import COMPACT, build_model, cost_of, go_on_from
+from brainray.models.predictor import Predictor, normalise
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -75,7 +75,7 @@ def test_a_network_that_torch_cannot_trace_is_scored_and_the_reason_is_told_once
     def fail(model):
         raise TypeError("no\nproxy")
 
-    monkeypatch.setattr(inference.fx, "symbolic_trace", fail)
+    monkeypatch.setattr(fusion.fx, "symbolic_trace", fail)
     said: list[str] = []
     probs_NK = Predictor(bundle, precision="fp32", say=said.append)(images_of(3))
     assert probs_NK.shape == (3, 4) and len(said) == 1

@@ -8,9 +8,9 @@ from archive import contents, engine_of, request_for, score_here
 from bundles import learned
 
 from brainray import storage
-from brainray.bundle import Bundle, load_bundle
 from brainray.cli import run
 from brainray.config import TrainOptions
+from brainray.models.bundle import Bundle, load_bundle
 from brainray.rows import KeptRows, decode_rows
 from brainray.training_set import list_training_set
 

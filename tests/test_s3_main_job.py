@@ -12,8 +12,8 @@ from archive import contents, engine_of, request_for, score_here
 from s3_servers import s3_endpoints, s3_environment, strict_s3  # noqa: F401  fixtures
 
 from brainray import storage
-from brainray.bundle import load_bundle
 from brainray.imaging.phantom import write_archive
+from brainray.models.bundle import load_bundle
 from brainray.report import build_summary
 from brainray.run import verify_run
 

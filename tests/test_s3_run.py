@@ -15,10 +15,10 @@ from s3_servers import Server, fast_s3, s3, s3_endpoints, strict_s3
 from test_faults import brightness
 
 from brainray import report, storage
-from brainray.bundle import Bundle
 from brainray.errors import BrainrayError, Outage
 from brainray.inputs.ranges import Piece
 from brainray.inputs.reader import BUCKET_READS_IN_FLIGHT, Reader
+from brainray.models.bundle import Bundle
 from brainray.run import verify_run
 from brainray.storage.retry import RetryPolicy
 from brainray.storage.s3 import clients

@@ -9,10 +9,10 @@ from archive import contents, engine_of, score_here
 from PIL import Image
 
 import brainray
-from brainray.bundle import SHIPPED, load_bundle
 from brainray.config import ScoreOptions
 from brainray.imaging.phantom import write_archive
-from brainray.model import cost_of
+from brainray.models.bundle import SHIPPED, load_bundle
+from brainray.models.networks import cost_of
 from brainray.score_job import read_request
 from brainray.training_report import command_of
 

@@ -9,11 +9,11 @@ import torch
 from bundles import untrained
 
 from brainray import checkpoint, storage, train_job, training_request
-from brainray.bundle import load_bundle
 from brainray.checkpoint import Checkpoint
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
-from brainray.model import build_model
+from brainray.models.bundle import load_bundle
+from brainray.models.networks import build_model
 from brainray.training_parts import Progress, epoch_line
 from brainray.training_request import WorkFolder
 

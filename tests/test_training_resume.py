@@ -22,12 +22,12 @@ import torch
 from waiting import wait_for
 
 from brainray import ray_shares, ray_train, ray_train_worker, storage
-from brainray.bundle import load_bundle
 from brainray.cli import run
 from brainray.config import ModelSpec, TrainOptions
 from brainray.errors import BadRequest, BrainrayError, OutputHeld
 from brainray.imaging.phantom import write_archive
 from brainray.learner import Lesson
+from brainray.models.bundle import load_bundle
 from brainray.training_request import WorkFolder
 
 ROOT = Path(__file__).resolve().parents[1]

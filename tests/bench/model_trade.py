@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundles import learned
 
-from brainray.bundle import Bundle, load_bundle
 from brainray.config import TrainOptions
 from brainray.copies import find_copies, group_copies
 from brainray.imaging.decode import decode
-from brainray.model import cost_of
-from brainray.predict import Predictor
+from brainray.models.bundle import Bundle, load_bundle
+from brainray.models.networks import cost_of
+from brainray.models.predictor import Predictor
 from brainray.rows import KeptRows, decode_rows, take_rows
 from brainray.signatures import Signatures
 from brainray.training_set import Chosen, TrainingSet, choose, list_training_set, picture_counts

@@ -20,8 +20,8 @@ from bundles import untrained
 from s3_vs_plain_loop import BUCKET, bucket
 
 from brainray import storage
-from brainray.bundle import load_bundle
 from brainray.config import ScoreOptions
+from brainray.models.bundle import load_bundle
 from brainray.run import Request
 from brainray.score_job import plan_with_probe
 

@@ -41,9 +41,9 @@ def worker(model: str, output: str, share: int, of: int) -> None:
     import torch
     from obstore.store import S3Store
 
-    from brainray.bundle import load_bundle
     from brainray.imaging.decode import decode
-    from brainray.predict import Predictor
+    from brainray.models.bundle import load_bundle
+    from brainray.models.predictor import Predictor
 
     torch.set_num_threads(1)
     bundle = load_bundle(model)

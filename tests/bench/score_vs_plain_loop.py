@@ -32,9 +32,9 @@ def worker(kind: str, folder: str, model: str, output: str, share: int, of: int)
     import torch
     from PIL import Image, ImageOps
 
-    from brainray.bundle import load_bundle, load_model
     from brainray.imaging.decode import decode
-    from brainray.predict import Predictor, normalise, use_bf16
+    from brainray.models.bundle import load_bundle, load_model
+    from brainray.models.predictor import Predictor, normalise, use_bf16
 
     torch.set_num_threads(1)
     bundle = load_bundle(model)

@@ -43,8 +43,8 @@ from killing import (
     written,
 )
 
-from brainray.bundle import Bundle
 from brainray.errors import BrainrayError
+from brainray.models.bundle import Bundle
 
 KINDS = {  # how often each comes
     "driver": 4,

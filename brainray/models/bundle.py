@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import brainray
-
-from . import storage
-from .config import Calibration, ImageSpec, ModelSpec
-from .errors import BadRequest, BrainrayError, StorageError
+from brainray import storage
+from brainray.config import Calibration, ImageSpec, ModelSpec
+from brainray.errors import BadRequest, BrainrayError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -142,7 +141,7 @@ def load_model(bundle: Bundle) -> "nn.Module":
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from .model import build_model
+    from .networks import build_model
 
     model = build_model(bundle.model)
     try:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import LITE_NAMES
-from .errors import BadRequest
+from brainray.config import LITE_NAMES
+from brainray.errors import BadRequest
 
 # Expansion, kernel, stride of the first block, channels, blocks: EfficientNet-B0's stages.
 _STAGES = (

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .config import COMPACT, LITE_NAMES, ImageSpec, ModelSpec, Weights
-from .errors import BadRequest
-from .lite import LiteCNN, freeze_depthwise, imagenet_file, load_imagenet
+from brainray.config import COMPACT, LITE_NAMES, ImageSpec, ModelSpec, Weights
+from brainray.errors import BadRequest
+
+from .efficientnet_lite import LiteCNN, freeze_depthwise, imagenet_file, load_imagenet
 
 _STEM = 24
 # Channels and residual blocks of each stage; each stage halves height and width, after a stem that halves them too.

@@ -1,0 +1,1 @@
+"""The bundle (weights, preprocessing and calibration under one fingerprint), the networks, and prediction."""
