@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .copies import connected
+from .duplicates.search import connected
 from .errors import BadRequest
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from . import storage
-from .audit_groups import SCHEMA_VERSION, figures_of, groups_table, number_groups
-from .audit_listing import READABLE, Listed, list_images
-from .audit_report import page
-from .copies import Pairs, find_copies, group_copies
+from .duplicates.descriptors import Signatures
+from .duplicates.groups import SCHEMA_VERSION, figures_of, groups_table, number_groups
+from .duplicates.listing import READABLE, Listed, list_images
+from .duplicates.report import page
+from .duplicates.search import Pairs, find_copies, group_copies
 from .errors import BadRequest, blamed_on
-from .signatures import Signatures
 from .storage import Writer, lease
 from .storage.scratch import scratch_folder
 from .storage.shared_paths import Seen, sight_of

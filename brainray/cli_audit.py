@@ -32,8 +32,8 @@ def audit(
 def _show(figures: dict[str, Any], output: str) -> None:
     from rich.table import Table
 
-    from .audit_report import told
     from .console import output_console
+    from .duplicates.report import told
 
     console = output_console()
     table = Table(show_header=False, box=None, pad_edge=False)

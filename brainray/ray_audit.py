@@ -8,11 +8,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from .alterations import find_alterations
-from .audit_listing import READABLE, sign_rows
-from .copies import Pairs, similarities
+from .duplicates.descriptors import Signatures
+from .duplicates.listing import READABLE, sign_rows
+from .duplicates.search import Pairs, similarities
+from .duplicates.transforms import find_alterations
 from .ray_session import own_errors, quiet_data
-from .signatures import Signatures
 
 Array = npt.NDArray[Any]
 _IMAGES_A_TASK = 128  # some seconds of work, and 2 MB of signatures

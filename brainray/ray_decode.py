@@ -11,10 +11,10 @@ import ray
 from ray.data import Dataset
 
 from .config import ImageSpec, TrainOptions
-from .copies import find_copies, group_copies
+from .duplicates.descriptors import Signatures
+from .duplicates.search import find_copies, group_copies
 from .ray_session import own_errors, quiet_data
 from .rows import decode_rows, in_order, take_rows
-from .signatures import Signatures
 from .training_set import Chosen, TrainingSet, choose, describe_choice
 
 _IMAGES_A_TASK = 256

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from . import storage
 from .config import ImageSpec
+from .duplicates.descriptors import Signatures, nothing, signature_of
 from .errors import BrainrayError, ImageError, StorageError
 from .imaging.decode import decode_with_luminance
-from .signatures import Signatures, nothing, signature_of
 
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]

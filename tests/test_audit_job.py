@@ -13,14 +13,14 @@ from PIL import Image
 from s3_servers import fast_s3, s3_endpoints
 
 from brainray import audit_job, storage
-from brainray.alterations import find_alterations
-from brainray.audit_groups import SCHEMA
 from brainray.audit_job import Request, audit
-from brainray.audit_listing import sign_rows
 from brainray.cli import run
-from brainray.copies import similarities
+from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.groups import SCHEMA
+from brainray.duplicates.listing import sign_rows
+from brainray.duplicates.search import similarities
+from brainray.duplicates.transforms import find_alterations
 from brainray.errors import BadRequest, OutputHeld
-from brainray.signatures import Signatures
 from brainray.storage.lease import hold
 
 __all__ = ["fast_s3", "s3_endpoints"]  # fixtures

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import CHANGES, changed, head, neighbour, toned
 
-from brainray import alterations, copies
-from brainray.copies import Pairs, connected, find_candidates, find_copies, group_copies, similarities
-from brainray.registration import register
-from brainray.signatures import Signatures, nothing, signature_of
+from brainray.duplicates import search, transforms
+from brainray.duplicates.descriptors import Signatures, nothing, signature_of
+from brainray.duplicates.registration import register
+from brainray.duplicates.search import Pairs, connected, find_candidates, find_copies, group_copies, similarities
 
 HEADS = 10
 EACH = ("turned by 6 to 12 degrees", "cropped, up to 15 % a side", "equalised")  # by chance too: all heads are tried
@@ -98,7 +98,7 @@ def test_one_picture_in_many_variants_is_not_compared_each_with_each():
         return similarities(signatures, pairs)
 
     assert len(np.unique(group_copies(signatures, find_copies(signatures, verify=verify)))) == 1
-    assert sum(compared) <= len(signatures) * copies.CANDIDATES
+    assert sum(compared) <= len(signatures) * search.CANDIDATES
 
 
 def test_none_and_one_picture_are_no_copies():
@@ -110,9 +110,9 @@ def test_none_and_one_picture_are_no_copies():
 
 def test_what_lies_in_lists_is_found_as_by_comparing_all(drawn, monkeypatch):
     signatures, _, _ = drawn
-    rows = copies.distinct_rows(signatures)
+    rows = search.distinct_rows(signatures)
     in_lists = find_candidates(signatures, rows)
-    monkeypatch.setattr(copies, "_INDEXED_FROM", 10**9)
+    monkeypatch.setattr(search, "_INDEXED_FROM", 10**9)
     exact = find_candidates(signatures, rows)
     strong = exact.take(exact.score > 2)
     found = {frozenset(pair) for pair in in_lists.rows.tolist()}
@@ -148,7 +148,7 @@ def test_what_was_done_is_told_in_words(name, words):
     told = []
     for k in range(5):
         signatures = Signatures.stack([signature_of(head(k)), signature_of(changed(head(k), name, rng))])
-        _, text = alterations.find_alteration(signatures, 0, 1)
+        _, text = transforms.find_alteration(signatures, 0, 1)
         told.append(set(text.split(" + ")))
     assert sum(words <= one for one in told) >= 4, told
 
@@ -156,6 +156,6 @@ def test_what_was_done_is_told_in_words(name, words):
 def test_equal_pixels_are_identical_and_strangers_have_no_words():
     first, other = signature_of(head(0)), signature_of(head(25))
     signatures = Signatures.stack([first, replace(first), other])
-    similarity, words = alterations.find_alterations(signatures, np.array([[0, 1], [0, 2]]))
+    similarity, words = transforms.find_alterations(signatures, np.array([[0, 1], [0, 2]]))
     assert similarity[0] == 1 and np.isnan(similarity[1])
     assert words.to_pylist() == ["identical", None]

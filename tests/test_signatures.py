@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import cropped, head, toned
 
-from brainray.signatures import POINTS, THUMBNAIL_PX, Signatures, nothing, signature_of
+from brainray.duplicates.descriptors import POINTS, THUMBNAIL_PX, Signatures, nothing, signature_of
 
 
 def test_a_signature_has_fixed_shapes_and_types_whatever_the_picture():

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pictures import CHANGES, Picture, changed, resized
 
-from brainray.copies import find_candidates, find_copies, group_copies, similarities
+from brainray.duplicates.descriptors import Signatures, signature_of
+from brainray.duplicates.search import find_candidates, find_copies, group_copies, similarities
 from brainray.imaging.decode import luminance
-from brainray.signatures import Signatures, signature_of
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 _NIFTI_TYPES = {2: np.uint8, 4: np.int16, 8: np.int32, 16: np.float32, 512: np.uint16}

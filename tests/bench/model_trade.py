@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bundles import learned
 
 from brainray.config import TrainOptions
-from brainray.copies import find_copies, group_copies
+from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.search import find_copies, group_copies
 from brainray.imaging.decode import decode
 from brainray.models.bundle import Bundle, load_bundle
 from brainray.models.networks import cost_of
 from brainray.models.predictor import Predictor
 from brainray.rows import KeptRows, decode_rows, take_rows
-from brainray.signatures import Signatures
 from brainray.training_set import Chosen, TrainingSet, choose, list_training_set, picture_counts
 
 _LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 12, "folds": 5}

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .descriptors import THUMBNAIL_PX, Signatures
 from .registration import Registration, moved, register
-from .signatures import THUMBNAIL_PX, Signatures
 
 Doubles = npt.NDArray[np.float64]
 

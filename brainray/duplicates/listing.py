@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from . import storage
-from .errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
-from .imaging.decode import luminance
-from .inputs.class_names import class_name, class_of_folders
-from .inputs.image_files import image_files, tables_of
-from .inputs.selection import Grouper
-from .signatures import Signatures, nothing, signature_of
+from brainray import storage
+from brainray.errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
+from brainray.imaging.decode import luminance
+from brainray.inputs.class_names import class_name, class_of_folders
+from brainray.inputs.image_files import image_files, tables_of
+from brainray.inputs.selection import Grouper
+
+from .descriptors import Signatures, nothing, signature_of
 
 DATA, AGAINST = "data", "against"
 READABLE = -1  # instead of a place in `IMAGE_REASONS`

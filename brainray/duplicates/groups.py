@@ -13,11 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .alterations import IDENTICAL, JOINED
-from .audit_listing import AGAINST, DATA, READABLE
-from .copies import CANDIDATES, SAME_PICTURE
-from .errors import IMAGE_REASONS
-from .signatures import Signatures
+from brainray.errors import IMAGE_REASONS
+
+from .descriptors import Signatures
+from .listing import AGAINST, DATA, READABLE
+from .search import CANDIDATES, SAME_PICTURE
+from .transforms import IDENTICAL, JOINED
 
 Array = npt.NDArray[Any]
 SCHEMA_VERSION = 1

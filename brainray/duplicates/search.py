@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .descriptors import FEATURE_VALUES, POINTS, Pixels, Signatures
 from .registration import MIRRORED, register
-from .signatures import FEATURE_VALUES, POINTS, Pixels, Signatures
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .signatures import THUMBNAIL_PX, Floats, Pixels, Signatures
+from .descriptors import THUMBNAIL_PX, Floats, Pixels, Signatures
 
 Doubles = npt.NDArray[np.float64]
 Blur = Callable[[Floats, tuple[int, int], float], Any]

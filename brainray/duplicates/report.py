@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from . import storage
-from .audit_groups import largest_groups, mixed_groups
-from .signatures import Signatures
+from brainray import storage
+
+from .descriptors import Signatures
+from .groups import largest_groups, mixed_groups
 
 _SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20}  # groups; with 12 images of 3 kB each at most 4 MB
 _IMAGES_SHOWN = 12
@@ -32,7 +33,7 @@ def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, sig
         shown.update(new)
         if new:
             chapters.append((title, [_group(group, table, folders, signatures) for group in new]))
-    pages = Environment(loader=PackageLoader("brainray"), autoescape=True, undefined=StrictUndefined)
+    pages = Environment(loader=PackageLoader("brainray.duplicates"), autoescape=True, undefined=StrictUndefined)
     return pages.get_template("audit.html").render(
         sources=[*figures["data"], *figures["against"]], figures=list(told(figures)), chapters=chapters
     )
