@@ -47,8 +47,8 @@ def report(
     """Rebuild summary/ from the Parquet of a run; needs neither Ray nor torch."""
     from . import storage
     from .console import output_console, show_summary
-    from .report import build_summary
-    from .run import check_is_run, verify_run
+    from .scoring.run_folder import check_is_run, verify_run
+    from .scoring.summary import build_summary
     from .storage.lease import hold
 
     uri = storage.normalise(run)

@@ -11,8 +11,8 @@ from .errors import TooManyFailed
 
 if TYPE_CHECKING:
     from .config import ScoreOptions
-    from .run import Request
     from .score_job import Outcome
+    from .scoring.run_folder import Request
 
 
 KeepColumns = Annotated[

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .estimate import ERROR, Estimate
 from .logs import Log
-from .plan import Plan
-from .report import Summary
 from .score_job import Outcome
 from .score_job import Progress as ScoreProgress
+from .scoring.estimate import ERROR, Estimate
+from .scoring.plan import Plan
+from .scoring.summary import Summary
 
 _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there

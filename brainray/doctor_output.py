@@ -17,7 +17,7 @@ from .errors import BadRequest, BrainrayError, OutputHeld, StorageError
 from .hardware import Disk, read_disk
 from .inputs.archives.index import FOLDER as CONTAINERS
 from .models.bundle import DESCRIPTION, load_bundle
-from .run import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
+from .scoring.run_folder import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 from .storage.lease import refuse_if_held
 
 _FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # 0.2 kB an image, measured: of ten million, and of one

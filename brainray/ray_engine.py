@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from .estimate import Estimate, estimate, probe, sample
 from .hardware import read_machine
-from .plan import Plan
 from .ray_session import cluster_address, session
 from .resources import Node, score_pool
-from .results import PartInfo
-from .run import Request
+from .scoring.estimate import Estimate, estimate, probe, sample
+from .scoring.parts import PartInfo
+from .scoring.plan import Plan
+from .scoring.run_folder import Request
 from .storage.lease import Lease
 from .storage.shared_paths import Seen, sight_of
 

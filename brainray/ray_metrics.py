@@ -2,8 +2,8 @@
 
 from ray.util.metrics import Counter
 
-from .scoring import DecodedShard
-from .tasks import Task
+from .scoring.shard import DecodedShard
+from .scoring.shard_task import Task
 
 
 class ScoreMetrics:

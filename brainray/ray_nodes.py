@@ -9,10 +9,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .config import ScoreOptions
 from .errors import BadRequest, BrainrayError
-from .estimate import Probe, probe
 from .models.bundle import Bundle
 from .ray_session import cluster_nodes, own_error, own_errors
 from .resources import Node, ScorePool, can_hold, has_processors
+from .scoring.estimate import Probe, probe
 from .storage.shared_paths import Sight, told
 
 _ANSWER_S = 60.0  # of a node: a process is started there

@@ -10,21 +10,21 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from .attempts import APART_AFTER, GIVE_UP_AFTER, attempt
 from .config import Precision
 from .errors import BrainrayError, NoProgress
 from .imaging.sandbox import DecoderApart
 from .inputs.reader import Reader
-from .manifest import Shard
 from .models.bundle import Bundle
 from .ray_internals import is_private
 from .ray_metrics import ScoreMetrics
 from .ray_session import check_alive, own_errors, quiet_data
 from .resources import ScorePool
-from .results import PartInfo
-from .scoring import DecodedShard, decode_shard, predict_shard
+from .scoring.attempts import APART_AFTER, GIVE_UP_AFTER, attempt
+from .scoring.manifest import Shard
+from .scoring.parts import PartInfo
+from .scoring.shard import DecodedShard, decode_shard, predict_shard
+from .scoring.shard_task import Target, Task, open_task
 from .storage.shared_paths import Sight
-from .tasks import Target, Task, open_task
 
 _TURN_S = 0.5
 

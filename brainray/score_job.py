@@ -11,22 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from . import generation, storage
+from . import storage
 from .config import ScoreOptions
 from .errors import StorageError
-from .estimate import Estimate
 from .inputs.file_lists import kept_types
 from .inputs.label_file import load_truth
-from .manifest import Shard
 from .models.bundle import SHIPPED, load_bundle, named
-from .plan import Plan, begin_run, close_run, plan_run
-from .report import Summary, build_summary, read_summary
-from .results import PartInfo, prediction_schema
-from .run import STATUS, Request, check_output, delete_run, look, publish, read_run
+from .scoring import rescore as generation
+from .scoring.estimate import Estimate
+from .scoring.manifest import Shard
+from .scoring.parts import PartInfo, prediction_schema
+from .scoring.plan import Plan, begin_run, close_run, plan_run
+from .scoring.run_folder import STATUS, Request, check_output, delete_run, look, publish, read_run
+from .scoring.shard_task import Target, open_task, settle
+from .scoring.summary import Summary, build_summary, read_summary
 from .storage import Writer
 from .storage.lease import Lease, hold, refuse_if_held
 from .storage.scratch import scratch_folder
-from .tasks import Target, open_task, settle
 
 _HEARTBEAT_S = 2.0
 # Parts that are written anew beside each other, by threads: on a bucket each waits for some three requests. A part is a

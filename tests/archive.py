@@ -9,11 +9,11 @@ from brainray.inputs.label_file import Truth
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
-from brainray.results import prediction_schema
-from brainray.run import Request
 from brainray.score_job import Engine, Outcome, score
-from brainray.scoring import Probabilities, decode_shard, predict_shard
-from brainray.tasks import open_task
+from brainray.scoring.parts import prediction_schema
+from brainray.scoring.run_folder import Request
+from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
+from brainray.scoring.shard_task import open_task
 
 
 class Stopped(BaseException):

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from waiting import until
 
 from brainray import storage
-from brainray.run import verify_run
+from brainray.scoring.run_folder import verify_run
 
 PART = re.compile(r"part-[0-9a-f]+\.parquet")
 POISON = b"poison: this picture kills who unpacks it"

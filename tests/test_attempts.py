@@ -3,8 +3,8 @@
 import pytest
 
 from brainray import storage
-from brainray.attempts import attempt
 from brainray.errors import OutputHeld
+from brainray.scoring.attempts import attempt
 from brainray.storage import Writer
 
 

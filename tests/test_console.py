@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from brainray.console import Lines, duration_text, output_console, rate_text, show_summary
-from brainray.report import Summary
 from brainray.score_job import Progress
+from brainray.scoring.summary import Summary
 
 
 class Clock:

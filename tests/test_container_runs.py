@@ -15,13 +15,14 @@ from conftest import CLASSES, image_bytes
 from s3_servers import fast_s3, s3, s3_endpoints, strict_s3
 from test_faults import brightness
 
-from brainray import report, storage
+from brainray import storage
 from brainray.config import MaxFailed
 from brainray.errors import StorageError
 from brainray.inputs import archives, ranges
 from brainray.inputs.label_file import load_truth
 from brainray.inputs.reader import Reader
-from brainray.run import verify_run
+from brainray.scoring import summary
+from brainray.scoring.run_folder import verify_run
 from brainray.storage.retry import Flow
 from brainray.storage.s3.backend import S3Objects
 
@@ -62,7 +63,7 @@ MAKE = {"tar": tar, "zip": zipped, "parquet": parquet}
 
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
-    monkeypatch.setattr(report, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
+    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from brainray.doctor_output import check_disk, check_state, look_at_output
 from brainray.doctor_torch import Gpu, Torch, check_torch, judge_gpus
 from brainray.errors import BadRequest, StorageError
 from brainray.hardware import Disk, Machine, read_disk, read_machine
-from brainray.run import SCHEMA_VERSION
+from brainray.scoring.run_folder import SCHEMA_VERSION
 from brainray.storage.lease import hold
 from brainray.storage.shared_paths import Seen, Sight
 

@@ -14,9 +14,10 @@ from faults import Killed, bury, failing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brainray import report, storage
+from brainray import storage
 from brainray.errors import BrainrayError
-from brainray.run import verify_run
+from brainray.scoring import summary
+from brainray.scoring.run_folder import verify_run
 
 
 def brightness(images):
@@ -71,7 +72,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path, bundle, monkeypatch):
-    monkeypatch.setattr(report, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
+    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
     return Site(tmp_path, bundle, derived(bundle, tmp_path / "other"))
 
 

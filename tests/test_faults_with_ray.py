@@ -8,7 +8,7 @@ from conftest import image_bytes
 from killing import POISON, Faults, Scene, check_reader, check_whole, finished, rows_seen
 
 from brainray import storage
-from brainray.results import read_part_info
+from brainray.scoring.parts import read_part_info
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from s3_servers import s3_endpoints, strict_s3
 from test_container_runs import tar
 from test_faults import brightness
 
-from brainray import report, storage
+from brainray import storage
 from brainray.errors import BadRequest
 from brainray.inputs.file_lists import open_list
-from brainray.run import verify_run
+from brainray.scoring import summary
+from brainray.scoring.run_folder import verify_run
 from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["s3_endpoints", "strict_s3"]  # fixtures
@@ -23,7 +24,7 @@ __all__ = ["s3_endpoints", "strict_s3"]  # fixtures
 
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
-    monkeypatch.setattr(report, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
+    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import manifest
 from brainray.errors import StorageError
 from brainray.inputs.listing import Listing
 from brainray.inputs.schema import LISTED_SCHEMA
-from brainray.manifest import Changes, load_shards, read_shard, repeated_uris, write_first, write_updated
+from brainray.scoring import manifest
+from brainray.scoring.manifest import Changes, load_shards, read_shard, repeated_uris, write_first, write_updated
 
 
 def row(name, **values):

@@ -17,7 +17,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.util import get_node_ip_address
 from waiting import wait_for
 
-from brainray.run import verify_run
+from brainray.scoring.run_folder import verify_run
 from brainray.storage import Writer
 from brainray.storage.shared_paths import Seen, sight_of
 

@@ -14,8 +14,8 @@ import pytest
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.report import build_summary
-from brainray.results import PartInfo, Work, part_uri, prediction_schema, write_part
+from brainray.scoring.parts import PartInfo, Work, part_uri, prediction_schema, write_part
+from brainray.scoring.summary import build_summary
 
 CLASSES = ("glioma", "notumor")
 START = datetime(2025, 1, 2, 3, tzinfo=UTC)
@@ -336,5 +336,5 @@ def test_picture_is_drawn_for_any_classes_labelled_or_not(tmp_path, recwarn, cla
 
 
 def test_report_starts_without_ray_torch_or_matplotlib():
-    code = "import sys, brainray.report; print(*{'ray', 'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, brainray.scoring.summary; print(*{'ray', 'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

@@ -13,12 +13,14 @@ from bundles import derived, untrained
 from conftest import image_bytes
 from faults import Killed, bury
 
-from brainray import generation, results, score_job, storage
+from brainray import score_job, storage
 from brainray.errors import AccountingError, BadRequest, OtherModel, OutputHeld, StorageError
 from brainray.inputs.label_file import load_truth
-from brainray.report import build_summary, read_summary
-from brainray.run import verify_run
 from brainray.score_job import plan_only, score
+from brainray.scoring import parts as results
+from brainray.scoring import rescore
+from brainray.scoring.run_folder import verify_run
+from brainray.scoring.summary import build_summary, read_summary
 
 
 @pytest.fixture
@@ -484,7 +486,7 @@ def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where,
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(generation, where, die)
+        patch.setattr(rescore, where, die)
         run(root, rescore=True)
     assert not success(run.uri)
     bury(run.uri)

@@ -14,8 +14,8 @@ from s3_servers import s3_endpoints, s3_environment, strict_s3  # noqa: F401  fi
 from brainray import storage
 from brainray.imaging.phantom import write_archive
 from brainray.models.bundle import load_bundle
-from brainray.report import build_summary
-from brainray.run import verify_run
+from brainray.scoring.run_folder import verify_run
+from brainray.scoring.summary import build_summary
 
 
 def brainray(*arguments, endpoint):

@@ -36,7 +36,7 @@ from brainray.errors import (
     Throttled,
     WrongRegion,
 )
-from brainray.run import delete_run
+from brainray.scoring.run_folder import delete_run
 from brainray.storage.s3 import clients as s3_client
 from brainray.storage.s3 import errors
 from brainray.storage.s3 import listing as s3_listing

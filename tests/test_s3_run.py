@@ -14,12 +14,13 @@ from conftest import CLASSES, image_bytes
 from s3_servers import Server, fast_s3, s3, s3_endpoints, strict_s3
 from test_faults import brightness
 
-from brainray import report, storage
+from brainray import storage
 from brainray.errors import BrainrayError, Outage
 from brainray.inputs.ranges import Piece
 from brainray.inputs.reader import BUCKET_READS_IN_FLIGHT, Reader
 from brainray.models.bundle import Bundle
-from brainray.run import verify_run
+from brainray.scoring import summary
+from brainray.scoring.run_folder import verify_run
 from brainray.storage.retry import RetryPolicy
 from brainray.storage.s3 import clients
 from brainray.storage.s3.backend import S3Objects
@@ -94,7 +95,7 @@ def expected(bundle, tmp_path_factory) -> dict[str, dict]:
         (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "in" / name).write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_confusion", lambda *_: b"")
+        patch.setattr(summary, "draw_confusion", lambda *_: b"")
         request = request_for(root / "in", root / "run", bundle, shard_size=SHARD_SIZE)
         score_here(request, engine_of(bundle, predict=brightness))
     return as_local(f"{root}/in", f"{root}/run")
@@ -105,7 +106,7 @@ def make_site(bundle, monkeypatch) -> Callable[[Server], Site]:
     """Without waits, and without the picture, which takes 0.2 s."""
     backend = S3Objects(settle_s=0.2, sleep=lambda _: None)
     monkeypatch.setattr(storage, "_s3", lambda: backend)
-    monkeypatch.setattr(report, "draw_confusion", lambda *_: b"")
+    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"")
     return lambda server: Site(server, bundle)
 
 

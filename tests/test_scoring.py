@@ -7,12 +7,13 @@ import pyarrow as pa
 import pytest
 from conftest import CLASSES, image_bytes
 
-from brainray import results, scoring, storage, tasks
+from brainray import storage
 from brainray.config import ImageSpec
 from brainray.errors import BrainrayError
 from brainray.imaging.decode import decode
 from brainray.inputs.reader import Reader
-from brainray.manifest import MANIFEST_SCHEMA, Shard, rows_digest
+from brainray.scoring import parts, shard, shard_task
+from brainray.scoring.manifest import MANIFEST_SCHEMA, Shard, rows_digest
 
 SPEC = ImageSpec(image_px=16)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -42,7 +43,7 @@ def brightness(images):
 
 
 def score(folder, files, predict=brightness, review_below=0.5):
-    target = tasks.Target(
+    target = shard_task.Target(
         run_uri=f"{folder}/run",
         fingerprint="f" * 32,
         classes=CLASSES,
@@ -50,10 +51,10 @@ def score(folder, files, predict=brightness, review_below=0.5):
         kept=(),
         writer=storage.Writer(),
     )
-    task = tasks.open_task(write_manifest(folder, files), target)
-    decoded = scoring.decode_shard(task.pending, SPEC, reader=Reader(), clock=lambda: NOW)
-    info = scoring.predict_shard(task, decoded, predict, target, clock=lambda: NOW)
-    return info, storage.read_parquet(results.part_uri(target.run_uri, "ab"))
+    task = shard_task.open_task(write_manifest(folder, files), target)
+    decoded = shard.decode_shard(task.pending, SPEC, reader=Reader(), clock=lambda: NOW)
+    info = shard.predict_shard(task, decoded, predict, target, clock=lambda: NOW)
+    return info, storage.read_parquet(parts.part_uri(target.run_uri, "ab"))
 
 
 def test_what_is_not_sure_enough_is_for_review_and_what_failed_is_neither(tmp_path):
@@ -91,7 +92,7 @@ def test_bad_images_keep_their_rows_and_disturb_no_neighbour(tmp_path):
 
 def test_a_row_has_every_column_with_its_type(tmp_path):
     _, rows = score(tmp_path, write(tmp_path, {"a.png": image_bytes(1, size=(30, 20), mode="RGB", kind="PNG")}))
-    assert rows.schema.remove_metadata() == results.prediction_schema(CLASSES)
+    assert rows.schema.remove_metadata() == parts.prediction_schema(CLASSES)
     (row,) = rows.to_pylist()
     assert (row["width"], row["height"], row["format"]) == (30, 20, "PNG")
     assert row["model"] == "f" * 32
@@ -104,7 +105,7 @@ def test_a_row_has_every_column_with_its_type(tmp_path):
 def test_types_stay_where_every_image_failed(tmp_path):
     info, rows = score(tmp_path, write(tmp_path, {"a.jpg": b"", "b.jpg": b"no"}))
     assert info.failed == info.rows == 2
-    assert rows.schema.remove_metadata() == results.prediction_schema(CLASSES)
+    assert rows.schema.remove_metadata() == parts.prediction_schema(CLASSES)
     assert rows["predicted"].null_count == 2
 
 
@@ -122,11 +123,11 @@ def test_a_model_that_gives_no_numbers_stops_the_run(tmp_path):
 
     with pytest.raises(BrainrayError, match="gives no number"):
         score(tmp_path, write(tmp_path, {"a.jpg": image_bytes()}), broken)
-    assert not results.present_shards(str(tmp_path / "run"))
+    assert not parts.present_shards(str(tmp_path / "run"))
 
 
 def test_a_part_says_what_it_is(tmp_path):
     written, _ = score(tmp_path, write(tmp_path, {"a.jpg": image_bytes()}))
-    info = results.read_part_info(results.part_uri(str(tmp_path / "run"), "ab"))
+    info = parts.read_part_info(parts.part_uri(str(tmp_path / "run"), "ab"))
     assert info == written
     assert set(info.work[0].seconds) == {"read", "decode", "predict"}

@@ -33,7 +33,7 @@ from archive import contents
 from heads import BIN, ENVIRONMENT
 from s3_servers import UNSET, plain_client, s3_environment
 
-from brainray.run import verify_run
+from brainray.scoring.run_folder import verify_run
 
 ADDRESSES = {"desk": "10.77.0.1", "head": "10.77.0.2", "worker1": "10.77.0.3", "worker2": "10.77.0.4"}
 CUT, OTHER = ADDRESSES["worker2"], ADDRESSES["worker1"]

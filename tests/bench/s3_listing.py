@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 if TYPE_CHECKING:
-    from brainray.plan import Plan
+    from brainray.scoring.plan import Plan
 
 TESTS = Path(__file__).resolve().parent.parent
 LAYOUTS = ("tree", "flat")
@@ -165,9 +165,9 @@ def drive(name: str) -> dict[str, float]:
     """List a bucket and bring it into shards, as `score_job.plan_only` does, but in a folder that can be looked at."""
     from brainray.config import Calibration, ImageSpec, ModelSpec, ScoreOptions
     from brainray.models.bundle import save_bundle
-    from brainray.plan import plan_run
-    from brainray.run import check_output
     from brainray.score_job import read_request
+    from brainray.scoring.plan import plan_run
+    from brainray.scoring.run_folder import check_output
 
     with tempfile.TemporaryDirectory() as scratch:
         save_bundle(
@@ -217,7 +217,7 @@ def memory_mb(field: str) -> float:
 
 def check_plan(plan: "Plan", bucket: Bucket) -> None:
     """The shards hold every object of the bucket once, in order, with its size and version, and nothing else."""
-    from brainray.manifest import read_shard
+    from brainray.scoring.manifest import read_shard
 
     keys = len(bucket.numbers)
     counts = (plan.images, plan.listing.images, plan.todo_images, sum(plan.pending.values()))

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import storage
-from .errors import StorageError
+from brainray import storage
+from brainray.errors import StorageError
+
 from .manifest import Shard, read_shard
-from .results import UNREAD_REASONS, KeptTypes, PartInfo, Work, part_info, part_uri, prediction_schema, write_part
+from .parts import UNREAD_REASONS, KeptTypes, PartInfo, Work, part_info, part_uri, prediction_schema, write_part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from . import storage
-from .accounts import Account, check_accounts
-from .config import ScoreOptions
-from .errors import AccountingError, BadRequest, OtherModel, blamed_on
-from .inputs.archives.index import FOLDER as CONTAINERS
-from .inputs.label_file import Truth
-from .models.bundle import Bundle
-from .results import KeptTypes, part_uri, present_shards
-from .storage import Writer
-from .storage.scratch import scratch_folder
-from .tasks import Target
+from brainray import storage
+from brainray.config import ScoreOptions
+from brainray.errors import AccountingError, BadRequest, OtherModel, blamed_on
+from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.inputs.label_file import Truth
+from brainray.models.bundle import Bundle
+from brainray.storage import Writer
+from brainray.storage.scratch import scratch_folder
+
+from .parts import KeptTypes, part_uri, present_shards
+from .shard_task import Target
+from .verify import Account, check_accounts
 
 SCHEMA_VERSION = 4
 RUN = "run.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from . import storage
+from brainray import storage
 
 # A worker may die of something else: its neighbour's shard, a node that leaves. Three deaths are no chance.
 APART_AFTER = 3

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import storage
-from .errors import StorageError
+from brainray import storage
+from brainray.errors import StorageError
 
 _PART_NAME = re.compile(r"part-([0-9a-f]+)\.parquet")
 PROB_PREFIX = "prob_"

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import storage
-from .errors import StorageError
-from .inputs.listing import CHUNK_ROWS, Listing, slices
-from .inputs.schema import LISTED_SCHEMA
-from .storage.scratch import scratch_folder
+from brainray import storage
+from brainray.errors import StorageError
+from brainray.inputs.listing import CHUNK_ROWS, Listing, slices
+from brainray.inputs.schema import LISTED_SCHEMA
+from brainray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import duckdb

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from .config import ScoreOptions
-from .inputs.reader import Reader
+from brainray.config import ScoreOptions
+from brainray.inputs.reader import Reader
+from brainray.resources import Node, ScorePool
+
 from .manifest import Shard, read_shard
-from .resources import Node, ScorePool
 
 if TYPE_CHECKING:
-    from .models.bundle import Bundle
+    from brainray.models.bundle import Bundle
 
 PROBE_IMAGES = 256
 _SHARDS = 8  # that they are taken from
@@ -63,8 +64,9 @@ def estimate(probe: Probe, images: int, *, nodes: Sequence[Node], pool: ScorePoo
 
 def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> Probe:
     """Read, decode and predict the images of manifest rows, and write nothing. Torch is imported here."""
-    from .models.predictor import Predictor, limit_threads
-    from .scoring import decode_shard
+    from brainray.models.predictor import Predictor, limit_threads
+
+    from .shard import decode_shard
 
     limit_threads(1)
     reader = Reader(outage_share=1.0)

@@ -5,13 +5,14 @@ replaces each part by the part of the same name: no image is ever in two parts. 
 switch that was cut short is completed by the next run of the new model.
 """
 
-from . import storage
-from .errors import AccountingError
-from .inputs.archives.index import FOLDER as CONTAINERS
-from .report import build_summary
-from .results import part_uri, present_shards
-from .run import MANIFEST, RUN, SUCCESS, account_of, delete_run, drop_leftovers, is_published, publish, read_run
-from .storage import Writer
+from brainray import storage
+from brainray.errors import AccountingError
+from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.storage import Writer
+
+from .parts import part_uri, present_shards
+from .run_folder import MANIFEST, RUN, SUCCESS, account_of, delete_run, drop_leftovers, is_published, publish, read_run
+from .summary import build_summary
 
 _NEXT = ".rescore"
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import storage
-from .errors import StorageError
+from brainray import storage
+from brainray.errors import StorageError
+
 from .manifest import Shard, load_shards, read_shard, repeated_uris
-from .results import part_info, part_uri, present_shards
+from .parts import part_info, part_uri, present_shards
 
 _THREADS = 4
 _SHOWN = 5

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import storage
-from .errors import BadRequest, StorageError
-from .evaluation import metrics
-from .evaluation.counts import ALL, REASONS, SCORED, Ints, Tally, count_rows, total
-from .evaluation.plots import draw_confusion
-from .results import part_info, part_uri, present_shards, prob_column
-from .run import RUN, check_is_run
+from brainray import storage
+from brainray.errors import BadRequest, StorageError
+from brainray.evaluation import metrics
+from brainray.evaluation.counts import ALL, REASONS, SCORED, Ints, Tally, count_rows, total
+from brainray.evaluation.plots import draw_confusion
+
+from .parts import part_info, part_uri, present_shards, prob_column
+from .run_folder import RUN, check_is_run
 from .throughput import Throughput, iso
 
 SCHEMA_VERSION = 1

@@ -17,14 +17,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .config import ImageSpec
-from .errors import BrainrayError, ImageError
-from .imaging.decode import Decoded, Header, decode, read_header
-from .inputs.archives import split_refusal
-from .inputs.ranges import Image, pieces
-from .inputs.reader import Content, Reader, reads_in_flight
-from .results import PartInfo, Work, prediction_schema, prob_column
-from .tasks import Target, Task, commit
+from brainray.config import ImageSpec
+from brainray.errors import BrainrayError, ImageError
+from brainray.imaging.decode import Decoded, Header, decode, read_header
+from brainray.inputs.archives import split_refusal
+from brainray.inputs.ranges import Image, pieces
+from brainray.inputs.reader import Content, Reader, reads_in_flight
+
+from .parts import PartInfo, Work, prediction_schema, prob_column
+from .shard_task import Target, Task, commit
 
 Clock = Callable[[], datetime]
 Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]

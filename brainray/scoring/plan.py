@@ -8,17 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import manifest, storage
-from .accounts import Account, check_accounts
-from .config import ScoreOptions
-from .errors import AccountingError, BadRequest, StorageError
-from .inputs import listing
-from .inputs.archives.index import FOLDER as CONTAINERS
-from .inputs.archives.index import Indexes, keep
-from .inputs.listing import Lister, Listing
+from brainray import storage
+from brainray.config import ScoreOptions
+from brainray.errors import AccountingError, BadRequest, StorageError
+from brainray.inputs import listing
+from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.inputs.archives.index import Indexes, keep
+from brainray.inputs.listing import Lister, Listing
+from brainray.storage import Writer
+from brainray.versions import package_versions
+
+from . import manifest
 from .manifest import Changes, Shard
-from .results import part_uri, read_part_info
-from .run import (
+from .parts import part_uri, read_part_info
+from .run_folder import (
     MANIFEST,
     RUN,
     SCHEMA_VERSION,
@@ -30,9 +33,8 @@ from .run import (
     look,
     read_run,
 )
-from .storage import Writer
-from .tasks import Target, open_task
-from .versions import package_versions
+from .shard_task import Target, open_task
+from .verify import Account, check_accounts
 
 _THREADS = 8
 # What of run.json, if it differs, makes a run worth writing again. The rest says how it was made.
