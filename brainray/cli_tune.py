@@ -9,7 +9,7 @@ from .cli_options import BatchSize, Data, Exclude, GroupRegex, Model, Precision,
 from .errors import BadRequest
 
 if TYPE_CHECKING:
-    from .tuning import Trial
+    from .training.search import Trial
 
 Number = TypeVar("Number", int, float)
 
@@ -37,9 +37,9 @@ def tune(
 ) -> None:
     """Search for a learning rate, width, image size and augmentation with Ray Tune; the same command goes on."""
     from .config import TrainOptions
+    from .training.search import Space, command_for
     from .tune_job import Request
     from .tune_job import tune as search
-    from .tuning import Space, command_for
 
     if trials < 1:
         raise BadRequest(f"--trials is {trials}; it must be 1 or more")
@@ -80,7 +80,7 @@ def _show(ranked: "list[Trial]") -> None:
     from rich.table import Table
 
     from .console import output_console
-    from .tuning import row_of
+    from .training.search import row_of
 
     table = Table(box=None, pad_edge=False)
     names = ("trial", "mean_recall", "accuracy", "lr", "width", "image_px", "augment", "gmac", "epochs")

@@ -14,8 +14,8 @@ from .config import ImageSpec, TrainOptions
 from .duplicates.descriptors import Signatures
 from .duplicates.search import find_copies, group_copies
 from .ray_session import own_errors, quiet_data
-from .rows import decode_rows, in_order, take_rows
-from .training_set import Chosen, TrainingSet, choose, describe_choice
+from .training.dataset import Chosen, TrainingSet, choose, describe_choice
+from .training.decoded import decode_rows, in_order, take_rows
 
 _IMAGES_A_TASK = 256
 

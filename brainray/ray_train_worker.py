@@ -15,13 +15,14 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from . import checkpoint, fit, storage
-from .checkpoint import Checkpoint
+from . import storage
 from .errors import StorageError
-from .learner import Learner, Lesson
 from .models.predictor import pick_device
-from .rows import KeptRows
-from .training_request import WorkFolder
+from .training import checkpoint, loop
+from .training.checkpoint import Checkpoint
+from .training.decoded import KeptRows
+from .training.state import WorkFolder
+from .training.trainer import Learner, Lesson
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +45,7 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.threads)
     begun = _begun(job, rank=context.get_world_rank())
     state = _State(job, begun, rank=context.get_world_rank(), workers=context.get_world_size())
-    while not fit.is_finished(state.history, job.lesson.options):
+    while not loop.is_finished(state.history, job.lesson.options):
         state.epoch()
         state.report()
 
@@ -88,13 +89,13 @@ class _State:
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": float(np.mean(_all_gather(loss))),
-            **fit.validation_figures(logits_NK, labels_N, len(self._job.lesson.model.classes)),
+            **loop.validation_figures(logits_NK, labels_N, len(self._job.lesson.model.classes)),
             "lr": learner.schedule.get_last_lr()[0],
             "images_per_s": learner.steps * learner.batch * self._workers / (trained - began),
             "seconds": time.perf_counter() - began,
             "workers": self._workers,
         }
-        row["best"] = fit.is_better(row, fit.best_of(self.history), options)
+        row["best"] = loop.is_better(row, loop.best_of(self.history), options)
         if row["best"]:
             # A copy, which further steps leave alone.
             best = {name: tensor.to("cpu", copy=True) for name, tensor in learner.judged.state_dict().items()}
@@ -116,7 +117,7 @@ class _State:
             best, logits_NK, labels_N = self._best
             learner = self._learner
             state = Checkpoint(
-                model=fit.bare(learner.model).state_dict(),
+                model=loop.bare(learner.model).state_dict(),
                 average=learner.average.state_dict() if learner.average else None,
                 moments=learner.optimizer.state_dict()["state"],
                 history=self.history,

@@ -15,15 +15,16 @@ from ray import tune
 from ray.data import Dataset
 from ray.tune.schedulers import ASHAScheduler
 
-from . import fit, storage
-from .learner import Learner, Lesson
+from . import storage
 from .models.networks import cost_of
 from .models.predictor import pick_device
 from .ray_session import own_error, own_errors
 from .ray_train import state_folder
 from .resources import TrainPool
-from .rows import KeptRows
-from .tuning import RAY, Trial, trial_uri
+from .training import loop
+from .training.decoded import KeptRows
+from .training.search import RAY, Trial, trial_uri
+from .training.trainer import Learner, Lesson
 
 _FAILURES = 2  # of one trial, as when its machine goes
 _GRACE = 3  # epochs that every trial has
@@ -135,7 +136,7 @@ def _trial(config: dict[str, Any], search: Search) -> None:
     for epoch in range(1, options.epochs + 1):
         began = time.perf_counter()
         loss = learner.epoch(learn)
-        figures = fit.validation_figures(learner.evaluate(validate_on), validate_on.label, len(search.classes))
+        figures = loop.validation_figures(learner.evaluate(validate_on), validate_on.label, len(search.classes))
         row = {"epoch": epoch, "train_loss": loss, **figures, "seconds": time.perf_counter() - began}
         trial = replace(trial, history=(*trial.history, row))
         search.writer.write_json(trial_uri(search.output, trial.number), trial.to_json())

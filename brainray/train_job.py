@@ -10,25 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from . import storage, training_request
-from .audit import Split
+from . import storage
 from .config import ModelSpec, TrainOptions
 from .errors import BadRequest, BrainrayError
 from .evaluation.metrics import reference_distribution
 from .models.bundle import Bundle, load_bundle, save_bundle
 from .storage import lease
 from .storage.shared_paths import Seen, sight_of
-from .training_parts import Part, Progress, following, parts_of, read_progress, splits_of
-from .training_report import Validation, write_training_report
-from .training_request import Found, TrainRequest, WorkFolder
-from .training_set import (
-    Chosen,
-    TrainingSet,
-    describe_data,
-    list_excluded,
-    list_training_set,
-    picture_counts,
-)
+from .training import state as training_request
+from .training.dataset import Chosen, TrainingSet, describe_data, list_excluded, list_training_set, picture_counts
+from .training.parts import Part, Progress, following, parts_of, read_progress, splits_of
+from .training.report import Validation, write_training_report
+from .training.splits import Split
+from .training.state import Found, TrainRequest, WorkFolder
 from .versions import package_versions
 
 if TYPE_CHECKING:
@@ -150,10 +144,10 @@ def _begun(job: _Job, parts: tuple[Part, ...]) -> Progress:
 
 def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Writer) -> None:
     """What needs Ray."""
-    from . import fit
     from .ray_nodes import await_workers, check_every_node
     from .ray_session import session
     from .resources import train_pool
+    from .training import loop
 
     job.say("starting Ray")
     with session() as nodes:
@@ -172,7 +166,7 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
         _begin(job, begun, data, writer)
         job.say(f"training with {_count(pool)} worker(s); they take half a minute to start")
         for part, state, split in zip(parts, begun.states, splits_of(chosen), strict=True):
-            if state is None or not fit.is_finished(state.history, job.options):
+            if state is None or not loop.is_finished(state.history, job.options):
                 writer.write_json(part.work.progress, {"history": state.history if state else []})
                 with following(part, epochs=job.options.epochs, say=job.say):
                     _fit_part(job, part, decoded, chosen, split, pool, data, writer)
@@ -193,9 +187,9 @@ def _fit_part(
     writer: storage.Writer,
 ) -> None:
     from . import ray_train
-    from .learner import Lesson
     from .ray_shares import Side
     from .ray_train_worker import TrainJob
+    from .training.trainer import Lesson
 
     counts = picture_counts(chosen, split.train, len(job.model.classes))
     lesson = Lesson(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
@@ -222,12 +216,12 @@ def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Wri
 
 def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
-    from . import checkpoint, fit
     from .models.networks import cost_of
+    from .training import checkpoint, loop
 
     states = [state for state in progress.states if state]
     last, fitted = states[-1], checkpoint.fitted(states)
-    best = fit.best_of(last.history)
+    best = loop.best_of(last.history)
     validation = Validation(
         classes=job.model.classes,
         probs_NK=fitted.probs_NK,

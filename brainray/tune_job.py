@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from . import storage, tuning
+from . import storage
 from .config import ImageSpec, TrainOptions
 from .errors import BrainrayError
 from .storage import lease
 from .storage.shared_paths import Seen, sight_of
-from .training_request import check_is_folder, describe_request
-from .training_set import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
-from .tuning import Space, Trial
+from .training import search as tuning
+from .training.dataset import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
+from .training.search import Space, Trial
+from .training.state import check_is_folder, describe_request
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
     from .ray_tune import Sides
-    from .training_set import Array
+    from .training.dataset import Array
 
 Say = Callable[[str], None]
 

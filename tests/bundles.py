@@ -7,7 +7,7 @@ from typing import Any
 
 from brainray.config import Calibration, ImageSpec, ModelSpec, TrainOptions
 from brainray.models.bundle import Bundle, save_bundle, weights_bytes
-from brainray.rows import KeptRows
+from brainray.training.decoded import KeptRows
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -55,7 +55,7 @@ def learned(
     """What `brainray train` makes of decoded images in `options.epochs`, uncalibrated; `hear` gets each one's loss."""
     import torch
 
-    from brainray.learner import Learner, Lesson
+    from brainray.training.trainer import Learner, Lesson
 
     model = options.model_spec(classes)
     lesson = Lesson(options=options, model=model, class_counts=class_counts, init=init)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray.audit import conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
 from brainray.errors import BadRequest
+from brainray.training.splits import conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
 
 CLASSES = ("a", "b")
 

@@ -9,13 +9,14 @@ from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import checkpoint, fit, storage
-from brainray.checkpoint import Checkpoint
+from brainray import storage
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.errors import StorageError
-from brainray.learner import Learner, Lesson
 from brainray.models.bundle import fingerprint
 from brainray.models.networks import build_model
+from brainray.training import checkpoint, loop
+from brainray.training.checkpoint import Checkpoint
+from brainray.training.trainer import Learner, Lesson
 
 SPEC = ModelSpec(classes=("a", "b"))
 OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32)
@@ -47,14 +48,14 @@ def train(begun, epochs, *, steps=3):
     if begun:
         model.load_state_dict(begun.model)
     history = list(begun.history) if begun else []
-    optimizer = fit.make_optimizer(model, OPTIONS, moments=begun.moments if begun else None)
-    schedule = fit.make_schedule(
+    optimizer = loop.make_optimizer(model, OPTIONS, moments=begun.moments if begun else None)
+    schedule = loop.make_schedule(
         optimizer, total_steps=steps * OPTIONS.epochs, warmup_fraction=0.1, done_steps=steps * len(history)
     )
     for epoch in range(len(history) + 1, len(history) + epochs + 1):
-        generator = fit.seed_epoch(seed=OPTIONS.seed, epoch=epoch, rank=0)
-        batches = fit.shuffled_batches(*images(), np.arange(24), batch_size=8, steps=steps, generator=generator)
-        fit.train_epoch(model, batches, fitting=FITTING, optimizer=optimizer, schedule=schedule, generator=generator)
+        generator = loop.seed_epoch(seed=OPTIONS.seed, epoch=epoch, rank=0)
+        batches = loop.shuffled_batches(*images(), np.arange(24), batch_size=8, steps=steps, generator=generator)
+        loop.train_epoch(model, batches, fitting=FITTING, optimizer=optimizer, schedule=schedule, generator=generator)
         history.append(row(epoch) | {"lr": schedule.get_last_lr()[0]})
     return Checkpoint(
         model=model.state_dict(),
@@ -120,7 +121,7 @@ def test_any_other_file_is_no_checkpoint(content):
 
 def rates(*, epochs, steps, done_steps):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    schedule = fit.make_schedule(optimizer, total_steps=6 * steps, warmup_fraction=0.1, done_steps=done_steps)
+    schedule = loop.make_schedule(optimizer, total_steps=6 * steps, warmup_fraction=0.1, done_steps=done_steps)
     seen = []
     for _ in range(epochs * steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -141,7 +142,7 @@ def test_with_other_workers_the_schedule_goes_on_at_the_same_epoch(third_epoch):
 
 def test_every_epoch_and_worker_draws_its_own_whatever_was_drawn_before():
     def draws(**key):
-        generator = fit.seed_epoch(**{"seed": 1, "epoch": 2, "rank": 0, **key})
+        generator = loop.seed_epoch(**{"seed": 1, "epoch": 2, "rank": 0, **key})
         return tuple(torch.rand(2, generator=generator).tolist() + torch.rand(2).tolist())
 
     first = draws()
@@ -151,7 +152,7 @@ def test_every_epoch_and_worker_draws_its_own_whatever_was_drawn_before():
 
 
 def test_what_is_drawn_is_the_same_with_every_python():
-    generator = fit.seed_epoch(seed=1, epoch=2, rank=3)
+    generator = loop.seed_epoch(seed=1, epoch=2, rank=3)
     assert (generator.initial_seed(), torch.initial_seed()) == (12997252459554536576, 4810247055756232647)
 
 
@@ -176,17 +177,17 @@ def test_a_training_begun_before_the_average_was_torchs_own_goes_on(third_epoch)
 
 
 def test_better_is_more_recall_and_at_the_same_recall_less_loss():
-    assert fit.is_better(row(1), None, OPTIONS)
-    assert fit.is_better(row(2, 0.6, 9.0), row(1, 0.5, 1.0), OPTIONS)
-    assert fit.is_better(row(2, 0.5, 0.9), row(1, 0.5, 1.0), OPTIONS)
-    assert not fit.is_better(row(2, 0.5, 1.0), row(1, 0.5, 1.0), OPTIONS)
+    assert loop.is_better(row(1), None, OPTIONS)
+    assert loop.is_better(row(2, 0.6, 9.0), row(1, 0.5, 1.0), OPTIONS)
+    assert loop.is_better(row(2, 0.5, 0.9), row(1, 0.5, 1.0), OPTIONS)
+    assert not loop.is_better(row(2, 0.5, 1.0), row(1, 0.5, 1.0), OPTIONS)
 
 
 def test_when_to_stop_follows_from_the_history():
     options = TrainOptions(epochs=6, patience=3)
     history = [row(1), row(2), *(row(epoch, best=False) for epoch in (3, 4))]
-    assert not fit.is_finished([], options)
-    assert not fit.is_finished(history, options)
-    assert fit.is_finished([*history, row(5, best=False)], options)
-    assert fit.is_finished([row(epoch) for epoch in range(1, 7)], options)
-    assert fit.best_of(history)["epoch"] == 2
+    assert not loop.is_finished([], options)
+    assert not loop.is_finished(history, options)
+    assert loop.is_finished([*history, row(5, best=False)], options)
+    assert loop.is_finished([row(epoch) for epoch in range(1, 7)], options)
+    assert loop.best_of(history)["epoch"] == 2

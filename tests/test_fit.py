@@ -5,13 +5,13 @@ from conftest import plain_fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainray import fit
-from brainray.augment import augment
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.evaluation import metrics
 from brainray.evaluation.calibration import softmax
 from brainray.evaluation.counts import count_probabilities
 from brainray.models.networks import build_model
+from brainray.training import loop
+from brainray.training.augment import augment
 
 SPEC = ImageSpec(image_px=32)
 
@@ -32,19 +32,19 @@ def train(seed, epochs=6):
     images, labels = blobs(96)
     pictures = np.arange(96)
     model = build_model(ModelSpec(classes=("a", "b")))
-    optimizer = fit.make_optimizer(model, options)
-    schedule = fit.make_schedule(optimizer, total_steps=6 * epochs, warmup_fraction=0.1)
+    optimizer = loop.make_optimizer(model, options)
+    schedule = loop.make_schedule(optimizer, total_steps=6 * epochs, warmup_fraction=0.1)
     plain = plain_fitting()
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
-        batches = fit.shuffled_batches(images, labels, pictures, batch_size=16, steps=6, generator=generator)
-        fit.train_epoch(model, batches, fitting=plain, optimizer=optimizer, schedule=schedule, generator=generator)
+        batches = loop.shuffled_batches(images, labels, pictures, batch_size=16, steps=6, generator=generator)
+        loop.train_epoch(model, batches, fitting=plain, optimizer=optimizer, schedule=schedule, generator=generator)
     return model
 
 
 def test_a_few_epochs_learn_what_can_be_seen():
     images, labels = blobs(40, seed=1)
-    logits_NK = fit.evaluate(train(0), fit.ordered_batches(images, labels, batch_size=16), fitting=plain_fitting())
+    logits_NK = loop.evaluate(train(0), loop.ordered_batches(images, labels, batch_size=16), fitting=plain_fitting())
     assert (logits_NK.argmax(1) == labels).mean() > 0.9
 
 
@@ -63,7 +63,7 @@ def test_every_picture_is_learned_from_equally_often_in_every_epoch(pictures, ba
     steps = -(-distinct // batch) + extra
     pixels = np.arange(images, dtype=np.uint8).reshape(-1, 1, 1)
     batches = list(
-        fit.shuffled_batches(
+        loop.shuffled_batches(
             pixels,
             np.arange(images),
             np.array(pictures),
@@ -84,7 +84,7 @@ def test_each_copy_of_a_picture_has_its_turn():
     generator = torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(60):
-        for _, labels in fit.shuffled_batches(
+        for _, labels in loop.shuffled_batches(
             pixels, np.arange(6), pictures, batch_size=2, steps=1, generator=generator
         ):
             seen |= set(labels.tolist())
@@ -93,7 +93,7 @@ def test_each_copy_of_a_picture_has_its_turn():
 
 def test_the_average_of_the_weights_follows_them():
     model = build_model(ModelSpec(classes=("a", "b")))
-    average = fit.make_average(build_model(ModelSpec(classes=("a", "b"))), decay=0.9, device=torch.device("cpu"))
+    average = loop.make_average(build_model(ModelSpec(classes=("a", "b"))), decay=0.9, device=torch.device("cpu"))
     for _ in range(200):
         average.update_parameters(model)
     for mean, value in zip(average.module.state_dict().values(), model.state_dict().values(), strict=True):
@@ -103,7 +103,7 @@ def test_the_average_of_the_weights_follows_them():
 def test_the_average_moves_fast_at_first_and_then_by_its_decay():
     """By hand: of what it was it keeps (1 + n) / (10 + n) at the n-th step, and never more than the decay."""
     model = torch.nn.BatchNorm1d(1)
-    average = fit.make_average(model, decay=0.4, device=torch.device("cpu"))
+    average = loop.make_average(model, decay=0.4, device=torch.device("cpu"))
     expected = 1.0
     for step, value in enumerate((5.0, -2.0, 3.0, 7.0, 7.5, 0.5), start=1):
         torch.nn.init.constant_(model.weight, value)
@@ -118,12 +118,12 @@ def test_the_average_moves_fast_at_first_and_then_by_its_decay():
 
 def test_evaluation_sees_every_image_once_in_order():
     images, labels = blobs(21)
-    seen = torch.cat([y for _, y in fit.ordered_batches(images, labels, batch_size=8)])
+    seen = torch.cat([y for _, y in loop.ordered_batches(images, labels, batch_size=8)])
     assert seen.tolist() == labels.tolist()
 
 
 def test_the_rate_rises_then_falls():
-    factors = [fit.learning_rate_factor(step, total=100, warmup_fraction=0.1) for step in range(100)]
+    factors = [loop.learning_rate_factor(step, total=100, warmup_fraction=0.1) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == 1.0
     assert factors.index(1.0) in (9, 10)
@@ -133,7 +133,7 @@ def test_the_rate_rises_then_falls():
 
 def test_rare_classes_weigh_more_and_the_mean_image_weighs_one():
     counts = np.array([900, 100])
-    weights = fit.class_weights(counts).numpy()
+    weights = loop.class_weights(counts).numpy()
     assert weights[1] / weights[0] == pytest.approx(3.0)
     assert (weights * counts).sum() / counts.sum() == pytest.approx(1.0)
 
@@ -142,7 +142,7 @@ def test_the_figures_of_an_epoch_are_those_of_every_other_report():
     """One count and one formula: else a model is chosen by one figure and described by another."""
     rng = np.random.default_rng(3)
     logits, labels = rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 3, 200)
-    figures = fit.validation_figures(logits, labels, 4)
+    figures = loop.validation_figures(logits, labels, 4)
     tally = count_probabilities(labels, softmax(logits, 1.0))
     assert figures["val_accuracy"] == metrics.accuracy(tally).value
     assert figures["val_balanced_accuracy"] == metrics.balanced_accuracy(tally)
@@ -153,7 +153,7 @@ def test_the_figures_of_an_epoch_are_those_of_every_other_report():
 
 
 def test_without_images_there_is_no_figure():
-    figures = fit.validation_figures(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 4)
+    figures = loop.validation_figures(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 4)
     assert figures == {"val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None, "val_images": 0}
 
 

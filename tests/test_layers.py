@@ -50,10 +50,7 @@ FOREIGN = {
 }
 # Modules that have not moved yet, and where they will stand.
 LATER = {
-    "audit": "training/splits",
     "audit_job": "commands/audit",
-    "augment": "training/augment",
-    "checkpoint": "training/checkpoint",
     "cli": "cli/app",
     "cli_audit": "cli/audit",
     "cli_doctor": "cli/doctor",
@@ -70,11 +67,8 @@ LATER = {
     "doctor_nodes": "doctor/nodes",
     "doctor_output": "doctor/output",
     "doctor_torch": "doctor/gpu",
-    "fit": "training/loop",
     "jobs_api": "cluster/jobs_client",
-    "learner": "training/trainer",
     "logs": "cli/log",
-    "outliers": "training/outliers",
     "ray_audit": "cluster/audit",
     "ray_decode": "cluster/train_data",
     "ray_doctor": "cluster/doctor",
@@ -88,16 +82,10 @@ LATER = {
     "ray_train": "cluster/train",
     "ray_train_worker": "cluster/train_worker",
     "ray_tune": "cluster/tune",
-    "rows": "training/decoded",
     "score_job": "commands/score",
     "submit": "commands/submit",
     "train_job": "commands/train",
-    "training_parts": "training/parts",
-    "training_report": "training/report",
-    "training_request": "training/state",
-    "training_set": "training/dataset",
     "tune_job": "commands/tune",
-    "tuning": "training/search",
 }
 ANYWHERE = {"numpy", "pyarrow"}
 MODULES = {

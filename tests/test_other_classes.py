@@ -11,8 +11,8 @@ from brainray import storage
 from brainray.cli import run
 from brainray.config import TrainOptions
 from brainray.models.bundle import Bundle, load_bundle
-from brainray.rows import KeptRows, decode_rows
-from brainray.training_set import list_training_set
+from brainray.training.dataset import list_training_set
+from brainray.training.decoded import KeptRows, decode_rows
 
 TWO, FIVE = ("healthy", "tumor"), ("a", "b", "c", "d", "e")
 IMAGES = 4  # of each class

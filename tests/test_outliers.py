@@ -1,7 +1,7 @@
 import torch
 from conftest import plain_fitting
 
-from brainray.outliers import outliers
+from brainray.training.outliers import outliers
 
 
 def heads(channels=1):

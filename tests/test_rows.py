@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.errors import BrainrayError
-from brainray.rows import KeptRows, share_rows, take_rows
+from brainray.training.decoded import KeptRows, share_rows, take_rows
 
 
 def rows_of(positions):

@@ -14,7 +14,7 @@ from brainray.imaging.phantom import write_archive
 from brainray.models.bundle import SHIPPED, load_bundle
 from brainray.models.networks import cost_of
 from brainray.score_job import read_request
-from brainray.training_report import command_of
+from brainray.training.report import command_of
 
 FOLDER = Path(brainray.__file__).parent / SHIPPED
 SIDE = 256

@@ -8,14 +8,16 @@ import pytest
 import torch
 from bundles import untrained
 
-from brainray import checkpoint, storage, train_job, training_request
-from brainray.checkpoint import Checkpoint
+from brainray import storage, train_job
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
 from brainray.models.bundle import load_bundle
 from brainray.models.networks import build_model
-from brainray.training_parts import Progress, epoch_line
-from brainray.training_request import WorkFolder
+from brainray.training import checkpoint
+from brainray.training import state as training_request
+from brainray.training.checkpoint import Checkpoint
+from brainray.training.parts import Progress, epoch_line
+from brainray.training.state import WorkFolder
 
 OPTIONS = TrainOptions(image_px=32, epochs=3)
 DATA = {

@@ -10,7 +10,7 @@ import pytest
 from brainray import storage
 from brainray.config import TrainOptions
 from brainray.evaluation.calibration import choose_review
-from brainray.training_report import Validation, command_of, model_card, write_training_report
+from brainray.training.report import Validation, command_of, model_card, write_training_report
 
 CLASSES = ("glioma", "notumor")
 

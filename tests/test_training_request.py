@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from brainray import storage, training_request
+from brainray import storage
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
-from brainray.training_request import WorkFolder, describe_request, look
-from brainray.training_set import list_excluded, list_training_set
+from brainray.training import state
+from brainray.training.dataset import list_excluded, list_training_set
+from brainray.training.state import WorkFolder, describe_request, look
 
 OPTIONS = TrainOptions(image_px=32)
 
@@ -33,7 +34,7 @@ def output(tmp_path):
 
 
 def leave(output, request, *, checkpoint=True):
-    training_request.begin(output, request, writer=storage.Writer())
+    state.begin(output, request, writer=storage.Writer())
     if checkpoint:
         storage.write_bytes(WorkFolder.of(output).checkpoint, b"some epochs")
 
@@ -110,6 +111,6 @@ def test_beginning_leaves_nothing_of_another_training(request_for, output):
     work = WorkFolder.of(output)
     leave(output, request_for(seed=1))
     storage.write_bytes(work.ray + "/torn/snapshot.json", b"{")
-    training_request.begin(output, request_for(), writer=storage.Writer())
+    state.begin(output, request_for(), writer=storage.Writer())
     assert storage.list_names(work.uri) == ["request.json"]
     assert work.history() == []

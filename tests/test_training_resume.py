@@ -26,9 +26,9 @@ from brainray.cli import run
 from brainray.config import ModelSpec, TrainOptions
 from brainray.errors import BadRequest, BrainrayError, OutputHeld
 from brainray.imaging.phantom import write_archive
-from brainray.learner import Lesson
 from brainray.models.bundle import load_bundle
-from brainray.training_request import WorkFolder
+from brainray.training.state import WorkFolder
+from brainray.training.trainer import Lesson
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 12

@@ -4,13 +4,8 @@ from conftest import CLASSES, image_bytes
 
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest
-from brainray.rows import decode_rows
-from brainray.training_set import (
-    choose,
-    describe_choice,
-    list_excluded,
-    list_training_set,
-)
+from brainray.training.dataset import choose, describe_choice, list_excluded, list_training_set
+from brainray.training.decoded import decode_rows
 
 
 def test_classes_are_the_folders_whatever_their_spelling(archive):

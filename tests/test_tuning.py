@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-from brainray import cli_tune, storage, tuning
+from brainray import cli_tune, storage
 from brainray.cli import run
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
-from brainray.training_request import TrainRequest
-from brainray.tuning import Space, Trial
+from brainray.training import search
+from brainray.training.search import Space, Trial
+from brainray.training.state import TrainRequest
 
 SPACE = Space(lr=(1e-3, 1e-2), width=(0.5, 1.0), image_px=(96, 128), augment=(0.25, 0.5))
 BASE = TrainOptions(epochs=5, image_px=96)
@@ -32,8 +33,8 @@ def test_trials_are_drawn_from_what_was_asked_for_and_the_same_ones_again():
 
 def test_the_best_comes_first_and_of_equals_the_cheaper_one():
     trials = [ended(0, recall=0.8), ended(1, recall=0.9, gmac=2.0), ended(2, recall=0.9), Trial(number=3, options=BASE)]
-    assert [trial.number for trial in tuning.ranked(trials)] == [2, 1, 0]
-    lines = tuning.table_csv(trials).decode().splitlines()
+    assert [trial.number for trial in search.ranked(trials)] == [2, 1, 0]
+    lines = search.table_csv(trials).decode().splitlines()
     assert len(lines) == 5 and lines[0].startswith("trial,lr,width,image_px,augment,epochs,accuracy,mean_recall,loss")
     assert lines[4].startswith("3,0.003,1.0,96,0.5,0,,,")
 
@@ -43,8 +44,8 @@ def test_a_trial_that_has_ended_is_known_again_and_one_that_has_not_begins_anew(
     options = [SPACE.draw(BASE, number) for number in range(3)]
     cut_short, failed = replace(ended(1, recall=0.7), ended=False), replace(ended(2, recall=0.7), failure="died")
     for trial in (ended(0, recall=0.7), cut_short, failed):
-        writer.write_json(tuning.trial_uri(str(tmp_path), trial.number), trial.to_json())
-    found = tuning.read_trials(str(tmp_path), options)
+        writer.write_json(search.trial_uri(str(tmp_path), trial.number), trial.to_json())
+    found = search.read_trials(str(tmp_path), options)
     assert [trial.ended for trial in found] == [True, False, False]
     assert found[0] == ended(0, recall=0.7)
     assert found[1].history == ()
@@ -52,14 +53,14 @@ def test_a_trial_that_has_ended_is_known_again_and_one_that_has_not_begins_anew(
 
 def test_an_output_is_one_search(tmp_path):
     writer, request = storage.Writer(), TrainRequest(described={"images": "x"})
-    tuning.begin(str(tmp_path), request, SPACE, writer)
-    tuning.begin(str(tmp_path), request, SPACE, writer)
+    search.begin(str(tmp_path), request, SPACE, writer)
+    search.begin(str(tmp_path), request, SPACE, writer)
     with pytest.raises(BadRequest, match="holds the search of another command or of other images"):
-        tuning.begin(str(tmp_path), TrainRequest(described={"images": "y"}), SPACE, writer)
+        search.begin(str(tmp_path), TrainRequest(described={"images": "y"}), SPACE, writer)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("x")
     with pytest.raises(BadRequest, match="not empty and holds no search"):
-        tuning.begin(str(tmp_path / "other"), request, SPACE, writer)
+        search.begin(str(tmp_path / "other"), request, SPACE, writer)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,8 @@ def test_a_search_that_makes_no_sense_is_refused_before_anything_is_written(
 
 
 def test_the_command_of_a_trial_names_what_it_varied():
-    assert tuning.command_for(ended(1, recall=1)).startswith("brainray train --data DATA --output MODEL ")
-    assert f"--lr {SPACE.draw(BASE, 1).lr}" in tuning.command_for(ended(1, recall=1))
+    assert search.command_for(ended(1, recall=1)).startswith("brainray train --data DATA --output MODEL ")
+    assert f"--lr {SPACE.draw(BASE, 1).lr}" in search.command_for(ended(1, recall=1))
 
 
 def test_trials_are_json(tmp_path):

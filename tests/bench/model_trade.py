@@ -34,8 +34,8 @@ from brainray.imaging.decode import decode
 from brainray.models.bundle import Bundle, load_bundle
 from brainray.models.networks import cost_of
 from brainray.models.predictor import Predictor
-from brainray.rows import KeptRows, decode_rows, take_rows
-from brainray.training_set import Chosen, TrainingSet, choose, list_training_set, picture_counts
+from brainray.training.dataset import Chosen, TrainingSet, choose, list_training_set, picture_counts
+from brainray.training.decoded import KeptRows, decode_rows, take_rows
 
 _LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 12, "folds": 5}
 CANDIDATES = {

@@ -41,7 +41,7 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
 
     from brainray.cli import app
     from brainray.config import TrainOptions
-    from brainray.learner import Learner, Lesson
+    from brainray.training.trainer import Learner, Lesson
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     command = get_command(app).commands["train"]

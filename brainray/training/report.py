@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
-from . import storage
-from .config import LITE_NAMES, TrainOptions
-from .evaluation import metrics
-from .evaluation.calibration import Review
-from .evaluation.counts import CALIBRATION_BINS, Tally, count_probabilities
-from .evaluation.plots import draw_curves, draw_reliability
+from brainray import storage
+from brainray.config import LITE_NAMES, TrainOptions
+from brainray.evaluation import metrics
+from brainray.evaluation.calibration import Review
+from brainray.evaluation.counts import CALIBRATION_BINS, Tally, count_probabilities
+from brainray.evaluation.plots import draw_curves, draw_reliability
 
 FOLDER = "training"
 _UNOWNED = storage.Writer()
@@ -115,7 +115,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
 
     options = provenance["options"]
     templates = Environment(
-        loader=PackageLoader("brainray"),
+        loader=PackageLoader("brainray.training"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

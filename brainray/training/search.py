@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from . import storage
-from .config import TrainOptions
-from .errors import BadRequest
-from .training_report import command_of
-from .training_request import TrainRequest
+from brainray import storage
+from brainray.config import TrainOptions
+from brainray.errors import BadRequest
+
+from .report import command_of
+from .state import TrainRequest
 
 SEARCH, TABLE, _TRIALS = "search.json", "trials.csv", "trials"
 RAY = ".ray"  # what Ray Tune keeps; nothing is ever read from it

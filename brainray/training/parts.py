@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audit import Split
-from .config import TrainOptions
-from .errors import StorageError
-from .training_request import WorkFolder
-from .training_set import Chosen
+from brainray.config import TrainOptions
+from brainray.errors import StorageError
+
+from .dataset import Chosen
+from .splits import Split
+from .state import WorkFolder
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -67,9 +68,9 @@ class Progress:
         return next((state.data for state in self.states if state), None)
 
     def is_finished(self, options: TrainOptions) -> bool:
-        from . import fit
+        from . import loop
 
-        return all(state is not None and fit.is_finished(state.history, options) for state in self.states)
+        return all(state is not None and loop.is_finished(state.history, options) for state in self.states)
 
     @property
     def seconds(self) -> float:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from . import storage
-from .config import ImageSpec
-from .duplicates.descriptors import Signatures, nothing, signature_of
-from .errors import BrainrayError, ImageError, StorageError
-from .imaging.decode import decode_with_luminance
+from brainray import storage
+from brainray.config import ImageSpec
+from brainray.duplicates.descriptors import Signatures, nothing, signature_of
+from brainray.errors import BrainrayError, ImageError, StorageError
+from brainray.imaging.decode import decode_with_luminance
 
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .duplicates.search import connected
-from .errors import BadRequest
+from brainray.duplicates.search import connected
+from brainray.errors import BadRequest
 
 if TYPE_CHECKING:
     import numpy.typing as npt

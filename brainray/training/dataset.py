@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .audit import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
-from .config import TrainOptions
-from .errors import BadRequest
-from .inputs.class_names import class_of_folders
-from .inputs.image_files import image_files, tables_of
-from .inputs.selection import Grouper
-from .storage.base import FileInfo
+from brainray.config import TrainOptions
+from brainray.errors import BadRequest
+from brainray.inputs.class_names import class_of_folders
+from brainray.inputs.image_files import image_files, tables_of
+from brainray.inputs.selection import Grouper
+from brainray.storage.base import FileInfo
+
+from .splits import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
 
 Array = npt.NDArray[Any]
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from . import storage
-from .config import Calibration
-from .errors import StorageError
-from .evaluation.calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
-from .models.bundle import weights_bytes
+from brainray import storage
+from brainray.config import Calibration
+from brainray.errors import StorageError
+from brainray.evaluation.calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
+from brainray.models.bundle import weights_bytes
 
 State = dict[str, Tensor]
 

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from . import storage
-from .config import TrainOptions
-from .errors import BadRequest, StorageError
-from .models.bundle import DESCRIPTION, WEIGHTS
-from .training_report import FOLDER as REPORT
-from .training_set import TrainingSet
+from brainray import storage
+from brainray.config import TrainOptions
+from brainray.errors import BadRequest, StorageError
+from brainray.models.bundle import DESCRIPTION, WEIGHTS
+
+from .dataset import TrainingSet
+from .report import FOLDER as REPORT
 
 WORK = ".training"
 _REQUEST = "request.json"

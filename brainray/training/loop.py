@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
+from brainray.config import ImageSpec, TrainOptions
+from brainray.evaluation import metrics
+from brainray.evaluation.calibration import cross_entropy
+from brainray.evaluation.counts import count_confusion
+from brainray.models.predictor import normalise, planes, standardise
+
 from .augment import augment
-from .config import ImageSpec, TrainOptions
-from .evaluation import metrics
-from .evaluation.calibration import cross_entropy
-from .evaluation.counts import count_confusion
-from .models.predictor import normalise, planes, standardise
 from .outliers import outliers
 
 _OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it

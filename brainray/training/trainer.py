@@ -12,14 +12,15 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from . import fit
+from brainray.config import ModelSpec, TrainOptions
+from brainray.hardware import keep_freed_memory
+from brainray.models.bundle import Bundle, load_model
+from brainray.models.networks import begin_with, build_model, go_on_from
+from brainray.models.predictor import use_bf16
+
+from . import loop
 from .checkpoint import Checkpoint
-from .config import ModelSpec, TrainOptions
-from .hardware import keep_freed_memory
-from .models.bundle import Bundle, load_model
-from .models.networks import begin_with, build_model, go_on_from
-from .models.predictor import use_bf16
-from .rows import KeptRows
+from .decoded import KeptRows
 
 _VALIDATION_BATCH = 128
 
@@ -59,11 +60,11 @@ class Learner:
         self._epochs = begun.epoch if begun else 0
         self.batch = max(1, options.batch_size // workers)
         self.steps = -(-lesson.pictures // (shares * self.batch))  # in an epoch
-        self._fitting = fit.Fitting(
+        self._fitting = loop.Fitting(
             spec=options.image_spec,
             device=device,
             bf16=use_bf16(options.precision, device),
-            class_weights_K=fit.class_weights(np.array(lesson.class_counts)),
+            class_weights_K=loop.class_weights(np.array(lesson.class_counts)),
             label_smoothing=options.label_smoothing,
             augment=options.augment,
             outliers=options.outliers,
@@ -73,8 +74,8 @@ class Learner:
             model.load_state_dict(begun.model)
         self.average = self._average_of(model, begun) if options.averaging else None
         self.model = (wrap or (lambda module: module.to(device)))(model)
-        self.optimizer = fit.make_optimizer(self.model, options, moments=begun.moments if begun else None)
-        self.schedule = fit.make_schedule(
+        self.optimizer = loop.make_optimizer(self.model, options, moments=begun.moments if begun else None)
+        self.schedule = loop.make_schedule(
             self.optimizer,
             total_steps=self.steps * options.epochs,
             warmup_fraction=options.warmup_fraction,
@@ -82,7 +83,7 @@ class Learner:
         )
 
     def _average_of(self, model: nn.Module, begun: Checkpoint | None) -> AveragedModel:
-        average = fit.make_average(model, decay=self._options.averaging, device=self._fitting.device)
+        average = loop.make_average(model, decay=self._options.averaging, device=self._fitting.device)
         if begun and begun.average:
             steps = torch.tensor(1 + self.steps * self._epochs)  # for checkpoints that were written without
             average.load_state_dict({"n_averaged": steps, **begun.average})
@@ -91,15 +92,15 @@ class Learner:
     @property
     def judged(self) -> nn.Module:
         """The network that is validated and kept."""
-        return fit.bare(self.average or self.model)
+        return loop.bare(self.average or self.model)
 
     def epoch(self, rows: KeptRows, *, rank: int = 0) -> float:
         """The next pass over this worker's images. Returns the mean loss."""
         self._epochs += 1
-        generator = fit.seed_epoch(seed=self._options.seed, epoch=self._epochs, rank=rank)
-        return fit.train_epoch(
+        generator = loop.seed_epoch(seed=self._options.seed, epoch=self._epochs, rank=rank)
+        return loop.train_epoch(
             self.model,
-            fit.shuffled_batches(
+            loop.shuffled_batches(
                 rows.pixels, rows.label, rows.picture, batch_size=self.batch, steps=self.steps, generator=generator
             ),
             fitting=self._fitting,
@@ -111,8 +112,8 @@ class Learner:
 
     def evaluate(self, rows: KeptRows) -> npt.NDArray[np.float32]:
         """Logits [N, K] of a worker's images."""
-        batches = fit.ordered_batches(rows.pixels, rows.label, batch_size=_VALIDATION_BATCH)
-        return fit.evaluate(self.judged, batches, fitting=self._fitting)
+        batches = loop.ordered_batches(rows.pixels, rows.label, batch_size=_VALIDATION_BATCH)
+        return loop.evaluate(self.judged, batches, fitting=self._fitting)
 
 
 def _first_weights(lesson: Lesson) -> nn.Module:
