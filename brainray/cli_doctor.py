@@ -13,8 +13,8 @@ import typer
 from .errors import BadRequest
 
 if TYPE_CHECKING:
-    from .doctor import Check, Finding
-    from .doctor_nodes import Asked
+    from .doctor.checks import Check, Finding
+    from .doctor.nodes import Asked
 
 _WRONG = 2  # the exit code: a run would fail for what was found
 _FORMATS = ("text", "json")
@@ -34,7 +34,7 @@ def doctor(
     format: Annotated[str, typer.Option(help="text: a line each; json: a list.")] = "text",
 ) -> None:
     """Say what is wrong with this machine, the cluster and the locations given; exit code 2 where something is."""
-    from .doctor import examine
+    from .doctor.checks import examine
 
     if format not in _FORMATS:
         raise BadRequest(f"--format is {format!r}; it must be one of {', '.join(_FORMATS)}")
@@ -49,14 +49,14 @@ def _checks(
     inputs: Sequence[str], *, output: str | None, model: str | None, data: str | None, cluster: bool | None
 ) -> "list[Check]":
     """The machine first, then the cluster, then each location in the order in which a run meets it."""
-    from . import doctor_machine as this
-    from .doctor import Check
-    from .doctor_locations import look_at_data, look_at_input, look_at_model
-    from .doctor_nodes import TIMEOUT_S as RAY_S
-    from .doctor_nodes import check_ray
-    from .doctor_output import look_at_output
-    from .doctor_torch import TIMEOUT_S as TORCH_S
-    from .doctor_torch import check_torch
+    from .doctor import machine as this
+    from .doctor.checks import Check
+    from .doctor.gpu import TIMEOUT_S as TORCH_S
+    from .doctor.gpu import check_torch
+    from .doctor.inputs import look_at_data, look_at_input, look_at_model
+    from .doctor.nodes import TIMEOUT_S as RAY_S
+    from .doctor.nodes import check_ray
+    from .doctor.output import look_at_output
     from .hardware import read_machine
     from .models.bundle import SHIPPED
 
@@ -92,7 +92,7 @@ def _checks(
 def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool | None) -> "Asked":
     """For the cluster; what is no location at all is left to its own check."""
     from . import storage
-    from .doctor_nodes import Asked
+    from .doctor.nodes import Asked
 
     def normalised(text: str) -> str | None:
         with suppress(BadRequest):
@@ -105,7 +105,7 @@ def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool |
 
 def _firsts(texts: Iterable[str]) -> Iterator[bool]:
     """For each location whether it is the first in its bucket, whose store is told of once."""
-    from .doctor_locations import store_of
+    from .doctor.inputs import store_of
 
     seen: set[str] = set()
     for text in texts:
@@ -125,7 +125,7 @@ def _show_text(findings: "Iterable[Finding]") -> "list[Finding]":
     from rich.text import Text
 
     from .console import output_console
-    from .doctor import counted
+    from .doctor.checks import counted
 
     console = output_console()
     before_remedy = "\n         -> " if console.is_terminal else " -> "

@@ -20,21 +20,13 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from . import doctor_nodes, ray_internals, ray_session, storage
-from .doctor import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
-from .doctor_locations import first_image
-from .doctor_machine import check_objects, check_session_folder
-from .doctor_nodes import (
-    Answer,
-    Asked,
-    ClusterNode,
-    facts,
-    judge_cluster,
-    judge_late,
-    judge_node,
-    judge_precision,
-)
-from .doctor_output import nearest_folder
+from . import ray_internals, ray_session, storage
+from .doctor import nodes as doctor_nodes
+from .doctor.checks import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
+from .doctor.inputs import first_image
+from .doctor.machine import check_objects, check_session_folder
+from .doctor.nodes import Answer, Asked, ClusterNode, facts, judge_cluster, judge_late, judge_node, judge_precision
+from .doctor.output import nearest_folder
 from .errors import BadRequest, BrainrayError, StorageError
 from .hardware import Machine, read_disk, read_machine
 from .models.bundle import DESCRIPTION

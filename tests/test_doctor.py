@@ -18,14 +18,17 @@ from conftest import image_bytes
 from ray import cloudpickle
 from s3_servers import ACCESS_KEY, SECRET_KEY, fast_s3, free_port, s3_endpoints, strict_s3, use_server
 
-from brainray import cli_doctor, doctor_machine, doctor_nodes, doctor_torch, storage
+from brainray import cli_doctor, storage
 from brainray.cli import run
-from brainray.doctor import Check, Finding, attempted, blamed, counted, examine, findings_of, ok, size_text
-from brainray.doctor_locations import check_service, look_at_data, look_at_input, look_at_model
-from brainray.doctor_machine import check_memory, check_objects, check_packages, check_processors, check_room
-from brainray.doctor_nodes import Answer, Asked, ClusterNode, facts, judge_cluster, judge_node, judge_precision
-from brainray.doctor_output import check_disk, check_state, look_at_output
-from brainray.doctor_torch import Gpu, Torch, check_torch, judge_gpus
+from brainray.doctor import gpu
+from brainray.doctor import machine as doctor_machine
+from brainray.doctor import nodes as doctor_nodes
+from brainray.doctor.checks import Check, Finding, attempted, blamed, counted, examine, findings_of, ok, size_text
+from brainray.doctor.gpu import Gpu, Torch, check_torch, judge_gpus
+from brainray.doctor.inputs import check_service, look_at_data, look_at_input, look_at_model
+from brainray.doctor.machine import check_memory, check_objects, check_packages, check_processors, check_room
+from brainray.doctor.nodes import Answer, Asked, ClusterNode, facts, judge_cluster, judge_node, judge_precision
+from brainray.doctor.output import check_disk, check_state, look_at_output
 from brainray.errors import BadRequest, StorageError
 from brainray.hardware import Disk, Machine, read_disk, read_machine
 from brainray.scoring.run_folder import SCHEMA_VERSION
@@ -367,12 +370,12 @@ def test_a_gpu_that_would_stay_idle_is_told(torch, driver, hidden_by, status, wo
 def test_gpus_are_known_from_the_driver_where_torch_knows_none(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor_torch._ask_driver() == ()
+    assert gpu._ask_driver() == ()
     program.write_text("#!/bin/sh\necho 'NVIDIA L4, 550.54'\necho 'NVIDIA L4, 550.54'\n")
     program.chmod(0o755)
-    assert doctor_torch._ask_driver() == (L4, L4)
+    assert gpu._ask_driver() == (L4, L4)
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
-    assert doctor_torch._ask_driver() == ()
+    assert gpu._ask_driver() == ()
 
 
 # What is read

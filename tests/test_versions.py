@@ -81,7 +81,7 @@ def test_provenance_holds_them_all():
 
 def test_opencv_is_found_under_its_other_names(tmp_path, monkeypatch):
     """What a node has is read by both ways: by `facts`, which knows nothing of this package, and here."""
-    from brainray.doctor_nodes import facts
+    from brainray.doctor.nodes import facts
 
     there = tmp_path / "opencv_python-4.99.dist-info"
     there.mkdir()

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from .doctor import Finding, Skew, counted, findings_of, ok, size_text, warning, wrong
-from .resources import Node, has_processors, largest_pool
+from brainray.resources import Node, has_processors, largest_pool
+
+from .checks import Finding, Skew, counted, findings_of, ok, size_text, warning, wrong
 
 TIMEOUT_S = 90
 _FEW_BYTES = 5e9

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from typing import Literal
 
-from .errors import BrainrayError, StorageError
+from brainray.errors import BrainrayError, StorageError
 
 Status = Literal["ok", "warning", "wrong"]
 _SKEW_S, _BAD_SKEW_S = 60, 300  # AWS refuses what is 15 minutes off

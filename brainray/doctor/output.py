@@ -10,15 +10,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from . import storage
-from .doctor import Finding, attempted, blamed, ok, size_text, warning, wrong
-from .doctor_locations import check_service
-from .errors import BadRequest, BrainrayError, OutputHeld, StorageError
-from .hardware import Disk, read_disk
-from .inputs.archives.index import FOLDER as CONTAINERS
-from .models.bundle import DESCRIPTION, load_bundle
-from .scoring.run_folder import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
-from .storage.lease import refuse_if_held
+from brainray import storage
+from brainray.errors import BadRequest, BrainrayError, OutputHeld, StorageError
+from brainray.hardware import Disk, read_disk
+from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.models.bundle import DESCRIPTION, load_bundle
+from brainray.scoring.run_folder import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
+from brainray.storage.lease import refuse_if_held
+
+from .checks import Finding, attempted, blamed, ok, size_text, warning, wrong
+from .inputs import check_service
 
 _FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # 0.2 kB an image, measured: of ten million, and of one
 _FEW_FILES = 100

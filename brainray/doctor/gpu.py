@@ -1,6 +1,6 @@
 """Checks of torch, torchvision and the GPU by using them, in a program of its own: what does not fit may crash.
 
-`python -m brainray.doctor_torch` is that program; see `doctor.findings_of`.
+`python -m brainray.doctor.gpu` is that program; see `doctor.findings_of`.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from .doctor import Finding, findings_of, ok, one_line, size_text, tell, warning, wrong
+from .checks import Finding, findings_of, ok, one_line, size_text, tell, warning, wrong
 
 TIMEOUT_S = 120  # the first import on a machine reads 2 GB, from a network disk perhaps
 _SMI_TIMEOUT_S = 20

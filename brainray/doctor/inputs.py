@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 
-from . import storage
-from .config import ImageSpec
-from .doctor import Finding, Skew, blamed, counted, ok, size_text, warning, wrong
-from .errors import BadRequest, BrainrayError, ImageError
-from .imaging.decode import decode
-from .inputs.archives import kind_of
-from .inputs.file_lists import open_list
-from .inputs.selection import hidden, skip_reason
-from .models.bundle import SHIPPED, load_bundle, named
-from .storage.base import FileInfo
+from brainray import storage
+from brainray.config import ImageSpec
+from brainray.errors import BadRequest, BrainrayError, ImageError
+from brainray.imaging.decode import decode
+from brainray.inputs.archives import kind_of
+from brainray.inputs.file_lists import open_list
+from brainray.inputs.selection import hidden, skip_reason
+from brainray.models.bundle import SHIPPED, load_bundle, named
+from brainray.storage.base import FileInfo
+
+from .checks import Finding, Skew, blamed, counted, ok, size_text, warning, wrong
 
 Clock = Callable[[], float]
 

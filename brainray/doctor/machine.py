@@ -11,12 +11,12 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 import brainray
+from brainray import storage
+from brainray.errors import StorageError
+from brainray.hardware import Machine, read_disk
+from brainray.resources import Node, largest_pool
 
-from . import storage
-from .doctor import Finding, counted, ok, size_text, warning, wrong
-from .errors import StorageError
-from .hardware import Machine, read_disk
-from .resources import Node, largest_pool
+from .checks import Finding, counted, ok, size_text, warning, wrong
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
