@@ -108,12 +108,12 @@ def check_output(uri: str) -> None:
 @contextmanager
 def _ray(request: Request, listed: Listed, writer: Writer, say: Say) -> Iterator[Engine]:
     """Ray is imported here and not before."""
-    from .ray_session import session
+    from .cluster.session import session
 
     say("starting Ray")
     with session(lean=True) as nodes:
-        from .ray_audit import RayEngine
-        from .ray_nodes import await_workers, check_every_node
+        from .cluster.audit import RayEngine
+        from .cluster.nodes import await_workers, check_every_node
 
         nodes = await_workers(nodes, say=say)
         roots = [("--data", uri) for uri in request.data] + [("--against", uri) for uri in request.against]

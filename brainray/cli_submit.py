@@ -52,7 +52,7 @@ def submit(
     Ctrl-C leaves it running.
     """
     from . import submit as jobs
-    from .jobs_api import JobsApi, dashboard_address, found_token, request_headers
+    from .cluster.jobs_client import JobsApi, dashboard_address, found_token, request_headers
 
     submission = jobs.Submission(
         command=command,

@@ -126,7 +126,7 @@ def plan_with_probe(request: Request, *, say: Say) -> tuple[Plan, Estimate | Non
         plan = plan_run(request, scratch)
         if not plan.todo_images:
             return plan, None
-        from .ray_engine import estimate_with_ray
+        from .cluster.score import estimate_with_ray
 
         return plan, estimate_with_ray(request, plan, say=say)
 
@@ -222,7 +222,7 @@ def _update(shard: Shard, target: Target) -> None:
 
 def _with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
     """Ray is imported here and not before."""
-    from .ray_engine import score_with_ray
+    from .cluster.score import score_with_ray
 
     return score_with_ray(request, plan, lease, say=say)
 

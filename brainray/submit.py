@@ -17,8 +17,8 @@ from typing import TextIO
 
 import brainray
 
+from .cluster.jobs_client import Clock, Job, JobsApi, Say, Sleep, last_line
 from .errors import BadRequest, BrainrayError, OutputHeld, Unreachable
-from .jobs_api import Clock, Job, JobsApi, Say, Sleep, last_line
 
 # What belongs to the package: the same as [tool.setuptools] of pyproject.toml, which a test compares.
 SHIPPED = ("**/*.py", "py.typed", "**/templates/*", "shipped/*.json", "shipped/*.safetensors")

@@ -144,8 +144,8 @@ def _begun(job: _Job, parts: tuple[Part, ...]) -> Progress:
 
 def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Writer) -> None:
     """What needs Ray."""
-    from .ray_nodes import await_workers, check_every_node
-    from .ray_session import session
+    from .cluster.nodes import await_workers, check_every_node
+    from .cluster.session import session
     from .resources import train_pool
     from .training import loop
 
@@ -156,10 +156,10 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
         named = [images, *([Seen("--init", job.init.uri)] if job.init else [])]
         check_every_node(sight_of(named, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=job.options.workers, most=job.options.most_workers)
-        from . import ray_decode  # not before `session` has silenced Ray, which looks when it is imported
+        from .cluster import train_data  # not before `session` has silenced Ray, which looks when it is imported
 
         job.say("decoding")
-        decoded, chosen = ray_decode.decode(
+        decoded, chosen = train_data.decode(
             job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
         )
         data = describe_data(chosen, job.model.classes)
@@ -186,9 +186,9 @@ def _fit_part(
     data: dict[str, Any],
     writer: storage.Writer,
 ) -> None:
-    from . import ray_train
-    from .ray_shares import Side
-    from .ray_train_worker import TrainJob
+    from .cluster import train as ray_train
+    from .cluster.train_shares import Side
+    from .cluster.train_worker import TrainJob
     from .training.trainer import Lesson
 
     counts = picture_counts(chosen, split.train, len(job.model.classes))

@@ -19,7 +19,7 @@ from .training.state import check_is_folder, describe_request
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from .ray_tune import Sides
+    from .cluster.tune import Sides
     from .training.dataset import Array
 
 Say = Callable[[str], None]
@@ -101,21 +101,21 @@ def _run(job: _Job) -> list[Trial]:
 
 def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told: Callable[[Trial], None]) -> None:
     """Run what is waiting; `told` hears of each end."""
-    from .ray_nodes import await_workers, check_every_node
-    from .ray_session import session
+    from .cluster.nodes import await_workers, check_every_node
+    from .cluster.session import session
     from .resources import train_pool
 
     job.say("starting Ray")
     with session() as nodes:
-        from . import ray_decode  # not before `session` has silenced Ray, which looks when it is imported
-        from .ray_tune import Search, run_trials
+        from .cluster import train_data  # not before `session` has silenced Ray, which looks when it is imported
+        from .cluster.tune import Search, run_trials
 
         nodes = await_workers(nodes, say=job.say)
         first_image = Seen("--data", job.training_set.table["uri"][0].as_py())
         check_every_node(sight_of([first_image], output=job.output, writer=job.writer))
         pool = train_pool(nodes, workers=None, most=len(waiting))
         job.say("decoding")
-        decoded, chosen = ray_decode.decode(
+        decoded, chosen = train_data.decode(
             job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
         )
         specs = {trial.options.image_spec for trial in waiting}
@@ -140,14 +140,14 @@ def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told:
 
 def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: Chosen, *, cpus: float) -> "Sides":
     """The images in one size; `decoded` are those in the size of the first trial."""
-    from . import ray_decode
-    from .ray_tune import Sides
+    from .cluster import train_data
+    from .cluster.tune import Sides
 
     if spec != job.options.image_spec:
-        decoded = ray_decode.decoded_dataset(job.training_set.table, spec, cpus=cpus)
+        decoded = train_data.decoded_dataset(job.training_set.table, spec, cpus=cpus)
 
     def select(places: "Array") -> "Dataset":
-        return ray_decode.select(decoded, chosen.side(places), chosen.pictures[places], cpus=cpus)
+        return train_data.select(decoded, chosen.side(places), chosen.pictures[places], cpus=cpus)
 
     (split,) = chosen.splits
     return Sides(train=select(split.train), validation=select(split.validation))

@@ -68,7 +68,7 @@ def local_ray() -> Iterator[None]:
     """One Ray for every test that needs it."""
     import ray
 
-    from brainray.ray_session import session
+    from brainray.cluster.session import session
 
     with session():
         assert ray.is_initialized()

@@ -726,7 +726,7 @@ def test_a_node_without_brainray_can_say_so():
 
 
 def test_a_node_that_sees_other_files_or_other_buckets(strict_s3, tmp_path):
-    from brainray.ray_doctor import reach
+    from brainray.cluster.doctor import reach
 
     (tmp_path / "there").mkdir()
     sees = Sight(output="", mark=None, seen=(Seen("--input", f"{tmp_path}/there"),))
@@ -742,7 +742,7 @@ def test_a_node_that_sees_other_files_or_other_buckets(strict_s3, tmp_path):
 
 
 def test_each_node_of_a_real_cluster_is_asked(local_ray, archive, bundle, tmp_path):
-    from brainray.ray_doctor import look_at_cluster
+    from brainray.cluster.doctor import look_at_cluster
 
     reads = (("--input", str(archive())), ("--model", bundle.uri))
     found = told(look_at_cluster(Asked(cluster=True, reads=reads, output=f"{tmp_path}/new/run"), "here"))
@@ -755,12 +755,12 @@ def test_each_node_of_a_real_cluster_is_asked(local_ray, archive, bundle, tmp_pa
 
 
 def test_a_node_that_does_not_answer_or_fails_is_told_by_its_name(local_ray):
-    from brainray import ray_doctor
+    from brainray.cluster import doctor
 
-    nodes = [ray_doctor._described(node) for node in ray.nodes() if node["Alive"]]
-    ((asked, late),) = ray_doctor._ask(nodes, facts, (), answer_s=0.0)
+    nodes = [doctor._described(node) for node in ray.nodes() if node["Alive"]]
+    ((asked, late),) = doctor._ask(nodes, facts, (), answer_s=0.0)
     assert late.check == f"node {asked.name}" and "did not start a task within 0 s" in late.found
-    ((_, failed),) = ray_doctor._ask(nodes, facts, 7)  # which are no names of packages
+    ((_, failed),) = doctor._ask(nodes, facts, 7)  # which are no names of packages
     assert failed.status == "wrong" and "a task failed there (TypeError" in failed.found
 
 
@@ -782,17 +782,17 @@ def _of_another_version(_, raised):
     ],
 )
 def test_a_cluster_that_takes_nobody_says_why(monkeypatch, attempt, found, remedy):
-    from brainray import ray_doctor
+    from brainray.cluster import doctor
 
-    monkeypatch.setattr(ray_doctor, "_try_to_connect", attempt)
+    monkeypatch.setattr(doctor, "_try_to_connect", attempt)
     monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
-    finding = ray_doctor._connect("h:1", timeout_s=0.3)
+    finding = doctor._connect("h:1", timeout_s=0.3)
     assert finding.status == "wrong" and found in finding.found and remedy in finding.remedy
     assert "token-that-was-shown" not in str(finding)
 
 
 def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch):
-    from brainray.ray_doctor import look_at_ray
+    from brainray.cluster.doctor import look_at_ray
 
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     finding = only(look_at_ray(Asked(cluster=None).to_json()))
@@ -800,15 +800,15 @@ def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch):
 
 
 def test_what_a_ray_started_here_will_find(monkeypatch, tmp_path):
-    from brainray import ray_doctor
+    from brainray.cluster import doctor
 
-    monkeypatch.setattr("brainray.ray_internals.processors", lambda: 8)
+    monkeypatch.setattr("brainray.cluster.ray_internals.processors", lambda: 8)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    taken = told(ray_doctor.look_here(machine(usable=2.0)))
+    taken = told(doctor.look_here(machine(usable=2.0)))
     assert taken["ray"].status == "warning" and "of which 2 may be used" in taken["ray"].found
-    assert told(ray_doctor.look_here(machine(usable=8.0)))["ray"].status == "ok"
+    assert told(doctor.look_here(machine(usable=8.0)))["ray"].status == "ok"
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "long" * 20)
-    assert "too long for the sockets" in told(ray_doctor.look_here(machine()))["ray session folder"].found
+    assert "too long for the sockets" in told(doctor.look_here(machine()))["ray session folder"].found
     small = only(check_objects(machine(available=30 * GB), 64 * 10**6, "/tmp"))
     assert small.status == "warning" and "--shm-size=10g" in small.remedy
     assert only(check_objects(machine(available=30 * GB), 20 * GB, "/tmp")).status == "ok"

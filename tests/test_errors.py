@@ -9,8 +9,8 @@ import pytest
 
 import brainray
 from brainray import errors
+from brainray.cluster.session import own_error, own_errors
 from brainray.errors import BrainrayError, StorageError
-from brainray.ray_session import own_error, own_errors
 
 PACKAGE = Path(brainray.__file__).parent
 
@@ -109,17 +109,17 @@ def test_what_is_read_by_tasks_and_by_ray_data_ends_with_our_error(local_ray, mo
     import pyarrow as pa
     import ray
 
-    from brainray import ray_audit, ray_decode
+    from brainray.cluster import audit, train_data
     from brainray.config import ImageSpec
 
     def throttled(*_, **__):  # within, so that workers are sent it: they cannot import this file
         raise errors.Throttled("read_failed", "s3://b/x: the store asks for fewer requests")
 
-    monkeypatch.setattr(ray_decode, "decode_rows", throttled)
+    monkeypatch.setattr(train_data, "decode_rows", throttled)
     table = pa.table({"position": [0], "uri": ["s3://b/x"], "label": ["a"]})
     for read in (
-        lambda: ray_audit._result(ray.remote(max_retries=0)(throttled).remote()),
-        lambda: ray_decode.decoded_dataset(table, ImageSpec(), cpus=1),
+        lambda: audit._result(ray.remote(max_retries=0)(throttled).remote()),
+        lambda: train_data.decoded_dataset(table, ImageSpec(), cpus=1),
     ):
         with pytest.raises(errors.Throttled) as caught:
             read()
@@ -127,7 +127,7 @@ def test_what_is_read_by_tasks_and_by_ray_data_ends_with_our_error(local_ray, mo
 
 
 def test_a_trial_that_failed_tells_our_line_and_not_the_end_of_a_traceback():
-    from brainray.ray_tune import _told
+    from brainray.cluster.tune import _told
 
     text = traceback_of(made(errors.Throttled)) + "\nThe above exception ...\nray.exceptions.RayError: a task failed\n"
     assert _told(text) == str(made(errors.Throttled))

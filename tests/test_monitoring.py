@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from archive import engine_of, request_for, score_here
 
-from brainray import ray_metrics
 from brainray.cli import run
+from brainray.cluster import metrics
 from brainray.console import watcher
 from brainray.errors import BadRequest
 from brainray.logs import Log
@@ -32,8 +32,8 @@ def test_the_dashboard_asks_for_counters_that_exist(monkeypatch):
         def set_default_tags(self, tags):
             marked.append(tags)
 
-    monkeypatch.setattr(ray_metrics, "Counter", Counter)
-    ray_metrics.ScoreMetrics("s3://results/run")
+    monkeypatch.setattr(metrics, "Counter", Counter)
+    metrics.ScoreMetrics("s3://results/run")
     assert marked == [{"run": "s3://results/run"}] * len(made), "two runs on one cluster are told apart"
     asked = set(re.findall(r"ray_(brainray_\w+?)_total", DASHBOARD.read_text()))
     assert asked == set(made), "each counter has its panel, and no panel stays empty"

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import json, os, psutil, ray
 from brainray import ray_internals
-from brainray.ray_session import session
+from brainray.cluster.session import session
 
 def settings():
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
@@ -74,7 +74,7 @@ def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone
 @pytest.mark.timeout(110)
 def test_a_token_path_that_leads_nowhere_is_one_line(started_alone, tmp_path):
     code = (
-        "from brainray.errors import BrainrayError\nfrom brainray.ray_session import session\n"
+        "from brainray.errors import BrainrayError\nfrom brainray.cluster.session import session\n"
         "try:\n  with session(lean=True): pass\nexcept BrainrayError as exc:\n  print(exc)"
     )
     out, home = started_alone(code, RAY_AUTH_TOKEN_PATH=str(tmp_path / "none"))

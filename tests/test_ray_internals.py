@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import brainray
-from brainray import ray_internals
+from brainray.cluster import ray_internals
 
 PACKAGE = Path(brainray.__file__).parent
 ROOT = PACKAGE.parent
@@ -50,7 +50,7 @@ NAMES = (
 def test_ray_has_what_is_used_of_it_as_it_is_used(module, name, parameters):
     found = import_module(module)
     for part in name.split("."):
-        assert hasattr(found, part), f"Ray {version('ray')} has no {module}.{name}: see brainray/ray_internals.py"
+        assert hasattr(found, part), f"Ray {version('ray')} has no {module}.{name}: see cluster/ray_internals.py"
         found = getattr(found, part)
     assert parameters is None or tuple(inspect.signature(found).parameters) == parameters
 
@@ -118,7 +118,7 @@ def test_processors_are_what_ray_counts(monkeypatch):
 def test_training_asks_the_dashboard_only_where_there_is_one(monkeypatch, dashboard):
     from ray.train.torch import TorchTrainer
 
-    from brainray.ray_train import _Trainer
+    from brainray.cluster.train import _Trainer
 
     monkeypatch.setattr(ray_internals, "has_dashboard", lambda: dashboard)
     names = {
@@ -133,7 +133,7 @@ def test_training_asks_the_dashboard_only_where_there_is_one(monkeypatch, dashbo
 def test_training_leaves_ctrl_c_alone():
     import signal
 
-    from brainray.ray_train import _Trainer
+    from brainray.cluster.train import _Trainer
 
     before = signal.getsignal(signal.SIGINT)
     _Trainer._register_sigint_handler(object.__new__(_Trainer), None)

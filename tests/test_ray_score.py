@@ -13,8 +13,9 @@ import pytest
 from bundles import derived
 from conftest import image_bytes
 
-from brainray import ray_score, storage
+from brainray import storage
 from brainray.cli import run
+from brainray.cluster import score_workers
 
 SCRIPT = """
 import sys
@@ -87,9 +88,9 @@ class Chain:
 
 def test_what_several_workers_remark_is_told_once(monkeypatch):
     chain = Chain(["slow (TypeError)"], [], ["slow (TypeError)"], ["slow (TypeError)", "something else"])
-    monkeypatch.setattr(ray_score, "score_chain", lambda *_: chain)
-    monkeypatch.setattr(ray_score, "check_alive", lambda: None)
+    monkeypatch.setattr(score_workers, "score_chain", lambda *_: chain)
+    monkeypatch.setattr(score_workers, "check_alive", lambda: None)
     said = []
-    parts = ray_score.score_shards([], None, None, stall_timeout_s=60, check=lambda: None, say=said.append)
+    parts = score_workers.score_shards([], None, None, stall_timeout_s=60, check=lambda: None, say=said.append)
     assert list(parts) == [0, 1, 2, 3]
     assert said == ["slow (TypeError)", "something else"]

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from brainray.cluster.session import cluster_address
 from brainray.errors import BadRequest
-from brainray.ray_session import cluster_address
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainray import ray_shares, ray_train
-from brainray.ray_shares import Side, share_out
+from brainray.cluster import train, train_shares
+from brainray.cluster.train_shares import Side, share_out
 from brainray.resources import TrainPool
 
 IMAGES, BLOCKS = 23, 4
@@ -35,7 +35,7 @@ def test_shares_partition_the_rows_of_a_side(pictures, workers, by):
     blocks = [{name: column[part] for name, column in rows.items()} for part in (slice(9), slice(9, None))]
     cuts = [
         pieces if shares > 1 else [pieces]
-        for pieces in (ray_shares._cut(pa.table(as_columns(b)), wanted, shares) for b in blocks)
+        for pieces in (train_shares._cut(pa.table(as_columns(b)), wanted, shares) for b in blocks)
     ]
     got = [np.concatenate([cut[rank]["position"] for cut in cuts]).tolist() for rank in range(shares)]
     assert sorted(itertools.chain(*got)) == list(range(len(pictures)))
@@ -84,14 +84,14 @@ def test_each_worker_of_ray_train_is_sent_its_share_and_nothing_else(decoded, mo
             seen = {key: np.concatenate([batch[key] for batch in batches]).tolist() for key in ("position", "picture")}
             (folder / f"{name}-{rank}.json").write_text(json.dumps(seen))
 
-    monkeypatch.setattr(ray_train, "train_worker", note)
+    monkeypatch.setattr(train, "train_worker", note)
     learned, measured = np.arange(0, 15), np.arange(15, IMAGES)
     sides = {
         "train": Side.of(learned, 70 + learned // 2, by="picture"),
         "validation": Side.of(measured, measured, by="position"),
     }
     pool = TrainPool(workers=2, cpus_per_worker=0.4, use_gpu=False, threads_per_worker=1, decode_cpus=0.5)
-    ray_train._trainer(None, pool, str(scratch), decoded=decoded, sides=sides).fit()
+    train._trainer(None, pool, str(scratch), decoded=decoded, sides=sides).fit()
     for name, positions in (("train", learned), ("validation", measured)):
         shares = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
         assert sorted(shares[0]["position"] + shares[1]["position"]) == positions.tolist()

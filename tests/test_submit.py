@@ -34,8 +34,8 @@ from waiting import wait_for
 from brainray import submit
 from brainray.cli import run
 from brainray.cli_submit import _check_visible
+from brainray.cluster.jobs_client import Job, JobsApi, dashboard_address, found_token, request_headers
 from brainray.errors import BadRequest, BrainrayError, Unreachable
-from brainray.jobs_api import Job, JobsApi, dashboard_address, found_token, request_headers
 from brainray.storage.lease import Holder, hold
 
 pytest_plugins = ("head_fixtures",)

@@ -21,8 +21,10 @@ import ray.train.torch
 import torch
 from waiting import wait_for
 
-from brainray import ray_shares, ray_train, ray_train_worker, storage
+from brainray import storage
 from brainray.cli import run
+from brainray.cluster import train as ray_train
+from brainray.cluster import train_shares, train_worker
 from brainray.config import ModelSpec, TrainOptions
 from brainray.errors import BadRequest, BrainrayError, OutputHeld
 from brainray.imaging.phantom import write_archive
@@ -108,7 +110,7 @@ def reference(root, dying, local_ray):
 
 
 def train_here(job, *, decoded, sides, pool, say):
-    (shares,) = ray_shares.ShareConfig(sides).configure(dict.fromkeys(sides, decoded), 1)
+    (shares,) = train_shares.ShareConfig(sides).configure(dict.fromkeys(sides, decoded), 1)
     alone = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +118,7 @@ def train_here(job, *, decoded, sides, pool, say):
         patch.setattr(ray.train, "get_dataset_shard", shares.__getitem__)
         patch.setattr(ray.train, "report", lambda figures: None)
         patch.setattr(ray.train.torch, "prepare_model", lambda model, move_to_device: model)
-        ray_train_worker.train_worker({"job": job})
+        train_worker.train_worker({"job": job})
     torch.set_num_threads(threads)
 
 
@@ -201,7 +203,7 @@ def train(tmp_path, monkeypatch):
         said = []
         monkeypatch.setattr(ray_train, "_trainer", Runs(*runs))
         monkeypatch.setattr(ray_train, "cluster_nodes", list)
-        job = ray_train_worker.TrainJob(
+        job = train_worker.TrainJob(
             lesson=Lesson(
                 options=TrainOptions(epochs=9), model=ModelSpec(classes=("a", "b")), class_counts=(1, 1), init=None
             ),

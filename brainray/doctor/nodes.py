@@ -34,7 +34,7 @@ class Asked:
 
 def check_ray(asked: Asked) -> Iterator[Finding]:
     remedy = "see whether what RAY_ADDRESS names, or `ray start` left behind, is a Ray head of this version that runs"
-    return findings_of("brainray.ray_doctor", "ray", asked.to_json(), timeout_s=TIMEOUT_S, remedy=remedy)
+    return findings_of("brainray.cluster.doctor", "ray", asked.to_json(), timeout_s=TIMEOUT_S, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

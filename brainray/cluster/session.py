@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from brainray.errors import BadRequest, BrainrayError, StorageError
+from brainray.resources import Node
+
 from . import ray_internals
-from .errors import BadRequest, BrainrayError, StorageError
-from .resources import Node
 
 _ANSWER_TIMEOUT_S = 5.0
 _NAMED = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of ours in a traceback

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from .hardware import read_machine
-from .ray_session import cluster_address, session
-from .resources import Node, score_pool
-from .scoring.estimate import Estimate, estimate, probe, sample
-from .scoring.parts import PartInfo
-from .scoring.plan import Plan
-from .scoring.run_folder import Request
-from .storage.lease import Lease
-from .storage.shared_paths import Seen, sight_of
+from brainray.hardware import read_machine
+from brainray.resources import Node, score_pool
+from brainray.scoring.estimate import Estimate, estimate, probe, sample
+from brainray.scoring.parts import PartInfo
+from brainray.scoring.plan import Plan
+from brainray.scoring.run_folder import Request
+from brainray.storage.lease import Lease
+from brainray.storage.shared_paths import Seen, sight_of
+
+from .session import cluster_address, session
 
 Say = Callable[[str], None]
 
@@ -22,8 +23,8 @@ def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> I
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     with session(lean=True) as nodes:
         # Not before `session` has silenced Ray, which looks when it is imported.
-        from .ray_nodes import Replacements, await_workers, check_every_node
-        from .ray_score import ScoreJob, score_shards
+        from .nodes import Replacements, await_workers, check_every_node
+        from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
         sight = sight_of(_named(request, plan), output=plan.uri, writer=lease.writer)
@@ -59,7 +60,7 @@ def estimate_with_ray(request: Request, plan: Plan, *, say: Say) -> Estimate:
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         return estimate(probe(sample(shards), request.bundle, options), images, nodes=nodes, pool=pool)
     with session() as nodes:
-        from .ray_nodes import await_workers, probe_on_a_node
+        from .nodes import await_workers, probe_on_a_node
 
         nodes = await_workers(nodes, say=say)
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)

@@ -8,11 +8,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from .duplicates.descriptors import Signatures
-from .duplicates.listing import READABLE, sign_rows
-from .duplicates.search import Pairs, similarities
-from .duplicates.transforms import find_alterations
-from .ray_session import own_errors, quiet_data
+from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.listing import READABLE, sign_rows
+from brainray.duplicates.search import Pairs, similarities
+from brainray.duplicates.transforms import find_alterations
+
+from .session import own_errors, quiet_data
 
 Array = npt.NDArray[Any]
 _IMAGES_A_TASK = 128  # some seconds of work, and 2 MB of signatures

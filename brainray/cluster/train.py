@@ -17,13 +17,15 @@ from ray.data import Dataset
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from . import ray_internals, storage
-from .errors import BrainrayError
-from .ray_session import cluster_nodes, own_error
-from .ray_shares import ShareConfig, Side
-from .ray_train_worker import TrainJob, train_worker
-from .resources import TrainPool
-from .storage.scratch import scratch_folder
+from brainray import storage
+from brainray.errors import BrainrayError
+from brainray.resources import TrainPool
+from brainray.storage.scratch import scratch_folder
+
+from . import ray_internals
+from .session import cluster_nodes, own_error
+from .train_shares import ShareConfig, Side
+from .train_worker import TrainJob, train_worker
 
 _MOST_FAILURES = 3  # one after another without an epoch between them
 _LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default

@@ -15,8 +15,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from . import storage
-from .errors import BadRequest, BrainrayError, StorageError, Unreachable
+from brainray import storage
+from brainray.errors import BadRequest, BrainrayError, StorageError, Unreachable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _TOKEN_PATH = "~/.ray/auth_token"

@@ -15,14 +15,14 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from . import storage
-from .errors import StorageError
-from .models.predictor import pick_device
-from .training import checkpoint, loop
-from .training.checkpoint import Checkpoint
-from .training.decoded import KeptRows
-from .training.state import WorkFolder
-from .training.trainer import Learner, Lesson
+from brainray import storage
+from brainray.errors import StorageError
+from brainray.models.predictor import pick_device
+from brainray.training import checkpoint, loop
+from brainray.training.checkpoint import Checkpoint
+from brainray.training.decoded import KeptRows
+from brainray.training.state import WorkFolder
+from brainray.training.trainer import Learner, Lesson
 
 Array = npt.NDArray[Any]
 

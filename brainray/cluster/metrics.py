@@ -2,8 +2,8 @@
 
 from ray.util.metrics import Counter
 
-from .scoring.shard import DecodedShard
-from .scoring.shard_task import Task
+from brainray.scoring.shard import DecodedShard
+from brainray.scoring.shard_task import Task
 
 
 class ScoreMetrics:

@@ -7,13 +7,14 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .config import ScoreOptions
-from .errors import BadRequest, BrainrayError
-from .models.bundle import Bundle
-from .ray_session import cluster_nodes, own_error, own_errors
-from .resources import Node, ScorePool, can_hold, has_processors
-from .scoring.estimate import Probe, probe
-from .storage.shared_paths import Sight, told
+from brainray.config import ScoreOptions
+from brainray.errors import BadRequest, BrainrayError
+from brainray.models.bundle import Bundle
+from brainray.resources import Node, ScorePool, can_hold, has_processors
+from brainray.scoring.estimate import Probe, probe
+from brainray.storage.shared_paths import Sight, told
+
+from .session import cluster_nodes, own_error, own_errors
 
 _ANSWER_S = 60.0  # of a node: a process is started there
 _WORKER_S = 600.0  # of an autoscaler: a machine is started

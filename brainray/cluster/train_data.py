@@ -10,12 +10,13 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
-from .config import ImageSpec, TrainOptions
-from .duplicates.descriptors import Signatures
-from .duplicates.search import find_copies, group_copies
-from .ray_session import own_errors, quiet_data
-from .training.dataset import Chosen, TrainingSet, choose, describe_choice
-from .training.decoded import decode_rows, in_order, take_rows
+from brainray.config import ImageSpec, TrainOptions
+from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.search import find_copies, group_copies
+from brainray.training.dataset import Chosen, TrainingSet, choose, describe_choice
+from brainray.training.decoded import decode_rows, in_order, take_rows
+
+from .session import own_errors, quiet_data
 
 _IMAGES_A_TASK = 256
 

@@ -10,21 +10,22 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from .config import Precision
-from .errors import BrainrayError, NoProgress
-from .imaging.sandbox import DecoderApart
-from .inputs.reader import Reader
-from .models.bundle import Bundle
+from brainray.config import Precision
+from brainray.errors import BrainrayError, NoProgress
+from brainray.imaging.sandbox import DecoderApart
+from brainray.inputs.reader import Reader
+from brainray.models.bundle import Bundle
+from brainray.resources import ScorePool
+from brainray.scoring.attempts import APART_AFTER, GIVE_UP_AFTER, attempt
+from brainray.scoring.manifest import Shard
+from brainray.scoring.parts import PartInfo
+from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard
+from brainray.scoring.shard_task import Target, Task, open_task
+from brainray.storage.shared_paths import Sight
+
+from .metrics import ScoreMetrics
 from .ray_internals import is_private
-from .ray_metrics import ScoreMetrics
-from .ray_session import check_alive, own_errors, quiet_data
-from .resources import ScorePool
-from .scoring.attempts import APART_AFTER, GIVE_UP_AFTER, attempt
-from .scoring.manifest import Shard
-from .scoring.parts import PartInfo
-from .scoring.shard import DecodedShard, decode_shard, predict_shard
-from .scoring.shard_task import Target, Task, open_task
-from .storage.shared_paths import Sight
+from .session import check_alive, own_errors, quiet_data
 
 _TURN_S = 0.5
 
@@ -49,7 +50,7 @@ class Scorer:
     """One worker of the pool: builds its predictor once, then turns shards into part files, in several threads."""
 
     def __init__(self, job: ScoreJob) -> None:
-        from .models.predictor import Predictor, limit_threads
+        from brainray.models.predictor import Predictor, limit_threads
 
         job.sight.check()
         limit_threads(1)
@@ -62,7 +63,7 @@ class Scorer:
         self._metrics = ScoreMetrics(job.target.run_uri)
 
     def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
-        from .models.predictor import limit_threads
+        from brainray.models.predictor import limit_threads
 
         limit_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
         info = predict_shard(task, decoded, self._predictor, self._job.target)

@@ -1,7 +1,7 @@
 """Asks Ray: the cluster a command would use and each of its nodes, or what a Ray started on this machine would have.
 
-`python -m brainray.ray_doctor` is a program for `doctor.findings_of`: who connects to what is no Ray waits for minutes,
-or Ray's library ends the process.
+`python -m brainray.cluster.doctor` is a program for `doctor.findings_of`: who connects to what is no Ray waits for
+minutes, or Ray's library ends the process.
 """
 
 import os
@@ -20,20 +20,31 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from . import ray_internals, ray_session, storage
-from .doctor import nodes as doctor_nodes
-from .doctor.checks import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
-from .doctor.inputs import first_image
-from .doctor.machine import check_objects, check_session_folder
-from .doctor.nodes import Answer, Asked, ClusterNode, facts, judge_cluster, judge_late, judge_node, judge_precision
-from .doctor.output import nearest_folder
-from .errors import BadRequest, BrainrayError, StorageError
-from .hardware import Machine, read_disk, read_machine
-from .models.bundle import DESCRIPTION
-from .ray_session import cluster_address
-from .storage.base import FileInfo
-from .storage.shared_paths import Seen, Sight
-from .versions import DISTRIBUTIONS
+from brainray import storage
+from brainray.doctor import nodes as doctor_nodes
+from brainray.doctor.checks import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
+from brainray.doctor.inputs import first_image
+from brainray.doctor.machine import check_objects, check_session_folder
+from brainray.doctor.nodes import (
+    Answer,
+    Asked,
+    ClusterNode,
+    facts,
+    judge_cluster,
+    judge_late,
+    judge_node,
+    judge_precision,
+)
+from brainray.doctor.output import nearest_folder
+from brainray.errors import BadRequest, BrainrayError, StorageError
+from brainray.hardware import Machine, read_disk, read_machine
+from brainray.models.bundle import DESCRIPTION
+from brainray.storage.base import FileInfo
+from brainray.storage.shared_paths import Seen, Sight
+from brainray.versions import DISTRIBUTIONS
+
+from . import ray_internals, session
+from .session import cluster_address
 
 _CONNECT_S = 25.0
 _TURN_S = 0.2
@@ -95,7 +106,7 @@ def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
 
 def _try_to_connect(address: str, raised: list[Exception]) -> None:
     try:
-        ray_session.bring_token(address)  # as `session` does
+        session.bring_token(address)  # as `session` does
         ray.init(address=address, log_to_driver=False)
     except Exception as exc:  # noqa: BLE001  it is told by who waits
         raised.append(exc)
@@ -190,7 +201,7 @@ def _ask(
 
 
 def _why(exc: RayError) -> str:
-    return one_line(str(ray_session.own_error(exc) or exc).strip().rpartition("\n")[2])
+    return one_line(str(session.own_error(exc) or exc).strip().rpartition("\n")[2])
 
 
 def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:

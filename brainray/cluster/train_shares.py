@@ -20,7 +20,7 @@ from ray.experimental import get_object_locations
 from ray.train import DataConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .training.decoded import Rows, share_rows, take_rows
+from brainray.training.decoded import Rows, share_rows, take_rows
 
 _CUTS_AT_ONCE = 8  # a task with no processor is not held back by Ray: each would have a process of its own
 _FETCHED_TOGETHER = 16  # pieces

@@ -15,16 +15,17 @@ from ray import tune
 from ray.data import Dataset
 from ray.tune.schedulers import ASHAScheduler
 
-from . import storage
-from .models.networks import cost_of
-from .models.predictor import pick_device
-from .ray_session import own_error, own_errors
-from .ray_train import state_folder
-from .resources import TrainPool
-from .training import loop
-from .training.decoded import KeptRows
-from .training.search import RAY, Trial, trial_uri
-from .training.trainer import Learner, Lesson
+from brainray import storage
+from brainray.models.networks import cost_of
+from brainray.models.predictor import pick_device
+from brainray.resources import TrainPool
+from brainray.training import loop
+from brainray.training.decoded import KeptRows
+from brainray.training.search import RAY, Trial, trial_uri
+from brainray.training.trainer import Learner, Lesson
+
+from .session import own_error, own_errors
+from .train import state_folder
 
 _FAILURES = 2  # of one trial, as when its machine goes
 _GRACE = 3  # epochs that every trial has
