@@ -20,8 +20,8 @@ def audit(
     log_format: LogFormat = "text",
 ) -> None:
     """Find images that are the same picture, whatever was done to it, and pictures with two labels."""
-    from .audit_job import Request
-    from .audit_job import audit as find_copies
+    from .commands.audit import Request
+    from .commands.audit import audit as find_copies
 
     request = Request.of(data, against=against or (), output=output, group_regex=group_regex)
     figures = find_copies(request, say=LOG.say)

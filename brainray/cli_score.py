@@ -10,8 +10,8 @@ from .cli_options import Precision
 from .errors import TooManyFailed
 
 if TYPE_CHECKING:
+    from .commands.score import Outcome
     from .config import ScoreOptions
-    from .score_job import Outcome
     from .scoring.run_folder import Request
 
 
@@ -72,7 +72,7 @@ def score(
     log_format: LogFormat = "text",
 ) -> None:
     """Score every image under the inputs; one Parquet row an image."""
-    from .score_job import read_request
+    from .commands.score import read_request
 
     options = options_of(context.params)
     request = read_request(input, model=model, output=output, labels=labels, options=options)
@@ -101,8 +101,8 @@ def options_of(given: Mapping[str, Any]) -> "ScoreOptions":
 
 
 def _plan(request: "Request", *, probe: bool, price: float | None) -> None:
+    from .commands.score import plan_only, plan_with_probe
     from .console import output_console, show_estimate, show_plan
-    from .score_job import plan_only, plan_with_probe
 
     console = output_console()
     if not probe:
@@ -115,8 +115,8 @@ def _plan(request: "Request", *, probe: bool, price: float | None) -> None:
 
 
 def _score(request: "Request") -> None:
+    from .commands.score import score as score_images
     from .console import output_console, show_outcome, watcher
-    from .score_job import score as score_images
 
     with watcher(LOG) as listener:
         outcome = score_images(request, listener=listener, say=LOG.say)

@@ -51,8 +51,8 @@ def submit(
     The job has an id of its command and output: given again, the same command follows the job that runs already.
     Ctrl-C leaves it running.
     """
-    from . import submit as jobs
     from .cluster.jobs_client import JobsApi, dashboard_address, found_token, request_headers
+    from .commands import submit as jobs
 
     submission = jobs.Submission(
         command=command,
@@ -85,7 +85,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
     from . import storage
     from .cli_score import options_of as score_options
     from .cli_train import options_of as train_options
-    from .submit import check_text
+    from .commands.submit import check_text
 
     if command not in _COMMANDS:
         raise BadRequest(f"`submit` runs score or train on a cluster, not {command}; its own options come before that")

@@ -78,8 +78,8 @@ def train(
     log_format: LogFormat = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
+    from .commands.train import train as fit_model
     from .models.bundle import load_bundle, named
-    from .train_job import train as fit_model
 
     before = load_bundle(named(init)) if init else None
     options = options_of(context.params, before)

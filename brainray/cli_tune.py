@@ -36,10 +36,10 @@ def tune(
     log_format: LogFormat = "text",
 ) -> None:
     """Search for a learning rate, width, image size and augmentation with Ray Tune; the same command goes on."""
+    from .commands.tune import Request
+    from .commands.tune import tune as search
     from .config import TrainOptions
     from .training.search import Space, command_for
-    from .tune_job import Request
-    from .tune_job import tune as search
 
     if trials < 1:
         raise BadRequest(f"--trials is {trials}; it must be 1 or more")

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .commands.score import Outcome
+from .commands.score import Progress as ScoreProgress
 from .logs import Log
-from .score_job import Outcome
-from .score_job import Progress as ScoreProgress
 from .scoring.estimate import ERROR, Estimate
 from .scoring.plan import Plan
 from .scoring.summary import Summary

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 
 from brainray import storage
+from brainray.commands.score import Engine, Outcome, score
 from brainray.config import ScoreOptions
 from brainray.inputs.file_lists import kept_types
 from brainray.inputs.label_file import Truth
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
-from brainray.score_job import Engine, Outcome, score
 from brainray.scoring.parts import prediction_schema
 from brainray.scoring.run_folder import Request
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard

@@ -12,9 +12,10 @@ from pictures import cropped, head, jpeg, resized, toned
 from PIL import Image
 from s3_servers import fast_s3, s3_endpoints
 
-from brainray import audit_job, storage
-from brainray.audit_job import Request, audit
+from brainray import storage
 from brainray.cli import run
+from brainray.commands import audit as audit_job
+from brainray.commands.audit import Request, audit
 from brainray.duplicates.descriptors import Signatures
 from brainray.duplicates.groups import SCHEMA
 from brainray.duplicates.listing import sign_rows

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from brainray import storage
 from brainray.cli import app
+from brainray.commands.score import plan_with_probe
 from brainray.resources import Node, score_pool
-from brainray.score_job import plan_with_probe
 from brainray.scoring.estimate import Probe, estimate
 
 PROBE = Probe(read_s=0.002, predict_s=0.001)

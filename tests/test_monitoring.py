@@ -10,10 +10,10 @@ from archive import engine_of, request_for, score_here
 
 from brainray.cli import run
 from brainray.cluster import metrics
+from brainray.commands.score import score
 from brainray.console import watcher
 from brainray.errors import BadRequest
 from brainray.logs import Log
-from brainray.score_job import score
 
 DASHBOARD = Path(__file__).resolve().parents[1] / "jobs" / "monitoring" / "grafana-dashboard.json"
 

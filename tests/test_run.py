@@ -13,10 +13,11 @@ from bundles import derived, untrained
 from conftest import image_bytes
 from faults import Killed, bury
 
-from brainray import score_job, storage
+from brainray import storage
+from brainray.commands import score as score_job
+from brainray.commands.score import plan_only, score
 from brainray.errors import AccountingError, BadRequest, OtherModel, OutputHeld, StorageError
 from brainray.inputs.label_file import load_truth
-from brainray.score_job import plan_only, score
 from brainray.scoring import parts as results
 from brainray.scoring import rescore
 from brainray.scoring.run_folder import verify_run

@@ -9,11 +9,11 @@ from archive import contents, engine_of, score_here
 from PIL import Image
 
 import brainray
+from brainray.commands.score import read_request
 from brainray.config import ScoreOptions
 from brainray.imaging.phantom import write_archive
 from brainray.models.bundle import SHIPPED, load_bundle
 from brainray.models.networks import cost_of
-from brainray.score_job import read_request
 from brainray.training.report import command_of
 
 FOLDER = Path(brainray.__file__).parent / SHIPPED

@@ -31,10 +31,10 @@ from hypothesis import strategies as st
 from killing import finished
 from waiting import wait_for
 
-from brainray import submit
 from brainray.cli import run
 from brainray.cli_submit import _check_visible
 from brainray.cluster.jobs_client import Job, JobsApi, dashboard_address, found_token, request_headers
+from brainray.commands import submit
 from brainray.errors import BadRequest, BrainrayError, Unreachable
 from brainray.storage.lease import Holder, hold
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from bundles import untrained
 
-from brainray import storage, train_job
+from brainray import storage
+from brainray.commands import train as train_job
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
 from brainray.models.bundle import load_bundle

@@ -20,9 +20,9 @@ from bundles import untrained
 from s3_vs_plain_loop import BUCKET, bucket
 
 from brainray import storage
+from brainray.commands.score import plan_with_probe
 from brainray.config import ScoreOptions
 from brainray.models.bundle import load_bundle
-from brainray.score_job import plan_with_probe
 from brainray.scoring.run_folder import Request
 
 CASES = [  # pixels, how many times the images, in a bucket

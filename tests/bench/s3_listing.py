@@ -163,9 +163,9 @@ def serve(delay_ms: float) -> None:
 
 def drive(name: str) -> dict[str, float]:
     """List a bucket and bring it into shards, as `score_job.plan_only` does, but in a folder that can be looked at."""
+    from brainray.commands.score import read_request
     from brainray.config import Calibration, ImageSpec, ModelSpec, ScoreOptions
     from brainray.models.bundle import save_bundle
-    from brainray.score_job import read_request
     from brainray.scoring.plan import plan_run
     from brainray.scoring.run_folder import check_output
 

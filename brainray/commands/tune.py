@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from . import storage
-from .config import ImageSpec, TrainOptions
-from .errors import BrainrayError
-from .storage import lease
-from .storage.shared_paths import Seen, sight_of
-from .training import search as tuning
-from .training.dataset import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
-from .training.search import Space, Trial
-from .training.state import check_is_folder, describe_request
+from brainray import storage
+from brainray.config import ImageSpec, TrainOptions
+from brainray.errors import BrainrayError
+from brainray.storage import lease
+from brainray.storage.shared_paths import Seen, sight_of
+from brainray.training import search as tuning
+from brainray.training.dataset import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
+from brainray.training.search import Space, Trial
+from brainray.training.state import check_is_folder, describe_request
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from .cluster.tune import Sides
-    from .training.dataset import Array
+    from brainray.cluster.tune import Sides
+    from brainray.training.dataset import Array
 
 Say = Callable[[str], None]
 
@@ -62,7 +62,7 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
     # What makes no sense is told before anything is written and Ray is started.
     specs = [options.model_spec(training_set.classes) for options in drawn]
     if not tuning.is_begun(output):  # a search that goes on has looked, and may need no torch any more
-        from .models.networks import check_network
+        from brainray.models.networks import check_network
 
         check_network(specs[0], request.options.weights)  # one name in all of them
     storage.check_writable("--output", output)
@@ -101,14 +101,16 @@ def _run(job: _Job) -> list[Trial]:
 
 def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told: Callable[[Trial], None]) -> None:
     """Run what is waiting; `told` hears of each end."""
-    from .cluster.nodes import await_workers, check_every_node
-    from .cluster.session import session
-    from .resources import train_pool
+    from brainray.cluster.nodes import await_workers, check_every_node
+    from brainray.cluster.session import session
+    from brainray.resources import train_pool
 
     job.say("starting Ray")
     with session() as nodes:
-        from .cluster import train_data  # not before `session` has silenced Ray, which looks when it is imported
-        from .cluster.tune import Search, run_trials
+        from brainray.cluster import (
+            train_data,  # not before `session` has silenced Ray, which looks when it is imported
+        )
+        from brainray.cluster.tune import Search, run_trials
 
         nodes = await_workers(nodes, say=job.say)
         first_image = Seen("--data", job.training_set.table["uri"][0].as_py())
@@ -140,8 +142,8 @@ def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told:
 
 def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: Chosen, *, cpus: float) -> "Sides":
     """The images in one size; `decoded` are those in the size of the first trial."""
-    from .cluster import train_data
-    from .cluster.tune import Sides
+    from brainray.cluster import train_data
+    from brainray.cluster.tune import Sides
 
     if spec != job.options.image_spec:
         decoded = train_data.decoded_dataset(job.training_set.table, spec, cpus=cpus)

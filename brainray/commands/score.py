@@ -11,23 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from . import storage
-from .config import ScoreOptions
-from .errors import StorageError
-from .inputs.file_lists import kept_types
-from .inputs.label_file import load_truth
-from .models.bundle import SHIPPED, load_bundle, named
-from .scoring import rescore as generation
-from .scoring.estimate import Estimate
-from .scoring.manifest import Shard
-from .scoring.parts import PartInfo, prediction_schema
-from .scoring.plan import Plan, begin_run, close_run, plan_run
-from .scoring.run_folder import STATUS, Request, check_output, delete_run, look, publish, read_run
-from .scoring.shard_task import Target, open_task, settle
-from .scoring.summary import Summary, build_summary, read_summary
-from .storage import Writer
-from .storage.lease import Lease, hold, refuse_if_held
-from .storage.scratch import scratch_folder
+from brainray import storage
+from brainray.config import ScoreOptions
+from brainray.errors import StorageError
+from brainray.inputs.file_lists import kept_types
+from brainray.inputs.label_file import load_truth
+from brainray.models.bundle import SHIPPED, load_bundle, named
+from brainray.scoring import rescore as generation
+from brainray.scoring.estimate import Estimate
+from brainray.scoring.manifest import Shard
+from brainray.scoring.parts import PartInfo, prediction_schema
+from brainray.scoring.plan import Plan, begin_run, close_run, plan_run
+from brainray.scoring.run_folder import STATUS, Request, check_output, delete_run, look, publish, read_run
+from brainray.scoring.shard_task import Target, open_task, settle
+from brainray.scoring.summary import Summary, build_summary, read_summary
+from brainray.storage import Writer
+from brainray.storage.lease import Lease, hold, refuse_if_held
+from brainray.storage.scratch import scratch_folder
 
 _HEARTBEAT_S = 2.0
 # Parts that are written anew beside each other, by threads: on a bucket each waits for some three requests. A part is a
@@ -126,7 +126,7 @@ def plan_with_probe(request: Request, *, say: Say) -> tuple[Plan, Estimate | Non
         plan = plan_run(request, scratch)
         if not plan.todo_images:
             return plan, None
-        from .cluster.score import estimate_with_ray
+        from brainray.cluster.score import estimate_with_ray
 
         return plan, estimate_with_ray(request, plan, say=say)
 
@@ -222,7 +222,7 @@ def _update(shard: Shard, target: Target) -> None:
 
 def _with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
     """Ray is imported here and not before."""
-    from .cluster.score import score_with_ray
+    from brainray.cluster.score import score_with_ray
 
     return score_with_ray(request, plan, lease, say=say)
 

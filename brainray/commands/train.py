@@ -10,25 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from . import storage
-from .config import ModelSpec, TrainOptions
-from .errors import BadRequest, BrainrayError
-from .evaluation.metrics import reference_distribution
-from .models.bundle import Bundle, load_bundle, save_bundle
-from .storage import lease
-from .storage.shared_paths import Seen, sight_of
-from .training import state as training_request
-from .training.dataset import Chosen, TrainingSet, describe_data, list_excluded, list_training_set, picture_counts
-from .training.parts import Part, Progress, following, parts_of, read_progress, splits_of
-from .training.report import Validation, write_training_report
-from .training.splits import Split
-from .training.state import Found, TrainRequest, WorkFolder
-from .versions import package_versions
+from brainray import storage
+from brainray.config import ModelSpec, TrainOptions
+from brainray.errors import BadRequest, BrainrayError
+from brainray.evaluation.metrics import reference_distribution
+from brainray.models.bundle import Bundle, load_bundle, save_bundle
+from brainray.storage import lease
+from brainray.storage.shared_paths import Seen, sight_of
+from brainray.training import state as training_request
+from brainray.training.dataset import (
+    Chosen,
+    TrainingSet,
+    describe_data,
+    list_excluded,
+    list_training_set,
+    picture_counts,
+)
+from brainray.training.parts import Part, Progress, following, parts_of, read_progress, splits_of
+from brainray.training.report import Validation, write_training_report
+from brainray.training.splits import Split
+from brainray.training.state import Found, TrainRequest, WorkFolder
+from brainray.versions import package_versions
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from .resources import TrainPool
+    from brainray.resources import TrainPool
 
 Say = Callable[[str], None]
 
@@ -74,7 +81,7 @@ def train(
     lease.refuse_if_held(output_uri)
     job = _read_job(data, output_uri, exclude, replace(options, init=init.fingerprint if init else None), init, say)
     if training_request.look(output_uri, job.request) != "trained":
-        from .models.networks import check_network
+        from brainray.models.networks import check_network
 
         check_network(job.model, options.weights)  # told before anything is written and Ray is started
     elif not storage.exists(job.work.uri):
@@ -144,10 +151,10 @@ def _begun(job: _Job, parts: tuple[Part, ...]) -> Progress:
 
 def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Writer) -> None:
     """What needs Ray."""
-    from .cluster.nodes import await_workers, check_every_node
-    from .cluster.session import session
-    from .resources import train_pool
-    from .training import loop
+    from brainray.cluster.nodes import await_workers, check_every_node
+    from brainray.cluster.session import session
+    from brainray.resources import train_pool
+    from brainray.training import loop
 
     job.say("starting Ray")
     with session() as nodes:
@@ -156,7 +163,9 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
         named = [images, *([Seen("--init", job.init.uri)] if job.init else [])]
         check_every_node(sight_of(named, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=job.options.workers, most=job.options.most_workers)
-        from .cluster import train_data  # not before `session` has silenced Ray, which looks when it is imported
+        from brainray.cluster import (
+            train_data,  # not before `session` has silenced Ray, which looks when it is imported
+        )
 
         job.say("decoding")
         decoded, chosen = train_data.decode(
@@ -186,10 +195,10 @@ def _fit_part(
     data: dict[str, Any],
     writer: storage.Writer,
 ) -> None:
-    from .cluster import train as ray_train
-    from .cluster.train_shares import Side
-    from .cluster.train_worker import TrainJob
-    from .training.trainer import Lesson
+    from brainray.cluster import train as ray_train
+    from brainray.cluster.train_shares import Side
+    from brainray.cluster.train_worker import TrainJob
+    from brainray.training.trainer import Lesson
 
     counts = picture_counts(chosen, split.train, len(job.model.classes))
     lesson = Lesson(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
@@ -216,8 +225,8 @@ def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Wri
 
 def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
-    from .models.networks import cost_of
-    from .training import checkpoint, loop
+    from brainray.models.networks import cost_of
+    from brainray.training import checkpoint, loop
 
     states = [state for state in progress.states if state]
     last, fitted = states[-1], checkpoint.fitted(states)

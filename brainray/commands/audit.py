@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from . import storage
-from .duplicates.descriptors import Signatures
-from .duplicates.groups import SCHEMA_VERSION, figures_of, groups_table, number_groups
-from .duplicates.listing import READABLE, Listed, list_images
-from .duplicates.report import page
-from .duplicates.search import Pairs, find_copies, group_copies
-from .errors import BadRequest, blamed_on
-from .storage import Writer, lease
-from .storage.scratch import scratch_folder
-from .storage.shared_paths import Seen, sight_of
+from brainray import storage
+from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.groups import SCHEMA_VERSION, figures_of, groups_table, number_groups
+from brainray.duplicates.listing import READABLE, Listed, list_images
+from brainray.duplicates.report import page
+from brainray.duplicates.search import Pairs, find_copies, group_copies
+from brainray.errors import BadRequest, blamed_on
+from brainray.storage import Writer, lease
+from brainray.storage.scratch import scratch_folder
+from brainray.storage.shared_paths import Seen, sight_of
 
 GROUPS, PAGE, SUMMARY = "groups.parquet", "audit.html", "summary.json"
 _KIND = "audit"
@@ -108,12 +108,12 @@ def check_output(uri: str) -> None:
 @contextmanager
 def _ray(request: Request, listed: Listed, writer: Writer, say: Say) -> Iterator[Engine]:
     """Ray is imported here and not before."""
-    from .cluster.session import session
+    from brainray.cluster.session import session
 
     say("starting Ray")
     with session(lean=True) as nodes:
-        from .cluster.audit import RayEngine
-        from .cluster.nodes import await_workers, check_every_node
+        from brainray.cluster.audit import RayEngine
+        from brainray.cluster.nodes import await_workers, check_every_node
 
         nodes = await_workers(nodes, say=say)
         roots = [("--data", uri) for uri in request.data] + [("--against", uri) for uri in request.against]
