@@ -8,7 +8,7 @@ from .interpreter import ensure_packages
 
 def _main() -> NoReturn:
     ensure_packages(["-m", "brainray", *sys.argv[1:]])
-    from .cli import main
+    from .cli.app import main
 
     main()
 

@@ -13,7 +13,7 @@ from PIL import Image
 from s3_servers import fast_s3, s3_endpoints
 
 from brainray import storage
-from brainray.cli import run
+from brainray.cli.app import run
 from brainray.commands import audit as audit_job
 from brainray.commands.audit import Request, audit
 from brainray.duplicates.descriptors import Signatures

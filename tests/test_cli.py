@@ -4,7 +4,7 @@ import pytest
 from conftest import CLASSES, image_bytes
 
 from brainray import __version__
-from brainray.cli import run
+from brainray.cli.app import run
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import io
 import pyarrow as pa
 import pytest
 
+from brainray.cli.console import Lines, duration_text, output_console, rate_text, show_summary
 from brainray.commands.score import Progress
-from brainray.console import Lines, duration_text, output_console, rate_text, show_summary
 from brainray.scoring.summary import Summary
 
 

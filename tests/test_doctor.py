@@ -18,8 +18,9 @@ from conftest import image_bytes
 from ray import cloudpickle
 from s3_servers import ACCESS_KEY, SECRET_KEY, fast_s3, free_port, s3_endpoints, strict_s3, use_server
 
-from brainray import cli_doctor, storage
-from brainray.cli import run
+from brainray import storage
+from brainray.cli import doctor as cli_doctor
+from brainray.cli.app import run
 from brainray.doctor import gpu
 from brainray.doctor import machine as doctor_machine
 from brainray.doctor import nodes as doctor_nodes

@@ -7,7 +7,7 @@ from archive import request_for
 from typer.testing import CliRunner
 
 from brainray import storage
-from brainray.cli import app
+from brainray.cli.app import app
 from brainray.commands.score import plan_with_probe
 from brainray.resources import Node, score_pool
 from brainray.scoring.estimate import Probe, estimate

@@ -38,7 +38,7 @@ def test_a_submitted_job_scores_an_archive_with_what_was_uploaded(head, archive,
     assert done.returncode == 0, done.stdout + done.stderr
 
     uploaded = {line[2:] for line in done.stdout.splitlines() if line.startswith("./")}
-    assert {"brainray/cli.py", "jobs/score.py", "jobs/train.py"} <= uploaded
+    assert {"brainray/cli/app.py", "jobs/score.py", "jobs/train.py"} <= uploaded
     assert {name.split("/")[0] for name in uploaded} <= {"brainray", "jobs", "pyproject.toml", "README.md"}
     assert not any("__pycache__" in name for name in uploaded)
 

@@ -48,20 +48,6 @@ FOREIGN = {
     "cluster": {"ray", "torch"},
     "cli": {"rich", "typer"},
 }
-# Modules that have not moved yet, and where they will stand.
-LATER = {
-    "cli": "cli/app",
-    "cli_audit": "cli/audit",
-    "cli_doctor": "cli/doctor",
-    "cli_log": "cli/cli_log",
-    "cli_options": "cli/options",
-    "cli_score": "cli/score",
-    "cli_submit": "cli/submit",
-    "cli_train": "cli/train",
-    "cli_tune": "cli/tune",
-    "console": "cli/console",
-    "logs": "cli/log",
-}
 ANYWHERE = {"numpy", "pyarrow"}
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
@@ -101,8 +87,7 @@ def own_imports(module: str) -> set[str]:
 
 def room(module: str) -> str:
     """`storage/s3/listing` of brainray.storage.s3.listing."""
-    name = "/".join(module.split(".")[1:])
-    return LATER.get(name, name)
+    return "/".join(module.split(".")[1:])
 
 
 def place(module: str) -> int:
@@ -272,7 +257,7 @@ def test_only_the_backends_of_storage_open_files(module):
 
 
 def test_folders_and_files_stay_small_enough_to_find_things():
-    for folder in {path.parent for path in MODULES.values()} - {PACKAGE}:
+    for folder in {path.parent for path in MODULES.values()}:
         names = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__"}
         assert len(names) <= 25, f"{folder} has {len(names)} names"
     for module, path in MODULES.items():

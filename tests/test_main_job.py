@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from brainray import storage
-from brainray.cli import run
+from brainray.cli.app import run
 from brainray.imaging.phantom import CLASSES, write_archive
 from brainray.models.bundle import load_bundle
 

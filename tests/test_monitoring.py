@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from archive import engine_of, request_for, score_here
 
-from brainray.cli import run
+from brainray.cli.app import run
+from brainray.cli.console import watcher
+from brainray.cli.log import Log
 from brainray.cluster import metrics
 from brainray.commands.score import score
-from brainray.console import watcher
 from brainray.errors import BadRequest
-from brainray.logs import Log
 
 DASHBOARD = Path(__file__).resolve().parents[1] / "jobs" / "monitoring" / "grafana-dashboard.json"
 

@@ -8,7 +8,7 @@ from archive import contents, engine_of, request_for, score_here
 from bundles import learned
 
 from brainray import storage
-from brainray.cli import run
+from brainray.cli.app import run
 from brainray.config import TrainOptions
 from brainray.models.bundle import Bundle, load_bundle
 from brainray.training.dataset import list_training_set

@@ -14,7 +14,7 @@ from bundles import derived
 from conftest import image_bytes
 
 from brainray import storage
-from brainray.cli import run
+from brainray.cli.app import run
 from brainray.cluster import score_workers
 
 SCRIPT = """

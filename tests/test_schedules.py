@@ -26,7 +26,7 @@ from bundles import untrained
 from conftest import image_bytes
 
 from brainray import storage
-from brainray.cli import run
+from brainray.cli.app import run
 from brainray.errors import OtherModel, OutputHeld
 from brainray.storage.lease import hold
 

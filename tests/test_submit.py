@@ -31,8 +31,8 @@ from hypothesis import strategies as st
 from killing import finished
 from waiting import wait_for
 
-from brainray.cli import run
-from brainray.cli_submit import _check_visible
+from brainray.cli.app import run
+from brainray.cli.submit import _check_visible
 from brainray.cluster.jobs_client import Job, JobsApi, dashboard_address, found_token, request_headers
 from brainray.commands import submit
 from brainray.errors import BadRequest, BrainrayError, Unreachable
@@ -145,7 +145,7 @@ class TestDesk:
 
     def test_a_desk_needs_neither_ray_nor_torch_to_submit(self):
         command = ["submit", "--address", "http://127.0.0.1:1", "--patience", "0", "score", *arguments("s3://b/x")]
-        script = f"import sys; from brainray.cli import run; code = run({command}); print(code, *sys.modules)"
+        script = f"import sys; from brainray.cli.app import run; code = run({command}); print(code, *sys.modules)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
         code, *modules = done.stdout.split()
         assert code == "1" and "has not answered" in done.stderr

@@ -22,7 +22,7 @@ import torch
 from waiting import wait_for
 
 from brainray import storage
-from brainray.cli import run
+from brainray.cli.app import run
 from brainray.cluster import train as ray_train
 from brainray.cluster import train_shares, train_worker
 from brainray.config import ModelSpec, TrainOptions

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from brainray.cli import run
+from brainray.cli.app import run
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from brainray import cli_tune, storage
-from brainray.cli import run
+from brainray import storage
+from brainray.cli import tune
+from brainray.cli.app import run
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
 from brainray.training import search
@@ -89,4 +90,4 @@ def test_the_command_of_a_trial_names_what_it_varied():
 
 def test_trials_are_json(tmp_path):
     assert Trial.from_json(json.loads(json.dumps(ended(4, recall=0.5).to_json()))) == ended(4, recall=0.5)
-    assert cli_tune._middle((1, 2, 3, 4)) == 2
+    assert tune._middle((1, 2, 3, 4)) == 2

@@ -39,7 +39,7 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
     from model_trade import train_side
     from typer.main import get_command
 
-    from brainray.cli import app
+    from brainray.cli.app import app
     from brainray.config import TrainOptions
     from brainray.training.trainer import Learner, Lesson
 

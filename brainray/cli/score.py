@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from brainray.errors import TooManyFailed
+
 from .cli_log import LOG, LogFormat
-from .cli_options import Precision
-from .errors import TooManyFailed
+from .options import Precision
 
 if TYPE_CHECKING:
-    from .commands.score import Outcome
-    from .config import ScoreOptions
-    from .scoring.run_folder import Request
+    from brainray.commands.score import Outcome
+    from brainray.config import ScoreOptions
+    from brainray.scoring.run_folder import Request
 
 
 KeepColumns = Annotated[
@@ -72,7 +73,7 @@ def score(
     log_format: LogFormat = "text",
 ) -> None:
     """Score every image under the inputs; one Parquet row an image."""
-    from .commands.score import read_request
+    from brainray.commands.score import read_request
 
     options = options_of(context.params)
     request = read_request(input, model=model, output=output, labels=labels, options=options)
@@ -84,7 +85,7 @@ def score(
 
 def options_of(given: Mapping[str, Any]) -> "ScoreOptions":
     """The options in the values of a command line. Raises `BadRequest` for what makes no sense; looks at no file."""
-    from .config import MaxFailed, ScoreOptions, parse_share
+    from brainray.config import MaxFailed, ScoreOptions, parse_share
 
     as_they_are = ("workers", "batch_size", "shard_size", "group_by", "precision")
     flags = ("retry_unread", "forget_missing", "rescore")
@@ -101,7 +102,8 @@ def options_of(given: Mapping[str, Any]) -> "ScoreOptions":
 
 
 def _plan(request: "Request", *, probe: bool, price: float | None) -> None:
-    from .commands.score import plan_only, plan_with_probe
+    from brainray.commands.score import plan_only, plan_with_probe
+
     from .console import output_console, show_estimate, show_plan
 
     console = output_console()
@@ -115,7 +117,8 @@ def _plan(request: "Request", *, probe: bool, price: float | None) -> None:
 
 
 def _score(request: "Request") -> None:
-    from .commands.score import score as score_images
+    from brainray.commands.score import score as score_images
+
     from .console import output_console, show_outcome, watcher
 
     with watcher(LOG) as listener:

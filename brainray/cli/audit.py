@@ -20,8 +20,8 @@ def audit(
     log_format: LogFormat = "text",
 ) -> None:
     """Find images that are the same picture, whatever was done to it, and pictures with two labels."""
-    from .commands.audit import Request
-    from .commands.audit import audit as find_copies
+    from brainray.commands.audit import Request
+    from brainray.commands.audit import audit as find_copies
 
     request = Request.of(data, against=against or (), output=output, group_regex=group_regex)
     figures = find_copies(request, say=LOG.say)
@@ -32,8 +32,9 @@ def audit(
 def _show(figures: dict[str, Any], output: str) -> None:
     from rich.table import Table
 
+    from brainray.duplicates.report import told
+
     from .console import output_console
-    from .duplicates.report import told
 
     console = output_console()
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -10,16 +10,17 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from . import __version__
-from .cli_audit import audit
-from .cli_doctor import doctor
+from brainray import __version__
+from brainray.errors import BadRequest, BrainrayError
+
+from .audit import audit
 from .cli_log import LOG
-from .cli_score import score
-from .cli_submit import SETTINGS as SUBMIT_SETTINGS
-from .cli_submit import submit
-from .cli_train import train
-from .cli_tune import tune
-from .errors import BadRequest, BrainrayError
+from .doctor import doctor
+from .score import score
+from .submit import SETTINGS as SUBMIT_SETTINGS
+from .submit import submit
+from .train import train
+from .tune import tune
 
 app = typer.Typer(
     name="brainray",
@@ -45,11 +46,12 @@ def report(
     ] = False,
 ) -> None:
     """Rebuild summary/ from the Parquet of a run; needs neither Ray nor torch."""
-    from . import storage
+    from brainray import storage
+    from brainray.scoring.run_folder import check_is_run, verify_run
+    from brainray.scoring.summary import build_summary
+    from brainray.storage.lease import hold
+
     from .console import output_console, show_summary
-    from .scoring.run_folder import check_is_run, verify_run
-    from .scoring.summary import build_summary
-    from .storage.lease import hold
 
     uri = storage.normalise(run)
     console = output_console()
@@ -70,8 +72,8 @@ def sample(
     seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
 ) -> None:
     """Draw a synthetic MRI-like archive, to try everything with no data."""
-    from . import storage
-    from .imaging.phantom import write_archive
+    from brainray import storage
+    from brainray.imaging.phantom import write_archive
 
     uri = storage.normalise(output)
     drawn = write_archive(uri, images=images, seed=seed)

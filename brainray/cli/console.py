@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .commands.score import Outcome
-from .commands.score import Progress as ScoreProgress
-from .logs import Log
-from .scoring.estimate import ERROR, Estimate
-from .scoring.plan import Plan
-from .scoring.summary import Summary
+from brainray.commands.score import Outcome
+from brainray.commands.score import Progress as ScoreProgress
+from brainray.scoring.estimate import ERROR, Estimate
+from brainray.scoring.plan import Plan
+from brainray.scoring.summary import Summary
+
+from .log import Log
 
 _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there

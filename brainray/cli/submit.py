@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from brainray.errors import BadRequest
+
 from .cli_log import LOG
-from .errors import BadRequest
 
 # Options of `submit` come before the command; all that comes after it belongs to the command.
 SETTINGS = {"allow_interspersed_args": False}
@@ -51,8 +52,8 @@ def submit(
     The job has an id of its command and output: given again, the same command follows the job that runs already.
     Ctrl-C leaves it running.
     """
-    from .cluster.jobs_client import JobsApi, dashboard_address, found_token, request_headers
-    from .commands import submit as jobs
+    from brainray.cluster.jobs_client import JobsApi, dashboard_address, found_token, request_headers
+    from brainray.commands import submit as jobs
 
     submission = jobs.Submission(
         command=command,
@@ -82,10 +83,11 @@ def submit(
 
 def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> str:
     """The output, normalised, of a command that makes sense and names nothing that only this machine sees."""
-    from . import storage
-    from .cli_score import options_of as score_options
-    from .cli_train import options_of as train_options
-    from .commands.submit import check_text
+    from brainray import storage
+    from brainray.commands.submit import check_text
+
+    from .score import options_of as score_options
+    from .train import options_of as train_options
 
     if command not in _COMMANDS:
         raise BadRequest(f"`submit` runs score or train on a cluster, not {command}; its own options come before that")
@@ -105,7 +107,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
 
 
 def _check_visible(option: str, uri: str) -> None:
-    from .models.bundle import SHIPPED
+    from brainray.models.bundle import SHIPPED
 
     if option in _MODELS and uri == SHIPPED:
         return

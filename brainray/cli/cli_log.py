@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .logs import Log
+from .log import Log
 
 LOG = Log()
 

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from brainray.errors import BadRequest
+
 from .cli_log import LOG, LogFormat
-from .cli_options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
-from .errors import BadRequest
+from .options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
 
 if TYPE_CHECKING:
-    from .training.search import Trial
+    from brainray.training.search import Trial
 
 Number = TypeVar("Number", int, float)
 
@@ -36,10 +37,10 @@ def tune(
     log_format: LogFormat = "text",
 ) -> None:
     """Search for a learning rate, width, image size and augmentation with Ray Tune; the same command goes on."""
-    from .commands.tune import Request
-    from .commands.tune import tune as search
-    from .config import TrainOptions
-    from .training.search import Space, command_for
+    from brainray.commands.tune import Request
+    from brainray.commands.tune import tune as search
+    from brainray.config import TrainOptions
+    from brainray.training.search import Space, command_for
 
     if trials < 1:
         raise BadRequest(f"--trials is {trials}; it must be 1 or more")
@@ -79,8 +80,9 @@ def tune(
 def _show(ranked: "list[Trial]") -> None:
     from rich.table import Table
 
+    from brainray.training.search import row_of
+
     from .console import output_console
-    from .training.search import row_of
 
     table = Table(box=None, pad_edge=False)
     names = ("trial", "mean_recall", "accuracy", "lr", "width", "image_px", "augment", "gmac", "epochs")

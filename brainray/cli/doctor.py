@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import BadRequest
+from brainray.errors import BadRequest
 
 if TYPE_CHECKING:
-    from .doctor.checks import Check, Finding
-    from .doctor.nodes import Asked
+    from brainray.doctor.checks import Check, Finding
+    from brainray.doctor.nodes import Asked
 
 _WRONG = 2  # the exit code: a run would fail for what was found
 _FORMATS = ("text", "json")
@@ -34,7 +34,7 @@ def doctor(
     format: Annotated[str, typer.Option(help="text: a line each; json: a list.")] = "text",
 ) -> None:
     """Say what is wrong with this machine, the cluster and the locations given; exit code 2 where something is."""
-    from .doctor.checks import examine
+    from brainray.doctor.checks import examine
 
     if format not in _FORMATS:
         raise BadRequest(f"--format is {format!r}; it must be one of {', '.join(_FORMATS)}")
@@ -49,16 +49,16 @@ def _checks(
     inputs: Sequence[str], *, output: str | None, model: str | None, data: str | None, cluster: bool | None
 ) -> "list[Check]":
     """The machine first, then the cluster, then each location in the order in which a run meets it."""
-    from .doctor import machine as this
-    from .doctor.checks import Check
-    from .doctor.gpu import TIMEOUT_S as TORCH_S
-    from .doctor.gpu import check_torch
-    from .doctor.inputs import look_at_data, look_at_input, look_at_model
-    from .doctor.nodes import TIMEOUT_S as RAY_S
-    from .doctor.nodes import check_ray
-    from .doctor.output import look_at_output
-    from .hardware import read_machine
-    from .models.bundle import SHIPPED
+    from brainray.doctor import machine as this
+    from brainray.doctor.checks import Check
+    from brainray.doctor.gpu import TIMEOUT_S as TORCH_S
+    from brainray.doctor.gpu import check_torch
+    from brainray.doctor.inputs import look_at_data, look_at_input, look_at_model
+    from brainray.doctor.nodes import TIMEOUT_S as RAY_S
+    from brainray.doctor.nodes import check_ray
+    from brainray.doctor.output import look_at_output
+    from brainray.hardware import read_machine
+    from brainray.models.bundle import SHIPPED
 
     model = model or (SHIPPED if inputs else None)  # as `score` has it
     looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [
@@ -91,8 +91,8 @@ def _checks(
 
 def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool | None) -> "Asked":
     """For the cluster; what is no location at all is left to its own check."""
-    from . import storage
-    from .doctor.nodes import Asked
+    from brainray import storage
+    from brainray.doctor.nodes import Asked
 
     def normalised(text: str) -> str | None:
         with suppress(BadRequest):
@@ -105,7 +105,7 @@ def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool |
 
 def _firsts(texts: Iterable[str]) -> Iterator[bool]:
     """For each location whether it is the first in its bucket, whose store is told of once."""
-    from .doctor.inputs import store_of
+    from brainray.doctor.inputs import store_of
 
     seen: set[str] = set()
     for text in texts:
@@ -124,8 +124,9 @@ def _show_text(findings: "Iterable[Finding]") -> "list[Finding]":
     """A line each as it is found, at a terminal with the remedy below it."""
     from rich.text import Text
 
+    from brainray.doctor.checks import counted
+
     from .console import output_console
-    from .doctor.checks import counted
 
     console = output_console()
     before_remedy = "\n         -> " if console.is_terminal else " -> "

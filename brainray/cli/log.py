@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, get_args
 
-from .errors import BadRequest
+from brainray.errors import BadRequest
 
 LogFormat = Literal["text", "json"]
 

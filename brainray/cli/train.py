@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from brainray.errors import BadRequest
+
 from .cli_log import LOG, LogFormat
-from .cli_options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
-from .errors import BadRequest
+from .options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
 
 if TYPE_CHECKING:
-    from .config import TrainOptions
-    from .models.bundle import Bundle
+    from brainray.config import TrainOptions
+    from brainray.models.bundle import Bundle
 
 _QUICK, _THOROUGH = "quick", "thorough"
 # What a preset changes in `TrainOptions`; an option that is given wins.
@@ -78,8 +79,8 @@ def train(
     log_format: LogFormat = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
-    from .commands.train import train as fit_model
-    from .models.bundle import load_bundle, named
+    from brainray.commands.train import train as fit_model
+    from brainray.models.bundle import load_bundle, named
 
     before = load_bundle(named(init)) if init else None
     options = options_of(context.params, before)
@@ -98,7 +99,7 @@ def options_of(given: Mapping[str, Any], before: "Bundle | None" = None) -> "Tra
 
     `before` is the model to begin with, whose network is taken over.
     """
-    from .config import TrainOptions, parse_workers
+    from brainray.config import TrainOptions, parse_workers
 
     preset = given["preset"]
     if preset not in PRESETS:

@@ -1,0 +1,1 @@
+"""The program `brainray`: options, console, log, exit codes."""
