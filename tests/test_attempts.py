@@ -4,7 +4,7 @@ import pytest
 
 from brainray import storage
 from brainray.errors import OutputHeld
-from brainray.scoring.attempts import attempt
+from brainray.scoring.shard_task import attempt
 from brainray.storage import Writer
 
 

@@ -17,8 +17,7 @@ from brainray.cli.app import run
 from brainray.commands import audit as audit_job
 from brainray.commands.audit import Request, audit
 from brainray.duplicates.descriptors import Signatures
-from brainray.duplicates.groups import SCHEMA
-from brainray.duplicates.listing import sign_rows
+from brainray.duplicates.groups import SCHEMA, sign_rows
 from brainray.duplicates.search import similarities
 from brainray.duplicates.transforms import find_alterations
 from brainray.errors import BadRequest, OutputHeld

@@ -209,7 +209,7 @@ OPENED = {
     "storage/scratch": {"os.open": "the lock of a scratch folder"},
     "commands/submit": {"path.read_bytes": "the package's own files, which are uploaded"},
 }
-BACKENDS = {"storage", "storage/local", "storage/local_names", "storage/s3/backend", "storage/s3/requests"}
+BACKENDS = {"storage", "storage/local", "storage/s3/backend", "storage/s3/requests"}
 OPENERS = {"open", "fdopen", "read_bytes", "read_text", "write_bytes", "write_text"}
 
 

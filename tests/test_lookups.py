@@ -3,11 +3,10 @@
 import pytest
 from test_containers import zip_of
 
-from brainray.inputs import lookups
+from brainray.inputs import file_lists
 from brainray.inputs.archives import container_of, index
 from brainray.inputs.archives.index import Indexes
-from brainray.inputs.file_lists import open_list
-from brainray.inputs.lookups import resolved
+from brainray.inputs.file_lists import open_list, resolved
 
 MEMBERS = 9
 
@@ -42,7 +41,7 @@ def entries(listed, tmp_path):
 
 
 def test_an_index_is_read_once_for_a_list_of_many_pieces(listed, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(lookups, "_ROWS", 3)
+    monkeypatch.setattr(file_lists, "_ROWS", 3)
     found = entries(listed, tmp_path)
     assert len(opened) == 2
     assert [entry.size_bytes for entry in found[:-2]] == [k + 1 for k in range(MEMBERS) for _ in "ab"]
@@ -58,7 +57,7 @@ def test_indexes_are_kept_up_to_a_bound_and_found_again_without_one(listed, tmp_
     expected = entries(listed, tmp_path)
     once = len(opened)
     with Indexes(str(tmp_path / "again")) as made:
-        archives = lookups._Archives(made, most_bytes=1)
+        archives = file_lists._Archives(made, most_bytes=1)
         uris = [entry.uri for entry in expected]
         assert [archives.find([uri])[uri] for uri in uris] == expected
         assert archives._kept == {} and archives._bytes == 0
@@ -69,7 +68,7 @@ def test_the_archive_itself_is_no_member(listed, tmp_path):
     with Indexes(str(tmp_path / "scratch")) as made:
         archive = str(tmp_path / "a.zip")
         uri = f"{archive}#"
-        assert lookups._Archives(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
+        assert file_lists._Archives(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from archive import engine_of, request_for, score_here
 from brainray.cli.app import run
 from brainray.cli.console import watcher
 from brainray.cli.log import Log
-from brainray.cluster import metrics
+from brainray.cluster import score_workers
 from brainray.commands.score import score
 from brainray.errors import BadRequest
 
@@ -32,8 +32,8 @@ def test_the_dashboard_asks_for_counters_that_exist(monkeypatch):
         def set_default_tags(self, tags):
             marked.append(tags)
 
-    monkeypatch.setattr(metrics, "Counter", Counter)
-    metrics.ScoreMetrics("s3://results/run")
+    monkeypatch.setattr(score_workers, "Counter", Counter)
+    score_workers.ScoreMetrics("s3://results/run")
     assert marked == [{"run": "s3://results/run"}] * len(made), "two runs on one cluster are told apart"
     asked = set(re.findall(r"ray_(brainray_\w+?)_total", DASHBOARD.read_text()))
     assert asked == set(made), "each counter has its panel, and no panel stays empty"

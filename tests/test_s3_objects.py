@@ -45,7 +45,7 @@ from brainray.storage.s3 import uris as s3_uris
 from brainray.storage.s3.backend import S3Objects
 from brainray.storage.s3.conditional import ballot
 from brainray.storage.s3.errors import Answer, Request, judge, translate
-from brainray.storage.s3.pages import Entry, Page
+from brainray.storage.s3.listing import Entry, Page
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
 

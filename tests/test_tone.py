@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode
+from brainray.imaging.normalise import usual_tone
 from brainray.imaging.phantom import draw
-from brainray.imaging.tone import usual_tone
 
 
 def seen(image, tone="usual"):

@@ -17,8 +17,7 @@ from brainray.models.networks import build_model
 from brainray.training import checkpoint
 from brainray.training import state as training_request
 from brainray.training.checkpoint import Checkpoint
-from brainray.training.parts import Progress, epoch_line
-from brainray.training.state import WorkFolder
+from brainray.training.state import Progress, WorkFolder, epoch_line
 
 OPTIONS = TrainOptions(image_px=32, epochs=3)
 DATA = {

@@ -14,8 +14,8 @@ from brainray import __version__
 from brainray.errors import BadRequest, BrainrayError
 
 from .audit import audit
-from .cli_log import LOG
 from .doctor import doctor
+from .log import LOG
 from .score import score
 from .submit import SETTINGS as SUBMIT_SETTINGS
 from .submit import submit

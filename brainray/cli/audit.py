@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_log import LOG, LogFormat
+from .log import LOG, LogFormatOption
 
 
 def audit(
@@ -17,7 +17,7 @@ def audit(
     group_regex: Annotated[
         str | None, typer.Option(help="Regular expression over the URI that finds the subject.", metavar="RE")
     ] = None,
-    log_format: LogFormat = "text",
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Find images that are the same picture, whatever was done to it, and pictures with two labels."""
     from brainray.commands.audit import Request

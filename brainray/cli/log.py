@@ -4,7 +4,9 @@ import json
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO, get_args
+from typing import Annotated, Any, Literal, TextIO, get_args
+
+import typer
 
 from brainray.errors import BadRequest
 
@@ -42,3 +44,21 @@ class Log:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             shown = json.dumps({"time": now} | fields, ensure_ascii=False)
         print(shown, file=self.stream or sys.stderr, flush=True)
+
+
+LOG = Log()
+
+
+def _set_format(name: str) -> str:
+    LOG.set_format(name)
+    return name
+
+
+LogFormatOption = Annotated[
+    str,
+    typer.Option(
+        envvar="BRAINRAY_LOG_FORMAT",
+        callback=_set_format,
+        help="Of what is said while it runs: text, or json, an object a line.",
+    ),
+]

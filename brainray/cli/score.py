@@ -7,7 +7,7 @@ import typer
 
 from brainray.errors import TooManyFailed
 
-from .cli_log import LOG, LogFormat
+from .log import LOG, LogFormatOption
 from .options import Precision
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def score(
     price: Annotated[
         float | None, typer.Option(help="With --probe: of a machine for an hour, to say what it would cost.")
     ] = None,
-    log_format: LogFormat = "text",
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Score every image under the inputs; one Parquet row an image."""
     from brainray.commands.score import read_request

@@ -10,7 +10,7 @@ import typer
 
 from brainray.errors import BadRequest
 
-from .cli_log import LOG
+from .log import LOG
 
 # Options of `submit` come before the command; all that comes after it belongs to the command.
 SETTINGS = {"allow_interspersed_args": False}

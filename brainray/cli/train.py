@@ -7,7 +7,7 @@ import typer
 
 from brainray.errors import BadRequest
 
-from .cli_log import LOG, LogFormat
+from .log import LOG, LogFormatOption
 from .options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def train(
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs that are no better.")] = None,
     precision: Precision = "auto",
     exclude: Exclude = None,
-    log_format: LogFormat = "text",
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train; writes a bundle."""
     from brainray.commands.train import train as fit_model

@@ -6,7 +6,7 @@ import typer
 
 from brainray.errors import BadRequest
 
-from .cli_log import LOG, LogFormat
+from .log import LOG, LogFormatOption
 from .options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def tune(
     val_fraction: ValFraction = 0.15,
     precision: Precision = "auto",
     exclude: Exclude = None,
-    log_format: LogFormat = "text",
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Search for a learning rate, width, image size and augmentation with Ray Tune; the same command goes on."""
     from brainray.commands.tune import Request

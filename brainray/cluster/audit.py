@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 
 from brainray.duplicates.descriptors import Signatures
-from brainray.duplicates.listing import READABLE, sign_rows
+from brainray.duplicates.groups import READABLE, sign_rows
 from brainray.duplicates.search import Pairs, similarities
 from brainray.duplicates.transforms import find_alterations
 

@@ -15,8 +15,15 @@ import pyarrow as pa
 
 from brainray import storage
 from brainray.duplicates.descriptors import Signatures
-from brainray.duplicates.groups import SCHEMA_VERSION, figures_of, groups_table, number_groups
-from brainray.duplicates.listing import READABLE, Listed, list_images
+from brainray.duplicates.groups import (
+    READABLE,
+    SCHEMA_VERSION,
+    Listed,
+    figures_of,
+    groups_table,
+    list_images,
+    number_groups,
+)
 from brainray.duplicates.report import page
 from brainray.duplicates.search import Pairs, find_copies, group_copies
 from brainray.errors import BadRequest, blamed_on

@@ -26,10 +26,19 @@ from brainray.training.dataset import (
     list_training_set,
     picture_counts,
 )
-from brainray.training.parts import Part, Progress, following, parts_of, read_progress, splits_of
 from brainray.training.report import Validation, write_training_report
 from brainray.training.splits import Split
-from brainray.training.state import Found, TrainRequest, WorkFolder
+from brainray.training.state import (
+    Found,
+    Part,
+    Progress,
+    TrainRequest,
+    WorkFolder,
+    following,
+    parts_of,
+    read_progress,
+    splits_of,
+)
 from brainray.versions import package_versions
 
 if TYPE_CHECKING:

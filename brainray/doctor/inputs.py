@@ -14,7 +14,7 @@ from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
 from brainray.inputs.archives import kind_of
 from brainray.inputs.file_lists import open_list
-from brainray.inputs.selection import hidden, skip_reason
+from brainray.inputs.image_files import hidden, skip_reason
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.storage.base import FileInfo
 

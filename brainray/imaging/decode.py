@@ -26,8 +26,7 @@ from brainray.config import ImageSpec
 from brainray.errors import ImageError, ImageReason
 
 from .formats import plugin_for, stranger
-from .normalise import Box, head_box
-from .tone import usual_tone
+from .normalise import Box, head_box, usual_tone
 
 _TURNS = {  # what turns a picture of that EXIF orientation upright
     2: Transpose.FLIP_LEFT_RIGHT,

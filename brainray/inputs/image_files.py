@@ -1,17 +1,86 @@
 """The image files below a folder, as data sets of class folders have them: no lists, no containers."""
 
+import fnmatch
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import pyarrow as pa
 
 from brainray import storage
+from brainray.config import pattern_of
 from brainray.errors import blamed_on
 from brainray.storage.base import FileInfo
 
-from .listing import CHUNK_ROWS
-from .selection import skip_reason
+from .archives.member import is_archive
+from .schema import CHUNK_ROWS
+
+# What Pillow reads of the formats archives hold, and medical formats, so that those get a row that says `unsupported`.
+_PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"
+_MEDICAL = "heic heif dcm dicom ima nii"
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
+
+
+def hidden(name: str, folders: Sequence[str]) -> bool:
+    return name.startswith(".") or any(folder.startswith(".") for folder in folders)
+
+
+def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> str | None:
+    """Why a file is no image, judged by its name and kind alone; None for an image."""
+    if special:
+        return "special file"
+    if hidden(name, folders):
+        return "hidden"
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
+        return None
+    return f"suffix {suffix}" if suffix else "no suffix"
+
+
+def skip_member(name: str, *, refused: bool) -> str | None:
+    """The same of a member of a tar or zip. One that is refused is passed over where it could not be an image."""
+    if not name or is_archive(name):
+        return None
+    *folders, file = name.replace("\\", "/").split("/")
+    return skip_reason(file, () if refused else folders)
+
+
+class Globs:
+    """Which paths below an input are wanted. `*` matches any characters, `/` too, as in `aws s3 --exclude`."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self._include, self._exclude = _any_of(include), _any_of(exclude)
+
+    def skip_reason(self, path: str) -> str | None:
+        if self._include is not None and not self._include.match(path):
+            return "not in --include"
+        return "in --exclude" if self.excludes(path) else None
+
+    def excludes(self, path: str) -> bool:
+        return self._exclude is not None and self._exclude.match(path) is not None
+
+
+def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(fnmatch.translate, globs))) if globs else None
+
+
+class Grouper:
+    """The group of an image: its first folder below the input, or what a regular expression finds in the URI."""
+
+    def __init__(self, group_by: str | None, *, option: str = "--group-by") -> None:
+        """`group_by` is "folder", a regular expression, or None: there are no groups."""
+        self._by_folder = group_by == "folder"
+        self._pattern = pattern_of(option, group_by) if group_by and not self._by_folder else None
+
+    def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
+        if self._by_folder:
+            return folders[0] if folders else None
+        found = self._pattern.search(uri) if self._pattern else None
+        if found is None:
+            return None
+        return found.group(1) if found.re.groups else found.group(0)
 
 
 def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileInfo]:

@@ -22,13 +22,11 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, Index, Indexes
 from .class_names import class_lookup, label_from_folders, match_class
-from .file_lists import ImageList, Listed, open_list
+from .file_lists import ImageList, Listed, open_list, resolved
+from .image_files import Globs, Grouper, hidden, skip_member, skip_reason
 from .label_file import Truth
-from .lookups import resolved
-from .schema import LISTED_SCHEMA, Entry
-from .selection import Globs, Grouper, hidden, skip_member, skip_reason
+from .schema import CHUNK_ROWS, LISTED_SCHEMA, Entry
 
-CHUNK_ROWS = 65_536
 SHARD_IMAGES = 1000
 # Small archives get smaller shards, so that every core has work and the last ones end together.
 _SHARDS_AT_LEAST = 16

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+CHUNK_ROWS = 65_536  # of a listing at a time, so that memory does not grow with it
 LISTED_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),

@@ -5,7 +5,9 @@ Only images that are new to the part, or have changed, are to be scored; the oth
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,29 @@ from brainray.errors import StorageError
 
 from .manifest import Shard, read_shard
 from .parts import UNREAD_REASONS, KeptTypes, PartInfo, Work, part_info, part_uri, prediction_schema, write_part
+
+# A worker may die of something else: its neighbour's shard, a node that leaves. Three deaths are no chance.
+APART_AFTER = 3
+GIVE_UP_AFTER = 6
+
+
+@contextmanager
+def attempt(name: str, writer: storage.Writer) -> Iterator[int]:
+    """The number of this attempt at `name`, from 1. One that ends, also by an exception, leaves no mark."""
+    staging = writer.staging
+    if staging is None:  # a run without an owner has no place for marks
+        yield 1
+        return
+    number = next(n for n in count(1) if writer.create(_mark(staging, name, n)))
+    try:
+        yield number
+    finally:
+        for n in range(1, number + 1):
+            storage.delete(_mark(staging, name, n))
+
+
+def _mark(staging: str, name: str, number: int) -> str:
+    return storage.join(staging, f"attempt-{name}-{number}")
 
 
 @dataclass(frozen=True, kw_only=True)

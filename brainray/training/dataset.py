@@ -13,8 +13,7 @@ import pyarrow as pa
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
 from brainray.inputs.class_names import class_of_folders
-from brainray.inputs.image_files import image_files, tables_of
-from brainray.inputs.selection import Grouper
+from brainray.inputs.image_files import Grouper, image_files, tables_of
 from brainray.storage.base import FileInfo
 
 from .splits import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture

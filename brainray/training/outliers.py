@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from brainray.imaging.tone import usual_tone
+from brainray.imaging.normalise import usual_tone
 
 _LEAVES = (30, 150)  # of one picture
 _SQUARES = 0.4  # of the leaves; the others are round

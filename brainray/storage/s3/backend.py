@@ -21,8 +21,7 @@ from brainray.storage.retry import Sleep
 
 from . import uris
 from .conditional import SETTLE_S, Probe, ballot, write_first
-from .listing import list_objects
-from .pages import Page
+from .listing import Page, list_objects
 from .requests import DELETE_KEYS, PART_BYTES, Requests
 from .uris import join, parent, split
 

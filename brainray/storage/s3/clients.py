@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from brainray.errors import StorageError
 
 from .errors import Request
-from .pages import parse_page
+from .listing import parse_page
 
 if TYPE_CHECKING:
     import boto3.session

@@ -19,7 +19,7 @@ from brainray.storage.retry import RetryPolicy, Sleep, Tries
 
 from .clients import Clients, content_md5
 from .errors import Answer, judge, translated
-from .pages import FIELD, Page
+from .listing import FIELD, Page
 from .uris import split
 
 if TYPE_CHECKING:
