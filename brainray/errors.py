@@ -78,7 +78,7 @@ class WrongRegion(StorageError):
 
 
 @contextmanager
-def blamed_on(option: str) -> Iterator[None]:
+def as_bad_request(option: str) -> Iterator[None]:
     """What cannot be listed, read or written within is what an option of the command names: `BadRequest`."""
     try:
         yield
@@ -94,7 +94,7 @@ class Outage(BrainrayError):
     """So many images in a row could not be read that it is the storage, not the images; finished parts are kept."""
 
 
-class AccountingError(BrainrayError):
+class VerificationError(BrainrayError):
     """Rows and images listed differ: the run is not published. Run the same command again; a defect if it stays."""
 
 

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator
 
 from brainray import storage
-from brainray.commands.score import Engine, Outcome, score
+from brainray.commands.score import Outcome, ScoreEngine, score
 from brainray.config import ScoreOptions
 from brainray.inputs.file_lists import kept_types
-from brainray.inputs.label_file import Truth
+from brainray.inputs.label_file import LabelFile
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
 from brainray.scoring.parts import prediction_schema
-from brainray.scoring.run_folder import Request
+from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
-from brainray.scoring.shard_task import open_task
+from brainray.scoring.shard_task import open_shard
 
 
 class Stopped(BaseException):
@@ -26,11 +26,11 @@ def engine_of(
     only: int | None = None,
     on_shard: Callable[[str], None] | None = None,
     predict: Probabilities | None = None,
-) -> Engine:
+) -> ScoreEngine:
     """Scores one shard after the other without Ray; after `only` of them the run is stopped dead."""
     predict = predict or Predictor(bundle, batch_size=8)
 
-    def engine(request: Request, plan, lease) -> Iterator:
+    def engine(request: ScoreRequest, plan, lease) -> Iterator:
         target = request.target(plan.uri, lease.writer)
         reader = Reader(outage_share=request.options.max_unread, roots=plan.described["inputs"], sleep=lambda _: None)
         todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
@@ -39,7 +39,7 @@ def engine_of(
                 raise Stopped
             if on_shard:
                 on_shard(shard.shard_id)
-            task = open_task(shard, target)
+            task = open_shard(shard, target)
             yield predict_shard(task, decode_shard(task.pending, bundle.image, reader=reader), predict, target)
         if only is not None:
             raise Stopped
@@ -47,14 +47,14 @@ def engine_of(
     return engine
 
 
-def request_for(root, output, bundle: Bundle, *, truth: Truth | None = None, **options) -> Request:
+def request_for(root, output, bundle: Bundle, *, truth: LabelFile | None = None, **options) -> ScoreRequest:
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
     chosen = ScoreOptions(**{"shard_size": 3} | options)
     kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
-    return Request(inputs=inputs, output=str(output), bundle=bundle, truth=truth, options=chosen, kept=kept)
+    return ScoreRequest(inputs=inputs, output=str(output), bundle=bundle, truth=truth, options=chosen, kept=kept)
 
 
-def score_here(request: Request, engine: Engine) -> Outcome:
+def score_here(request: ScoreRequest, engine: ScoreEngine) -> Outcome:
     return score(request, listener=lambda _: None, say=lambda _: None, engine=engine)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from brainray.config import Calibration, ImageSpec, ModelSpec, TrainOptions
 from brainray.models.bundle import Bundle, save_bundle, weights_bytes
-from brainray.training.decoded import KeptRows
+from brainray.training.decoded import DecodedRows
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -44,7 +44,7 @@ def derived(
 
 def learned(
     folder: Path | str,
-    rows: KeptRows,
+    rows: DecodedRows,
     *,
     options: TrainOptions,
     classes: tuple[str, ...],
@@ -55,16 +55,16 @@ def learned(
     """What `brainray train` makes of decoded images in `options.epochs`, uncalibrated; `hear` gets each one's loss."""
     import torch
 
-    from brainray.training.trainer import Learner, Lesson
+    from brainray.training.trainer import FitSpec, Trainer
 
     model = options.model_spec(classes)
-    lesson = Lesson(options=options, model=model, class_counts=class_counts, init=init)
-    learner = Learner(lesson, begun=None, device=torch.device("cpu"))
+    lesson = FitSpec(options=options, model=model, class_counts=class_counts, init=init)
+    learner = Trainer(lesson, begun=None, device=torch.device("cpu"))
     began = time.perf_counter()
     for epoch in range(1, options.epochs + 1):
         hear(epoch, learner.epoch(rows))
     minutes = (time.perf_counter() - began) / 60
-    weights = learner.judged.state_dict()
+    weights = learner.eval_model.state_dict()
     return _save(folder, weights, options.image_spec, model, Calibration(), provenance={"minutes": minutes})
 
 

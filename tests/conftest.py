@@ -95,7 +95,7 @@ def plain_fitting(*, classes: int = 2, image_px: int = 32, **changes: Any) -> An
     import torch
 
     from brainray.config import ImageSpec
-    from brainray.training.loop import Fitting
+    from brainray.training.loop import StepConfig
 
     values = {"spec": ImageSpec(image_px=image_px), "device": torch.device("cpu"), "bf16": False}
-    return Fitting(**values | {"class_weights_K": torch.ones(classes), "label_smoothing": 0.0} | changes)
+    return StepConfig(**values | {"class_weights_K": torch.ones(classes), "label_smoothing": 0.0} | changes)

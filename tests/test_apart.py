@@ -16,7 +16,7 @@ from waiting import wait_for
 from brainray.config import ImageSpec
 from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import Header, decode, read_header
-from brainray.imaging.sandbox import DecoderApart
+from brainray.imaging.sandbox import SandboxedDecoder
 
 SPEC = ImageSpec(image_px=16, max_pixels=10_000)
 
@@ -77,7 +77,7 @@ def fragile(tmp_path, monkeypatch):
 
 @pytest.fixture
 def apart():
-    with DecoderApart(SPEC, timeout_s=20) as decoder:
+    with SandboxedDecoder(SPEC, timeout_s=20) as decoder:
         yield decoder
 
 
@@ -117,7 +117,7 @@ def test_pixels_are_those_of_decode(apart):
 
 def test_the_spec_reaches_the_process():
     spec = ImageSpec(image_px=24, channels=3, resize="stretch")
-    with DecoderApart(spec) as apart:
+    with SandboxedDecoder(spec) as apart:
         assert_same(apart, image_bytes(4, mode="RGB"), spec)
 
 
@@ -161,7 +161,7 @@ def test_an_image_whose_decoder_died_by_chance_is_decoded(fragile, apart, tmp_pa
 
 
 def test_a_decoder_that_hangs_is_ended(fragile):
-    with DecoderApart(SPEC, timeout_s=0.5) as apart:
+    with SandboxedDecoder(SPEC, timeout_s=0.5) as apart:
         began = time.monotonic()
         assert refusal(apart, b"HANG") == ("unsupported", "its decoder took longer than 0.5 s")
         assert time.monotonic() - began < 5
@@ -188,13 +188,13 @@ def test_the_process_imports_nothing_heavy(fragile, apart, tmp_path):
 def test_a_process_that_does_not_start_is_no_image_s_fault(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(7)")
     monkeypatch.syspath_prepend(tmp_path)
-    with DecoderApart(SPEC) as apart, pytest.raises(BrainrayError, match=r"does not start \(exit code 7\)"):
+    with SandboxedDecoder(SPEC) as apart, pytest.raises(BrainrayError, match=r"does not start \(exit code 7\)"):
         apart(image_bytes(1))
     assert not children()
 
 
 def test_no_process_is_left_at_the_end():
-    with DecoderApart(SPEC) as apart:
+    with SandboxedDecoder(SPEC) as apart:
         apart(image_bytes(1))
         assert children()
     assert not children()

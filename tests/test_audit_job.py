@@ -15,11 +15,11 @@ from s3_servers import fast_s3, s3_endpoints
 from brainray import storage
 from brainray.cli.app import run
 from brainray.commands import audit as audit_job
-from brainray.commands.audit import Request, audit
-from brainray.duplicates.descriptors import Signatures
-from brainray.duplicates.groups import SCHEMA, sign_rows
+from brainray.commands.audit import AuditRequest, audit
+from brainray.duplicates.descriptors import Descriptors
+from brainray.duplicates.groups import SCHEMA, describe_rows
 from brainray.duplicates.search import similarities
-from brainray.duplicates.transforms import find_alterations
+from brainray.duplicates.transforms import find_transforms
 from brainray.errors import BadRequest, OutputHeld
 from brainray.storage.lease import hold
 
@@ -30,12 +30,12 @@ class Here:
     """Stands in for Ray: all in this process."""
 
     def read(self, uris, signatures):
-        rows = sign_rows(pa_table(uris))
-        signatures.put(rows["position"], Signatures.from_columns(rows))
+        rows = describe_rows(pa_table(uris))
+        signatures.put(rows["position"], Descriptors.from_columns(rows))
         return rows["error"]
 
     verify = staticmethod(similarities)
-    describe = staticmethod(find_alterations)
+    describe = staticmethod(find_transforms)
 
 
 def pa_table(uris):
@@ -80,7 +80,7 @@ def data(tmp_path):
 def command(data, tmp_path):
     def find(*, against=(), output=tmp_path / "audit", roots=(data,), group_regex=None):
         said = []
-        request = Request.of(
+        request = AuditRequest.of(
             [str(root) for root in roots],
             against=[str(root) for root in against],
             output=str(output),
@@ -239,7 +239,7 @@ def test_a_bucket_is_audited_into_a_bucket(data, fast_s3):
     for path in data.rglob("*.*"):
         fast_s3.put(f"in/{path.relative_to(data)}", path.read_bytes())
     root, output = f"{fast_s3.root}/in", f"{fast_s3.root}/audit"
-    figures = audit(Request.of([root], against=[], output=output, group_regex=None), say=print, start=here)
+    figures = audit(AuditRequest.of([root], against=[], output=output, group_regex=None), say=print, start=here)
     assert (figures["images"], figures["pictures"], figures["data"]) == (12, 6, [root])
     rows = storage.read_parquet(f"{output}/groups.parquet").to_pylist()
     assert by_name(rows)["patient1_b.png"]["uri"] == f"{root}/Training/glioma/patient1_b.png"

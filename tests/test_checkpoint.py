@@ -16,7 +16,7 @@ from brainray.models.bundle import fingerprint
 from brainray.models.networks import build_model
 from brainray.training import checkpoint, loop
 from brainray.training.checkpoint import Checkpoint
-from brainray.training.trainer import Learner, Lesson
+from brainray.training.trainer import FitSpec, Trainer
 
 SPEC = ModelSpec(classes=("a", "b"))
 OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32)
@@ -166,12 +166,12 @@ def test_a_training_begun_before_the_average_was_torchs_own_goes_on(third_epoch)
     """Keys had no prefix and the number of averaged steps stood nowhere: it follows from the epochs."""
     average = {name: tensor + 1 for name, tensor in third_epoch.model.items()}
     before = checkpoint.from_bytes(written_by_version_2(replace(third_epoch, average=average)))
-    lesson = Lesson(options=OPTIONS, model=SPEC, class_counts=(12, 12), init=None)
-    learner = Learner(lesson, begun=before, device=torch.device("cpu"))
-    assert all(torch.equal(learner.judged.state_dict()[name], average[name]) for name in average)
+    lesson = FitSpec(options=OPTIONS, model=SPEC, class_counts=(12, 12), init=None)
+    learner = Trainer(lesson, begun=before, device=torch.device("cpu"))
+    assert all(torch.equal(learner.eval_model.state_dict()[name], average[name]) for name in average)
     assert int(learner.average.n_averaged) == 1 + 3 * learner.steps
     after = checkpoint.from_bytes(checkpoint.to_bytes(replace(before, average=learner.average.state_dict())))
-    again = Learner(lesson, begun=after, device=torch.device("cpu")).average
+    again = Trainer(lesson, begun=after, device=torch.device("cpu")).average
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), after.average.values(), strict=True))
     assert checkpoint.from_bytes(written_by_version_2(third_epoch)).average is None
 

@@ -19,11 +19,11 @@ from brainray import storage
 from brainray.config import MaxFailed
 from brainray.errors import StorageError
 from brainray.inputs import archives, ranges
-from brainray.inputs.label_file import load_truth
+from brainray.inputs.label_file import read_label_file
 from brainray.inputs.reader import Reader
 from brainray.scoring import summary
 from brainray.scoring.run_folder import verify_run
-from brainray.storage.retry import Flow
+from brainray.storage.retry import ConcurrencyLimit
 from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
@@ -219,7 +219,7 @@ def test_labels_may_name_members_by_uri_path_or_name(run, tmp_path, bundle):
     (tmp_path / "labels.csv").write_text(
         f"file,label\n{tmp_path}/in/a.tar#x/0.jpg,glioma\na.tar#x/1.jpg,notumor\n2.jpg,pituitary\n"
     )
-    run(tmp_path / "in", truth=load_truth(str(tmp_path / "labels.csv"), bundle.classes))
+    run(tmp_path / "in", truth=read_label_file(str(tmp_path / "labels.csv"), bundle.classes))
     assert [row["label"] for _, row in sorted(contents(run.uri).items())] == ["glioma", "notumor", "pituitary"]
 
 
@@ -284,7 +284,7 @@ def pieces_of(uri, data, version):
             "stored_bytes": index["stored_bytes"],
         }
     )
-    return list(ranges.pieces(rows))
+    return list(ranges.plan_reads(rows))
 
 
 def test_row_groups_are_read_together_up_to_what_one_read_may_hold(monkeypatch):
@@ -292,11 +292,11 @@ def test_row_groups_are_read_together_up_to_what_one_read_may_hold(monkeypatch):
     (piece,) = pieces_of("s3://bucket/all.parquet", data, "1")
     assert len(piece.members) == 40
     assert 6_000_000 < piece.size_bytes < 6_500_000
-    monkeypatch.setattr(ranges, "PIECE_BYTES", 2 << 20)
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 2 << 20)
     parts = pieces_of("s3://bucket/all.parquet", data, "1")
     assert [len(part.members) for part in parts] == [12, 12, 12, 4]
     assert all(part.size_bytes <= 2 << 20 for part in parts)
-    monkeypatch.setattr(ranges, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 1000)
     assert [len(part.members) for part in pieces_of("s3://bucket/all.parquet", data, "1")] == [4] * 10
 
 
@@ -321,7 +321,7 @@ def test_a_store_that_fails_is_asked_four_times_for_a_stretch_of_parquet(s3):
 
 def test_a_throttled_read_of_parquet_slows_the_process_down(s3):
     s3.proxy.add("503 SlowDown", key=r"/all\.parquet$", times=3)
-    flow = Flow(clock=lambda: 1000.0)
+    flow = ConcurrencyLimit(clock=lambda: 1000.0)
     (content,), images = read_in_bucket(s3, flow=flow)
     assert list(content.images) == images
     assert content.retries == 3
@@ -329,7 +329,7 @@ def test_a_throttled_read_of_parquet_slows_the_process_down(s3):
 
 
 def test_a_large_footer_is_read_once_by_all_threads(s3, monkeypatch):
-    monkeypatch.setattr(ranges, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 1000)
     monkeypatch.setattr(ranges, "_TAIL_BYTES", 100)
     found, images = read_in_bucket(s3)
     assert [image for content in found for image in content.images] == images
@@ -342,7 +342,7 @@ def test_remembered_footers_are_bounded(tmp_path, monkeypatch):
     asked = []
     read_tail = storage.read_tail
     monkeypatch.setattr(storage, "read_tail", lambda *args, **how: asked.append(args[0]) or read_tail(*args, **how))
-    read = ranges.PieceReader()
+    read = ranges.RangeReader()
     for name in "aabcabbcc":
         path = tmp_path / f"{name}.parquet"
         if not path.exists():
@@ -357,4 +357,4 @@ def test_a_parquet_file_that_has_changed_is_not_read(s3):
     uri = s3.put("all.parquet", data)
     (piece,) = pieces_of(uri, data, "0" * 32)
     with pytest.raises(StorageError, match="has changed since it was listed"):
-        ranges.PieceReader()(piece)
+        ranges.RangeReader()(piece)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pictures import CHANGES, changed, head, neighbour, toned
 
 from brainray.duplicates import search, transforms
-from brainray.duplicates.descriptors import Signatures, nothing, signature_of
+from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing
 from brainray.duplicates.registration import register
 from brainray.duplicates.search import Pairs, connected, find_candidates, find_copies, group_copies, similarities
 
@@ -25,7 +25,7 @@ def drawn():
     for place, name in enumerate(CHANGES):
         for k in range(HEADS) if name in EACH else [(place + i) % HEADS for i in range(3)]:
             pictures.append((k, name, changed(head(k), name, rng)))
-    signatures = Signatures.stack([signature_of(picture) for _, _, picture in pictures])
+    signatures = Descriptors.stack([describe_picture(picture) for _, _, picture in pictures])
     return signatures, np.array([k for k, _, _ in pictures]), np.array([name for _, name, _ in pictures])
 
 
@@ -80,9 +80,9 @@ def test_groups_are_an_equivalence_relation_that_no_order_changes(drawn_links):
 
 
 def test_equal_pixels_are_one_group_without_a_search_and_unreadable_images_are_alone():
-    black, white = signature_of(np.zeros((50, 50), np.uint8)), signature_of(np.full((50, 50), 255, np.uint8))
-    dark = signature_of(np.full((50, 50), 1, np.uint8))
-    signatures = Signatures.stack([black, white, black, nothing(), dark, nothing(), black])
+    black, white = describe_picture(np.zeros((50, 50), np.uint8)), describe_picture(np.full((50, 50), 255, np.uint8))
+    dark = describe_picture(np.full((50, 50), 1, np.uint8))
+    signatures = Descriptors.stack([black, white, black, nothing(), dark, nothing(), black])
     pairs = find_copies(signatures)
     assert len(pairs) == 0
     assert group_copies(signatures, pairs).tolist() == [0, 1, 0, 3, 4, 5, 0]
@@ -90,7 +90,9 @@ def test_equal_pixels_are_one_group_without_a_search_and_unreadable_images_are_a
 
 def test_one_picture_in_many_variants_is_not_compared_each_with_each():
     picture, rng = head(0), np.random.default_rng(2)
-    signatures = Signatures.stack([signature_of(toned(picture, lambda x: x + rng.uniform(0, 0.1))) for _ in range(60)])
+    signatures = Descriptors.stack(
+        [describe_picture(toned(picture, lambda x: x + rng.uniform(0, 0.1))) for _ in range(60)]
+    )
     compared = []
 
     def verify(signatures, pairs):
@@ -103,7 +105,7 @@ def test_one_picture_in_many_variants_is_not_compared_each_with_each():
 
 def test_none_and_one_picture_are_no_copies():
     for count in (0, 1):
-        signatures = Signatures.stack([signature_of(head(0))] * count)
+        signatures = Descriptors.stack([describe_picture(head(0))] * count)
         assert len(find_copies(signatures)) == 0
         assert group_copies(signatures, find_copies(signatures)).tolist() == [0] * count
 
@@ -121,7 +123,7 @@ def test_what_lies_in_lists_is_found_as_by_comparing_all(drawn, monkeypatch):
 
 
 def test_pictures_of_nothing_in_common_do_not_register():
-    signatures = Signatures.stack([signature_of(head(0)), signature_of(head(25)), nothing()])
+    signatures = Descriptors.stack([describe_picture(head(0)), describe_picture(head(25)), nothing()])
     assert all(register(signatures, 0, other, mirrored=m) is None for other in (1, 2) for m in (False, True))
     pairs = Pairs(rows=np.array([[0, 1], [0, 2]]), mirrored=np.zeros(2, bool), score=np.ones(2, np.float32))
     assert similarities(signatures, pairs).tolist() == [0, 0]
@@ -147,15 +149,15 @@ def test_what_was_done_is_told_in_words(name, words):
     rng = np.random.default_rng(4)
     told = []
     for k in range(5):
-        signatures = Signatures.stack([signature_of(head(k)), signature_of(changed(head(k), name, rng))])
-        _, text = transforms.find_alteration(signatures, 0, 1)
+        signatures = Descriptors.stack([describe_picture(head(k)), describe_picture(changed(head(k), name, rng))])
+        _, text = transforms.find_transform(signatures, 0, 1)
         told.append(set(text.split(" + ")))
     assert sum(words <= one for one in told) >= 4, told
 
 
 def test_equal_pixels_are_identical_and_strangers_have_no_words():
-    first, other = signature_of(head(0)), signature_of(head(25))
-    signatures = Signatures.stack([first, replace(first), other])
-    similarity, words = transforms.find_alterations(signatures, np.array([[0, 1], [0, 2]]))
+    first, other = describe_picture(head(0)), describe_picture(head(25))
+    signatures = Descriptors.stack([first, replace(first), other])
+    similarity, words = transforms.find_transforms(signatures, np.array([[0, 1], [0, 2]]))
     assert similarity[0] == 1 and np.isnan(similarity[1])
     assert words.to_pylist() == ["identical", None]

@@ -24,17 +24,35 @@ from brainray.cli.app import run
 from brainray.doctor import gpu
 from brainray.doctor import machine as doctor_machine
 from brainray.doctor import nodes as doctor_nodes
-from brainray.doctor.checks import Check, Finding, attempted, blamed, counted, examine, findings_of, ok, size_text
+from brainray.doctor.checks import (
+    Check,
+    Finding,
+    attempted,
+    counted,
+    finding_of_error,
+    findings_of,
+    ok,
+    run_checks,
+    size_text,
+)
 from brainray.doctor.gpu import Gpu, Torch, check_torch, judge_gpus
 from brainray.doctor.inputs import check_service, look_at_data, look_at_input, look_at_model
 from brainray.doctor.machine import check_memory, check_objects, check_packages, check_processors, check_room
-from brainray.doctor.nodes import Answer, Asked, ClusterNode, facts, judge_cluster, judge_node, judge_precision
+from brainray.doctor.nodes import (
+    ClusterNode,
+    NodeAnswer,
+    NodeQuestions,
+    facts,
+    judge_cluster,
+    judge_node,
+    judge_precision,
+)
 from brainray.doctor.output import check_disk, check_state, look_at_output
 from brainray.errors import BadRequest, StorageError
 from brainray.hardware import Disk, Machine, read_disk, read_machine
 from brainray.scoring.run_folder import SCHEMA_VERSION
 from brainray.storage.lease import hold
-from brainray.storage.shared_paths import Seen, Sight
+from brainray.storage.shared_paths import NamedPath, SharedPaths
 
 __all__ = ["fast_s3", "s3_endpoints", "strict_s3"]  # fixtures
 
@@ -72,7 +90,7 @@ def test_a_broken_check_hides_nothing_of_the_others():
         raise KeyError("surprise")
 
     checks = [Check(name="first", look=lambda: [ok("first", "fine")]), Check(name="2", look=broken)]
-    found = list(examine([*checks, Check(name="third", look=lambda: [ok("third", "fine")])]))
+    found = list(run_checks([*checks, Check(name="third", look=lambda: [ok("third", "fine")])]))
     assert [finding.check for finding in found] == ["first", "second", "2", "third"]
     assert found[2].status == "wrong"
     assert found[2].found == "could not be checked (KeyError: 'surprise')"
@@ -81,7 +99,7 @@ def test_a_broken_check_hides_nothing_of_the_others():
 def test_a_check_that_hangs_is_told_and_left_behind():
     began = time.monotonic()
     hanging = Check(name="nfs", look=lambda: time.sleep(5) or [], timeout_s=0.1)
-    found = list(examine([hanging, Check(name="next", look=lambda: [ok("next", "fine")])]))
+    found = list(run_checks([hanging, Check(name="next", look=lambda: [ok("next", "fine")])]))
     assert time.monotonic() - began < 2
     assert [(finding.check, finding.status) for finding in found] == [("nfs", "wrong"), ("next", "ok")]
     assert "no answer within 0.1 s" in found[0].found
@@ -89,14 +107,14 @@ def test_a_check_that_hangs_is_told_and_left_behind():
 
 def test_an_error_of_ours_is_told_as_what_is_wrong_and_what_to_do():
     denied = StorageError("forbidden", "s3://b/k: access denied; the credentials in use need s3:GetObject here")
-    assert blamed("--input s3://b/k", denied) == Finding(
+    assert finding_of_error("--input s3://b/k", denied) == Finding(
         check="--input s3://b/k",
         status="wrong",
         found="access denied",
         remedy="the credentials in use need s3:GetObject here",
     )
     busy = StorageError("read_failed", "s3://b/k: the store failed (InternalError)")
-    assert blamed("--input s3://b/k", busy, remedy="correct it").remedy.startswith("try again later")
+    assert finding_of_error("--input s3://b/k", busy, remedy="correct it").remedy.startswith("try again later")
     bare = only(attempted("x", lambda: storage.list_files("/no/such/place")))
     assert (bare.found, bare.remedy) == ("/no/such/place: No such file or directory", "correct it and run this again")
 
@@ -660,7 +678,7 @@ HERE = {
 
 
 def judged(*, answered_s=1001.0, described=None, **theirs):
-    answer = Answer(facts=HERE | theirs, asked_s=999.0, answered_s=answered_s)
+    answer = NodeAnswer(facts=HERE | theirs, asked_s=999.0, answered_s=answered_s)
     found = told(judge_node(described or node(), answer, HERE))
     return {check.removeprefix("node b").strip(): finding for check, finding in found.items()}
 
@@ -730,8 +748,8 @@ def test_a_node_that_sees_other_files_or_other_buckets(strict_s3, tmp_path):
     from brainray.cluster.doctor import reach
 
     (tmp_path / "there").mkdir()
-    sees = Sight(output="", mark=None, seen=(Seen("--input", f"{tmp_path}/there"),))
-    blind = Sight(output="", mark=None, seen=(Seen("--input", f"{tmp_path}/gone"),))
+    sees = SharedPaths(output="", mark=None, seen=(NamedPath("--input", f"{tmp_path}/there"),))
+    blind = SharedPaths(output="", mark=None, seen=(NamedPath("--input", f"{tmp_path}/gone"),))
     far = [("--input", strict_s3.put("in/a.jpg"))]
     assert reach(sees, far, f"{strict_s3.root}/run") == {"problems": []}
     strict_s3.proxy.add("403 AccessDenied", methods=("GET", "PUT"))
@@ -746,7 +764,7 @@ def test_each_node_of_a_real_cluster_is_asked(local_ray, archive, bundle, tmp_pa
     from brainray.cluster.doctor import look_at_cluster
 
     reads = (("--input", str(archive())), ("--model", bundle.uri))
-    found = told(look_at_cluster(Asked(cluster=True, reads=reads, output=f"{tmp_path}/new/run"), "here"))
+    found = told(look_at_cluster(NodeQuestions(cluster=True, reads=reads, output=f"{tmp_path}/new/run"), "here"))
     assert set(statuses(found.values()).values()) <= {"ok", "warning"}
     cluster, *of_node = found.values()
     assert cluster.found.startswith("1 node at here: ")
@@ -796,7 +814,7 @@ def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch):
     from brainray.cluster.doctor import look_at_ray
 
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
-    finding = only(look_at_ray(Asked(cluster=None).to_json()))
+    finding = only(look_at_ray(NodeQuestions(cluster=None).to_json()))
     assert "nothing answers there" in finding.found and finding.remedy == "start that cluster or unset it"
 
 

@@ -10,9 +10,9 @@ from brainray import storage
 from brainray.cli.app import app
 from brainray.commands.score import plan_with_probe
 from brainray.resources import Node, score_pool
-from brainray.scoring.estimate import Probe, estimate
+from brainray.scoring.estimate import ProbeTimes, estimate
 
-PROBE = Probe(read_s=0.002, predict_s=0.001)
+PROBE = ProbeTimes(read_s=0.002, predict_s=0.001)
 
 
 def expected(nodes, *, images=10**6, workers=None):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
-from brainray.storage.retry import Flow, RetryPolicy, Tries
+from brainray.storage.retry import ConcurrencyLimit, RetryPolicy, RetryState
 
 THROTTLED = Throttled("read_failed", "fewer requests, please")
 
@@ -27,25 +27,25 @@ def fail(flow, at_once, exc=THROTTLED):
     """So many reads under way fail one after the other."""
     with suppress(StorageError), ExitStack() as turns:
         for _ in range(at_once):
-            turns.enter_context(flow.turn())
+            turns.enter_context(flow.slot())
         raise exc
 
 
 def test_a_burst_halves_what_is_under_way_once():
-    flow = Flow(64, clock=Clock())
+    flow = ConcurrencyLimit(64, clock=Clock())
     fail(flow, 64)
     assert flow.limit == 32
 
 
 def test_a_limit_that_was_not_reached_is_not_what_is_halved():
-    flow = Flow(64, clock=Clock())
+    flow = ConcurrencyLimit(64, clock=Clock())
     fail(flow, 10)
     assert flow.limit == 5
 
 
 def test_it_never_falls_below_one_and_recovers_slowly():
     clock = Clock()
-    flow = Flow(60, clock=clock)
+    flow = ConcurrencyLimit(60, clock=clock)
     for _ in range(12):
         fail(flow, flow.limit)
         clock.now += 1.0
@@ -58,20 +58,20 @@ def test_it_never_falls_below_one_and_recovers_slowly():
 
 
 def test_other_failures_do_not_slow_it_down():
-    flow = Flow(64, clock=Clock())
+    flow = ConcurrencyLimit(64, clock=Clock())
     fail(flow, 64, StorageError("read_failed", "reset"))
     assert flow.limit == 64
 
 
 def test_all_threads_together_keep_to_the_limit():
     clock = Clock()
-    flow = Flow(16, clock=clock)
+    flow = ConcurrencyLimit(16, clock=clock)
     fail(flow, 16)
     at_once, most, lock = 0, 0, threading.Lock()
 
     def read(_):
         nonlocal at_once, most
-        with flow.turn():
+        with flow.slot():
             with lock:
                 at_once += 1
                 most = max(most, at_once)
@@ -100,7 +100,7 @@ failures = st.sampled_from(
 @given(st.lists(failures, min_size=200, max_size=200), st.booleans())
 def test_every_read_ends(causes, in_bucket):
     """However failures are mixed: each kind has its own measure."""
-    tries = Tries(policy=RetryPolicy(), in_bucket=in_bucket)
+    tries = RetryState(policy=RetryPolicy(), in_bucket=in_bucket)
     waits = []
     for exc in causes:
         wait_s = tries.wait_s(exc)
@@ -115,11 +115,11 @@ def test_every_read_ends(causes, in_bucket):
 
 
 def test_a_wrong_region_does_not_change_by_asking_again():
-    assert Tries(policy=RetryPolicy(), in_bucket=True).wait_s(WrongRegion("forbidden", "elsewhere")) is None
+    assert RetryState(policy=RetryPolicy(), in_bucket=True).wait_s(WrongRegion("forbidden", "elsewhere")) is None
 
 
 def test_a_condition_that_does_not_hold_is_no_failure_of_the_storage():
-    assert Tries(in_bucket=True).wait_s(Changed("read_failed", "another was first")) is None
+    assert RetryState(in_bucket=True).wait_s(Changed("read_failed", "another was first")) is None
 
 
 def test_a_request_is_made_until_it_succeeds_with_a_wait_between():
@@ -130,7 +130,7 @@ def test_a_request_is_made_until_it_succeeds_with_a_wait_between():
             raise causes.pop()
         return "done"
 
-    tries = Tries(in_bucket=True)
+    tries = RetryState(in_bucket=True)
     assert tries.persist(request, waits.append) == "done"
     assert (tries.count, sum(waits)) == (3, tries.waited_s)
 

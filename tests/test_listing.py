@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray.errors import BadRequest
-from brainray.inputs.archives.index import Indexes
-from brainray.inputs.label_file import load_truth
+from brainray.inputs.archives.index import ArchiveIndexes
+from brainray.inputs.label_file import read_label_file
 from brainray.inputs.listing import Lister, distinct_inputs, scan, shard_size_for, slices
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
 def listed(tmp_path, inputs, **options):
-    with Indexes(str(tmp_path / "indexes")) as indexes:
+    with ArchiveIndexes(str(tmp_path / "indexes")) as indexes:
         lister = Lister(distinct_inputs(map(str, inputs)), indexes, classes=CLASSES, **options)
         found = scan(lister, str(tmp_path / "listing.parquet"))
     return found, pa.concat_tables(found.batches()).to_pylist()
@@ -114,7 +114,7 @@ def test_images_are_grouped_by_folder_or_pattern(tmp_path, group_by, groups):
 
 def test_a_bad_pattern_is_refused(tmp_path):
     with pytest.raises(BadRequest, match=r"--group-by '\(' is no regular expression"):
-        Lister([str(tmp_path)], Indexes(str(tmp_path)), classes=CLASSES, group_by="(")
+        Lister([str(tmp_path)], ArchiveIndexes(str(tmp_path)), classes=CLASSES, group_by="(")
 
 
 def test_small_archives_get_small_shards_whatever_the_machine():
@@ -134,7 +134,7 @@ def test_slices_partition_the_rows(images, rows, chunk):
 class TestLabelsFromAFile:
     def write(self, tmp_path, text, name="labels.csv"):
         (tmp_path / name).write_text(text)
-        return load_truth(str(tmp_path / name), CLASSES)
+        return read_label_file(str(tmp_path / name), CLASSES)
 
     def labels(self, tmp_path, root, text):
         truth = self.write(tmp_path, text)
@@ -156,7 +156,7 @@ class TestLabelsFromAFile:
 
     def test_parquet_too(self, tmp_path, archive):
         pq.write_table(pa.table({"uri": ["glioma/0.jpg"], "label": ["glioma"]}), tmp_path / "l.parquet")
-        truth = load_truth(str(tmp_path / "l.parquet"), CLASSES)
+        truth = read_label_file(str(tmp_path / "l.parquet"), CLASSES)
         found, _ = listed(tmp_path, [archive(images=1)], truth=truth)
         assert found.labelled == 1
 
@@ -179,4 +179,4 @@ class TestLabelsFromAFile:
 
     def test_a_missing_file_is_named(self):
         with pytest.raises(BadRequest, match=r"--labels /none\.csv: No such file"):
-            load_truth("/none.csv", CLASSES)
+            read_label_file("/none.csv", CLASSES)

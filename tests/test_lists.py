@@ -14,7 +14,7 @@ from test_faults import brightness
 
 from brainray import storage
 from brainray.errors import BadRequest
-from brainray.inputs.file_lists import open_list
+from brainray.inputs.file_lists import open_file_list
 from brainray.scoring import summary
 from brainray.scoring.run_folder import verify_run
 from brainray.storage.s3.backend import S3Objects
@@ -195,7 +195,7 @@ def test_a_list_is_read_a_part_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("brainray.inputs.file_lists._BLOCK_BYTES", 1 << 12)
     listed = write(tmp_path / "list.csv", "uri\n" + "".join(f"/in/{number:06}.jpg\n" for number in range(50_000)))
     before = pa.total_allocated_bytes()
-    for number, row in enumerate(open_list(str(listed)).rows()):
+    for number, row in enumerate(open_file_list(str(listed)).rows()):
         assert row.uri == f"/in/{number:06}.jpg"
         if number % 10_000 == 0:
             assert pa.total_allocated_bytes() - before < 1 << 20

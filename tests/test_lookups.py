@@ -4,9 +4,9 @@ import pytest
 from test_containers import zip_of
 
 from brainray.inputs import file_lists
-from brainray.inputs.archives import container_of, index
-from brainray.inputs.archives.index import Indexes
-from brainray.inputs.file_lists import open_list, resolved
+from brainray.inputs.archives import archive_of, index
+from brainray.inputs.archives.index import ArchiveIndexes
+from brainray.inputs.file_lists import open_file_list, resolve_rows
 
 MEMBERS = 9
 
@@ -18,7 +18,7 @@ def listed(tmp_path):
         (tmp_path / name).write_bytes(zip_of({f"{k}.jpg": b"x" * (k + 1) for k in range(MEMBERS)}))
     rows = [f"{name}.zip#{k}.jpg" for k in range(MEMBERS) for name in "ab"]
     (tmp_path / "list.csv").write_text("\n".join(["uri", *rows, "a.zip#none.jpg", "none.zip#1.jpg", ""]))
-    return open_list(str(tmp_path / "list.csv"))
+    return open_file_list(str(tmp_path / "list.csv"))
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def opened(monkeypatch):
 
 
 def entries(listed, tmp_path):
-    with Indexes(str(tmp_path / "scratch")) as made:
-        return [entry for _, entry in resolved(listed, made)]
+    with ArchiveIndexes(str(tmp_path / "scratch")) as made:
+        return [entry for _, entry in resolve_rows(listed, made)]
 
 
 def test_an_index_is_read_once_for_a_list_of_many_pieces(listed, tmp_path, monkeypatch, opened):
@@ -56,7 +56,7 @@ def test_indexes_are_kept_up_to_a_bound_and_found_again_without_one(listed, tmp_
     """The last used ones stay; what has been dropped is read again, and nothing else changes."""
     expected = entries(listed, tmp_path)
     once = len(opened)
-    with Indexes(str(tmp_path / "again")) as made:
+    with ArchiveIndexes(str(tmp_path / "again")) as made:
         archives = file_lists._Archives(made, most_bytes=1)
         uris = [entry.uri for entry in expected]
         assert [archives.find([uri])[uri] for uri in uris] == expected
@@ -65,7 +65,7 @@ def test_indexes_are_kept_up_to_a_bound_and_found_again_without_one(listed, tmp_
 
 
 def test_the_archive_itself_is_no_member(listed, tmp_path):
-    with Indexes(str(tmp_path / "scratch")) as made:
+    with ArchiveIndexes(str(tmp_path / "scratch")) as made:
         archive = str(tmp_path / "a.zip")
         uri = f"{archive}#"
         assert file_lists._Archives(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
@@ -83,4 +83,4 @@ def test_the_archive_itself_is_no_member(listed, tmp_path):
 )
 def test_the_kind_of_an_archive_comes_from_its_name_and_from_nothing_else(uri, found):
     """A file of no kind is no archive, and is never taken for a tar."""
-    assert container_of(uri) == found
+    assert archive_of(uri) == found

@@ -16,7 +16,7 @@ from sklearn.metrics import (
 )
 
 from brainray.evaluation import metrics
-from brainray.evaluation.counts import REASONS, SCORED, Tally, count_probabilities, count_rows, total
+from brainray.evaluation.counts import REASONS, SCORED, Counts, count_probabilities, count_rows, total
 
 CLASSES = ("glioma", "meningioma", "pituitary")
 K = len(CLASSES)
@@ -42,8 +42,8 @@ def take(rows, where):
     return {name: values[where] for name, values in rows.items()}
 
 
-def counts(tally: Tally):
-    return {name: getattr(tally, name).tolist() for name in Tally.__dataclass_fields__ if name != "groups"}
+def counts(tally: Counts):
+    return {name: getattr(tally, name).tolist() for name in Counts.__dataclass_fields__ if name != "groups"}
 
 
 def labelled(labels, predicted, confidence=0.9):

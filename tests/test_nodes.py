@@ -19,7 +19,7 @@ from waiting import wait_for
 
 from brainray.scoring.run_folder import verify_run
 from brainray.storage import Writer
-from brainray.storage.shared_paths import Seen, sight_of
+from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
 AUTOSCALER = {
     "RAY_enable_autoscaler_v2": "1",
@@ -174,9 +174,9 @@ def test_another_file_at_the_same_place_is_not_the_same(tmp_path):
     os.utime(image, ns=(1, 1))
     writer = Writer(staging=str(tmp_path / "staging"))
     (tmp_path / "staging").mkdir()
-    named = [Seen("--input", str(tmp_path / "in")), Seen("--input", str(image), "1")]
-    named += [Seen("--model", "s3://models/1"), Seen("--model", "shipped")]
-    sight = sight_of(named, output=str(tmp_path / "run"), writer=writer)
+    named = [NamedPath("--input", str(tmp_path / "in")), NamedPath("--input", str(image), "1")]
+    named += [NamedPath("--model", "s3://models/1"), NamedPath("--model", "shipped")]
+    sight = shared_paths_of(named, output=str(tmp_path / "run"), writer=writer)
     assert sight.unseen() is None
     os.utime(image, ns=(2, 2))
     assert sight.unseen() == f"--input {image}"

@@ -12,7 +12,7 @@ from brainray.cli.app import run
 from brainray.config import TrainOptions
 from brainray.models.bundle import Bundle, load_bundle
 from brainray.training.dataset import list_training_set
-from brainray.training.decoded import KeptRows, decode_rows
+from brainray.training.decoded import DecodedRows, decode_rows
 
 TWO, FIVE = ("healthy", "tumor"), ("a", "b", "c", "d", "e")
 IMAGES = 4  # of each class
@@ -23,7 +23,7 @@ def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None =
     """A model of the class folders, which has learned their few images by heart where it has the time."""
     found = list_training_set(str(root))
     rows = decode_rows(found.table, OPTIONS.image_spec)
-    kept = KeptRows([rows | {"picture": rows["position"]}])
+    kept = DecodedRows([rows | {"picture": rows["position"]}])
     return learned(
         output,
         kept,

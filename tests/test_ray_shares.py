@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.cluster import train, train_shares
-from brainray.cluster.train_shares import Side, share_out
+from brainray.cluster.train_shares import SplitSide, share_out
 from brainray.resources import TrainPool
 
 IMAGES, BLOCKS = 23, 4
 
 
 def side(pictures, *, by):
-    return Side.of(np.arange(len(pictures)), np.array(pictures, np.int64), by=by)
+    return SplitSide.of(np.arange(len(pictures)), np.array(pictures, np.int64), by=by)
 
 
 @given(
@@ -87,8 +87,8 @@ def test_each_worker_of_ray_train_is_sent_its_share_and_nothing_else(decoded, mo
     monkeypatch.setattr(train, "train_worker", note)
     learned, measured = np.arange(0, 15), np.arange(15, IMAGES)
     sides = {
-        "train": Side.of(learned, 70 + learned // 2, by="picture"),
-        "validation": Side.of(measured, measured, by="position"),
+        "train": SplitSide.of(learned, 70 + learned // 2, by="picture"),
+        "validation": SplitSide.of(measured, measured, by="position"),
     }
     pool = TrainPool(workers=2, cpus_per_worker=0.4, use_gpu=False, threads_per_worker=1, decode_cpus=0.5)
     train._trainer(None, pool, str(scratch), decoded=decoded, sides=sides).fit()

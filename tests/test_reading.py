@@ -13,7 +13,7 @@ import pytest
 
 from brainray import storage
 from brainray.errors import BrainrayError, ImageError, Outage, StorageError, Throttled
-from brainray.inputs.ranges import Piece
+from brainray.inputs.ranges import RangeRead
 from brainray.inputs.reader import (
     AHEAD_BYTES,
     BUCKET_READS_IN_FLIGHT,
@@ -49,7 +49,7 @@ class Disk:
 
 
 def whole(uris):
-    return [Piece(uri, None) for uri in uris]
+    return [RangeRead(uri, None) for uri in uris]
 
 
 def reader(disk=None, **options):
@@ -99,7 +99,7 @@ def test_no_more_is_read_than_asked_for():
 def test_contents_that_wait_are_bounded_in_bytes(size_bytes, most):
     disk = Disk()
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        contents = reader(disk).read_ahead([Piece(uri, size_bytes) for uri in names(50)], pool, ahead=19)
+        contents = reader(disk).read_ahead([RangeRead(uri, size_bytes) for uri in names(50)], pool, ahead=19)
         for taken, _ in enumerate(contents, start=1):
             assert sum(disk.attempts.values()) < taken + most
     assert sum(disk.attempts.values()) == 50
@@ -109,7 +109,7 @@ def test_a_large_file_among_small_ones_waits_for_room():
     disk, uris = Disk(), names(9)
     sizes = [1000] * 4 + [AHEAD_BYTES] + [1000] * 4
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
-        contents = reader(disk).read_ahead(list(map(Piece, uris, sizes)), pool)
+        contents = reader(disk).read_ahead(list(map(RangeRead, uris, sizes)), pool)
         begun = [set(disk.attempts) for _ in contents]
     assert all(uris[4] not in seen for seen in begun[:4])
     assert [content.images[0] for content in read_all(reader(Disk()), uris)] == [uri.encode() for uri in uris]

@@ -14,7 +14,7 @@ import pytest
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.scoring.parts import PartInfo, Work, part_uri, prediction_schema, write_part
+from brainray.scoring.parts import PartInfo, ShardWork, part_uri, prediction_schema, write_part
 from brainray.scoring.summary import build_summary
 
 CLASSES = ("glioma", "notumor")
@@ -46,7 +46,7 @@ def row(label=None, predicted=None, confidence=0.75, *, error=None, group=None, 
 
 def part(run, shard_id, rows, *, start_s=0, end_s=10, seconds=None, retries=0, classes=CLASSES, model="f00d"):
     table = pa.Table.from_pylist(rows, schema=prediction_schema(classes))
-    work = Work(
+    work = ShardWork(
         started_at=(START + timedelta(seconds=start_s)).isoformat(timespec="microseconds"),
         finished_at=(START + timedelta(seconds=end_s)).isoformat(timespec="microseconds"),
         images=len(rows),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.errors import BrainrayError
-from brainray.training.decoded import KeptRows, share_rows, take_rows
+from brainray.training.decoded import DecodedRows, share_rows, take_rows
 
 
 def rows_of(positions):
@@ -35,7 +35,7 @@ def test_workers_share_all_rows_without_rest_and_no_picture_lies_with_two(positi
 
 
 def test_kept_rows_are_in_order_of_position_however_they_arrive():
-    kept = KeptRows([rows_of([7, 2]), rows_of([]), rows_of([9, 1, 4])])
+    kept = DecodedRows([rows_of([7, 2]), rows_of([]), rows_of([9, 1, 4])])
     assert kept.label.tolist() == [1, 0, 0, 1, 1]
     assert kept.pixels[:].reshape(5, 4).tolist() == [[value] * 4 for value in (1, 2, 4, 7, 9)]
     assert kept.pixels[np.array([4, 0, 4])][:, 0, 0].tolist() == [9, 1, 9]
@@ -44,11 +44,11 @@ def test_kept_rows_are_in_order_of_position_however_they_arrive():
 
 def test_a_worker_may_have_no_rows():
     """The model of all images is measured on none."""
-    kept = KeptRows([])
+    kept = DecodedRows([])
     assert (len(kept.label), len(kept.picture), len(kept.pixels[:])) == (0, 0, 0)
 
 
 def test_a_full_disk_is_named_with_what_helps(monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     with pytest.raises(BrainrayError, match=r"No space left on device; make room there, or set TMPDIR"):
-        KeptRows([rows_of([1])])
+        DecodedRows([rows_of([1])])

@@ -16,8 +16,8 @@ from faults import Killed, bury
 from brainray import storage
 from brainray.commands import score as score_job
 from brainray.commands.score import plan_only, score
-from brainray.errors import AccountingError, BadRequest, OtherModel, OutputHeld, StorageError
-from brainray.inputs.label_file import load_truth
+from brainray.errors import BadRequest, OtherModel, OutputHeld, StorageError, VerificationError
+from brainray.inputs.label_file import read_label_file
 from brainray.scoring import parts as results
 from brainray.scoring import rescore
 from brainray.scoring.run_folder import verify_run
@@ -209,8 +209,8 @@ def groups(uri):
 
 def test_parts_are_relabelled_side_by_side(run, relabelling, monkeypatch):
     together = threading.Barrier(8)
-    settle = score_job.settle
-    monkeypatch.setattr(score_job, "settle", lambda *args: (together.wait(timeout=60), settle(*args))[1])
+    settle = score_job.commit_unscored
+    monkeypatch.setattr(score_job, "commit_unscored", lambda *args: (together.wait(timeout=60), settle(*args))[1])
     relabelling()
     assert len(groups(run.uri)) == 40
     assert None not in groups(run.uri)
@@ -233,7 +233,7 @@ def test_relabelling_tells_how_far_it_is(run, relabelling):
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_relabelling_stops_at_the_first_error_and_goes_on_when_run_again(run, relabelling, monkeypatch, interrupted):
-    settle, lock, begun, heard = score_job.settle, threading.Lock(), [], threading.Event()
+    settle, lock, begun, heard = score_job.commit_unscored, threading.Lock(), [], threading.Event()
 
     def fifteen(*args):
         """Fifteen succeed; the others fail, after Ctrl-C if there is to be one."""
@@ -253,7 +253,7 @@ def test_relabelling_stops_at_the_first_error_and_goes_on_when_run_again(run, re
     if not interrupted:
         heard.set()
     with monkeypatch.context() as patch:
-        patch.setattr(score_job, "settle", fifteen)
+        patch.setattr(score_job, "commit_unscored", fifteen)
         with pytest.raises(KeyboardInterrupt if interrupted else StorageError):
             relabelling(*[press] * interrupted)
     assert not any(thread.name.startswith("update") for thread in threading.enumerate())
@@ -266,7 +266,7 @@ def test_relabelling_stops_at_the_first_error_and_goes_on_when_run_again(run, re
 
 
 def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monkeypatch):
-    settle, lock, done = score_job.settle, threading.Lock(), []
+    settle, lock, done = score_job.commit_unscored, threading.Lock(), []
 
     def taken_over(*args):
         with lock:  # one by one, for the takeover to stand between two of them
@@ -276,7 +276,7 @@ def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monke
             done.append(info)
             return info
 
-    monkeypatch.setattr(score_job, "settle", taken_over)
+    monkeypatch.setattr(score_job, "commit_unscored", taken_over)
     with pytest.raises(OutputHeld):
         relabelling()
     assert len(done) == 5
@@ -286,7 +286,7 @@ def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monke
 def test_labels_still_fit_when_an_image_is_gone_and_the_run_is_planned_twice(run, archive, bundle, tmp_path):
     root = archive(images=2)
     (tmp_path / "labels.csv").write_text("file,label\nglioma/0.jpg,pituitary\nglioma/1.jpg,notumor\n")
-    truth = load_truth(str(tmp_path / "labels.csv"), bundle.classes)
+    truth = read_label_file(str(tmp_path / "labels.csv"), bundle.classes)
     request = request_for(root, run.uri, bundle, truth=truth)
     with pytest.raises(Stopped):
         score_here(request, engine_of(bundle, only=1))
@@ -418,7 +418,7 @@ def test_a_part_harmed_later_is_found_and_made_anew(fault, run, archive):
         pq.write_table(table.replace_schema_metadata(changed(table, model="another")), uri)
     else:
         harm(type(root)(uri))
-    with pytest.raises(AccountingError, match=complaint):
+    with pytest.raises(VerificationError, match=complaint):
         verify_run(run.uri)
     storage.delete(uri)
     assert run(root).scored == 3
@@ -437,7 +437,7 @@ def test_rows_that_do_not_add_up_are_named_and_never_published(fault, run, archi
         harm(root.parent / "run" / "predictions" / f"part-{done[0].shard_id}.parquet")
         yield from done
 
-    with pytest.raises(AccountingError, match=complaint):
+    with pytest.raises(VerificationError, match=complaint):
         score_here(request_for(root, run.uri, bundle), harming)
     assert not success(run.uri)
     assert run(root).scored == 3, "the same command must score just the rows that were lost"
@@ -478,7 +478,7 @@ def test_rescoring_leaves_the_old_run_whole_until_the_new_one_is(run, archive, b
         run(root)
 
 
-@pytest.mark.parametrize("where", ["build_summary", "publish", "account_of"])
+@pytest.mark.parametrize("where", ["build_summary", "publish", "verification_of"])
 def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where, run, archive, monkeypatch):
     root = archive(images=3)
     run(root)

@@ -44,8 +44,8 @@ from brainray.storage.s3 import requests as s3_requests
 from brainray.storage.s3 import uris as s3_uris
 from brainray.storage.s3.backend import S3Objects
 from brainray.storage.s3.conditional import ballot
-from brainray.storage.s3.errors import Answer, Request, judge, translate
-from brainray.storage.s3.listing import Entry, Page
+from brainray.storage.s3.errors import S3Answer, S3Request, judge, translate
+from brainray.storage.s3.listing import ListedKey, Page
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
 
@@ -476,7 +476,7 @@ class Bucket:
             if key > after and name not in names[-1:] and (token is None or name[0] > token):
                 names.append(name)
         page = names[: self.page_keys]
-        entries = [Entry(key=name, version=None if folder else "v") for name, folder in page]
+        entries = [ListedKey(key=name, version=None if folder else "v") for name, folder in page]
         return Page(entries=entries, next_token=page[-1][0] if len(names) > len(page) else None)
 
 
@@ -844,7 +844,7 @@ def test_a_revocation_takes_the_holder_first(s3):
 
 # Errors
 
-REQUEST = Request(
+REQUEST = S3Request(
     action="s3:GetObject", uri="s3://bkt/k", bucket="bkt", endpoint="http://u:p@host:9", region="us-east-1"
 )
 
@@ -874,7 +874,7 @@ def test_every_exception_of_obstore_is_translated():
 
 @given(status=st.integers(300, 599), code=st.text(max_size=20), region=st.none() | st.just("eu-west-1"))
 def test_every_answer_is_told_in_one_line(status, code, region):
-    error = judge(Answer(status=status, code=code, region=region), REQUEST)
+    error = judge(S3Answer(status=status, code=code, region=region), REQUEST)
     assert error.reason in IMAGE_REASONS
     assert len(str(error).splitlines()) == 1
     assert error.reason == "read_failed" or status < 500 or code in errors._WORDS or code in errors._ELSEWHERE
@@ -898,7 +898,7 @@ def test_every_answer_is_told_in_one_line(status, code, region):
     ],
 )
 def test_answers_have_their_reasons(status, code, reason, kind):
-    error = judge(Answer(status=status, code=code), REQUEST)
+    error = judge(S3Answer(status=status, code=code), REQUEST)
     assert (error.reason, type(error)) == (reason, kind)
 
 

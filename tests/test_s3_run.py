@@ -16,7 +16,7 @@ from test_faults import brightness
 
 from brainray import storage
 from brainray.errors import BrainrayError, Outage
-from brainray.inputs.ranges import Piece
+from brainray.inputs.ranges import RangeRead
 from brainray.inputs.reader import BUCKET_READS_IN_FLIGHT, Reader
 from brainray.models.bundle import Bundle
 from brainray.scoring import summary
@@ -283,7 +283,7 @@ def test_a_burst_of_slow_downs_slows_every_thread_of_a_worker(fast_s3, make_site
     site = make_site(fast_s3)
     fault = site.proxy.add("503 SlowDown", key=ANY_IMAGE, times=150)
     reader, uris = Reader(policy=RetryPolicy(longest_wait_s=1)), [f"{site.root}/{name}" for name in FILES]
-    pieces = [Piece(uri, None) for uri in uris]
+    pieces = [RangeRead(uri, None) for uri in uris]
     with ThreadPoolExecutor(2) as shards, ThreadPoolExecutor(BUCKET_READS_IN_FLIGHT) as pool:
         both = shards.map(lambda _: list(reader.read_ahead(pieces, pool, ahead=BUCKET_READS_IN_FLIGHT)), range(2))
         found = [[content.images[0] for content in contents] for contents in both]

@@ -252,7 +252,7 @@ class TestUpload:
 @given(st.lists(st.text(alphabet="ab\n", max_size=8), max_size=12), st.data())
 def test_a_log_that_is_asked_for_at_any_moment_is_shown_once_and_whole(pieces, data):
     out = io.StringIO()
-    log = submit.Log(out, lambda: 0.0)
+    log = submit.JobLog(out, lambda: 0.0)
     text = "".join(pieces)
     for length in sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6))):
         log.show(data.draw(st.sampled_from([text[:length], None, ""])))
@@ -263,7 +263,7 @@ def test_a_log_that_is_asked_for_at_any_moment_is_shown_once_and_whole(pieces, d
 
 def test_a_long_log_is_asked_for_less_often_for_ray_sends_it_whole():
     now = [0.0]
-    log = submit.Log(io.StringIO(), lambda: now[0])
+    log = submit.JobLog(io.StringIO(), lambda: now[0])
     assert log.due
     log.show("x" * 30_000_000)
     now[0] = 29
@@ -277,7 +277,7 @@ def test_a_reader_who_leaves_does_not_end_the_watch():
         def write(self, _: str) -> int:
             raise BrokenPipeError
 
-    log = submit.Log(Gone(), lambda: 0.0)
+    log = submit.JobLog(Gone(), lambda: 0.0)
     log.show("a\n")
     log.show("a\nb\n", whole=True)
 
@@ -455,7 +455,7 @@ class TestStub:
         stub.says(f"GET /api/packages/gcs/{name}", {})
         stub.says("POST /api/jobs/", None, (500, b"ValueError: already exists", {}))
         stub.says(f"GET /api/jobs/{job_id}", record("PENDING", submission_id=job_id))
-        assert submit.place(submission(), api_of(stub), say=silent).job_id == job_id
+        assert submit.place_job(submission(), api_of(stub), say=silent).job_id == job_id
         assert [path for path, _ in stub.seen].count("POST /api/jobs/") == 2
 
     def test_the_next_number_is_taken_when_the_last_job_has_ended(self, stub):
@@ -465,7 +465,7 @@ class TestStub:
         stub.says(f"GET /api/packages/gcs/{submit.pack(submit.package_files())[0]}", {})
         stub.says("POST /api/jobs/", {})
         stub.says(f"GET /api/jobs/{submission().stem}-11", record(submission_id=f"{submission().stem}-11"))
-        assert submit.place(submission(), api_of(stub), say=silent).job_id == f"{submission().stem}-11"
+        assert submit.place_job(submission(), api_of(stub), say=silent).job_id == f"{submission().stem}-11"
 
     def test_a_cluster_that_takes_no_job_says_why(self, stub):
         stub.says("POST /api/jobs/", (500, b"Traceback\nNo available agent to submit job\n", {}))

@@ -58,7 +58,7 @@ class Trainer:
 
     def __call__(self, job, parts, begun, writer):
         if begun.data is None:
-            training_request.begin(job.output, job.request, writer=writer)
+            training_request.begin_training(job.output, job.request, writer=writer)
         for part, state in zip(parts, begun.states, strict=True):
             if state and state.epoch == job.options.epochs:
                 continue

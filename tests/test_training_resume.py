@@ -30,7 +30,7 @@ from brainray.errors import BadRequest, BrainrayError, OutputHeld
 from brainray.imaging.phantom import write_archive
 from brainray.models.bundle import load_bundle
 from brainray.training.state import WorkFolder
-from brainray.training.trainer import Lesson
+from brainray.training.trainer import FitSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 12
@@ -204,7 +204,7 @@ def train(tmp_path, monkeypatch):
         monkeypatch.setattr(ray_train, "_trainer", Runs(*runs))
         monkeypatch.setattr(ray_train, "cluster_nodes", list)
         job = train_worker.TrainJob(
-            lesson=Lesson(
+            lesson=FitSpec(
                 options=TrainOptions(epochs=9), model=ModelSpec(classes=("a", "b")), class_counts=(1, 1), init=None
             ),
             data={},

@@ -4,7 +4,7 @@ from conftest import CLASSES, image_bytes
 
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest
-from brainray.training.dataset import choose, describe_choice, list_excluded, list_training_set
+from brainray.training.dataset import describe_choice, list_excluded, list_training_set, select_images
 from brainray.training.decoded import decode_rows
 
 
@@ -41,7 +41,7 @@ def chosen_of(found, rows, *, excluded=(), **options):
     """As if equal pixels were all that makes a copy."""
     _, groups = np.unique(rows["digest"], return_inverse=True)
     barred = np.isin(rows["digest"], excluded) & (rows["error"] == "")
-    return choose(found, groups, rows["digest"], rows["error"], barred=barred, options=TrainOptions(**options))
+    return select_images(found, groups, rows["digest"], rows["error"], barred=barred, options=TrainOptions(**options))
 
 
 def test_an_unreadable_image_keeps_its_place_and_its_reason(archive):

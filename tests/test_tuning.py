@@ -54,14 +54,14 @@ def test_a_trial_that_has_ended_is_known_again_and_one_that_has_not_begins_anew(
 
 def test_an_output_is_one_search(tmp_path):
     writer, request = storage.Writer(), TrainRequest(described={"images": "x"})
-    search.begin(str(tmp_path), request, SPACE, writer)
-    search.begin(str(tmp_path), request, SPACE, writer)
+    search.begin_search(str(tmp_path), request, SPACE, writer)
+    search.begin_search(str(tmp_path), request, SPACE, writer)
     with pytest.raises(BadRequest, match="holds the search of another command or of other images"):
-        search.begin(str(tmp_path), TrainRequest(described={"images": "y"}), SPACE, writer)
+        search.begin_search(str(tmp_path), TrainRequest(described={"images": "y"}), SPACE, writer)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("x")
     with pytest.raises(BadRequest, match="not empty and holds no search"):
-        search.begin(str(tmp_path / "other"), request, SPACE, writer)
+        search.begin_search(str(tmp_path / "other"), request, SPACE, writer)
 
 
 @pytest.mark.parametrize(

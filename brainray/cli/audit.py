@@ -20,10 +20,10 @@ def audit(
     log_format: LogFormatOption = "text",
 ) -> None:
     """Find images that are the same picture, whatever was done to it, and pictures with two labels."""
-    from brainray.commands.audit import Request
+    from brainray.commands.audit import AuditRequest
     from brainray.commands.audit import audit as find_copies
 
-    request = Request.of(data, against=against or (), output=output, group_regex=group_regex)
+    request = AuditRequest.of(data, against=against or (), output=output, group_regex=group_regex)
     figures = find_copies(request, say=LOG.say)
     LOG.event("done", output=request.output, **{name: figures[name] for name in ("images", "pictures", "surplus")})
     _show(figures, request.output)
@@ -32,7 +32,7 @@ def audit(
 def _show(figures: dict[str, Any], output: str) -> None:
     from rich.table import Table
 
-    from brainray.duplicates.report import told
+    from brainray.duplicates.report import figure_rows
 
     from .console import output_console
 
@@ -40,7 +40,7 @@ def _show(figures: dict[str, Any], output: str) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, value in told(figures):
+    for name, value in figure_rows(figures):
         table.add_row(name, value)
     console.print(table)
     for line in _advice(figures):

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
-from brainray.scoring.estimate import ERROR, Estimate
+from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
 from brainray.scoring.summary import Summary
 
@@ -270,7 +270,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(f"output: {plan.uri}; nothing was done", markup=False)
 
 
-def show_estimate(console: Console, expected: Estimate, *, price: float | None) -> None:
+def show_estimate(console: Console, expected: RunEstimate, *, price: float | None) -> None:
     """How long, on how many machines, and what that costs."""
     seconds, error = expected.seconds, f"within {ERROR:.0%} on one machine, as measured on its disk and a bucket"
     on = "1 machine" if expected.nodes == 1 else f"{expected.nodes:,} machines"

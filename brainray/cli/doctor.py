@@ -14,7 +14,7 @@ from brainray.errors import BadRequest
 
 if TYPE_CHECKING:
     from brainray.doctor.checks import Check, Finding
-    from brainray.doctor.nodes import Asked
+    from brainray.doctor.nodes import NodeQuestions
 
 _WRONG = 2  # the exit code: a run would fail for what was found
 _FORMATS = ("text", "json")
@@ -34,12 +34,12 @@ def doctor(
     format: Annotated[str, typer.Option(help="text: a line each; json: a list.")] = "text",
 ) -> None:
     """Say what is wrong with this machine, the cluster and the locations given; exit code 2 where something is."""
-    from brainray.doctor.checks import examine
+    from brainray.doctor.checks import run_checks
 
     if format not in _FORMATS:
         raise BadRequest(f"--format is {format!r}; it must be one of {', '.join(_FORMATS)}")
     checks = _checks(tuple(input or ()), output=output, model=model, data=data, cluster=cluster)
-    findings = examine(checks)
+    findings = run_checks(checks)
     shown = _show_json(findings) if format == "json" else _show_text(findings)
     if any(finding.status == "wrong" for finding in shown):
         raise typer.Exit(_WRONG)
@@ -89,10 +89,10 @@ def _checks(
     ]
 
 
-def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool | None) -> "Asked":
+def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool | None) -> "NodeQuestions":
     """For the cluster; what is no location at all is left to its own check."""
     from brainray import storage
-    from brainray.doctor.nodes import Asked
+    from brainray.doctor.nodes import NodeQuestions
 
     def normalised(text: str) -> str | None:
         with suppress(BadRequest):
@@ -100,7 +100,7 @@ def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool |
         return None
 
     named = ((option, uri) for option, text in reads if (uri := normalised(text)) is not None)
-    return Asked(cluster=cluster, reads=tuple(named), output=None if output is None else normalised(output))
+    return NodeQuestions(cluster=cluster, reads=tuple(named), output=None if output is None else normalised(output))
 
 
 def _firsts(texts: Iterable[str]) -> Iterator[bool]:

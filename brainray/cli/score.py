@@ -13,7 +13,7 @@ from .options import Precision
 if TYPE_CHECKING:
     from brainray.commands.score import Outcome
     from brainray.config import ScoreOptions
-    from brainray.scoring.run_folder import Request
+    from brainray.scoring.run_folder import ScoreRequest
 
 
 KeepColumns = Annotated[
@@ -101,7 +101,7 @@ def options_of(given: Mapping[str, Any]) -> "ScoreOptions":
     )
 
 
-def _plan(request: "Request", *, probe: bool, price: float | None) -> None:
+def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
     from brainray.commands.score import plan_only, plan_with_probe
 
     from .console import output_console, show_estimate, show_plan
@@ -116,7 +116,7 @@ def _plan(request: "Request", *, probe: bool, price: float | None) -> None:
         show_estimate(console, expected, price=price)
 
 
-def _score(request: "Request") -> None:
+def _score(request: "ScoreRequest") -> None:
     from brainray.commands.score import score as score_images
 
     from .console import output_console, show_outcome, watcher

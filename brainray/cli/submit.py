@@ -71,7 +71,7 @@ def submit(
     if stop:
         jobs.stop(submission, api, say=LOG.say)
         return
-    job = jobs.place(submission, api, say=LOG.say)
+    job = jobs.place_job(submission, api, say=LOG.say)
     if detach:
         LOG.say("the same command without --detach follows it, with --stop it is stopped")
         typer.echo(job.job_id)

@@ -37,7 +37,7 @@ def tune(
     log_format: LogFormatOption = "text",
 ) -> None:
     """Search for a learning rate, width, image size and augmentation with Ray Tune; the same command goes on."""
-    from brainray.commands.tune import Request
+    from brainray.commands.tune import TuneRequest
     from brainray.commands.tune import tune as search
     from brainray.config import TrainOptions
     from brainray.training.search import Space, command_for
@@ -66,7 +66,7 @@ def tune(
         precision=precision,  # type: ignore[arg-type]
     )
     ranked = search(
-        Request(data=data, output=output, exclude=exclude, options=options, space=space, trials=trials), say=LOG.say
+        TuneRequest(data=data, output=output, exclude=exclude, options=options, space=space, trials=trials), say=LOG.say
     )
     best = ranked[0]
     LOG.event("done", trials=len(ranked), best=best.varied, mean_recall=(best.best or {})["val_balanced_accuracy"])

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from brainray.duplicates.descriptors import Signatures
-from brainray.duplicates.groups import READABLE, sign_rows
+from brainray.duplicates.descriptors import Descriptors
+from brainray.duplicates.groups import READABLE, describe_rows
 from brainray.duplicates.search import Pairs, similarities
-from brainray.duplicates.transforms import find_alterations
+from brainray.duplicates.transforms import find_transforms
 
 from .session import own_errors, quiet_data
 
@@ -21,21 +21,21 @@ _PAIRS_A_TASK = 256  # a quarter of a second, and up to 8 MB
 _WAITING = 2  # tasks for each processor that are under way
 
 
-class RayEngine:
+class RayAudit:
     """What an audit leaves to others. `cpus` is what the cluster has."""
 
     def __init__(self, cpus: int) -> None:
         self._most = max(2, _WAITING * cpus)
         self._share = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
 
-    def read(self, uris: pa.ChunkedArray, signatures: Signatures) -> Array:
+    def read(self, uris: pa.ChunkedArray, signatures: Descriptors) -> Array:
         """Fill in the signatures, in whatever order they come; gives for each image why it cannot be read, or -1."""
         quiet_data()
         errors = np.full(len(uris), READABLE, np.int8)
         table = pa.table({"position": np.arange(len(uris)), "uri": uris})
         slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
         dataset = ray.data.from_arrow(slices).map_batches(
-            sign_rows,
+            describe_rows,
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self._share,
@@ -44,10 +44,10 @@ class RayEngine:
         with own_errors():
             for batch in batches:
                 errors[batch["position"]] = batch["error"]
-                signatures.put(batch["position"], Signatures.from_columns(batch))
+                signatures.put(batch["position"], Descriptors.from_columns(batch))
         return errors
 
-    def verify(self, signatures: Signatures, pairs: Pairs) -> npt.NDArray[np.float32]:
+    def verify(self, signatures: Descriptors, pairs: Pairs) -> npt.NDArray[np.float32]:
         """How alike the pictures of each pair are."""
         parts = [np.zeros(0, np.float32)]
 
@@ -59,7 +59,7 @@ class RayEngine:
 
         return np.concatenate(parts + list(self._in_order(task, len(pairs))))
 
-    def describe(self, signatures: Signatures, rows: Array) -> tuple[Array, pa.Array]:
+    def describe(self, signatures: Descriptors, rows: Array) -> tuple[Array, pa.Array]:
         """For [M, 2] pictures and copies of them: similarity, NaN where they do not register, and what was done."""
 
         def task(start: int) -> Any:  # noqa: ANN401
@@ -86,10 +86,10 @@ def _result(reference: Any) -> Any:  # noqa: ANN401
 
 
 @ray.remote(num_cpus=1)
-def _verify(signatures: Signatures, pairs: Pairs) -> npt.NDArray[np.float32]:
+def _verify(signatures: Descriptors, pairs: Pairs) -> npt.NDArray[np.float32]:
     return similarities(signatures, pairs, threads=1)
 
 
 @ray.remote(num_cpus=1)
-def _describe(signatures: Signatures, rows: Array) -> tuple[Array, pa.Array]:
-    return find_alterations(signatures, rows)
+def _describe(signatures: Descriptors, rows: Array) -> tuple[Array, pa.Array]:
+    return find_transforms(signatures, rows)

@@ -22,13 +22,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from brainray import storage
 from brainray.doctor import nodes as doctor_nodes
-from brainray.doctor.checks import Finding, attempted, blamed, counted, ok, one_line, tell, warning, wrong
+from brainray.doctor.checks import (
+    Finding,
+    attempted,
+    counted,
+    finding_of_error,
+    ok,
+    one_line,
+    print_findings,
+    warning,
+    wrong,
+)
 from brainray.doctor.inputs import first_image
 from brainray.doctor.machine import check_objects, check_session_folder
 from brainray.doctor.nodes import (
-    Answer,
-    Asked,
     ClusterNode,
+    NodeAnswer,
+    NodeQuestions,
     facts,
     judge_cluster,
     judge_late,
@@ -40,7 +50,7 @@ from brainray.errors import BadRequest, BrainrayError, StorageError
 from brainray.hardware import Machine, read_disk, read_machine
 from brainray.models.bundle import DESCRIPTION
 from brainray.storage.base import FileInfo
-from brainray.storage.shared_paths import Seen, Sight
+from brainray.storage.shared_paths import NamedPath, SharedPaths
 from brainray.versions import DISTRIBUTIONS
 
 from . import ray_internals, session
@@ -59,14 +69,14 @@ _TOKEN = (
 
 def look_at_ray(request: str) -> Iterator[Finding]:
     """What the program tells."""
-    asked = Asked.from_json(request)
+    asked = NodeQuestions.from_json(request)
     if asked.cluster is False:
         yield from look_here(read_machine())
         return
     try:
         address = cluster_address()
     except BadRequest as exc:
-        yield blamed("ray cluster", exc)
+        yield finding_of_error("ray cluster", exc)
         return
     if address is not None:
         unreached = _connect(address)
@@ -86,7 +96,7 @@ def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "warning"
     raised: list[Exception] = []
     deadline_s = time.monotonic() + timeout_s
-    with _overheard() as said:
+    with _stderr_captured() as said:
         trying = threading.Thread(target=_try_to_connect, args=(address, raised), daemon=True)
         trying.start()
         while trying.is_alive():
@@ -98,7 +108,7 @@ def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
     if not raised:
         return None
     if isinstance(raised[0], BadRequest):
-        return blamed("ray cluster", raised[0])
+        return finding_of_error("ray cluster", raised[0])
     why = one_line(str(raised[0]))
     remedy = "install the Python and the Ray of the cluster here, or run on it: `brainray submit`"
     return wrong("ray cluster", f"no connection to {address}: {why}", remedy if "mismatch" in why else _NO_HEAD)
@@ -113,7 +123,7 @@ def _try_to_connect(address: str, raised: list[Exception]) -> None:
 
 
 @contextmanager
-def _overheard() -> Iterator[Callable[[], bytes]]:
+def _stderr_captured() -> Iterator[Callable[[], bytes]]:
     """What is written to the standard error stream meanwhile, by C++ too."""
     kept = os.dup(2)
     with tempfile.TemporaryFile() as heard:
@@ -140,7 +150,7 @@ def look_here(machine: Machine) -> Iterator[Finding]:
     yield from attempted("ray objects", lambda: check_objects(machine, read_disk("/dev/shm").free_bytes, folder))
 
 
-def look_at_cluster(asked: Asked, address: str) -> Iterator[Finding]:
+def look_at_cluster(asked: NodeQuestions, address: str) -> Iterator[Finding]:
     """The cluster connected to: its nodes, and whether each sees and reaches what this machine does."""
     nodes = [_described(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     yield from judge_cluster(nodes, address)
@@ -148,7 +158,7 @@ def look_at_cluster(asked: Asked, address: str) -> Iterator[Finding]:
     able: list[ClusterNode] = []
     bf16: list[tuple[ClusterNode, bool]] = []
     for node, answer in _ask(nodes, facts, DISTRIBUTIONS):
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, NodeAnswer):
             yield answer
             continue
         yield from judge_node(node, answer, here)
@@ -194,7 +204,7 @@ def _ask(
         except RayError as exc:
             yield node, wrong(f"node {node.name}", f"a task failed there ({_why(exc)})", "see its raylet.out")
             continue
-        yield node, Answer(facts=value, asked_s=began_s, answered_s=time.time())
+        yield node, NodeAnswer(facts=value, asked_s=began_s, answered_s=time.time())
     for reference, node in pending.items():
         ray.cancel(reference, force=True)
         yield node, judge_late(node, answer_s)
@@ -204,7 +214,7 @@ def _why(exc: RayError) -> str:
     return one_line(str(session.own_error(exc) or exc).strip().rpartition("\n")[2])
 
 
-def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:
+def _look_at_paths(asked: NodeQuestions, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:
     """Whether every node that works sees the same files, and may use the same buckets."""
     files = list(_files(asked))
     written = asked.output if asked.output and _is_far(asked.output) else None
@@ -213,7 +223,7 @@ def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Findi
         if not (far or written or sight.seen or sight.mark):
             return
         for node, answer in _ask(nodes, reach, sight, far, written):
-            if not isinstance(answer, Answer):
+            if not isinstance(answer, NodeAnswer):
                 yield answer
                 continue
             name = f"node {node.name} paths"
@@ -223,7 +233,7 @@ def _look_at_paths(asked: Asked, nodes: Sequence[ClusterNode]) -> Iterator[Findi
                 yield ok(name, "sees and reaches what this machine does")
 
 
-def reach(sight: Sight, far: list[tuple[str, str]], written: str | None) -> dict[str, list[tuple[str, str]]]:
+def reach(sight: SharedPaths, far: list[tuple[str, str]], written: str | None) -> dict[str, list[tuple[str, str]]]:
     """On a node: what it does not see or may not use, and what to do. `far`: an option and its file in a bucket."""
     problems = []
     unseen = sight.unseen()
@@ -239,13 +249,13 @@ def reach(sight: Sight, far: list[tuple[str, str]], written: str | None) -> dict
         try:
             attempt()
         except BrainrayError as exc:
-            finding = blamed(option, exc, remedy="give every node the same credentials and network")
+            finding = finding_of_error(option, exc, remedy="give every node the same credentials and network")
             problems.append((f"{option} {finding.found}", finding.remedy))
     return {"problems": problems}
 
 
 @contextmanager
-def _sight(asked: Asked, files: Sequence[Seen]) -> Iterator[Sight]:
+def _sight(asked: NodeQuestions, files: Sequence[NamedPath]) -> Iterator[SharedPaths]:
     """What this machine sees of local paths. While it lasts, the folder of the output holds a file that marks it."""
     mark = None
     if asked.output and not _is_far(asked.output):
@@ -256,14 +266,14 @@ def _sight(asked: Asked, files: Sequence[Seen]) -> Iterator[Sight]:
             mark = None
     try:
         seen = tuple(seen for seen in files if not _is_far(seen.uri))
-        yield Sight(output=asked.output or "", mark=mark, seen=seen)
+        yield SharedPaths(output=asked.output or "", mark=mark, seen=seen)
     finally:
         if mark is not None:
             with suppress(StorageError):
                 storage.delete(mark)
 
 
-def _files(asked: Asked) -> Iterator[Seen]:
+def _files(asked: NodeQuestions) -> Iterator[NamedPath]:
     """A file that each option stands for. What cannot be found from here is left to the checks of the option."""
     for option, uri in asked.reads:
         with suppress(BrainrayError):
@@ -272,7 +282,7 @@ def _files(asked: Asked) -> Iterator[Seen]:
             else:
                 found, _ = first_image(uri)
             if found is not None:
-                yield Seen(option, found.uri, found.version)
+                yield NamedPath(option, found.uri, found.version)
 
 
 def _is_far(uri: str) -> bool:
@@ -280,4 +290,4 @@ def _is_far(uri: str) -> bool:
 
 
 if __name__ == "__main__":
-    tell(look_at_ray)
+    print_findings(look_at_ray)

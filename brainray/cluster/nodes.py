@@ -11,8 +11,8 @@ from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, BrainrayError
 from brainray.models.bundle import Bundle
 from brainray.resources import Node, ScorePool, can_hold, has_processors
-from brainray.scoring.estimate import Probe, probe
-from brainray.storage.shared_paths import Sight, told
+from brainray.scoring.estimate import ProbeTimes, probe
+from brainray.storage.shared_paths import SharedPaths, unshared_message
 
 from .session import cluster_nodes, own_error, own_errors
 
@@ -79,7 +79,7 @@ class Replacements:
         request_resources(bundles=bundles)
 
 
-def check_every_node(sight: Sight, *, answer_s: float = _ANSWER_S) -> None:
+def check_every_node(sight: SharedPaths, *, answer_s: float = _ANSWER_S) -> None:
     """Raise `BadRequest` where a node does not see what the command names. One that does not answer is passed over:
 
     its workers look for themselves when they start.
@@ -108,15 +108,15 @@ def check_every_node(sight: Sight, *, answer_s: float = _ANSWER_S) -> None:
         if unseen is not None:
             blind.append((asked[reference]["NodeManagerHostname"], unseen))
     if blind:
-        raise BadRequest(told(blind))
+        raise BadRequest(unshared_message(blind))
 
 
-def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on_gpu: bool) -> Probe:
+def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on_gpu: bool) -> ProbeTimes:
     """`estimate.probe` where workers will run."""
     asked = _probe.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(rows, bundle, options)
     try:
         with own_errors():
-            found: Probe = ray.get(asked, timeout=_PROBE_S)
+            found: ProbeTimes = ray.get(asked, timeout=_PROBE_S)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(asked, force=True)
         raise BrainrayError(f"the cluster did not come to a small probe in {_PROBE_S:g} s; is it busy?") from None
@@ -124,10 +124,10 @@ def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on
 
 
 @ray.remote(max_retries=0)
-def _probe(rows: pa.Table, bundle: Bundle, options: ScoreOptions) -> Probe:
+def _probe(rows: pa.Table, bundle: Bundle, options: ScoreOptions) -> ProbeTimes:
     return probe(rows, bundle, options)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _unseen(sight: Sight) -> str | None:
+def _unseen(sight: SharedPaths) -> str | None:
     return sight.unseen()

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-_ATTENDANTS = ("start_monitor", "start_log_monitor", "start_api_server")
+_MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _CLEANER = "PlacementGroupCleanerCallback"
 
 Trainer = TypeVar("Trainer", bound=type[Any])
@@ -71,7 +71,7 @@ def mute_workers() -> None:
 
 
 @contextmanager
-def without_attendants() -> Iterator[None]:
+def without_monitor_processes() -> Iterator[None]:
     """Start a local Ray without dashboard, autoscaler monitor and log monitor.
 
     They take 2 of the 3.5 s that `ray.init` needs on two processors, and slow down its end. There is no public switch,
@@ -82,7 +82,7 @@ def without_attendants() -> Iterator[None]:
     def nothing(node: Any, **_: Any) -> None:  # noqa: ANN401
         node._webui_url = ""
 
-    kept = {name: getattr(Node, name) for name in _ATTENDANTS if hasattr(Node, name)}
+    kept = {name: getattr(Node, name) for name in _MONITOR_METHODS if hasattr(Node, name)}
     for name in kept:
         setattr(Node, name, nothing)
     try:

@@ -5,19 +5,19 @@ from contextlib import closing
 
 from brainray.hardware import read_machine
 from brainray.resources import Node, score_pool
-from brainray.scoring.estimate import Estimate, estimate, probe, sample
+from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan
-from brainray.scoring.run_folder import Request
+from brainray.scoring.run_folder import ScoreRequest
 from brainray.storage.lease import Lease
-from brainray.storage.shared_paths import Seen, sight_of
+from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
 from .session import cluster_address, session
 
 Say = Callable[[str], None]
 
 
-def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
+def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
     """Score what is pending; yields as each part is committed."""
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
@@ -27,7 +27,7 @@ def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> I
         from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
-        sight = sight_of(_named(request, plan), output=plan.uri, writer=lease.writer)
+        sight = shared_paths_of(_named(request, plan), output=plan.uri, writer=lease.writer)
         check_every_node(sight)
         job = ScoreJob(
             target=request.target(plan.uri, lease.writer),
@@ -48,7 +48,7 @@ def score_with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> I
             yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=check, say=say)
 
 
-def estimate_with_ray(request: Request, plan: Plan, *, say: Say) -> Estimate:
+def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEstimate:
     """How long scoring what is pending would take here, or on the cluster that is connected to.
 
     The probe runs here where there is no cluster, else on one of its machines.
@@ -68,11 +68,11 @@ def estimate_with_ray(request: Request, plan: Plan, *, say: Say) -> Estimate:
     return estimate(found, images, nodes=nodes, pool=pool)
 
 
-def _named(request: Request, plan: Plan) -> Iterator[Seen]:
+def _named(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
     """What every node must see: the inputs, an image of theirs, the model."""
     inputs = plan.described["inputs"]
-    yield from (Seen("--input", uri) for uri in inputs)
-    yield Seen("--model", request.bundle.uri)
+    yield from (NamedPath("--input", uri) for uri in inputs)
+    yield NamedPath("--model", request.bundle.uri)
     first = next(plan.listing.batches()).slice(0, 1).to_pylist()[0]
     if first["version"] is not None:
-        yield Seen("--input", first["container"] or first["uri"], first["version"])
+        yield NamedPath("--input", first["container"] or first["uri"], first["version"])

@@ -13,15 +13,15 @@ from ray.util.metrics import Counter
 
 from brainray.config import Precision
 from brainray.errors import BrainrayError, NoProgress
-from brainray.imaging.sandbox import DecoderApart
+from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.resources import ScorePool
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard
-from brainray.scoring.shard_task import APART_AFTER, GIVE_UP_AFTER, Target, Task, attempt, open_task
-from brainray.storage.shared_paths import Sight
+from brainray.scoring.shard_task import GIVE_UP_AFTER, SANDBOX_AFTER, ShardState, Target, count_attempt, open_shard
+from brainray.storage.shared_paths import SharedPaths
 
 from .ray_internals import is_private
 from .session import check_alive, own_errors, quiet_data
@@ -42,7 +42,7 @@ class ScoreMetrics:
         self._retries = counter("read_retries", "Reads that were tried again.")
         self._shards = counter("shards", "Shards committed.")
 
-    def count(self, task: Task, decoded: DecodedShard, seconds: dict[str, float]) -> None:
+    def count(self, task: ShardState, decoded: DecodedShard, seconds: dict[str, float]) -> None:
         """A shard that was committed; `seconds` by stage."""
         ok = int(decoded.ok.sum())
         sizes = task.pending["size_bytes"].to_pylist()
@@ -73,7 +73,7 @@ class ScoreJob:
     precision: Precision
     inputs: tuple[str, ...]
     max_unread: float
-    sight: Sight
+    sight: SharedPaths
 
     def reader(self) -> Reader:
         return Reader(outage_share=self.max_unread, roots=self.inputs)
@@ -95,7 +95,7 @@ class Scorer:
         )
         self._metrics = ScoreMetrics(job.target.run_uri)
 
-    def predict(self, task: Task, decoded: DecodedShard) -> pa.Table:
+    def predict(self, task: ShardState, decoded: DecodedShard) -> pa.Table:
         from brainray.models.predictor import limit_threads
 
         limit_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
@@ -109,7 +109,7 @@ class ShardScorer(Scorer):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard = _shard(block)
-        with attempt(shard.shard_id, self._job.target.writer) as number:
+        with count_attempt(shard.shard_id, self._job.target.writer) as number:
             return self.predict(*_decode(shard, self._job, self._reader, number))
 
 
@@ -118,7 +118,7 @@ class DecodedScorer(Scorer):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         task, decoded = pickle.loads(block["decoded"][0].as_buffer())  # made by `decode_block` in this same job
-        with attempt(f"predict-{task.shard.shard_id}", self._job.target.writer) as number:
+        with count_attempt(f"predict-{task.shard.shard_id}", self._job.target.writer) as number:
             _check_attempts(task.shard, number)
             return self.predict(task, decoded)
 
@@ -127,18 +127,18 @@ def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
     """A task beside the GPU: the shard's pixels as one value, for pixels never pass through the driver."""
     job.sight.check()
     shard = _shard(block)
-    with attempt(shard.shard_id, job.target.writer) as number:
+    with count_attempt(shard.shard_id, job.target.writer) as number:
         decoded = _decode(shard, job, job.reader(), number)
     return pa.table({"decoded": pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())})
 
 
-def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[Task, DecodedShard]:
+def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[ShardState, DecodedShard]:
     """A shard that has killed its worker time and again is decoded apart, which finds the image that does it."""
     _check_attempts(shard, number)
-    task, spec = open_task(shard, job.target), job.bundle.image
-    if number <= APART_AFTER:
+    task, spec = open_shard(shard, job.target), job.bundle.image
+    if number <= SANDBOX_AFTER:
         return task, decode_shard(task.pending, spec, reader=reader)
-    with DecoderApart(spec) as apart:
+    with SandboxedDecoder(spec) as apart:
         return task, decode_shard(task.pending, spec, reader=reader, decoder=apart)
 
 

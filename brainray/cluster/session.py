@@ -39,7 +39,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
 
     Only a connection made here is closed here. A `lean` local one has neither dashboard nor autoscaler.
     """
-    _silence()
+    _quiet_ray_logs()
     import ray
 
     if ray.is_initialized():
@@ -54,7 +54,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
             _let_threads_end_unheard()
             ray_internals.end_executors()
             ray.shutdown()
-            _own_handler_again()
+            _restore_sigterm_handler()
 
 
 def _connect(address: str | None, *, lean: bool) -> None:
@@ -63,7 +63,11 @@ def _connect(address: str | None, *, lean: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     starts_lean = lean and address is None
     try:
-        with _unheard(), _own_sigterm(), ray_internals.without_attendants() if starts_lean else nullcontext():
+        with (
+            _stderr_muted(),
+            _sigterm_handler_kept(),
+            ray_internals.without_monitor_processes() if starts_lean else nullcontext(),
+        ):
             if address is None:
                 ray_internals.use_own_token()
                 ray.init(address="local", include_dashboard=False, **quiet)
@@ -106,7 +110,7 @@ def _let_threads_end_unheard() -> None:
     threading.excepthook = hook
 
 
-def _own_handler_again() -> None:
+def _restore_sigterm_handler() -> None:
     """The core worker resets SIGTERM to its default when it ends, behind Python's back."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
@@ -119,17 +123,17 @@ def check_alive() -> None:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
+def _sigterm_handler_kept() -> Iterator[None]:
     """Leave SIGTERM as it was: neither Ray's Python nor its C++ gets it."""
     try:
         with ray_internals.without_sigterm_handler():
             yield
     finally:
-        _own_handler_again()
+        _restore_sigterm_handler()
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
+def _stderr_muted() -> Iterator[None]:
     """Nothing reaches the standard error stream, not even from C++: Ray greets there whatever its log level is."""
     sys.stderr.flush()
     kept = os.dup(2)
@@ -176,7 +180,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _silence() -> None:
+def _quiet_ray_logs() -> None:
     """Keep Ray's own log in its session folder: at a terminal and in a pipe there is only what brainray says.
 
     Each may be set by the user, who then sees what Ray says.

@@ -24,7 +24,7 @@ from brainray.storage.scratch import scratch_folder
 
 from . import ray_internals
 from .session import cluster_nodes, own_error
-from .train_shares import ShareConfig, Side
+from .train_shares import ShareConfig, SplitSide
 from .train_worker import TrainJob, train_worker
 
 _MOST_FAILURES = 3  # one after another without an epoch between them
@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 Say = Callable[[str], None]
 
 
-def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, Side], pool: TrainPool, say: Say) -> None:
+def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool: TrainPool, say: Say) -> None:
     """Run Ray Train until the checkpoint holds a finished training. `sides` are named train and validation.
 
     However many workers are lost, training goes on as long as it gets on. Ray Train counts failures over a whole run
@@ -75,7 +75,9 @@ def state_folder(shared: str, writer: storage.Writer) -> Iterator[str]:
         yield folder
 
 
-def _trainer(job: TrainJob, pool: TrainPool, scratch: str, *, decoded: Dataset, sides: dict[str, Side]) -> TorchTrainer:
+def _trainer(
+    job: TrainJob, pool: TrainPool, scratch: str, *, decoded: Dataset, sides: dict[str, SplitSide]
+) -> TorchTrainer:
     resources = {"CPU": pool.cpus_per_worker} | ({"GPU": 1.0} if pool.use_gpu else {})
     return _Trainer(
         train_worker,

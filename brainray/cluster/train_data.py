@@ -11,9 +11,9 @@ import ray
 from ray.data import Dataset
 
 from brainray.config import ImageSpec, TrainOptions
-from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
-from brainray.training.dataset import Chosen, TrainingSet, choose, describe_choice
+from brainray.training.dataset import SelectedImages, TrainingSet, describe_choice, select_images
 from brainray.training.decoded import decode_rows, in_order, take_rows
 
 from .session import own_errors, quiet_data
@@ -27,20 +27,20 @@ Say = Callable[[str], None]
 @own_errors()
 def decode(
     training_set: TrainingSet, excluded: pa.Table | None, options: TrainOptions, *, cpus: float, say: Say
-) -> tuple[Dataset, Chosen]:
+) -> tuple[Dataset, SelectedImages]:
     """All images, and which of them are learned from and measured on; said in some lines."""
     spec = options.image_spec
     decoded = decoded_dataset(training_set.table, spec, cpus=cpus)
-    signatures, errors = signatures_of(decoded)
+    signatures, errors = descriptors_of(decoded)
     images = len(signatures)
     if excluded is not None:
-        others = signatures_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
-        signatures = Signatures.concatenate([signatures, others])
+        others = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
+        signatures = Descriptors.concatenate([signatures, others])
     say("looking for copies")
     groups = group_copies(signatures, find_copies(signatures))
     barred = np.isin(groups[:images], groups[images:])
     digests = signatures.digest[:images].astype(str)
-    chosen = choose(training_set, groups[:images], digests, errors, barred=barred, options=options)
+    chosen = select_images(training_set, groups[:images], digests, errors, barred=barred, options=options)
     for line in describe_choice(chosen):
         say(line)
     return decoded, chosen
@@ -62,12 +62,12 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
 
 
 @own_errors()
-def signatures_of(dataset: Dataset) -> tuple[Signatures, Array]:
+def descriptors_of(dataset: Dataset) -> tuple[Descriptors, Array]:
     """(signatures, errors) by position: the only columns that come to the driver, 15 kB an image."""
-    names = [field.name for field in fields(Signatures)]
+    names = [field.name for field in fields(Descriptors)]
     batches: Any = dataset.select_columns(["position", "error", *names]).iter_batches(batch_size=None)
     columns = in_order(list(batches), "error", *names)
-    return Signatures.from_columns(columns), columns["error"].astype(str)
+    return Descriptors.from_columns(columns), columns["error"].astype(str)
 
 
 @own_errors()

@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Side:
+class SplitSide:
     """The rows of one side of a split, and the column whose numbers the workers share out."""
 
     positions: Array  # in the training set, ascending
@@ -61,7 +61,7 @@ class Share:
 class ShareConfig(DataConfig):
     """Gives each rank its share of every data set. Ray Train asks again whenever the number of workers has changed."""
 
-    def __init__(self, sides: dict[str, Side]) -> None:
+    def __init__(self, sides: dict[str, SplitSide]) -> None:
         super().__init__()
         self._sides = sides
 
@@ -72,14 +72,14 @@ class ShareConfig(DataConfig):
         return [{name: shares[name][rank] for name in datasets} for rank in range(world_size)]
 
 
-def share_out(decoded: Dataset, side: Side, workers: int) -> list[Share]:
+def share_out(decoded: Dataset, side: SplitSide, workers: int) -> list[Share]:
     """A share for each worker of the rows of a side. The data set must be materialised."""
     count = side.shares(workers)
     cuts = _cut_all(decoded, side, count) if len(side.positions) else []
     return [Share(pieces=tuple(cut[rank % count] for cut in cuts)) for rank in range(workers)]
 
 
-def _cut_all(decoded: Dataset, side: Side, shares: int) -> list[list["ray.ObjectRef[Rows]"]]:
+def _cut_all(decoded: Dataset, side: SplitSide, shares: int) -> list[list["ray.ObjectRef[Rows]"]]:
     """For each block its pieces, one a share."""
     blocks, held = decoded.to_arrow_refs(), ray.put(side)
     locations = get_object_locations(blocks)
@@ -101,7 +101,7 @@ def _on(node: str | None) -> Any:  # noqa: ANN401
     return NodeAffinitySchedulingStrategy(node, soft=True) if node else "DEFAULT"
 
 
-def _cut(block: pa.Table, side: Side, shares: int) -> Any:  # noqa: ANN401  a task of one result gives it bare
+def _cut(block: pa.Table, side: SplitSide, shares: int) -> Any:  # noqa: ANN401  a task of one result gives it bare
     """The rows of a side in this block, in one piece a share."""
     batch: Any = BlockAccessor.for_block(block).to_batch_format("numpy")
     rows = take_rows(batch, side.positions, side.pictures)

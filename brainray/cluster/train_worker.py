@@ -20,9 +20,9 @@ from brainray.errors import StorageError
 from brainray.models.predictor import pick_device
 from brainray.training import checkpoint, loop
 from brainray.training.checkpoint import Checkpoint
-from brainray.training.decoded import KeptRows
+from brainray.training.decoded import DecodedRows
 from brainray.training.state import WorkFolder
-from brainray.training.trainer import Learner, Lesson
+from brainray.training.trainer import FitSpec, Trainer
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 class TrainJob:
     """What every worker needs to know."""
 
-    lesson: Lesson
+    lesson: FitSpec
     data: dict[str, Any]  # what the bundle's provenance will say of the images
     threads: int
     work: WorkFolder
@@ -78,7 +78,7 @@ class _State:
             wrapped: nn.Module = ray.train.torch.prepare_model(model, move_to_device=device)
             return wrapped
 
-        self._learner = Learner(job.lesson, begun=begun, device=device, shares=shares, workers=workers, wrap=wrap)
+        self._learner = Trainer(job.lesson, begun=begun, device=device, shares=shares, workers=workers, wrap=wrap)
 
     def epoch(self) -> None:
         began = time.perf_counter()
@@ -98,14 +98,14 @@ class _State:
         row["best"] = loop.is_better(row, loop.best_of(self.history), options)
         if row["best"]:
             # A copy, which further steps leave alone.
-            best = {name: tensor.to("cpu", copy=True) for name, tensor in learner.judged.state_dict().items()}
+            best = {name: tensor.to("cpu", copy=True) for name, tensor in learner.eval_model.state_dict().items()}
             self._best = (best, torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
         self.history.append(row)
 
     def _validate(self) -> tuple[Array, Array]:
         """Logits and labels of all validation images, in one order on every worker."""
         # Each worker's batch statistics differ; the first one's are saved.
-        for buffer in self._learner.judged.buffers():
+        for buffer in self._learner.eval_model.buffers():
             if torch.distributed.is_initialized():
                 torch.distributed.broadcast(buffer, 0)
         shares = _all_gather((self._learner.evaluate(self._validate_on), self._validate_on.label))
@@ -117,7 +117,7 @@ class _State:
             best, logits_NK, labels_N = self._best
             learner = self._learner
             state = Checkpoint(
-                model=loop.bare(learner.model).state_dict(),
+                model=loop.unwrap(learner.model).state_dict(),
                 average=learner.average.state_dict() if learner.average else None,
                 moments=learner.optimizer.state_dict()["state"],
                 history=self.history,
@@ -131,9 +131,9 @@ class _State:
         ray.train.report(self.history[-1])
 
 
-def _gather(name: str) -> KeptRows:
+def _gather(name: str) -> DecodedRows:
     """This worker's share; maybe none, for the model of all images is measured on none."""
-    return KeptRows(ray.train.get_dataset_shard(name).iter_batches())
+    return DecodedRows(ray.train.get_dataset_shard(name).iter_batches())
 
 
 def _all_gather(value: object) -> list[Any]:

@@ -20,9 +20,9 @@ from brainray.models.networks import cost_of
 from brainray.models.predictor import pick_device
 from brainray.resources import TrainPool
 from brainray.training import loop
-from brainray.training.decoded import KeptRows
+from brainray.training.decoded import DecodedRows
 from brainray.training.search import RAY, Trial, trial_uri
-from brainray.training.trainer import Learner, Lesson
+from brainray.training.trainer import FitSpec, Trainer
 
 from .session import own_error, own_errors
 from .train import state_folder
@@ -43,16 +43,16 @@ Say = Callable[[Trial], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
+class SplitDatasets:
     """Decoded images of one size."""
 
     train: Dataset
     validation: Dataset
 
-    def rows(self) -> tuple[KeptRows, KeptRows]:
+    def rows(self) -> tuple[DecodedRows, DecodedRows]:
         """All of them in this process."""
         batches: Any = [side.iter_batches(batch_size=None) for side in (self.train, self.validation)]
-        return KeptRows(batches[0]), KeptRows(batches[1])
+        return DecodedRows(batches[0]), DecodedRows(batches[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Search:
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     trials: tuple[Trial, ...]  # by number
-    sides: dict[int, Sides]  # by image_px
+    sides: dict[int, SplitDatasets]  # by image_px
     threads: int
     writer: storage.Writer
 
@@ -130,10 +130,10 @@ def _trial(config: dict[str, Any], search: Search) -> None:
     options = trial.options
     torch.set_num_threads(search.threads)
     model = options.model_spec(search.classes)
-    lesson = Lesson(options=options, model=model, class_counts=search.class_counts, init=None)
+    lesson = FitSpec(options=options, model=model, class_counts=search.class_counts, init=None)
     learn, validate_on = search.sides[options.image_px].rows()
     trial = replace(trial, **cost_of(model, options.image_spec)._asdict())
-    learner = Learner(lesson, begun=None, device=pick_device())
+    learner = Trainer(lesson, begun=None, device=pick_device())
     for epoch in range(1, options.epochs + 1):
         began = time.perf_counter()
         loss = learner.epoch(learn)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from brainray import storage
-from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.groups import (
     READABLE,
     SCHEMA_VERSION,
-    Listed,
+    AuditListing,
     figures_of,
     groups_table,
     list_images,
@@ -26,10 +26,10 @@ from brainray.duplicates.groups import (
 )
 from brainray.duplicates.report import page
 from brainray.duplicates.search import Pairs, find_copies, group_copies
-from brainray.errors import BadRequest, blamed_on
+from brainray.errors import BadRequest, as_bad_request
 from brainray.storage import Writer, lease
 from brainray.storage.scratch import scratch_folder
-from brainray.storage.shared_paths import Seen, sight_of
+from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
 GROUPS, PAGE, SUMMARY = "groups.parquet", "audit.html", "summary.json"
 _KIND = "audit"
@@ -38,24 +38,24 @@ Array = npt.NDArray[Any]
 Say = Callable[[str], None]
 
 
-class Engine(Protocol):
+class AuditEngine(Protocol):
     """Who does the work on images: Ray, or a stand-in."""
 
-    def read(self, uris: pa.ChunkedArray, signatures: Signatures) -> Array:
+    def read(self, uris: pa.ChunkedArray, signatures: Descriptors) -> Array:
         """Fill in the signatures; why each image cannot be read, as a place in `IMAGE_REASONS`, or -1."""
 
-    def verify(self, signatures: Signatures, pairs: Pairs) -> npt.NDArray[np.float32]:
+    def verify(self, signatures: Descriptors, pairs: Pairs) -> npt.NDArray[np.float32]:
         """As `copies.similarities`."""
 
-    def describe(self, signatures: Signatures, rows: Array) -> tuple[Array, pa.Array]:
+    def describe(self, signatures: Descriptors, rows: Array) -> tuple[Array, pa.Array]:
         """As `alterations.find_alterations`."""
 
 
-Start = Callable[["Request", Listed, Writer, Say], AbstractContextManager[Engine]]
+Start = Callable[["AuditRequest", AuditListing, Writer, Say], AbstractContextManager[AuditEngine]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class AuditRequest:
     """Normalised locations."""
 
     data: tuple[str, ...]
@@ -64,7 +64,7 @@ class Request:
     group_regex: str | None
 
     @classmethod
-    def of(cls, data: Sequence[str], *, against: Sequence[str], output: str, group_regex: str | None) -> "Request":
+    def of(cls, data: Sequence[str], *, against: Sequence[str], output: str, group_regex: str | None) -> "AuditRequest":
         return cls(
             data=tuple(map(storage.normalise, data)),
             against=tuple(map(storage.normalise, against)),
@@ -73,7 +73,7 @@ class Request:
         )
 
 
-def audit(request: Request, *, say: Say, start: Start | None = None) -> dict[str, Any]:
+def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dict[str, Any]:
     """Find copies and conflicts, and write them down. Gives what summary.json holds.
 
     `start` gives the engine: Ray, unless another is given.
@@ -88,7 +88,7 @@ def audit(request: Request, *, say: Say, start: Start | None = None) -> dict[str
     with lease.hold(request.output, purpose=_KIND, say=say) as held:
         check_output(request.output)
         with scratch_folder() as scratch:
-            signatures = Signatures.empty(len(listed.table), scratch)
+            signatures = Descriptors.empty(len(listed.table), scratch)
             with (start or _ray)(request, listed, held.writer, say) as engine:
                 table = _find(listed, signatures, engine, say)
             figures = _figures(request, listed, table)
@@ -98,7 +98,7 @@ def audit(request: Request, *, say: Say, start: Start | None = None) -> dict[str
 
 def check_output(uri: str) -> None:
     """Refuse a file, and a folder that holds something else than an earlier audit, which is replaced."""
-    with blamed_on("--output"):
+    with as_bad_request("--output"):
         exists = storage.exists(uri)
     if not exists:
         return
@@ -113,22 +113,22 @@ def check_output(uri: str) -> None:
 
 
 @contextmanager
-def _ray(request: Request, listed: Listed, writer: Writer, say: Say) -> Iterator[Engine]:
+def _ray(request: AuditRequest, listed: AuditListing, writer: Writer, say: Say) -> Iterator[AuditEngine]:
     """Ray is imported here and not before."""
     from brainray.cluster.session import session
 
     say("starting Ray")
     with session(lean=True) as nodes:
-        from brainray.cluster.audit import RayEngine
+        from brainray.cluster.audit import RayAudit
         from brainray.cluster.nodes import await_workers, check_every_node
 
         nodes = await_workers(nodes, say=say)
         roots = [("--data", uri) for uri in request.data] + [("--against", uri) for uri in request.against]
-        check_every_node(sight_of([Seen(*root) for root in roots], output=request.output, writer=writer))
-        yield RayEngine(max(1, int(sum(node.cpus for node in nodes))))
+        check_every_node(shared_paths_of([NamedPath(*root) for root in roots], output=request.output, writer=writer))
+        yield RayAudit(max(1, int(sum(node.cpus for node in nodes))))
 
 
-def _find(listed: Listed, signatures: Signatures, engine: Engine, say: Say) -> pa.Table:
+def _find(listed: AuditListing, signatures: Descriptors, engine: AuditEngine, say: Say) -> pa.Table:
     """groups.parquet."""
     say("reading")
     errors = engine.read(listed.table["uri"], signatures)
@@ -143,7 +143,7 @@ def _find(listed: Listed, signatures: Signatures, engine: Engine, say: Say) -> p
     return groups_table(listed.table, signatures, errors, grouping, (copies, *engine.describe(signatures, copies)))
 
 
-def _figures(request: Request, listed: Listed, table: pa.Table) -> dict[str, Any]:
+def _figures(request: AuditRequest, listed: AuditListing, table: pa.Table) -> dict[str, Any]:
     return {
         "kind": _KIND,
         "schema_version": SCHEMA_VERSION,

@@ -15,15 +15,23 @@ from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import StorageError
 from brainray.inputs.file_lists import kept_types
-from brainray.inputs.label_file import load_truth
+from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore as generation
-from brainray.scoring.estimate import Estimate
+from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo, prediction_schema
-from brainray.scoring.plan import Plan, begin_run, close_run, plan_run
-from brainray.scoring.run_folder import STATUS, Request, check_output, delete_run, look, publish, read_run
-from brainray.scoring.shard_task import Target, open_task, settle
+from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close
+from brainray.scoring.run_folder import (
+    STATUS,
+    ScoreRequest,
+    check_output,
+    delete_run,
+    inspect_output,
+    publish,
+    read_run,
+)
+from brainray.scoring.shard_task import Target, commit_unscored, open_shard
 from brainray.scoring.summary import Summary, build_summary, read_summary
 from brainray.storage import Writer
 from brainray.storage.lease import Lease, hold, refuse_if_held
@@ -49,7 +57,7 @@ class Progress:
 Listener = Callable[[Progress], None]
 Clock = Callable[[], float]
 Say = Callable[[str], None]
-Engine = Callable[[Request, Plan, Lease], Iterator[PartInfo]]
+ScoreEngine = Callable[[ScoreRequest, Plan, Lease], Iterator[PartInfo]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +76,12 @@ class Outcome:
 
 def read_request(
     inputs: Sequence[str], *, model: str | None, output: str, labels: str | None, options: ScoreOptions
-) -> Request:
+) -> ScoreRequest:
     """Read the model, by default the shipped one, and the labels. Raises `BadRequest` for what is wrong with them."""
     bundle = load_bundle(named(model or SHIPPED))
     kept = kept_types(inputs, options.keep_columns, taken=prediction_schema(bundle.classes).names)
-    truth = load_truth(storage.normalise(labels), bundle.classes) if labels else None
-    return Request(
+    truth = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
+    return ScoreRequest(
         inputs=tuple(inputs),
         output=storage.normalise(output),
         bundle=bundle,
@@ -84,7 +92,12 @@ def read_request(
 
 
 def score(
-    request: Request, *, listener: Listener, say: Say, engine: Engine | None = None, clock: Clock = time.monotonic
+    request: ScoreRequest,
+    *,
+    listener: Listener,
+    say: Say,
+    engine: ScoreEngine | None = None,
+    clock: Clock = time.monotonic,
 ) -> Outcome:
     """Score what is not scored yet, and publish. Every image listed has its row when this returns.
 
@@ -112,14 +125,14 @@ def score(
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
 
-def plan_only(request: Request) -> Plan:
+def plan_only(request: ScoreRequest) -> Plan:
     """What `score` would do; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
         return plan_run(request, scratch)
 
 
-def plan_with_probe(request: Request, *, say: Say) -> tuple[Plan, Estimate | None]:
+def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
     """The same, and how long it would take by scoring some images; None where there is nothing to score."""
     check_output(request)
     with scratch_folder() as scratch:
@@ -135,11 +148,11 @@ def plan_with_probe(request: Request, *, say: Say) -> tuple[Plan, Estimate | Non
 class _Job:
     """One command: how a run is listed, scored and published."""
 
-    request: Request
+    request: ScoreRequest
     scratch: str
     listener: Listener
     clock: Clock
-    engine: Engine
+    engine: ScoreEngine
 
     def plan(self, *, uri: str | None = None, seed: str | None = None) -> Plan:
         def hear(images: int) -> None:
@@ -152,7 +165,7 @@ class _Job:
         """Score what is new, by a plan that was made before, unless another run has been here since."""
         output = self.request.output
         generation.finish_switch(output, lease.writer)
-        if plan is None or plan.before != look(output):
+        if plan is None or plan.before != inspect_output(output):
             plan = self.plan()
         return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)
 
@@ -180,7 +193,7 @@ class _Job:
         self._settle(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)
-        account = close_run(plan, writer)
+        account = verify_and_close(plan, writer)
         whole = Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.images)
         listener(whole)
         summary = build_summary(plan.uri, writer)
@@ -217,10 +230,10 @@ class _Job:
 
 
 def _update(shard: Shard, target: Target) -> None:
-    settle(open_task(shard, target), target)
+    commit_unscored(open_shard(shard, target), target)
 
 
-def _with_ray(request: Request, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
+def _with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
     """Ray is imported here and not before."""
     from brainray.cluster.score import score_with_ray
 

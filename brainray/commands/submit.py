@@ -110,7 +110,7 @@ def pack(files: Mapping[str, bytes]) -> tuple[str, bytes]:
     return f"_ray_pkg_{digest.hexdigest()[:40]}.zip", buffer.getvalue()
 
 
-def place(submission: Submission, api: JobsApi, *, say: Say) -> Job:
+def place_job(submission: Submission, api: JobsApi, *, say: Say) -> Job:
     """The job of this command: the one that is running, or a new one. Raises `OutputHeld` for one that differs."""
     latest = _latest(submission, api)
     if latest and not latest.ended:
@@ -162,7 +162,7 @@ def follow(
     job: Job, api: JobsApi, *, out: TextIO, say: Say, clock: Clock = time.monotonic, sleep: Sleep = time.sleep
 ) -> Job:
     """Show the log as it grows, until the job has ended. Raises a `BrainrayError` where it is left running."""
-    log = Log(out, clock)
+    log = JobLog(out, clock)
     try:
         while True:
             found = api.find(job.job_id)
@@ -186,7 +186,7 @@ def follow(
         ) from exc
 
 
-def _show_end(job: Job, log: "Log", api: JobsApi, say: Say, sleep: Sleep) -> None:
+def _show_end(job: Job, log: "JobLog", api: JobsApi, say: Say, sleep: Sleep) -> None:
     for _ in range(_LOG_TRIES):
         text = api.log(job.job_id)
         if text is not None:
@@ -196,7 +196,7 @@ def _show_end(job: Job, log: "Log", api: JobsApi, say: Say, sleep: Sleep) -> Non
     say(f"the end of the log cannot be read now; `ray job logs --address {api.address} {job.job_id}` may show it")
 
 
-class Log:
+class JobLog:
     """Prints what was not printed yet of a text that grows, in whole lines."""
 
     def __init__(self, out: TextIO, clock: Clock) -> None:

@@ -16,10 +16,10 @@ from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
 from brainray.models.bundle import Bundle, load_bundle, save_bundle
 from brainray.storage import lease
-from brainray.storage.shared_paths import Seen, sight_of
+from brainray.storage.shared_paths import NamedPath, shared_paths_of
 from brainray.training import state as training_request
 from brainray.training.dataset import (
-    Chosen,
+    SelectedImages,
     TrainingSet,
     describe_data,
     list_excluded,
@@ -29,9 +29,9 @@ from brainray.training.dataset import (
 from brainray.training.report import Validation, write_training_report
 from brainray.training.splits import Split
 from brainray.training.state import (
-    Found,
-    Part,
+    FitPart,
     Progress,
+    TrainingState,
     TrainRequest,
     WorkFolder,
     following,
@@ -89,7 +89,7 @@ def train(
     training_request.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
     job = _read_job(data, output_uri, exclude, replace(options, init=init.fingerprint if init else None), init, say)
-    if training_request.look(output_uri, job.request) != "trained":
+    if training_request.inspect_output(output_uri, job.request) != "trained":
         from brainray.models.networks import check_network
 
         check_network(job.model, options.weights)  # told before anything is written and Ray is started
@@ -97,7 +97,9 @@ def train(
         return _trained_already(job)
     storage.check_writable("--output", output_uri)
     with lease.hold(output_uri, purpose="train", say=say) as held:
-        found = training_request.look(output_uri, job.request)  # once more: another may have been at it in between
+        found = training_request.inspect_output(
+            output_uri, job.request
+        )  # once more: another may have been at it in between
         if found == "trained":
             bundle = _trained_already(job)
         else:
@@ -134,7 +136,7 @@ def _trained_already(job: _Job) -> Bundle:
     return load_bundle(job.output)
 
 
-def _train(job: _Job, found: Found, writer: storage.Writer, seconds: Callable[[], float]) -> Bundle:
+def _train(job: _Job, found: TrainingState, writer: storage.Writer, seconds: Callable[[], float]) -> Bundle:
     """Train what is not trained yet, and write the bundle."""
     parts = parts_of(job.output, job.options)
     begun = _begun(job, parts) if found == "unfinished" else Progress(states=(None,) * len(parts))
@@ -147,7 +149,7 @@ def _train(job: _Job, found: Found, writer: storage.Writer, seconds: Callable[[]
     return _write(job, progress, writer, seconds=begun.seconds + seconds())
 
 
-def _begun(job: _Job, parts: tuple[Part, ...]) -> Progress:
+def _begun(job: _Job, parts: tuple[FitPart, ...]) -> Progress:
     """Where an earlier command stopped; said in a line."""
     progress = read_progress(parts)
     for line in progress.damaged:
@@ -158,7 +160,7 @@ def _begun(job: _Job, parts: tuple[Part, ...]) -> Progress:
     return progress
 
 
-def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Writer) -> None:
+def _fit(job: _Job, parts: tuple[FitPart, ...], begun: Progress, writer: storage.Writer) -> None:
     """What needs Ray."""
     from brainray.cluster.nodes import await_workers, check_every_node
     from brainray.cluster.session import session
@@ -168,9 +170,9 @@ def _fit(job: _Job, parts: tuple[Part, ...], begun: Progress, writer: storage.Wr
     job.say("starting Ray")
     with session() as nodes:
         nodes = await_workers(nodes, say=job.say)
-        images = Seen("--data", job.training_set.table["uri"][0].as_py())
-        named = [images, *([Seen("--init", job.init.uri)] if job.init else [])]
-        check_every_node(sight_of(named, output=job.output, writer=writer))
+        images = NamedPath("--data", job.training_set.table["uri"][0].as_py())
+        named = [images, *([NamedPath("--init", job.init.uri)] if job.init else [])]
+        check_every_node(shared_paths_of(named, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=job.options.workers, most=job.options.most_workers)
         from brainray.cluster import (
             train_data,  # not before `session` has silenced Ray, which looks when it is imported
@@ -196,25 +198,25 @@ def _count(pool: "TrainPool") -> str:
 
 def _fit_part(
     job: _Job,
-    part: Part,
+    part: FitPart,
     decoded: "Dataset",
-    chosen: Chosen,
+    chosen: SelectedImages,
     split: Split,
     pool: "TrainPool",
     data: dict[str, Any],
     writer: storage.Writer,
 ) -> None:
     from brainray.cluster import train as ray_train
-    from brainray.cluster.train_shares import Side
+    from brainray.cluster.train_shares import SplitSide
     from brainray.cluster.train_worker import TrainJob
-    from brainray.training.trainer import Lesson
+    from brainray.training.trainer import FitSpec
 
     counts = picture_counts(chosen, split.train, len(job.model.classes))
-    lesson = Lesson(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
+    lesson = FitSpec(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
     work = TrainJob(lesson=lesson, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
     sides = {
-        "train": Side.of(chosen.side(split.train), chosen.pictures[split.train], by="picture"),
-        "validation": Side.of(chosen.side(split.validation), chosen.pictures[split.validation], by="position"),
+        "train": SplitSide.of(chosen.side(split.train), chosen.pictures[split.train], by="picture"),
+        "validation": SplitSide.of(chosen.side(split.validation), chosen.pictures[split.validation], by="position"),
     }
     ray_train.train(work, decoded=decoded, sides=sides, pool=pool, say=job.say)
 
@@ -223,7 +225,7 @@ def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Wri
     """Make the work folder this training's. From here on the output is not refused for being in use."""
     before = begun.data
     if before is None:
-        training_request.begin(job.output, job.request, writer=writer)
+        training_request.begin_training(job.output, job.request, writer=writer)
     elif before != data:
         # An image that could be read at one time only moves others across the split: to measure on what was learned.
         raise BadRequest(

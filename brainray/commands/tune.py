@@ -10,23 +10,23 @@ from brainray import storage
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BrainrayError
 from brainray.storage import lease
-from brainray.storage.shared_paths import Seen, sight_of
+from brainray.storage.shared_paths import NamedPath, shared_paths_of
 from brainray.training import search as tuning
-from brainray.training.dataset import Chosen, TrainingSet, list_excluded, list_training_set, picture_counts
+from brainray.training.dataset import SelectedImages, TrainingSet, list_excluded, list_training_set, picture_counts
 from brainray.training.search import Space, Trial
 from brainray.training.state import check_is_folder, describe_request
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from brainray.cluster.tune import Sides
+    from brainray.cluster.tune import SplitDatasets
     from brainray.training.dataset import Array
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class TuneRequest:
     """A search as it was asked for. `options` are those of the first trial, and of what is not varied in others."""
 
     data: str
@@ -50,7 +50,7 @@ class _Job:
     say: Say
 
 
-def tune(request: Request, *, say: Say) -> list[Trial]:
+def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
     """Run the trials that are still to be run. Gives all of which anything was measured, the best first."""
     output = storage.normalise(request.output)
     check_is_folder(output)
@@ -68,7 +68,7 @@ def tune(request: Request, *, say: Say) -> list[Trial]:
     storage.check_writable("--output", output)
     with lease.hold(output, purpose="tune", say=say) as held:
         asked = describe_request(request.options, training_set, excluded)
-        tuning.begin(output, asked, request.space, held.writer)
+        tuning.begin_search(output, asked, request.space, held.writer)
         job = _Job(
             output=output,
             options=request.options,
@@ -113,8 +113,8 @@ def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told:
         from brainray.cluster.tune import Search, run_trials
 
         nodes = await_workers(nodes, say=job.say)
-        first_image = Seen("--data", job.training_set.table["uri"][0].as_py())
-        check_every_node(sight_of([first_image], output=job.output, writer=job.writer))
+        first_image = NamedPath("--data", job.training_set.table["uri"][0].as_py())
+        check_every_node(shared_paths_of([first_image], output=job.output, writer=job.writer))
         pool = train_pool(nodes, workers=None, most=len(waiting))
         job.say("decoding")
         decoded, chosen = train_data.decode(
@@ -140,10 +140,10 @@ def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told:
         run_trials(search, [trial.number for trial in waiting], pool, told=heard)
 
 
-def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: Chosen, *, cpus: float) -> "Sides":
+def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: SelectedImages, *, cpus: float) -> "SplitDatasets":
     """The images in one size; `decoded` are those in the size of the first trial."""
     from brainray.cluster import train_data
-    from brainray.cluster.tune import Sides
+    from brainray.cluster.tune import SplitDatasets
 
     if spec != job.options.image_spec:
         decoded = train_data.decoded_dataset(job.training_set.table, spec, cpus=cpus)
@@ -152,7 +152,7 @@ def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: Chosen, *, cp
         return train_data.select(decoded, chosen.side(places), chosen.pictures[places], cpus=cpus)
 
     (split,) = chosen.splits
-    return Sides(train=select(split.train), validation=select(split.validation))
+    return SplitDatasets(train=select(split.train), validation=select(split.validation))
 
 
 def line_of(trial: Trial) -> str:

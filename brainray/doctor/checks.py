@@ -86,7 +86,7 @@ class Check:
     timeout_s: float = 60.0
 
 
-def examine(checks: Sequence[Check]) -> Iterator[Finding]:
+def run_checks(checks: Sequence[Check]) -> Iterator[Finding]:
     """All findings in the order of the checks, each as soon as it is its turn.
 
     What hangs, as a network file system may, is left behind in its thread.
@@ -117,12 +117,12 @@ def attempted(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Fin
     try:
         yield from look()
     except BrainrayError as exc:
-        yield blamed(check, exc)
+        yield finding_of_error(check, exc)
     except Exception as exc:  # noqa: BLE001  a check that is broken must not hide what the others find
         yield wrong(check, f"could not be checked ({one_line(f'{type(exc).__name__}: {exc}')})", _DEFECT)
 
 
-def blamed(check: str, exc: BrainrayError, *, about: str = "", remedy: str = _CORRECT) -> Finding:
+def finding_of_error(check: str, exc: BrainrayError, *, about: str = "", remedy: str = _CORRECT) -> Finding:
     """An error of ours: its message names a thing, what is wrong with it, and mostly after a semicolon what to do.
 
     The thing is left out where it is what the check, or `about`, names; `remedy` is for messages without one.
@@ -180,7 +180,7 @@ def findings_of(module: str, check: str, *arguments: str, timeout_s: int, remedy
         yield wrong(check, f"died of it ({how})" + (f": {last}" if last else ""), remedy)
 
 
-def tell(look: Callable[..., Iterable[Finding]]) -> None:
+def print_findings(look: Callable[..., Iterable[Finding]]) -> None:
     """The main function of a program for `findings_of`: a line each. The kernel ends one that hangs as an orphan."""
     signal.alarm(int(sys.argv[1]) + 1)
     for finding in look(*sys.argv[2:]):

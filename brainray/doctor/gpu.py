@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from .checks import Finding, findings_of, ok, one_line, size_text, tell, warning, wrong
+from .checks import Finding, findings_of, ok, one_line, print_findings, size_text, warning, wrong
 
 TIMEOUT_S = 120  # the first import on a machine reads 2 GB, from a network disk perhaps
 _SMI_TIMEOUT_S = 20
@@ -156,4 +156,4 @@ def _judge_gpu(number: int, gpu: Gpu, torch: Torch, driver: Sequence[str]) -> Fi
 
 
 if __name__ == "__main__":
-    tell(look_at_torch)
+    print_findings(look_at_torch)

@@ -13,12 +13,12 @@ from brainray.config import ImageSpec
 from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
 from brainray.inputs.archives import kind_of
-from brainray.inputs.file_lists import open_list
-from brainray.inputs.image_files import hidden, skip_reason
+from brainray.inputs.file_lists import open_file_list
+from brainray.inputs.image_files import is_hidden, skip_reason
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.storage.base import FileInfo
 
-from .checks import Finding, Skew, blamed, counted, ok, size_text, warning, wrong
+from .checks import Finding, Skew, counted, finding_of_error, ok, size_text, warning, wrong
 
 Clock = Callable[[], float]
 
@@ -58,7 +58,7 @@ def check_service(uri: str, *, told: bool = True, clock: Clock = time.time) -> I
     """
     name = store_of(uri)
     before_s = clock()
-    service = storage.ask_service(uri)
+    service = storage.describe_service(uri)
     after_s = clock()
     if service is None or not told:
         return
@@ -98,7 +98,7 @@ def check_images(option: str, uri: str) -> Iterator[Finding]:
         first, passed_over = first_image(uri)
     except BrainrayError as exc:
         remedy = "correct it, or mount its file system" if not far else "correct the bucket or the folder"
-        yield blamed(f"{name} list", exc, remedy=remedy)
+        yield finding_of_error(f"{name} list", exc, remedy=remedy)
         return
     if first is None:
         many = passed_over == _LOOKED_AT
@@ -111,12 +111,12 @@ def check_images(option: str, uri: str) -> Iterator[Finding]:
     try:
         yield _read(f"{name} {verb}", first)
     except BrainrayError as exc:
-        yield blamed(f"{name} {verb}", exc, remedy="let this user read it")
+        yield finding_of_error(f"{name} {verb}", exc, remedy="let this user read it")
 
 
 def first_image(uri: str) -> tuple[FileInfo | None, int]:
     """The first image or container of images, and how many files were passed over to find it."""
-    listed = open_list(uri)
+    listed = open_file_list(uri)
     if listed is not None:
         with closing(listed.rows()) as rows:  # type: ignore[type-var]  # a generator
             row = next(rows, None)
@@ -127,7 +127,7 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
     with closing(storage.list_files(uri)) as files:  # type: ignore[type-var]  # a generator
         for found in islice(files, _LOOKED_AT):
             file = storage.name_of(found.uri)
-            container = kind_of(file) and not found.special and not hidden(file, found.folders)
+            container = kind_of(file) and not found.special and not is_hidden(file, found.folders)
             if container or skip_reason(file, found.folders, special=found.special) is None:
                 return found, passed_over
             passed_over += 1

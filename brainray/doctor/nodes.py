@@ -16,7 +16,7 @@ _SAME = "install the same there as here: pip install --constraint constraints.tx
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class NodeQuestions:
     """What is to be asked about a cluster. Locations are normalised."""
 
     cluster: bool | None  # True: there must be one; False: none is looked for
@@ -32,7 +32,7 @@ class Asked:
         return cls(**values | {"reads": tuple((option, uri) for option, uri in values["reads"])})
 
 
-def check_ray(asked: Asked) -> Iterator[Finding]:
+def check_ray(asked: NodeQuestions) -> Iterator[Finding]:
     remedy = "see whether what RAY_ADDRESS names, or `ray start` left behind, is a Ray head of this version that runs"
     return findings_of("brainray.cluster.doctor", "ray", asked.to_json(), timeout_s=TIMEOUT_S, remedy=remedy)
 
@@ -92,7 +92,7 @@ def facts(packages: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class NodeAnswer:
     """The facts of a node, and the times here between which it gave them."""
 
     facts: dict[str, Any]
@@ -118,7 +118,7 @@ def judge_cluster(nodes: Sequence[ClusterNode], address: str) -> Iterator[Findin
     yield ok("ray cluster", f"{found}; {counted(pool.actors, 'process')} would score")
 
 
-def judge_node(node: ClusterNode, answer: Answer, here: dict[str, Any]) -> Iterator[Finding]:
+def judge_node(node: ClusterNode, answer: NodeAnswer, here: dict[str, Any]) -> Iterator[Finding]:
     """One node beside this machine, whose own facts are `here`."""
     theirs = answer.facts
     name = f"node {node.name}"

@@ -18,7 +18,7 @@ from brainray.models.bundle import DESCRIPTION, load_bundle
 from brainray.scoring.run_folder import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 from brainray.storage.lease import refuse_if_held
 
-from .checks import Finding, attempted, blamed, ok, size_text, warning, wrong
+from .checks import Finding, attempted, finding_of_error, ok, size_text, warning, wrong
 from .inputs import check_service
 
 _FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # 0.2 kB an image, measured: of ten million, and of one
@@ -187,7 +187,7 @@ def _step(name: str, action: str, step: Callable[[], object], about: str) -> Gen
     try:
         step()
     except BrainrayError as exc:
-        yield blamed(name, exc, about=about, remedy=f"see whether the credentials have {action}")
+        yield finding_of_error(name, exc, about=about, remedy=f"see whether the credentials have {action}")
         return False
     yield ok(name, f"allowed, {1000 * (time.perf_counter() - began_s):.0f} ms")
     return True
@@ -202,7 +202,7 @@ def _get(probe: str, *, there: bool) -> None:
 
 
 def _conditions(name: str, uri: str) -> Iterator[Finding]:
-    missing = storage.missing_conditions(uri)
+    missing = storage.unsupported_conditions(uri)
     if not missing:
         yield ok(name, "If-None-Match and If-Match are honoured")
         return

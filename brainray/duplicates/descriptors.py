@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Signature:
+class Descriptor:
     """Of one picture. Shapes and types are fixed, so the fields can be columns of a table."""
 
     digest: str  # SHA-256 of the picture and its shape, 64 hex digits
@@ -43,7 +43,7 @@ class Signature:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Signatures:
+class Descriptors:
     """The same of N pictures, an array a field."""
 
     digest: npt.NDArray[np.bytes_]
@@ -73,7 +73,7 @@ class Signatures:
             arrays[field.name] = np.memmap(path, values.dtype, "w+", shape=shape)
         return cls(**arrays) if count else cls.stack([])
 
-    def put(self, rows: npt.NDArray[np.integer[Any]], others: "Signatures") -> None:
+    def put(self, rows: npt.NDArray[np.integer[Any]], others: "Descriptors") -> None:
         """Replace some of them."""
         for field in fields(self):
             getattr(self, field.name)[rows] = getattr(others, field.name)
@@ -87,7 +87,7 @@ class Signatures:
         return values | {"digest": self.digest.astype("U64")}
 
     @classmethod
-    def stack(cls, signatures: Sequence[Signature]) -> Self:
+    def stack(cls, signatures: Sequence[Descriptor]) -> Self:
         """None of them is fine too."""
         types: dict[str, Any] = {"digest": "S64", "height": np.int32, "width": np.int32}
         columns = {f.name: [getattr(one, f.name) for one in signatures or [_NOTHING]] for f in fields(cls)}
@@ -101,18 +101,18 @@ class Signatures:
         return cls(**values | {"digest": values["digest"].astype("S64")})
 
     @classmethod
-    def concatenate(cls, parts: "Sequence[Signatures]") -> Self:
+    def concatenate(cls, parts: "Sequence[Descriptors]") -> Self:
         """One after another, one part or more."""
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
-def signature_of(luminance_HW: Pixels) -> Signature:
+def describe_picture(luminance_HW: Pixels) -> Descriptor:
     """The signature of an upright picture of any size, in 6 ms for one of 512 x 512 pixels."""
     height, width = luminance_HW.shape
     box = _silhouette_box(luminance_HW)
     thumbnail = _cut(luminance_HW, box)
     points, features = _points(thumbnail)
-    return Signature(
+    return Descriptor(
         digest=hashlib.sha256(f"{luminance_HW.shape}".encode() + luminance_HW.tobytes()).hexdigest(),
         height=height,
         width=width,
@@ -123,7 +123,7 @@ def signature_of(luminance_HW: Pixels) -> Signature:
     )
 
 
-def nothing() -> Signature:
+def nothing() -> Descriptor:
     """For an image that cannot be read: like no other, and not searched for."""
     return _NOTHING
 
@@ -194,7 +194,7 @@ def _detector() -> Any:  # noqa: ANN401
     return cv2.SIFT_create(nfeatures=0, contrastThreshold=0.01, edgeThreshold=20)  # type: ignore[attr-defined]
 
 
-_NOTHING = Signature(
+_NOTHING = Descriptor(
     digest="",
     height=0,
     width=0,

@@ -19,7 +19,7 @@ from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
 from brainray.inputs.image_files import Grouper, image_files, tables_of
 
-from .descriptors import Signatures, nothing, signature_of
+from .descriptors import Descriptors, describe_picture, nothing
 from .search import CANDIDATES, SAME_PICTURE
 from .transforms import IDENTICAL, JOINED
 
@@ -29,14 +29,14 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in ("uri", "source", "label", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
+class AuditListing:
     """Every image file below the roots, once."""
 
     table: pa.Table  # uri, source, label, folder (the first, where it is not the class), subject; null for none
     skipped: dict[str, int]
 
 
-def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str | None) -> Listed:
+def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str | None) -> AuditListing:
     """Raises `BadRequest` where there is nothing to look at, or a root lies in another."""
     _check_apart([*data, *against])
     subject_of = Grouper(group_regex, option="--group-regex")
@@ -48,7 +48,7 @@ def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str
             if not found:
                 raise BadRequest(f"--{source} {root}: no image files found")
             chunks += found
-    return Listed(table=pa.concat_tables(chunks), skipped=dict(sorted(skipped.items())))
+    return AuditListing(table=pa.concat_tables(chunks), skipped=dict(sorted(skipped.items())))
 
 
 def _check_apart(roots: Sequence[str]) -> None:
@@ -73,16 +73,16 @@ def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]
     return label, folders[0] if divided else None
 
 
-def sign_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
+def describe_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
     """(position, uri) -> signatures; an image that cannot be read keeps its row, with a reason."""
     signatures = [nothing()] * len(rows)
     errors = np.full(len(rows), READABLE, np.int8)
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
-            signatures[row] = signature_of(luminance(storage.read_bytes(uri)))
+            signatures[row] = describe_picture(luminance(storage.read_bytes(uri)))
         except (ImageError, StorageError) as exc:
             errors[row] = IMAGE_REASONS.index(exc.reason)
-    return {"position": rows["position"].to_numpy(), "error": errors} | Signatures.stack(signatures).columns()
+    return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(signatures).columns()
 
 
 Array = npt.NDArray[Any]
@@ -113,7 +113,7 @@ class Grouping:
     def readable(self) -> Array:
         return self.number >= 0
 
-    def copies(self, signatures: Signatures) -> Array:
+    def copies(self, signatures: Descriptors) -> Array:
         """[M, 2] leaders and an image of each other picture in their groups, pixel for pixel copies once."""
         rows = np.flatnonzero(self.readable)
         _, first = np.unique(signatures.digest[rows], return_index=True)
@@ -122,7 +122,7 @@ class Grouping:
         return np.stack([self.leader[rows], rows], axis=1)
 
 
-def number_groups(groups: Array, signatures: Signatures) -> Grouping:
+def number_groups(groups: Array, signatures: Descriptors) -> Grouping:
     """Of each group the largest image stands for it, of equals the one with the smallest digest."""
     readable = np.flatnonzero(signatures.digest != b"")
     _, member = np.unique(groups[readable], return_inverse=True)
@@ -138,7 +138,7 @@ def number_groups(groups: Array, signatures: Signatures) -> Grouping:
 
 def groups_table(
     listed: pa.Table,
-    signatures: Signatures,
+    signatures: Descriptors,
     errors: Array,
     grouping: Grouping,
     described: tuple[Array, Array, pa.Array],
@@ -163,13 +163,13 @@ def groups_table(
     return pa.table([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
-def _first_alike(signatures: Signatures) -> Array:
+def _first_alike(signatures: Descriptors) -> Array:
     """For each image the first with the same pixels."""
     _, first, same = np.unique(signatures.digest, return_index=True, return_inverse=True)
     return np.asarray(first[same])
 
 
-def _group_ids(signatures: Signatures, grouping: Grouping) -> pa.Array:
+def _group_ids(signatures: Descriptors, grouping: Grouping) -> pa.Array:
     rows = np.flatnonzero(grouping.readable)
     order = rows[np.lexsort((signatures.digest[rows], grouping.number[rows]))]
     _, first = np.unique(grouping.number[order], return_index=True)

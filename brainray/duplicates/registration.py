@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .descriptors import THUMBNAIL_PX, Floats, Pixels, Signatures
+from .descriptors import THUMBNAIL_PX, Descriptors, Floats, Pixels
 
 Doubles = npt.NDArray[np.float64]
 Blur = Callable[[Floats, tuple[int, int], float], Any]
@@ -49,7 +49,7 @@ def _mirrored_values() -> npt.NDArray[np.int64]:
 MIRRORED = _mirrored_values()
 
 
-def register(signatures: Signatures, first: int, second: int, *, mirrored: bool) -> Registration | None:
+def register(signatures: Descriptors, first: int, second: int, *, mirrored: bool) -> Registration | None:
     """Lay the second picture upon the first; None where they have too little in common."""
     start = _from_points(signatures, first, second, mirrored=mirrored)
     if start is None:
@@ -95,7 +95,7 @@ def _aligned(first: Floats, second: Floats, start: Floats, steps: int) -> tuple[
     return float(reached), np.asarray(warp, np.float32)
 
 
-def _from_points(signatures: Signatures, first: int, second: int, *, mirrored: bool) -> Doubles | None:
+def _from_points(signatures: Descriptors, first: int, second: int, *, mirrored: bool) -> Doubles | None:
     """The warp that most pairs of points agree on."""
     features = [signatures.features[i][signatures.points[i, :, 2] > 0] for i in (first, second)]
     points = [signatures.points[i, : len(values)] for i, values in zip((first, second), features, strict=True)]

@@ -15,14 +15,14 @@ from PIL import Image
 
 from brainray import storage
 
-from .descriptors import Signatures
+from .descriptors import Descriptors
 from .groups import largest_groups, mixed_groups
 
 _SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20}  # groups; with 12 images of 3 kB each at most 4 MB
 _IMAGES_SHOWN = 12
 
 
-def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, signatures: Signatures) -> str:
+def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, signatures: Descriptors) -> str:
     """audit.html, of rows in the order of the signatures."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -35,7 +35,7 @@ def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, sig
             chapters.append((title, [_group(group, table, folders, signatures) for group in new]))
     pages = Environment(loader=PackageLoader("brainray.duplicates"), autoescape=True, undefined=StrictUndefined)
     return pages.get_template("audit.html").render(
-        sources=[*figures["data"], *figures["against"]], figures=list(told(figures)), chapters=chapters
+        sources=[*figures["data"], *figures["against"]], figures=list(figure_rows(figures)), chapters=chapters
     )
 
 
@@ -55,7 +55,7 @@ def _heading(title: str, groups: list[str], most: int) -> tuple[str, list[str]]:
     return title + rest, groups[:most]
 
 
-def _group(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Signatures) -> dict[str, Any]:
+def _group(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Descriptors) -> dict[str, Any]:
     """The image that stands for the group, then one of each label, folder and source, then others."""
     rows = np.flatnonzero(pc.equal(table["group"], group).to_numpy(zero_copy_only=False))
     images = table.take(pa.array(rows)).to_pylist()
@@ -68,7 +68,7 @@ def _group(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Si
     return {"name": group, "images": len(rows), "shown": shown}
 
 
-def _image(image: dict[str, Any], signatures: Signatures, row: int) -> dict[str, Any]:
+def _image(image: dict[str, Any], signatures: Descriptors, row: int) -> dict[str, Any]:
     words = [image["label"] or "no label", f"in --{image['source']}", storage.name_of(image["uri"])]
     if image["transform"]:
         alike = "" if image["similarity"] is None else f", similarity {image['similarity']:.2f}"
@@ -76,7 +76,7 @@ def _image(image: dict[str, Any], signatures: Signatures, row: int) -> dict[str,
     return {"uri": image["uri"], "picture": _picture(signatures, row), "words": words}
 
 
-def _picture(signatures: Signatures, row: int) -> str:
+def _picture(signatures: Descriptors, row: int) -> str:
     """A data URI, in the proportions of the image."""
     left, top, right, bottom = signatures.box[row].tolist()
     wide, high = (right - left) * int(signatures.width[row]), (bottom - top) * int(signatures.height[row])
@@ -88,7 +88,7 @@ def _picture(signatures: Signatures, row: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
-def told(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The figures that people look at first, in words, for the page and the terminal."""
     yield "images", f"{figures['images']:,}"
     for reason, images in figures["unreadable"].items():

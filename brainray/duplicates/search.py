@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .descriptors import FEATURE_VALUES, POINTS, Pixels, Signatures
+from .descriptors import FEATURE_VALUES, POINTS, Descriptors, Pixels
 from .registration import MIRRORED, register
 
 Ints = npt.NDArray[np.int64]
@@ -48,10 +48,10 @@ class Pairs:
         return Pairs(rows=self.rows[which], mirrored=self.mirrored[which], score=self.score[which])
 
 
-Verify = Callable[[Signatures, Pairs], Floats]
+Verify = Callable[[Descriptors, Pairs], Floats]
 
 
-def similarities(signatures: Signatures, pairs: Pairs, *, threads: int = _THREADS) -> Floats:
+def similarities(signatures: Descriptors, pairs: Pairs, *, threads: int = _THREADS) -> Floats:
     """How alike the pictures of each pair are, 0 where they have too little in common; in this process."""
 
     def one(row: int) -> float:
@@ -63,7 +63,7 @@ def similarities(signatures: Signatures, pairs: Pairs, *, threads: int = _THREAD
         return np.fromiter(pool.map(one, range(len(pairs))), np.float32, len(pairs))
 
 
-def find_copies(signatures: Signatures, *, verify: Verify = similarities) -> Pairs:
+def find_copies(signatures: Descriptors, *, verify: Verify = similarities) -> Pairs:
     """Verified pairs that connect every group but for pixel for pixel copies, which `group_copies` knows by itself.
 
     For 5,547 images, of which half are copies, 40 s on 2 cores.
@@ -86,7 +86,7 @@ def find_copies(signatures: Signatures, *, verify: Verify = similarities) -> Pai
     return _joined(found)
 
 
-def group_copies(signatures: Signatures, pairs: Pairs) -> Ints:
+def group_copies(signatures: Descriptors, pairs: Pairs) -> Ints:
     """For each picture the first of its group: those with equal pixels, and what the pairs connect.
 
     What could not be read (an empty digest) is alone.
@@ -107,13 +107,13 @@ def connected(count: int, links: Ints) -> Ints:
     return np.asarray(first[part], np.int64)
 
 
-def distinct_rows(signatures: Signatures) -> Ints:
+def distinct_rows(signatures: Descriptors) -> Ints:
     """A row of each picture that shows something, by digest: the order does not depend on that of the images."""
     _, first = np.unique(signatures.digest, return_index=True)
     return np.asarray(first[signatures.shows_something[first]], np.int64)
 
 
-def find_candidates(signatures: Signatures, rows: Ints) -> Pairs:
+def find_candidates(signatures: Descriptors, rows: Ints) -> Pairs:
     """Pairs among these rows that may be copies, the most promising first."""
     present = signatures.points[rows, :, 2] > 0
     found = _joined(list(_votes(signatures.features, rows, present)))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .descriptors import THUMBNAIL_PX, Signatures
+from .descriptors import THUMBNAIL_PX, Descriptors
 from .registration import Registration, moved, register
 
 Doubles = npt.NDArray[np.float64]
@@ -26,15 +26,15 @@ _FLAT = 0.2  # greatest distance of the tones from being equally frequent, after
 _TONES = 16
 
 
-def find_alterations(
-    signatures: Signatures, rows: npt.NDArray[np.integer[Any]]
+def find_transforms(
+    signatures: Descriptors, rows: npt.NDArray[np.integer[Any]]
 ) -> tuple[npt.NDArray[np.float32], pa.Array]:
     """For [M, 2] pictures and copies of them: similarity and words, NaN and null where they do not register."""
-    found = [find_alteration(signatures, original, copy) or (np.nan, None) for original, copy in rows.tolist()]
+    found = [find_transform(signatures, original, copy) or (np.nan, None) for original, copy in rows.tolist()]
     return np.array([one[0] for one in found], np.float32), pa.array([one[1] for one in found], pa.string())
 
 
-def find_alteration(signatures: Signatures, original: int, copy: int) -> tuple[float, str] | None:
+def find_transform(signatures: Descriptors, original: int, copy: int) -> tuple[float, str] | None:
     """Similarity of a copy to another picture, and what was done to that; None where they do not register."""
     if signatures.digest[original] == signatures.digest[copy]:
         return 1.0, IDENTICAL
@@ -43,7 +43,7 @@ def find_alteration(signatures: Signatures, original: int, copy: int) -> tuple[f
     return None if best is None else (best.similarity, describe(signatures, original, copy, best))
 
 
-def describe(signatures: Signatures, original: int, copy: int, found: Registration) -> str:
+def describe(signatures: Descriptors, original: int, copy: int, found: Registration) -> str:
     """Such as "mirrored + resized + brighter"; "recompressed" where nothing can be seen."""
     frames = [_frame_to_thumbnail(signatures, row) for row in (original, copy)]
     inner = np.vstack([found.warp, [0, 0, 1]]).astype(np.float64)
@@ -56,7 +56,7 @@ def describe(signatures: Signatures, original: int, copy: int, found: Registrati
     return JOINED.join(words) or RECOMPRESSED
 
 
-def _frame_to_thumbnail(signatures: Signatures, row: int) -> Doubles:
+def _frame_to_thumbnail(signatures: Descriptors, row: int) -> Doubles:
     """[3, 3] pixels of the image -> pixels of its thumbnail."""
     height, width = float(signatures.height[row]), float(signatures.width[row])
     left, top, right, bottom = (signatures.box[row].astype(np.float64) * (width, height, width, height)).tolist()
@@ -84,13 +84,13 @@ def _moves(linear: Doubles) -> list[str]:
     return words
 
 
-def _crops(signatures: Signatures, warp: Doubles, original: int, copy: int) -> list[str]:
+def _crops(signatures: Descriptors, warp: Doubles, original: int, copy: int) -> list[str]:
     lost = 1 - _shown(warp, signatures, original, copy)
     added = 1 - _shown(np.linalg.inv(warp), signatures, copy, original)
     return ["cropped"] * (lost > _UNSEEN) + ["bordered"] * (added > _UNSEEN)
 
 
-def _shown(warp: npt.NDArray[Any], signatures: Signatures, here: int, there: int) -> float:
+def _shown(warp: npt.NDArray[Any], signatures: Descriptors, here: int, there: int) -> float:
     """The share of one frame that lies within the other."""
     sides = [np.array([signatures.width[row], signatures.height[row]], np.float64) for row in (here, there)]
     grid = (np.stack(np.meshgrid(*[np.arange(32) + 0.5] * 2), axis=-1).reshape(-1, 2) / 32) * sides[0] - 0.5
@@ -98,7 +98,7 @@ def _shown(warp: npt.NDArray[Any], signatures: Signatures, here: int, there: int
     return float(((places > -0.5) & (places < sides[1] - 0.5)).all(axis=1).mean())
 
 
-def _tones(signatures: Signatures, original: int, copy: int, found: Registration) -> list[str]:
+def _tones(signatures: Descriptors, original: int, copy: int, found: Registration) -> list[str]:
     """Brighter, darker, with another contrast, or equalised."""
     import cv2
 

@@ -27,7 +27,7 @@ UNITS = 2**30  # an image adds at most 2.0, the largest Brier score: int64 has r
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tally:
+class Counts:
     """What was counted in some rows; `+` gives what would have been counted in both. Properties span all groups."""
 
     groups: tuple[str, ...]
@@ -39,12 +39,12 @@ class Tally:
     squared_error: Ints  # [G]: units of Brier score, summed over the scored and labelled
     review: Ints  # [G, 3]: the scored that are for review; of the others that have a label: images, correct ones
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "Counts") -> "Counts":
         return total((self, other))
 
-    def by_group(self) -> Iterator[tuple[str, "Tally"]]:
+    def by_group(self) -> Iterator[tuple[str, "Counts"]]:
         for g, name in enumerate(self.groups):
-            yield name, Tally(groups=(name,), **{field: getattr(self, field)[g : g + 1] for field in _COUNTS})
+            yield name, Counts(groups=(name,), **{field: getattr(self, field)[g : g + 1] for field in _COUNTS})
 
     @property
     def confusions(self) -> Ints:
@@ -77,14 +77,14 @@ class Tally:
         return int(self.confusions.sum())
 
 
-_COUNTS = tuple(name for name in Tally.__dataclass_fields__ if name != "groups")
+_COUNTS = tuple(name for name in Counts.__dataclass_fields__ if name != "groups")
 
 
 def _sum(counts: Ints, axis: int | tuple[int, ...]) -> Ints:
     return np.asarray(counts.sum(axis=axis), np.int64)
 
 
-def total(tallies: Iterable[Tally]) -> Tally:
+def total(tallies: Iterable[Counts]) -> Counts:
     """The sum of one tally or more; groups come out sorted. Cheaper than `+` where there are many groups."""
     parts = list(tallies)
     groups = tuple(sorted(set().union(*(part.groups for part in parts))))
@@ -94,7 +94,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
     for field, counts in sums.items():
         for part, where in zip(parts, places, strict=True):
             counts[where] += getattr(part, field)
-    return Tally(groups=groups, **sums)
+    return Counts(groups=groups, **sums)
 
 
 def count_rows(
@@ -107,7 +107,7 @@ def count_rows(
     confidence_N: Reals,
     probs_NK: Reals,
     review_N: npt.NDArray[np.bool_],
-) -> Tally:
+) -> Counts:
     """Integers are indices: labels of classes or K for none, reasons of `REASONS` or `SCORED`.
 
     The last four are ignored where a row failed. Raises ValueError for an index out of range and a number not finite.
@@ -120,7 +120,7 @@ def count_rows(
         raise ValueError("a scored image has a probability that is no number")
     known, review = label < K, review_N[ok]
     correct, accepted = label == predicted, known & ~review
-    return Tally(
+    return Counts(
         groups=tuple(groups),
         scored=_grid((G, K + 1, K), group, label, predicted),
         unscored=_grid((G, K + 1, len(REASONS)), group_N[bad], label_N[bad], reason_N[bad]),
@@ -132,7 +132,7 @@ def count_rows(
     )
 
 
-def count_probabilities(label_N: Ints, probs_NK: Reals) -> Tally:
+def count_probabilities(label_N: Ints, probs_NK: Reals) -> Counts:
     """The tally of scored images in one group. A label of K is none; of equal classes the first is predicted."""
     probs = np.asarray(probs_NK, np.float64)
     zeros = np.zeros(len(probs), np.int64)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .counts import CALIBRATION_BINS, UNITS, Ints, Reals, Tally, count_probabilities
+from .counts import CALIBRATION_BINS, UNITS, Counts, Ints, Reals, count_probabilities
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
 
 
-class Estimate(NamedTuple):
+class IntervalEstimate(NamedTuple):
     """A proportion with its 95 % interval."""
 
     value: float
@@ -54,27 +54,27 @@ def per_class(confusion: Ints) -> dict[str, npt.NDArray[Any]]:
     return columns
 
 
-def accuracy(tally: Tally) -> Estimate | None:
+def accuracy(tally: Counts) -> IntervalEstimate | None:
     """The share of scored and labelled images whose prediction is right; None without such images."""
     return _estimate(int(tally.confusion.trace()), tally.scored_and_labelled)
 
 
-def accepted_accuracy(tally: Tally) -> Estimate | None:
+def accepted_accuracy(tally: Counts) -> IntervalEstimate | None:
     """The same of what is not for review."""
     _, images, correct = tally.review.sum(axis=0).tolist()
     return _estimate(correct, images)
 
 
-def _estimate(hits: int, images: int) -> Estimate | None:
-    return Estimate(hits / images, *map(float, wilson(hits, images))) if images else None
+def _estimate(hits: int, images: int) -> IntervalEstimate | None:
+    return IntervalEstimate(hits / images, *map(float, wilson(hits, images))) if images else None
 
 
-def macro_f1(tally: Tally) -> float | None:
+def macro_f1(tally: Counts) -> float | None:
     """The plain mean over the classes that have labelled images; None if there are none."""
     return _mean_over_supported(tally.confusion, "f1")
 
 
-def balanced_accuracy(tally: Tally) -> float | None:
+def balanced_accuracy(tally: Counts) -> float | None:
     """The mean recall of the classes that have labelled images; None if there are none."""
     return mean_recall(tally.confusion)
 
@@ -96,7 +96,7 @@ def _mean_over_supported(confusion_KK: Ints, figure: str) -> float | None:
     return math.fsum(values) / len(values) if len(values) else None
 
 
-def mean_confidence(tally: Tally) -> float | None:
+def mean_confidence(tally: Counts) -> float | None:
     return _mean(tally.confidence, tally.ok)
 
 
@@ -104,18 +104,18 @@ def _mean(units: Ints, images: int) -> float | None:
     return int(units.sum()) / UNITS / images if images else None
 
 
-def brier(tally: Tally) -> float | None:
+def brier(tally: Counts) -> float | None:
     """The mean of the multi-class Brier score over scored and labelled images: 0 is perfect, 2 the worst."""
     return _mean(tally.squared_error, tally.scored_and_labelled)
 
 
-def expected_calibration_error(tally: Tally) -> float | None:
+def expected_calibration_error(tally: Counts) -> float | None:
     """Naeini et al., AAAI 2015: |share correct - mean confidence| by bin, weighted with the images in it."""
     _, correct, confidence = tally.calibration.sum(axis=0).T
     return _mean(np.abs(correct * UNITS - confidence), tally.scored_and_labelled)
 
 
-def calibration_bins(tally: Tally) -> list[dict[str, float | int | None]]:
+def calibration_bins(tally: Counts) -> list[dict[str, float | int | None]]:
     """For a reliability plot; mean confidence and share correct are None in an empty bin."""
     return [
         {
@@ -151,7 +151,7 @@ def reference_distribution(probs_NK: Reals, classes: Sequence[str]) -> dict[str,
     }
 
 
-def drift(tally: Tally, classes: Sequence[str], reference: Mapping[str, Any]) -> dict[str, float] | None:
+def drift(tally: Counts, classes: Sequence[str], reference: Mapping[str, Any]) -> dict[str, float] | None:
     """How far a run's predictions and confidences lie from the reference; None where nothing was scored."""
     if not tally.ok:
         return None

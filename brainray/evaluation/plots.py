@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import metrics
-from .counts import Ints, Tally
+from .counts import Counts, Ints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 
-def draw_confusion(tally: Tally, classes: Sequence[str]) -> bytes:
+def draw_confusion(tally: Counts, classes: Sequence[str]) -> bytes:
     """A PNG: the confusion matrix, or the predictions where no image is scored and labelled."""
     from matplotlib.figure import Figure  # half a second that only a picture is worth
 
@@ -70,7 +70,7 @@ def _short(images: int) -> str:
     return f"{images / 1e3:.0f}k" if images < 999_500 else f"{images / 1e6:.1f}M"
 
 
-def _title(tally: Tally) -> str:
+def _title(tally: Counts) -> str:
     accuracy = metrics.accuracy(tally)
     if accuracy is None:
         first = f"predictions of {tally.ok:,} images"
@@ -101,7 +101,7 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
     return _png(figure)
 
 
-def draw_reliability(tally: Tally) -> bytes:
+def draw_reliability(tally: Counts) -> bytes:
     """Share of right predictions by confidence: on the diagonal a model is as good as it says."""
     from matplotlib.figure import Figure
 

@@ -25,7 +25,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from brainray.config import ImageSpec
 from brainray.errors import ImageError, ImageReason
 
-from .formats import plugin_for, stranger
+from .formats import plugin_for, unsupported_format
 from .normalise import Box, head_box, usual_tone
 
 _TURNS = {  # what turns a picture of that EXIF orientation upright
@@ -100,7 +100,7 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile:
     _hush_pillow()
     plugin = plugin_for(data)
     if plugin is None:
-        raise ImageError(*stranger(data))
+        raise ImageError(*unsupported_format(data))
     with _pillow_errors("truncated", f"{plugin.format} header"):
         # Not Image.open: it hides the plugin's reason, and judges size by a limit global to the process.
         image = plugin(io.BytesIO(data))

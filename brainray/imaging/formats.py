@@ -53,7 +53,7 @@ def plugin_for(data: bytes) -> type[ImageFile] | None:
     return next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
 
 
-def stranger(data: bytes) -> tuple[ImageReason, str]:
+def unsupported_format(data: bytes) -> tuple[ImageReason, str]:
     """Why bytes that no plugin takes are refused, with a guess at what they are."""
     head = _unzipped_nifti(data) or data[:512]
     for magic, reason, what in _STRANGERS:

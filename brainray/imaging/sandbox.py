@@ -33,7 +33,7 @@ _BYTES_PER_PIXEL = 32
 _SPARE_BYTES = 2 << 30
 
 
-class DecoderApart:
+class SandboxedDecoder:
     """`decode` for one thread, with a child process behind it that starts when needed; a context manager ends it."""
 
     def __init__(self, spec: ImageSpec, *, timeout_s: float = 60.0) -> None:

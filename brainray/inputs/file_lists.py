@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from brainray import storage
-from brainray.errors import BadRequest, StorageError, blamed_on
+from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives as containers
 from .archives import kind_of
-from .archives.index import Indexes, Members
+from .archives.index import ArchiveIndexes, Members
 from .class_names import LABEL_COLUMNS
-from .schema import Entry
+from .schema import ListedImage
 
 _URI = ("uri", "url", "path", "file", "filename", "file_name")
 _SIZE = ("size_bytes", "size")
@@ -35,7 +35,7 @@ _KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.type
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class FileListRow:
     """A row of a list."""
 
     uri: str  # normalised
@@ -46,7 +46,7 @@ class Listed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageList:
+class FileList:
     """A file that lists images."""
 
     uri: str
@@ -69,7 +69,7 @@ class ImageList:
                 raise BadRequest(f"--keep-columns {name}: the list {self.uri} has no such column; it has {known}")
         return {name: _kept_type(self.columns[name]) for name in names}
 
-    def rows(self, keep: Sequence[str] = ()) -> Iterator[Listed]:
+    def rows(self, keep: Sequence[str] = ()) -> Iterator[FileListRow]:
         """Its rows in order. Raises `BadRequest` for one that names no image."""
         location, label, size, version = (self._find(names) for names in (_URI, LABEL_COLUMNS, _SIZE, _VERSION))
         wanted = [*([location] if location else [_BUCKET, _KEY]), *filter(None, (label, size, version)), *keep]
@@ -89,7 +89,7 @@ class ImageList:
                 number += 1
                 if not text or not text.strip():
                     raise BadRequest(f"--input {self.uri}: row {number:,} names no image; fill it in or remove it")
-                yield Listed(
+                yield FileListRow(
                     uri=self._located(text.strip()),
                     size_bytes=int(size_bytes) if size_bytes and size_bytes.isdigit() else None,
                     version=tag.strip('"') if tag else None,
@@ -106,14 +106,14 @@ class ImageList:
         return storage.normalise(text if absolute else f"{self.base}/{text}")
 
 
-def open_list(uri: str) -> ImageList | None:
+def open_file_list(uri: str) -> FileList | None:
     """The list that a file is, by its name; None for any other file, and for Parquet that holds the images themselves.
 
     Raises `BadRequest` where it cannot be read.
     """
     if not (uri.lower().endswith(".csv") or _is_parquet(uri)):
         return None
-    with blamed_on("--input"):
+    with as_bad_request("--input"):
         if storage.is_folder(uri):
             return None
     with _readable(uri):
@@ -125,7 +125,7 @@ def open_list(uri: str) -> ImageList | None:
                 schema = pa.schema([(name, pa.string()) for name in _header(file)])
     if any(map(_holds_bytes, schema.types)):
         return None
-    found = ImageList(uri=uri, columns=dict(zip(schema.names, schema.types, strict=True)))
+    found = FileList(uri=uri, columns=dict(zip(schema.names, schema.types, strict=True)))
     if found._find(_URI) is None and not {_BUCKET, _KEY} <= set(found.columns):
         columns = ", ".join(found.columns)
         raise BadRequest(f"--input {uri}: is no list of images: it needs a column uri or path, and has {columns}")
@@ -142,7 +142,7 @@ def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[s
     clash = next((name for name in names if name in set(taken) or names.count(name) > 1), None)
     if clash is not None:
         raise BadRequest(f"--keep-columns {clash}: predictions have such a column already; name it otherwise")
-    lists = [image_list for uri in inputs if (image_list := open_list(storage.normalise(uri))) is not None]
+    lists = [image_list for uri in inputs if (image_list := open_file_list(storage.normalise(uri))) is not None]
     if not lists:
         raise BadRequest("--keep-columns needs an --input that is a list of images: CSV or Parquet with a column uri")
     types = [image_list.kept_types(names) for image_list in lists]
@@ -209,7 +209,7 @@ def _kept_type(kind: pa.DataType) -> str:
 
 @contextmanager
 def _readable(uri: str) -> Iterator[None]:
-    with blamed_on("--input"):
+    with as_bad_request("--input"):
         try:
             yield
         except pa.ArrowException as exc:
@@ -221,7 +221,9 @@ _AT_ONCE = 16
 _KEPT_BYTES = 128 << 20  # an archive of a million members, or many of fewer
 
 
-def resolved(image_list: ImageList, indexes: Indexes, *, keep: Sequence[str] = ()) -> Iterator[tuple[Listed, Entry]]:
+def resolve_rows(
+    image_list: FileList, indexes: ArchiveIndexes, *, keep: Sequence[str] = ()
+) -> Iterator[tuple[FileListRow, ListedImage]]:
     """The rows of a list in order, each with its image. One that is not there has an entry all the same.
 
     An object of a bucket is not looked for, which would cost a request: it has the size and version that the list says.
@@ -238,19 +240,19 @@ def resolved(image_list: ImageList, indexes: Indexes, *, keep: Sequence[str] = (
                 yield listed, entry._replace(kept=listed.kept)
 
 
-def _plain(listed: Listed) -> Entry:
-    said = Entry(listed.uri, listed.size_bytes, listed.version)
+def _plain(listed: FileListRow) -> ListedImage:
+    said = ListedImage(listed.uri, listed.size_bytes, listed.version)
     if containers.kind_of(listed.uri):
         return said._replace(refused="unsupported: is a container; give it as --input, or list its members")
     try:
-        found = storage.look_up(listed.uri)
+        found = storage.stat(listed.uri)
     except StorageError:
-        return Entry(listed.uri)  # reading it will tell why
+        return ListedImage(listed.uri)  # reading it will tell why
     if found is None:
         return said
     if found.special:
         return said._replace(refused="unsupported: is no file")
-    return Entry(listed.uri, found.size_bytes, found.version)
+    return ListedImage(listed.uri, found.size_bytes, found.version)
 
 
 class _Archives:
@@ -259,28 +261,28 @@ class _Archives:
     Their indexes stay in memory, the last used ones of `most_bytes` in all, so that rows in any order read each once.
     """
 
-    def __init__(self, indexes: Indexes, *, most_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(self, indexes: ArchiveIndexes, *, most_bytes: int = _KEPT_BYTES) -> None:
         self._indexes = indexes
         self._most_bytes = most_bytes
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
 
-    def find(self, uris: Iterable[str]) -> dict[str, Entry]:
+    def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
         """An entry for each URI that names a member of an archive, also where there is no such member."""
         wanted: dict[tuple[str, containers.Kind], list[str]] = {}
         for uri in uris:
-            found = containers.container_of(uri)
+            found = containers.archive_of(uri)
             if found is not None:
                 wanted.setdefault(found, []).append(uri)
-        entries: dict[str, Entry] = {}
+        entries: dict[str, ListedImage] = {}
         for (archive, kind), members in wanted.items():
-            entries |= {uri: Entry(uri, refused=f"not_found: {archive} has no such member") for uri in members}
+            entries |= {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in members}
             try:
                 info, index = self._opened(archive, kind)
             except StorageError as exc:
                 if exc.reason == "read_failed":
                     raise
-                entries |= {uri: Entry(uri, refused=f"{exc.reason}: {exc}") for uri in members}
+                entries |= {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in members}
                 continue
             names = [uri.removeprefix(f"{archive}#") for uri in members]
             entries |= {entry.uri: entry for entry in index.find(info, names)}

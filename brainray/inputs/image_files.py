@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from brainray import storage
 from brainray.config import pattern_of
-from brainray.errors import blamed_on
+from brainray.errors import as_bad_request
 from brainray.storage.base import FileInfo
 
 from .archives.member import is_archive
@@ -23,7 +23,7 @@ _MEDICAL = "heic heif dcm dicom ima nii"
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
 
 
-def hidden(name: str, folders: Sequence[str]) -> bool:
+def is_hidden(name: str, folders: Sequence[str]) -> bool:
     return name.startswith(".") or any(folder.startswith(".") for folder in folders)
 
 
@@ -31,7 +31,7 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
     """Why a file is no image, judged by its name and kind alone; None for an image."""
     if special:
         return "special file"
-    if hidden(name, folders):
+    if is_hidden(name, folders):
         return "hidden"
     suffix = os.path.splitext(name)[1].lower()
     if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
@@ -85,7 +85,7 @@ class Grouper:
 
 def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileInfo]:
     """Counts by reason what is passed over. Errors name the option."""
-    with blamed_on(option):
+    with as_bad_request(option):
         for found in storage.list_files(root):
             reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
             if reason:

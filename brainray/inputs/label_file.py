@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from brainray import storage
-from brainray.errors import BadRequest, blamed_on
+from brainray.errors import BadRequest, as_bad_request
 
 from .archives import kind_of
 from .class_names import LABEL_COLUMNS, class_lookup, match_class
@@ -15,7 +15,7 @@ _KEY_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_
 _SHOWN = 5
 
 
-class Truth:
+class LabelFile:
     """Labels by URI, by path below the input, or by file name; the first that fits wins. Held as Arrow arrays."""
 
     def __init__(self, keys: pa.Array, labels: pa.Array, *, source: str) -> None:
@@ -54,7 +54,7 @@ def _some(values: pa.Array) -> str:
     return shown + (f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else "")
 
 
-def load_truth(uri: str, classes: tuple[str, ...]) -> Truth:
+def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest` that says what is wrong."""
     source = f"--labels {uri}"
     table = _read_table(uri, source)
@@ -65,12 +65,12 @@ def load_truth(uri: str, classes: tuple[str, ...]) -> Truth:
     repeated = pc.filter(keys.value_counts().field("values"), pc.greater(keys.value_counts().field("counts"), 1))
     if len(repeated):
         raise BadRequest(f"{source}: names images more than once: {_some(repeated)}")
-    return Truth(keys, _classes_of(raw, classes, source), source=source)
+    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
 
 
 def _read_table(uri: str, source: str) -> pa.Table:
     try:
-        with blamed_on("--labels"):
+        with as_bad_request("--labels"):
             if kind_of(uri) == "parquet":
                 return storage.read_parquet(uri)
             return pa_csv.read_csv(pa.py_buffer(storage.read_bytes(uri)))

@@ -16,16 +16,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
-from brainray.errors import BadRequest, blamed_on
+from brainray.errors import BadRequest, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
-from .archives.index import AT_ONCE, Index, Indexes
+from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes
 from .class_names import class_lookup, label_from_folders, match_class
-from .file_lists import ImageList, Listed, open_list, resolved
-from .image_files import Globs, Grouper, hidden, skip_member, skip_reason
-from .label_file import Truth
-from .schema import CHUNK_ROWS, LISTED_SCHEMA, Entry
+from .file_lists import FileList, FileListRow, open_file_list, resolve_rows
+from .image_files import Globs, Grouper, is_hidden, skip_member, skip_reason
+from .label_file import LabelFile
+from .schema import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 
 SHARD_IMAGES = 1000
 # Small archives get smaller shards, so that every core has work and the last ones end together.
@@ -54,7 +54,7 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
     """Inputs in order, without those that lie within another: no image may be listed twice."""
     roots: list[str] = []
     for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
-        with blamed_on("--input"):
+        with as_bad_request("--input"):
             if not storage.exists(uri):
                 raise BadRequest(f"--input {uri}: no such file or folder")
             storage.check_access(uri, write=False)
@@ -68,11 +68,11 @@ class Lister:
     def __init__(
         self,
         inputs: Sequence[str],
-        indexes: Indexes,
+        indexes: ArchiveIndexes,
         *,
         classes: Sequence[str],
         output: str | None = None,
-        truth: Truth | None = None,
+        truth: LabelFile | None = None,
         group_by: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -95,7 +95,7 @@ class Lister:
         while rows := list(islice(entries, CHUNK_ROWS)):
             yield self._table([entry for entry, _ in rows], [path for _, path in rows])
 
-    def _table(self, rows: list[Entry], relative: list[str]) -> pa.Table:
+    def _table(self, rows: list[ListedImage], relative: list[str]) -> pa.Table:
         columns = list(zip(*rows, strict=True))
         table = pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
@@ -107,10 +107,10 @@ class Lister:
         labels = self._truth.labels_of(table["uri"], pa.array(relative), names)
         return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
 
-    def _entries(self) -> Iterator[tuple[Entry, str]]:
+    def _entries(self) -> Iterator[tuple[ListedImage, str]]:
         """Every image, and its path below its input."""
         for root in self._inputs:
-            image_list = open_list(root)
+            image_list = open_file_list(root)
             if image_list is not None:
                 self.may_repeat = True
                 yield from self._from_list(image_list)
@@ -128,7 +128,7 @@ class Lister:
                 continue
             name = storage.name_of(found.uri)
             path = "/".join((*found.folders, name))
-            kind = None if found.special or hidden(name, found.folders) else archives.kind_of(name)
+            kind = None if found.special or is_hidden(name, found.folders) else archives.kind_of(name)
             if kind is not None:
                 reason = "in --exclude" if self._chosen.excludes(path) else None
             else:
@@ -140,9 +140,9 @@ class Lister:
 
     def _indexed(
         self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
-    ) -> Iterator[tuple[FileInfo, Future[Index] | None]]:
+    ) -> Iterator[tuple[FileInfo, Future[ArchiveIndex] | None]]:
         """The same in order; containers are listed some way ahead, for each takes its time to be read."""
-        held: deque[tuple[FileInfo, Future[Index] | None]] = deque()
+        held: deque[tuple[FileInfo, Future[ArchiveIndex] | None]] = deque()
         waiting = 0
         for found, kind in files:
             held.append((found, self._indexes.begin(found, kind) if kind else None))
@@ -152,13 +152,13 @@ class Lister:
                 yield held.popleft()
         yield from held
 
-    def _file(self, found: FileInfo, root_name: str) -> tuple[Entry, str]:
+    def _file(self, found: FileInfo, root_name: str) -> tuple[ListedImage, str]:
         label = self._label((root_name, *found.folders))
         group = self._group(found.uri, found.folders)
         path = "/".join((*found.folders, storage.name_of(found.uri)))
-        return Entry(found.uri, found.size_bytes, found.version, label, group), path
+        return ListedImage(found.uri, found.size_bytes, found.version, label, group), path
 
-    def _members(self, container: FileInfo, index: Index, root: str) -> Iterator[tuple[Entry, str]]:
+    def _members(self, container: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:
         """The images of a container, which counts as a folder."""
         if index.skipped is not None:
             self.skipped[index.skipped] += 1
@@ -183,10 +183,10 @@ class Lister:
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._truth is None else None
 
-    def _from_list(self, image_list: ImageList) -> Iterator[tuple[Entry, str]]:
+    def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a list names, wherever they are and whatever their suffix."""
         base = image_list.base + "/"
-        for listed, entry in resolved(image_list, self._indexes, keep=self._keep):
+        for listed, entry in resolve_rows(image_list, self._indexes, keep=self._keep):
             path = entry.uri.removeprefix(base)
             reason = self._chosen.skip_reason(path)
             if reason is not None:
@@ -197,7 +197,7 @@ class Lister:
             group = self._group(entry.uri, folders if entry.uri.startswith(base) else ())
             yield entry._replace(label=label, group=group), path
 
-    def _listed_label(self, listed: Listed, image_list: ImageList) -> str | None:
+    def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:
             return None
         label = match_class(listed.label, self._lookup)
@@ -215,7 +215,11 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
     Raises `BadRequest` where an input cannot be listed.
     """
     images = size_bytes = labelled = 0
-    with blamed_on("--input"), _few_collections(), pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer:
+    with (
+        as_bad_request("--input"),
+        _few_collections(),
+        pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer,
+    ):
         for table in lister.tables():
             writer.write_table(table)
             images += len(table)

@@ -13,7 +13,7 @@ from brainray.errors import ImageError
 from . import archives
 
 # A stretch is one request, and is held whole: long enough for the latency of a bucket not to count.
-PIECE_BYTES = 8 << 20
+RANGE_BYTES = 8 << 20
 # Bytes of members that are not wanted: as many are read sooner than another request is answered.
 _GAP_BYTES = 256 << 10
 # Of a Parquet file, read for its footer: that has 100 to 300 bytes a column and row group. A longer one costs one more.
@@ -35,7 +35,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RangeRead:
     """One read. Without `members` it is a whole file, of whatever version it is by then."""
 
     uri: str
@@ -48,7 +48,7 @@ class Piece:
         return len(self.members) or 1
 
 
-def pieces(rows: pa.Table) -> Iterator[Piece]:
+def plan_reads(rows: pa.Table) -> Iterator[RangeRead]:
     """The reads for manifest rows, whose images they give in order."""
     names = ("uri", "size_bytes", "version", "container", "offset", "stored_bytes")
     held: list[Member] = []
@@ -59,7 +59,7 @@ def pieces(rows: pa.Table) -> Iterator[Piece]:
         if own_container is None:
             yield from _stretch(container, version, held)
             held = []
-            yield Piece(uri, size_bytes)
+            yield RangeRead(uri, size_bytes)
             continue
         member = Member(uri[len(own_container) + 1 :], offset, stored_bytes, size_bytes)
         if held and not ((container, version) == (own_container, own_version) and _joins(container, held, member)):
@@ -75,9 +75,9 @@ def _joins(container: str, held: list[Member], member: Member) -> bool:
     first, last = held[0], held[-1]
     if archives.kind_of(container) == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
-        return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= PIECE_BYTES)
+        return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
     gap = member.offset - (last.offset + last.stored_bytes)
-    return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= PIECE_BYTES
+    return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= RANGE_BYTES
 
 
 def _group_bytes(members: list[Member]) -> int:
@@ -85,18 +85,18 @@ def _group_bytes(members: list[Member]) -> int:
     return sum({member.offset: member.stored_bytes for member in members}.values())
 
 
-def _stretch(container: str, version: str, held: list[Member]) -> Iterator[Piece]:
+def _stretch(container: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
         in_parquet = archives.kind_of(container) == "parquet"
         size_bytes = _group_bytes(held) if in_parquet else _end(held) - held[0].offset
-        yield Piece(container, size_bytes, version, tuple(held))
+        yield RangeRead(container, size_bytes, version, tuple(held))
 
 
 def _end(members: list[Member] | tuple[Member, ...]) -> int:
     return members[-1].offset + members[-1].stored_bytes
 
 
-class PieceReader:
+class RangeReader:
     """Reads pieces, each by one request that is not tried again: `reading` counts and paces its tries.
 
     A Parquet file costs one more, for its footer, which is remembered. Every thread may call it.
@@ -105,7 +105,7 @@ class PieceReader:
     def __init__(self) -> None:
         self._tails = _Tails()
 
-    def __call__(self, piece: Piece) -> tuple[Image, ...]:
+    def __call__(self, piece: RangeRead) -> tuple[Image, ...]:
         """The bytes of each image, or why a member has none. Raises `StorageError` where the read fails."""
         if not piece.members:
             return (storage.read_once(piece.uri),)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from brainray import storage
 from brainray.errors import ImageError, Outage, StorageError
-from brainray.storage.retry import Flow, RetryPolicy, Tries
+from brainray.storage.retry import ConcurrencyLimit, RetryPolicy, RetryState
 
-from .ranges import Image, Piece, PieceReader
+from .ranges import Image, RangeRead, RangeReader
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8
@@ -39,7 +39,7 @@ _WHAT_TO_DO = (
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class ReadResult:
     """What came of one read: the bytes of each image in it, or why not, and how often it was tried again."""
 
     images: tuple[Image, ...]
@@ -59,31 +59,31 @@ class Reader:
         self,
         *,
         policy: RetryPolicy | None = None,
-        flow: Flow | None = None,
+        flow: ConcurrencyLimit | None = None,
         outage_share: float = 0.5,
         roots: Sequence[str] = (),
         sleep: Callable[[float], None] | None = None,
-        read: Callable[[Piece], tuple[Image, ...]] | None = None,
+        read: Callable[[RangeRead], tuple[Image, ...]] | None = None,
     ) -> None:
         self._policy = policy or RetryPolicy()
-        self._flow = flow or Flow()
+        self._flow = flow or ConcurrencyLimit()
         self._outage_share = outage_share
         self._roots = tuple(roots)
-        self._read = read or PieceReader()
+        self._read = read or RangeReader()
         self._unreadable: deque[bool] = deque(maxlen=OUTAGE_WINDOW)
         self._lock = threading.Lock()  # guards the deque
-        self._last_good: Piece | None = None
+        self._last_good: RangeRead | None = None
         self._outage: str | None = None
         self._outage_known = threading.Event()
         self._sleep = sleep or self._pause
 
     def read_ahead(
         self,
-        pieces: Sequence[Piece],
+        pieces: Sequence[RangeRead],
         pool: Executor,
         *,
         ahead: int = READS_IN_FLIGHT,
-    ) -> Iterator[Content]:
+    ) -> Iterator[ReadResult]:
         """The contents of a shard in order, with `ahead` reads beyond the one handed out.
 
         Fewer where those would be more than `AHEAD_BYTES`. Raises `Outage` as soon as any thread of this `Reader` knows
@@ -110,23 +110,23 @@ class Reader:
     def _pause(self, seconds: float) -> None:
         self._outage_known.wait(seconds)
 
-    def _content(self, piece: Piece) -> Content:
+    def _content(self, piece: RangeRead) -> ReadResult:
         """One read, in a thread of the pool. Raises `Outage` where there is one, not to wait for nothing."""
-        tries = Tries(policy=self._policy, in_bucket=_in_bucket(piece.uri))
+        tries = RetryState(policy=self._policy, in_bucket=_in_bucket(piece.uri))
         try:
             images = self._persist(piece, tries)
         except StorageError as exc:
             detail = f"{exc} (tried {tries.count} times)" if tries.count > 1 else str(exc)
             self._note_unreadable(detail)
-            return Content((ImageError(exc.reason, detail),) * piece.images, tries.count - 1, unread=detail)
+            return ReadResult((ImageError(exc.reason, detail),) * piece.images, tries.count - 1, unread=detail)
         with self._lock:
             self._unreadable.append(False)
         self._last_good = piece
-        return Content(images, tries.count - 1)
+        return ReadResult(images, tries.count - 1)
 
-    def _persist(self, piece: Piece, tries: Tries) -> tuple[Image, ...]:
+    def _persist(self, piece: RangeRead, tries: RetryState) -> tuple[Image, ...]:
         def read_once() -> tuple[Image, ...]:
-            with self._flow.turn():
+            with self._flow.slot():
                 self._raise_outage()
                 return self._read(piece)
 
@@ -156,9 +156,9 @@ class Reader:
             self._declare(f"the last image of a shard could not be read ({detail}) and {loss}")
             self._raise_outage()
 
-    def _loss_of(self, piece: Piece) -> str | None:
+    def _loss_of(self, piece: RangeRead) -> str | None:
         try:
-            self._persist(piece, Tries(policy=self._policy, in_bucket=_in_bucket(piece.uri)))
+            self._persist(piece, RetryState(policy=self._policy, in_bucket=_in_bucket(piece.uri)))
         except StorageError as exc:
             return f"what could be read before can not be read now ({exc})"
         return None
@@ -177,9 +177,9 @@ class _Reads:
 
     def __init__(
         self,
-        read: Callable[[Piece], Content],
+        read: Callable[[RangeRead], ReadResult],
         pool: Executor,
-        pieces: Iterable[Piece],
+        pieces: Iterable[RangeRead],
         ahead: int,
     ) -> None:
         self._read = read
@@ -187,10 +187,10 @@ class _Reads:
         self._pieces = iter(pieces)
         self._ahead = ahead
         self._next = next(self._pieces, None)
-        self._held: deque[tuple[Future[Content], int]] = deque()
+        self._held: deque[tuple[Future[ReadResult], int]] = deque()
         self._held_bytes = 0
 
-    def take(self) -> Future[Content] | None:
+    def take(self) -> Future[ReadResult] | None:
         """The first, with up to `ahead` more begun; None at the end."""
         if len(self._held) <= self._ahead * _REFILL_AT:
             self._refill()

@@ -21,7 +21,7 @@ LISTED_SCHEMA = pa.schema(
 )
 
 
-class Entry(NamedTuple):
+class ListedImage(NamedTuple):
     """A row of `LISTED_SCHEMA`."""
 
     uri: str

@@ -30,7 +30,7 @@ ERROR = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class ProbeTimes:
     """Seconds an image takes one processor, or to predict one GPU, with nothing else to do."""
 
     read_s: float  # and to be decoded
@@ -38,7 +38,7 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class RunEstimate:
     """What a run will take, within `ERROR` where that was measured: by processors of one machine."""
 
     images_per_s: float
@@ -50,7 +50,7 @@ class Estimate:
         return self.nodes * self.seconds / 3600
 
 
-def estimate(probe: Probe, images: int, *, nodes: Sequence[Node], pool: ScorePool) -> Estimate:
+def estimate(probe: ProbeTimes, images: int, *, nodes: Sequence[Node], pool: ScorePool) -> RunEstimate:
     """For so many images on these machines."""
     processors = sum(max(1.0, node.cpus) for node in nodes if node.cpus > 0)
     if pool.on_gpu:
@@ -59,10 +59,10 @@ def estimate(probe: Probe, images: int, *, nodes: Sequence[Node], pool: ScorePoo
         busy = min(processors, pool.actors * pool.threads_per_actor)
         rate = busy * (_BESIDE_OTHERS if busy > 1 else 1.0) / (probe.read_s + probe.predict_s)
     working = sum(1 for node in nodes if node.cpus > 0 or node.gpus > 0)
-    return Estimate(images_per_s=rate, seconds=_START_S + images / rate, nodes=working)
+    return RunEstimate(images_per_s=rate, seconds=_START_S + images / rate, nodes=working)
 
 
-def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> Probe:
+def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> ProbeTimes:
     """Read, decode and predict the images of manifest rows, and write nothing. Torch is imported here."""
     from brainray.models.predictor import Predictor, limit_threads
 
@@ -78,7 +78,7 @@ def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> Probe:
     predict(decoded.images)
     predict_s = time.perf_counter() - began_s - read_s
     # Threads that read beside the one that decodes will have no processor of their own.
-    return Probe(read_s=max(read_s, busy_s) / len(rows), predict_s=predict_s / max(1, len(decoded.images)))
+    return ProbeTimes(read_s=max(read_s, busy_s) / len(rows), predict_s=predict_s / max(1, len(decoded.images)))
 
 
 def sample(shards: Sequence[Shard]) -> pa.Table:

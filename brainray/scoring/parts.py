@@ -61,7 +61,7 @@ UNREAD_REASONS = ("not_found", "forbidden", "read_failed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class ShardWork:
     """When a worker was busy with a shard. One that has been brought up to date has several."""
 
     started_at: str  # ISO 8601, UTC
@@ -81,12 +81,12 @@ class PartInfo:
     failed: int
     unread: int  # failed ones whose reason is in `UNREAD_REASONS`
     retries: int  # reads that were tried again
-    work: tuple[Work, ...]
+    work: tuple[ShardWork, ...]
 
     @classmethod
     def from_json(cls, text: bytes | str) -> "PartInfo":
         values = json.loads(text)
-        return cls(**values | {"work": tuple(Work(**work) for work in values["work"])})
+        return cls(**values | {"work": tuple(ShardWork(**work) for work in values["work"])})
 
 
 def part_uri(run_uri: str, shard_id: str) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 from brainray import storage
 from brainray.config import ScoreOptions
-from brainray.errors import AccountingError, BadRequest, StorageError
+from brainray.errors import BadRequest, StorageError, VerificationError
 from brainray.inputs import listing
 from brainray.inputs.archives.index import FOLDER as CONTAINERS
-from brainray.inputs.archives.index import Indexes, keep
+from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.listing import Lister, Listing
 from brainray.storage import Writer
 from brainray.versions import package_versions
@@ -26,15 +26,15 @@ from .run_folder import (
     RUN,
     SCHEMA_VERSION,
     SUCCESS,
-    Found,
-    Request,
+    OutputState,
+    ScoreRequest,
     copy_manifest,
-    drop_leftovers,
-    look,
+    inspect_output,
     read_run,
+    remove_leftovers,
 )
-from .shard_task import Target, open_task
-from .verify import Account, check_accounts
+from .shard_task import Target, open_shard
+from .verify import Verification, verify_parts
 
 _THREADS = 8
 # What of run.json, if it differs, makes a run worth writing again. The rest says how it was made.
@@ -53,7 +53,7 @@ class Plan:
     indexes: tuple[str, ...]  # local copies of the indexes of containers
     pending: Mapping[str, int]  # shard id -> images to be scored, for each shard whose part is to be written
     stale: frozenset[str]  # shards that are no more
-    before: Found
+    before: OutputState
     described: dict[str, Any]  # run.json as it will be
 
     @property
@@ -77,9 +77,9 @@ class Plan:
 
 
 def list_inputs(
-    request: Request,
+    request: ScoreRequest,
     path: str,
-    indexes: Indexes,
+    indexes: ArchiveIndexes,
     *,
     extending: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -125,7 +125,7 @@ def _check_distinct(path: str, roots: Sequence[str]) -> None:
 
 
 def plan_run(
-    request: Request,
+    request: ScoreRequest,
     scratch: str,
     *,
     uri: str | None = None,
@@ -137,8 +137,8 @@ def plan_run(
     A run that is not begun yet takes over the shards of the run `seed`, without the images that are gone.
     """
     uri = uri or request.output
-    before = look(uri)
-    with Indexes(f"{scratch}/{CONTAINERS}", kept=storage.join(request.output, CONTAINERS)) as indexes:
+    before = inspect_output(uri)
+    with ArchiveIndexes(f"{scratch}/{CONTAINERS}", kept=storage.join(request.output, CONTAINERS)) as indexes:
         found = list_inputs(
             request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
         )
@@ -197,14 +197,14 @@ def _pending(
         is_current = (info.model, info.digest) == (target.fingerprint, shard.digest)
         if is_current and not (target.retry_unread and info.unread):
             return None
-        return int((open_task(shard, target).kept_N < 0).sum())
+        return int((open_shard(shard, target).kept_N < 0).sum())
 
     with ThreadPoolExecutor(_THREADS) as pool:
         counts = zip(shards, pool.map(images, shards), strict=True)
         return {shard.shard_id: count for shard, count in counts if count is not None}
 
 
-def _describe(request: Request, found: Listing, shards: Sequence[Shard], sources: Sequence[str]) -> dict[str, Any]:
+def _describe(request: ScoreRequest, found: Listing, shards: Sequence[Shard], sources: Sequence[str]) -> dict[str, Any]:
     """The content of run.json: all that a reader or a later run needs to know."""
     bundle, options = request.bundle, request.options
     images = sum(shard.images for shard in shards)
@@ -238,14 +238,14 @@ def begin_run(plan: Plan, writer: Writer) -> Plan:
             writer.write_bytes(storage.join(home, name), storage.read_bytes(source))
     keep(plan.indexes, storage.join(plan.uri, CONTAINERS), writer)
     writer.write_json(storage.join(plan.uri, RUN), plan.described)
-    drop_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
+    remove_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
     moved = (replace(s, manifest_uri=storage.join(home, storage.name_of(s.manifest_uri))) for s in plan.shards)
     return replace(plan, shards=tuple(moved))
 
 
-def close_run(plan: Plan, writer: Writer) -> Account:
+def verify_and_close(plan: Plan, writer: Writer) -> Verification:
     """Prove that every image has its row, once. Else raises `AccountingError` and drops the parts that are wrong."""
-    account = check_accounts(
+    account = verify_parts(
         plan.uri,
         manifest_files=plan.sources,
         fingerprint=plan.described["fingerprint"],
@@ -254,7 +254,7 @@ def close_run(plan: Plan, writer: Writer) -> Account:
     if account.wrong:
         for shard_id in account.broken:
             writer.delete(part_uri(plan.uri, shard_id))
-        raise AccountingError(
+        raise VerificationError(
             f"{plan.uri}: rows do not add up, so nothing was published: {account}; run the same command again, "
             "which scores just these anew"
         )

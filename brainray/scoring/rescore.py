@@ -6,12 +6,22 @@ switch that was cut short is completed by the next run of the new model.
 """
 
 from brainray import storage
-from brainray.errors import AccountingError
+from brainray.errors import VerificationError
 from brainray.inputs.archives.index import FOLDER as CONTAINERS
 from brainray.storage import Writer
 
 from .parts import part_uri, present_shards
-from .run_folder import MANIFEST, RUN, SUCCESS, account_of, delete_run, drop_leftovers, is_published, publish, read_run
+from .run_folder import (
+    MANIFEST,
+    RUN,
+    SUCCESS,
+    delete_run,
+    is_published,
+    publish,
+    read_run,
+    remove_leftovers,
+    verification_of,
+)
 from .summary import build_summary
 
 _NEXT = ".rescore"
@@ -50,10 +60,10 @@ def switch(output: str, writer: Writer) -> None:
     parts = present_shards(new)
     for shard_id in sorted(parts):
         writer.copy(part_uri(new, shard_id), part_uri(output, shard_id))
-    drop_leftovers(output, manifest=run["manifest"], stale=present_shards(output) - parts, writer=writer)
-    account = account_of(output)
+    remove_leftovers(output, manifest=run["manifest"], stale=present_shards(output) - parts, writer=writer)
+    account = verification_of(output)
     if account.wrong:
-        raise AccountingError(f"{output}: rows do not add up after the switch: {account}")
+        raise VerificationError(f"{output}: rows do not add up after the switch: {account}")
     build_summary(output, writer)
     publish(output, account, run["fingerprint"], writer)
     delete_run(new, writer)  # last, for without it the same command would score everything once more

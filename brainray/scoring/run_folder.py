@@ -10,16 +10,16 @@ from typing import Any
 
 from brainray import storage
 from brainray.config import ScoreOptions
-from brainray.errors import AccountingError, BadRequest, OtherModel, blamed_on
+from brainray.errors import BadRequest, OtherModel, VerificationError, as_bad_request
 from brainray.inputs.archives.index import FOLDER as CONTAINERS
-from brainray.inputs.label_file import Truth
+from brainray.inputs.label_file import LabelFile
 from brainray.models.bundle import Bundle
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
 from .parts import KeptTypes, part_uri, present_shards
 from .shard_task import Target
-from .verify import Account, check_accounts
+from .verify import Verification, verify_parts
 
 SCHEMA_VERSION = 4
 RUN = "run.json"
@@ -30,13 +30,13 @@ _THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ScoreRequest:
     """What is to be scored, by which model, and where to."""
 
     inputs: tuple[str, ...]
     output: str  # normalised
     bundle: Bundle
-    truth: Truth | None
+    truth: LabelFile | None
     options: ScoreOptions
     kept: KeptTypes = ()  # of `options.keep_columns`
 
@@ -54,7 +54,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class OutputState:
     """What lies in an output before a run touches it."""
 
     run: dict[str, Any] | None  # run.json
@@ -72,14 +72,14 @@ def is_published(uri: str) -> bool:
     return storage.exists(storage.join(uri, SUCCESS))
 
 
-def look(uri: str) -> Found:
-    return Found(run=read_run(uri), published=is_published(uri), present=frozenset(present_shards(uri)))
+def inspect_output(uri: str) -> OutputState:
+    return OutputState(run=read_run(uri), published=is_published(uri), present=frozenset(present_shards(uri)))
 
 
-def check_output(request: Request) -> None:
+def check_output(request: ScoreRequest) -> None:
     """Refuse an output that is a file, somebody else's folder, another model's run, or a run of other inputs."""
     uri = request.output
-    with blamed_on("--output"):  # a bucket that is not there, a wrong region, no credentials: first of all
+    with as_bad_request("--output"):  # a bucket that is not there, a wrong region, no credentials: first of all
         exists = storage.exists(uri)
     if exists and not storage.is_folder(uri):
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
@@ -104,7 +104,7 @@ def check_output(request: Request) -> None:
         _check_model(request, before)
 
 
-def _check_model(request: Request, before: dict[str, Any]) -> None:
+def _check_model(request: ScoreRequest, before: dict[str, Any]) -> None:
     uri, bundle = request.output, request.bundle
     theirs = (before.get("fingerprint"), before.get("image"), before.get("classes"))
     if theirs != (bundle.fingerprint, bundle.image.to_json(), list(bundle.classes)):
@@ -127,7 +127,7 @@ def _check_model(request: Request, before: dict[str, Any]) -> None:
         )
 
 
-def drop_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str], writer: Writer) -> None:
+def remove_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str], writer: Writer) -> None:
     """Remove manifest files that run.json does not name, and the parts of shards that are no more."""
     for name in set(storage.list_names(storage.join(uri, MANIFEST))) - set(manifest):
         writer.delete(storage.join(uri, MANIFEST, name))
@@ -140,7 +140,7 @@ def delete_run(uri: str, writer: Writer) -> None:
     writer.delete_tree(uri, first=(SUCCESS, RUN))
 
 
-def publish(uri: str, account: Account, fingerprint: str, writer: Writer) -> None:
+def publish(uri: str, account: Verification, fingerprint: str, writer: Writer) -> None:
     """Say that the run is whole: written last."""
     success = {"rows": account.rows, "failed": account.failed, "fingerprint": fingerprint}
     writer.write_json(storage.join(uri, SUCCESS), success)
@@ -154,26 +154,26 @@ def check_is_run(uri: str) -> dict[str, Any]:
     return run
 
 
-def verify_run(uri: str) -> Account:
+def verify_run(uri: str) -> Verification:
     """Read every row of a run, compare with its manifest and with the checksum of every page; changes nothing.
 
     Raises `AccountingError` that names what is wrong.
     """
-    account = account_of(uri)
+    account = verification_of(uri)
     if account.wrong:
         parts = " ".join(part_uri(uri, shard_id) for shard_id in account.broken)
-        raise AccountingError(
+        raise VerificationError(
             f"{uri}: {account}; remove {parts} and run the same `score` command, which scores them anew"
         )
     return account
 
 
-def account_of(uri: str) -> Account:
+def verification_of(uri: str) -> Verification:
     """The account of a run as it lies there."""
     run = check_is_run(uri)
     with scratch_folder() as scratch:
         files = copy_manifest(uri, run["manifest"], scratch)
-        return check_accounts(uri, manifest_files=files, fingerprint=run["fingerprint"])
+        return verify_parts(uri, manifest_files=files, fingerprint=run["fingerprint"])
 
 
 def copy_manifest(run_uri: str, names: Sequence[str], folder: str) -> tuple[str, ...]:

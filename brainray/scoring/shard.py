@@ -21,11 +21,11 @@ from brainray.config import ImageSpec
 from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import Decoded, Header, decode, read_header
 from brainray.inputs.archives import split_refusal
-from brainray.inputs.ranges import Image, pieces
-from brainray.inputs.reader import Content, Reader, reads_in_flight
+from brainray.inputs.ranges import Image, plan_reads
+from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
-from .parts import PartInfo, Work, prediction_schema, prob_column
-from .shard_task import Target, Task, commit
+from .parts import PartInfo, ShardWork, prediction_schema, prob_column
+from .shard_task import ShardState, Target, commit
 
 Clock = Callable[[], datetime]
 Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -43,7 +43,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True)
-class DecoderHere:
+class InProcessDecoder:
     """Decodes in this process."""
 
     spec: ImageSpec
@@ -106,7 +106,7 @@ def decode_shard(
     ahead = 1 if decoder else reads_in_flight(pending["uri"].to_pylist())
     with ThreadPoolExecutor(ahead + 1, thread_name_prefix="read") as pool:
         contents = _contents(pending, reader, pool, ahead=ahead)
-        decoder = decoder or DecoderHere(spec)
+        decoder = decoder or InProcessDecoder(spec)
         for row in range(len(pending)):
             before = time.perf_counter()
             image, again = next(contents)
@@ -135,7 +135,7 @@ def _contents(
     Those known to be gone are not looked for: they are no sign of an outage.
     """
     readable = pc.and_(pc.invert(pending["gone"]), pc.is_null(pending["refused"]))
-    found = _images(reader.read_ahead(list(pieces(pending.filter(readable))), pool, ahead=ahead))
+    found = _images(reader.read_ahead(list(plan_reads(pending.filter(readable))), pool, ahead=ahead))
     columns = (pending[name].to_pylist() for name in ("uri", "gone", "refused"))
     for uri, gone, refused in zip(*columns, strict=True):
         if gone:
@@ -146,7 +146,7 @@ def _contents(
             yield next(found)
 
 
-def _images(contents: Iterator[Content]) -> Iterator[tuple[Image, int]]:
+def _images(contents: Iterator[ReadResult]) -> Iterator[tuple[Image, int]]:
     """The images of each piece; that it was tried again counts once."""
     for content in contents:
         for number, image in enumerate(content.images):
@@ -205,7 +205,7 @@ def prediction_rows(
 
 
 def predict_shard(
-    task: Task, decoded: DecodedShard, predict: Probabilities, target: Target, *, clock: Clock = utc_now
+    task: ShardState, decoded: DecodedShard, predict: Probabilities, target: Target, *, clock: Clock = utc_now
 ) -> PartInfo:
     """Predict the pending images of a shard and commit its part file, with the rows that it held already."""
     began = time.perf_counter()
@@ -225,7 +225,7 @@ def predict_shard(
         review_below=target.review_below,
         scored_at=finished_at,
     )
-    work = Work(
+    work = ShardWork(
         started_at=decoded.started_at.isoformat(timespec="microseconds"),
         finished_at=finished_at.isoformat(timespec="microseconds"),
         images=len(new),

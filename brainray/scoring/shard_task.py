@@ -18,15 +18,15 @@ from brainray import storage
 from brainray.errors import StorageError
 
 from .manifest import Shard, read_shard
-from .parts import UNREAD_REASONS, KeptTypes, PartInfo, Work, part_info, part_uri, prediction_schema, write_part
+from .parts import UNREAD_REASONS, KeptTypes, PartInfo, ShardWork, part_info, part_uri, prediction_schema, write_part
 
 # A worker may die of something else: its neighbour's shard, a node that leaves. Three deaths are no chance.
-APART_AFTER = 3
+SANDBOX_AFTER = 3
 GIVE_UP_AFTER = 6
 
 
 @contextmanager
-def attempt(name: str, writer: storage.Writer) -> Iterator[int]:
+def count_attempt(name: str, writer: storage.Writer) -> Iterator[int]:
     """The number of this attempt at `name`, from 1. One that ends, also by an exception, leaves no mark."""
     staging = writer.staging
     if staging is None:  # a run without an owner has no place for marks
@@ -62,7 +62,7 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class ShardState:
     """A shard, and what of it the part file that lies there holds already."""
 
     shard: Shard
@@ -77,7 +77,7 @@ class Task:
         return self.manifest.filter(pa.array(self.kept_N < 0))
 
 
-def open_task(shard: Shard, target: Target) -> Task:
+def open_shard(shard: Shard, target: Target) -> ShardState:
     """Compare a shard with its part. A part that is damaged, or of another model, counts as none."""
     manifest = read_shard(shard)
     part, info = _present_part(shard, target)
@@ -91,7 +91,7 @@ def open_task(shard: Shard, target: Target) -> Task:
     if target.retry_unread:
         unread = pc.is_in(found["error"], pa.array(UNREAD_REASONS))
         kept_N[np.asarray(unread)] = -1
-    return Task(shard=shard, manifest=manifest, part=part, kept_N=kept_N, info=info)
+    return ShardState(shard=shard, manifest=manifest, part=part, kept_N=kept_N, info=info)
 
 
 def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | None]:
@@ -106,12 +106,12 @@ def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | No
     return schema.empty_table(), None
 
 
-def settle(task: Task, target: Target) -> PartInfo:
+def commit_unscored(task: ShardState, target: Target) -> PartInfo:
     """Commit a shard of which nothing is pending: labels, groups or the rows that belong to it have changed."""
     return commit(task, prediction_schema(target.classes).empty_table(), target, work=(), retries=0)
 
 
-def commit(task: Task, new: pa.Table, target: Target, *, work: tuple[Work, ...], retries: int) -> PartInfo:
+def commit(task: ShardState, new: pa.Table, target: Target, *, work: tuple[ShardWork, ...], retries: int) -> PartInfo:
     """Old and new rows in manifest order, as one part."""
     is_new = task.kept_N < 0
     both = pa.concat_tables([task.part.select(new.column_names), new])

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.evaluation.counts import ALL, REASONS, SCORED, Ints, Tally, count_rows, total
+from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, total
 from brainray.evaluation.plots import draw_confusion
 
 from .parts import PartInfo, part_info, part_uri, present_shards, prob_column
@@ -173,7 +173,7 @@ def _read_run(uri: str) -> _Run:
         raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc
 
 
-def _read_parts(run: _Run) -> tuple[Tally, Throughput]:
+def _read_parts(run: _Run) -> tuple[Counts, Throughput]:
     uris = [part_uri(run.uri, shard_id) for shard_id in sorted(present_shards(run.uri))]
     if not uris:
         raise BadRequest(f"{run.uri}: nothing is scored yet; run `brainray score` with it as --output")
@@ -183,12 +183,12 @@ def _read_parts(run: _Run) -> tuple[Tally, Throughput]:
         return reduce(lambda before, task: _total((before, task)), read)
 
 
-def _total(read: Iterable[tuple[Tally, Throughput]]) -> tuple[Tally, Throughput]:
+def _total(read: Iterable[tuple[Counts, Throughput]]) -> tuple[Counts, Throughput]:
     tallies, works = zip(*read, strict=True)
     return total(tallies), Throughput.total(works)
 
 
-def _read_part(run: _Run, uri: str) -> tuple[Tally, Throughput]:
+def _read_part(run: _Run, uri: str) -> tuple[Counts, Throughput]:
     """A part is one shard, 100,000 rows at most: its few columns are read at once."""
     probs = [prob_column(name) for name in run.classes]
     columns = ["label", "predicted", "confidence", "review", "status", "error", "scored_at", *probs]
@@ -205,7 +205,7 @@ def _read_part(run: _Run, uri: str) -> tuple[Tally, Throughput]:
         raise StorageError("read_failed", message) from exc
 
 
-def _count(run: _Run, table: pa.Table) -> Tally:
+def _count(run: _Run, table: pa.Table) -> Counts:
     groups, group_N = _groups(table["group"]) if run.grouped else ((ALL,), np.zeros(len(table), np.int64))
     failed = pc.not_equal(table["status"], "ok").to_numpy()
     return count_rows(
@@ -232,7 +232,7 @@ def _groups(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Ints]:
     return tuple(encoded.dictionary.to_pylist()), np.asarray(encoded.indices, np.int64)
 
 
-def _figures(run: _Run, tally: Tally, work: Throughput) -> dict[str, Any]:
+def _figures(run: _Run, tally: Counts, work: Throughput) -> dict[str, Any]:
     failures = zip(REASONS, tally.unscored.sum(axis=(0, 1)).tolist(), strict=True)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -255,7 +255,7 @@ def _figures(run: _Run, tally: Tally, work: Throughput) -> dict[str, Any]:
     }
 
 
-def _outcome(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
+def _outcome(tally: Counts, classes: Sequence[str]) -> dict[str, Any]:
     """What is said of the whole run and of each group."""
     images, accuracy, accepted = tally.ok + tally.failed, metrics.accuracy(tally), metrics.accepted_accuracy(tally)
     return {
@@ -277,7 +277,7 @@ def _outcome(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _confusion_table(tally: Tally, classes: Sequence[str]) -> pa.Table:
+def _confusion_table(tally: Counts, classes: Sequence[str]) -> pa.Table:
     """The full grid of scored and labelled images for each group, zeros too. No block of all groups: images add up."""
     G, K = len(tally.groups), len(classes)
     columns = {
@@ -290,7 +290,7 @@ def _confusion_table(tally: Tally, classes: Sequence[str]) -> pa.Table:
     return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
 
 
-def _per_class_table(tally: Tally, run: _Run) -> pa.Table:
+def _per_class_table(tally: Counts, run: _Run) -> pa.Table:
     """Of scored and labelled images, but for `failed`: images of the class that could not be scored."""
     names = (ALL, *tally.groups) if run.grouped else (ALL,)
     failed = tally.unscored[:, :-1].sum(axis=2)

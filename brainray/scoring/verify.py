@@ -21,7 +21,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class Verification:
     """What the part files of a run hold, added up, and what is wrong with them."""
 
     rows: int = 0
@@ -41,13 +41,13 @@ class _Checked:
     wrong: list[str] = field(default_factory=list)
 
 
-def check_accounts(
+def verify_parts(
     run_uri: str,
     *,
     manifest_files: Sequence[str],
     fingerprint: str,
     deep: Callable[[Shard], bool] = lambda _: True,
-) -> Account:
+) -> Verification:
     """Compare the parts of a run with its manifest, whose files are given as local copies.
 
     Of shards that are to be looked at `deep`, every column is read and the checksum of every page compared, which finds
@@ -66,7 +66,7 @@ def check_accounts(
                 broken.append(shard.shard_id)
     unknown = present_shards(run_uri) - {shard.shard_id for shard in shards}
     wrong += [f"part-{shard_id}.parquet belongs to no shard" for shard_id in sorted(unknown)]
-    return Account(rows=rows, failed=failed, wrong=tuple(wrong), broken=(*broken, *sorted(unknown)))
+    return Verification(rows=rows, failed=failed, wrong=tuple(wrong), broken=(*broken, *sorted(unknown)))
 
 
 def _check_part(run_uri: str, shard: Shard, fingerprint: str, *, deep: bool) -> _Checked:

@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from brainray.errors import BadRequest, StorageError, blamed_on
+from brainray.errors import BadRequest, StorageError, as_bad_request
 
-from .base import CLAIM_FILE, Backend, FileInfo, Service
+from .base import CLAIM_FILE, FileInfo, Service, StorageBackend
 from .local import LocalFiles
 
 _LOCAL = LocalFiles()
 _MAKING = threading.Lock()  # `cache` has none: each thread of a reader would make clients of its own
 
 
-def _backend(uri: str) -> Backend:
+def _backend(uri: str) -> StorageBackend:
     scheme, found, _ = uri.partition("://")
     if not found or scheme == "file":
         return _LOCAL
@@ -32,7 +32,7 @@ def _backend(uri: str) -> Backend:
 
 
 @cache
-def _s3() -> Backend:
+def _s3() -> StorageBackend:
     from .s3.backend import S3Objects  # 0.3 s that only buckets have to pay
 
     return S3Objects()
@@ -70,18 +70,18 @@ def check_access(uri: str, *, write: bool) -> None:
 
 def check_writable(option: str, uri: str) -> None:
     """Raise `BadRequest` where nothing may be written to the folder that an option names."""
-    with blamed_on(option):
+    with as_bad_request(option):
         check_access(uri, write=True)
 
 
-def ask_service(uri: str) -> Service | None:
+def describe_service(uri: str) -> Service | None:
     """The object store that serves a location, by one request, tried once and allowed or not; None for a disk."""
-    return _backend(uri).ask_service(uri)
+    return _backend(uri).describe_service(uri)
 
 
-def missing_conditions(uri: str) -> tuple[str, ...]:
+def unsupported_conditions(uri: str) -> tuple[str, ...]:
     """Of the conditions of a write that let one of many succeed, those not honoured; tried in a folder."""
-    return _backend(uri).missing_conditions(uri)
+    return _backend(uri).unsupported_conditions(uri)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -109,9 +109,9 @@ def open_seekable(uri: str, *, version: str | None = None) -> pa.NativeFile:
     return _backend(uri).open_seekable(uri, version)
 
 
-def look_up(uri: str) -> FileInfo | None:
+def stat(uri: str) -> FileInfo | None:
     """What there is to know of a file, or of a folder, which is `special`; None where it would cost a request."""
-    return _backend(uri).look_up(uri)
+    return _backend(uri).stat(uri)
 
 
 def read_json(uri: str) -> dict[str, Any]:

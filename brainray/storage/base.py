@@ -39,7 +39,7 @@ def changed(uri: str) -> StorageError:
     return StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
 
 
-class Backend(Protocol):
+class StorageBackend(Protocol):
     """Files by URI. Foreign errors end here, as `StorageError` with a reason.
 
     Changes are made in the name of an owner: `staging` is the folder it has claimed, and once another has revoked that
@@ -62,16 +62,16 @@ class Backend(Protocol):
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         """A file, to be read where it is needed. `not_found` where it is not of this version any more."""
 
-    def look_up(self, uri: str) -> FileInfo | None:
+    def stat(self, uri: str) -> FileInfo | None:
         """What there is to know of a file, or of a folder, which is `special`; None where it would cost a request."""
 
     def check_access(self, uri: str, *, write: bool) -> None:
         """Raise `StorageError` naming the permission missing to read, or to write and delete, below a folder."""
 
-    def ask_service(self, uri: str) -> Service | None:
+    def describe_service(self, uri: str) -> Service | None:
         """The object store that serves a location, by one request, tried once and allowed or not; None for a disk."""
 
-    def missing_conditions(self, uri: str) -> tuple[str, ...]:
+    def unsupported_conditions(self, uri: str) -> tuple[str, ...]:
         """Of the conditions of a write that let one of many succeed, those not honoured; tried in a folder."""
 
     def list_names(self, uri: str) -> list[str]:

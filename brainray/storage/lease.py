@@ -133,7 +133,7 @@ def hold(
 
 def refuse_if_held(output: str, *, clock: Clock = time.monotonic) -> None:
     """Raise `OutputHeld` where a run that is surely alive holds the output. Neither writes nor waits."""
-    epoch, holder = _look(output)
+    epoch, holder = _read_state(output)
     if _judge(epoch, holder, clock) == "held":
         raise _refusal(output, holder)
 
@@ -155,7 +155,7 @@ def _await_turn(output: str, say: Say, ttl_s: float, clock: Clock, sleep: Sleep)
     """The epoch to follow. Silence is counted in looks, so that a pause of our own is not held against the holder."""
     watched: tuple[int, Holder | None] | None = None
     looks = 0
-    while (verdict := _judge(*(seen := _look(output)), clock)) == "doubtful":
+    while (verdict := _judge(*(seen := _read_state(output)), clock)) == "doubtful":
         epoch, holder = seen
         if watched and watched[1] and holder and watched != seen:
             raise _refusal(output, holder)
@@ -248,7 +248,7 @@ def _this_process(purpose: str, ttl_s: float, clock: Clock) -> Holder:
     )
 
 
-def _look(output: str) -> tuple[int, Holder | None]:
+def _read_state(output: str) -> tuple[int, Holder | None]:
     """The newest epoch, 0 where there was none yet, and its holder, None where that cannot be read."""
     while True:
         epoch = max(_epochs(output), default=0)

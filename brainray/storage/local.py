@@ -134,7 +134,7 @@ class LocalFiles:
             check_version(uri, os.stat(path), version)
         return file
 
-    def look_up(self, uri: str) -> FileInfo | None:
+    def stat(self, uri: str) -> FileInfo | None:
         with _translated(uri):
             return file_info(uri, (), os.stat(path_of(uri)))
 
@@ -146,10 +146,10 @@ class LocalFiles:
         if write and not os.access(path, os.W_OK | os.X_OK):
             raise StorageError("forbidden", f"{uri}: {path} cannot be written to")
 
-    def ask_service(self, uri: str) -> Service | None:
+    def describe_service(self, uri: str) -> Service | None:
         return None
 
-    def missing_conditions(self, uri: str) -> tuple[str, ...]:
+    def unsupported_conditions(self, uri: str) -> tuple[str, ...]:
         """None: `claim` and `create` rest on renames and O_EXCL."""
         return ()
 

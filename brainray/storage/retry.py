@@ -24,7 +24,7 @@ _Kind = Literal["throttled", "faltered", "refused", "final"]
 _T = TypeVar("_T")
 
 
-class Flow:
+class ConcurrencyLimit:
     """Gives out turns to read; every thread may ask.
 
     How many there are at once is halved by a `Throttled` read, and grows again with time alone: a storage that is
@@ -45,7 +45,7 @@ class Flow:
         return int(min(self._most, self._slowed_to + grown))
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         """Waits for a turn to read."""
         with self._changed:
             self._changed.wait_for(lambda: self._at_once < self.limit)
@@ -93,7 +93,7 @@ class RetryPolicy:
 
 
 @dataclass(kw_only=True)
-class Tries:
+class RetryState:
     """How often one request was tried, and why it failed."""
 
     policy: RetryPolicy = field(default_factory=RetryPolicy)

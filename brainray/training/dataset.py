@@ -31,7 +31,7 @@ class TrainingSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class SelectedImages:
     """The images that are trained and measured on. Arrays have one value an image that is left."""
 
     positions: Array  # in the training set
@@ -99,9 +99,9 @@ def _rows(
             yield {"uri": found.uri, "name": name, "version": f"{found.size_bytes} {found.version}"}
 
 
-def choose(
+def select_images(
     training_set: TrainingSet, groups: Array, digests: Array, errors: Array, *, barred: Array, options: TrainOptions
-) -> Chosen:
+) -> SelectedImages:
     """Leave out what is unreadable, barred or labelled twice, and split the rest by picture.
 
     `groups` [N] has a number an image, equal for copies; `barred` [N] says which are copies of what is excluded.
@@ -112,7 +112,7 @@ def choose(
     pictures = number_pictures(groups[left], digests[left])
     mixed = conflicting(pictures, labels[left])
     positions, pictures = left[~mixed], pictures[~mixed]
-    return Chosen(
+    return SelectedImages(
         positions=positions,
         labels=labels[positions],
         pictures=pictures,
@@ -146,7 +146,7 @@ def _digest(digests: Array, labels: Array) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
-def describe_choice(chosen: Chosen) -> Iterator[str]:
+def describe_choice(chosen: SelectedImages) -> Iterator[str]:
     """What a user should know of the data before trusting a figure measured on it."""
     images = len(chosen.positions)
     if chosen.unreadable:
@@ -165,13 +165,13 @@ def describe_choice(chosen: Chosen) -> Iterator[str]:
         yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
 
 
-def picture_counts(chosen: Chosen, places: Array, classes: int) -> Array:
+def picture_counts(chosen: SelectedImages, places: Array, classes: int) -> Array:
     """Pictures of each class."""
     _, first = np.unique(chosen.pictures[places], return_index=True)
     return np.bincount(chosen.labels[places][first], minlength=classes)
 
 
-def describe_data(chosen: Chosen, classes: tuple[str, ...]) -> dict[str, Any]:
+def describe_data(chosen: SelectedImages, classes: tuple[str, ...]) -> dict[str, Any]:
     """What the bundle says of the images it was made from."""
     split = chosen.splits[0]
     by_class = picture_counts(chosen, np.arange(len(chosen.positions)), len(classes))

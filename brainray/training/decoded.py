@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from brainray import storage
 from brainray.config import ImageSpec
-from brainray.duplicates.descriptors import Signatures, nothing, signature_of
+from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing
 from brainray.errors import BrainrayError, ImageError, StorageError
 from brainray.imaging.decode import decode_with_luminance
 
@@ -30,11 +30,11 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
             decoded, luminance_HW = decode_with_luminance(storage.read_bytes(uri), spec)
-            pixels[row], signatures[row] = decoded.pixels, signature_of(luminance_HW)
+            pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
         except (ImageError, StorageError) as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    return columns | {"pixels": pixels, "error": errors} | Signatures.stack(signatures).columns()
+    return columns | {"pixels": pixels, "error": errors} | Descriptors.stack(signatures).columns()
 
 
 def take_rows(batch: Rows, wanted: Array, pictures: Array) -> Rows:
@@ -58,7 +58,7 @@ def in_order(parts: list[Rows], *names: str) -> Rows:
     return {name: np.concatenate([part[name] for part in parts])[order] for name in names}
 
 
-class KeptRows:
+class DecodedRows:
     """A worker's rows in order of position, maybe none.
 
     Pixels lie in a file that has no name and goes with the process. The system holds it in memory as far as there is

@@ -41,7 +41,7 @@ class Pixels(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitting:
+class StepConfig:
     """What every step needs and no step changes."""
 
     spec: ImageSpec
@@ -165,7 +165,7 @@ def train_epoch(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    fitting: Fitting,
+    fitting: StepConfig,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
@@ -184,7 +184,7 @@ def train_epoch(
         optimizer.step()
         schedule.step()
         if average is not None:
-            average.update_parameters(bare(model))
+            average.update_parameters(unwrap(model))
         losses.append(loss.detach())
     return float(torch.stack(losses).mean()) if losses else math.nan
 
@@ -209,14 +209,14 @@ def _follow(decay: float, means: Sequence[Tensor], values: Sequence[Tensor], ave
             mean.copy_(value)
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The network itself: with two workers or more it is wrapped."""
     inner: nn.Module = getattr(model, "module", model)
     return inner
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch], *, fitting: Fitting) -> npt.NDArray[np.float32]:
+def evaluate(model: nn.Module, batches: Iterable[Batch], *, fitting: StepConfig) -> npt.NDArray[np.float32]:
     """Logits [N, K] of every image, in order."""
     model.eval()
     outputs = []

@@ -13,7 +13,7 @@ from brainray import storage
 from brainray.config import LITE_NAMES, TrainOptions
 from brainray.evaluation import metrics
 from brainray.evaluation.calibration import Review
-from brainray.evaluation.counts import CALIBRATION_BINS, Tally, count_probabilities
+from brainray.evaluation.counts import CALIBRATION_BINS, Counts, count_probabilities
 from brainray.evaluation.plots import draw_curves, draw_reliability
 
 FOLDER = "training"
@@ -42,7 +42,7 @@ class Validation:
         folds = int(self.fold_N.max(initial=0)) + 1
         return folds if folds > 1 else 0
 
-    def tally(self, fold: int | None = None) -> Tally:
+    def tally(self, fold: int | None = None) -> Counts:
         chosen = slice(None) if fold is None else self.fold_N == fold
         return count_probabilities(self.labels_N[chosen], self.probs_NK[chosen])
 

@@ -86,7 +86,7 @@ def is_begun(output: str) -> bool:
     return storage.exists(storage.join(output, SEARCH))
 
 
-def begin(output: str, request: TrainRequest, space: Space, writer: storage.Writer) -> None:
+def begin_search(output: str, request: TrainRequest, space: Space, writer: storage.Writer) -> None:
     """Make the output this search's, unless it is. Raises `BadRequest` for one that holds something else."""
     drawn_from = {name: list(values) for name, values in asdict(space).items()}
     described = {"request": request.described, "space": drawn_from}

@@ -20,7 +20,7 @@ from brainray.config import TrainOptions
 from brainray.errors import BadRequest, StorageError
 from brainray.models.bundle import DESCRIPTION, WEIGHTS
 
-from .dataset import Chosen, TrainingSet
+from .dataset import SelectedImages, TrainingSet
 from .report import FOLDER as REPORT
 from .splits import Split
 
@@ -35,7 +35,7 @@ _PROGRESS = "progress.json"
 FIRST_FOLD = "fold-1"
 _RAY = "ray"  # what Ray Train keeps of its runs; nothing is ever read from it
 
-Found = Literal["nothing", "unfinished", "trained"]
+TrainingState = Literal["nothing", "unfinished", "trained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def check_is_folder(output: str) -> None:
         raise BadRequest(f"--output {output} is a file; give a folder that is new or empty")
 
 
-def look(output: str, request: TrainRequest) -> Found:
+def inspect_output(output: str, request: TrainRequest) -> TrainingState:
     """What the output, a folder or nothing, holds of this request. Raises `BadRequest` where it holds another's."""
     if storage.exists(storage.join(output, DESCRIPTION)):
         if _digest_of_bundle(output) == request.digest:
@@ -181,7 +181,7 @@ def differences(before: object, now: dict[str, Any]) -> Iterator[str]:
             yield words
 
 
-def begin(output: str, request: TrainRequest, *, writer: storage.Writer) -> None:
+def begin_training(output: str, request: TrainRequest, *, writer: storage.Writer) -> None:
     """Make an output that of this request. What another training may have left there would be gone on with: it goes."""
     work = WorkFolder.of(output)
     writer.delete_tree(work.uri)
@@ -193,7 +193,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class FitPart:
     """One fit."""
 
     name: str  # as it is told; "" where there is but one
@@ -204,17 +204,17 @@ class Part:
         return f"{self.name}, " if self.name else ""
 
 
-def parts_of(output: str, options: TrainOptions) -> tuple[Part, ...]:
+def parts_of(output: str, options: TrainOptions) -> tuple[FitPart, ...]:
     """In the order in which they are fitted. The last one's weights are the model's."""
     whole = WorkFolder.of(output)
     if not options.folds:
-        return (Part(name="", work=whole),)
+        return (FitPart(name="", work=whole),)
     numbers = range(1, options.folds + 1)
-    folds = [Part(name=f"fold {n} of {options.folds}", work=whole.part(f"fold-{n}")) for n in numbers]
-    return (*folds, Part(name="all images", work=whole))
+    folds = [FitPart(name=f"fold {n} of {options.folds}", work=whole.part(f"fold-{n}")) for n in numbers]
+    return (*folds, FitPart(name="all images", work=whole))
 
 
-def splits_of(chosen: Chosen) -> Iterator[Split]:
+def splits_of(chosen: SelectedImages) -> Iterator[Split]:
     """The split of each part. What all images are learned from is measured on none."""
     yield from chosen.splits
     if len(chosen.splits) > 1:
@@ -243,7 +243,7 @@ class Progress:
         return float(sum(row["seconds"] for state in self.states if state for row in state.history))
 
 
-def read_progress(parts: tuple[Part, ...]) -> Progress:
+def read_progress(parts: tuple[FitPart, ...]) -> Progress:
     from . import checkpoint
 
     states: list[Checkpoint | None] = []
@@ -258,7 +258,7 @@ def read_progress(parts: tuple[Part, ...]) -> Progress:
 
 
 @contextmanager
-def following(part: Part, *, epochs: int, say: Say) -> Iterator[None]:
+def following(part: FitPart, *, epochs: int, say: Say) -> Iterator[None]:
     """Say each epoch as it is finished, from the file the first worker keeps."""
     done = threading.Event()
     told = len(part.work.history())

@@ -20,13 +20,13 @@ from brainray.models.predictor import use_bf16
 
 from . import loop
 from .checkpoint import Checkpoint
-from .decoded import KeptRows
+from .decoded import DecodedRows
 
 _VALIDATION_BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class FitSpec:
     """What is to be learned and how; the same on every worker and from the first epoch to the last."""
 
     options: TrainOptions
@@ -39,12 +39,12 @@ class Lesson:
         return sum(self.class_counts)
 
 
-class Learner:
+class Trainer:
     """Begins with the first weights, or goes on from a checkpoint."""
 
     def __init__(
         self,
-        lesson: Lesson,
+        lesson: FitSpec,
         *,
         begun: Checkpoint | None,
         device: torch.device,
@@ -60,7 +60,7 @@ class Learner:
         self._epochs = begun.epoch if begun else 0
         self.batch = max(1, options.batch_size // workers)
         self.steps = -(-lesson.pictures // (shares * self.batch))  # in an epoch
-        self._fitting = loop.Fitting(
+        self._fitting = loop.StepConfig(
             spec=options.image_spec,
             device=device,
             bf16=use_bf16(options.precision, device),
@@ -90,11 +90,11 @@ class Learner:
         return average
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network that is validated and kept."""
-        return loop.bare(self.average or self.model)
+        return loop.unwrap(self.average or self.model)
 
-    def epoch(self, rows: KeptRows, *, rank: int = 0) -> float:
+    def epoch(self, rows: DecodedRows, *, rank: int = 0) -> float:
         """The next pass over this worker's images. Returns the mean loss."""
         self._epochs += 1
         generator = loop.seed_epoch(seed=self._options.seed, epoch=self._epochs, rank=rank)
@@ -110,13 +110,13 @@ class Learner:
             average=self.average,
         )
 
-    def evaluate(self, rows: KeptRows) -> npt.NDArray[np.float32]:
+    def evaluate(self, rows: DecodedRows) -> npt.NDArray[np.float32]:
         """Logits [N, K] of a worker's images."""
         batches = loop.ordered_batches(rows.pixels, rows.label, batch_size=_VALIDATION_BATCH)
-        return loop.evaluate(self.judged, batches, fitting=self._fitting)
+        return loop.evaluate(self.eval_model, batches, fitting=self._fitting)
 
 
-def _first_weights(lesson: Lesson) -> nn.Module:
+def _first_weights(lesson: FitSpec) -> nn.Module:
     torch.manual_seed(lesson.options.seed)
     model = build_model(lesson.model)
     if lesson.init:

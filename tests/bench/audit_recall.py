@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pictures import CHANGES, Picture, changed, resized
 
-from brainray.duplicates.descriptors import Signatures, signature_of
+from brainray.duplicates.descriptors import Descriptors, describe_picture
 from brainray.duplicates.search import find_candidates, find_copies, group_copies, similarities
 from brainray.imaging.decode import luminance
 
@@ -55,10 +55,10 @@ def main() -> None:
             writer.writerows(rows)
 
 
-def distinct(paths: Any, count: int) -> tuple[list[Path], Signatures]:
+def distinct(paths: Any, count: int) -> tuple[list[Path], Descriptors]:
     """The first images of as many groups, or all there are."""
     some = list(paths[: 3 * count])
-    signatures = Signatures.stack([signature_of(read(path)) for path in some])
+    signatures = Descriptors.stack([describe_picture(read(path)) for path in some])
     began = time.perf_counter()
     groups = group_copies(signatures, find_copies(signatures))
     kept = np.unique(groups[signatures.shows_something])[:count]
@@ -87,7 +87,7 @@ def row_of(what: str, images: int, found: int, false: int, similarity: Any, seco
     }
 
 
-def unchanged(signatures: Signatures) -> dict[str, Any]:
+def unchanged(signatures: Descriptors) -> dict[str, Any]:
     """All candidates among pictures that are none of them copies: the most alike are neighbouring slices."""
     began = time.perf_counter()
     candidates = find_candidates(signatures, np.arange(len(signatures)))
@@ -96,9 +96,9 @@ def unchanged(signatures: Signatures) -> dict[str, Any]:
     return row_of("different pictures", 0, 0, 0, near, time.perf_counter() - began)
 
 
-def measure(name: str, paths: list[Path], signatures: Signatures, rng: np.random.Generator) -> dict[str, Any]:
-    copies = Signatures.stack([signature_of(changed(read(path), name, rng)) for path in paths])
-    everything = Signatures.concatenate([signatures, copies])
+def measure(name: str, paths: list[Path], signatures: Descriptors, rng: np.random.Generator) -> dict[str, Any]:
+    copies = Descriptors.stack([describe_picture(changed(read(path), name, rng)) for path in paths])
+    everything = Descriptors.concatenate([signatures, copies])
     began = time.perf_counter()
     pairs = find_copies(everything)
     groups = group_copies(everything, pairs)
@@ -114,7 +114,7 @@ def neighbours(path: Path, axis: int) -> dict[str, Any]:
     """Slices of the middle half of a volume; each voxel becomes a square of 3 x 3 pixels."""
     volume, spacing_mm = read_nifti(path)
     slices = [resized(picture, 3.0) for picture in middle(volume, axis)]
-    signatures = Signatures.stack([signature_of(picture) for picture in slices])
+    signatures = Descriptors.stack([describe_picture(picture) for picture in slices])
     began = time.perf_counter()
     pairs = find_copies(signatures)
     candidates = find_candidates(signatures, np.arange(len(signatures)))

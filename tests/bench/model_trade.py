@@ -28,14 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bundles import learned
 
 from brainray.config import TrainOptions
-from brainray.duplicates.descriptors import Signatures
+from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
 from brainray.imaging.decode import decode
 from brainray.models.bundle import Bundle, load_bundle
 from brainray.models.networks import cost_of
 from brainray.models.predictor import Predictor
-from brainray.training.dataset import Chosen, TrainingSet, choose, list_training_set, picture_counts
-from brainray.training.decoded import KeptRows, decode_rows, take_rows
+from brainray.training.dataset import SelectedImages, TrainingSet, list_training_set, picture_counts, select_images
+from brainray.training.decoded import DecodedRows, decode_rows, take_rows
 
 _LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 12, "folds": 5}
 CANDIDATES = {
@@ -84,22 +84,22 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @cache
-def chosen_images(data: str) -> tuple[TrainingSet, Chosen]:
+def chosen_images(data: str) -> tuple[TrainingSet, SelectedImages]:
     """The same pictures on the same sides, whatever the network."""
     found, options = list_training_set(data), next(iter(CANDIDATES.values()))
     rows = decode_rows(found.table, options.image_spec)
-    signatures = Signatures.from_columns(rows)
+    signatures = Descriptors.from_columns(rows)
     groups = group_copies(signatures, find_copies(signatures))
     digests, nobody = signatures.digest.astype(str), np.zeros(len(groups), bool)
-    return found, choose(found, groups, digests, rows["error"], barred=nobody, options=options)
+    return found, select_images(found, groups, digests, rows["error"], barred=nobody, options=options)
 
 
-def train_side(data: str, options: TrainOptions) -> tuple[KeptRows, tuple[int, ...], tuple[str, ...]]:
+def train_side(data: str, options: TrainOptions) -> tuple[DecodedRows, tuple[int, ...], tuple[str, ...]]:
     """(images to learn from, pictures by class, classes) of the first fold."""
     found, chosen = chosen_images(data)
     places = chosen.splits[0].train
     positions, pictures = chosen.positions[places], np.unique(chosen.pictures[places], return_inverse=True)[1]
-    kept = KeptRows([take_rows(decode_rows(found.table.take(positions), options.image_spec), positions, pictures)])
+    kept = DecodedRows([take_rows(decode_rows(found.table.take(positions), options.image_spec), positions, pictures)])
     return kept, tuple(picture_counts(chosen, places, len(found.classes)).tolist()), found.classes
 
 

@@ -23,7 +23,7 @@ from brainray import storage
 from brainray.commands.score import plan_with_probe
 from brainray.config import ScoreOptions
 from brainray.models.bundle import load_bundle
-from brainray.scoring.run_folder import Request
+from brainray.scoring.run_folder import ScoreRequest
 
 CASES = [  # pixels, how many times the images, in a bucket
     (160, 1, False),
@@ -38,7 +38,7 @@ CASES = [  # pixels, how many times the images, in a bucket
 
 
 def expected_s(root: str, model: str, output: str) -> float:
-    request = Request(
+    request = ScoreRequest(
         inputs=(root,), output=output, bundle=load_bundle(model), truth=None, options=ScoreOptions(max_unread=1.0)
     )
     _, expected = plan_with_probe(request, say=print)

@@ -41,7 +41,7 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
 
     from brainray.cli.app import app
     from brainray.config import TrainOptions
-    from brainray.training.trainer import Learner, Lesson
+    from brainray.training.trainer import FitSpec, Trainer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     command = get_command(app).commands["train"]
@@ -49,8 +49,8 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
     names = ("model", "weights", "image_px", "batch_size", "lr", "augment")
     options = TrainOptions(**{name: values[name] for name in names if values[name] is not None}, epochs=epochs)
     learn, counts, classes = train_side(data, options)
-    lesson = Lesson(options=options, model=options.model_spec(classes), class_counts=counts, init=None)
-    learner = Learner(lesson, begun=None, device=torch.device("cpu"))
+    lesson = FitSpec(options=options, model=options.model_spec(classes), class_counts=counts, init=None)
+    learner = Trainer(lesson, begun=None, device=torch.device("cpu"))
     found = []
     for _ in range(epochs):
         began = time.perf_counter()

@@ -67,7 +67,7 @@ def member_uri(container: str, name: str) -> str:
     return f"{container}#{name}" if name else container
 
 
-def container_of(uri: str) -> tuple[str, Kind] | None:
+def archive_of(uri: str) -> tuple[str, Kind] | None:
     """The container that a member's URI names, and its kind; None for any other URI."""
     at = uri.find("#")
     while at >= 0:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs import archives
-from brainray.inputs.schema import Entry
+from brainray.inputs.schema import ListedImage
 from brainray.storage.base import FileInfo
 
 from . import INDEX_SCHEMA, Kind, NotAContainer
@@ -30,7 +30,7 @@ _SKIPPED_KEY = b"brainray.skipped"  # why the file holds no images at all
 _NAME_HEX = 32
 
 
-class Index:
+class ArchiveIndex:
     """The members of one container."""
 
     def __init__(self, path: str) -> None:
@@ -42,7 +42,7 @@ class Index:
         reason = (pq.read_schema(self._path).metadata or {}).get(_SKIPPED_KEY)
         return reason.decode() if reason else None
 
-    def entries(self, container: FileInfo) -> Iterator[tuple[str, Entry, str | None]]:
+    def entries(self, container: FileInfo) -> Iterator[tuple[str, ListedImage, str | None]]:
         """Name, entry and label, as it is spelled, of each member; what is wrong with the container has no name."""
         with pq.ParquetFile(self._path, pre_buffer=False) as file:
             for batch in file.iter_batches():
@@ -61,19 +61,19 @@ class Members:
         self._table = table
         self.size_bytes: int = table.nbytes
 
-    def find(self, container: FileInfo, names: Sequence[str]) -> Iterator[Entry]:
+    def find(self, container: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
         """The entries of those that are there, in no order."""
         places = pc.index_in(pa.array([name for name in names if name], pa.string()), self._table["name"])
         for _, entry, _ in _entries(container, self._table.take(places.drop_null())):
             yield entry
 
 
-def _entries(container: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, Entry, str | None]]:
+def _entries(container: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, ListedImage, str | None]]:
     """Of rows of an index."""
     for name, size_bytes, offset, stored_bytes, label, refused in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
-        entry = Entry(
+        entry = ListedImage(
             uri=archives.member_uri(container.uri, name),
             size_bytes=size_bytes,
             version=container.version,
@@ -85,7 +85,7 @@ def _entries(container: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[t
         yield name, entry, label
 
 
-class Indexes:
+class ArchiveIndexes:
     """Lists containers, several at once, into the local folder `scratch`. `kept` is where a run keeps its indexes."""
 
     def __init__(self, scratch: str, *, kept: str | None = None) -> None:
@@ -106,23 +106,23 @@ class Indexes:
         """The index of every container so far."""
         return tuple(os.path.join(self._scratch, name) for name in sorted(os.listdir(self._scratch)))
 
-    def begin(self, container: FileInfo, kind: Kind) -> Future[Index]:
+    def begin(self, container: FileInfo, kind: Kind) -> Future[ArchiveIndex]:
         """The index of a container, read from the run or made. `StorageError` where the container cannot be read."""
         return self._pool.submit(self._index, container, kind)
 
-    def _index(self, container: FileInfo, kind: Kind) -> Index:
+    def _index(self, container: FileInfo, kind: Kind) -> ArchiveIndex:
         said = "\0".join((str(_FORMAT), container.uri, str(container.size_bytes), container.version))
         name = f"{hashlib.sha256(said.encode()).hexdigest()[:_NAME_HEX]}.parquet"
         path = os.path.join(self._scratch, name)
         if os.path.exists(path):  # a list may name a container time and again
-            return Index(path)
+            return ArchiveIndex(path)
         if self._kept and name in self._there:
             storage.write_bytes(path, storage.read_bytes(storage.join(self._kept, name)))
         else:
             temporary = f"{path}.{secrets.token_hex(4)}"
             _write(temporary, container, kind)
             os.replace(temporary, path)
-        return Index(path)
+        return ArchiveIndex(path)
 
 
 def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:

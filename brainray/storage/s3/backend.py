@@ -80,7 +80,7 @@ class S3Objects:
         """One GET of all up to 32 MiB, which parts and manifests mostly are; a larger file is read by ranges."""
         return self._requests.persist(partial(self._requests.open_once, uri, version))
 
-    def look_up(self, uri: str) -> FileInfo | None:
+    def stat(self, uri: str) -> FileInfo | None:
         return None
 
     def check_access(self, uri: str, *, write: bool) -> None:
@@ -99,7 +99,7 @@ class S3Objects:
             if exc.reason != "not_found":
                 raise
 
-    def ask_service(self, uri: str) -> Service | None:
+    def describe_service(self, uri: str) -> Service | None:
         """A refusal tells the time, too."""
         clients = self._requests.clients
         bucket, _ = split(uri)
@@ -121,7 +121,7 @@ class S3Objects:
                 time_s=parsedate_to_datetime(date).timestamp() if date else None,
             )
 
-    def missing_conditions(self, uri: str) -> tuple[str, ...]:
+    def unsupported_conditions(self, uri: str) -> tuple[str, ...]:
         honoured = self._probe.ask(self._requests, uri)
         wanted = {"If-None-Match": honoured.if_none_match, "If-Match": honoured.if_match}
         return tuple(name for name, held in wanted.items() if not held)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from brainray.errors import StorageError
 
-from .errors import Request
+from .errors import S3Request
 from .listing import parse_page
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class Clients:
     def is_aws(self) -> bool:
         return _at_aws(self.s3)
 
-    def request(self, action: str, uri: str, bucket: str) -> Request:
+    def request(self, action: str, uri: str, bucket: str) -> S3Request:
         """Names a request for the messages about it. Never fails: a client that cannot be made has no endpoint."""
         made = self._s3 is not None and self._pid == os.getpid()
         endpoint = self.endpoint if made else os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL"))
-        return Request(
+        return S3Request(
             action=action, uri=uri, bucket=bucket, endpoint=endpoint or "", region=self.region if made else None
         )
 

@@ -14,7 +14,7 @@ from brainray.errors import BrainrayError, Changed, ImageReason, OutOfRange, Sto
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class S3Request:
     """What was asked of which store, for the message."""
 
     action: str  # the permission it needs: "s3:GetObject"
@@ -30,7 +30,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class S3Answer:
     """What the store answered, apart from how a client tells it."""
 
     status: int
@@ -83,7 +83,7 @@ _STATUS_CODES = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}
 
 
 @contextmanager
-def translated(describe: Callable[[], Request]) -> Iterator[None]:
+def translated(describe: Callable[[], S3Request]) -> Iterator[None]:
     """Turns every error of a client into a `StorageError`."""
     try:
         yield
@@ -96,7 +96,7 @@ def translated(describe: Callable[[], Request]) -> Iterator[None]:
         raise error from None
 
 
-def translate(exc: Exception, request: Request) -> StorageError | None:
+def translate(exc: Exception, request: S3Request) -> StorageError | None:
     """The `StorageError` for a client's exception; None for one that is no client's."""
     home = type(exc).__module__.partition(".")[0]
     if home in ("botocore", "boto3"):
@@ -114,7 +114,7 @@ def translate(exc: Exception, request: Request) -> StorageError | None:
     return None
 
 
-def judge(answer: Answer, request: Request) -> StorageError:
+def judge(answer: S3Answer, request: S3Request) -> StorageError:
     """The `StorageError` for an answer other than success."""
     code = answer.code if not answer.code.isdigit() else _STATUS_CODES.get(answer.status, answer.code)
     told = code if code and not code.isdigit() else f"HTTP {answer.status}"
@@ -138,7 +138,7 @@ def judge(answer: Answer, request: Request) -> StorageError:
     return _error("forbidden", request, f"{request.host} refused {request.action} ({told})")
 
 
-def _elsewhere(region: str | None, request: Request) -> StorageError:
+def _elsewhere(region: str | None, request: S3Request) -> StorageError:
     where = f"in {region}" if region else "in another region"
     advice = f"set AWS_REGION={region}" if region else "set AWS_REGION to the bucket's region"
     mine = f", not in {request.region}" if request.region else ""
@@ -146,7 +146,7 @@ def _elsewhere(region: str | None, request: Request) -> StorageError:
     return _error("forbidden", request, words, kind=WrongRegion)
 
 
-def _from_botocore(exc: Exception, request: Request) -> StorageError:
+def _from_botocore(exc: Exception, request: S3Request) -> StorageError:
     from botocore import exceptions as known
     from botocore.parsers import ResponseParserError
 
@@ -183,11 +183,11 @@ def _set_up(name: str) -> str:
     return f"the client could not be used ({name}); check the AWS configuration"
 
 
-def _answer_of(exc: Exception) -> Answer:
+def _answer_of(exc: Exception) -> S3Answer:
     response = getattr(exc, "response", {})
     error, told = response.get("Error", {}), response.get("ResponseMetadata", {})
     region = error.get("Region") or told.get("HTTPHeaders", {}).get("x-amz-bucket-region")
-    return Answer(status=told.get("HTTPStatusCode", 0), code=str(error.get("Code", "")), region=region)
+    return S3Answer(status=told.get("HTTPStatusCode", 0), code=str(error.get("Code", "")), region=region)
 
 
 _OBSTORE_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
@@ -204,7 +204,7 @@ _OBSTORE_STATUS_OF = {
 }
 
 
-def _from_obstore(exc: Exception, request: Request) -> StorageError:
+def _from_obstore(exc: Exception, request: S3Request) -> StorageError:
     """obstore tells all it knows as text only: the head line, the answer's body, then Rust's debug format."""
     name, text = type(exc).__name__, str(exc)
     if "External AWS credential provider" in text:
@@ -215,7 +215,7 @@ def _from_obstore(exc: Exception, request: Request) -> StorageError:
         status = 301
     if status is not None:
         code, region = _OBSTORE_CODE.search(text), _OBSTORE_REGION.search(text)
-        answer = Answer(status=status, code=code[1] if code else str(status), region=region[1] if region else None)
+        answer = S3Answer(status=status, code=code[1] if code else str(status), region=region[1] if region else None)
         return judge(answer, request)
     if name in ("InvalidPathError", "NotSupportedError", "UnknownConfigurationKeyError"):
         return _error("forbidden", request, f"the client could not be used ({name}); check the AWS configuration")
@@ -227,13 +227,13 @@ def _from_obstore(exc: Exception, request: Request) -> StorageError:
     return _error("read_failed", request, f"{_LOST} ({how[1] if how else name})")
 
 
-def _unreachable(request: Request) -> StorageError:
+def _unreachable(request: S3Request) -> StorageError:
     return _error(
         "read_failed", request, f"{request.host} cannot be reached; check the network, AWS_ENDPOINT_URL and AWS_REGION"
     )
 
 
 def _error(
-    reason: ImageReason, request: Request, words: str, *, kind: type[StorageError] = StorageError
+    reason: ImageReason, request: S3Request, words: str, *, kind: type[StorageError] = StorageError
 ) -> StorageError:
     return kind(reason, " ".join(f"{request.uri}: {words}".split()))

@@ -22,7 +22,7 @@ FIELD = "Page"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class ListedKey:
     """An object, or with a delimiter a folder: then without version, and its key ends with the delimiter."""
 
     key: str
@@ -38,7 +38,7 @@ class Entry:
 class Page:
     """Objects and folders together, in the order of their keys' UTF-8 bytes."""
 
-    entries: list[Entry]
+    entries: list[ListedKey]
     next_token: str | None
 
 
@@ -60,7 +60,7 @@ def _parse(body: bytes) -> Page:
     if not root.tag.endswith("ListBucketResult"):
         raise ValueError(root.tag)
     fields: dict[str, str] = {}
-    entries: list[Entry] = []
+    entries: list[ListedKey] = []
     encoded = any(_name(node) == "EncodingType" and node.text == "url" for node in root)
     for node in root:
         name = _name(node)
@@ -72,9 +72,9 @@ def _parse(body: bytes) -> Page:
         if encoded:
             key = unquote_plus(key)
         if name == "Contents":
-            entries.append(Entry(key=key, size_bytes=int(parts["Size"]), version=parts.get("ETag", "").strip('"')))
+            entries.append(ListedKey(key=key, size_bytes=int(parts["Size"]), version=parts.get("ETag", "").strip('"')))
         else:
-            entries.append(Entry(key=key))
+            entries.append(ListedKey(key=key))
     entries.sort(key=lambda entry: entry.key)  # by code point, which is the order of UTF-8 bytes
     truncated = fields.get("IsTruncated", "").strip() == "true"
     return Page(entries=entries, next_token=fields["NextContinuationToken"] if truncated else None)
@@ -114,17 +114,17 @@ class _Span:
     upto: str | None = None
 
 
-def list_objects(fetch: FetchPage, prefix: str) -> Iterator[Entry]:
+def list_objects(fetch: FetchPage, prefix: str) -> Iterator[ListedKey]:
     """Every object whose key starts with `prefix`."""
     parts = _split(fetch, prefix, _DEEP)
-    room = _Room()
-    waiting: deque[list[Entry] | _Shelf] = deque()
+    room = _MemoryBudget()
+    waiting: deque[list[ListedKey] | _SpanQueue] = deque()
     pool = ThreadPoolExecutor(LISTERS, thread_name_prefix="s3 listing")
     try:
         while True:
             while len(waiting) < _AHEAD and (part := next(parts, None)) is not None:
                 if isinstance(part, _Span):
-                    shelf = _Shelf(room)
+                    shelf = _SpanQueue(room)
                     pool.submit(_fill, shelf, fetch, part)
                     waiting.append(shelf)
                 else:
@@ -138,7 +138,7 @@ def list_objects(fetch: FetchPage, prefix: str) -> Iterator[Entry]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[Entry]]:
+def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[ListedKey]]:
     """The key space in order: objects where a look at the folders showed them, and spans yet to be listed."""
     token: str | None = None
     after = ""
@@ -162,7 +162,7 @@ def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[
         after = page.entries[-1].key if page.entries else after
 
 
-def _flat(fetch: FetchPage, prefix: str, page: Page) -> Iterator[_Span | list[Entry]]:
+def _flat(fetch: FetchPage, prefix: str, page: Page) -> Iterator[_Span | list[ListedKey]]:
     """A folder of files alone: its first pages, then spans up to keys that are guessed. A bad guess costs a request."""
     for number in count(1):
         yield page.entries
@@ -199,7 +199,7 @@ def _guesses(fetch: FetchPage, prefix: str, after: str) -> list[str]:
     return [guess for guess in guesses if guess > after]
 
 
-def _shares(prefix: str, after: str, entries: list[Entry]) -> Iterator[_Span]:
+def _shares(prefix: str, after: str, entries: list[ListedKey]) -> Iterator[_Span]:
     """A page of many folders as a few spans, so that requests stay few where each folder holds little."""
     size = -(-len(entries) // _SHARES)
     for start in range(0, len(entries), size):
@@ -208,9 +208,9 @@ def _shares(prefix: str, after: str, entries: list[Entry]) -> Iterator[_Span]:
         after = upto
 
 
-def _each(fetch: FetchPage, entries: list[Entry], levels: int | None) -> Iterator[_Span | list[Entry]]:
+def _each(fetch: FetchPage, entries: list[ListedKey], levels: int | None) -> Iterator[_Span | list[ListedKey]]:
     """A page of few folders: each a span, or looked into where levels are left."""
-    objects: list[Entry] = []
+    objects: list[ListedKey] = []
     for entry in entries:
         if not entry.is_folder:
             objects.append(entry)
@@ -226,7 +226,7 @@ def _each(fetch: FetchPage, entries: list[Entry], levels: int | None) -> Iterato
         yield objects
 
 
-def _pages(fetch: FetchPage, span: _Span) -> Iterator[list[Entry]]:
+def _pages(fetch: FetchPage, span: _Span) -> Iterator[list[ListedKey]]:
     # Below a folder no key is greater than this one, or next to none: those are dropped below.
     start = span.after + _LAST if _is_folder(span.after, span) else span.after
     token: str | None = None
@@ -252,13 +252,13 @@ def _is_folder(key: str, span: _Span) -> bool:
     return key.endswith("/") and key != span.prefix
 
 
-class _Room:
+class _MemoryBudget:
     """How much may be listed ahead by all, and whose turn it is."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.held_bytes = 0
-        self.turn: _Shelf | None = None
+        self.turn: _SpanQueue | None = None
         self.closed = False
 
     def close(self) -> None:
@@ -268,14 +268,14 @@ class _Room:
 
 
 @dataclass(eq=False)
-class _Shelf:
+class _SpanQueue:
     """What is listed of one span and not yet handed out. One thread fills it, another takes."""
 
-    room: _Room
+    room: _MemoryBudget
     held_bytes: int = 0
     pages: SimpleQueue[bytes | BaseException | None] = field(default_factory=SimpleQueue)
 
-    def put(self, entries: list[Entry]) -> bool:
+    def put(self, entries: list[ListedKey]) -> bool:
         """Waits for room; False where nobody wants it any more."""
         rows = [(entry.key, entry.size_bytes, entry.version) for entry in entries]
         data = zlib.compress(pickle.dumps(rows), 1)
@@ -287,7 +287,7 @@ class _Shelf:
         self.pages.put(data)
         return True
 
-    def take(self) -> Iterator[Entry]:
+    def take(self) -> Iterator[ListedKey]:
         with self.room.changed:
             self.room.turn = self
             self.room.changed.notify_all()
@@ -298,7 +298,7 @@ class _Shelf:
                 self._hold(-len(page))
                 self.room.changed.notify_all()
             for key, size_bytes, version in pickle.loads(zlib.decompress(page)):
-                yield Entry(key=key, size_bytes=size_bytes, version=version)
+                yield ListedKey(key=key, size_bytes=size_bytes, version=version)
 
     def _has_room(self) -> bool:
         turn = self.room.turn is self and self.held_bytes < _TURN_BYTES
@@ -309,7 +309,7 @@ class _Shelf:
         self.room.held_bytes += size_bytes
 
 
-def _fill(shelf: _Shelf, fetch: FetchPage, span: _Span) -> None:
+def _fill(shelf: _SpanQueue, fetch: FetchPage, span: _Span) -> None:
     try:
         for entries in _pages(fetch, span):
             if not shelf.put(entries):

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from brainray.errors import Changed, OutOfRange, StorageError, WrongRegion
 from brainray.storage.base import changed
-from brainray.storage.retry import RetryPolicy, Sleep, Tries
+from brainray.storage.retry import RetryPolicy, RetryState, Sleep
 
 from .clients import Clients, content_md5
-from .errors import Answer, judge, translated
+from .errors import S3Answer, judge, translated
 from .listing import FIELD, Page
 from .uris import split
 
@@ -43,12 +43,12 @@ class Requests:
         self.clients = Clients()
         self._sleep = sleep
 
-    def persist(self, request: Callable[[], _T], tries: Tries | None = None) -> _T:
+    def persist(self, request: Callable[[], _T], tries: RetryState | None = None) -> _T:
         """Repeat a request that may pass a moment later. `tries` is for a caller who asks how many there were."""
         return (tries or self.tries()).persist(request, self._sleep)
 
-    def tries(self) -> Tries:
-        return Tries(policy=POLICY, in_bucket=True)
+    def tries(self) -> RetryState:
+        return RetryState(policy=POLICY, in_bucket=True)
 
     @contextmanager
     def translated(self, action: str, uri: str) -> Iterator[None]:
@@ -68,7 +68,7 @@ class Requests:
             except Exception as exc:  # noqa: BLE001  # whatever it is, the first error stands
                 headers = getattr(exc, "response", {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
                 region = headers.get("x-amz-bucket-region")
-                answer = Answer(status=301, code="PermanentRedirect", region=region)
+                answer = S3Answer(status=301, code="PermanentRedirect", region=region)
                 return judge(answer, self.clients.request(action, uri, bucket))
         return error
 
@@ -238,7 +238,7 @@ class Requests:
         for error in answer.get("Errors", []):
             if error.get("Code") != "NoSuchKey":
                 request = self.clients.request("s3:DeleteObject", uri, split(uri)[0])
-                raise judge(Answer(status=0, code=str(error.get("Code", ""))), request)
+                raise judge(S3Answer(status=0, code=str(error.get("Code", ""))), request)
 
 
 class RangeFile(io.RawIOBase):
