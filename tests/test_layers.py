@@ -14,6 +14,7 @@ PACKAGE = Path(brainray.__file__).parent
 # A package imports only those above it. The modules at the top of `brainray/` have their places in it, too.
 ORDER = (
     "interpreter",
+    "callbacks",
     "errors",
     "versions",
     "config",

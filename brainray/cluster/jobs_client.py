@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from brainray import storage
+from brainray.callbacks import Clock, Say, Sleep
 from brainray.errors import BadRequest, BrainrayError, StorageError, Unreachable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -27,9 +28,6 @@ _RETRY_S = 1.0
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _SHOWN_CHARACTERS = 300  # of what Ray says, which may be a traceback
 
-Clock = Callable[[], float]
-Sleep = Callable[[float], None]
-Say = Callable[[str], None]
 FindToken = Callable[[], str | None]
 
 

@@ -1,12 +1,12 @@
 """The machines of a cluster: waits for those that are to come, and asks each whether it sees the files."""
 
 import time
-from collections.abc import Callable
 
 import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from brainray.callbacks import Say
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, BrainrayError
 from brainray.models.bundle import Bundle
@@ -20,8 +20,6 @@ _ANSWER_S = 60.0  # of a node: a process is started there
 _WORKER_S = 600.0  # of an autoscaler: a machine is started
 _LOOK_S = 2.0
 _PROBE_S = 300.0
-
-Say = Callable[[str], None]
 
 
 def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> list[Node]:

@@ -1,8 +1,9 @@
 """The engine of `score_job` that is Ray: connect, look at the machines, size the pool, score."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
+from brainray.callbacks import Say
 from brainray.hardware import read_machine
 from brainray.resources import Node, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
@@ -13,8 +14,6 @@ from brainray.storage.lease import Lease
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
 from .session import cluster_address, session
-
-Say = Callable[[str], None]
 
 
 def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:

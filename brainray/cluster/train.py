@@ -6,7 +6,7 @@ the first of them wrote and from nothing of Ray's.
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from brainray import storage
+from brainray.callbacks import Say
 from brainray.errors import BrainrayError
 from brainray.resources import TrainPool
 from brainray.storage.scratch import scratch_folder
@@ -33,7 +34,6 @@ _RESIZE_S = 30.0  # between looks for machines that have joined; those who do co
 _STARTS = 10  # of the workers in one run of Ray Train, which waits a minute for them each time
 
 Array = npt.NDArray[Any]
-Say = Callable[[str], None]
 
 
 def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool: TrainPool, say: Say) -> None:

@@ -1,6 +1,5 @@
 """Images for training with Ray Data, which decodes each once; then copies are found and sides chosen."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
+from brainray.callbacks import Say
 from brainray.config import ImageSpec, TrainOptions
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
@@ -21,7 +21,6 @@ from .session import own_errors, quiet_data
 _IMAGES_A_TASK = 256
 
 Array = npt.NDArray[Any]
-Say = Callable[[str], None]
 
 
 @own_errors()

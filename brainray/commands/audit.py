@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from brainray import storage
+from brainray.callbacks import Say
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.groups import (
     READABLE,
@@ -35,7 +36,6 @@ GROUPS, PAGE, SUMMARY = "groups.parquet", "audit.html", "summary.json"
 _KIND = "audit"
 
 Array = npt.NDArray[Any]
-Say = Callable[[str], None]
 
 
 class AuditEngine(Protocol):

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from brainray import storage
+from brainray.callbacks import Clock, Say
 from brainray.config import ScoreOptions
 from brainray.errors import StorageError
 from brainray.inputs.file_lists import kept_types
@@ -55,8 +56,6 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
-Clock = Callable[[], float]
-Say = Callable[[str], None]
 ScoreEngine = Callable[[ScoreRequest, Plan, Lease], Iterator[PartInfo]]
 
 

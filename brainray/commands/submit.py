@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 import brainray
-from brainray.cluster.jobs_client import Clock, Job, JobsApi, Say, Sleep, last_line
+from brainray.callbacks import Clock, Say, Sleep
+from brainray.cluster.jobs_client import Job, JobsApi, last_line
 from brainray.errors import BadRequest, BrainrayError, OutputHeld, Unreachable
 
 # What belongs to the package: the same as [tool.setuptools] of pyproject.toml, which a test compares.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from brainray import storage
+from brainray.callbacks import Say
 from brainray.config import ModelSpec, TrainOptions
 from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from brainray.resources import TrainPool
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

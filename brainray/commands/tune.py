@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from brainray import storage
+from brainray.callbacks import Say
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BrainrayError
 from brainray.storage import lease
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from brainray.cluster.tune import SplitDatasets
     from brainray.training.dataset import Array
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,12 @@ Credentials are named by where they come from, and never shown.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 
 from brainray import storage
+from brainray.callbacks import Clock
 from brainray.config import ImageSpec
 from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
@@ -19,8 +20,6 @@ from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.storage.base import FileInfo
 
 from .checks import Finding, Skew, counted, finding_of_error, ok, size_text, warning, wrong
-
-Clock = Callable[[], float]
 
 _LOOKED_AT = 1000  # files, for the first image
 _WHOLE_BYTES = 32 << 20  # larger files are not read to their end

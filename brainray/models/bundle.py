@@ -17,7 +17,6 @@ from brainray.errors import BadRequest, BrainrayError, StorageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_UNOWNED = storage.Writer()
 FORMAT_VERSION = 4
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
@@ -64,7 +63,7 @@ def save_bundle(
     metrics: dict[str, Any] | None = None,
     reference: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
-    writer: storage.Writer = _UNOWNED,
+    writer: storage.Writer = storage.UNLEASED,
 ) -> Bundle:
     """Write weights, then the description that makes them a bundle. `weights` are the bytes of a safetensors file."""
     description = {

@@ -7,14 +7,14 @@ said: it scores more slowly.
 import copy
 import operator
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse as fold_batch_norm
 
+from brainray.callbacks import Say
+
 Traced = fx.GraphModule
-Say = Callable[[str], None]
 
 
 def prepare_for_inference(model: nn.Module, device: torch.device, *, bf16: bool, say: Say = warnings.warn) -> nn.Module:

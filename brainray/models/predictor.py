@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from brainray.callbacks import Say
 from brainray.config import ImageSpec, Precision
 from brainray.hardware import keep_freed_memory
 
 from .bundle import Bundle, load_model
-from .fusion import Say, prepare_for_inference
+from .fusion import prepare_for_inference
 from .networks import bf16_supported
 
 if TYPE_CHECKING:

@@ -105,7 +105,6 @@ _FOLDER = "summary"
 _NO_GROUP = "(none)"
 _THREADS = 4  # a million rows in 1,000 parts, 2 cores: 1 thread 2.1 s, 2: 1.5, 4: 1.8, 8: 2.6; more help a bucket
 _PARTS_A_TASK = 64
-_UNOWNED = storage.Writer()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +127,7 @@ class _Run:
     reference: dict[str, Any] | None
 
 
-def build_summary(run_uri: str, writer: storage.Writer = _UNOWNED) -> Summary:
+def build_summary(run_uri: str, writer: storage.Writer = storage.UNLEASED) -> Summary:
     """Read a run and write its `summary/`. Raises `StorageError` naming a part that cannot be read."""
     run = _read_run(storage.normalise(run_uri))
     tally, work = _read_parts(run)

@@ -187,12 +187,12 @@ class Writer:
         _backend(uri).delete_tree(uri, self.staging, first)
 
 
-_UNOWNED = Writer()
-write_bytes = _UNOWNED.write_bytes
-write_json = _UNOWNED.write_json
-write_parquet = _UNOWNED.write_parquet
-delete = _UNOWNED.delete
-delete_tree = _UNOWNED.delete_tree
+UNLEASED = Writer()  # of who holds no lease: its writes are not guarded
+write_bytes = UNLEASED.write_bytes
+write_json = UNLEASED.write_json
+write_parquet = UNLEASED.write_parquet
+delete = UNLEASED.delete
+delete_tree = UNLEASED.delete_tree
 
 
 def claim(uri: str, data: bytes) -> bool:

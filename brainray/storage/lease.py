@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Literal
 
 from brainray import storage
+from brainray.callbacks import Clock, Say, Sleep
 from brainray.errors import OutputHeld, StorageError
 
 TTL_S = 60.0
 _BEATS = 6  # renewals in one ttl
 _LOOKS = 12  # at a silent holder in one ttl
 _FOLDER = ".lease"
-
-Clock = Callable[[], float]
-Sleep = Callable[[float], None]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from brainray.callbacks import Sleep
 from brainray.errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
 
 MOST_AT_ONCE = 64  # of a process, however many shards it has under way
 _BURST_S = 1.0  # refusals within this are one burst, and halve once
 _RECOVERY_S = 30.0  # from one read at once to the most
 
-Sleep = Callable[[float], None]
 _Kind = Literal["throttled", "faltered", "refused", "final"]
 _T = TypeVar("_T")
 

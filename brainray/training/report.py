@@ -17,7 +17,6 @@ from brainray.evaluation.counts import CALIBRATION_BINS, Counts, count_probabili
 from brainray.evaluation.plots import draw_curves, draw_reliability
 
 FOLDER = "training"
-_UNOWNED = storage.Writer()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ def write_training_report(
     provenance: dict[str, Any],
     *,
     temperature: float,
-    writer: storage.Writer = _UNOWNED,
+    writer: storage.Writer = storage.UNLEASED,
 ) -> None:
     """history.parquet, confusion.parquet, curves.png, reliability.png, model-card.md, and with folds folds.csv."""
     folder = storage.join(uri, FOLDER)

@@ -7,7 +7,7 @@ the bundle is whole. So a folder with a request and no bundle is a training to g
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from brainray import storage
+from brainray.callbacks import Say
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, StorageError
 from brainray.models.bundle import DESCRIPTION, WEIGHTS
@@ -189,7 +190,6 @@ def begin_training(output: str, request: TrainRequest, *, writer: storage.Writer
 
 
 _FOLLOW_S = 1.0
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

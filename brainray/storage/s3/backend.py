@@ -15,9 +15,9 @@ from itertools import islice
 
 import pyarrow as pa
 
+from brainray.callbacks import Sleep
 from brainray.errors import BadRequest, Changed, OutputHeld, StorageError
 from brainray.storage.base import CLAIM_FILE, FileInfo, Service
-from brainray.storage.retry import Sleep
 
 from . import uris
 from .conditional import SETTLE_S, Probe, ballot, write_first

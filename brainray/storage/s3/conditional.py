@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+from brainray.callbacks import Sleep
 from brainray.errors import Changed, StorageError
-from brainray.storage.retry import Sleep
 
 from .requests import Requests
 from .uris import join, split

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from brainray.callbacks import Sleep
 from brainray.errors import Changed, OutOfRange, StorageError, WrongRegion
 from brainray.storage.base import changed
-from brainray.storage.retry import RetryPolicy, RetryState, Sleep
+from brainray.storage.retry import RetryPolicy, RetryState
 
 from .clients import Clients, content_md5
 from .errors import S3Answer, judge, translated
