@@ -1,16 +1,14 @@
 """What tests share: drawn images, a tiny untrained bundle, and one local Ray for the whole test run."""
 
-import io
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from bundles import CLASSES, untrained
-from PIL import Image
+from support.bundles import CLASSES, untrained
+from support.images import image_bytes
 
 from brainray.models.bundle import Bundle
 
@@ -31,15 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = item.get_closest_marker("timeout")
         longest[item.path] = max(longest.get(item.path, 0), mark.args[0] if mark else 0)
     items.sort(key=lambda item: -longest[item.path])
-
-
-def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = "L", kind: str = "JPEG") -> bytes:
-    """A smooth drawn picture; another seed, another picture."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8))
-    buffer = io.BytesIO()
-    coarse.resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -88,14 +77,3 @@ def cluster() -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
-
-
-def plain_fitting(*, classes: int = 2, image_px: int = 32, **changes: Any) -> Any:
-    """What a step needs on one processor in full precision, with nothing that makes learning harder."""
-    import torch
-
-    from brainray.config import ImageSpec
-    from brainray.training.loop import StepConfig
-
-    values = {"spec": ImageSpec(image_px=image_px), "device": torch.device("cpu"), "bf16": False}
-    return StepConfig(**values | {"class_weights_K": torch.ones(classes), "label_smoothing": 0.0} | changes)

@@ -34,7 +34,7 @@ def names_of(process: "subprocess.Popen[str]") -> list[str]:
 
 
 def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor_machine(tmp_path):
-    """`elsewhere` moves the clock, so that nobody has to wait for another second."""
+    """`support.elsewhere` moves the clock, so that nobody has to wait for another second."""
     here = collecting(tmp_path / "here", hash_seed=1)
-    there = collecting(tmp_path / "there", "-p", "elsewhere", hash_seed=77)
+    there = collecting(tmp_path / "there", "-p", "support.elsewhere", hash_seed=77)
     assert names_of(here) == names_of(there)

@@ -8,8 +8,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from interpreters import bare_python
 from packaging.requirements import Requirement
+from support.interpreters import bare_python
 
 from brainray.interpreter import PACKAGES, ray_python
 

@@ -1,8 +1,8 @@
 """Every use of what Ray does not promise to keep: what is used, why, and what happens with a Ray that lacks it.
 
-Ray is pinned to the minor version that was tested, and tests/test_ray_internals.py names in a second what another one
-lacks. No other module imports a private module of Ray. This one imports Ray inside its functions only, for
-`ray_session` sets the variables that Ray reads when it is imported.
+Ray is pinned to the minor version that was tested, and tests/cluster/test_ray_internals.py names in a second what
+another one lacks. No other module imports a private module of Ray. This one imports Ray inside its functions only, for
+`session` sets the variables that Ray reads when it is imported.
 """
 
 import logging

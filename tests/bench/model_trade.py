@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundles import learned
+from support.bundles import learned
 
 from brainray.config import TrainOptions
 from brainray.duplicates.descriptors import Descriptors

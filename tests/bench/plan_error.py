@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bundles import untrained
 from s3_vs_plain_loop import BUCKET, bucket
+from support.bundles import untrained
 
 from brainray import storage
 from brainray.commands.score import plan_with_probe

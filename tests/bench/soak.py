@@ -24,10 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from archive import contents, engine_of, request_for, score_here
-from bundles import untrained
-from conftest import CLASSES, image_bytes
-from killing import (
+from support.bundles import CLASSES, untrained
+from support.images import image_bytes
+from support.processes import (
     PHASES,
     Command,
     Faults,
@@ -42,6 +41,7 @@ from killing import (
     until,
     written,
 )
+from support.runs import contents, engine_of, request_for, score_here
 
 from brainray.errors import BrainrayError
 from brainray.models.bundle import Bundle

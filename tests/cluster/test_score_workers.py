@@ -1,0 +1,96 @@
+"""Scoring with Ray on machines of several sizes. Each size is a process of its own, for one process has one Ray."""
+
+import math
+import os
+import pickle
+import secrets
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.bundles import derived
+from support.images import image_bytes
+
+from brainray import storage
+from brainray.cli.app import run
+from brainray.cluster import score_workers
+
+SCRIPT = """
+import sys
+import ray
+ray.init(num_cpus={cpus}, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)
+from brainray.cli import run
+sys.exit(run({arguments!r}))
+"""
+
+
+@pytest.fixture
+def mixed(archive):
+    """Good and bad files, in folders that share names."""
+    root = archive(images=9)
+    (root / "glioma" / "empty.jpg").write_bytes(b"")
+    (root / "notumor" / "text.jpg").write_bytes(b"no image")
+    (root / "notumor" / "cut.jpg").write_bytes(image_bytes(5)[:200])
+    (root / "pituitary" / "new\nline 脳.png").write_bytes(image_bytes(6, mode="RGB", kind="PNG"))
+    return root
+
+
+def score(root, bundle, output, *, cpus, gpus=0, extra=()):
+    arguments = ["score", "--input", str(root), "--model", bundle.uri, "--output", str(output), *extra]
+    code = SCRIPT.format(cpus=cpus, gpus=gpus, arguments=arguments)
+    # A token of its own: `ray.init` would leave one in the home folder.
+    environment = os.environ | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (2, 1)], ids=["1 CPU", "2 CPUs and a GPU"])
+def test_every_image_has_its_row_on_a_machine_with(cpus, gpus, mixed, bundle, tmp_path):
+    done = score(mixed, bundle, tmp_path / "run", cpus=cpus, gpus=gpus, extra=["--shard-size", "7"])
+    assert done.returncode == 3, done.stderr  # 3 of 40 failed, more than 1 %
+    rows = pq.read_table(tmp_path / "run" / "predictions").to_pylist()
+    assert sorted(row["uri"] for row in rows) == sorted(str(p) for p in mixed.rglob("*.*"))
+    failed = {storage.name_of(row["uri"]): row["error"] for row in rows if row["status"] == "error"}
+    assert failed == {"empty.jpg": "empty", "text.jpg": "not_an_image", "cut.jpg": "truncated"}
+    assert storage.read_json(f"{tmp_path}/run/_SUCCESS")["rows"] == 40
+    assert storage.read_json(f"{tmp_path}/run/summary/summary.json")["totals"]["labelled"] == 40
+    assert "3 of 40 images failed" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("brainray: 3 of 40 images failed, more than --max-failed 1%")
+
+
+@pytest.mark.timeout(110)
+def test_a_failure_in_a_worker_is_one_line_and_publishes_nothing(local_ray, mixed, bundle, tmp_path, capfd):
+    broken = derived(bundle, tmp_path / "broken", factor=math.nan)  # a fingerprint that fits, and no numbers
+    assert run(["score", "--input", str(mixed), "--model", broken.uri, "--output", str(tmp_path / "run")]) == 1
+    told = capfd.readouterr().err
+    assert told.splitlines()[-1].startswith(f"brainray: model {broken.fingerprint} gives no number for some images"), (
+        told
+    )
+    assert "Traceback" not in told
+    assert not storage.exists(f"{tmp_path}/run/_SUCCESS")
+
+
+class Chain:
+    """Stands in for Ray Data: a batch a shard, each with what its worker remarked."""
+
+    def __init__(self, *remarks):
+        self._remarks = remarks
+
+    def iter_batches(self, **_):
+        for number, remarks in enumerate(self._remarks):
+            columns = {"part": [pickle.dumps(number)], "remarks": [pickle.dumps(remarks)]}
+            yield {name: pa.array(values, pa.binary()) for name, values in columns.items()}
+
+
+def test_what_several_workers_remark_is_told_once(monkeypatch):
+    chain = Chain(["slow (TypeError)"], [], ["slow (TypeError)"], ["slow (TypeError)", "something else"])
+    monkeypatch.setattr(score_workers, "score_chain", lambda *_: chain)
+    monkeypatch.setattr(score_workers, "check_alive", lambda: None)
+    said = []
+    parts = score_workers.score_shards([], None, None, stall_timeout_s=60, check=lambda: None, say=said.append)
+    assert list(parts) == [0, 1, 2, 3]
+    assert said == ["slow (TypeError)", "something else"]

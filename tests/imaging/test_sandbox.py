@@ -1,0 +1,233 @@
+"""Decoding in a process apart: same results, and a death or a hang is an error of one image."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from support.images import image_bytes
+from support.waiting import wait_for
+
+from brainray.config import ImageSpec
+from brainray.errors import BrainrayError, ImageError
+from brainray.imaging.decode import Header, decode, read_header
+from brainray.imaging.sandbox import SandboxedDecoder
+
+SPEC = ImageSpec(image_px=16, max_pixels=10_000)
+
+# Every Python imports `sitecustomize` as it starts. This one makes the decoder of the child, and of it alone, fall for
+# contents that begin with a marker and a colon; up to the next colon there is an argument.
+FRAGILE = """
+import importlib.util, os, sys, time
+
+def fall(data):
+    marker, argument = (data.split(b":") + [b""])[:2]
+    if marker == b"SIGNAL":
+        os.kill(os.getpid(), int(argument))
+    if marker == b"EXIT":
+        os._exit(int(argument))
+    if marker == b"RAISE":
+        raise RuntimeError("a defect")
+    if marker == b"HANG":
+        time.sleep(1000)
+    if marker == b"HUNGRY":
+        bytearray(1 << 40)
+    if marker == b"PRINT":
+        os.write(1, b"libjpeg: a remark"), print("a remark", flush=True)
+    if marker == b"ONCE" and not os.path.exists(argument):
+        open(argument, "w").close()
+        os.abort()
+    if marker == b"MODULES":
+        with open(argument, "w") as file:
+            print(*sys.modules, file=file)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "brainray.imaging.decode":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            decode = module.decode
+            def fragile(data, spec):
+                fall(data)
+                return decode(data, spec)
+            module.decode = fragile
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.fixture
+def fragile(tmp_path, monkeypatch):
+    folder = tmp_path / "fragile"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FRAGILE)
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.fixture
+def apart():
+    with SandboxedDecoder(SPEC, timeout_s=20) as decoder:
+        yield decoder
+
+
+def refusal(decoder, content):
+    with pytest.raises(ImageError) as refused:
+        decoder(content)
+    return refused.value.reason, refused.value.detail
+
+
+def assert_same(apart, content, spec=SPEC):
+    here, there = decode(content, spec), apart(content)
+    np.testing.assert_array_equal(there.pixels, here.pixels)
+    assert (there.pixels.dtype, there.width, there.height, there.format) == (
+        np.uint8,
+        here.width,
+        here.height,
+        here.format,
+    )
+
+
+def children():
+    """Those that decode: a Ray of other tests may be a child of this process, too."""
+    return [child for child in psutil.Process().children() if "sandbox" in command_line(child)]
+
+
+def command_line(process):
+    with contextlib.suppress(psutil.Error):  # it has ended
+        return " ".join(process.cmdline())
+    return ""
+
+
+def test_pixels_are_those_of_decode(apart):
+    for content in (image_bytes(1), image_bytes(2, mode="RGB", kind="PNG"), image_bytes(3, size=(7, 90), kind="WEBP")):
+        assert_same(apart, content)
+    assert len(children()) == 1, "one process serves every image"
+
+
+def test_the_spec_reaches_the_process():
+    spec = ImageSpec(image_px=24, channels=3, resize="stretch")
+    with SandboxedDecoder(spec) as apart:
+        assert_same(apart, image_bytes(4, mode="RGB"), spec)
+
+
+def test_refusals_are_those_of_decode(apart):
+    for content in (b"", b"hello", image_bytes(1)[:-40], image_bytes(1, size=(200, 200))):
+        with pytest.raises(ImageError) as here:
+            decode(content, SPEC)
+        assert refusal(apart, content) == (here.value.reason, here.value.detail)
+        assert apart.read_header(content) == read_header(content)
+    assert_same(apart, image_bytes(5))
+
+
+@pytest.mark.parametrize(
+    ("content", "how"),
+    [
+        (b"SIGNAL:%d" % signal.SIGSEGV, "signal 11"),
+        (b"SIGNAL:%d" % signal.SIGKILL, "signal 9"),
+        (b"EXIT:3", "exit code 3"),
+        (b"EXIT:0", "exit code 0"),
+        (b"RAISE", "exit code 1"),
+        (b"SIGNAL:6:" + bytes(10_000_000), "signal 6"),
+    ],
+    ids=["segfault", "killed", "exit 3", "exit 0", "raises", "aborts at a large image"],
+)
+def test_an_image_that_kills_its_decoder_is_named_and_the_next_one_works(fragile, apart, content, how):
+    assert_same(apart, image_bytes(1))
+    assert refusal(apart, content) == ("unsupported", f"killed its decoder ({how})")
+    assert apart.read_header(content) == Header()
+    assert_same(apart, image_bytes(2))
+
+
+def test_a_process_that_is_dead_already_is_no_image_s_fault(apart):
+    assert_same(apart, image_bytes(1))
+    children()[0].kill()
+    assert_same(apart, image_bytes(2) + bytes(10_000_000))
+
+
+def test_an_image_whose_decoder_died_by_chance_is_decoded(fragile, apart, tmp_path):
+    assert refusal(apart, b"ONCE:" + os.fsencode(tmp_path / "died"))[0] == "not_an_image"
+    assert (tmp_path / "died").exists()
+
+
+def test_a_decoder_that_hangs_is_ended(fragile):
+    with SandboxedDecoder(SPEC, timeout_s=0.5) as apart:
+        began = time.monotonic()
+        assert refusal(apart, b"HANG") == ("unsupported", "its decoder took longer than 0.5 s")
+        assert time.monotonic() - began < 5
+        assert_same(apart, image_bytes(1))
+
+
+def test_an_image_that_wants_too_much_memory_is_refused_by_the_process(fragile, apart):
+    assert refusal(apart, b"HUNGRY")[0] == "too_large"
+    assert_same(apart, image_bytes(1))
+
+
+def test_what_a_decoder_prints_is_no_answer(fragile, apart):
+    assert refusal(apart, b"PRINT")[0] == "not_an_image"
+    assert_same(apart, image_bytes(1))
+
+
+def test_the_process_imports_nothing_heavy(fragile, apart, tmp_path):
+    refusal(apart, b"MODULES:" + os.fsencode(tmp_path / "modules"))
+    modules = {name.split(".")[0] for name in (tmp_path / "modules").read_text().split()}
+    assert "brainray" in modules
+    assert modules & {"ray", "torch", "pyarrow", "sklearn", "matplotlib", "pandas"} == set()
+
+
+def test_a_process_that_does_not_start_is_no_image_s_fault(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(7)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with SandboxedDecoder(SPEC) as apart, pytest.raises(BrainrayError, match=r"does not start \(exit code 7\)"):
+        apart(image_bytes(1))
+    assert not children()
+
+
+def test_no_process_is_left_at_the_end():
+    with SandboxedDecoder(SPEC) as apart:
+        apart(image_bytes(1))
+        assert children()
+    assert not children()
+
+
+PARENT = """
+import sys, threading, time
+sys.path[:] = {path!r}
+import psutil
+from brainray.imaging.sandbox import DecoderApart
+from brainray.config import ImageSpec
+
+apart = DecoderApart(ImageSpec(image_px=16), timeout_s=1)
+apart({first!r})
+threading.Thread(target=apart, args=(b"HANG",), daemon=True).start() if {busy} else None
+print(psutil.Process().children()[0].pid, flush=True)
+time.sleep(1000)
+"""
+
+
+def gone(pid):
+    """Ended; where nobody reaps orphans, as in a container, a zombie stays."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_killed_parent_takes_the_process_along(fragile, busy):
+    script = PARENT.format(path=sys.path, first=image_bytes(1), busy=busy)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        assert not gone(child)
+        parent.kill()
+    wait_for(lambda: gone(child), "the process ends with its parent", timeout_s=10)

@@ -1,0 +1,83 @@
+"""What tests of a run share: an engine that scores in this process, and the rows that a run holds."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from support.bundles import CLASSES
+
+from brainray import storage
+from brainray.commands.score import Outcome, ScoreEngine, score
+from brainray.config import ScoreOptions
+from brainray.inputs.file_lists import kept_types
+from brainray.inputs.label_file import LabelFile
+from brainray.inputs.reader import Reader
+from brainray.models.bundle import Bundle
+from brainray.models.predictor import Predictor
+from brainray.scoring.parts import prediction_schema
+from brainray.scoring.run_folder import ScoreRequest
+from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
+from brainray.scoring.shard_task import open_shard
+
+
+class Stopped(BaseException):
+    """The process ended here. Nothing catches it."""
+
+
+def engine_of(
+    bundle: Bundle,
+    *,
+    only: int | None = None,
+    on_shard: Callable[[str], None] | None = None,
+    predict: Probabilities | None = None,
+) -> ScoreEngine:
+    """Scores one shard after the other without Ray; after `only` of them the run is stopped dead."""
+    predict = predict or Predictor(bundle, batch_size=8)
+
+    def engine(request: ScoreRequest, plan, lease) -> Iterator:
+        target = request.target(plan.uri, lease.writer)
+        reader = Reader(outage_share=request.options.max_unread, roots=plan.described["inputs"], sleep=lambda _: None)
+        todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
+        for number, shard in enumerate(todo):
+            if number == only:
+                raise Stopped
+            if on_shard:
+                on_shard(shard.shard_id)
+            task = open_shard(shard, target)
+            yield predict_shard(task, decode_shard(task.pending, bundle.image, reader=reader), predict, target)
+        if only is not None:
+            raise Stopped
+
+    return engine
+
+
+def request_for(root, output, bundle: Bundle, *, truth: LabelFile | None = None, **options) -> ScoreRequest:
+    inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
+    chosen = ScoreOptions(**{"shard_size": 3} | options)
+    kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
+    return ScoreRequest(inputs=inputs, output=str(output), bundle=bundle, truth=truth, options=chosen, kept=kept)
+
+
+def score_here(request: ScoreRequest, engine: ScoreEngine) -> Outcome:
+    return score(request, listener=lambda _: None, say=lambda _: None, engine=engine)
+
+
+def rows(run_uri) -> list[dict]:
+    """Every row that a plain glob over the parts sees."""
+    folder = f"{run_uri}/predictions"
+    names = storage.list_names(folder)
+    return [row for name in names for row in storage.read_parquet(f"{folder}/{name}").to_pylist()]
+
+
+def contents(run_uri) -> dict[str, dict]:
+    """Rows by URI without what depends on when and in which shard they were scored. Fails for a doubled one."""
+    found = rows(run_uri)
+    by_uri = {row["uri"]: {k: v for k, v in row.items() if k not in ("scored_at", "shard_id")} for row in found}
+    assert len(by_uri) == len(found), "an image has two rows"
+    return by_uri
+
+
+def brightness(images):
+    """A stand-in for a network that tells images apart, and needs no torch."""
+    mean = images.reshape(len(images), -1).mean(axis=1) / 255 if len(images) else np.empty(0)
+    rest = (1 - mean) / (len(CLASSES) - 1)
+    return np.stack([mean] + [rest] * (len(CLASSES) - 1), axis=1).astype(np.float32)
