@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from brainray.config import COMPACT, LITE_NAMES, ImageSpec, ModelSpec, Weights
 from brainray.errors import BadRequest
@@ -16,6 +17,7 @@ from .efficientnet_lite import LiteCNN, freeze_depthwise, imagenet_file, load_im
 _STEM = 24
 # Channels and residual blocks of each stage; each stage halves height and width, after a stem that halves them too.
 _STAGES = ((32, 1), (64, 2), (128, 2), (192, 1))
+_ONEDNN_BLOCK = 16  # channels that its kernels take at once with AVX-512
 
 
 def _widened(channels: int, width: float) -> int:
@@ -40,11 +42,28 @@ class ResidualBlock(nn.Module):
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else _conv(inputs, outputs, stride=stride, kernel=1)
         self.activation = nn.ReLU(inplace=True)
+        self._stride = stride
+        self._is_narrow = not same and inputs < _ONEDNN_BLOCK
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.second(self.activation(self.first(x)))
-        out: Tensor = self.activation(y + self.shortcut(x))
+        out: Tensor = self.activation(y + self._shortcut(x))
         return out
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        """The shortcut; while a narrow block is trained, its 1x1 convolution runs on every second pixel with stride 1.
+
+        That is the same function. oneDNN's gradient of the strided one writes past its buffer (torch 2.14, AVX-512,
+        channels last): https://github.com/uxlfoundation/oneDNN/issues/6035
+        """
+        shortcut: Tensor
+        if self.training and self._is_narrow:
+            conv, norm = self.shortcut.children()
+            every_second = x[..., :: self._stride, :: self._stride]
+            shortcut = norm(functional.conv2d(every_second, conv.get_parameter("weight")))
+        else:
+            shortcut = self.shortcut(x)
+        return shortcut
 
 
 class CompactCNN(nn.Module):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,31 @@ def test_any_number_of_classes_and_both_channel_counts(channels, classes):
 
 def test_our_own_network_is_compact():
     assert cost_of(ModelSpec(classes=CLASSES), ImageSpec()).parameters < 2_000_000
+
+
+GRADIENTS = """
+import torch
+from brainray.models.networks import ResidualBlock
+
+torch.set_num_threads(2)
+torch.manual_seed(0)
+block = ResidualBlock(8, 16, stride=2).to(memory_format=torch.channels_last)
+exact = ResidualBlock(8, 16, stride=2).double()
+exact.load_state_dict(block.state_dict())
+for _ in range(100):
+    block.zero_grad(), exact.zero_grad()
+    x = torch.randn(5, 8, 16, 16).to(memory_format=torch.channels_last)
+    block(x).square().mean().backward()
+    exact(x.double().contiguous()).square().mean().backward()
+    for ours, theirs in zip(block.parameters(), exact.parameters(), strict=True):
+        assert torch.allclose(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-5)
+"""
+
+
+def test_training_a_narrow_network_neither_crashes_nor_computes_wrong_gradients():
+    """By itself, for oneDNN's strided 1x1 convolution with less than 16 channels ends the process."""
+    done = subprocess.run([sys.executable, "-c", GRADIENTS], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-1000:]}"
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18"])
