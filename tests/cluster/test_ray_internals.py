@@ -151,6 +151,9 @@ def test_training_leaves_ctrl_c_alone():
     ],
 )
 def test_a_token_of_its_own_unless_the_user_said_otherwise(monkeypatch, said, own):
+    """Ray's C++ is told of nothing here: the Ray of other tests in this process would be refused, and end it."""
+    read = []
+    monkeypatch.setattr(ray_internals, "_read_auth_settings", lambda: read.append(os.environ.get("RAY_AUTH_MODE")))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     for name, value in said.items():
@@ -166,3 +169,5 @@ def test_a_token_of_its_own_unless_the_user_said_otherwise(monkeypatch, said, ow
             assert found.items() <= said.items()
         assert {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")} == said
     assert len(set(tokens)) == (2 if own else 0), "another one each time"
+    mode = said.get("RAY_AUTH_MODE")
+    assert read == ["token" if own else mode, mode] * 2, "Ray reads what holds now, and what holds again"
