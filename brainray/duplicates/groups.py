@@ -80,6 +80,7 @@ def _check_disjoint(roots: Sequence[str]) -> None:
 def _listing_rows(
     root: str, source: str, subject_of: Grouper, skipped: Counter[str]
 ) -> Iterator[dict[str, str | None]]:
+    """The rows of the listing for one root; files that are no images are counted in `skipped`."""
     for image in image_files(f"--{source}", root, skipped):
         label, folder = _label_and_folder(image.folders)
         subject = subject_of(image.uri, image.folders)
@@ -117,7 +118,7 @@ class Grouping:
 
     @property
     def readable(self) -> Flags:
-        """[N]"""
+        """[N] Whether an image could be read, and so has a group."""
         return self.number >= 0
 
     def copies(self, descriptors: Descriptors) -> Ints:

@@ -38,6 +38,7 @@ class Bundle:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the network's outputs."""
         return self.model.classes
 
 

@@ -145,6 +145,7 @@ def _fuse_sums(traced: fx.GraphModule) -> None:
 
 
 def _is(traced: fx.GraphModule, node: fx.Node, kind: type[nn.Module]) -> bool:
+    """Whether a node calls a module of exactly this class."""
     return node.op == "call_module" and type(traced.get_submodule(str(node.target))) is kind
 
 
