@@ -143,7 +143,7 @@ def nothing() -> Descriptor:
     return _NOTHING
 
 
-def pixel_box(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:
+def _pixel_box(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:
     """Left, top, right and bottom in pixels of a box given in shares of the frame; at least one pixel wide and high."""
     left, top, right, bottom = (box * np.array([width, height, width, height], np.float32)).tolist()
     left, top = int(left), int(top)
@@ -181,7 +181,7 @@ def _crop_thumbnail(luminance_HW: Pixels, box: Floats) -> Pixels:
     """[96, 96] the pixels in the box, stretched to a square."""
     import cv2
 
-    left, top, right, bottom = pixel_box(box, *luminance_HW.shape)
+    left, top, right, bottom = _pixel_box(box, *luminance_HW.shape)
     inside = np.ascontiguousarray(luminance_HW[top:bottom, left:right])
     interpolation = cv2.INTER_AREA if min(inside.shape) >= THUMBNAIL_PX else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(inside, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=interpolation), np.uint8)

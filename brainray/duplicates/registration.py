@@ -136,8 +136,8 @@ def _mirror_points(points: Floats) -> Floats:
 def _fit_warp(first: Floats, second: Floats) -> Doubles | None:
     """[2, 3] an affine warp from matched keypoints [P, 4]; None where too few agree.
 
-    Each match with its sizes and angles gives a similarity transform. The matches that agree with the transform most
-    others agree with are fitted by least squares.
+    Each match, with its sizes and angles, gives a similarity transform. The affine warp is fitted by least squares to
+    the matches that agree with the best supported of these transforms.
     """
     if len(first) < _FEWEST_POINTS:
         return None

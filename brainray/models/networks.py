@@ -86,7 +86,7 @@ class _ChannelRepeated(nn.Module):
         return logits_NK
 
 
-def backbone_names() -> list[str]:
+def _backbone_names() -> list[str]:
     """The names of torchvision's classification networks, which `build_model` takes beside those of `config`."""
     from torchvision import models
 
@@ -101,8 +101,8 @@ def build_model(spec: ModelSpec) -> nn.Module:
         return LiteCNN(spec.name, channels=spec.channels, classes=len(spec.classes))
     from torchvision import models
 
-    if spec.name not in backbone_names():
-        near = ", ".join(name for name in backbone_names() if name[:6] == spec.name[:6])
+    if spec.name not in _backbone_names():
+        near = ", ".join(name for name in _backbone_names() if name[:6] == spec.name[:6])
         hint = f"; near it: {near}" if near else f"; try {COMPACT}, {LITE_NAMES[0]}, resnet18 or mobilenet_v3_small"
         raise BadRequest(f"--model {spec.name!r} is no network of ours or torchvision's{hint}")
     extra = {"aux_logits": False, "init_weights": True} if spec.name in ("googlenet", "inception_v3") else {}
