@@ -33,7 +33,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             bundle=request.bundle,
             batch_size=options.batch_size,
             precision=options.precision,
-            inputs=tuple(plan.described["inputs"]),
+            inputs=tuple(plan.run_json["inputs"]),
             max_unread=options.max_unread,
             sight=sight,
         )
@@ -69,7 +69,7 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
 
 def _named(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
     """What every node must see: the inputs, an image of theirs, the model."""
-    inputs = plan.described["inputs"]
+    inputs = plan.run_json["inputs"]
     yield from (NamedPath("--input", uri) for uri in inputs)
     yield NamedPath("--model", request.bundle.uri)
     first = next(plan.listing.batches()).slice(0, 1).to_pylist()[0]

@@ -1,1 +1,4 @@
-"""Near-duplicate search: which images are the same picture, whatever was done to it. Knows no Ray."""
+"""Near-duplicate search: finds images of one picture that were resized, recompressed, mirrored or otherwise altered.
+
+Must not import Ray or torch.
+"""

@@ -1,6 +1,7 @@
-"""The groups of an audit: which picture stands for each, what the others are, and the figures drawn from them.
+"""Lists the images of an audit, groups copies, and makes the table and figures of the groups.
 
-A row an image, as Arrow; nothing else is kept of an image. What is counted is counted from the table that is published.
+An image is a row of Arrow tables from the listing to groups.parquet; nothing else is kept of it. All figures are
+computed from the published table. Finding copies is the task of `search`; this module must not import Ray.
 """
 
 from collections import Counter
@@ -19,115 +20,122 @@ from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
 from brainray.inputs.image_files import Grouper, image_files, tables_of
 
-from .descriptors import Descriptors, describe_picture, nothing
+from .descriptors import Descriptors, Flags, Floats, Ints, describe_picture, nothing
 from .search import CANDIDATES, SAME_PICTURE
 from .transforms import IDENTICAL, JOINED
 
+SCHEMA_VERSION = 1
 DATA, AGAINST = "data", "against"
-READABLE = -1  # instead of a place in `IMAGE_REASONS`
-_SCHEMA = pa.schema([(name, pa.string()) for name in ("uri", "source", "label", "folder", "subject")])
+READABLE = -1  # instead of an index into `IMAGE_REASONS`
+SCHEMA = pa.schema(  # of groups.parquet
+    [
+        ("uri", pa.string()),
+        ("source", pa.string()),  # data or against
+        ("label", pa.string()),
+        ("group", pa.string()),  # first digits of its smallest digest: independent of the names of files
+        ("similarity", pa.float32()),  # to the leader of the group; null where they do not register
+        ("transform", pa.string()),  # words for how the image was made from the leader; null for the leader
+        ("subject", pa.string()),
+        ("error", pa.string()),  # reason why the image could not be read; then it has no group
+    ]
+)
+_LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in ("uri", "source", "label", "folder", "subject")])
+_ID_DIGITS = 16
+_NOTHING_SHARED: dict[str, Any] = {"pictures": 0, "images": {}}
+
+# The listing.
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditListing:
     """Every image file below the roots, once."""
 
-    table: pa.Table  # uri, source, label, folder (the first, where it is not the class), subject; null for none
-    skipped: dict[str, int]
+    table: pa.Table  # uri, source, label, folder (the first, unless it names the class), subject; null for none
+    skipped: dict[str, int]  # files that are no images, by reason
 
 
 def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str | None) -> AuditListing:
-    """Raises `BadRequest` where there is nothing to look at, or a root lies in another."""
-    _check_apart([*data, *against])
+    """List the image files below all roots. Raises `BadRequest` for a root without images or inside another root."""
+    _check_disjoint([*data, *against])
     subject_of = Grouper(group_regex, option="--group-regex")
     skipped: Counter[str] = Counter()
     chunks: list[pa.Table] = []
     for source, roots in ((DATA, data), (AGAINST, against)):
         for root in roots:
-            found = list(tables_of(_rows(root, source, subject_of, skipped), _SCHEMA))
-            if not found:
+            tables = list(tables_of(_listing_rows(root, source, subject_of, skipped), _LISTING_SCHEMA))
+            if not tables:
                 raise BadRequest(f"--{source} {root}: no image files found")
-            chunks += found
+            chunks += tables
     return AuditListing(table=pa.concat_tables(chunks), skipped=dict(sorted(skipped.items())))
 
 
-def _check_apart(roots: Sequence[str]) -> None:
-    """No image may be listed twice."""
+def _check_disjoint(roots: Sequence[str]) -> None:
+    """Raise `BadRequest` for a root inside another, whose images would be listed twice."""
     for place, root in enumerate(roots):
         for other in (*roots[:place], *roots[place + 1 :]):
             if f"{root}/".startswith(f"{other.rstrip('/')}/"):
                 raise BadRequest(f"{root} is given twice, or lies within {other}; give each folder once")
 
 
-def _rows(root: str, source: str, subject_of: Grouper, skipped: Counter[str]) -> Iterator[dict[str, str | None]]:
-    for found in image_files(f"--{source}", root, skipped):
-        label, folder = _label_and_folder(found.folders)
-        subject = subject_of(found.uri, found.folders)
-        yield {"uri": found.uri, "source": source, "label": label, "folder": folder, "subject": subject}
+def _listing_rows(
+    root: str, source: str, subject_of: Grouper, skipped: Counter[str]
+) -> Iterator[dict[str, str | None]]:
+    """The rows of the listing for one root; files that are no images are counted in `skipped`."""
+    for image in image_files(f"--{source}", root, skipped):
+        label, folder = _label_and_folder(image.folders)
+        subject = subject_of(image.uri, image.folders)
+        yield {"uri": image.uri, "source": source, "label": label, "folder": folder, "subject": subject}
 
 
 def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]:
-    """Its class, and the folder (Training, Testing, a hospital) that sets of classes are divided into."""
+    """The class of an image, and the folder above the classes (Training, Testing, a hospital) where there is one."""
     label = class_of_folders(folders)
-    divided = folders and class_name(folders[0]) != label
-    return label, folders[0] if divided else None
+    has_parent = folders and class_name(folders[0]) != label
+    return label, folders[0] if has_parent else None
+
+
+# Descriptors and groups.
 
 
 def describe_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
-    """(position, uri) -> signatures; an image that cannot be read keeps its row, with a reason."""
-    signatures = [nothing()] * len(rows)
+    """Columns of descriptors for rows (position, uri). An unreadable image keeps its row, with a reason in `error`."""
+    descriptors = [nothing()] * len(rows)
     errors = np.full(len(rows), READABLE, np.int8)
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
-            signatures[row] = describe_picture(luminance(storage.read_bytes(uri)))
+            descriptors[row] = describe_picture(luminance(storage.read_bytes(uri)))
         except (ImageError, StorageError) as exc:
             errors[row] = IMAGE_REASONS.index(exc.reason)
-    return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(signatures).columns()
-
-
-Array = npt.NDArray[Any]
-SCHEMA_VERSION = 1
-_ID_DIGITS = 16
-SCHEMA = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("source", pa.string()),  # data or against
-        ("label", pa.string()),
-        ("group", pa.string()),  # of the smallest digest in it: the same whatever the files are called
-        ("similarity", pa.float32()),  # to the image that stands for the group; null where they do not register
-        ("transform", pa.string()),  # what makes it of that image; null for that image itself
-        ("subject", pa.string()),
-        ("error", pa.string()),  # why it could not be read; then it has no group
-    ]
-)
+    return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(descriptors).columns()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """For each of N images: its group, as a number from 0, and the image that stands for that. -1: not readable."""
+    """The group of each of N images. The leader of a group is the image that its others are compared with."""
 
-    number: Array
-    leader: Array
+    number: Ints  # [N] from 0; -1 for an unreadable image
+    leader: Ints  # [N] row of the leader; -1 for an unreadable image
 
     @property
-    def readable(self) -> Array:
+    def readable(self) -> Flags:
+        """[N] Whether an image could be read, and so has a group."""
         return self.number >= 0
 
-    def copies(self, signatures: Descriptors) -> Array:
-        """[M, 2] leaders and an image of each other picture in their groups, pixel for pixel copies once."""
+    def copies(self, descriptors: Descriptors) -> Ints:
+        """[M, 2] rows of a leader and of one image of each other picture in its group; equal pixels count once."""
         rows = np.flatnonzero(self.readable)
-        _, first = np.unique(signatures.digest[rows], return_index=True)
+        _, first = np.unique(descriptors.digest[rows], return_index=True)
         rows = rows[first]
-        rows = rows[signatures.digest[rows] != signatures.digest[self.leader[rows]]]
+        rows = rows[descriptors.digest[rows] != descriptors.digest[self.leader[rows]]]
         return np.stack([self.leader[rows], rows], axis=1)
 
 
-def number_groups(groups: Array, signatures: Descriptors) -> Grouping:
-    """Of each group the largest image stands for it, of equals the one with the smallest digest."""
-    readable = np.flatnonzero(signatures.digest != b"")
+def number_groups(groups: npt.NDArray[Any], descriptors: Descriptors) -> Grouping:
+    """Number the groups of `group_copies` from 0. Leader: the largest image, of equals the one of smallest digest."""
+    readable = np.flatnonzero(descriptors.digest != b"")
     _, member = np.unique(groups[readable], return_inverse=True)
-    area = signatures.height[readable].astype(np.int64) * signatures.width[readable]
-    order = np.lexsort((readable, signatures.digest[readable], -area, member))
+    area = descriptors.height[readable].astype(np.int64) * descriptors.width[readable]
+    order = np.lexsort((readable, descriptors.digest[readable], -area, member))
     _, first = np.unique(member[order], return_index=True)
     number = np.full(len(groups), -1)
     leader = np.full(len(groups), -1)
@@ -136,49 +144,62 @@ def number_groups(groups: Array, signatures: Descriptors) -> Grouping:
     return Grouping(number=number, leader=leader)
 
 
+# The table.
+
+
 def groups_table(
     listed: pa.Table,
-    signatures: Descriptors,
-    errors: Array,
+    descriptors: Descriptors,
+    errors: npt.NDArray[Any],
     grouping: Grouping,
-    described: tuple[Array, Array, pa.Array],
+    described: tuple[Ints, Floats, pa.Array],
 ) -> pa.Table:
-    """groups.parquet. `described` is what `Grouping.copies` gave, with similarities and words for its rows."""
+    """The table of groups.parquet, in the order of the listing.
+
+    `errors` [N] are indices into `IMAGE_REASONS` or `READABLE`. `described` holds the pairs of `Grouping.copies` with
+    their similarities and words.
+    """
     copies, similarity, words = described
-    place = np.full(len(listed), -1)
-    place[copies[:, 1]] = np.arange(len(copies))
-    place = place[_first_alike(signatures)]
-    known = place >= 0
-    leads = grouping.leader == np.arange(len(listed))
-    alike = np.where(known, similarity[place] if len(similarity) else np.nan, np.float32(1))
+    pair = np.full(len(listed), -1)
+    pair[copies[:, 1]] = np.arange(len(copies))
+    pair = pair[_first_equal(descriptors)]  # images with equal pixels share a pair
+    has_pair = pair >= 0
+    is_leader = grouping.leader == np.arange(len(listed))
+    to_leader = np.where(has_pair, similarity[pair] if len(similarity) else np.nan, np.float32(1))
     columns: dict[str, Any] = {name: listed[name] for name in ("uri", "source", "label", "subject")}
-    columns["group"] = _group_ids(signatures, grouping)
-    columns["similarity"] = pa.array(alike.astype(np.float32), mask=~grouping.readable | np.isnan(alike))
+    columns["group"] = _group_ids(descriptors, grouping)
+    columns["similarity"] = pa.array(to_leader.astype(np.float32), mask=~grouping.readable | np.isnan(to_leader))
     columns["transform"] = pc.if_else(
-        pa.array(leads | ~grouping.readable),
+        pa.array(is_leader | ~grouping.readable),
         pa.scalar(None, pa.string()),
-        pc.fill_null(pc.take(words, pa.array(place, mask=~known)), pc.if_else(pa.array(known), "unclear", IDENTICAL)),
+        pc.fill_null(
+            pc.take(words, pa.array(pair, mask=~has_pair)), pc.if_else(pa.array(has_pair), "unclear", IDENTICAL)
+        ),
     )
     columns["error"] = pc.take(pa.array(IMAGE_REASONS), pa.array(errors.astype(np.int64), mask=errors == READABLE))
     return pa.table([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
-def _first_alike(signatures: Descriptors) -> Array:
-    """For each image the first with the same pixels."""
-    _, first, same = np.unique(signatures.digest, return_index=True, return_inverse=True)
+def _first_equal(descriptors: Descriptors) -> Ints:
+    """[N] for each image the row of the first with the same pixels."""
+    _, first, same = np.unique(descriptors.digest, return_index=True, return_inverse=True)
     return np.asarray(first[same])
 
 
-def _group_ids(signatures: Descriptors, grouping: Grouping) -> pa.Array:
+def _group_ids(descriptors: Descriptors, grouping: Grouping) -> pa.Array:
+    """[N] the first digits of the smallest digest in the group of each image; null for an unreadable one."""
     rows = np.flatnonzero(grouping.readable)
-    order = rows[np.lexsort((signatures.digest[rows], grouping.number[rows]))]
+    order = rows[np.lexsort((descriptors.digest[rows], grouping.number[rows]))]
     _, first = np.unique(grouping.number[order], return_index=True)
-    ids = pa.array(signatures.digest[order[first]].astype(f"U{_ID_DIGITS}"), pa.string())
+    ids = pa.array(descriptors.digest[order[first]].astype(f"U{_ID_DIGITS}"), pa.string())
     return pc.take(ids, pa.array(grouping.number, mask=~grouping.readable))
 
 
+# The figures.
+
+
 def figures_of(table: pa.Table, folders: pa.ChunkedArray) -> dict[str, Any]:
-    """What summary.json holds of the images. `folders` is the folder of each row, null for none."""
+    """The figures of summary.json, from groups.parquet. `folders` is the folder of each row, null for none."""
     readable = pc.is_valid(table["group"])
     rows, folders = table.filter(readable), folders.filter(readable)
     failures = table["error"].drop_null().value_counts().to_pylist()
@@ -192,71 +213,24 @@ def figures_of(table: pa.Table, folders: pa.ChunkedArray) -> dict[str, Any]:
         "by_class": dict(_by_class(rows)),
         "transforms": _transforms(rows["transform"]),
         "leaks": {
-            "against": _across(rows["group"], rows["source"]).get(f"{AGAINST}{JOINED}{DATA}", _NOTHING_SHARED),
-            "folders": _across(rows["group"], folders),
-            "subjects": _across(rows["subject"], folders),
+            "against": _shared(rows["group"], rows["source"]).get(f"{AGAINST}{JOINED}{DATA}", _NOTHING_SHARED),
+            "folders": _shared(rows["group"], folders),
+            "subjects": _shared(rows["subject"], folders),
         },
         "conflicts": {
             "pictures": len(mixed),
             "images": pc.sum(pc.is_in(rows["group"], value_set=mixed)).as_py() or 0,
-            "between": {names: shared["pictures"] for names, shared in _across(rows["group"], rows["label"]).items()},
+            "between": {names: both["pictures"] for names, both in _shared(rows["group"], rows["label"]).items()},
         },
-        "largest_group": _largest(rows["group"]),
+        "largest_group": next(
+            ({"group": group, "images": images} for group, images in largest_groups(rows["group"], 1)), None
+        ),
         "thresholds": {"similarity": SAME_PICTURE, "candidates": CANDIDATES},
     }
 
 
-_NOTHING_SHARED: dict[str, Any] = {"pictures": 0, "images": {}}
-
-
-def _by_class(rows: pa.Table) -> Iterator[tuple[str, dict[str, int]]]:
-    """A picture with two labels counts in both classes."""
-    counted = rows.group_by("label").aggregate([("uri", "count"), ("group", "count_distinct")])
-    for row in sorted(counted.to_pylist(), key=lambda row: row["label"] or ""):
-        images, pictures = row["uri_count"], row["group_count_distinct"]
-        yield row["label"] or "(none)", {"images": images, "pictures": pictures, "surplus": images - pictures}
-
-
-def _transforms(words: pa.ChunkedArray) -> dict[str, int]:
-    """How many copies were made so; one that was mirrored and resized counts in both."""
-    counts: Counter[str] = Counter()
-    for row in words.drop_null().value_counts().to_pylist():
-        for word in row["values"].split(JOINED):
-            counts[word] += row["counts"]
-    return dict(counts.most_common())
-
-
-def _memberships(groups: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.Table:
-    """(group, value, images), each pair once."""
-    table = pa.table({"group": groups, "value": values}).filter(
-        pc.field("value").is_valid() & pc.field("group").is_valid()
-    )
-    return table.append_column("one", table["group"]).group_by(["group", "value"]).aggregate([("one", "count")])
-
-
-def _across(groups: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, Any]:
-    """For each two values how many groups have both, and how many images of each those are."""
-    by_value = _memberships(groups, values)
-    joined = by_value.join(by_value, "group", right_suffix=" there", join_type="inner")
-    joined = joined.filter(pc.field("value") < pc.field("value there"))
-    counted = joined.group_by(["value", "value there"]).aggregate(
-        [("group", "count"), ("one_count", "sum"), ("one_count there", "sum")]
-    )
-    return {
-        f"{row['value']}{JOINED}{row['value there']}": {
-            "pictures": row["group_count"],
-            "images": {row["value"]: row["one_count_sum"], row["value there"]: row["one_count there_sum"]},
-        }
-        for row in sorted(counted.to_pylist(), key=lambda row: (row["value"], row["value there"]))
-    }
-
-
-def _largest(groups: pa.ChunkedArray) -> dict[str, Any] | None:
-    return next(({"group": group, "images": images} for group, images in largest_groups(groups, 1)), None)
-
-
 def largest_groups(groups: pa.ChunkedArray, count: int) -> list[tuple[str, int]]:
-    """The groups with the most images, and how many."""
+    """The `count` groups with the most images, and their numbers of images."""
     table = pa.table({"group": groups.drop_null()}).group_by("group").aggregate([([], "count_all")])
     table = table.sort_by([("count_all", "descending"), ("group", "ascending")]).slice(0, count)
     return [(row["group"], row["count_all"]) for row in table.to_pylist()]
@@ -264,5 +238,47 @@ def largest_groups(groups: pa.ChunkedArray, count: int) -> list[tuple[str, int]]
 
 def mixed_groups(groups: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.Array:
     """The groups whose images have two values or more, sorted."""
-    counted = _memberships(groups, values).group_by("group").aggregate([("value", "count")])
+    counted = _count_values(groups, values).group_by("group").aggregate([("value", "count")])
     return counted.filter(pc.field("value_count") > 1)["group"].sort().combine_chunks()
+
+
+def _by_class(rows: pa.Table) -> Iterator[tuple[str, dict[str, int]]]:
+    """Images, pictures and surplus images of each class. A picture with two labels counts in both classes."""
+    counted = rows.group_by("label").aggregate([("uri", "count"), ("group", "count_distinct")])
+    for row in sorted(counted.to_pylist(), key=lambda row: row["label"] or ""):
+        images, pictures = row["uri_count"], row["group_count_distinct"]
+        yield row["label"] or "(none)", {"images": images, "pictures": pictures, "surplus": images - pictures}
+
+
+def _transforms(words: pa.ChunkedArray) -> dict[str, int]:
+    """The number of copies by transform, most common first; a mirrored and resized copy counts in both."""
+    counts: Counter[str] = Counter()
+    for row in words.drop_null().value_counts().to_pylist():
+        for word in row["values"].split(JOINED):
+            counts[word] += row["counts"]
+    return dict(counts.most_common())
+
+
+def _shared(groups: pa.ChunkedArray, values: pa.ChunkedArray) -> dict[str, Any]:
+    """For each pair of values the number of groups that have both, and the number of their images by value."""
+    by_value = _count_values(groups, values)
+    joined = by_value.join(by_value, "group", right_suffix=" other", join_type="inner")
+    joined = joined.filter(pc.field("value") < pc.field("value other"))
+    counted = joined.group_by(["value", "value other"]).aggregate(
+        [("group", "count"), ("one_count", "sum"), ("one_count other", "sum")]
+    )
+    return {
+        f"{row['value']}{JOINED}{row['value other']}": {
+            "pictures": row["group_count"],
+            "images": {row["value"]: row["one_count_sum"], row["value other"]: row["one_count other_sum"]},
+        }
+        for row in sorted(counted.to_pylist(), key=lambda row: (row["value"], row["value other"]))
+    }
+
+
+def _count_values(groups: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.Table:
+    """Columns group, value and one_count: the number of images of each group with each value. Nulls are left out."""
+    table = pa.table({"group": groups, "value": values}).filter(
+        pc.field("value").is_valid() & pc.field("group").is_valid()
+    )
+    return table.append_column("one", table["group"]).group_by(["group", "value"]).aggregate([("one", "count")])

@@ -1,6 +1,7 @@
-"""The figures of an audit as a page, with rows of pictures: conflicts first, then leaks, then the largest groups.
+"""Renders audit.html: the figures of an audit and rows of pictures of its conflicts, leaks and largest groups.
 
-The pictures are those that signatures hold; no image is read again. The page needs no network and runs no script.
+The pictures are the thumbnails of the descriptors: this module must not read images again. The page needs no network
+and runs no script.
 """
 
 import base64
@@ -18,12 +19,14 @@ from brainray import storage
 from .descriptors import Descriptors
 from .groups import largest_groups, mixed_groups
 
-_SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20}  # groups; with 12 images of 3 kB each at most 4 MB
+# Most groups of each chapter, and most images of a group. At 3 kB an image the page has at most 4 MB.
+_GROUPS_SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20}
 _IMAGES_SHOWN = 12
+_HEIGHT_PX, _WIDEST_PX, _NARROWEST_PX = 112, 224, 16  # of a picture on the page
 
 
-def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, signatures: Descriptors) -> str:
-    """audit.html, of rows in the order of the signatures."""
+def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, descriptors: Descriptors) -> str:
+    """The text of audit.html. `table` (groups.parquet) and `folders` have a row for each descriptor, in that order."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     shown: set[str] = set()
@@ -32,7 +35,7 @@ def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, sig
         new = [group for group in groups if group not in shown]
         shown.update(new)
         if new:
-            chapters.append((title, [_group(group, table, folders, signatures) for group in new]))
+            chapters.append((title, [_group_row(group, table, folders, descriptors) for group in new]))
     pages = Environment(loader=PackageLoader("brainray.duplicates"), autoescape=True, undefined=StrictUndefined)
     return pages.get_template("audit.html").render(
         sources=[*figures["data"], *figures["against"]], figures=list(figure_rows(figures)), chapters=chapters
@@ -40,56 +43,57 @@ def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, sig
 
 
 def _chapters(table: pa.Table, folders: pa.ChunkedArray) -> Iterator[tuple[str, list[str]]]:
+    """The title and the groups of each chapter."""
     groups = table["group"]
     conflicts = mixed_groups(groups, table["label"]).to_pylist()
-    yield _heading("One picture, two labels", conflicts, _SHOWN["conflicts"])
+    yield _heading("One picture, two labels", conflicts, _GROUPS_SHOWN["conflicts"])
     crossing = {*mixed_groups(groups, table["source"]).to_pylist(), *mixed_groups(groups, folders).to_pylist()}
-    yield _heading("One picture, in two sets or folders", sorted(crossing), _SHOWN["leaks"])
-    large = [group for group, images in largest_groups(groups, _SHOWN["largest"]) if images > 1]
+    yield _heading("One picture, in two sets or folders", sorted(crossing), _GROUPS_SHOWN["leaks"])
+    large = [group for group, images in largest_groups(groups, _GROUPS_SHOWN["largest"]) if images > 1]
     yield "The largest groups", large
 
 
 def _heading(title: str, groups: list[str], most: int) -> tuple[str, list[str]]:
-    """Says so where not all are shown."""
+    """The title and the first `most` groups; the title gives their number where there are more."""
     rest = f" (the first {most} of {len(groups):,})" if len(groups) > most else ""
     return title + rest, groups[:most]
 
 
-def _group(group: str, table: pa.Table, folders: pa.ChunkedArray, signatures: Descriptors) -> dict[str, Any]:
-    """The image that stands for the group, then one of each label, folder and source, then others."""
+def _group_row(group: str, table: pa.Table, folders: pa.ChunkedArray, descriptors: Descriptors) -> dict[str, Any]:
+    """One group for the template: its leader first, then one image of each label, source and folder, then others."""
     rows = np.flatnonzero(pc.equal(table["group"], group).to_numpy(zero_copy_only=False))
     images = table.take(pa.array(rows)).to_pylist()
-    places = [
+    kinds = [
         (image["label"], image["source"], folders[int(row)].as_py()) for image, row in zip(images, rows, strict=True)
     ]
-    first_of_kind = [place not in places[:i] for i, place in enumerate(places)]
+    first_of_kind = [kind not in kinds[:i] for i, kind in enumerate(kinds)]
     order = sorted(range(len(rows)), key=lambda i: (images[i]["transform"] is not None, not first_of_kind[i], i))
-    shown = [_image(images[i], signatures, int(rows[i])) for i in order[:_IMAGES_SHOWN]]
+    shown = [_image_cell(images[i], descriptors, int(rows[i])) for i in order[:_IMAGES_SHOWN]]
     return {"name": group, "images": len(rows), "shown": shown}
 
 
-def _image(image: dict[str, Any], signatures: Descriptors, row: int) -> dict[str, Any]:
+def _image_cell(image: dict[str, Any], descriptors: Descriptors, row: int) -> dict[str, Any]:
+    """One image for the template: its URI, its picture and its caption."""
     words = [image["label"] or "no label", f"in --{image['source']}", storage.name_of(image["uri"])]
     if image["transform"]:
-        alike = "" if image["similarity"] is None else f", similarity {image['similarity']:.2f}"
-        words.append(image["transform"] + alike)
-    return {"uri": image["uri"], "picture": _picture(signatures, row), "words": words}
+        similarity = "" if image["similarity"] is None else f", similarity {image['similarity']:.2f}"
+        words.append(image["transform"] + similarity)
+    return {"uri": image["uri"], "picture": _picture_uri(descriptors, row), "words": words}
 
 
-def _picture(signatures: Descriptors, row: int) -> str:
-    """A data URI, in the proportions of the image."""
-    left, top, right, bottom = signatures.box[row].tolist()
-    wide, high = (right - left) * int(signatures.width[row]), (bottom - top) * int(signatures.height[row])
-    size = max(16, round(112 * wide / max(high, 1e-6))), 112
+def _picture_uri(descriptors: Descriptors, row: int) -> str:
+    """A data URI (JPEG) of a thumbnail in the proportions of its box in the image."""
+    left, top, right, bottom = descriptors.box[row].tolist()
+    wide, high = (right - left) * int(descriptors.width[row]), (bottom - top) * int(descriptors.height[row])
+    width_px = min(_WIDEST_PX, max(_NARROWEST_PX, round(_HEIGHT_PX * wide / max(high, 1e-6))))
     sink = io.BytesIO()
-    Image.fromarray(np.asarray(signatures.thumbnail[row])).resize((min(size[0], 224), 112)).save(
-        sink, "JPEG", quality=80
-    )
+    picture = Image.fromarray(np.asarray(descriptors.thumbnail[row])).resize((width_px, _HEIGHT_PX))
+    picture.save(sink, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
 def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The figures that people look at first, in words, for the page and the terminal."""
+    """Name and value of the main figures of summary.json, as text for the page and the terminal."""
     yield "images", f"{figures['images']:,}"
     for reason, images in figures["unreadable"].items():
         yield f"cannot be read: {reason}", f"{images:,}"

@@ -1,6 +1,7 @@
-"""What was done to a picture to make a copy of it, in words, from how the copy lies upon it and how its tones changed.
+"""Names the transforms that made a copy from a picture, such as "mirrored + resized", from their registration.
 
-Words for people, no measurement: thumbnails of 96 pixels do not tell a crop of 1 % or a turn of 1 degree.
+The words are for people and must not be taken for measurements: thumbnails of 96 px do not show a crop of 1 % or a
+turn of 1 degree.
 """
 
 from typing import Any
@@ -9,63 +10,65 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .descriptors import THUMBNAIL_PX, Descriptors
+from .descriptors import THUMBNAIL_PX, Descriptors, Doubles, Floats, Pixels
 from .registration import Registration, moved, register
 
-Doubles = npt.NDArray[np.float64]
+IDENTICAL = "identical"
+JOINED = " + "  # between the words of one copy
+_RECOMPRESSED = "recompressed"
 
-IDENTICAL, RECOMPRESSED = "identical", "recompressed"
-JOINED = " + "
-_TURN_DEG = 1.5  # less is within the error of a registration
-_ZOOM, _STRETCH = 0.03, 0.04  # the box of the head differs by a pixel of 96 in copies
-_UNSEEN = 0.06  # share of a frame that the other does not show; a turn by 5 degrees loses 4 % at the corners
-_LEVELS = 6.0  # of 255, in the mean of what both show
-_GAIN = 0.12  # of contrast
-_LOCAL = 0.30  # share of the tones that no curve explains: JPEG and resizing leave 0.05 to 0.2
-_FLAT = 0.2  # greatest distance of the tones from being equally frequent, after equalisation
-_TONES = 16
+# A transform is named from these changes on.
+_TURN_DEG = 1.5  # smaller turns are within the error of a registration
+_ZOOM = 0.03  # of size, as a logarithm; the box of the head differs by 1 px of 96 between copies
+_STRETCH = 0.04  # of the aspect ratio, as a logarithm; for the same reason
+_HIDDEN = 0.06  # share of one frame outside the other; a turn by 5 degrees hides 4 % at the corners
+_LEVELS = 6.0  # of the mean grey level (0 to 255) where both frames have content
+_GAIN = 0.12  # of contrast, as a logarithm
 
-
-def find_transforms(
-    signatures: Descriptors, rows: npt.NDArray[np.integer[Any]]
-) -> tuple[npt.NDArray[np.float32], pa.Array]:
-    """For [M, 2] pictures and copies of them: similarity and words, NaN and null where they do not register."""
-    found = [find_transform(signatures, original, copy) or (np.nan, None) for original, copy in rows.tolist()]
-    return np.array([one[0] for one in found], np.float32), pa.array([one[1] for one in found], pa.string())
+# Equalisation.
+_UNEXPLAINED = 0.30  # share of the tones that no tone curve explains; JPEG and resizing leave 0.05 to 0.2
+_EVEN = 0.2  # largest distance of an equalised histogram from an even one
+_TONES = 16  # steps of the fitted tone curve
 
 
-def find_transform(signatures: Descriptors, original: int, copy: int) -> tuple[float, str] | None:
-    """Similarity of a copy to another picture, and what was done to that; None where they do not register."""
-    if signatures.digest[original] == signatures.digest[copy]:
+def find_transforms(descriptors: Descriptors, rows: npt.NDArray[np.integer[Any]]) -> tuple[Floats, pa.Array]:
+    """[M] similarities and words for rows [M, 2] of pictures and their copies; NaN and null for no registration."""
+    found = [find_transform(descriptors, original, copy) or (np.nan, None) for original, copy in rows.tolist()]
+    return np.array([each[0] for each in found], np.float32), pa.array([each[1] for each in found], pa.string())
+
+
+def find_transform(descriptors: Descriptors, original: int, copy: int) -> tuple[float, str] | None:
+    """The similarity of a copy to its original, and the transforms in words; None where they do not register."""
+    if descriptors.digest[original] == descriptors.digest[copy]:
         return 1.0, IDENTICAL
-    tried = [register(signatures, original, copy, mirrored=mirrored) for mirrored in (False, True)]
-    best = max((found for found in tried if found), key=lambda found: found.similarity, default=None)
-    return None if best is None else (best.similarity, describe(signatures, original, copy, best))
+    both = [register(descriptors, original, copy, mirrored=mirrored) for mirrored in (False, True)]
+    best = max((each for each in both if each), key=lambda each: each.similarity, default=None)
+    return None if best is None else (best.similarity, _describe(descriptors, original, copy, best))
 
 
-def describe(signatures: Descriptors, original: int, copy: int, found: Registration) -> str:
-    """Such as "mirrored + resized + brighter"; "recompressed" where nothing can be seen."""
-    frames = [_frame_to_thumbnail(signatures, row) for row in (original, copy)]
-    inner = np.vstack([found.warp, [0, 0, 1]]).astype(np.float64)
-    warp = np.linalg.inv(frames[1]) @ inner @ frames[0]
+def _describe(descriptors: Descriptors, original: int, copy: int, registration: Registration) -> str:
+    """Words such as "mirrored + resized + brighter"; "recompressed" where no change is large enough to name."""
+    frames = [_frame_to_thumbnail(descriptors, row) for row in (original, copy)]
+    inner = np.vstack([registration.warp, [0, 0, 1]]).astype(np.float64)
+    warp: Doubles = np.linalg.inv(frames[1]) @ inner @ frames[0]
     words = [
-        *_moves(warp[:2, :2]),
-        *_crops(signatures, warp, original, copy),
-        *_tones(signatures, original, copy, found),
+        *_geometry_words(warp[:2, :2]),
+        *_crop_words(descriptors, warp, original, copy),
+        *_tone_words(descriptors, original, copy, registration),
     ]
-    return JOINED.join(words) or RECOMPRESSED
+    return JOINED.join(words) or _RECOMPRESSED
 
 
-def _frame_to_thumbnail(signatures: Descriptors, row: int) -> Doubles:
-    """[3, 3] pixels of the image -> pixels of its thumbnail."""
-    height, width = float(signatures.height[row]), float(signatures.width[row])
-    left, top, right, bottom = (signatures.box[row].astype(np.float64) * (width, height, width, height)).tolist()
+def _frame_to_thumbnail(descriptors: Descriptors, row: int) -> Doubles:
+    """[3, 3] the matrix that maps pixels of an image to pixels of its thumbnail."""
+    height, width = float(descriptors.height[row]), float(descriptors.width[row])
+    left, top, right, bottom = (descriptors.box[row].astype(np.float64) * (width, height, width, height)).tolist()
     x, y = THUMBNAIL_PX / (right - left), THUMBNAIL_PX / (bottom - top)
     return np.array([[x, 0, (0.5 - left) * x - 0.5], [0, y, (0.5 - top) * y - 0.5], [0, 0, 1]])
 
 
-def _moves(linear: Doubles) -> list[str]:
-    """Mirrored, turned, resized."""
+def _geometry_words(linear: Doubles) -> list[str]:
+    """Mirrored, turned, resized, stretched: the words for the linear part [2, 2] of a warp between frames."""
     words = []
     if np.linalg.det(linear) < 0:
         words.append("mirrored")
@@ -84,29 +87,31 @@ def _moves(linear: Doubles) -> list[str]:
     return words
 
 
-def _crops(signatures: Descriptors, warp: Doubles, original: int, copy: int) -> list[str]:
-    lost = 1 - _shown(warp, signatures, original, copy)
-    added = 1 - _shown(np.linalg.inv(warp), signatures, copy, original)
-    return ["cropped"] * (lost > _UNSEEN) + ["bordered"] * (added > _UNSEEN)
+def _crop_words(descriptors: Descriptors, warp: Doubles, original: int, copy: int) -> list[str]:
+    """Cropped, bordered."""
+    lost = 1 - _share_inside(warp, descriptors, original, copy)
+    added = 1 - _share_inside(np.asarray(np.linalg.inv(warp), np.float64), descriptors, copy, original)
+    return ["cropped"] * (lost > _HIDDEN) + ["bordered"] * (added > _HIDDEN)
 
 
-def _shown(warp: npt.NDArray[Any], signatures: Descriptors, here: int, there: int) -> float:
-    """The share of one frame that lies within the other."""
-    sides = [np.array([signatures.width[row], signatures.height[row]], np.float64) for row in (here, there)]
+def _share_inside(warp: Doubles, descriptors: Descriptors, first: int, second: int) -> float:
+    """The share of the first frame that the warp maps into the second, on a grid of 32 x 32."""
+    sides = [np.array([descriptors.width[row], descriptors.height[row]], np.float64) for row in (first, second)]
     grid = (np.stack(np.meshgrid(*[np.arange(32) + 0.5] * 2), axis=-1).reshape(-1, 2) / 32) * sides[0] - 0.5
     places = grid @ warp[:2, :2].T + warp[:2, 2]
     return float(((places > -0.5) & (places < sides[1] - 0.5)).all(axis=1).mean())
 
 
-def _tones(signatures: Descriptors, original: int, copy: int, found: Registration) -> list[str]:
-    """Brighter, darker, with another contrast, or equalised."""
+def _tone_words(descriptors: Descriptors, original: int, copy: int, registration: Registration) -> list[str]:
+    """Equalised, brighter, darker, contrast: one of them at most."""
     import cv2
 
-    blurred = [cv2.GaussianBlur(signatures.thumbnail[row], (0, 0), 1.0).astype(np.float32) for row in (original, copy)]
-    seen = moved(np.ones_like(blurred[0]), found.warp) > 0.99
-    before, after = blurred[0][seen].astype(np.float64), moved(blurred[1], found.warp)[seen].astype(np.float64)
-    evened = _unevenness(signatures.thumbnail[copy]) < _FLAT < _unevenness(signatures.thumbnail[original]) / 2
-    if evened or _unexplained(before, after) > _LOCAL:
+    blurred = [cv2.GaussianBlur(descriptors.thumbnail[row], (0, 0), 1.0).astype(np.float32) for row in (original, copy)]
+    overlap = moved(np.ones_like(blurred[0]), registration.warp) > 0.99
+    before = blurred[0][overlap].astype(np.float64)
+    after = moved(blurred[1], registration.warp)[overlap].astype(np.float64)
+    evened = _unevenness(descriptors.thumbnail[copy]) < _EVEN < _unevenness(descriptors.thumbnail[original]) / 2
+    if evened or _unexplained_share(before, after) > _UNEXPLAINED:
         return ["equalised"]
     change = float(after.mean() - before.mean())
     if abs(change) > _LEVELS:
@@ -115,8 +120,8 @@ def _tones(signatures: Descriptors, original: int, copy: int, found: Registratio
     return ["contrast"] if abs(np.log(gain + 1e-6)) > _GAIN else []
 
 
-def _unexplained(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> float:
-    """The share of the tones that no curve explains: what was changed here otherwise than there, as CLAHE does."""
+def _unexplained_share(before: Doubles, after: Doubles) -> float:
+    """The share of the spread of tones that no tone curve explains; a local equalisation (CLAHE) leaves much."""
     edges = np.quantile(before, np.linspace(0, 1, _TONES + 1)[1:-1])
     tone = np.searchsorted(edges, before)
     count = np.maximum(np.bincount(tone, minlength=_TONES), 1)
@@ -124,7 +129,7 @@ def _unexplained(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> float:
     return float(np.std(after - curve[tone]) / (np.std(after) + 1e-6))
 
 
-def _unevenness(thumbnail: npt.NDArray[np.uint8]) -> float:
-    """The greatest distance of the distribution of tones from an even one over 0 to 255."""
+def _unevenness(thumbnail: Pixels) -> float:
+    """The largest distance (0 to 1) of the cumulative histogram from that of evenly spread tones, as Kolmogorov's."""
     shares = np.cumsum(np.bincount(thumbnail.reshape(-1), minlength=256)) / thumbnail.size
     return float(np.abs(shares - np.arange(1, 257) / 256).max())

@@ -1,6 +1,6 @@
-"""How far probabilities can be trusted: temperature, what evens classes out, what is left to a person. Knows no file.
+"""Calibrates probabilities: temperature scaling, bias for rare classes, and the confidence below which people review.
 
-Axes: N images, K classes.
+Axes: N images, K classes. Must not read files.
 """
 
 import math
@@ -10,36 +10,37 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Reals = npt.NDArray[np.floating[Any]]
-Labels = npt.NDArray[np.int64]
+from .counts import Flags, Ints
 
-# Aimed at among the images measured on, so that of others at least 99 % are right: with 2,000 accepted images the share
-# that is right varies by 0.2 % from one set of images to another, and this is two of those above it.
-RIGHT = 0.994
-# The loss weighs classes by the inverse of the square root of their share; this is the other half of what makes the
-# model answer as if all were equally common.
-_RARENESS = 0.5
+AnyReals = npt.NDArray[np.floating[Any]]  # of any precision
+Labels = Ints  # [N] classes
+
+# Accuracy aimed at among the accepted images that the threshold is chosen on, so that it is at least 99 % on others.
+# With 2,000 accepted images the accuracy has a standard deviation of 0.2 % between sets of images; this is two of them
+# above 99 %.
+_LEAST_ACCEPTED_ACCURACY = 0.994
+# Exponent of the class shares in the bias. The loss weighs classes by their share to the power of -0.5; the bias adds
+# the other half of a correction to equally common classes.
+_BIAS_EXPONENT = 0.5
+_TEMPERATURES = np.logspace(math.log10(0.25), math.log10(4), 161)  # each 1.7 % above the one before
 
 
-_TEMPERATURES = np.logspace(math.log10(0.25), math.log10(4), 161)  # 1.7 % from one to the next
-
-
-def fit_temperature(logits_NK: Reals, labels_N: Labels) -> float:
-    """The one number that, dividing the logits, makes their likelihood greatest (Guo et al. 2017). From 0.25 to 4."""
+def fit_temperature(logits_NK: AnyReals, labels_N: Labels) -> float:
+    """The temperature, 0.25 to 4, that gives scaled logits the greatest likelihood (Guo et al., ICML 2017)."""
     losses = [cross_entropy(logits_NK, labels_N, temperature=temperature) for temperature in _TEMPERATURES]
     return round(float(_TEMPERATURES[np.argmin(losses)]), 4)
 
 
-def cross_entropy(logits_NK: Reals, labels_N: Labels, *, temperature: float = 1.0) -> float:
-    """The mean over one image or more of -ln of the probability that its label is given."""
+def cross_entropy(logits_NK: AnyReals, labels_N: Labels, *, temperature: float = 1.0) -> float:
+    """The mean of -ln(probability of the label) over one image or more."""
     from scipy.special import log_softmax
 
     log_probs_NK = log_softmax(logits_NK.astype(np.float64) / temperature, axis=1)
     return -float(np.take_along_axis(log_probs_NK, labels_N[:, None], axis=1).mean())
 
 
-def softmax(logits_NK: Reals, temperature: float, class_bias: Sequence[float] = ()) -> npt.NDArray[np.float64]:
-    """Probabilities as scoring has them."""
+def softmax(logits_NK: AnyReals, temperature: float, class_bias: Sequence[float] = ()) -> npt.NDArray[np.float64]:
+    """[N, K] the probabilities as scoring computes them: softmax(logits / temperature + bias); no bias if empty."""
     from scipy import special
 
     bias_K = np.array(class_bias or (0.0,))
@@ -47,27 +48,28 @@ def softmax(logits_NK: Reals, temperature: float, class_bias: Sequence[float] = 
 
 
 def rare_class_bias(counts_K: npt.NDArray[np.integer[Any]]) -> tuple[float, ...]:
-    """What to add to the logits of each class, so that a rare one is found as well as a common one.
+    """[K] the bias to add to logits so that rare classes are recognised as well as common ones; its mean is 0.
 
-    Logit adjustment (Menon et al., ICLR 2021) by the pictures of each class that were learned from.
+    Logit adjustment (Menon et al., ICLR 2021). `counts_K` are the training pictures of each class.
     """
     shares_K = np.maximum(counts_K, 1) / max(1, int(counts_K.sum()))
-    bias_K = -_RARENESS * np.log(shares_K)
+    bias_K = -_BIAS_EXPONENT * np.log(shares_K)
     return tuple(round(float(value), 4) for value in bias_K - bias_K.mean())
 
 
 class Review(NamedTuple):
-    """From which confidence a prediction is accepted, and what that gives on the images it was chosen by."""
+    """The threshold of confidence below which an image is for review, and its effect."""
 
-    below: float  # a lower confidence is for review
-    accepted: float  # share of the images
-    right: float | None  # share of the accepted; None where none is
-    accepted_unseen: float | None = None  # the same with each fold under the threshold of the others; None: one fold
+    below: float  # images with a lower confidence are for review
+    accepted: float  # share of accepted images, of those the threshold was chosen on
+    right: float | None  # accuracy of accepted images; None without any
+    # The same when each fold is judged by the threshold chosen on the others; None for a single fold.
+    accepted_unseen: float | None = None
     right_unseen: float | None = None
 
 
-def cross_review(confidence_N: Reals, right_N: npt.NDArray[np.bool_], fold_N: npt.NDArray[np.int64]) -> Review:
-    """`choose_review`, and what comes of it on images that did not choose."""
+def cross_review(confidence_N: AnyReals, right_N: Flags, fold_N: Ints) -> Review:
+    """The threshold of `choose_review`, with its effect measured by cross-validation over folds."""
     review, folds = choose_review(confidence_N, right_N), np.unique(fold_N)
     if len(folds) < 2:
         return review
@@ -79,8 +81,8 @@ def cross_review(confidence_N: Reals, right_N: npt.NDArray[np.bool_], fold_N: np
     return review._replace(accepted_unseen=float(accepted_N.mean()), right_unseen=right)
 
 
-def choose_review(confidence_N: Reals, right_N: npt.NDArray[np.bool_], *, least_right: float = RIGHT) -> Review:
-    """The lowest confidence from which on so many of the accepted images are right; 1 where there is none."""
+def choose_review(confidence_N: AnyReals, right_N: Flags, *, least_right: float = _LEAST_ACCEPTED_ACCURACY) -> Review:
+    """The lowest threshold at which the accuracy of accepted images is at least `least_right`; 1 for none."""
     order = np.argsort(-confidence_N, kind="stable")
     confidence, right = confidence_N[order].astype(np.float64), right_N[order]
     shares = np.cumsum(right) / np.arange(1, len(right) + 1)

@@ -1,4 +1,7 @@
-"""Counts of prediction rows -> every figure that brainray reports. Axes are those of `tally`."""
+"""The metrics that brainray reports, computed from `Counts` or confusion matrices.
+
+A metric without data is None or NaN, never 0. Axes are those of `counts`. Must not read files or prediction rows.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +12,7 @@ import numpy.typing as npt
 
 from .counts import CALIBRATION_BINS, UNITS, Counts, Ints, Reals, count_probabilities
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 % intervals
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution, for 95 % intervals
 
 
 class IntervalEstimate(NamedTuple):
@@ -21,28 +24,29 @@ class IntervalEstimate(NamedTuple):
 
 
 def wilson(successes: npt.ArrayLike, trials: npt.ArrayLike) -> tuple[Reals, Reals]:
-    """Ends of the 95 % score interval of a proportion (Wilson, JASA 22, 1927); NaN where there are no trials."""
+    """Low and high end of the 95 % interval of a proportion (Wilson, JASA 22, 1927); NaN without trials."""
     k, n = np.asarray(successes, np.float64), np.asarray(trials, np.float64)
     share, weight = _ratio(k, n), _Z**2 / np.maximum(n, 1)
     centre, scale = share + weight / 2, 1 + weight
     spread = np.sqrt(weight * (share * (1 - share) + weight / 4))
-    # 0 and 1 are exact ends; rounding would miss them by an ulp, and could leave [0, 1].
+    # 0 and 1 are exact ends, which rounding would miss by an ulp, maybe outside [0, 1].
     low = np.where((k == 0) & (n > 0), 0.0, (centre - spread) / scale)
     high = np.where((k == n) & (n > 0), 1.0, (centre + spread) / scale)
     return low, high
 
 
 def _ratio(k: npt.ArrayLike, n: npt.ArrayLike) -> Reals:
-    """k / n, NaN where n is 0: undefined is never 0.0."""
+    """k / n; NaN where n is 0."""
     k, n = np.broadcast_arrays(np.asarray(k, np.float64), np.asarray(n, np.float64))
     return np.asarray(np.divide(k, n, out=np.full(k.shape, np.nan), where=n > 0))
 
 
 def per_class(confusion: Ints) -> dict[str, npt.NDArray[Any]]:
-    """Columns of figures, each of shape [..., K], from confusion matrices [..., K, K]. NaN where undefined.
+    """Support, predictions, precision, recall and F1 with 95 % intervals, as columns [..., K]; NaN where undefined.
 
-    F1's interval is approximate: the Wilson interval of the Jaccard index J = TP / (TP + FP + FN), taken as a
-    proportion, goes through F1 = 2 J / (1 + J), which rises with J ("Wilson indirect", Lam et al., arXiv:2309.14621).
+    `confusion` is [..., K, K]. The interval of F1 is approximate: the Wilson interval of the Jaccard index
+    J = TP / (TP + FP + FN), taken as a proportion and mapped by F1 = 2 J / (1 + J), which is monotonic ("Wilson
+    indirect", Lam et al., arXiv:2309.14621).
     """
     hits = confusion.diagonal(axis1=-2, axis2=-1)
     support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
@@ -54,69 +58,76 @@ def per_class(confusion: Ints) -> dict[str, npt.NDArray[Any]]:
     return columns
 
 
-def accuracy(tally: Counts) -> IntervalEstimate | None:
-    """The share of scored and labelled images whose prediction is right; None without such images."""
-    return _estimate(int(tally.confusion.trace()), tally.scored_and_labelled)
+def accuracy(counts: Counts) -> IntervalEstimate | None:
+    """The share of scored and labelled images that are predicted correctly; None without such images."""
+    return _estimate(int(counts.confusion.trace()), counts.scored_and_labelled)
 
 
-def accepted_accuracy(tally: Counts) -> IntervalEstimate | None:
-    """The same of what is not for review."""
-    _, images, correct = tally.review.sum(axis=0).tolist()
+def accepted_accuracy(counts: Counts) -> IntervalEstimate | None:
+    """The accuracy of images that are not for review; None without labelled ones."""
+    _, images, correct = counts.review.sum(axis=0).tolist()
     return _estimate(correct, images)
 
 
 def _estimate(hits: int, images: int) -> IntervalEstimate | None:
+    """hits / images with its Wilson interval; None without images."""
     return IntervalEstimate(hits / images, *map(float, wilson(hits, images))) if images else None
 
 
-def macro_f1(tally: Counts) -> float | None:
-    """The plain mean over the classes that have labelled images; None if there are none."""
-    return _mean_over_supported(tally.confusion, "f1")
+def macro_f1(counts: Counts) -> float | None:
+    """The unweighted mean of F1 over the classes that have labelled images; None without such classes."""
+    return _mean_over_supported(counts.confusion, "f1")
 
 
-def balanced_accuracy(tally: Counts) -> float | None:
-    """The mean recall of the classes that have labelled images; None if there are none."""
-    return mean_recall(tally.confusion)
+def balanced_accuracy(counts: Counts) -> float | None:
+    """The mean recall over the classes that have labelled images; None without such classes."""
+    return mean_recall(counts.confusion)
 
 
 def share_right(confusion_KK: Ints) -> float | None:
-    """Accuracy from a confusion matrix; None if it is empty."""
+    """The accuracy of a confusion matrix; None for an empty one."""
     images = int(confusion_KK.sum())
     return int(confusion_KK.trace()) / images if images else None
 
 
 def mean_recall(confusion_KK: Ints) -> float | None:
-    """Balanced accuracy from a confusion matrix: the mean over the classes that have images; None if there are none."""
+    """The balanced accuracy of a confusion matrix: mean recall over the classes with images; None without any."""
     return _mean_over_supported(confusion_KK, "recall")
 
 
 def _mean_over_supported(confusion_KK: Ints, figure: str) -> float | None:
+    """The mean of a column of `per_class` over the classes with images."""
     columns = per_class(confusion_KK)
     values = columns[figure][columns["support"] > 0]
     return math.fsum(values) / len(values) if len(values) else None
 
 
-def mean_confidence(tally: Counts) -> float | None:
-    return _mean(tally.confidence, tally.ok)
+def mean_confidence(counts: Counts) -> float | None:
+    """The mean confidence of scored images; None without any."""
+    return _mean(counts.confidence, counts.ok)
 
 
 def _mean(units: Ints, images: int) -> float | None:
+    """The mean of a real whose sum is given in `UNITS`."""
     return int(units.sum()) / UNITS / images if images else None
 
 
-def brier(tally: Counts) -> float | None:
-    """The mean of the multi-class Brier score over scored and labelled images: 0 is perfect, 2 the worst."""
-    return _mean(tally.squared_error, tally.scored_and_labelled)
+def brier(counts: Counts) -> float | None:
+    """The mean multi-class Brier score of scored and labelled images, from 0 (perfect) to 2; None without any."""
+    return _mean(counts.squared_error, counts.scored_and_labelled)
 
 
-def expected_calibration_error(tally: Counts) -> float | None:
-    """Naeini et al., AAAI 2015: |share correct - mean confidence| by bin, weighted with the images in it."""
-    _, correct, confidence = tally.calibration.sum(axis=0).T
-    return _mean(np.abs(correct * UNITS - confidence), tally.scored_and_labelled)
+def expected_calibration_error(counts: Counts) -> float | None:
+    """The ECE: |accuracy - mean confidence| of each bin, weighted by its images; None without images.
+
+    Naeini et al., AAAI 2015.
+    """
+    _, correct, confidence = counts.calibration.sum(axis=0).T
+    return _mean(np.abs(correct * UNITS - confidence), counts.scored_and_labelled)
 
 
-def calibration_bins(tally: Counts) -> list[dict[str, float | int | None]]:
-    """For a reliability plot; mean confidence and share correct are None in an empty bin."""
+def calibration_bins(counts: Counts) -> list[dict[str, float | int | None]]:
+    """The bins of a reliability diagram; mean confidence and accuracy of an empty bin are None."""
     return [
         {
             "low": b / CALIBRATION_BINS,
@@ -125,36 +136,40 @@ def calibration_bins(tally: Counts) -> list[dict[str, float | int | None]]:
             "mean_confidence": confidence / UNITS / images if images else None,
             "accuracy": correct / images if images else None,
         }
-        for b, (images, correct, confidence) in enumerate(tally.calibration.sum(axis=0).tolist())
+        for b, (images, correct, confidence) in enumerate(counts.calibration.sum(axis=0).tolist())
     ]
 
 
 def population_stability(reference: npt.ArrayLike, observed: npt.ArrayLike) -> float:
-    """The population stability index of two distributions over the same cells, as counts or shares; 0 if equal.
+    """The population stability index (PSI) of two distributions over the same cells, as counts or shares; 0 if equal.
 
-    sum((o - r) * ln(o / r)); by custom below 0.1 is stable, above 0.25 shifted (Siddiqi, Credit Risk Scorecards, 2006).
-    1e-4 is added to every share, and shares scaled back to sum 1, so that an empty cell is finite. Two samples of n
-    and m like images give about (cells - 1) * (1/n + 1/m): read nothing into it below some hundred images.
+    PSI = sum((o - r) * ln(o / r)). By convention a value below 0.1 is stable and one above 0.25 shifted (Siddiqi,
+    Credit Risk Scorecards, 2006). 1e-4 is added to every share and shares are scaled back to sum 1, so that an empty
+    cell gives a finite value. Two samples of n and m images of one distribution give about
+    (cells - 1) * (1/n + 1/m), so below some hundred images the index means nothing.
     """
-    counts = (np.asarray(values, np.float64) for values in (reference, observed))
-    shares = (values / values.sum() + 1e-4 for values in counts)
+    cells = (np.asarray(values, np.float64) for values in (reference, observed))
+    shares = (values / values.sum() + 1e-4 for values in cells)
     r, o = (values / values.sum() for values in shares)
     return math.fsum((o - r) * np.log(o / r))
 
 
 def reference_distribution(probs_NK: Reals, classes: Sequence[str]) -> dict[str, Any]:
-    """What a model says of images as they should be, for `drift` to compare a run with. Needs one image or more."""
-    tally = count_probabilities(np.full(len(probs_NK), len(classes), np.int64), probs_NK)
+    """The predictions of a model on its validation images, which `drift` compares a run with.
+
+    `probs_NK` are probabilities of one image or more.
+    """
+    counts = count_probabilities(np.full(len(probs_NK), len(classes), np.int64), probs_NK)
     return {
-        "predicted_share": dict(zip(classes, (tally.predicted / tally.ok).tolist(), strict=True)),
-        "confidence_histogram": (tally.histogram[0] / tally.ok).tolist(),
+        "predicted_share": dict(zip(classes, (counts.predicted / counts.ok).tolist(), strict=True)),
+        "confidence_histogram": (counts.histogram[0] / counts.ok).tolist(),
     }
 
 
-def drift(tally: Counts, classes: Sequence[str], reference: Mapping[str, Any]) -> dict[str, float] | None:
-    """How far a run's predictions and confidences lie from the reference; None where nothing was scored."""
-    if not tally.ok:
+def drift(counts: Counts, classes: Sequence[str], reference: Mapping[str, Any]) -> dict[str, float] | None:
+    """PSI of the predicted classes and of the confidences against the reference; None where nothing was scored."""
+    if not counts.ok:
         return None
     shares = [reference["predicted_share"].get(name, 0.0) for name in classes]
-    confidence = population_stability(reference["confidence_histogram"], tally.histogram.sum(axis=0))
-    return {"predicted_psi": population_stability(shares, tally.predicted), "confidence_psi": confidence}
+    confidence = population_stability(reference["confidence_histogram"], counts.histogram.sum(axis=0))
+    return {"predicted_psi": population_stability(shares, counts.predicted), "confidence_psi": confidence}

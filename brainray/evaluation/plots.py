@@ -1,6 +1,6 @@
-"""Pictures as PNG bytes: the confusion matrix of a run, the curves and the reliability of a training.
+"""Plots as PNG bytes: the confusion matrix of a run, the learning curves and the reliability diagram of a training.
 
-Imports matplotlib only to draw.
+Functions import matplotlib when they draw; importing this module must not. Nothing is written to files.
 """
 
 import io
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 
-def draw_confusion(tally: Counts, classes: Sequence[str]) -> bytes:
-    """A PNG: the confusion matrix, or the predictions where no image is scored and labelled."""
-    from matplotlib.figure import Figure  # half a second that only a picture is worth
+def draw_confusion(counts: Counts, classes: Sequence[str]) -> bytes:
+    """A PNG of the confusion matrix, or of the predicted classes where no image is scored and labelled."""
+    from matplotlib.figure import Figure  # takes 0.5 s to import
 
     side = min(3 + 0.45 * len(classes), 24)  # inches
     figure = Figure(figsize=(side + 2.5, side + 1.5), layout="constrained")
     axes = figure.subplots()
     names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
-    if tally.scored_and_labelled:
-        image = _draw_matrix(axes, tally.confusion, names)
+    if counts.scored_and_labelled:
+        image = _draw_matrix(axes, counts.confusion, names)
         figure.colorbar(image, ax=axes, label="share of the images with this label", shrink=0.8)
     else:
-        _draw_predicted(axes, tally.predicted, names)
-    axes.set_title(_title(tally), fontsize=9 + side / 3)
+        _draw_predicted(axes, counts.predicted, names)
+    axes.set_title(_title(counts), fontsize=9 + side / 3)
     return _png(figure)
 
 
 def _draw_matrix(axes: "Axes", confusion: Ints, names: Sequence[str]) -> "AxesImage":
-    """Counts, shaded by their share of the row. From 13 classes on, zeros are left out; from 51 on, all counts."""
+    """Counts, shaded by their share of the row. Zeros are left out from 13 classes on, all counts from 51 on."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     few, places = len(names) <= 12, range(len(names))
@@ -45,7 +45,7 @@ def _draw_matrix(axes: "Axes", confusion: Ints, names: Sequence[str]) -> "AxesIm
         colour = "white" if shares[label, predicted] > 0.5 else "black"
         text = _short(int(confusion[label, predicted]))
         axes.text(predicted, label, text, ha="center", va="center", color=colour, fontsize=10 if few else 7)
-    # parse_math: a class name may hold a $
+    # parse_math=False: a class name may contain a $.
     axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(places, names, parse_math=False)
     axes.set_xlabel("predicted")
@@ -54,6 +54,7 @@ def _draw_matrix(axes: "Axes", confusion: Ints, names: Sequence[str]) -> "AxesIm
 
 
 def _draw_predicted(axes: "Axes", predicted: Ints, names: Sequence[str]) -> None:
+    """A bar for the images of each predicted class."""
     bars = axes.barh(range(len(names)), predicted)
     axes.bar_label(bars, [_short(images) for images in predicted.tolist()], padding=3)
     axes.set_yticks(range(len(names)), names, parse_math=False)
@@ -64,24 +65,25 @@ def _draw_predicted(axes: "Axes", predicted: Ints, names: Sequence[str]) -> None
 
 
 def _short(images: int) -> str:
-    """At most five characters: 9999, 123k, 4.5M."""
+    """A count in at most five characters: 9999, 123k, 4.5M."""
     if images < 10_000:
         return str(images)
     return f"{images / 1e3:.0f}k" if images < 999_500 else f"{images / 1e6:.1f}M"
 
 
-def _title(tally: Counts) -> str:
-    accuracy = metrics.accuracy(tally)
+def _title(counts: Counts) -> str:
+    """Accuracy with its interval, and the images that it leaves out."""
+    accuracy = metrics.accuracy(counts)
     if accuracy is None:
-        first = f"predictions of {tally.ok:,} images"
+        first = f"predictions of {counts.ok:,} images"
     else:
         value, low, high = (f"{100 * x:.1f}" for x in accuracy)
-        first = f"accuracy {value} % ({low} to {high}), n = {tally.scored_and_labelled:,}"
-    return f"{first}\n{tally.failed:,} images could not be scored, {tally.unlabelled:,} have no label"
+        first = f"accuracy {value} % ({low} to {high}), n = {counts.scored_and_labelled:,}"
+    return f"{first}\n{counts.failed:,} images could not be scored, {counts.unlabelled:,} have no label"
 
 
 def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
-    """Loss and accuracy by epoch."""
+    """A PNG of loss and accuracy by epoch. `history` has a row of figures for each epoch."""
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in history]
@@ -90,7 +92,7 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
     for key, name in (("train_loss", "training"), ("val_loss", "validation")):
         left.plot(epochs, [row[key] for row in history], label=name)
     for key, name in (("val_accuracy", "accuracy"), ("val_balanced_accuracy", "mean recall")):
-        right.plot(epochs, [row[key] for row in history], label=name)  # None, where nothing was measured, leaves a gap
+        right.plot(epochs, [row[key] for row in history], label=name)  # None leaves a gap
     left.set_title("Loss (training images are augmented)")
     right.set_title("On the validation images")
     for axes in (left, right):
@@ -101,12 +103,13 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
     return _png(figure)
 
 
-def draw_reliability(tally: Counts) -> bytes:
-    """Share of right predictions by confidence: on the diagonal a model is as good as it says."""
+def draw_reliability(counts: Counts) -> bytes:
+    """A PNG of the reliability diagram: accuracy by confidence; a calibrated model lies on the diagonal."""
     from matplotlib.figure import Figure
 
     names = ("mean_confidence", "accuracy", "images")
-    bins = [[float(found[name] or 0) for name in names] for found in metrics.calibration_bins(tally) if found["images"]]
+    filled = [each for each in metrics.calibration_bins(counts) if each["images"]]
+    bins = [[float(each[name] or 0) for name in names] for each in filled]
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as good as it says")
@@ -114,7 +117,7 @@ def draw_reliability(tally: Counts) -> bytes:
     for confidence, share, images in bins:
         axes.annotate(_short(int(images)), (confidence, share), (4, -10), textcoords="offset points", fontsize=7)
     axes.set_title(
-        f"ECE {metrics.expected_calibration_error(tally) or 0:.4f}, with the pictures in each bin", fontsize=10
+        f"ECE {metrics.expected_calibration_error(counts) or 0:.4f}, with the pictures in each bin", fontsize=10
     )
     axes.set_xlabel("mean confidence of the bin")
     axes.set_ylabel("share that is right")
@@ -123,7 +126,7 @@ def draw_reliability(tally: Counts) -> bytes:
 
 
 def _png(figure: "Figure") -> bytes:
-    """The same bytes for the same figure: no date, no version."""
+    """The figure as PNG, without date and version, so that equal figures give equal bytes."""
     sink = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font lacks is drawn as boxes

@@ -1,1 +1,4 @@
-"""The bundle (weights, preprocessing and calibration under one fingerprint), the networks, and prediction."""
+"""Models: the bundle on disk, network architectures, and inference on one device.
+
+Must not import Ray. Only `networks`, `efficientnet_lite`, `fusion` and `predictor` import torch; `bundle` must not.
+"""

@@ -1,6 +1,6 @@
-"""The bundle: weights, preprocessing, class order, calibration and provenance under one fingerprint.
+"""The bundle, a trained model on disk: weights, preprocessing, class order, calibration, provenance and fingerprint.
 
-Reading one executes nothing and needs no torch; only `load_model` does.
+Reading a bundle must not execute anything from it, and needs no torch; only `load_model` and `weights_bytes` do.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 4
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
-SHIPPED = "shipped"  # in place of a URI: the model in this package, wherever that lies on a node
+SHIPPED = "shipped"  # instead of a URI: the model inside this package, which each node finds in its own copy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A trained model as it lies at `uri`, or `SHIPPED`."""
+    """The description of a trained model whose files are at `uri`, or inside this package for `SHIPPED`."""
 
     uri: str
     fingerprint: str
@@ -33,16 +33,17 @@ class Bundle:
     model: ModelSpec
     calibration: Calibration
     metrics: dict[str, Any] = field(default_factory=dict)  # with the split they were measured on
-    reference: dict[str, Any] | None = None  # distribution of predictions on the validation images, for drift
+    reference: dict[str, Any] | None = None  # `metrics.reference_distribution` of the validation images, for drift
     provenance: dict[str, Any] = field(default_factory=dict)  # options, versions, data-set digest
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the network's outputs."""
         return self.model.classes
 
 
 def fingerprint(*, weights: bytes, image: ImageSpec, model: ModelSpec, calibration: Calibration) -> str:
-    """128 bits of SHA-256, in hexadecimal, over all that changes a prediction."""
+    """128 bits of SHA-256, as 32 hex digits, over everything that changes a prediction."""
     described = {
         "weights": hashlib.sha256(weights).hexdigest(),
         "image": image.to_json(),
@@ -65,7 +66,10 @@ def save_bundle(
     provenance: dict[str, Any] | None = None,
     writer: storage.Writer = storage.UNLEASED,
 ) -> Bundle:
-    """Write weights, then the description that makes them a bundle. `weights` are the bytes of a safetensors file."""
+    """Write a bundle and read it back. `weights` are the bytes of a safetensors file.
+
+    The description is written last: without it the folder is no bundle.
+    """
     description = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint(weights=weights, image=image, model=model, calibration=calibration),
@@ -83,17 +87,18 @@ def save_bundle(
 
 
 def named(model: str) -> str:
-    """The URI of a model that somebody names, or `SHIPPED`."""
+    """The URI of a model named by a user, normalised; `SHIPPED` stays as it is."""
     return model if model == SHIPPED else storage.normalise(model)
 
 
 def _file(uri: str, name: str) -> str:
+    """The URI of a file of a bundle."""
     return str(Path(brainray.__file__).parent / SHIPPED / name) if uri == SHIPPED else storage.join(uri, name)
 
 
 def load_bundle(uri: str) -> Bundle:
-    """Read and check a bundle. Raises `BadRequest` where it is none, or not what its fingerprint says."""
-    description, weights = _read(uri)
+    """Read and check a bundle. Raises `BadRequest` for a folder without one, and for files of another fingerprint."""
+    description, weights = _read_files(uri)
     try:
         bundle = Bundle(
             uri=uri,
@@ -121,7 +126,8 @@ def load_bundle(uri: str) -> Bundle:
     return bundle
 
 
-def _read(uri: str) -> tuple[dict[str, Any], bytes]:
+def _read_files(uri: str) -> tuple[dict[str, Any], bytes]:
+    """The description and the bytes of the weights."""
     if uri != SHIPPED and not storage.exists(uri):
         raise BadRequest(f"{uri}: no such model; give the folder that `brainray train --output` wrote")
     try:
@@ -136,7 +142,10 @@ def _read(uri: str) -> tuple[dict[str, Any], bytes]:
 
 
 def load_model(bundle: Bundle) -> "nn.Module":
-    """The network with its weights, in evaluation mode, on the CPU."""
+    """The network of a bundle with its weights, in evaluation mode, on the CPU.
+
+    Raises `BrainrayError` for weights of another network.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -151,7 +160,7 @@ def load_model(bundle: Bundle) -> "nn.Module":
 
 
 def weights_bytes(state: "dict[str, Tensor]") -> bytes:
-    """A state dict as a safetensors file. Tensors that share memory are stored each on their own."""
+    """A state dict as the bytes of a safetensors file. Tensors that share memory are stored separately."""
     from safetensors.torch import save
 
     return bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}))

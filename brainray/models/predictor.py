@@ -1,4 +1,7 @@
-"""uint8 images -> probabilities: device, precision and memory format are decided here. Knows no file and no Ray."""
+"""Runs a bundle: turns uint8 images into probabilities, and chooses device, precision and memory format.
+
+Must not read images, nor import Ray.
+"""
 
 import warnings
 from typing import TYPE_CHECKING
@@ -17,44 +20,48 @@ from .networks import bf16_supported
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# 32 images of 160 px and what the first layers make of them stay in a core's cache: 0.57 ms an image, 0.83 with 64.
+# On a CPU, 32 images of 160 px and their first activations fit into the cache of a core. Time of an image:
+#   batch  32       64
+#   time   0.57 ms  0.83 ms
 _BATCH_SIZES = {"cpu": 32, "cuda": 256}
-# Batches of one or two go through other kernels, which round otherwise: a short batch is filled up with black images.
+# Batches are filled with black images to a multiple of this, because torch runs batches of one or two by other kernels,
+# which round differently.
 _MULTIPLE = 8
 
 
 def limit_threads(threads: int) -> None:
-    """Let each operator that the calling thread runs use so many threads."""
+    """Set the number of threads of each torch operator that the calling thread runs."""
     torch.set_num_threads(threads)
 
 
 def pick_device() -> torch.device:
+    """The GPU where torch has one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def use_bf16(precision: Precision, device: torch.device) -> bool:
-    """bf16 where asked for, or where it is faster; it changes probabilities in the third digit."""
+    """Whether to compute in bf16: if requested, or if it is faster. It changes probabilities in the third digit."""
     return precision == "bf16" or (precision == "auto" and bf16_supported(device))
 
 
 def normalise(images_uint8: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """uint8 [N, H, W] or [N, H, W, 3] -> float32 [N, C, H, W], channels last in memory, centred and scaled."""
+    """float32 [N, C, H, W], channels last in memory, from uint8 [N, H, W] or [N, H, W, 3]: (x / 255 - mean) / std."""
     scaled = planes(images_uint8).to(torch.float32).mul_(1 / (255 * spec.std)).sub_(spec.mean / spec.std)
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def planes(images: torch.Tensor) -> torch.Tensor:
-    """[N, H, W] or [N, H, W, 3] -> [N, C, H, W]."""
+    """A view [N, C, H, W] of images [N, H, W] or [N, H, W, 3]."""
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
 
 
 def standardise(images_NCHW: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """`normalise` of images from 0 to 1."""
+    """(x - mean) / std, channels last in memory, of images [N, C, H, W] with values from 0 to 1."""
     return ((images_NCHW - spec.mean) / spec.std).contiguous(memory_format=torch.channels_last)
 
 
 class Predictor:
-    """A bundle ready to run on one device. Built once a worker."""
+    """A bundle loaded on one device, built once a worker. Calling it scores images."""
 
     def __init__(
         self,
@@ -64,7 +71,7 @@ class Predictor:
         precision: Precision = "auto",
         say: Say = warnings.warn,
     ) -> None:
-        """`say`: see `prepare_for_inference`."""
+        """Load the network. `batch_size` None is the default of the device; `say` is for `prepare_for_inference`."""
         self.device = pick_device()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -77,7 +84,7 @@ class Predictor:
         self._model = prepare_for_inference(load_model(bundle), self.device, bf16=self.bf16, say=say)
 
     def __call__(self, images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
-        """uint8 [N, H, W] or [N, H, W, 3] -> float32 [N, K]; rows sum to 1. N may be 0."""
+        """float32 [N, K] probabilities of uint8 images [N, H, W] or [N, H, W, 3]; rows sum to 1. N may be 0."""
         probs_NK = np.empty((len(images), self._classes), np.float32)
         for start in range(0, len(images), self._batch_size):
             batch = images[start : start + self._batch_size]
@@ -90,5 +97,5 @@ class Predictor:
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         batch_NCHW = normalise(images.to(self.device, non_blocking=True), self._spec)
         logits_NK = self._model(batch_NCHW.to(torch.bfloat16) if self.bf16 else batch_NCHW)
-        scaled_NK = logits_NK.double() / self._temperature + self._bias_K  # in fp64, no digit depends on the batch
+        scaled_NK = logits_NK.double() / self._temperature + self._bias_K  # fp64: no digit depends on the batch
         return torch.softmax(scaled_NK, dim=1).float()

@@ -1,4 +1,7 @@
-"""How long a run will take and what it will cost, from a small probe. Asks no cluster and no clock but the probe's."""
+"""Estimates the duration and the node hours of a run from a probe, which scores a small sample and measures the time.
+
+Must not write anything, nor ask the cluster for its nodes: they are given.
+"""
 
 import math
 import time
@@ -18,28 +21,31 @@ from .manifest import Shard, read_shard
 if TYPE_CHECKING:
     from brainray.models.bundle import Bundle
 
-PROBE_IMAGES = 256
-_SHARDS = 8  # that they are taken from
-_WARM_IMAGES = 32
-# A processor does less when its neighbour is busy, too. This and the next are fitted to `tests/bench/plan_error.py`.
-_BESIDE_OTHERS = 0.83
-_START_S = 8.0  # Ray and its workers, listing and summary
-# By which the true time differed from the expected one there, at most: 5,547 to 44,376 images
-# on one machine's disk and in a bucket near by.
+# Largest relative error of the estimated duration in `tests/bench/plan_error.py`: 5,547 to 44,376 images on the disk
+# of one machine and in a nearby bucket.
 ERROR = 0.25
+
+# The sample.
+_PROBE_IMAGES = 256
+_SHARDS = 8  # shards that the sample is taken from
+_WARM_IMAGES = 32  # images that are scored before the measurement
+
+# Fitted to the measurements of `tests/bench/plan_error.py`.
+_BUSY_SPEED = 0.83  # speed of a core while the other cores are busy, relative to a core alone
+_START_S = 8.0  # start of Ray and its workers, listing and summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeTimes:
-    """Seconds an image takes one processor, or to predict one GPU, with nothing else to do."""
+    """Seconds of an image on an otherwise idle machine."""
 
-    read_s: float  # and to be decoded
-    predict_s: float
+    read_s: float  # reading and decoding, on one core
+    predict_s: float  # predicting, on one core or one GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEstimate:
-    """What a run will take, within `ERROR` where that was measured: by processors of one machine."""
+    """The estimated speed and duration of a run. `ERROR` was measured on CPUs of one machine only."""
 
     images_per_s: float
     seconds: float
@@ -47,23 +53,24 @@ class RunEstimate:
 
     @property
     def node_hours(self) -> float:
+        """The time of all nodes together, which is what a cloud bills."""
         return self.nodes * self.seconds / 3600
 
 
 def estimate(probe: ProbeTimes, images: int, *, nodes: Sequence[Node], pool: ScorePool) -> RunEstimate:
-    """For so many images on these machines."""
-    processors = sum(max(1.0, node.cpus) for node in nodes if node.cpus > 0)
+    """The estimate for this number of images on these nodes, as `pool` divides them."""
+    cores = sum(max(1.0, node.cpus) for node in nodes if node.cpus > 0)
     if pool.on_gpu:
-        rate = min(processors * _BESIDE_OTHERS / probe.read_s, pool.actors / probe.predict_s)
+        rate = min(cores * _BUSY_SPEED / probe.read_s, pool.actors / probe.predict_s)
     else:
-        busy = min(processors, pool.actors * pool.threads_per_actor)
-        rate = busy * (_BESIDE_OTHERS if busy > 1 else 1.0) / (probe.read_s + probe.predict_s)
+        busy = min(cores, pool.actors * pool.threads_per_actor)
+        rate = busy * (_BUSY_SPEED if busy > 1 else 1.0) / (probe.read_s + probe.predict_s)
     working = sum(1 for node in nodes if node.cpus > 0 or node.gpus > 0)
     return RunEstimate(images_per_s=rate, seconds=_START_S + images / rate, nodes=working)
 
 
 def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> ProbeTimes:
-    """Read, decode and predict the images of manifest rows, and write nothing. Torch is imported here."""
+    """Measure reading, decoding and predicting the images of manifest rows. Imports torch."""
     from brainray.models.predictor import Predictor, limit_threads
 
     from .shard import decode_shard
@@ -72,18 +79,18 @@ def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> ProbeTimes
     reader = Reader(outage_share=1.0)
     predict = Predictor(bundle, batch_size=options.batch_size, precision=options.precision)
     predict(decode_shard(rows.slice(0, _WARM_IMAGES), bundle.image, reader=reader).images)
-    began_s, busy_s = time.perf_counter(), time.process_time()
+    began_s, cpu_began_s = time.perf_counter(), time.process_time()
     decoded = decode_shard(rows, bundle.image, reader=reader)
-    read_s, busy_s = time.perf_counter() - began_s, time.process_time() - busy_s
+    read_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_began_s
     predict(decoded.images)
     predict_s = time.perf_counter() - began_s - read_s
-    # Threads that read beside the one that decodes will have no processor of their own.
-    return ProbeTimes(read_s=max(read_s, busy_s) / len(rows), predict_s=predict_s / max(1, len(decoded.images)))
+    # CPU time counts where it is more: in a run the reading threads have no cores of their own.
+    return ProbeTimes(read_s=max(read_s, cpu_s) / len(rows), predict_s=predict_s / max(1, len(decoded.images)))
 
 
 def sample(shards: Sequence[Shard]) -> pa.Table:
-    """Manifest rows, evenly from a few shards, which lie evenly in the archive."""
+    """Manifest rows for `probe`, the same number from each of a few shards that are spread evenly over the manifest."""
     places = np.unique(np.linspace(0, len(shards) - 1, min(_SHARDS, len(shards))).astype(int))
-    each = math.ceil(PROBE_IMAGES / len(places))
+    each = math.ceil(_PROBE_IMAGES / len(places))
     tables = [read_shard(shards[place]) for place in places]
     return pa.concat_tables([table.slice(max(0, len(table) - each) // 2, each) for table in tables])

@@ -1,8 +1,8 @@
-"""The manifest: a row for every image ever listed, one row group a shard; and what a new listing changes in it.
+"""The manifest of a run, Parquet files with a row for every image ever listed, and its update from a new listing.
 
-An image stays in the shard it came into. A shard is named by the rows it began with and keeps that name when they
-change, so its part file is replaced as a whole: no image is ever in two parts. Memory does not grow with the archive:
-old and new rows are joined by DuckDB, which spills to the scratch folder.
+A shard is a row group. An image stays in its shard. The id of a shard is a digest of its first rows and is kept when
+they change, so its part file is replaced as a whole and no image is ever in two parts. Memory must not grow with the
+number of images: old and new rows are joined by DuckDB, which spills to the scratch folder.
 """
 
 import hashlib
@@ -34,38 +34,39 @@ MANIFEST_SCHEMA = pa.schema(
     [
         *LISTED_SCHEMA,
         pa.field("shard_id", pa.string(), nullable=False),
-        pa.field("gone", pa.bool_(), nullable=False),  # not found by the last listing; its prediction is kept
+        pa.field("gone", pa.bool_(), nullable=False),  # missing in the last listing; its prediction is kept
     ]
 )
-# A bucket gives a whole file for the one row group that a worker asks for, and its footer tells of all of them.
+# Few, because to read one row group a worker reads the footer, which describes all, and a small file of a bucket whole.
 _SHARDS_PER_FILE = 32
-_SHARDS_KEY = "brainray.shards"  # in the metadata of a file: id, digest and rows of each row group
+_SHARDS_KEY = "brainray.shards"  # in the metadata of a file: id, digest and number of rows of each row group
 _JOIN_MEMORY = "256MB"
 _JOIN_THREADS = 2
-_NAME_HEX = 12
+_NAME_HEX = 12  # hex digits of the content's digest in the name of a file
 
-# What is said of an image, and where it lies; its size and version tell whether it has changed.
-_SAID = [name for name in LISTED_SCHEMA.names if name not in ("uri", "size_bytes", "version")]
+# Columns whose change does not require a new prediction: label, group, place in an archive. A change of size or version
+# does.
+_DESCRIBING = [name for name in LISTED_SCHEMA.names if name not in ("uri", "size_bytes", "version")]
 
 
-def _of_listed(name: str) -> str:
-    """A column as the listing has it, or of an image that is not listed any more as it was."""
+def _newest(name: str) -> str:
+    """SQL for a column: its value in the listing, or the old value of an image that is missing there."""
     return f'CASE WHEN l.uri IS NULL THEN o."{name}" ELSE l."{name}" END AS "{name}"'
 
 
-_KEPT = f"""
-    SELECT o.uri, {", ".join(map(_of_listed, LISTED_SCHEMA.names[1:]))},
+_KEPT_QUERY = f"""
+    SELECT o.uri, {", ".join(map(_newest, LISTED_SCHEMA.names[1:]))},
         o.shard_id, l.uri IS NULL AS gone, o.filename, o.file_row_number
     FROM old o LEFT JOIN listed l ON o.uri = l.uri
 """
 _LISTED_ONLY = " WHERE l.uri IS NOT NULL"
-_NEW = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
-_CHANGES = f"""
+_NEW_QUERY = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
+_CHANGES_QUERY = f"""
     WITH sides AS (
         SELECT o.uri IS NULL AS new, l.uri IS NULL AS missing, o.gone AS was_gone,
             NOT new AND NOT missing AS known,
             known AND (o.size_bytes IS DISTINCT FROM l.size_bytes OR o.version IS DISTINCT FROM l.version) AS changed,
-            known AND ({" OR ".join(f'o."{name}" IS DISTINCT FROM l."{name}"' for name in _SAID)}) AS relabelled
+            known AND ({" OR ".join(f'o."{name}" IS DISTINCT FROM l."{name}"' for name in _DESCRIBING)}) AS relabelled
         FROM old o FULL JOIN listed l ON o.uri = l.uri
     )
     SELECT count(*) FILTER (new), count(*) FILTER (changed), count(*) FILTER (relabelled AND NOT changed),
@@ -76,10 +77,10 @@ _CHANGES = f"""
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One unit of work: where its rows stand in the manifest, and a digest of what they say."""
+    """A unit of work: a row group of the manifest."""
 
     shard_id: str
-    digest: str
+    digest: str  # `rows_digest` of its rows
     manifest_uri: str
     row_group: int
     images: int
@@ -87,21 +88,21 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What a listing changes in a manifest; counts are images."""
+    """Numbers of images that a listing changes in a manifest."""
 
     new: int = 0
     changed: int = 0  # another size or version
-    relabelled: int = 0  # the same file, with another label, group or kept column
-    gone: int = 0  # listed before and not now
-    returned: int = 0  # gone before and listed now
-    forgotten: int = 0  # gone, and dropped on request
+    relabelled: int = 0  # the same file with another label, group or kept column
+    gone: int = 0  # listed before and missing now
+    returned: int = 0  # missing before and listed now
+    forgotten: int = 0  # missing, and dropped with --forget-missing
 
     def __bool__(self) -> bool:
         return any((self.new, self.changed, self.relabelled, self.gone, self.returned, self.forgotten))
 
 
 def rows_digest(table: pa.Table) -> str:
-    """80 bits of SHA-256 over what rows say of their images: equal rows, equal digest, whichever run lists them."""
+    """80 bits of SHA-256 over the listed columns, as 20 hex digits: equal rows give equal digests in every run."""
     digest = hashlib.sha256()
     for name in LISTED_SCHEMA.names:
         column = table[name]
@@ -114,147 +115,39 @@ def rows_digest(table: pa.Table) -> str:
 def write_first(listing: Listing, folder: str, *, shard_size: int) -> tuple[Shard, ...]:
     """Write the manifest of a first listing into a local scratch folder and return its shards."""
     os.makedirs(folder, exist_ok=True)
-    return _write(_begin_shards(slices(listing.batches(), shard_size)), folder)
+    return _write(_new_shards(slices(listing.batches(), shard_size)), folder)
 
 
 def write_updated(
     old: Sequence[str], listing: Listing, folder: str, *, forget: bool, shard_size: Callable[[int], int]
 ) -> tuple[Changes, tuple[Shard, ...]]:
-    """Bring the manifest in the local files `old` up to a listing, into a local scratch folder.
+    """Update the manifest in the local files `old` by a listing; write the new one into a local scratch folder.
 
-    Images that are not listed any more keep their rows, as `gone`, unless `forget`. New ones come into new shards, of
-    `shard_size(how many they are)`. Where nothing has changed, nothing is written and there are no shards.
+    Missing images keep their rows, marked `gone`, unless `forget`. New images form new shards of `shard_size(number of
+    new images)`. If nothing has changed, nothing is written and no shards are returned.
     """
-    with _joined(old, listing.path) as connection:
-        changes = _changes(connection, forget=forget)
+    with _manifest_and_listing(old, listing.path) as connection:
+        changes = _count_changes(connection, forget=forget)
         if not changes:
             return changes, ()
         os.makedirs(folder, exist_ok=True)
-        kept = _ordered(connection, _KEPT + (_LISTED_ONLY if forget else ""), MANIFEST_SCHEMA, f"{folder}/.kept")
-        new = _ordered(connection, _NEW, LISTED_SCHEMA, f"{folder}/.new")
-        new_shards = _begin_shards(slices(new, shard_size(changes.new)))
-        return changes, _write(chain(_by_shard(kept), new_shards), folder)
+        kept = _query_in_order(
+            connection, _KEPT_QUERY + (_LISTED_ONLY if forget else ""), MANIFEST_SCHEMA, f"{folder}/.kept"
+        )
+        new = _query_in_order(connection, _NEW_QUERY, LISTED_SCHEMA, f"{folder}/.new")
+        new_shards = _new_shards(slices(new, shard_size(changes.new)))
+        return changes, _write(chain(_split_by_shard(kept), new_shards), folder)
 
 
 def repeated_uris(files: Sequence[str], *, most: int = 5) -> list[str]:
-    """URIs that stand more than once in local manifest files: none, or something is broken."""
-    with _connected() as connection:
+    """At most `most` URIs that occur more than once in local manifest files; a sound manifest has none."""
+    with _duckdb_connection() as connection:
         query = f"SELECT uri FROM {_parquet(files)} GROUP BY uri HAVING count(*) > 1 ORDER BY uri LIMIT {most}"
         return [row[0] for row in connection.execute(query).fetchall()]
 
 
-def _duckdb() -> ModuleType:
-    """The library, 0.1 s that only an update of a run has to pay.
-
-    Ctrl-C while its C++ part is set up would abort the process; signals come to the main thread only.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(import_module, "duckdb").result()
-
-
-@contextmanager
-def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
-    duckdb = _duckdb()
-    with scratch_folder() as spill:
-        config = {
-            "memory_limit": _JOIN_MEMORY,
-            "threads": _JOIN_THREADS,
-            "temp_directory": spill,
-            "preserve_insertion_order": False,
-        }
-        with duckdb.connect(config=config) as connection:
-            yield connection
-
-
-@contextmanager
-def _joined(old: Sequence[str], listing_path: str) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """Both sides as views, `old` and `listed`."""
-    with _connected() as connection:
-        connection.execute(f"CREATE VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
-        connection.execute(f"CREATE VIEW old AS SELECT * FROM {_parquet(old)}")
-        yield connection
-
-
-def _parquet(files: Sequence[str]) -> str:
-    return f"read_parquet([{', '.join(map(_quoted, files))}], file_row_number=true, filename=true)"
-
-
-def _quoted(path: str) -> str:
-    return "'" + path.replace("'", "''") + "'"
-
-
-def _changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> Changes:
-    new, changed, relabelled, gone, returned, missing = connection.execute(_CHANGES).fetchall()[0]
-    return Changes(
-        new=new,
-        changed=changed,
-        relabelled=relabelled,
-        gone=0 if forget else gone,
-        returned=returned,
-        forgotten=missing if forget else 0,
-    )
-
-
-def _ordered(connection: "duckdb.DuckDBPyConnection", query: str, schema: pa.Schema, spool: str) -> Iterator[pa.Table]:
-    """A result in the order of its files and rows, as it is asked for.
-
-    Joined into a file first, then sorted: both at once need more memory than one of them is allowed (16 million rows).
-    """
-    connection.execute(f"COPY ({query}) TO {_quoted(spool)} (FORMAT parquet)")
-    ordered = f"SELECT * FROM read_parquet({_quoted(spool)}) ORDER BY filename, file_row_number"
-    for batch in connection.sql(ordered).to_arrow_reader(CHUNK_ROWS):
-        yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-    os.unlink(spool)
-
-
-def _by_shard(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Rows of one shard at a time; they stand together."""
-    held = MANIFEST_SCHEMA.empty_table()
-    for batch in batches:
-        held = pa.concat_tables([held, batch]).combine_chunks()
-        codes = held["shard_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-        start = 0
-        for end in (np.flatnonzero(np.diff(codes)) + 1).tolist():
-            yield held.slice(start, end - start)
-            start = end
-        held = held.slice(start)
-    if len(held):
-        yield held
-
-
-def _begin_shards(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Name each slice by what it says."""
-    for table in tables:
-        columns = [*table.columns, pa.array([rows_digest(table)] * len(table)), pa.array([False] * len(table))]
-        yield pa.table(columns, schema=MANIFEST_SCHEMA)
-
-
-def _write(shards: Iterator[pa.Table], folder: str) -> tuple[Shard, ...]:
-    """Manifest files named by their content, so that one that stays as it is need not be written again."""
-    written: list[Shard] = []
-    for number, first in enumerate(shards):  # each turn takes a whole file's shards
-        written += _write_file(chain([first], islice(shards, _SHARDS_PER_FILE - 1)), folder, number)
-    return tuple(written)
-
-
-def _write_file(tables: Iterable[pa.Table], folder: str, number: int) -> list[Shard]:
-    shards: list[Shard] = []
-    temporary = os.path.join(folder, ".manifest")
-    with pq.ParquetWriter(temporary, MANIFEST_SCHEMA, compression="zstd") as writer:
-        for row_group, table in enumerate(tables):
-            writer.write_table(table, row_group_size=len(table))
-            identity = table["shard_id"][0].as_py()
-            shards.append(Shard(identity, rows_digest(table), "", row_group, len(table)))
-        described = [[shard.shard_id, shard.digest, shard.images] for shard in shards]
-        writer.add_key_value_metadata({_SHARDS_KEY: json.dumps(described)})
-    content = hashlib.sha256(storage.read_bytes(temporary)).hexdigest()[:_NAME_HEX]
-    uri = os.path.join(folder, f"manifest-{number:05d}-{content}.parquet")
-    os.rename(temporary, uri)
-    return [replace(shard, manifest_uri=uri) for shard in shards]
-
-
 def load_shards(uris: Sequence[str]) -> tuple[Shard, ...]:
-    """The shards of manifest files, from their metadata. Raises `StorageError` for a file that is none of ours."""
+    """The shards of manifest files, from their metadata. Raises `StorageError` for any other file."""
     shards: list[Shard] = []
     for uri in uris:
         with storage.open_parquet(uri) as file:
@@ -270,3 +163,120 @@ def read_shard(shard: Shard) -> pa.Table:
     """The manifest rows of one shard."""
     with storage.open_parquet(shard.manifest_uri) as file:
         return file.read_row_group(shard.row_group).replace_schema_metadata(None)
+
+
+def _duckdb() -> ModuleType:
+    """The module duckdb, imported only when needed, because that takes 0.1 s.
+
+    It is imported in a thread of its own: signals are handled in the main thread only, and a Ctrl-C while the C++ part
+    is initialised would abort the process.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(import_module, "duckdb").result()
+
+
+@contextmanager
+def _duckdb_connection() -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A DuckDB in memory, limited in size, that spills to the scratch folder."""
+    duckdb = _duckdb()
+    with scratch_folder() as spill:
+        config = {
+            "memory_limit": _JOIN_MEMORY,
+            "threads": _JOIN_THREADS,
+            "temp_directory": spill,
+            "preserve_insertion_order": False,
+        }
+        with duckdb.connect(config=config) as connection:
+            yield connection
+
+
+@contextmanager
+def _manifest_and_listing(old: Sequence[str], listing_path: str) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A DuckDB with the manifest and the listing as the views `old` and `listed`."""
+    with _duckdb_connection() as connection:
+        connection.execute(f"CREATE VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
+        connection.execute(f"CREATE VIEW old AS SELECT * FROM {_parquet(old)}")
+        yield connection
+
+
+def _parquet(files: Sequence[str]) -> str:
+    """SQL that reads files, with the file and the number of each row."""
+    return f"read_parquet([{', '.join(map(_quoted, files))}], file_row_number=true, filename=true)"
+
+
+def _quoted(path: str) -> str:
+    return "'" + path.replace("'", "''") + "'"
+
+
+def _count_changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> Changes:
+    new, changed, relabelled, gone, returned, missing = connection.execute(_CHANGES_QUERY).fetchall()[0]
+    return Changes(
+        new=new,
+        changed=changed,
+        relabelled=relabelled,
+        gone=0 if forget else gone,
+        returned=returned,
+        forgotten=missing if forget else 0,
+    )
+
+
+def _query_in_order(
+    connection: "duckdb.DuckDBPyConnection", query: str, schema: pa.Schema, spool: str
+) -> Iterator[pa.Table]:
+    """The result of a query in the order of files and rows, batch by batch.
+
+    The result is written to the file `spool` and sorted from there: for 16 million rows a join and a sort at once need
+    more memory than `_JOIN_MEMORY`.
+    """
+    connection.execute(f"COPY ({query}) TO {_quoted(spool)} (FORMAT parquet)")
+    ordered = f"SELECT * FROM read_parquet({_quoted(spool)}) ORDER BY filename, file_row_number"
+    for batch in connection.sql(ordered).to_arrow_reader(CHUNK_ROWS):
+        yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+    os.unlink(spool)
+
+
+def _split_by_shard(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of each shard as a table. The rows of a shard must be neighbours."""
+    held = MANIFEST_SCHEMA.empty_table()
+    for batch in batches:
+        held = pa.concat_tables([held, batch]).combine_chunks()
+        codes = held["shard_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+        start = 0
+        for end in (np.flatnonzero(np.diff(codes)) + 1).tolist():
+            yield held.slice(start, end - start)
+            start = end
+        held = held.slice(start)
+    if len(held):
+        yield held
+
+
+def _new_shards(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Make each slice of a listing a new shard, with the digest of its rows as id."""
+    for table in tables:
+        columns = [*table.columns, pa.array([rows_digest(table)] * len(table)), pa.array([False] * len(table))]
+        yield pa.table(columns, schema=MANIFEST_SCHEMA)
+
+
+def _write(shards: Iterator[pa.Table], folder: str) -> tuple[Shard, ...]:
+    """Write manifest files, which are named by their content, so that an unchanged one need not be written to a run."""
+    written: list[Shard] = []
+    for number, first in enumerate(shards):  # each turn takes the shards of a whole file
+        written += _write_file(chain([first], islice(shards, _SHARDS_PER_FILE - 1)), folder, number)
+    return tuple(written)
+
+
+def _write_file(tables: Iterable[pa.Table], folder: str, number: int) -> list[Shard]:
+    """Write one manifest file: a row group for each table."""
+    shards: list[Shard] = []
+    temporary = os.path.join(folder, ".manifest")
+    with pq.ParquetWriter(temporary, MANIFEST_SCHEMA, compression="zstd") as writer:
+        for row_group, table in enumerate(tables):
+            writer.write_table(table, row_group_size=len(table))
+            shard_id = table["shard_id"][0].as_py()
+            shards.append(Shard(shard_id, rows_digest(table), "", row_group, len(table)))
+        described = [[shard.shard_id, shard.digest, shard.images] for shard in shards]
+        writer.add_key_value_metadata({_SHARDS_KEY: json.dumps(described)})
+    content = hashlib.sha256(storage.read_bytes(temporary)).hexdigest()[:_NAME_HEX]
+    uri = os.path.join(folder, f"manifest-{number:05d}-{content}.parquet")
+    os.rename(temporary, uri)
+    return [replace(shard, manifest_uri=uri) for shard in shards]

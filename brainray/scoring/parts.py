@@ -1,6 +1,7 @@
-"""The prediction schema and the part files: what a finished shard looks like, and which are finished.
+"""Part files: the schema of predictions, and writing and listing the parts of a run.
 
-A part is `predictions/part-<shard id>.parquet`, written atomically by the worker that scored the shard.
+A part holds the predictions of a finished shard: `predictions/part-<shard id>.parquet`, written atomically by the
+worker that scored it. This module must not decide what is scored.
 """
 
 import json
@@ -13,19 +14,22 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import StorageError
 
+PARTS = "predictions"  # the folder
+# Reasons that lie with the storage rather than with the image, so that reading the image later may succeed.
+UNREAD_REASONS = ("not_found", "forbidden", "read_failed")
 _PART_NAME = re.compile(r"part-([0-9a-f]+)\.parquet")
-PROB_PREFIX = "prob_"
+_METADATA_KEY = b"brainray"
+
+KeptTypes = tuple[tuple[str, str], ...]  # name and Arrow type of each column of --keep-columns
 
 
 def prob_column(class_name: str) -> str:
-    return PROB_PREFIX + class_name
-
-
-KeptTypes = tuple[tuple[str, str], ...]  # name and Arrow type of each column that is carried over from a list
+    """The column of the probability of a class."""
+    return f"prob_{class_name}"
 
 
 def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = ()) -> pa.Schema:
-    """Columns of a part file, in order. Types are fixed, also where a column is all null."""
+    """The columns of a part file, in order. Types are fixed, also for a column of nulls only."""
     text, real = pa.string(), pa.float32()
     return pa.schema(
         [
@@ -54,65 +58,61 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = ()) -> pa.Sche
     )
 
 
-PARTS = "predictions"
-_METADATA_KEY = b"brainray"
-# Reasons that lie with the storage rather than with the image: reading it again later may do better.
-UNREAD_REASONS = ("not_found", "forbidden", "read_failed")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardWork:
-    """When a worker was busy with a shard. One that has been brought up to date has several."""
+    """The time of one worker on a shard. A shard that was updated has several."""
 
     started_at: str  # ISO 8601, UTC
     finished_at: str
-    images: int  # scored then
-    seconds: dict[str, float]  # of the worker, by stage
+    images: int  # images scored in this time
+    seconds: dict[str, float]  # by stage: read, decode, predict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartInfo:
-    """What a part file says of itself in its metadata."""
+    """The metadata of a part file."""
 
     shard_id: str
-    digest: str  # of the manifest rows it was written for
-    model: str
+    digest: str  # of the manifest rows that the part was written for
+    model: str  # fingerprint
     rows: int
-    failed: int
-    unread: int  # failed ones whose reason is in `UNREAD_REASONS`
-    retries: int  # reads that were tried again
+    failed: int  # rows without a prediction
+    unread: int  # failed rows whose reason is in `UNREAD_REASONS`
+    retries: int  # repeated reads
     work: tuple[ShardWork, ...]
 
     @classmethod
     def from_json(cls, text: bytes | str) -> "PartInfo":
+        """Raises KeyError, TypeError or ValueError for any other text."""
         values = json.loads(text)
         return cls(**values | {"work": tuple(ShardWork(**work) for work in values["work"])})
 
 
 def part_uri(run_uri: str, shard_id: str) -> str:
+    """The part of a shard, written or not."""
     return storage.join(run_uri, PARTS, f"part-{shard_id}.parquet")
 
 
 def write_part(run_uri: str, rows: pa.Table, info: PartInfo, *, writer: storage.Writer) -> None:
-    """Commit a shard: the whole file appears at once, in the place of an older one, or not at all."""
+    """Commit a shard: write its part atomically, in place of an older one."""
     metadata = {_METADATA_KEY: json.dumps(asdict(info)).encode()}
     writer.write_parquet(part_uri(run_uri, info.shard_id), rows.replace_schema_metadata(metadata))
 
 
 def present_shards(run_uri: str) -> set[str]:
-    """Ids of the shards that have a part file."""
+    """The ids of the shards of a run that have a part."""
     names = storage.list_names(storage.join(run_uri, PARTS))
     return {match.group(1) for name in names if (match := _PART_NAME.fullmatch(name))}
 
 
 def read_part_info(uri: str) -> PartInfo:
-    """The metadata of a part file. Raises `StorageError` where it is unreadable or none of ours."""
+    """The metadata of a part. Raises `StorageError` for an unreadable file and for one that is no part."""
     with storage.open_parquet(uri) as file:
         return part_info(uri, file)
 
 
 def part_info(uri: str, file: pq.ParquetFile) -> PartInfo:
-    """The same of an open file."""
+    """The metadata of an open part. Raises `StorageError` for a file that is no part or lacks rows."""
     try:
         info = PartInfo.from_json((file.schema_arrow.metadata or {})[_METADATA_KEY])
     except (KeyError, TypeError, ValueError) as exc:

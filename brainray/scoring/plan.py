@@ -1,6 +1,7 @@
-"""What a run will hold, and what of it is still to be done: the listing compared with what lies there.
+"""Plans a run: compares the listing of the inputs with the output, and finds the shards that are still to be scored.
 
-Manifest files are named by their content and run.json names them: writing it switches to the new ones at once.
+Planning only reads; `begin_run` writes the plan. run.json names the manifest files, which are named by their content,
+so writing run.json switches to the new manifest atomically. Must not decode images or score.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, StorageError, VerificationError
 from brainray.inputs import listing
-from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.listing import Lister, Listing
 from brainray.storage import Writer
@@ -37,91 +38,46 @@ from .shard_task import Target, open_shard
 from .verify import Verification, verify_parts
 
 _THREADS = 8
-# What of run.json, if it differs, makes a run worth writing again. The rest says how it was made.
-_SAYS = ("inputs", "images", "gone", "skipped", "group_by")
+# Fields of run.json that must be equal for a run to count as up to date.
+_COMPARED_FIELDS = ("inputs", "images", "gone", "skipped", "group_by")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will hold and what of it is still to be done."""
+    """The shards of a run, and those of them that are still to be scored or written."""
 
     uri: str
     listing: Listing
     changes: Changes
     shards: tuple[Shard, ...]
-    sources: tuple[str, ...]  # local copies of the manifest files; their names are those of the run
-    indexes: tuple[str, ...]  # local copies of the indexes of containers
-    pending: Mapping[str, int]  # shard id -> images to be scored, for each shard whose part is to be written
-    stale: frozenset[str]  # shards that are no more
-    before: OutputState
-    described: dict[str, Any]  # run.json as it will be
+    sources: tuple[str, ...]  # local copies of the manifest files, with their names in the run
+    indexes: tuple[str, ...]  # local copies of the indexes of archives
+    pending: Mapping[str, int]  # for each shard whose part is to be written: its images to be scored, may be 0
+    stale: frozenset[str]  # shards that exist in the output and no longer in the manifest
+    before: OutputState  # the output before this run
+    run_json: dict[str, Any]  # the future content of run.json
 
     @property
     def todo(self) -> tuple[Shard, ...]:
+        """The shards whose part is to be written."""
         return tuple(shard for shard in self.shards if shard.shard_id in self.pending)
 
     @property
     def images(self) -> int:
+        """The number of images of the run, gone ones included."""
         return sum(shard.images for shard in self.shards)
 
     @property
     def todo_images(self) -> int:
+        """The number of images to be scored."""
         return sum(self.pending.values())
 
     @property
     def complete(self) -> bool:
-        """Whether nothing needs to be scored or written."""
+        """Whether the output is up to date: nothing needs to be scored or written."""
         before = self.before.run or {}
-        said = all(before.get(name) == self.described[name] for name in _SAYS)
-        return self.before.published and said and not (self.changes or self.pending or self.stale)
-
-
-def list_inputs(
-    request: ScoreRequest,
-    path: str,
-    indexes: ArchiveIndexes,
-    *,
-    extending: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Listing:
-    """List all images into the local file `path`. Raises `BadRequest` for nothing, or labels that do not fit.
-
-    When `extending` a run, labels may name images that are gone.
-    """
-    if request.truth is not None:
-        request.truth.begin()
-    roots = listing.distinct_inputs(request.inputs)
-    lister = Lister(
-        roots,
-        indexes,
-        classes=request.bundle.classes,
-        output=request.output,
-        truth=request.truth,
-        group_by=request.options.group_by,
-        include=request.options.include,
-        exclude=request.options.exclude,
-        keep=request.options.keep_columns,
-    )
-    found = listing.scan(lister, path, progress=progress)
-    if lister.may_repeat:
-        _check_distinct(path, roots)
-    if found.images == 0:
-        passed = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
-        raise BadRequest(
-            f"--input {', '.join(roots)}: no image files found"
-            + (f" (passed over: {passed})" if passed else "; the folder is empty")
-        )
-    if request.truth is not None:
-        request.truth.check_all_used_once(some_may_be_gone=extending)
-    return found
-
-
-def _check_distinct(path: str, roots: Sequence[str]) -> None:
-    repeated = manifest.repeated_uris([path])
-    if repeated:
-        raise BadRequest(
-            f"--input {', '.join(roots)}: images are listed more than once ({', '.join(repeated)}); list each once"
-        )
+        equal = all(before.get(name) == self.run_json[name] for name in _COMPARED_FIELDS)
+        return self.before.published and equal and not (self.changes or self.pending or self.stale)
 
 
 def plan_run(
@@ -132,20 +88,21 @@ def plan_run(
     seed: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Plan:
-    """List the inputs and compare with what the run at `uri` (the output) holds. Reads only; `scratch` is local.
+    """List the inputs and compare them with the run at `uri`, by default the output. `scratch` is a local folder.
 
-    A run that is not begun yet takes over the shards of the run `seed`, without the images that are gone.
+    A new run takes over the shards of the run `seed`, without the images that are gone. Raises `BadRequest` for inputs
+    without images.
     """
     uri = uri or request.output
     before = inspect_output(uri)
-    with ArchiveIndexes(f"{scratch}/{CONTAINERS}", kept=storage.join(request.output, CONTAINERS)) as indexes:
-        found = list_inputs(
+    with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=storage.join(request.output, ARCHIVE_INDEXES)) as indexes:
+        found = _list_inputs(
             request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
         )
     base = before.run or (read_run(seed) if seed else None)
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
-    trusted = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
+    verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
     target = request.target(uri, Writer())
     return Plan(
         uri=uri,
@@ -154,58 +111,150 @@ def plan_run(
         shards=shards,
         sources=sources,
         indexes=indexes.paths,
-        pending=_pending(shards, target, trusted, before.present),
+        pending=_count_pending(shards, target, verified, before.present),
         stale=before.present - {shard.shard_id for shard in shards},
         before=before,
-        described=_describe(request, found, shards, sources),
+        run_json=_run_json(request, found, shards, sources),
     )
+
+
+def begin_run(plan: Plan, writer: Writer) -> Plan:
+    """Write manifest and run.json; return the plan with the shards of the written manifest. Finished parts stay."""
+    folder = storage.join(plan.uri, MANIFEST)
+    names = [storage.name_of(source) for source in plan.sources]
+    writer.delete(storage.join(plan.uri, SUCCESS))
+    present = set(storage.list_names(folder))
+    for name, source in zip(names, plan.sources, strict=True):
+        if name not in present:  # a file of this name has this content
+            writer.write_bytes(storage.join(folder, name), storage.read_bytes(source))
+    keep(plan.indexes, storage.join(plan.uri, ARCHIVE_INDEXES), writer)
+    writer.write_json(storage.join(plan.uri, RUN), plan.run_json)
+    remove_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
+    moved = (replace(s, manifest_uri=storage.join(folder, storage.name_of(s.manifest_uri))) for s in plan.shards)
+    return replace(plan, shards=tuple(moved))
+
+
+def verify_and_close(plan: Plan, writer: Writer) -> Verification:
+    """Verify that every image has one row. Otherwise delete the broken parts and raise `VerificationError`."""
+    verification = verify_parts(
+        plan.uri,
+        manifest_files=plan.sources,
+        fingerprint=plan.run_json["fingerprint"],
+        deep=lambda shard: shard.shard_id in plan.pending,
+    )
+    if verification.problems:
+        for shard_id in verification.broken_shards:
+            writer.delete(part_uri(plan.uri, shard_id))
+        raise VerificationError(
+            f"{plan.uri}: rows do not add up, so nothing was published: {verification}; run the same command again, "
+            "which scores just these anew"
+        )
+    return verification
+
+
+def _list_inputs(
+    request: ScoreRequest,
+    path: str,
+    indexes: ArchiveIndexes,
+    *,
+    extending: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Listing:
+    """List all images into the local file `path`.
+
+    Raises `BadRequest` where there are no images, one is listed twice, or labels name unknown images; when `extending`
+    a run, labels may name images that are gone.
+    """
+    if request.label_file is not None:
+        request.label_file.begin()
+    roots = listing.distinct_inputs(request.inputs)
+    lister = Lister(
+        roots,
+        indexes,
+        classes=request.bundle.classes,
+        output=request.output,
+        truth=request.label_file,
+        group_by=request.options.group_by,
+        include=request.options.include,
+        exclude=request.options.exclude,
+        keep=request.options.keep_columns,
+    )
+    found = listing.scan(lister, path, progress=progress)
+    if lister.may_repeat:
+        _check_no_repeats(path, roots)
+    if found.images == 0:
+        skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
+        raise BadRequest(
+            f"--input {', '.join(roots)}: no image files found"
+            + (f" (passed over: {skipped})" if skipped else "; the folder is empty")
+        )
+    if request.label_file is not None:
+        request.label_file.check_all_used_once(some_may_be_gone=extending)
+    return found
+
+
+def _check_no_repeats(path: str, roots: Sequence[str]) -> None:
+    """Raise `BadRequest` for URIs that a listing contains twice."""
+    repeated = manifest.repeated_uris([path])
+    if repeated:
+        raise BadRequest(
+            f"--input {', '.join(roots)}: images are listed more than once ({', '.join(repeated)}); list each once"
+        )
 
 
 def _merge(
     old: tuple[str, ...], found: Listing, options: ScoreOptions, scratch: str, *, forget: bool
 ) -> tuple[Changes, tuple[Shard, ...], tuple[str, ...]]:
+    """The changes, the shards and the files of the manifest after this listing; the files of `old` if unchanged."""
     folder = f"{scratch}/{MANIFEST}"
 
-    def size(images: int) -> int:
+    def shard_size(images: int) -> int:
         return listing.shard_size_for(images, options.shard_size)
 
     if old:
         forget = forget or options.forget_missing
-        changes, shards = manifest.write_updated(old, found, folder, forget=forget, shard_size=size)
+        changes, shards = manifest.write_updated(old, found, folder, forget=forget, shard_size=shard_size)
         if not changes:
             return changes, manifest.load_shards(old), old
     else:
         changes = Changes(new=found.images)
-        shards = manifest.write_first(found, folder, shard_size=size(found.images))
+        shards = manifest.write_first(found, folder, shard_size=shard_size(found.images))
     return changes, shards, tuple(dict.fromkeys(shard.manifest_uri for shard in shards))
 
 
-def _pending(
-    shards: Sequence[Shard], target: Target, trusted: Mapping[str, str], present: frozenset[str]
+def _count_pending(
+    shards: Sequence[Shard], target: Target, verified: Mapping[str, str], present: frozenset[str]
 ) -> dict[str, int]:
-    """Images to be scored of each shard that has no up-to-date part. `trusted` digests are known to have theirs."""
+    """The images to be scored of each shard without an up-to-date part.
 
-    def images(shard: Shard) -> int | None:
+    Parts of shards in `verified` (id -> digest) were checked when the run was published, and are not read again.
+    """
+
+    def pending_images(shard: Shard) -> int | None:
         if shard.shard_id not in present:
             return shard.images
-        if trusted.get(shard.shard_id) == shard.digest and not target.retry_unread:
-            return None
-        try:
-            info = read_part_info(part_uri(target.run_uri, shard.shard_id))
-        except StorageError:
-            return shard.images
-        is_current = (info.model, info.digest) == (target.fingerprint, shard.digest)
-        if is_current and not (target.retry_unread and info.unread):
-            return None
-        return int((open_shard(shard, target).kept_N < 0).sum())
+        is_verified = verified.get(shard.shard_id) == shard.digest
+        return None if is_verified and not target.retry_unread else _pending_images(shard, target)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        counts = zip(shards, pool.map(images, shards), strict=True)
-        return {shard.shard_id: count for shard, count in counts if count is not None}
+        counts = zip(shards, pool.map(pending_images, shards), strict=True)
+        return {shard.shard_id: images for shard, images in counts if images is not None}
 
 
-def _describe(request: ScoreRequest, found: Listing, shards: Sequence[Shard], sources: Sequence[str]) -> dict[str, Any]:
-    """The content of run.json: all that a reader or a later run needs to know."""
+def _pending_images(shard: Shard, target: Target) -> int | None:
+    """The number of images to be scored of a shard that has a part; None where the part is up to date."""
+    try:
+        info = read_part_info(part_uri(target.run_uri, shard.shard_id))
+    except StorageError:
+        return shard.images
+    is_current = (info.model, info.digest) == (target.fingerprint, shard.digest)
+    if is_current and not (target.retry_unread and info.unread):
+        return None
+    return int((open_shard(shard, target).kept_N < 0).sum())
+
+
+def _run_json(request: ScoreRequest, found: Listing, shards: Sequence[Shard], sources: Sequence[str]) -> dict[str, Any]:
+    """The content of run.json: what readers of the run and later runs need."""
     bundle, options = request.bundle, request.options
     images = sum(shard.images for shard in shards)
     return {
@@ -225,37 +274,3 @@ def _describe(request: ScoreRequest, found: Listing, shards: Sequence[Shard], so
         "versions": package_versions(),
         "manifest": [storage.name_of(path) for path in sources],
     }
-
-
-def begin_run(plan: Plan, writer: Writer) -> Plan:
-    """Write what a plan says of the run, and give the plan whose shards lie there. Finished parts are not touched."""
-    home = storage.join(plan.uri, MANIFEST)
-    names = [storage.name_of(source) for source in plan.sources]
-    writer.delete(storage.join(plan.uri, SUCCESS))
-    there = set(storage.list_names(home))
-    for name, source in zip(names, plan.sources, strict=True):
-        if name not in there:  # named by its content
-            writer.write_bytes(storage.join(home, name), storage.read_bytes(source))
-    keep(plan.indexes, storage.join(plan.uri, CONTAINERS), writer)
-    writer.write_json(storage.join(plan.uri, RUN), plan.described)
-    remove_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
-    moved = (replace(s, manifest_uri=storage.join(home, storage.name_of(s.manifest_uri))) for s in plan.shards)
-    return replace(plan, shards=tuple(moved))
-
-
-def verify_and_close(plan: Plan, writer: Writer) -> Verification:
-    """Prove that every image has its row, once. Else raises `AccountingError` and drops the parts that are wrong."""
-    account = verify_parts(
-        plan.uri,
-        manifest_files=plan.sources,
-        fingerprint=plan.described["fingerprint"],
-        deep=lambda shard: shard.shard_id in plan.pending,
-    )
-    if account.wrong:
-        for shard_id in account.broken:
-            writer.delete(part_uri(plan.uri, shard_id))
-        raise VerificationError(
-            f"{plan.uri}: rows do not add up, so nothing was published: {account}; run the same command again, "
-            "which scores just these anew"
-        )
-    return account

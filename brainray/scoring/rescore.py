@@ -1,13 +1,13 @@
-"""`--rescore`: a new generation of a run grows beside the old, and takes its place when it is complete.
+"""`--rescore`: scores everything anew beside the old run, and replaces it when the new one is complete.
 
-It is a run of its own in the hidden folder `.rescore` of the output. Its shards are those of the old run, so the switch
-replaces each part by the part of the same name: no image is ever in two parts. `_SUCCESS` is away during the switch. A
-switch that was cut short is completed by the next run of the new model.
+The new generation is a run in the hidden folder `.rescore` of the output. It has the shards of the old run, so the
+switch replaces each part by one of the same name and no image is ever in two parts. During the switch the output has no
+`_SUCCESS`. An interrupted switch is completed by the next run with the new model.
 """
 
 from brainray import storage
 from brainray.errors import VerificationError
-from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.storage import Writer
 
 from .parts import part_uri, present_shards
@@ -24,22 +24,22 @@ from .run_folder import (
 )
 from .summary import build_summary
 
-_NEXT = ".rescore"
+_FOLDER = ".rescore"
 
 
 def next_uri(output: str) -> str:
-    """Where the new generation of a run grows."""
-    return storage.join(output, _NEXT)
+    """The folder of the new generation of a run."""
+    return storage.join(output, _FOLDER)
 
 
-def is_complete(output: str) -> bool:
-    """Whether a new generation waits to take the old one's place."""
+def _is_complete(output: str) -> bool:
+    """Whether a new generation is complete and can replace the old one."""
     return is_published(next_uri(output))
 
 
 def finish_switch(output: str, writer: Writer) -> None:
-    """Go on with a switch that was killed: the output says already that it is the new generation's."""
-    if not is_complete(output) or read_run(output) != read_run(next_uri(output)):
+    """Complete an interrupted switch, after which the output has the run.json of the new generation."""
+    if not _is_complete(output) or read_run(output) != read_run(next_uri(output)):
         return
     if is_published(output):
         delete_run(next_uri(output), writer)
@@ -48,22 +48,25 @@ def finish_switch(output: str, writer: Writer) -> None:
 
 
 def switch(output: str, writer: Writer) -> None:
-    """Put the complete new generation in the old one's place. Running it again goes on where it stopped."""
+    """Replace the old generation by the complete new one; idempotent.
+
+    Raises `VerificationError` where the rows of the result do not match its manifest.
+    """
     new = next_uri(output)
     run = storage.read_json(storage.join(new, RUN))
     writer.delete(storage.join(output, SUCCESS))
     for name in run["manifest"]:
         writer.copy(storage.join(new, MANIFEST, name), storage.join(output, MANIFEST, name))
-    for name in storage.list_names(storage.join(new, CONTAINERS)):
-        writer.copy(storage.join(new, CONTAINERS, name), storage.join(output, CONTAINERS, name))
-    writer.copy(storage.join(new, RUN), storage.join(output, RUN))  # from here on the output is the new model's
+    for name in storage.list_names(storage.join(new, ARCHIVE_INDEXES)):
+        writer.copy(storage.join(new, ARCHIVE_INDEXES, name), storage.join(output, ARCHIVE_INDEXES, name))
+    writer.copy(storage.join(new, RUN), storage.join(output, RUN))  # from here on the output belongs to the new model
     parts = present_shards(new)
     for shard_id in sorted(parts):
         writer.copy(part_uri(new, shard_id), part_uri(output, shard_id))
     remove_leftovers(output, manifest=run["manifest"], stale=present_shards(output) - parts, writer=writer)
-    account = verification_of(output)
-    if account.wrong:
-        raise VerificationError(f"{output}: rows do not add up after the switch: {account}")
+    verification = verification_of(output)
+    if verification.problems:
+        raise VerificationError(f"{output}: rows do not add up after the switch: {verification}")
     build_summary(output, writer)
-    publish(output, account, run["fingerprint"], writer)
-    delete_run(new, writer)  # last, for without it the same command would score everything once more
+    publish(output, verification, run["fingerprint"], writer)
+    delete_run(new, writer)  # last: without it the same command would score everything again

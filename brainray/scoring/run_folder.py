@@ -1,6 +1,7 @@
-"""A run on disk: which files belong to it, whose it is, and whether it holds what it says. Knows no Ray and no torch.
+"""The folder of a run: its files, its state, whether a request fits it, publishing, deleting and verifying it.
 
-Order of writing: manifest, run.json, parts, summary, `_SUCCESS`. `_SUCCESS` goes first when a run is extended.
+Order of writing: manifest, run.json, parts, summary, `_SUCCESS`; when a run is extended, `_SUCCESS` is deleted first.
+Must not import Ray or torch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, OtherModel, VerificationError, as_bad_request
-from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.label_file import LabelFile
 from brainray.models.bundle import Bundle
 from brainray.storage import Writer
@@ -31,17 +32,17 @@ _THREADS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """What is to be scored, by which model, and where to."""
+    """A request to score inputs with a model into an output."""
 
     inputs: tuple[str, ...]
     output: str  # normalised
     bundle: Bundle
-    truth: LabelFile | None
+    label_file: LabelFile | None
     options: ScoreOptions
-    kept: KeptTypes = ()  # of `options.keep_columns`
+    kept: KeptTypes = ()  # types of `options.keep_columns`
 
     def target(self, run_uri: str, writer: Writer) -> Target:
-        """The run as a worker sees it."""
+        """The part of the request that workers need, for the run at `run_uri`."""
         return Target(
             run_uri=run_uri,
             fingerprint=self.bundle.fingerprint,
@@ -55,11 +56,11 @@ class ScoreRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputState:
-    """What lies in an output before a run touches it."""
+    """The state of an output before a run changes it."""
 
-    run: dict[str, Any] | None  # run.json
-    published: bool
-    present: frozenset[str]  # shards with a part file
+    run: dict[str, Any] | None  # run.json; None where there is no run
+    published: bool  # whether there is a _SUCCESS
+    present: frozenset[str]  # shards with a part
 
 
 def read_run(uri: str) -> dict[str, Any] | None:
@@ -69,26 +70,29 @@ def read_run(uri: str) -> dict[str, Any] | None:
 
 
 def is_published(uri: str) -> bool:
+    """Whether the run is complete and verified: it has a `_SUCCESS`."""
     return storage.exists(storage.join(uri, SUCCESS))
 
 
 def inspect_output(uri: str) -> OutputState:
+    """Read the state of an output."""
     return OutputState(run=read_run(uri), published=is_published(uri), present=frozenset(present_shards(uri)))
 
 
 def check_output(request: ScoreRequest) -> None:
-    """Refuse an output that is a file, somebody else's folder, another model's run, or a run of other inputs."""
+    """Raise `BadRequest` for an output that is a file, a folder of other files, or a run that does not fit the request.
+
+    That is a run of another format, of more inputs, or of another model (then `OtherModel`) without --rescore.
+    """
     uri = request.output
-    with as_bad_request("--output"):  # a bucket that is not there, a wrong region, no credentials: first of all
+    with as_bad_request("--output"):  # the first access: a missing bucket, a wrong region, no credentials
         exists = storage.exists(uri)
     if exists and not storage.is_folder(uri):
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
     before = read_run(uri)
     if before is None:
-        if set(storage.list_names(uri)) - {
-            MANIFEST,
-            CONTAINERS,
-        }:  # which a run that was killed in its first second leaves
+        # A run that is killed before it writes run.json leaves these two.
+        if set(storage.list_names(uri)) - {MANIFEST, ARCHIVE_INDEXES}:
             raise BadRequest(f"--output {uri} holds other files and no run; give a new or an empty folder")
         return
     version = before.get("schema_version")
@@ -105,11 +109,12 @@ def check_output(request: ScoreRequest) -> None:
 
 
 def _check_model(request: ScoreRequest, before: dict[str, Any]) -> None:
+    """Raise `BadRequest` where rows of this request would differ in model, precision or columns from those present."""
     uri, bundle = request.output, request.bundle
-    theirs = (before.get("fingerprint"), before.get("image"), before.get("classes"))
-    if theirs != (bundle.fingerprint, bundle.image.to_json(), list(bundle.classes)):
+    present = (before.get("fingerprint"), before.get("image"), before.get("classes"))
+    if present != (bundle.fingerprint, bundle.image.to_json(), list(bundle.classes)):
         raise OtherModel(
-            f"--output {uri} holds a run of model {theirs[0]}, and this model is {bundle.fingerprint}; "
+            f"--output {uri} holds a run of model {present[0]}, and this model is {bundle.fingerprint}; "
             "give another output, or --rescore to score everything anew and replace it when that is complete"
         )
     precision = (before.get("options") or {}).get("precision")
@@ -128,7 +133,7 @@ def _check_model(request: ScoreRequest, before: dict[str, Any]) -> None:
 
 
 def remove_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str], writer: Writer) -> None:
-    """Remove manifest files that run.json does not name, and the parts of shards that are no more."""
+    """Delete manifest files other than `manifest`, and the parts of the shards `stale`."""
     for name in set(storage.list_names(storage.join(uri, MANIFEST))) - set(manifest):
         writer.delete(storage.join(uri, MANIFEST, name))
     for shard_id in stale:
@@ -136,18 +141,18 @@ def remove_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str],
 
 
 def delete_run(uri: str, writer: Writer) -> None:
-    """Remove a run and its folder. One that is cut short leaves nothing that looks like a run."""
+    """Delete a run and its folder. If it is interrupted, the rest does not count as a run."""
     writer.delete_tree(uri, first=(SUCCESS, RUN))
 
 
-def publish(uri: str, account: Verification, fingerprint: str, writer: Writer) -> None:
-    """Say that the run is whole: written last."""
-    success = {"rows": account.rows, "failed": account.failed, "fingerprint": fingerprint}
+def publish(uri: str, verification: Verification, fingerprint: str, writer: Writer) -> None:
+    """Write `_SUCCESS`, which marks the run as complete and verified."""
+    success = {"rows": verification.rows, "failed": verification.failed, "fingerprint": fingerprint}
     writer.write_json(storage.join(uri, SUCCESS), success)
 
 
 def check_is_run(uri: str) -> dict[str, Any]:
-    """The run.json of a folder that must hold a run; else `BadRequest`."""
+    """The run.json of a run. Raises `BadRequest` for a folder without one."""
     run = read_run(uri)
     if run is None:
         raise BadRequest(f"{uri} is no run: it has no {RUN}, give the folder that `brainray score --output` wrote")
@@ -155,21 +160,21 @@ def check_is_run(uri: str) -> dict[str, Any]:
 
 
 def verify_run(uri: str) -> Verification:
-    """Read every row of a run, compare with its manifest and with the checksum of every page; changes nothing.
+    """Read every row of a run and compare it with the manifest and with the checksums of pages; changes nothing.
 
-    Raises `AccountingError` that names what is wrong.
+    Raises `VerificationError` that names the problems, and `BadRequest` for a folder without a run.
     """
-    account = verification_of(uri)
-    if account.wrong:
-        parts = " ".join(part_uri(uri, shard_id) for shard_id in account.broken)
+    verification = verification_of(uri)
+    if verification.problems:
+        parts = " ".join(part_uri(uri, shard_id) for shard_id in verification.broken_shards)
         raise VerificationError(
-            f"{uri}: {account}; remove {parts} and run the same `score` command, which scores them anew"
+            f"{uri}: {verification}; remove {parts} and run the same `score` command, which scores them anew"
         )
-    return account
+    return verification
 
 
 def verification_of(uri: str) -> Verification:
-    """The account of a run as it lies there."""
+    """The result of verifying a run, with its problems; changes nothing."""
     run = check_is_run(uri)
     with scratch_folder() as scratch:
         files = copy_manifest(uri, run["manifest"], scratch)

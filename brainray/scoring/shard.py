@@ -1,7 +1,7 @@
-"""One shard, from manifest rows to its part file: read, decode, predict, write. Knows no Ray.
+"""Scores one shard, from manifest rows to its part: read, decode, predict, write.
 
-Where a node has no GPU one worker does all of it, so pixels never leave the process. Where there is one, `decode_shard`
-runs on processors and `predict_shard` beside the GPU. Both are these same functions.
+On a node without a GPU one worker does all of it, so pixels never leave the process. With a GPU, `decode_shard` runs in
+CPU workers and `predict_shard` in the worker that has the GPU. Must not import Ray.
 """
 
 import hashlib
@@ -28,22 +28,22 @@ from .parts import PartInfo, ShardWork, prediction_schema, prob_column
 from .shard_task import ShardState, Target, commit
 
 Clock = Callable[[], datetime]
-Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]  # images -> [N, K], see `Predictor`
 
 
-def utc_now() -> datetime:
+def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
 class Decoder(Protocol):
-    """Bytes -> pixels, or an `ImageError`; and what is known of an image that has none."""
+    """Decodes the bytes of an image; raises `ImageError`. `read_header` gives what is known of an undecodable one."""
 
     def __call__(self, content: bytes) -> Decoded: ...
     def read_header(self, content: bytes) -> Header: ...
 
 
 @dataclass(frozen=True)
-class InProcessDecoder:
+class _InProcessDecoder:
     """Decodes in this process."""
 
     spec: ImageSpec
@@ -57,18 +57,20 @@ class InProcessDecoder:
 
 @dataclass(kw_only=True)
 class DecodedShard:
-    """Pixels of the images that could be decoded, and a fact about every pending image, in manifest order."""
+    """The pixels of the images that could be decoded, and the details of every pending image, in manifest order."""
 
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
-    ok: npt.NDArray[np.bool_]  # [N]; M of them are true, in the order of `images`
-    facts: pa.Table  # [N] rows: error, error_detail, width, height, format, content_hash
+    ok: npt.NDArray[np.bool_]  # [N] whether an image was decoded; the M true ones have the order of `images`
+    details: pa.Table  # [N] rows: error, error_detail, width, height, format, content_hash
     started_at: datetime
-    retries: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    retries: int = 0  # repeated reads
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage: read, decode
 
 
 @dataclass(slots=True)
-class _Fact:
+class _ImageDetails:
+    """The columns of a prediction row that come from reading and decoding; None for unknown."""
+
     error: str | None = None
     error_detail: str | None = None
     width: int | None = None
@@ -77,7 +79,7 @@ class _Fact:
     content_hash: str | None = None
 
 
-_FACTS_SCHEMA = pa.schema(
+_DETAILS_SCHEMA = pa.schema(
     [
         ("error", pa.string()),
         ("error_detail", pa.string()),
@@ -90,52 +92,52 @@ _FACTS_SCHEMA = pa.schema(
 
 
 def decode_shard(
-    pending: pa.Table, spec: ImageSpec, *, reader: Reader, decoder: Decoder | None = None, clock: Clock = utc_now
+    pending: pa.Table, spec: ImageSpec, *, reader: Reader, decoder: Decoder | None = None, clock: Clock = _utc_now
 ) -> DecodedShard:
-    """Read and decode the images of manifest rows. One that fails is a fact with a reason; its neighbours go on.
+    """Read and decode the images of manifest rows. An image that fails has an error among its details.
 
-    Raises `Outage` where it is the storage that fails.
+    Raises `Outage` where the storage fails.
     """
-    started_at, began = clock(), time.perf_counter()
+    started_at, began_s = clock(), time.perf_counter()
     shape = (len(pending), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     images = np.empty(shape, np.uint8)
     ok = np.zeros(len(pending), bool)
-    facts: list[_Fact] = []
-    kept, retries, reading = 0, 0, 0.0
-    # A decoder apart is for images that may take all memory there is: then few of them lie about here.
+    details: list[_ImageDetails] = []
+    decoded, retries, read_s = 0, 0, 0.0
+    # A sandboxed decoder is for images that may exhaust memory: then only one is read ahead.
     ahead = 1 if decoder else reads_in_flight(pending["uri"].to_pylist())
     with ThreadPoolExecutor(ahead + 1, thread_name_prefix="read") as pool:
-        contents = _contents(pending, reader, pool, ahead=ahead)
-        decoder = decoder or InProcessDecoder(spec)
+        contents = _read_images(pending, reader, pool, ahead=ahead)
+        decoder = decoder or _InProcessDecoder(spec)
         for row in range(len(pending)):
-            before = time.perf_counter()
-            image, again = next(contents)
-            reading += time.perf_counter() - before
-            fact = _decode_into(image, decoder, images[kept])
-            ok[row] = fact.error is None
-            kept += int(ok[row])
-            retries += again
-            facts.append(fact)
-    columns = {name: [getattr(fact, name) for fact in facts] for name in _FACTS_SCHEMA.names}
+            wait_began_s = time.perf_counter()
+            image, repeats = next(contents)
+            read_s += time.perf_counter() - wait_began_s
+            detail = _decode_into(image, decoder, images[decoded])
+            ok[row] = detail.error is None
+            decoded += int(ok[row])
+            retries += repeats
+            details.append(detail)
+    columns = {name: [getattr(detail, name) for detail in details] for name in _DETAILS_SCHEMA.names}
     return DecodedShard(
-        images=images[:kept],
+        images=images[:decoded],
         ok=ok,
-        facts=pa.table(columns, schema=_FACTS_SCHEMA),
+        details=pa.table(columns, schema=_DETAILS_SCHEMA),
         started_at=started_at,
         retries=retries,
-        seconds={"read": reading, "decode": time.perf_counter() - began - reading},
+        seconds={"read": read_s, "decode": time.perf_counter() - began_s - read_s},
     )
 
 
-def _contents(
+def _read_images(
     pending: pa.Table, reader: Reader, pool: ThreadPoolExecutor, *, ahead: int
 ) -> Iterator[tuple[Image, int]]:
-    """What came of each image, in order, and how often reading was tried again.
+    """The bytes or the error of each image, in order, and the number of repeated reads.
 
-    Those known to be gone are not looked for: they are no sign of an outage.
+    Images known to be gone are not read, because their errors would count towards an outage.
     """
     readable = pc.and_(pc.invert(pending["gone"]), pc.is_null(pending["refused"]))
-    found = _images(reader.read_ahead(list(plan_reads(pending.filter(readable))), pool, ahead=ahead))
+    contents = _images_of_reads(reader.read_ahead(list(plan_reads(pending.filter(readable))), pool, ahead=ahead))
     columns = (pending[name].to_pylist() for name in ("uri", "gone", "refused"))
     for uri, gone, refused in zip(*columns, strict=True):
         if gone:
@@ -143,34 +145,34 @@ def _contents(
         elif refused is not None:
             yield split_refusal(refused), 0
         else:
-            yield next(found)
+            yield next(contents)
 
 
-def _images(contents: Iterator[ReadResult]) -> Iterator[tuple[Image, int]]:
-    """The images of each piece; that it was tried again counts once."""
-    for content in contents:
-        for number, image in enumerate(content.images):
-            yield image, 0 if number else content.retries
+def _images_of_reads(reads: Iterator[ReadResult]) -> Iterator[tuple[Image, int]]:
+    """The images of each read; its retries are counted with the first of them."""
+    for read in reads:
+        for number, image in enumerate(read.images):
+            yield image, 0 if number else read.retries
 
 
-def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDArray[np.uint8]) -> _Fact:
-    """Decode one image into its place. What is wrong with it becomes a fact, never an exception."""
+def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDArray[np.uint8]) -> _ImageDetails:
+    """Decode one image into `pixels`. An error of the image is returned, never raised."""
     if isinstance(content, ImageError):
-        return _Fact(error=content.reason, error_detail=content.detail)
-    fact = _Fact(content_hash=hashlib.sha256(content).hexdigest())
+        return _ImageDetails(error=content.reason, error_detail=content.detail)
+    detail = _ImageDetails(content_hash=hashlib.sha256(content).hexdigest())
     try:
         decoded = decoder(content)
     except ImageError as exc:
-        fact.error, fact.error_detail = exc.reason, exc.detail
+        detail.error, detail.error_detail = exc.reason, exc.detail
         known: Decoded | Header = decoder.read_header(content)
     else:
         pixels[...] = decoded.pixels
         known = decoded
-    fact.width, fact.height, fact.format = known.width, known.height, known.format
-    return fact
+    detail.width, detail.height, detail.format = known.width, known.height, known.format
+    return detail
 
 
-def prediction_rows(
+def _prediction_rows(
     manifest: pa.Table,
     decoded: DecodedShard,
     probs_MK: npt.NDArray[np.float32],
@@ -180,15 +182,15 @@ def prediction_rows(
     review_below: float,
     scored_at: datetime,
 ) -> pa.Table:
-    """One row an image, in manifest order; probabilities are null where there are no pixels."""
+    """A row for each image, in manifest order; predictions of images that were not decoded are null."""
     rows = len(manifest)
-    position = np.cumsum(decoded.ok) - 1  # of each image among those decoded
+    position = np.cumsum(decoded.ok) - 1  # index among the decoded images
     take = pa.array(position, mask=~decoded.ok)
     order = np.argsort(-probs_MK, axis=1, kind="stable")
     best = np.take_along_axis(probs_MK, order[:, :2], axis=1)
     predicted = pa.array(np.array(classes, object)[order[:, 0]], pa.string())
     columns: dict[str, object] = {name: manifest[name] for name in ("uri", "label", "size_bytes", "version", "group")}
-    columns |= {name: decoded.facts[name] for name in _FACTS_SCHEMA.names}
+    columns |= {name: decoded.details[name] for name in _DETAILS_SCHEMA.names}
     columns |= {prob_column(name): pa.array(probs_MK[:, k]).take(take) for k, name in enumerate(classes)}
     columns |= {
         "predicted": predicted.take(take),
@@ -205,10 +207,10 @@ def prediction_rows(
 
 
 def predict_shard(
-    task: ShardState, decoded: DecodedShard, predict: Probabilities, target: Target, *, clock: Clock = utc_now
+    state: ShardState, decoded: DecodedShard, predict: Probabilities, target: Target, *, clock: Clock = _utc_now
 ) -> PartInfo:
-    """Predict the pending images of a shard and commit its part file, with the rows that it held already."""
-    began = time.perf_counter()
+    """Predict the pending images of a shard and commit its part, with the rows that are kept from the present one."""
+    began_s = time.perf_counter()
     probs_MK = predict(decoded.images)
     predicted = time.perf_counter()
     if not np.isfinite(probs_MK).all():
@@ -216,8 +218,8 @@ def predict_shard(
             f"model {target.fingerprint} gives no number for some images: its weights are broken, train it again"
         )
     finished_at = clock()
-    new = prediction_rows(
-        task.pending,
+    new = _prediction_rows(
+        state.pending,
         decoded,
         probs_MK,
         classes=target.classes,
@@ -229,6 +231,6 @@ def predict_shard(
         started_at=decoded.started_at.isoformat(timespec="microseconds"),
         finished_at=finished_at.isoformat(timespec="microseconds"),
         images=len(new),
-        seconds=decoded.seconds | {"predict": predicted - began},
+        seconds=decoded.seconds | {"predict": predicted - began_s},
     )
-    return commit(task, new, target, work=(work,), retries=decoded.retries)
+    return commit(state, new, target, work=(work,), retries=decoded.retries)

@@ -1,6 +1,7 @@
-"""A shard and its part file: what of it is done already, and the commit of what is new.
+"""The state of a shard: its pending images, the commit of its part, and the number of attempts at it.
 
-Only images that are new to the part, or have changed, are to be scored; the other rows are kept.
+Only images that are new to the part or have changed are pending; the other rows are kept. Must not read or decode
+images.
 """
 
 import json
@@ -20,65 +21,48 @@ from brainray.errors import StorageError
 from .manifest import Shard, read_shard
 from .parts import UNREAD_REASONS, KeptTypes, PartInfo, ShardWork, part_info, part_uri, prediction_schema, write_part
 
-# A worker may die of something else: its neighbour's shard, a node that leaves. Three deaths are no chance.
+# Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
+# other causes, such as a node that leaves.
 SANDBOX_AFTER = 3
 GIVE_UP_AFTER = 6
 
 
-@contextmanager
-def count_attempt(name: str, writer: storage.Writer) -> Iterator[int]:
-    """The number of this attempt at `name`, from 1. One that ends, also by an exception, leaves no mark."""
-    staging = writer.staging
-    if staging is None:  # a run without an owner has no place for marks
-        yield 1
-        return
-    number = next(n for n in count(1) if writer.create(_mark(staging, name, n)))
-    try:
-        yield number
-    finally:
-        for n in range(1, number + 1):
-            storage.delete(_mark(staging, name, n))
-
-
-def _mark(staging: str, name: str, number: int) -> str:
-    return storage.join(staging, f"attempt-{name}-{number}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The run that shards are scored for."""
+    """The run that shards are scored for, as far as workers need to know it."""
 
     run_uri: str
     fingerprint: str
     classes: tuple[str, ...]
     review_below: float  # confidence
-    kept: KeptTypes
+    kept: KeptTypes  # columns of --keep-columns
     writer: storage.Writer
-    retry_unread: bool = False  # read images again that could not be read by an earlier run
+    retry_unread: bool = False  # whether images that an earlier run could not read are pending
 
     @property
     def schema(self) -> pa.Schema:
+        """The columns of a part."""
         return prediction_schema(self.classes, self.kept)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardState:
-    """A shard, and what of it the part file that lies there holds already."""
+    """A shard and its present part, with the rows of it that are kept."""
 
     shard: Shard
-    manifest: pa.Table  # [N]
-    part: pa.Table  # [P] rows of the present part; none where there is no part
-    kept_N: npt.NDArray[np.int64]  # where in `part` the row of each image stands; -1 for images to be scored
+    manifest: pa.Table  # [N] rows
+    part: pa.Table  # [P] rows of the present part; P is 0 where there is none
+    kept_N: npt.NDArray[np.int64]  # [N] index in `part` of the row of each image; -1 for pending images
     info: PartInfo | None  # of the present part
 
     @property
     def pending(self) -> pa.Table:
-        """Manifest rows of the images to be scored, [M]."""
+        """[M] the manifest rows of the images to be scored."""
         return self.manifest.filter(pa.array(self.kept_N < 0))
 
 
 def open_shard(shard: Shard, target: Target) -> ShardState:
-    """Compare a shard with its part. A part that is damaged, or of another model, counts as none."""
+    """Compare a shard with its part. A part that is damaged or of another model is ignored."""
     manifest = read_shard(shard)
     part, info = _present_part(shard, target)
     same = pc.index_in(manifest["uri"], part["uri"].combine_chunks())
@@ -95,6 +79,7 @@ def open_shard(shard: Shard, target: Target) -> ShardState:
 
 
 def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | None]:
+    """The part of a shard and its metadata; an empty table and None where there is no usable one."""
     uri, schema = part_uri(target.run_uri, shard.shard_id), target.schema
     try:
         with storage.open_parquet(uri) as file:
@@ -106,25 +91,28 @@ def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | No
     return schema.empty_table(), None
 
 
-def commit_unscored(task: ShardState, target: Target) -> PartInfo:
-    """Commit a shard of which nothing is pending: labels, groups or the rows that belong to it have changed."""
-    return commit(task, prediction_schema(target.classes).empty_table(), target, work=(), retries=0)
+def commit_unscored(state: ShardState, target: Target) -> PartInfo:
+    """Commit a shard without pending images, whose labels, groups or rows have changed."""
+    return commit(state, prediction_schema(target.classes).empty_table(), target, work=(), retries=0)
 
 
-def commit(task: ShardState, new: pa.Table, target: Target, *, work: tuple[ShardWork, ...], retries: int) -> PartInfo:
-    """Old and new rows in manifest order, as one part."""
-    is_new = task.kept_N < 0
-    both = pa.concat_tables([task.part.select(new.column_names), new])
-    position_N = np.where(is_new, len(task.part) + np.cumsum(is_new) - 1, task.kept_N)
+def commit(state: ShardState, new: pa.Table, target: Target, *, work: tuple[ShardWork, ...], retries: int) -> PartInfo:
+    """Write the part of a shard from kept and new rows, in manifest order.
+
+    `new` holds the rows of `state.pending`; labels, groups and kept columns are taken from the manifest.
+    """
+    is_new = state.kept_N < 0
+    both = pa.concat_tables([state.part.select(new.column_names), new])
+    position_N = np.where(is_new, len(state.part) + np.cumsum(is_new) - 1, state.kept_N)
     rows = both.take(pa.array(position_N)).combine_chunks()
     for name in ("label", "group", "shard_id"):
-        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), task.manifest[name])
-    kept = dict(_kept_columns(task.manifest, target.kept))
+        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), state.manifest[name])
+    kept = dict(_kept_columns(state.manifest, target.kept))
     rows = pa.table([*rows.columns, *kept.values()], schema=target.schema)
-    before = task.info if task.info is not None and not is_new.all() else None
+    before = state.info if state.info is not None and not is_new.all() else None
     info = PartInfo(
-        shard_id=task.shard.shard_id,
-        digest=task.shard.digest,
+        shard_id=state.shard.shard_id,
+        digest=state.shard.digest,
         model=target.fingerprint,
         rows=len(rows),
         failed=pc.sum(pc.equal(rows["status"], "error")).as_py() or 0,
@@ -137,9 +125,32 @@ def commit(task: ShardState, new: pa.Table, target: Target, *, work: tuple[Shard
 
 
 def _kept_columns(manifest: pa.Table, kept: KeptTypes) -> Iterator[tuple[str, pa.Array]]:
-    """The columns that are carried over from a list, in their types; null for images of no list."""
+    """The columns of --keep-columns in their types; null for images that are not from a list."""
     if not kept:
         return
     rows = [json.loads(values) if values else [None] * len(kept) for values in manifest["kept"].to_pylist()]
     for number, (name, kind) in enumerate(kept):
         yield name, pa.array([row[number] for row in rows], pa.string()).cast(pa.type_for_alias(kind))
+
+
+@contextmanager
+def count_attempt(name: str, writer: storage.Writer) -> Iterator[int]:
+    """The number of this attempt at `name`, from 1.
+
+    An attempt makes a mark in the staging folder and removes all marks when it ends, also by an exception. So only a
+    worker that dies leaves its mark.
+    """
+    staging = writer.staging
+    if staging is None:  # a writer without a lease has no folder for marks
+        yield 1
+        return
+    number = next(n for n in count(1) if writer.create(_mark(staging, name, n)))
+    try:
+        yield number
+    finally:
+        for n in range(1, number + 1):
+            storage.delete(_mark(staging, name, n))
+
+
+def _mark(staging: str, name: str, number: int) -> str:
+    return storage.join(staging, f"attempt-{name}-{number}")

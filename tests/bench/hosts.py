@@ -276,7 +276,7 @@ def is_amid(requests: Requests) -> bool:
 
 def check_account(images: int) -> None:
     account = verify_run(f"{ROOT}/run")
-    check((account.rows, tuple(account.wrong)) == (images, ()), f"the account is {account}")
+    check((account.rows, tuple(account.problems)) == (images, ()), f"the account is {account}")
     check(len(contents(f"{ROOT}/run")) == images, "an image has two rows")
 
 

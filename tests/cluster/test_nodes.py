@@ -146,7 +146,7 @@ def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, archive
     assert at_loss < images / 4, "the run was over before the node was lost"
     assert len(contents(run)) == images
     account = verify_run(str(run))
-    assert (account.rows, account.wrong) == (images, ())
+    assert (account.rows, account.problems) == (images, ())
 
 
 @pytest.mark.timeout(120)

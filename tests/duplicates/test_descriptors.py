@@ -13,13 +13,13 @@ from brainray.duplicates.descriptors import POINTS, THUMBNAIL_PX, Descriptors, d
 def test_a_signature_has_fixed_shapes_and_types_whatever_the_picture():
     examples = [head(0), np.zeros((3, 700), np.uint8), np.full((1, 1), 9, np.uint8)]
     for picture in examples:
-        signature = describe_picture(picture)
-        assert signature.thumbnail.shape == (THUMBNAIL_PX, THUMBNAIL_PX)
-        assert signature.points.shape == (POINTS, 4)
-        assert signature.features.shape == (POINTS, 128)
-        assert (signature.height, signature.width) == picture.shape
+        descriptor = describe_picture(picture)
+        assert descriptor.thumbnail.shape == (THUMBNAIL_PX, THUMBNAIL_PX)
+        assert descriptor.points.shape == (POINTS, 4)
+        assert descriptor.features.shape == (POINTS, 128)
+        assert (descriptor.height, descriptor.width) == picture.shape
         types = {"thumbnail": np.uint8, "points": np.float32, "features": np.uint8, "box": np.float32}
-        assert {name: getattr(signature, name).dtype for name in types} == types
+        assert {name: getattr(descriptor, name).dtype for name in types} == types
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,21 +50,21 @@ def test_black_borders_and_brightness_leave_the_thumbnail_as_it_is():
 def test_featureless_pictures_show_nothing(value):
     flat = np.full((200, 180), value, np.uint8)
     noisy = np.clip(flat + np.random.default_rng(0).normal(0, 2, flat.shape), 0, 255).astype(np.uint8)
-    signatures = Descriptors.stack(
+    descriptors = Descriptors.stack(
         [describe_picture(flat), describe_picture(noisy), describe_picture(head(2)), nothing()]
     )
-    assert signatures.shows_something.tolist() == [False, False, True, False]
+    assert descriptors.shows_something.tolist() == [False, False, True, False]
 
 
 def test_signatures_survive_as_columns_and_in_files(tmp_path):
     rng = np.random.default_rng(0)
-    signatures = Descriptors.stack([describe_picture(cropped(head(3), 0.1, rng)) for _ in range(3)])
-    back = Descriptors.from_columns(signatures.columns() | {"other": np.zeros(3)})
+    descriptors = Descriptors.stack([describe_picture(cropped(head(3), 0.1, rng)) for _ in range(3)])
+    back = Descriptors.from_columns(descriptors.columns() | {"other": np.zeros(3)})
     held = Descriptors.empty(5, str(tmp_path))
     assert (held.digest == b"").all()
-    held.put(np.array([4, 0, 2]), signatures)
+    held.put(np.array([4, 0, 2]), descriptors)
     for field in fields(Descriptors):
-        expected = getattr(signatures, field.name)
+        expected = getattr(descriptors, field.name)
         assert (getattr(back, field.name) == expected).all()
         assert getattr(back, field.name).dtype == expected.dtype == getattr(held, field.name).dtype
         assert (getattr(held, field.name)[[4, 0, 2]] == expected).all()

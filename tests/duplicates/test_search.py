@@ -17,7 +17,7 @@ EACH = ("turned by 6 to 12 degrees", "cropped, up to 15 % a side", "equalised") 
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Heads, their neighbours, and copies: (signatures, which head each shows, how it was changed)."""
+    """Heads, their neighbours, and copies: (descriptors, which head each shows, how it was changed)."""
     rng = np.random.default_rng(0)
     pictures = [(k, "itself", head(k)) for k in range(HEADS)]
     pictures += [(HEADS + k, "neighbour", neighbour(k, step=0.7)) for k in range(HEADS)]
@@ -25,8 +25,8 @@ def drawn():
     for place, name in enumerate(CHANGES):
         for k in range(HEADS) if name in EACH else [(place + i) % HEADS for i in range(3)]:
             pictures.append((k, name, changed(head(k), name, rng)))
-    signatures = Descriptors.stack([describe_picture(picture) for _, _, picture in pictures])
-    return signatures, np.array([k for k, _, _ in pictures]), np.array([name for _, name, _ in pictures])
+    descriptors = Descriptors.stack([describe_picture(picture) for _, _, picture in pictures])
+    return descriptors, np.array([k for k, _, _ in pictures]), np.array([name for _, name, _ in pictures])
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_no_two_heads_and_no_neighbours_are_one_picture(drawn, groups):
 
 
 def test_groups_do_not_depend_on_the_order(drawn, groups):
-    signatures, _, _ = drawn
-    order = np.random.default_rng(1).permutation(len(signatures))
-    shuffled = signatures.take(order)
+    descriptors, _, _ = drawn
+    order = np.random.default_rng(1).permutation(len(descriptors))
+    shuffled = descriptors.take(order)
     again = group_copies(shuffled, find_copies(shuffled))
     assert (_pairs(again[np.argsort(order)]) == _pairs(groups)).all()
 
@@ -82,40 +82,40 @@ def test_groups_are_an_equivalence_relation_that_no_order_changes(drawn_links):
 def test_equal_pixels_are_one_group_without_a_search_and_unreadable_images_are_alone():
     black, white = describe_picture(np.zeros((50, 50), np.uint8)), describe_picture(np.full((50, 50), 255, np.uint8))
     dark = describe_picture(np.full((50, 50), 1, np.uint8))
-    signatures = Descriptors.stack([black, white, black, nothing(), dark, nothing(), black])
-    pairs = find_copies(signatures)
+    descriptors = Descriptors.stack([black, white, black, nothing(), dark, nothing(), black])
+    pairs = find_copies(descriptors)
     assert len(pairs) == 0
-    assert group_copies(signatures, pairs).tolist() == [0, 1, 0, 3, 4, 5, 0]
+    assert group_copies(descriptors, pairs).tolist() == [0, 1, 0, 3, 4, 5, 0]
 
 
 def test_one_picture_in_many_variants_is_not_compared_each_with_each():
     picture, rng = head(0), np.random.default_rng(2)
-    signatures = Descriptors.stack(
+    descriptors = Descriptors.stack(
         [describe_picture(toned(picture, lambda x: x + rng.uniform(0, 0.1))) for _ in range(60)]
     )
     compared = []
 
-    def verify(signatures, pairs):
+    def verify(descriptors, pairs):
         compared.append(len(pairs))
-        return similarities(signatures, pairs)
+        return similarities(descriptors, pairs)
 
-    assert len(np.unique(group_copies(signatures, find_copies(signatures, verify=verify)))) == 1
-    assert sum(compared) <= len(signatures) * search.CANDIDATES
+    assert len(np.unique(group_copies(descriptors, find_copies(descriptors, verify=verify)))) == 1
+    assert sum(compared) <= len(descriptors) * search.CANDIDATES
 
 
 def test_none_and_one_picture_are_no_copies():
     for count in (0, 1):
-        signatures = Descriptors.stack([describe_picture(head(0))] * count)
-        assert len(find_copies(signatures)) == 0
-        assert group_copies(signatures, find_copies(signatures)).tolist() == [0] * count
+        descriptors = Descriptors.stack([describe_picture(head(0))] * count)
+        assert len(find_copies(descriptors)) == 0
+        assert group_copies(descriptors, find_copies(descriptors)).tolist() == [0] * count
 
 
 def test_what_lies_in_lists_is_found_as_by_comparing_all(drawn, monkeypatch):
-    signatures, _, _ = drawn
-    rows = search.distinct_rows(signatures)
-    in_lists = find_candidates(signatures, rows)
+    descriptors, _, _ = drawn
+    rows = search.distinct_rows(descriptors)
+    in_lists = find_candidates(descriptors, rows)
     monkeypatch.setattr(search, "_INDEXED_FROM", 10**9)
-    exact = find_candidates(signatures, rows)
+    exact = find_candidates(descriptors, rows)
     strong = exact.take(exact.score > 2)
     found = {frozenset(pair) for pair in in_lists.rows.tolist()}
     missed = [pair for pair in strong.rows.tolist() if frozenset(pair) not in found]
@@ -123,10 +123,10 @@ def test_what_lies_in_lists_is_found_as_by_comparing_all(drawn, monkeypatch):
 
 
 def test_pictures_of_nothing_in_common_do_not_register():
-    signatures = Descriptors.stack([describe_picture(head(0)), describe_picture(head(25)), nothing()])
-    assert all(register(signatures, 0, other, mirrored=m) is None for other in (1, 2) for m in (False, True))
+    descriptors = Descriptors.stack([describe_picture(head(0)), describe_picture(head(25)), nothing()])
+    assert all(register(descriptors, 0, other, mirrored=m) is None for other in (1, 2) for m in (False, True))
     pairs = Pairs(rows=np.array([[0, 1], [0, 2]]), mirrored=np.zeros(2, bool), score=np.ones(2, np.float32))
-    assert similarities(signatures, pairs).tolist() == [0, 0]
+    assert similarities(descriptors, pairs).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -149,15 +149,15 @@ def test_what_was_done_is_told_in_words(name, words):
     rng = np.random.default_rng(4)
     told = []
     for k in range(5):
-        signatures = Descriptors.stack([describe_picture(head(k)), describe_picture(changed(head(k), name, rng))])
-        _, text = transforms.find_transform(signatures, 0, 1)
+        descriptors = Descriptors.stack([describe_picture(head(k)), describe_picture(changed(head(k), name, rng))])
+        _, text = transforms.find_transform(descriptors, 0, 1)
         told.append(set(text.split(" + ")))
     assert sum(words <= one for one in told) >= 4, told
 
 
 def test_equal_pixels_are_identical_and_strangers_have_no_words():
     first, other = describe_picture(head(0)), describe_picture(head(25))
-    signatures = Descriptors.stack([first, replace(first), other])
-    similarity, words = transforms.find_transforms(signatures, np.array([[0, 1], [0, 2]]))
+    descriptors = Descriptors.stack([first, replace(first), other])
+    similarity, words = transforms.find_transforms(descriptors, np.array([[0, 1], [0, 2]]))
     assert similarity[0] == 1 and np.isnan(similarity[1])
     assert words.to_pylist() == ["identical", None]

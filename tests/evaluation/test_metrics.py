@@ -42,20 +42,20 @@ def take(rows, where):
     return {name: values[where] for name, values in rows.items()}
 
 
-def counts(tally: Counts):
-    return {name: getattr(tally, name).tolist() for name in Counts.__dataclass_fields__ if name != "groups"}
+def counts(counted: Counts):
+    return {name: getattr(counted, name).tolist() for name in Counts.__dataclass_fields__ if name != "groups"}
 
 
 def labelled(labels, predicted, confidence=0.9):
-    """A tally in which each prediction has the same confidence, the rest of it shared by the other classes."""
+    """A counted in which each prediction has the same confidence, the rest of it shared by the other classes."""
     probs = np.full((len(labels), K), (1 - confidence) / (K - 1))
     probs[np.arange(len(labels)), predicted] = confidence
     return count_probabilities(np.asarray(labels), probs)
 
 
 def test_rows_of_the_confusion_matrix_are_truth_and_columns_are_prediction():
-    tally = labelled(labels=[0, 0, 0, 1], predicted=[0, 2, 2, 1])
-    assert tally.confusion.tolist() == [[1, 0, 2], [0, 1, 0], [0, 0, 0]]
+    counted = labelled(labels=[0, 0, 0, 1], predicted=[0, 2, 2, 1])
+    assert counted.confusion.tolist() == [[1, 0, 2], [0, 1, 0], [0, 0, 0]]
 
 
 def test_confusion_matrix_is_that_of_scikit_learn():
@@ -68,12 +68,12 @@ def test_confusion_matrix_is_that_of_scikit_learn():
 @given(rows=st.integers(0, 60), seed=st.integers(0, 2**32 - 1))
 def test_every_row_is_counted_once_wherever_one_looks(rows, seed):
     given_rows = random_rows(rows, seed=seed)
-    tally = count_rows("abc", **given_rows)
-    assert tally.ok + tally.failed == rows
-    assert tally.unlabelled == (given_rows["label_N"] == NONE).sum()
-    assert tally.predicted.sum() == tally.histogram.sum() == tally.ok
-    assert tally.confusion.sum() == tally.calibration[..., 0].sum() == tally.scored_and_labelled
-    assert sum(group.ok + group.failed for _, group in tally.by_group()) == rows
+    counted = count_rows("abc", **given_rows)
+    assert counted.ok + counted.failed == rows
+    assert counted.unlabelled == (given_rows["label_N"] == NONE).sum()
+    assert counted.predicted.sum() == counted.histogram.sum() == counted.ok
+    assert counted.confusion.sum() == counted.calibration[..., 0].sum() == counted.scored_and_labelled
+    assert sum(group.ok + group.failed for _, group in counted.by_group()) == rows
 
 
 @given(data=st.data(), rows=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
@@ -97,13 +97,13 @@ def test_tallies_of_different_groups_add_up_by_name():
 
 
 def test_rows_may_be_none_at_all():
-    tally = count_rows((), **random_rows(0))
-    assert (tally.ok, tally.failed, tally.groups) == (0, 0, ())
+    counted = count_rows((), **random_rows(0))
+    assert (counted.ok, counted.failed, counted.groups) == (0, 0, ())
 
 
 def test_failed_rows_are_counted_by_label_and_reason_and_nothing_else_of_them():
     nan = np.full((2, K), np.nan)
-    tally = count_rows(
+    counted = count_rows(
         ("all",),
         group_N=np.array([0, 0]),
         label_N=np.array([1, NONE]),
@@ -113,18 +113,18 @@ def test_failed_rows_are_counted_by_label_and_reason_and_nothing_else_of_them():
         probs_NK=nan,
         review_N=np.array([False, False]),
     )
-    assert tally.unscored[0, 1, REASONS.index("truncated")] == tally.unscored[0, NONE, REASONS.index("empty")] == 1
-    assert (tally.ok, tally.failed, tally.unlabelled) == (0, 2, 1)
+    assert counted.unscored[0, 1, REASONS.index("truncated")] == counted.unscored[0, NONE, REASONS.index("empty")] == 1
+    assert (counted.ok, counted.failed, counted.unlabelled) == (0, 2, 1)
 
 
 def test_accuracy_of_what_is_accepted_is_that_of_the_rows_that_are_not_for_review():
     rows = random_rows(500)
-    tally = count_rows("abc", **rows)
+    counted = count_rows("abc", **rows)
     scored, known = rows["reason_N"] == SCORED, rows["label_N"] != NONE
     accepted = scored & known & ~rows["review_N"]
     right = rows["label_N"] == rows["predicted_N"]
-    assert tally.review[:, 0].sum() == (scored & rows["review_N"]).sum()
-    assert metrics.accepted_accuracy(tally).value == right[accepted].mean()
+    assert counted.review[:, 0].sum() == (scored & rows["review_N"]).sum()
+    assert metrics.accepted_accuracy(counted).value == right[accepted].mean()
     assert metrics.accepted_accuracy(count_rows("abc", **rows | {"review_N": known | ~known})) is None
 
 
@@ -143,13 +143,13 @@ def test_scored_row_without_a_prediction_is_refused():
 def test_per_class_figures_are_those_of_scikit_learn():
     rng = np.random.default_rng(1)
     labels, predicted = rng.integers(0, K, 300), rng.integers(0, K, 300)
-    tally = labelled(labels, predicted)
-    columns = metrics.per_class(tally.confusion)
+    counted = labelled(labels, predicted)
+    columns = metrics.per_class(counted.confusion)
     expected = precision_recall_fscore_support(labels, predicted)
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         np.testing.assert_allclose(columns[name], values, rtol=1e-15)
-    assert metrics.macro_f1(tally) == pytest.approx(expected[2].mean(), abs=1e-15)
-    assert metrics.balanced_accuracy(tally) == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-15)
+    assert metrics.macro_f1(counted) == pytest.approx(expected[2].mean(), abs=1e-15)
+    assert metrics.balanced_accuracy(counted) == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-15)
 
 
 def test_what_is_undefined_is_nan_and_never_zero():
@@ -164,16 +164,16 @@ def test_what_is_undefined_is_nan_and_never_zero():
 
 
 def test_macro_f1_leaves_out_classes_without_images():
-    tally = labelled(labels=[0, 0, 1], predicted=[0, 2, 1])
-    assert metrics.macro_f1(tally) == pytest.approx((2 / 3 + 1) / 2)
-    assert metrics.balanced_accuracy(tally) == pytest.approx((1 / 2 + 1) / 2)
+    counted = labelled(labels=[0, 0, 1], predicted=[0, 2, 1])
+    assert metrics.macro_f1(counted) == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics.balanced_accuracy(counted) == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_without_labels_figures_are_none():
-    tally = labelled(labels=[NONE, NONE], predicted=[0, 1])
+    counted = labelled(labels=[NONE, NONE], predicted=[0, 1])
     figures = (metrics.accuracy, metrics.macro_f1, metrics.balanced_accuracy, metrics.brier)
-    assert [figure(tally) for figure in (*figures, metrics.expected_calibration_error)] == [None] * 5
-    assert metrics.mean_confidence(tally) == pytest.approx(0.9)
+    assert [figure(counted) for figure in (*figures, metrics.expected_calibration_error)] == [None] * 5
+    assert metrics.mean_confidence(counted) == pytest.approx(0.9)
 
 
 def test_wilson_interval_is_the_published_one():
@@ -209,17 +209,17 @@ def test_f1_interval_covers_the_truth_about_95_times_in_100():
 
 
 def test_accuracy_has_its_interval():
-    tally = labelled(labels=[0] * 10, predicted=[0] * 9 + [1])
-    accuracy = metrics.accuracy(tally)
+    counted = labelled(labels=[0] * 10, predicted=[0] * 9 + [1])
+    accuracy = metrics.accuracy(counted)
     assert accuracy.value == 0.9
     assert (accuracy.low, accuracy.high) == tuple(map(float, metrics.wilson(9, 10)))
 
 
 def test_brier_score_is_the_mean_squared_distance_over_labelled_images():
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [1.0, 0.0, 0.0]])
-    tally = count_probabilities(np.array([0, 2, NONE]), probs)
+    counted = count_probabilities(np.array([0, 2, NONE]), probs)
     expected = ((0.3**2 + 0.2**2 + 0.1**2) + (0.1**2 + 0.8**2 + 0.9**2)) / 2
-    assert metrics.brier(tally) == pytest.approx(expected, abs=1e-9)
+    assert metrics.brier(counted) == pytest.approx(expected, abs=1e-9)
 
 
 def test_brier_score_spans_0_to_2():
@@ -228,8 +228,8 @@ def test_brier_score_spans_0_to_2():
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
-    tally = labelled(labels=[0] * 10, predicted=[0] * 6 + [1] * 4, confidence=0.9)
-    assert metrics.expected_calibration_error(tally) == pytest.approx(0.3, abs=1e-9)
+    counted = labelled(labels=[0] * 10, predicted=[0] * 6 + [1] * 4, confidence=0.9)
+    assert metrics.expected_calibration_error(counted) == pytest.approx(0.3, abs=1e-9)
 
 
 def test_calibration_gaps_of_different_bins_do_not_cancel():

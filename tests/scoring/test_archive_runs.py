@@ -89,8 +89,8 @@ def test_images_in_a_container_get_the_rows_of_images_in_a_folder(run, expected,
     names = [f"all.{kind}#{member(kind, number, name)}" for number, name in enumerate(FILES)]
     assert [{k: v for k, v in found[name].items() if k not in OWN} for name in names] == expected
     assert outcome.failed == 1
-    account = verify_run(run.uri)
-    assert (account.rows, account.failed, account.wrong) == (len(FILES), 1, ())
+    verification = verify_run(run.uri)
+    assert (verification.rows, verification.failed, verification.problems) == (len(FILES), 1, ())
     assert run(tmp_path / "in").scored == 0
 
 
@@ -190,7 +190,7 @@ def test_what_is_wrong_with_a_container_has_rows_that_say_so(run, tmp_path):
     assert {name for name in found if name.startswith("cut.tar")} >= {"cut.tar#ok.jpg"}
     assert "truncated" in {found.pop(name) for name in list(found) if name.startswith("cut.tar")}
     assert {found[name] for name in ("bad-names.tar#ok.jpg", "nested.zip#ok.jpg")} == {None}
-    assert verify_run(run.uri).wrong == ()
+    assert verify_run(run.uri).problems == ()
     assert run(root).scored == 0
 
 
@@ -200,7 +200,7 @@ def test_labels_may_name_members_by_uri_path_or_name(run, tmp_path, bundle):
     (tmp_path / "labels.csv").write_text(
         f"file,label\n{tmp_path}/in/a.tar#x/0.jpg,glioma\na.tar#x/1.jpg,notumor\n2.jpg,pituitary\n"
     )
-    run(tmp_path / "in", truth=read_label_file(str(tmp_path / "labels.csv"), bundle.classes))
+    run(tmp_path / "in", label_file=read_label_file(str(tmp_path / "labels.csv"), bundle.classes))
     assert [row["label"] for _, row in sorted(contents(run.uri).items())] == ["glioma", "notumor", "pituitary"]
 
 
@@ -229,7 +229,7 @@ def test_containers_in_a_bucket_cost_a_request_a_shard(s3, bundle, run, monkeypa
     # All of so small a Parquet file comes with its footer, but rclone gives the end of no file that is smaller.
     stretches = {"moto": 1, "rclone": 2}[s3.kind] if kind == "parquet" else 2
     assert asked == {"GET": 1 + stretches}, "one for the index, one for each stretch"
-    assert verify_run(output).wrong == ()
+    assert verify_run(output).problems == ()
 
 
 def parquet_of_ten_groups():

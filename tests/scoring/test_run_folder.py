@@ -18,8 +18,8 @@ from brainray.commands import score as score_job
 from brainray.commands.score import plan_only, score
 from brainray.errors import BadRequest, OtherModel, OutputHeld, StorageError, VerificationError
 from brainray.inputs.label_file import read_label_file
-from brainray.scoring import parts as results
 from brainray.scoring import rescore
+from brainray.scoring.parts import part_uri
 from brainray.scoring.run_folder import verify_run
 from brainray.scoring.summary import build_summary, read_summary
 
@@ -262,7 +262,7 @@ def test_relabelling_stops_at_the_first_error_and_goes_on_when_run_again(run, re
     assert not success(run.uri)
     assert len(relabelling().plan.pending) == 40 - relabelled
     assert None not in groups(run.uri)
-    assert verify_run(run.uri).wrong == ()
+    assert verify_run(run.uri).problems == ()
 
 
 def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monkeypatch):
@@ -286,8 +286,8 @@ def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monke
 def test_labels_still_fit_when_an_image_is_gone_and_the_run_is_planned_twice(run, archive, bundle, tmp_path):
     root = archive(images=2)
     (tmp_path / "labels.csv").write_text("file,label\nglioma/0.jpg,pituitary\nglioma/1.jpg,notumor\n")
-    truth = read_label_file(str(tmp_path / "labels.csv"), bundle.classes)
-    request = request_for(root, run.uri, bundle, truth=truth)
+    label_file = read_label_file(str(tmp_path / "labels.csv"), bundle.classes)
+    request = request_for(root, run.uri, bundle, label_file=label_file)
     with pytest.raises(Stopped):
         score_here(request, engine_of(bundle, only=1))
     (root / "glioma" / "1.jpg").unlink()
@@ -411,7 +411,7 @@ def test_a_part_harmed_later_is_found_and_made_anew(fault, run, archive):
     run(root)
     before = contents(run.uri)
     (first,) = {row["shard_id"] for row in rows(run.uri) if row["uri"].endswith("glioma/0.jpg")}
-    uri = results.part_uri(run.uri, first)
+    uri = part_uri(run.uri, first)
     harm, complaint = FAULTS[fault]
     if fault == "another model":
         table = pq.read_table(uri)

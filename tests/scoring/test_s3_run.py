@@ -72,8 +72,8 @@ class Site:
 
     def check_whole(self, expected: dict[str, dict], failed: int = 1) -> None:
         assert self.rows() == expected
-        account = verify_run(self.run)
-        assert (account.rows, account.failed, account.wrong) == (len(expected), failed, ())
+        verification = verify_run(self.run)
+        assert (verification.rows, verification.failed, verification.problems) == (len(expected), failed, ())
         assert storage.exists(f"{self.run}/_SUCCESS")
 
 

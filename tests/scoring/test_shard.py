@@ -52,9 +52,9 @@ def score(folder, files, predict=brightness, review_below=0.5):
         kept=(),
         writer=storage.Writer(),
     )
-    task = shard_task.open_shard(write_manifest(folder, files), target)
-    decoded = shard.decode_shard(task.pending, SPEC, reader=Reader(), clock=lambda: NOW)
-    info = shard.predict_shard(task, decoded, predict, target, clock=lambda: NOW)
+    state = shard_task.open_shard(write_manifest(folder, files), target)
+    decoded = shard.decode_shard(state.pending, SPEC, reader=Reader(), clock=lambda: NOW)
+    info = shard.predict_shard(state, decoded, predict, target, clock=lambda: NOW)
     return info, storage.read_parquet(parts.part_uri(target.run_uri, "ab"))
 
 

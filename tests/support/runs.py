@@ -35,26 +35,28 @@ def engine_of(
 
     def engine(request: ScoreRequest, plan, lease) -> Iterator:
         target = request.target(plan.uri, lease.writer)
-        reader = Reader(outage_share=request.options.max_unread, roots=plan.described["inputs"], sleep=lambda _: None)
+        reader = Reader(outage_share=request.options.max_unread, roots=plan.run_json["inputs"], sleep=lambda _: None)
         todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
         for number, shard in enumerate(todo):
             if number == only:
                 raise Stopped
             if on_shard:
                 on_shard(shard.shard_id)
-            task = open_shard(shard, target)
-            yield predict_shard(task, decode_shard(task.pending, bundle.image, reader=reader), predict, target)
+            state = open_shard(shard, target)
+            yield predict_shard(state, decode_shard(state.pending, bundle.image, reader=reader), predict, target)
         if only is not None:
             raise Stopped
 
     return engine
 
 
-def request_for(root, output, bundle: Bundle, *, truth: LabelFile | None = None, **options) -> ScoreRequest:
+def request_for(root, output, bundle: Bundle, *, label_file: LabelFile | None = None, **options) -> ScoreRequest:
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
     chosen = ScoreOptions(**{"shard_size": 3} | options)
     kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
-    return ScoreRequest(inputs=inputs, output=str(output), bundle=bundle, truth=truth, options=chosen, kept=kept)
+    return ScoreRequest(
+        inputs=inputs, output=str(output), bundle=bundle, label_file=label_file, options=chosen, kept=kept
+    )
 
 
 def score_here(request: ScoreRequest, engine: ScoreEngine) -> Outcome:
