@@ -25,8 +25,8 @@ class RayAudit:
     """What an audit leaves to others. `cpus` is what the cluster has."""
 
     def __init__(self, cpus: int) -> None:
-        self._most = max(2, _WAITING * cpus)
-        self._share = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
+        self._max_running = max(2, _WAITING * cpus)
+        self._cpus_per_task = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
 
     def read(self, uris: pa.ChunkedArray, signatures: Descriptors) -> Array:
         """Fill in the signatures, in whatever order they come; gives for each image why it cannot be read, or -1."""
@@ -38,7 +38,7 @@ class RayAudit:
             describe_rows,
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=self._share,
+            num_cpus=self._cpus_per_task,
         )
         batches: Any = dataset.iter_batches(batch_size=None)
         with own_errors():
@@ -52,9 +52,9 @@ class RayAudit:
         parts = [np.zeros(0, np.float32)]
 
         def task(start: int) -> Any:  # noqa: ANN401
-            some = pairs.take(np.arange(start, min(start + _PAIRS_A_TASK, len(pairs))))
-            rows, places = np.unique(some.rows, return_inverse=True)
-            within = Pairs(rows=places.reshape(-1, 2), mirrored=some.mirrored, score=some.score)
+            batch = pairs.take(np.arange(start, min(start + _PAIRS_A_TASK, len(pairs))))
+            rows, places = np.unique(batch.rows, return_inverse=True)
+            within = Pairs(rows=places.reshape(-1, 2), mirrored=batch.mirrored, score=batch.score)
             return _verify.remote(signatures.take(rows), within)
 
         return np.concatenate(parts + list(self._in_order(task, len(pairs))))
@@ -63,8 +63,8 @@ class RayAudit:
         """For [M, 2] pictures and copies of them: similarity, NaN where they do not register, and what was done."""
 
         def task(start: int) -> Any:  # noqa: ANN401
-            chosen, places = np.unique(rows[start : start + _PAIRS_A_TASK], return_inverse=True)
-            return _describe.remote(signatures.take(chosen), places.reshape(-1, 2))
+            pictures, places = np.unique(rows[start : start + _PAIRS_A_TASK], return_inverse=True)
+            return _describe.remote(signatures.take(pictures), places.reshape(-1, 2))
 
         parts = [(np.zeros(0, np.float32), pa.array([], pa.string())), *self._in_order(task, len(rows))]
         return np.concatenate([part[0] for part in parts]), pa.concat_arrays([part[1] for part in parts])
@@ -75,7 +75,7 @@ class RayAudit:
         ahead: list[Any] = []
         for start in starts:
             ahead.append(task(start))
-            if len(ahead) == self._most:
+            if len(ahead) == self._max_running:
                 yield _result(ahead.pop(0))
         yield from map(_result, ahead)
 

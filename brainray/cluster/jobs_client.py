@@ -21,7 +21,7 @@ from brainray.errors import BadRequest, BrainrayError, StorageError, Unreachable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _TOKEN_PATH = "~/.ray/auth_token"
-_ASKS_FOR_TOKEN = "authentication token"  # in what Ray's dashboard says to who brings none
+_TOKEN_REQUIRED = "authentication token"  # in what Ray's dashboard says to who brings none
 _TIMEOUT_S = 30.0  # without a byte
 _SLOW_TIMEOUT_S = 120.0  # of an upload, and of a submission, for which Ray itself waits for an agent
 _RETRY_S = 1.0
@@ -56,13 +56,13 @@ class Job:
         )
 
 
-def dashboard_address(given: str | None, environ: Mapping[str, str]) -> str:
+def dashboard_address(option: str | None, environ: Mapping[str, str]) -> str:
     """Where jobs are submitted: the option, else what `ray job submit` would take from the environment."""
-    named = {"--address": given or ""} | {
+    sources = {"--address": option or ""} | {
         name: environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
     }
-    source, address = next(((s, a) for s, a in named.items() if a and a != "auto"), ("", DEFAULT_ADDRESS))
-    host, is_url = _host(address)
+    source, address = next(((s, a) for s, a in sources.items() if a and a != "auto"), ("", DEFAULT_ADDRESS))
+    host, is_url = _host_of(address)
     if "@" in address:
         raise BadRequest(f"{source} holds a user or password; leave it out, tokens come from RAY_AUTH_TOKEN_PATH")
     if not is_url:
@@ -72,7 +72,7 @@ def dashboard_address(given: str | None, environ: Mapping[str, str]) -> str:
     return address.rstrip("/")
 
 
-def _host(address: str) -> tuple[str, bool]:
+def _host_of(address: str) -> tuple[str, bool]:
     """The host of an address of any kind, and whether it is a whole http:// or https:// one."""
     scheme, _, rest = address.rpartition("://")
     try:
@@ -155,78 +155,78 @@ class JobsApi:
 
     def jobs(self) -> list[Job]:
         """All that were ever submitted to this cluster."""
-        found = self._json(*self._ask("GET", "/api/jobs/"))
+        found = self._json(*self._send("GET", "/api/jobs/"))
         return [Job.from_json(record) for record in found if record.get("submission_id")]
 
     def find(self, job_id: str) -> Job | None:
-        status, body = self._ask("GET", f"/api/jobs/{job_id}", returned=(200, 404))
+        status, body = self._send("GET", f"/api/jobs/{job_id}", accepted=(200, 404))
         return None if status == 404 else Job.from_json(self._json(status, body))
 
     def log(self, job_id: str) -> str | None:
         """All of it so far; None where the node that has it cannot read it now."""
-        status, body = self._ask("GET", f"/api/jobs/{job_id}/logs", returned=(200, 404, 500))
+        status, body = self._send("GET", f"/api/jobs/{job_id}/logs", accepted=(200, 404, 500))
         return self._json(status, body)["logs"] if status == 200 else None
 
     def stop(self, job_id: str) -> None:
         """Ask for it; a job takes seconds to end, and one that has not started yet may have to be asked again."""
-        self._ask("POST", f"/api/jobs/{job_id}/stop", returned=(200, 404, 500))
+        self._send("POST", f"/api/jobs/{job_id}/stop", accepted=(200, 404, 500))
 
     def has_package(self, name: str) -> bool:
-        status, _ = self._ask("GET", f"/api/packages/gcs/{name}", returned=(200, 404))
+        status, _ = self._send("GET", f"/api/packages/gcs/{name}", accepted=(200, 404))
         return status == 200
 
     def upload_package(self, name: str, content: bytes) -> None:
-        self._ask("PUT", f"/api/packages/gcs/{name}", content, timeout_s=_SLOW_TIMEOUT_S)
+        self._send("PUT", f"/api/packages/gcs/{name}", content, timeout_s=_SLOW_TIMEOUT_S)
 
     def submit(self, job_id: str, *, entrypoint: str, runtime_env: Mapping[str, Any]) -> bool:
         """Whether the job was taken; False where one of this id is there already, be it by an earlier try of ours."""
         body = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
-        began = self._clock()
+        started = self._clock()
         while True:
-            status, answer = self._ask("POST", "/api/jobs/", body, returned=(200, 400, 500), timeout_s=_SLOW_TIMEOUT_S)
+            status, answer = self._send("POST", "/api/jobs/", body, accepted=(200, 400, 500), timeout_s=_SLOW_TIMEOUT_S)
             if status == 200:
                 return True
             if self.find(job_id):
                 return False
-            if status == 400 or self._clock() - began >= self._patience_s:
+            if status == 400 or self._clock() - started >= self._patience_s:
                 raise BrainrayError(
                     f"{self.address} did not take the job: {last_line(answer.decode(errors='replace'))}"
                 )
             self._sleep(_RETRY_S)  # "No available agent": the head has just been started
 
-    def _ask(
+    def _send(
         self,
         method: str,
         path: str,
         body: Mapping[str, Any] | bytes | None = None,
         *,
-        returned: tuple[int, ...] = (200,),
+        accepted: tuple[int, ...] = (200,),
         timeout_s: float = _TIMEOUT_S,
     ) -> tuple[int, bytes]:
         """Status, one of `returned`, and body. Asks again for as long as nothing, or a broken server, answers."""
         silent_since: float | None = None
         while True:
-            status, answer = self._ask_once(method, path, body, timeout_s)
-            if status in returned:
+            status, answer = self._send_once(method, path, body, timeout_s)
+            if status in accepted:
                 if silent_since is not None:
                     self._say(f"{self.address} answers again")
                 return status, answer
-            said = f"HTTP {status}: {last_line(answer.decode(errors='replace'))}" if status else answer.decode()
-            if self._token_asked_for(status, answer):
+            reason = f"HTTP {status}: {last_line(answer.decode(errors='replace'))}" if status else answer.decode()
+            if self._add_required_token(status, answer):
                 continue
-            self._refuse(status, said)
+            self._raise_if_final(status, reason)
             now = self._clock()
             if silent_since is None:
                 silent_since = now
-                self._say(f"{self.address} does not answer ({said}); trying for {self._patience_s:.0f} s")
+                self._say(f"{self.address} does not answer ({reason}); trying for {self._patience_s:.0f} s")
             if now - silent_since >= self._patience_s:
                 raise Unreachable(
-                    f"{self.address} has not answered for {self._patience_s:.0f} s ({said}); see that the cluster runs "
-                    "and that this is its dashboard, then run the same command again"
+                    f"{self.address} has not answered for {self._patience_s:.0f} s ({reason}); see that the cluster "
+                    "runs and that this is its dashboard, then run the same command again"
                 )
             self._sleep(_RETRY_S)
 
-    def _ask_once(
+    def _send_once(
         self, method: str, path: str, body: Mapping[str, Any] | bytes | None, timeout_s: float
     ) -> tuple[int, bytes]:
         """Status and body; 0 and the reason where there was no answer."""
@@ -244,10 +244,10 @@ class JobsApi:
         except (OSError, HTTPException) as exc:
             return 0, (str(exc) or type(exc).__name__).encode()
 
-    def _token_asked_for(self, status: int, answer: bytes) -> bool:
+    def _add_required_token(self, status: int, answer: bytes) -> bool:
         """Whether the cluster asks for a token that was not brought, and is brought from now on."""
-        asked = status in (401, 403) and _ASKS_FOR_TOKEN in answer.decode(errors="replace").lower()
-        if not asked or "authorization" in map(str.lower, self._headers):
+        is_required = status in (401, 403) and _TOKEN_REQUIRED in answer.decode(errors="replace").lower()
+        if not is_required or "authorization" in map(str.lower, self._headers):
             return False
         token = self._find_token()
         if token is None:
@@ -255,15 +255,15 @@ class JobsApi:
         self._headers["Authorization"] = f"Bearer {token}"
         return True
 
-    def _refuse(self, status: int, said: str) -> None:
+    def _raise_if_final(self, status: int, reason: str) -> None:
         """Raise for an answer that waiting will not change."""
         if status in (401, 403):
             raise BadRequest(
-                f"{self.address} refuses the token, or got none ({said}); set RAY_AUTH_MODE=token and "
+                f"{self.address} refuses the token, or got none ({reason}); set RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
             )
         if 0 < status < 500 and status not in (408, 429):
-            raise BadRequest(f"{self.address} is no Ray dashboard ({said}); give --address http://HOST:8265")
+            raise BadRequest(f"{self.address} is no Ray dashboard ({reason}); give --address http://HOST:8265")
 
     def _json(self, status: int, body: bytes) -> Any:  # noqa: ANN401
         try:

@@ -18,7 +18,7 @@ _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _CLEANER = "PlacementGroupCleanerCallback"
 
-Trainer = TypeVar("Trainer", bound=type[Any])
+TrainerClass = TypeVar("TrainerClass", bound=type[Any])
 
 
 def is_private() -> bool:
@@ -65,9 +65,9 @@ def mute_workers() -> None:
     """
     from ray._private import worker
 
-    shown = getattr(worker, "print_to_stdstream", None)
-    if shown is not None and not hasattr(shown, "__wrapped__"):
-        worker.print_to_stdstream = wraps(shown)(lambda *_, **__: None)
+    original = getattr(worker, "print_to_stdstream", None)
+    if original is not None and not hasattr(original, "__wrapped__"):
+        worker.print_to_stdstream = wraps(original)(lambda *_, **__: None)
 
 
 @contextmanager
@@ -82,13 +82,13 @@ def without_monitor_processes() -> Iterator[None]:
     def nothing(node: Any, **_: Any) -> None:  # noqa: ANN401
         node._webui_url = ""
 
-    kept = {name: getattr(Node, name) for name in _MONITOR_METHODS if hasattr(Node, name)}
-    for name in kept:
+    saved = {name: getattr(Node, name) for name in _MONITOR_METHODS if hasattr(Node, name)}
+    for name in saved:
         setattr(Node, name, nothing)
     try:
         yield
     finally:
-        for name, method in kept.items():
+        for name, method in saved.items():
             setattr(Node, name, method)
 
 
@@ -100,15 +100,15 @@ def without_sigterm_handler() -> Iterator[None]:
     """
     from ray._private import utils
 
-    kept = getattr(utils, "set_sigterm_handler", None)
-    if kept is None:
+    saved = getattr(utils, "set_sigterm_handler", None)
+    if saved is None:
         yield
         return
     utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
-        utils.set_sigterm_handler = kept
+        utils.set_sigterm_handler = saved
 
 
 def last_address() -> str | None:
@@ -141,11 +141,11 @@ def auth_settings_kept() -> Iterator[None]:
 
     Ray's C++ keeps mode and token of its first look: see `_read_auth_settings`.
     """
-    kept = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
+    saved = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
     try:
         yield
     finally:
-        for name, value in kept.items():
+        for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -182,7 +182,7 @@ def use_users_token() -> bool:
     return setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
-def asks_for_token(address: str, *, timeout_s: float) -> bool:
+def requires_token(address: str, *, timeout_s: float) -> bool:
     """Whether the cluster at host:port refuses who brings no token.
 
     Uses `ray._raylet.GcsClient.internal_kv_exists`: the public way to ask is `ray.init`, which tries for minutes or
@@ -227,7 +227,7 @@ def end_executors() -> None:
                 thread.shutdown(force=True)
 
 
-def without_sigint_handler(trainer: Trainer) -> Trainer:
+def without_sigint_handler(trainer: TrainerClass) -> TrainerClass:
     """A subclass of `TorchTrainer` that leaves Ctrl-C alone.
 
     Replaces `_register_sigint_handler`: the handler would end the process with code 0, and stay when training is over.
@@ -237,19 +237,19 @@ def without_sigint_handler(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def without_cleaner(trainer: Trainer) -> Trainer:
+def without_cleaner(trainer: TrainerClass) -> TrainerClass:
     """A subclass of `TorchTrainer` that does not free what a dead controller held, where Ray has no dashboard.
 
     The `PlacementGroupCleanerCallback` of `_create_default_callbacks` asks the dashboard, and where there is none every
     training waits 10 s for the answer in the end. A Ray without a dashboard is our own and ends with us. Where method
     or class is not there, Ray waits.
     """
-    default = getattr(trainer, "_create_default_callbacks", None)
+    original = getattr(trainer, "_create_default_callbacks", None)
 
     def callbacks(self: Any) -> list[Any]:  # noqa: ANN401
-        found: list[Any] = default(self) if default else []
+        found: list[Any] = original(self) if original else []
         return found if has_dashboard() else [each for each in found if type(each).__name__ != _CLEANER]
 
-    if default is not None:
+    if original is not None:
         trainer._create_default_callbacks = callbacks
     return trainer

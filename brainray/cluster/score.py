@@ -26,8 +26,8 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
         from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
-        sight = shared_paths_of(_named(request, plan), output=plan.uri, writer=lease.writer)
-        check_every_node(sight)
+        shared_paths = shared_paths_of(_required_paths(request, plan), output=plan.uri, writer=lease.writer)
+        check_every_node(shared_paths)
         job = ScoreJob(
             target=request.target(plan.uri, lease.writer),
             bundle=request.bundle,
@@ -35,7 +35,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             precision=options.precision,
             inputs=tuple(plan.described["inputs"]),
             max_unread=options.max_unread,
-            sight=sight,
+            shared_paths=shared_paths,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
         with closing(Replacements(pool, say=say)) as replacements:
@@ -63,11 +63,11 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
 
         nodes = await_workers(nodes, say=say)
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
-        found = probe_on_a_node(sample(shards), request.bundle, options, on_gpu=pool.on_gpu)
-    return estimate(found, images, nodes=nodes, pool=pool)
+        times = probe_on_a_node(sample(shards), request.bundle, options, on_gpu=pool.on_gpu)
+    return estimate(times, images, nodes=nodes, pool=pool)
 
 
-def _named(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
+def _required_paths(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
     """What every node must see: the inputs, an image of theirs, the model."""
     inputs = plan.described["inputs"]
     yield from (NamedPath("--input", uri) for uri in inputs)

@@ -32,9 +32,9 @@ class ScoreMetrics:
 
     def __init__(self, run_uri: str) -> None:
         def counter(name: str, description: str, *keys: str) -> Counter:
-            found = Counter(f"brainray_{name}", description=description, tag_keys=("run", *keys))
-            found.set_default_tags({"run": run_uri})
-            return found
+            metric = Counter(f"brainray_{name}", description=description, tag_keys=("run", *keys))
+            metric.set_default_tags({"run": run_uri})
+            return metric
 
         self._images = counter("images", "Images that got their row.", "status")
         self._bytes = counter("bytes", "Bytes of those images as listed.")
@@ -60,7 +60,7 @@ def _add(counter: Counter, value: float, **tags: str) -> None:
         counter.inc(value, tags=tags)
 
 
-_TURN_S = 0.5
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class ScoreJob:
     precision: Precision
     inputs: tuple[str, ...]
     max_unread: float
-    sight: SharedPaths
+    shared_paths: SharedPaths
 
     def reader(self) -> Reader:
         return Reader(outage_share=self.max_unread, roots=self.inputs)
@@ -85,7 +85,7 @@ class Scorer:
     def __init__(self, job: ScoreJob) -> None:
         from brainray.models.predictor import Predictor, limit_threads
 
-        job.sight.check()
+        job.shared_paths.check()
         limit_threads(1)
         self._job = job
         self._reader = job.reader()
@@ -125,7 +125,7 @@ class DecodedScorer(Scorer):
 
 def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
     """A task beside the GPU: the shard's pixels as one value, for pixels never pass through the driver."""
-    job.sight.check()
+    job.shared_paths.check()
     shard = _shard(block)
     with count_attempt(shard.shard_id, job.target.writer) as number:
         decoded = _decode(shard, job, job.reader(), number)
@@ -138,8 +138,8 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     task, spec = open_shard(shard, job.target), job.bundle.image
     if number <= SANDBOX_AFTER:
         return task, decode_shard(task.pending, spec, reader=reader)
-    with SandboxedDecoder(spec) as apart:
-        return task, decode_shard(task.pending, spec, reader=reader, decoder=apart)
+    with SandboxedDecoder(spec) as sandbox:
+        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox)
 
 
 def _check_attempts(shard: Shard, number: int) -> None:
@@ -209,9 +209,9 @@ def score_shards(
         check()
         check_alive()
         try:
-            part = finished.get(timeout=_TURN_S)
+            part = finished.get(timeout=_POLL_S)
         except Empty:
-            waited_s += _TURN_S
+            waited_s += _POLL_S
             if waited_s >= stall_timeout_s:
                 raise NoProgress(
                     f"no shard was finished for {stall_timeout_s:g} s, so the run was ended; finished ones are kept, "
@@ -232,13 +232,13 @@ def score_shards(
 
 def _run_chain(dataset: Dataset, finished: "Queue[PartInfo | str | BaseException | None]") -> None:
     """Whatever comes of the chain goes into the queue, a remark once; None ends it."""
-    told: set[str] = set()
+    reported: set[str] = set()
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             remarks = [remark for value in batch["remarks"] for remark in pickle.loads(value.as_buffer())]
-            for remark in sorted({*remarks} - told):
+            for remark in sorted({*remarks} - reported):
                 finished.put(remark)
-            told.update(remarks)
+            reported.update(remarks)
             for value in batch["part"]:
                 finished.put(pickle.loads(value.as_buffer()))
         finished.put(None)

@@ -18,7 +18,7 @@ from brainray.resources import Node
 from . import ray_internals
 
 _ANSWER_TIMEOUT_S = 5.0
-_NAMED = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of ours in a traceback
+_OWN_EXCEPTION = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of ours in a traceback
 
 
 def cluster_nodes() -> list[Node]:
@@ -51,7 +51,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         try:
             yield cluster_nodes()
         finally:
-            _let_threads_end_unheard()
+            _mute_dying_threads()
             ray_internals.end_executors()
             ray.shutdown()
             _restore_sigterm_handler()
@@ -91,21 +91,21 @@ def bring_token(address: str) -> None:
     """
     if os.environ.get("RAY_AUTH_MODE") or "://" in address:
         return
-    if ray_internals.asks_for_token(address, timeout_s=_ANSWER_TIMEOUT_S) and not ray_internals.use_users_token():
+    if ray_internals.requires_token(address, timeout_s=_ANSWER_TIMEOUT_S) and not ray_internals.use_users_token():
         raise BadRequest(
             f"the Ray cluster at {address} asks for a token; give the head's as RAY_AUTH_TOKEN or in ~/.ray/auth_token"
         )
 
 
-def _let_threads_end_unheard() -> None:
+def _mute_dying_threads() -> None:
     """Threads of Ray Data that still wait when Ray is shut down die of it, each with a traceback."""
     from ray.exceptions import RayError
 
-    told = threading.excepthook
+    previous_hook = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is None or not issubclass(args.exc_type, RayError):
-            told(args)
+            previous_hook(args)
 
     threading.excepthook = hook
 
@@ -136,15 +136,15 @@ def _sigterm_handler_kept() -> Iterator[None]:
 def _stderr_muted() -> Iterator[None]:
     """Nothing reaches the standard error stream, not even from C++: Ray greets there whatever its log level is."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), 2)
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def cluster_address() -> str | None:
@@ -157,18 +157,18 @@ def cluster_address() -> str | None:
     if named == "local":
         return None
     if named and named != "auto":
-        if not _answers(named):
+        if not _is_listening(named):
             raise BadRequest(f"RAY_ADDRESS is {named}, but nothing answers there; start that cluster or unset it")
         return named
-    left = ray_internals.last_address()
-    if left and _answers(left):
-        return left
+    last_started = ray_internals.last_address()
+    if last_started and _is_listening(last_started):
+        return last_started
     if named:
         raise BadRequest("RAY_ADDRESS is auto, but no cluster runs on this machine; start one or unset it")
     return None
 
 
-def _answers(address: str) -> bool:
+def _is_listening(address: str) -> bool:
     """Whether somebody listens there. What is no host:port is left to Ray."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
@@ -226,19 +226,19 @@ def own_error(exc: BaseException) -> BrainrayError | None:
         cause = getattr(cause, "cause", None)
     if isinstance(cause, BrainrayError):
         return cause
-    kinds = {kind.__name__: kind for kind in _kinds(BrainrayError)}
-    found = [(kinds[name], message) for name, message in _NAMED.findall(str(exc)) if name in kinds]
+    kinds = {kind.__name__: kind for kind in _subclasses(BrainrayError)}
+    found = [(kinds[name], message) for name, message in _OWN_EXCEPTION.findall(str(exc)) if name in kinds]
     if not found:
         return None
     kind, message = found[-1]
     return kind("read_failed", message) if issubclass(kind, StorageError) else kind(message)
 
 
-def _kinds(kind: type[BrainrayError]) -> Iterator[type[BrainrayError]]:
+def _subclasses(kind: type[BrainrayError]) -> Iterator[type[BrainrayError]]:
     """The class and all below it."""
     yield kind
     for below in kind.__subclasses__():
-        yield from _kinds(below)
+        yield from _subclasses(below)
 
 
 @contextmanager
@@ -249,6 +249,6 @@ def own_errors() -> Iterator[None]:
     try:
         yield
     except RayError as exc:
-        if own := own_error(exc):
-            raise own from exc
+        if own_exc := own_error(exc):
+            raise own_exc from exc
         raise

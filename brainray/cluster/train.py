@@ -29,7 +29,7 @@ from .train_shares import ShareConfig, SplitSide
 from .train_worker import TrainJob, train_worker
 
 _MOST_FAILURES = 3  # one after another without an epoch between them
-_LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default
+_POLL_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default
 _RESIZE_S = 30.0  # between looks for machines that have joined; those who do cost the epoch that is under way
 _STARTS = 10  # of the workers in one run of Ray Train, which waits a minute for them each time
 
@@ -43,7 +43,7 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
     and does not start again after an epoch (`FailureConfig`), so each run ends with its first and is followed by
     another. Nodes that say beforehand that they will be taken away are replaced within a run, and not counted.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _LOOK_S)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     failures = 0
     while True:
         before = len(job.work.history())
@@ -52,15 +52,15 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
                 _trainer(job, pool, scratch, decoded=decoded, sides=sides).fit()
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
-            epochs = len(job.work.history())
+            epochs, planned = len(job.work.history()), job.fit_spec.options.epochs
             failures = 1 if epochs > before else failures + 1
-            own = own_error(exc)
-            if own and own.exit_code != BrainrayError.exit_code:  # another try would end the same
-                raise own from exc
+            own_exc = own_error(exc)
+            if own_exc and own_exc.exit_code != BrainrayError.exit_code:  # another try would end the same
+                raise own_exc from exc
             if failures == _MOST_FAILURES:
                 times = f"{failures} times one after another without finishing an epoch"
-                raise BrainrayError(f"training failed {times}: {own or _cause(exc)}") from exc
-            say(f"a worker failed ({own or _cause(exc)}); going on after epoch {epochs} of {job.lesson.options.epochs}")
+                raise BrainrayError(f"training failed {times}: {own_exc or _cause(exc)}") from exc
+            say(f"a worker failed ({own_exc or _cause(exc)}); going on after epoch {epochs} of {planned}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from brainray.callbacks import Say
 from brainray.config import ImageSpec, TrainOptions
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
-from brainray.training.dataset import SelectedImages, TrainingSet, describe_choice, select_images
+from brainray.training.dataset import SelectedImages, TrainingSet, describe_selection, select_images
 from brainray.training.decoded import decode_rows, in_order, take_rows
 
 from .session import own_errors, quiet_data
@@ -33,16 +33,16 @@ def decode(
     signatures, errors = descriptors_of(decoded)
     images = len(signatures)
     if excluded is not None:
-        others = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
-        signatures = Descriptors.concatenate([signatures, others])
+        excluded_signatures = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
+        signatures = Descriptors.concatenate([signatures, excluded_signatures])
     say("looking for copies")
     groups = group_copies(signatures, find_copies(signatures))
-    barred = np.isin(groups[:images], groups[images:])
+    is_excluded = np.isin(groups[:images], groups[images:])
     digests = signatures.digest[:images].astype(str)
-    chosen = select_images(training_set, groups[:images], digests, errors, barred=barred, options=options)
-    for line in describe_choice(chosen):
+    selected = select_images(training_set, groups[:images], digests, errors, excluded=is_excluded, options=options)
+    for line in describe_selection(selected):
         say(line)
-    return decoded, chosen
+    return decoded, selected
 
 
 @own_errors()

@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 class TrainJob:
     """What every worker needs to know."""
 
-    lesson: FitSpec
+    fit_spec: FitSpec
     data: dict[str, Any]  # what the bundle's provenance will say of the images
     threads: int
     work: WorkFolder
@@ -43,14 +43,14 @@ def train_worker(config: dict[str, Any]) -> None:
     job: TrainJob = config["job"]
     context = ray.train.get_context()
     torch.set_num_threads(job.threads)
-    begun = _begun(job, rank=context.get_world_rank())
-    state = _State(job, begun, rank=context.get_world_rank(), workers=context.get_world_size())
-    while not loop.is_finished(state.history, job.lesson.options):
+    resume_from = _read_checkpoint(job, rank=context.get_world_rank())
+    state = _WorkerState(job, resume_from, rank=context.get_world_rank(), workers=context.get_world_size())
+    while not loop.is_finished(state.history, job.fit_spec.options):
         state.epoch()
         state.report()
 
 
-def _begun(job: TrainJob, *, rank: int) -> Checkpoint | None:
+def _read_checkpoint(job: TrainJob, *, rank: int) -> Checkpoint | None:
     """The checkpoint, which the first worker reads for all: another's view of a network folder may be out of date."""
     content: list[bytes | None] = [None]
     if rank == 0 and storage.exists(job.work.checkpoint):
@@ -63,63 +63,65 @@ def _begun(job: TrainJob, *, rank: int) -> Checkpoint | None:
         return None
 
 
-class _State:
+class _WorkerState:
     """The state of one worker between epochs."""
 
-    def __init__(self, job: TrainJob, begun: Checkpoint | None, *, rank: int, workers: int) -> None:
+    def __init__(self, job: TrainJob, resume_from: Checkpoint | None, *, rank: int, workers: int) -> None:
         self._job, self._rank, self._workers = job, rank, workers
-        self.history = list(begun.history) if begun else []
-        self._best = (begun.best, begun.logits_NK, begun.labels_N) if begun else None
-        shares = min(workers, job.lesson.pictures)
-        self._learn, self._validate_on = _gather("train"), _gather("validation")
+        self.history = list(resume_from.history) if resume_from else []
+        self._best = (resume_from.best, resume_from.logits_NK, resume_from.labels_N) if resume_from else None
+        shares = min(workers, job.fit_spec.pictures)
+        self._train_rows, self._validation_rows = _worker_rows("train"), _worker_rows("validation")
         device = ray.train.torch.get_device() if torch.cuda.is_available() else pick_device()
 
         def wrap(model: nn.Module) -> nn.Module:
             wrapped: nn.Module = ray.train.torch.prepare_model(model, move_to_device=device)
             return wrapped
 
-        self._learner = Trainer(job.lesson, begun=begun, device=device, shares=shares, workers=workers, wrap=wrap)
+        self._trainer = Trainer(
+            job.fit_spec, resume_from=resume_from, device=device, shares=shares, workers=workers, wrap=wrap
+        )
 
     def epoch(self) -> None:
-        began = time.perf_counter()
-        learner, options = self._learner, self._job.lesson.options
-        loss = learner.epoch(self._learn, rank=self._rank)
-        trained = time.perf_counter()
+        started = time.perf_counter()
+        trainer, options = self._trainer, self._job.fit_spec.options
+        loss = trainer.epoch(self._train_rows, rank=self._rank)
+        train_ended = time.perf_counter()
         logits_NK, labels_N = self._validate()
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": float(np.mean(_all_gather(loss))),
-            **loop.validation_figures(logits_NK, labels_N, len(self._job.lesson.model.classes)),
-            "lr": learner.schedule.get_last_lr()[0],
-            "images_per_s": learner.steps * learner.batch * self._workers / (trained - began),
-            "seconds": time.perf_counter() - began,
+            **loop.validation_figures(logits_NK, labels_N, len(self._job.fit_spec.model.classes)),
+            "lr": trainer.schedule.get_last_lr()[0],
+            "images_per_s": trainer.steps * trainer.batch * self._workers / (train_ended - started),
+            "seconds": time.perf_counter() - started,
             "workers": self._workers,
         }
         row["best"] = loop.is_better(row, loop.best_of(self.history), options)
         if row["best"]:
             # A copy, which further steps leave alone.
-            best = {name: tensor.to("cpu", copy=True) for name, tensor in learner.eval_model.state_dict().items()}
+            best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.eval_model.state_dict().items()}
             self._best = (best, torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
         self.history.append(row)
 
     def _validate(self) -> tuple[Array, Array]:
         """Logits and labels of all validation images, in one order on every worker."""
         # Each worker's batch statistics differ; the first one's are saved.
-        for buffer in self._learner.eval_model.buffers():
+        for buffer in self._trainer.eval_model.buffers():
             if torch.distributed.is_initialized():
                 torch.distributed.broadcast(buffer, 0)
-        shares = _all_gather((self._learner.evaluate(self._validate_on), self._validate_on.label))
+        shares = _all_gather((self._trainer.evaluate(self._validation_rows), self._validation_rows.label))
         return np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
 
     def report(self) -> None:
         """Keep the epoch, and hand its figures to Ray Train. What is written is the same on every worker."""
         if self._rank == 0 and self._best:
             best, logits_NK, labels_N = self._best
-            learner = self._learner
+            trainer = self._trainer
             state = Checkpoint(
-                model=loop.unwrap(learner.model).state_dict(),
-                average=learner.average.state_dict() if learner.average else None,
-                moments=learner.optimizer.state_dict()["state"],
+                model=loop.unwrap(trainer.model).state_dict(),
+                average=trainer.average.state_dict() if trainer.average else None,
+                moments=trainer.optimizer.state_dict()["state"],
                 history=self.history,
                 best=best,
                 logits_NK=logits_NK,
@@ -131,7 +133,7 @@ class _State:
         ray.train.report(self.history[-1])
 
 
-def _gather(name: str) -> DecodedRows:
+def _worker_rows(name: str) -> DecodedRows:
     """This worker's share; maybe none, for the model of all images is measured on none."""
     return DecodedRows(ray.train.get_dataset_shard(name).iter_batches())
 

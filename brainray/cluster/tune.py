@@ -39,7 +39,7 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
-Say = Callable[[Trial], None]
+OnTrialEnd = Callable[[Trial], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,13 @@ class Search:
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     trials: tuple[Trial, ...]  # by number
-    sides: dict[int, SplitDatasets]  # by image_px
+    datasets: dict[int, SplitDatasets]  # by image_px
     threads: int
     writer: storage.Writer
 
 
 @own_errors()
-def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say) -> None:
+def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, on_trial_end: OnTrialEnd) -> None:
     """Run these trials; each has its file with its end when this returns. `told` hears of each end."""
     os.environ.update(_QUIET)
     resources = {"cpu": pool.cpus_per_worker} | ({"gpu": 1.0} if pool.use_gpu else {})
@@ -91,33 +91,33 @@ def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_FAILURES),
-                callbacks=[_Ends(search, told)],
+                callbacks=[_TrialEnds(search, on_trial_end)],
             ),
         ).fit()
 
 
-class _Ends(tune.Callback):
+class _TrialEnds(tune.Callback):
     """Marks the file of a trial that has ended, in the process of the command."""
 
-    def __init__(self, search: Search, told: Say) -> None:
-        self._search, self._told = search, told
+    def __init__(self, search: Search, on_trial_end: OnTrialEnd) -> None:
+        self._search, self._failure_line = search, on_trial_end
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         self._end(trial, "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
-        self._end(trial, _told(trial.get_error()))
+        self._end(trial, _failure_line(trial.get_error()))
 
     def _end(self, trial: Any, failure: str) -> None:  # noqa: ANN401
         number = trial.config["number"]
         uri = trial_uri(self._search.output, number)
-        known = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else self._search.trials[number]
-        ended = replace(known, ended=True, failure=failure)
+        before = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else self._search.trials[number]
+        ended = replace(before, ended=True, failure=failure)
         self._search.writer.write_json(uri, ended.to_json())
-        self._told(ended)
+        self._failure_line(ended)
 
 
-def _told(error: Exception | str | None) -> str:
+def _failure_line(error: Exception | str | None) -> str:
     """A line that says why a trial failed, of what Ray Tune kept: mostly the text of a traceback."""
     own = own_error(error if isinstance(error, Exception) else Exception(error or ""))
     lines = [line for line in str(own or error or "").splitlines() if line.strip()]
@@ -130,15 +130,15 @@ def _trial(config: dict[str, Any], search: Search) -> None:
     options = trial.options
     torch.set_num_threads(search.threads)
     model = options.model_spec(search.classes)
-    lesson = FitSpec(options=options, model=model, class_counts=search.class_counts, init=None)
-    learn, validate_on = search.sides[options.image_px].rows()
+    fit_spec = FitSpec(options=options, model=model, class_counts=search.class_counts, init=None)
+    train_rows, validation_rows = search.datasets[options.image_px].rows()
     trial = replace(trial, **cost_of(model, options.image_spec)._asdict())
-    learner = Trainer(lesson, begun=None, device=pick_device())
+    trainer = Trainer(fit_spec, resume_from=None, device=pick_device())
     for epoch in range(1, options.epochs + 1):
-        began = time.perf_counter()
-        loss = learner.epoch(learn)
-        figures = loop.validation_figures(learner.evaluate(validate_on), validate_on.label, len(search.classes))
-        row = {"epoch": epoch, "train_loss": loss, **figures, "seconds": time.perf_counter() - began}
+        started = time.perf_counter()
+        loss = trainer.epoch(train_rows)
+        figures = loop.validation_figures(trainer.evaluate(validation_rows), validation_rows.label, len(search.classes))
+        row = {"epoch": epoch, "train_loss": loss, **figures, "seconds": time.perf_counter() - started}
         trial = replace(trial, history=(*trial.history, row))
         search.writer.write_json(trial_uri(search.output, trial.number), trial.to_json())
         tune.report({"epoch": epoch, _SCORE: figures["val_balanced_accuracy"]})
