@@ -1,4 +1,7 @@
-"""The machines of a cluster: waits for those that are to come, and asks each whether it sees the files."""
+"""The nodes of a cluster: waits for workers, requests replacements, and checks that nodes share the paths.
+
+Must not size pools: `brainray.resources` decides how many processes run.
+"""
 
 import time
 
@@ -16,14 +19,17 @@ from brainray.storage.shared_paths import SharedPaths, unshared_message
 
 from .session import cluster_nodes, own_error, own_errors
 
-_ANSWER_S = 60.0  # of a node: a process is started there
-_WORKER_S = 600.0  # of an autoscaler: a machine is started
+_ANSWER_S = 60.0  # for a task on a node, which starts a process
+_WORKER_S = 600.0  # for an autoscaler, which starts a machine
 _POLL_S = 2.0
 _PROBE_S = 300.0
 
 
 def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> list[Node]:
-    """The nodes, as soon as one of them has processors for work: an autoscaler is asked for one."""
+    """Wait until a node has processors for workers, and request one from the autoscaler; returns all nodes.
+
+    Raises `BadRequest` after `wait_s` seconds.
+    """
     if has_processors(nodes):
         return nodes
     from ray.autoscaler.sdk import request_resources
@@ -37,15 +43,17 @@ def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> 
                 return nodes
             time.sleep(_POLL_S)
     finally:
-        request_resources(bundles=[])  # it was for the start; from now on what waits in line asks for machines
+        request_resources(
+            bundles=[]
+        )  # the request was for the start only; later, pending actors make Ray request machines
     raise BadRequest(f"the cluster got no machine with processors in {wait_s / 60:.0f} min; start a worker node")
 
 
 class Replacements:
-    """Asks an autoscaler for a machine where none that is left could hold a worker of the pool.
+    """Requests a machine from the autoscaler when no remaining node can hold a worker of the pool.
 
-    Ray asks for one too, with all that an actor asks for. But where the types of machines are listed without their
-    memory, as on some clouds, an autoscaler finds that no type has any, and the run would wait for ever.
+    Ray requests one too, with the memory of an actor. But on clouds whose machine types are listed without memory, its
+    autoscaler finds no type that fits, and the run would wait for ever.
     """
 
     def __init__(self, pool: ScorePool, *, say: Say) -> None:
@@ -55,7 +63,7 @@ class Replacements:
         self._requested = False
 
     def check(self) -> None:
-        """Look at the machines, where the last look was not just now."""
+        """Read the list of nodes and change the request to match; does nothing within 2 s of the last call."""
         if (now := time.monotonic()) < self._next_check_s:
             return
         self._next_check_s = now + _POLL_S
@@ -67,7 +75,7 @@ class Replacements:
                 self._say("the cluster has lost its last machine for work; another one is asked for")
 
     def close(self) -> None:
-        """Take back what was asked for."""
+        """Withdraw the request."""
         if self._requested:
             self._request([])
 
@@ -78,9 +86,9 @@ class Replacements:
 
 
 def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) -> None:
-    """Raise `BadRequest` where a node does not see what the command names. One that does not answer is passed over:
+    """Raise `BadRequest` where a node does not resolve a path of the command to the same file.
 
-    its workers look for themselves when they start.
+    Nodes that do not answer are skipped; their workers check on start.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     working = [node for node in alive if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
@@ -110,7 +118,7 @@ def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) 
 
 
 def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on_gpu: bool) -> ProbeTimes:
-    """`estimate.probe` where workers will run."""
+    """Run `estimate.probe` on a node of the cluster. Raises `BrainrayError` where none is free within 300 s."""
     tasks = _probe.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(rows, bundle, options)
     try:
         with own_errors():

@@ -1,4 +1,9 @@
-"""The engine of `score_job` that is Ray: connect, look at the machines, size the pool, score."""
+"""Runs a scoring plan on Ray: connects, checks the nodes, sizes the pool and scores the pending shards.
+
+The number of actors is decided by `brainray.resources.score_pool`. Pixels are decoded in `score_workers`, by the actor
+itself or, beside GPUs, by a task. Ray restarts a dead worker and repeats its shard; `score_workers` limits the
+attempts. Must not decide which shards are scored: that is the plan.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,11 +22,11 @@ from .session import cluster_address, session
 
 
 def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
-    """Score what is pending; yields as each part is committed."""
+    """Score the pending shards; yields each part as it is committed."""
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     with session(lean=True) as nodes:
-        # Not before `session` has silenced Ray, which looks when it is imported.
+        # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
         from .score_workers import ScoreJob, score_shards
 
@@ -48,9 +53,9 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
 
 
 def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEstimate:
-    """How long scoring what is pending would take here, or on the cluster that is connected to.
+    """Estimate how long scoring the pending shards takes, on the cluster or, where there is none, on this machine.
 
-    The probe runs here where there is no cluster, else on one of its machines.
+    The probe runs where the workers would run.
     """
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     options, images = request.options, plan.todo_images
@@ -68,7 +73,7 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
 
 
 def _required_paths(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
-    """What every node must see: the inputs, an image of theirs, the model."""
+    """Yield the paths every node must resolve: the inputs, the first image or its archive, the model."""
     inputs = plan.described["inputs"]
     yield from (NamedPath("--input", uri) for uri in inputs)
     yield NamedPath("--model", request.bundle.uri)

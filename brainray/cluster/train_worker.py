@@ -1,7 +1,8 @@
-"""What each Ray Train worker does: gather its images, then the epochs that are still to be done.
+"""The function that each Ray Train worker runs: it fetches its rows, then trains epoch after epoch.
 
-Each worker of n has every n-th validation image; logits and labels are gathered, so every decision rests on all of
-them. After each epoch the first worker writes the checkpoint, from which workers go on.
+Each of n workers validates every n-th image; logits and labels are gathered, so that all workers take the same
+decisions from all images. After each epoch the first worker writes the checkpoint, from which workers resume. Decodes
+no image and handles no failure: see `train_data` and `train`.
 """
 
 import time
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray.train
 import ray.train.torch
 import torch
@@ -20,26 +20,24 @@ from brainray.errors import StorageError
 from brainray.models.predictor import pick_device
 from brainray.training import checkpoint, loop
 from brainray.training.checkpoint import Checkpoint
-from brainray.training.decoded import DecodedRows
+from brainray.training.decoded import Array, DecodedRows
 from brainray.training.state import WorkFolder
 from brainray.training.trainer import FitSpec, Trainer
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What every worker needs to know."""
+    """Settings of a fit that every worker needs."""
 
     fit_spec: FitSpec
-    data: dict[str, Any]  # what the bundle's provenance will say of the images
-    threads: int
+    data: dict[str, Any]  # description of the images, for the bundle's provenance
+    threads: int  # of torch in each worker
     work: WorkFolder
     writer: storage.Writer
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker: gather this worker's images, then the epochs that are still to be done."""
+    """Run one Ray Train worker: resume from the checkpoint, and train the remaining epochs."""
     job: TrainJob = config["job"]
     context = ray.train.get_context()
     torch.set_num_threads(job.threads)
@@ -51,7 +49,10 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def _read_checkpoint(job: TrainJob, *, rank: int) -> Checkpoint | None:
-    """The checkpoint, which the first worker reads for all: another's view of a network folder may be out of date."""
+    """Read the checkpoint in the first worker and send it to all, because a network folder may be stale on others.
+
+    Returns None where there is none or it is damaged.
+    """
     content: list[bytes | None] = [None]
     if rank == 0 and storage.exists(job.work.checkpoint):
         content = [storage.read_bytes(job.work.checkpoint)]
@@ -59,7 +60,7 @@ def _read_checkpoint(job: TrainJob, *, rank: int) -> Checkpoint | None:
         torch.distributed.broadcast_object_list(content, 0)
     try:
         return checkpoint.from_bytes(content[0]) if content[0] is not None else None
-    except StorageError:  # damaged since the command looked at it: the next epoch replaces it
+    except StorageError:  # damaged since the command read it; the next epoch replaces it
         return None
 
 
@@ -83,6 +84,7 @@ class _WorkerState:
         )
 
     def epoch(self) -> None:
+        """Train and validate one epoch, and add its row to the history."""
         started = time.perf_counter()
         trainer, options = self._trainer, self._job.fit_spec.options
         loss = trainer.epoch(self._train_rows, rank=self._rank)
@@ -99,14 +101,14 @@ class _WorkerState:
         }
         row["best"] = loop.is_better(row, loop.best_of(self.history), options)
         if row["best"]:
-            # A copy, which further steps leave alone.
+            # A copy, because further steps change the weights in place.
             best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.eval_model.state_dict().items()}
             self._best = (best, torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
         self.history.append(row)
 
     def _validate(self) -> tuple[Array, Array]:
-        """Logits and labels of all validation images, in one order on every worker."""
-        # Each worker's batch statistics differ; the first one's are saved.
+        """Return logits [N, K] and labels [N] of all validation images, in the same order on every worker."""
+        # Batch statistics differ between workers; the checkpoint has the first one's, so all validate with those.
         for buffer in self._trainer.eval_model.buffers():
             if torch.distributed.is_initialized():
                 torch.distributed.broadcast(buffer, 0)
@@ -114,7 +116,7 @@ class _WorkerState:
         return np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
 
     def report(self) -> None:
-        """Keep the epoch, and hand its figures to Ray Train. What is written is the same on every worker."""
+        """Write the checkpoint in the first worker, and report the epoch to Ray Train."""
         if self._rank == 0 and self._best:
             best, logits_NK, labels_N = self._best
             trainer = self._trainer
@@ -134,11 +136,12 @@ class _WorkerState:
 
 
 def _worker_rows(name: str) -> DecodedRows:
-    """This worker's share; maybe none, for the model of all images is measured on none."""
+    """Fetch this worker's rows; none for the validation of the fit on all images."""
     return DecodedRows(ray.train.get_dataset_shard(name).iter_batches())
 
 
 def _all_gather(value: object) -> list[Any]:
+    """Collect a value from every worker, by rank."""
     if not torch.distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()

@@ -1,6 +1,7 @@
-"""The trials of a search with Ray Tune: each fits one network on its share of the cluster, and the worst end early.
+"""Runs the trials of a hyperparameter search with Ray Tune; bad trials are stopped early (ASHA).
 
-Each trial writes its own file after every epoch. Of Ray Tune's own state nothing is kept.
+Each trial trains one network in one process and writes its own file after every epoch. Nothing may be read from Ray
+Tune's own state.
 """
 
 import os
@@ -27,11 +28,11 @@ from brainray.training.trainer import FitSpec, Trainer
 from .session import own_error, own_errors
 from .train import state_folder
 
-_FAILURES = 2  # of one trial, as when its machine goes
-_GRACE = 3  # epochs that every trial has
-_KEPT = 3  # one of so many trials goes on at each rung (Li et al. 2020)
+_FAILURES = 2  # failures of one trial that are retried, such as a lost node
+_GRACE = 3  # epochs before a trial may be stopped
+_KEPT = 3  # reduction factor: one of 3 trials continues at each rung (ASHA, Li et al. 2020)
 _SCORE = "score"
-# Tune's own files, its own handler of Ctrl-C and its table of trials.
+# Settings that turn off Ray Tune's files, handler of Ctrl-C and table of trials.
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -44,33 +45,36 @@ OnTrialEnd = Callable[[Trial], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitDatasets:
-    """Decoded images of one size."""
+    """Decoded images of one size, for training and validation."""
 
     train: Dataset
     validation: Dataset
 
     def rows(self) -> tuple[DecodedRows, DecodedRows]:
-        """All of them in this process."""
+        """Fetch all rows into this process."""
         batches: Any = [side.iter_batches(batch_size=None) for side in (self.train, self.validation)]
         return DecodedRows(batches[0]), DecodedRows(batches[1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What every trial needs to know."""
+    """Settings of a search that every trial needs."""
 
     output: str
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     trials: tuple[Trial, ...]  # by number
     datasets: dict[int, SplitDatasets]  # by image_px
-    threads: int
+    threads: int  # of torch in each trial
     writer: storage.Writer
 
 
 @own_errors()
 def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, on_trial_end: OnTrialEnd) -> None:
-    """Run these trials; each has its file with its end when this returns. `told` hears of each end."""
+    """Run the trials of these numbers; calls `on_trial_end` with each as it ends.
+
+    When this returns, the file of each trial is marked as ended, with its failure if there was one.
+    """
     os.environ.update(_QUIET)
     resources = {"cpu": pool.cpus_per_worker} | ({"gpu": 1.0} if pool.use_gpu else {})
     epochs = search.trials[numbers[0]].options.epochs
@@ -97,7 +101,7 @@ def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, on_trial_
 
 
 class _TrialEnds(tune.Callback):
-    """Marks the file of a trial that has ended, in the process of the command."""
+    """Marks the file of a trial as ended, in the process of the command."""
 
     def __init__(self, search: Search, on_trial_end: OnTrialEnd) -> None:
         self._search, self._failure_line = search, on_trial_end
@@ -118,14 +122,14 @@ class _TrialEnds(tune.Callback):
 
 
 def _failure_line(error: Exception | str | None) -> str:
-    """A line that says why a trial failed, of what Ray Tune kept: mostly the text of a traceback."""
+    """Reduce the error that Ray Tune kept of a trial, mostly the text of a traceback, to one line."""
     own = own_error(error if isinstance(error, Exception) else Exception(error or ""))
     lines = [line for line in str(own or error or "").splitlines() if line.strip()]
     return lines[-1][:200] if lines else "unknown"
 
 
 def _trial(config: dict[str, Any], search: Search) -> None:
-    """One trial, in a process of its own."""
+    """Train one trial, in a process of its own."""
     trial = search.trials[config["number"]]
     options = trial.options
     torch.set_num_threads(search.threads)
