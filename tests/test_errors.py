@@ -127,9 +127,9 @@ def test_what_is_read_by_tasks_and_by_ray_data_ends_with_our_error(local_ray, mo
 
 
 def test_a_trial_that_failed_tells_our_line_and_not_the_end_of_a_traceback():
-    from brainray.cluster.tune import _told
+    from brainray.cluster.tune import _failure_line
 
     text = traceback_of(made(errors.Throttled)) + "\nThe above exception ...\nray.exceptions.RayError: a task failed\n"
-    assert _told(text) == str(made(errors.Throttled))
-    assert _told("ValueError: of torch") == "ValueError: of torch"
-    assert _told(None) == "unknown"
+    assert _failure_line(text) == str(made(errors.Throttled))
+    assert _failure_line("ValueError: of torch") == "ValueError: of torch"
+    assert _failure_line(None) == "unknown"

@@ -53,37 +53,37 @@ def _checks(
     from brainray.doctor.checks import Check
     from brainray.doctor.gpu import TIMEOUT_S as TORCH_S
     from brainray.doctor.gpu import check_torch
-    from brainray.doctor.inputs import look_at_data, look_at_input, look_at_model
+    from brainray.doctor.inputs import check_data_option, check_input_option, check_model_option
     from brainray.doctor.nodes import TIMEOUT_S as RAY_S
     from brainray.doctor.nodes import check_ray
-    from brainray.doctor.output import look_at_output
+    from brainray.doctor.output import check_output_option
     from brainray.hardware import read_machine
     from brainray.models.bundle import SHIPPED
 
     model = model or (SHIPPED if inputs else None)  # as `score` has it
     looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [
-        *(("--input", text, look_at_input) for text in inputs),
-        *(("--data", text, look_at_data) for text in (data,) if text is not None),
-        *(("--model", text, look_at_model) for text in (model,) if text is not None),
+        *(("--input", text, check_input_option) for text in inputs),
+        *(("--data", text, check_data_option) for text in (data,) if text is not None),
+        *(("--model", text, check_model_option) for text in (model,) if text is not None),
     ]
     asked = _asked([(option, text) for option, text, _ in looks if text != SHIPPED], output, cluster)
     if output is not None:
         training = data is not None and not inputs
         roots = [uri for option, uri in asked.reads if option == "--input"]
         bundle = SHIPPED if model == SHIPPED else dict(asked.reads).get("--model")
-        looks.append(("--output", output, partial(look_at_output, inputs=roots, model=bundle, training=training)))
+        looks.append(("--output", output, partial(check_output_option, inputs=roots, model=bundle, training=training)))
     machine = read_machine()
     return [
-        Check(name="python", look=this.check_python),
-        Check(name="packages", look=this.check_packages),
-        Check(name="processors", look=partial(this.check_processors, machine)),
-        Check(name="memory", look=partial(this.check_memory, machine)),
-        Check(name="temporary folder", look=this.check_temporary_folder),
-        Check(name="open files", look=this.check_open_files),
-        Check(name="torch", look=check_torch, timeout_s=TORCH_S + _SPARE_S),
-        Check(name="ray", look=partial(check_ray, asked), timeout_s=RAY_S + _SPARE_S),
+        Check(name="python", run=this.check_python),
+        Check(name="packages", run=this.check_packages),
+        Check(name="processors", run=partial(this.check_processors, machine)),
+        Check(name="memory", run=partial(this.check_memory, machine)),
+        Check(name="temporary folder", run=this.check_temporary_folder),
+        Check(name="open files", run=this.check_open_files),
+        Check(name="torch", run=check_torch, timeout_s=TORCH_S + _SPARE_S),
+        Check(name="ray", run=partial(check_ray, asked), timeout_s=RAY_S + _SPARE_S),
         *(
-            Check(name=f"{option} {text}", look=partial(look, text, with_store=with_store))
+            Check(name=f"{option} {text}", run=partial(look, text, with_store=with_store))
             for (option, text, look), with_store in zip(looks, _firsts(text for _, text, _ in looks), strict=True)
         ),
     ]

@@ -1,4 +1,7 @@
-"""An audit with Ray: Ray Data maps the listing to signatures, tasks lay pictures upon each other."""
+"""Runs an audit on Ray: Ray Data decodes images to descriptors, tasks compare candidate pairs.
+
+Must not decide which pictures are copies: that is in `brainray.duplicates`.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,20 +19,20 @@ from brainray.duplicates.transforms import find_transforms
 from .session import own_errors, quiet_data
 
 Array = npt.NDArray[Any]
-_IMAGES_A_TASK = 128  # some seconds of work, and 2 MB of signatures
-_PAIRS_A_TASK = 256  # a quarter of a second, and up to 8 MB
-_WAITING = 2  # tasks for each processor that are under way
+_IMAGES_A_TASK = 128  # takes some seconds, yields 2 MB of descriptors
+_PAIRS_A_TASK = 256  # takes a quarter of a second, is sent up to 8 MB
+_WAITING = 2  # tasks submitted at a time for each processor
 
 
 class RayAudit:
-    """What an audit leaves to others. `cpus` is what the cluster has."""
+    """Runs the expensive steps of an audit on Ray. `cpus` is the number of processors of the cluster."""
 
     def __init__(self, cpus: int) -> None:
-        self._most = max(2, _WAITING * cpus)
-        self._share = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
+        self._max_running = max(2, _WAITING * cpus)
+        self._cpus_per_task = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
 
     def read(self, uris: pa.ChunkedArray, signatures: Descriptors) -> Array:
-        """Fill in the signatures, in whatever order they come; gives for each image why it cannot be read, or -1."""
+        """Decode images and fill in their descriptors; returns a code [N] for each: why it cannot be read, or -1."""
         quiet_data()
         errors = np.full(len(uris), READABLE, np.int8)
         table = pa.table({"position": np.arange(len(uris)), "uri": uris})
@@ -38,7 +41,7 @@ class RayAudit:
             describe_rows,
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=self._share,
+            num_cpus=self._cpus_per_task,
         )
         batches: Any = dataset.iter_batches(batch_size=None)
         with own_errors():
@@ -48,34 +51,37 @@ class RayAudit:
         return errors
 
     def verify(self, signatures: Descriptors, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """How alike the pictures of each pair are."""
+        """Compute the similarity of each pair; returns [M]."""
         parts = [np.zeros(0, np.float32)]
 
         def task(start: int) -> Any:  # noqa: ANN401
-            some = pairs.take(np.arange(start, min(start + _PAIRS_A_TASK, len(pairs))))
-            rows, places = np.unique(some.rows, return_inverse=True)
-            within = Pairs(rows=places.reshape(-1, 2), mirrored=some.mirrored, score=some.score)
+            batch = pairs.take(np.arange(start, min(start + _PAIRS_A_TASK, len(pairs))))
+            rows, places = np.unique(batch.rows, return_inverse=True)
+            within = Pairs(rows=places.reshape(-1, 2), mirrored=batch.mirrored, score=batch.score)
             return _verify.remote(signatures.take(rows), within)
 
         return np.concatenate(parts + list(self._in_order(task, len(pairs))))
 
     def describe(self, signatures: Descriptors, rows: Array) -> tuple[Array, pa.Array]:
-        """For [M, 2] pictures and copies of them: similarity, NaN where they do not register, and what was done."""
+        """Describe the transform between each picture and its copy, rows [M, 2].
+
+        Returns similarities [M], NaN where a pair does not register, and transforms in words [M].
+        """
 
         def task(start: int) -> Any:  # noqa: ANN401
-            chosen, places = np.unique(rows[start : start + _PAIRS_A_TASK], return_inverse=True)
-            return _describe.remote(signatures.take(chosen), places.reshape(-1, 2))
+            pictures, places = np.unique(rows[start : start + _PAIRS_A_TASK], return_inverse=True)
+            return _describe.remote(signatures.take(pictures), places.reshape(-1, 2))
 
         parts = [(np.zeros(0, np.float32), pa.array([], pa.string())), *self._in_order(task, len(rows))]
         return np.concatenate([part[0] for part in parts]), pa.concat_arrays([part[1] for part in parts])
 
     def _in_order(self, task: Callable[[int], Any], count: int) -> Iterator[Any]:
-        """Results of tasks that begin at each start, in that order; a few are ahead of the one that is waited for."""
+        """Submit a task for each batch and yield the results in order, with a limited number running ahead."""
         starts = range(0, count, _PAIRS_A_TASK)
         ahead: list[Any] = []
         for start in starts:
             ahead.append(task(start))
-            if len(ahead) == self._most:
+            if len(ahead) == self._max_running:
                 yield _result(ahead.pop(0))
         yield from map(_result, ahead)
 

@@ -1,7 +1,8 @@
-"""Asks Ray: the cluster a command would use and each of its nodes, or what a Ray started on this machine would have.
+"""Checks the Ray cluster that a command would use and each of its nodes, or what a local Ray would have.
 
-`python -m brainray.cluster.doctor` is a program for `doctor.findings_of`: who connects to what is no Ray waits for
-minutes, or Ray's library ends the process.
+`python -m brainray.cluster.doctor` runs in a process of its own (`brainray.doctor.checks.findings_of`), because
+connecting to something that is no Ray takes minutes or ends the process. Starts no Ray; the assessment of what is
+collected here is in `brainray.doctor.nodes`.
 """
 
 import os
@@ -24,9 +25,9 @@ from brainray import storage
 from brainray.doctor import nodes as doctor_nodes
 from brainray.doctor.checks import (
     Finding,
-    attempted,
     counted,
     finding_of_error,
+    guarded,
     ok,
     one_line,
     print_findings,
@@ -39,11 +40,11 @@ from brainray.doctor.nodes import (
     ClusterNode,
     NodeAnswer,
     NodeQuestions,
+    assess_cluster,
+    assess_node,
+    assess_precision,
     facts,
-    judge_cluster,
-    judge_late,
-    judge_node,
-    judge_precision,
+    unanswered_node,
 )
 from brainray.doctor.output import nearest_folder
 from brainray.errors import BadRequest, BrainrayError, StorageError
@@ -57,9 +58,9 @@ from . import ray_internals, session
 from .session import cluster_address
 
 _CONNECT_S = 25.0
-_TURN_S = 0.2
-_HEARD_BYTES = 1 << 20
-_ANSWER_S = 30.0  # of a node, which starts a process for it
+_POLL_S = 0.2
+_CAPTURED_BYTES = 1 << 20
+_ANSWER_S = 30.0  # for a task on a node, which starts a process
 _NO_HEAD = "see whether it is a Ray head of this version that runs: ray status"
 _TOKEN = (
     "set RAY_AUTH_MODE=token here, and give it the head's token: as RAY_AUTH_TOKEN, or in ~/.ray/auth_token, which "
@@ -67,11 +68,11 @@ _TOKEN = (
 )
 
 
-def look_at_ray(request: str) -> Iterator[Finding]:
-    """What the program tells."""
-    asked = NodeQuestions.from_json(request)
-    if asked.cluster is False:
-        yield from look_here(read_machine())
+def ray_findings(request: str) -> Iterator[Finding]:
+    """Check the cluster, or the local Ray where there is none. `request` is `NodeQuestions.to_json()`."""
+    questions = NodeQuestions.from_json(request)
+    if questions.cluster is False:
+        yield from check_local_ray(read_machine())
         return
     try:
         address = cluster_address()
@@ -79,29 +80,29 @@ def look_at_ray(request: str) -> Iterator[Finding]:
         yield finding_of_error("ray cluster", exc)
         return
     if address is not None:
-        unreached = _connect(address)
-        yield from [unreached] if unreached else look_at_cluster(asked, address)
-    elif asked.cluster:
+        failure = _connect(address)
+        yield from [failure] if failure else check_nodes(questions, address)
+    elif questions.cluster:
         start = "start one with `ray start --head`, or name it: RAY_ADDRESS=host:6379"
         yield wrong("ray cluster", "none runs on this machine, and RAY_ADDRESS names none", start)
     else:
-        yield from look_here(read_machine())
+        yield from check_local_ray(read_machine())
 
 
 def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
-    """Why there is no connection; None where there is one.
+    """Connect to a cluster; returns a finding where that fails, else None.
 
-    Ray tries for 20 s to minutes. What its C++ knows better by then is on the standard error stream, in no exception.
+    Ray tries for 20 s to minutes. Its C++ part prints the cause on the standard error stream only, so that is read.
     """
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "warning"
     raised: list[Exception] = []
     deadline_s = time.monotonic() + timeout_s
-    with _stderr_captured() as said:
-        trying = threading.Thread(target=_try_to_connect, args=(address, raised), daemon=True)
-        trying.start()
-        while trying.is_alive():
-            trying.join(_TURN_S)
-            if re.search(rb"InvalidAuthToken|Unauthenticated", said()):
+    with _stderr_captured() as output:
+        attempt = threading.Thread(target=_try_to_connect, args=(address, raised), daemon=True)
+        attempt.start()
+        while attempt.is_alive():
+            attempt.join(_POLL_S)
+            if re.search(rb"InvalidAuthToken|Unauthenticated", output()):
                 return wrong("ray cluster", f"{address} takes nobody without its token", _TOKEN)
             if time.monotonic() > deadline_s:
                 return wrong("ray cluster", f"{address} did not answer as Ray within {timeout_s:g} s", _NO_HEAD)
@@ -109,67 +110,69 @@ def _connect(address: str, *, timeout_s: float = _CONNECT_S) -> Finding | None:
         return None
     if isinstance(raised[0], BadRequest):
         return finding_of_error("ray cluster", raised[0])
-    why = one_line(str(raised[0]))
+    reason = one_line(str(raised[0]))
     remedy = "install the Python and the Ray of the cluster here, or run on it: `brainray submit`"
-    return wrong("ray cluster", f"no connection to {address}: {why}", remedy if "mismatch" in why else _NO_HEAD)
+    return wrong("ray cluster", f"no connection to {address}: {reason}", remedy if "mismatch" in reason else _NO_HEAD)
 
 
 def _try_to_connect(address: str, raised: list[Exception]) -> None:
+    """Connect in a thread; appends the exception of a failure to `raised`."""
     try:
         session.bring_token(address)  # as `session` does
         ray.init(address=address, log_to_driver=False)
-    except Exception as exc:  # noqa: BLE001  it is told by who waits
+    except Exception as exc:  # noqa: BLE001  the waiting thread reports it
         raised.append(exc)
 
 
 @contextmanager
 def _stderr_captured() -> Iterator[Callable[[], bytes]]:
-    """What is written to the standard error stream meanwhile, by C++ too."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
+    """Capture the standard error stream, also of C++; yields a function that reads what was written so far."""
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
-            yield lambda: os.pread(heard.fileno(), _HEARD_BYTES, 0)
+            yield lambda: os.pread(captured.fileno(), _CAPTURED_BYTES, 0)
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
-def look_here(machine: Machine) -> Iterator[Finding]:
-    """What the Ray will find that a command starts here, where there is no cluster."""
+def check_local_ray(machine: Machine) -> Iterator[Finding]:
+    """Check what a local Ray would have: processors, session folder, object store."""
     cpus = ray_internals.processors()
     found = f"{ray.__version__}; no cluster in use, so brainray starts Ray here, with {counted(cpus, 'processor')}"
     if cpus > machine.usable:
-        fitting = max(1, int(machine.usable))
-        advice = f"give --workers {fitting}, or start Ray yourself: ray start --head --num-cpus={fitting}"
+        workers = max(1, int(machine.usable))
+        advice = f"give --workers {workers}, or start Ray yourself: ray start --head --num-cpus={workers}"
         yield warning("ray", f"{found}, of which {machine.usable:g} may be used", advice)
     else:
         yield ok("ray", found)
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    yield from attempted("ray session folder", lambda: check_session_folder(folder))
-    yield from attempted("ray objects", lambda: check_objects(machine, read_disk("/dev/shm").free_bytes, folder))
+    yield from guarded("ray session folder", lambda: check_session_folder(folder))
+    yield from guarded("ray objects", lambda: check_objects(machine, read_disk("/dev/shm").free_bytes, folder))
 
 
-def look_at_cluster(asked: NodeQuestions, address: str) -> Iterator[Finding]:
-    """The cluster connected to: its nodes, and whether each sees and reaches what this machine does."""
-    nodes = [_described(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    yield from judge_cluster(nodes, address)
+def check_nodes(questions: NodeQuestions, address: str) -> Iterator[Finding]:
+    """Check the connected cluster: its nodes, and whether each reads and writes the same locations as this machine."""
+    nodes = [_cluster_node(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    yield from assess_cluster(nodes, address)
     here = facts(DISTRIBUTIONS)
-    able: list[ClusterNode] = []
+    same_code: list[ClusterNode] = []
     bf16: list[tuple[ClusterNode, bool]] = []
-    for node, answer in _ask(nodes, facts, DISTRIBUTIONS):
+    for node, answer in _run_on_nodes(nodes, facts, DISTRIBUTIONS):
         if not isinstance(answer, NodeAnswer):
             yield answer
             continue
-        yield from judge_node(node, answer, here)
+        yield from assess_node(node, answer, here)
         bf16.append((node, answer.facts["bf16"]))
-        if node.works and answer.facts["brainray"] == here["brainray"]:
-            able.append(node)
-    yield from judge_precision(bf16)
-    yield from attempted("node paths", lambda: _look_at_paths(asked, able))
+        if node.can_work and answer.facts["brainray"] == here["brainray"]:
+            same_code.append(node)
+    yield from assess_precision(bf16)
+    yield from guarded("node paths", lambda: _check_paths(questions, same_code))
 
 
-def _described(node: dict[str, Any]) -> ClusterNode:
+def _cluster_node(node: dict[str, Any]) -> ClusterNode:
+    """Convert a node from the form of `ray.nodes()`."""
     resources = node["Resources"]
     return ClusterNode(
         node_id=node["NodeID"],
@@ -181,10 +184,10 @@ def _described(node: dict[str, Any]) -> ClusterNode:
     )
 
 
-def _ask(
+def _run_on_nodes(
     nodes: Sequence[ClusterNode], function: Callable[..., Any], *arguments: object, answer_s: float = _ANSWER_S
 ) -> Iterator[tuple[ClusterNode, Any]]:
-    """Each node with its `Answer`, or with what is wrong with it; in the order in which they come."""
+    """Run a function on every node; yields each with a `NodeAnswer`, or a `Finding` of its failure, as they arrive."""
     cloudpickle.register_pickle_by_value(doctor_nodes)  # type: ignore[no-untyped-call]
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     began_s, deadline_s = time.time(), time.monotonic() + answer_s
@@ -202,27 +205,28 @@ def _ask(
         try:
             value = ray.get(ready[0])
         except RayError as exc:
-            yield node, wrong(f"node {node.name}", f"a task failed there ({_why(exc)})", "see its raylet.out")
+            yield node, wrong(f"node {node.name}", f"a task failed there ({_reason(exc)})", "see its raylet.out")
             continue
-        yield node, NodeAnswer(facts=value, asked_s=began_s, answered_s=time.time())
+        yield node, NodeAnswer(facts=value, sent_s=began_s, received_s=time.time())
     for reference, node in pending.items():
         ray.cancel(reference, force=True)
-        yield node, judge_late(node, answer_s)
+        yield node, unanswered_node(node, answer_s)
 
 
-def _why(exc: RayError) -> str:
+def _reason(exc: RayError) -> str:
+    """Return the last line of an error of brainray or Ray."""
     return one_line(str(session.own_error(exc) or exc).strip().rpartition("\n")[2])
 
 
-def _look_at_paths(asked: NodeQuestions, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:
-    """Whether every node that works sees the same files, and may use the same buckets."""
-    files = list(_files(asked))
-    written = asked.output if asked.output and _is_far(asked.output) else None
-    with _sight(asked, files) as sight:
-        far = [(seen.option, seen.uri) for seen in files if _is_far(seen.uri)]
-        if not (far or written or sight.seen or sight.mark):
+def _check_paths(questions: NodeQuestions, nodes: Sequence[ClusterNode]) -> Iterator[Finding]:
+    """Check that every node with workers resolves local paths to the same files and may use the same buckets."""
+    files = list(_sample_files(questions))
+    remote_output = questions.output if questions.output and _is_remote(questions.output) else None
+    with _marked_paths(questions, files) as shared_paths:
+        remote = [(seen.option, seen.uri) for seen in files if _is_remote(seen.uri)]
+        if not (remote or remote_output or shared_paths.seen or shared_paths.mark):
             return
-        for node, answer in _ask(nodes, reach, sight, far, written):
+        for node, answer in _run_on_nodes(nodes, path_problems, shared_paths, remote, remote_output):
             if not isinstance(answer, NodeAnswer):
                 yield answer
                 continue
@@ -233,21 +237,26 @@ def _look_at_paths(asked: NodeQuestions, nodes: Sequence[ClusterNode]) -> Iterat
                 yield ok(name, "sees and reaches what this machine does")
 
 
-def reach(sight: SharedPaths, far: list[tuple[str, str]], written: str | None) -> dict[str, list[tuple[str, str]]]:
-    """On a node: what it does not see or may not use, and what to do. `far`: an option and its file in a bucket."""
+def path_problems(
+    shared_paths: SharedPaths, remote: list[tuple[str, str]], remote_output: str | None
+) -> dict[str, list[tuple[str, str]]]:
+    """List the paths this node cannot use, each as (problem, remedy). Runs on the node.
+
+    `remote` has an option and a file in a bucket each; `remote_output` is an output in a bucket.
+    """
     problems = []
-    unseen = sight.unseen()
+    unseen = shared_paths.unseen()
     if unseen is not None:
         advice = "mount the same file system at the same place on all nodes, or give s3://"
         problems.append((f"{unseen} is not the same there as here", advice))
-    tries: list[tuple[str, Callable[[], object]]] = [
-        (option, partial(storage.read_range, uri, 0, 1)) for option, uri in far
+    attempts: list[tuple[str, Callable[[], object]]] = [
+        (option, partial(storage.read_range, uri, 0, 1)) for option, uri in remote
     ]
-    if written is not None:
-        tries.append(("--output", partial(storage.check_access, written, write=True)))
-    for option, attempt in tries:
+    if remote_output is not None:
+        attempts.append(("--output", partial(storage.check_access, remote_output, write=True)))
+    for option, access in attempts:
         try:
-            attempt()
+            access()
         except BrainrayError as exc:
             finding = finding_of_error(option, exc, remedy="give every node the same credentials and network")
             problems.append((f"{option} {finding.found}", finding.remedy))
@@ -255,27 +264,27 @@ def reach(sight: SharedPaths, far: list[tuple[str, str]], written: str | None) -
 
 
 @contextmanager
-def _sight(asked: NodeQuestions, files: Sequence[NamedPath]) -> Iterator[SharedPaths]:
-    """What this machine sees of local paths. While it lasts, the folder of the output holds a file that marks it."""
+def _marked_paths(questions: NodeQuestions, files: Sequence[NamedPath]) -> Iterator[SharedPaths]:
+    """Describe the local paths of this machine. Until the end, a file marks the folder of the output."""
     mark = None
-    if asked.output and not _is_far(asked.output):
-        mark = storage.join(nearest_folder(asked.output), f".brainray-doctor-{secrets.token_hex(8)}")
+    if questions.output and not _is_remote(questions.output):
+        mark = storage.join(nearest_folder(questions.output), f".brainray-doctor-{secrets.token_hex(8)}")
         try:
             storage.write_bytes(mark, b"")
-        except StorageError:  # which the check of the output tells
+        except StorageError:  # reported by the check of --output
             mark = None
     try:
-        seen = tuple(seen for seen in files if not _is_far(seen.uri))
-        yield SharedPaths(output=asked.output or "", mark=mark, seen=seen)
+        seen = tuple(seen for seen in files if not _is_remote(seen.uri))
+        yield SharedPaths(output=questions.output or "", mark=mark, seen=seen)
     finally:
         if mark is not None:
             with suppress(StorageError):
                 storage.delete(mark)
 
 
-def _files(asked: NodeQuestions) -> Iterator[NamedPath]:
-    """A file that each option stands for. What cannot be found from here is left to the checks of the option."""
-    for option, uri in asked.reads:
+def _sample_files(questions: NodeQuestions) -> Iterator[NamedPath]:
+    """Yield one file for each option. An option without one is reported by its own check."""
+    for option, uri in questions.reads:
         with suppress(BrainrayError):
             if option == "--model":
                 found: FileInfo | None = next(iter(storage.list_files(storage.join(uri, DESCRIPTION))))
@@ -285,9 +294,9 @@ def _files(asked: NodeQuestions) -> Iterator[NamedPath]:
                 yield NamedPath(option, found.uri, found.version)
 
 
-def _is_far(uri: str) -> bool:
+def _is_remote(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
 if __name__ == "__main__":
-    print_findings(look_at_ray)
+    print_findings(ray_findings)

@@ -1,7 +1,7 @@
-"""Ray's Jobs REST API, as `submit` needs it: every request has an end, and a silent dashboard is waited for.
+"""Client of Ray's Jobs REST API for `submit`: every request has a timeout and is repeated while nothing answers.
 
-Imports no Ray. Ray's own client waits for ever on a connection that hangs, lets RAY_ADDRESS override the address that
-it is given, and needs the extra `ray[default]` at the desk.
+Must not import Ray. Ray's own client waits for ever on a connection that hangs, lets RAY_ADDRESS override the address
+that it is given, and needs the extra `ray[default]` on the user's machine.
 https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html
 """
 
@@ -21,12 +21,12 @@ from brainray.errors import BadRequest, BrainrayError, StorageError, Unreachable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _TOKEN_PATH = "~/.ray/auth_token"
-_ASKS_FOR_TOKEN = "authentication token"  # in what Ray's dashboard says to who brings none
-_TIMEOUT_S = 30.0  # without a byte
-_SLOW_TIMEOUT_S = 120.0  # of an upload, and of a submission, for which Ray itself waits for an agent
+_TOKEN_REQUIRED = "authentication token"  # part of the dashboard's answer to a request without a token
+_TIMEOUT_S = 30.0  # without a byte received
+_SLOW_TIMEOUT_S = 120.0  # for uploads, and for submissions, in which Ray waits for an agent
 _RETRY_S = 1.0
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
-_SHOWN_CHARACTERS = 300  # of what Ray says, which may be a traceback
+_SHOWN_CHARACTERS = 300  # of a message of Ray, which may be a traceback
 
 FindToken = Callable[[], str | None]
 
@@ -38,7 +38,7 @@ class Job:
     job_id: str
     status: str  # PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
     entrypoint: str
-    exit_code: int | None  # of the command; negative: the signal that ended it; None: it never ended by itself
+    exit_code: int | None  # of the command; negative: the signal that ended it; None: it was stopped or never ran
     message: str
 
     @property
@@ -56,13 +56,16 @@ class Job:
         )
 
 
-def dashboard_address(given: str | None, environ: Mapping[str, str]) -> str:
-    """Where jobs are submitted: the option, else what `ray job submit` would take from the environment."""
-    named = {"--address": given or ""} | {
+def dashboard_address(option: str | None, environ: Mapping[str, str]) -> str:
+    """Return the dashboard's address: the option, else the variables that `ray job submit` uses.
+
+    Raises `BadRequest` for an address that is no http:// or https:// URL, or holds a password.
+    """
+    sources = {"--address": option or ""} | {
         name: environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
     }
-    source, address = next(((s, a) for s, a in named.items() if a and a != "auto"), ("", DEFAULT_ADDRESS))
-    host, is_url = _host(address)
+    source, address = next(((s, a) for s, a in sources.items() if a and a != "auto"), ("", DEFAULT_ADDRESS))
+    host, is_url = _host_of(address)
     if "@" in address:
         raise BadRequest(f"{source} holds a user or password; leave it out, tokens come from RAY_AUTH_TOKEN_PATH")
     if not is_url:
@@ -72,8 +75,8 @@ def dashboard_address(given: str | None, environ: Mapping[str, str]) -> str:
     return address.rstrip("/")
 
 
-def _host(address: str) -> tuple[str, bool]:
-    """The host of an address of any kind, and whether it is a whole http:// or https:// one."""
+def _host_of(address: str) -> tuple[str, bool]:
+    """Return the host of any kind of address, and whether the address is an http:// or https:// URL."""
     scheme, _, rest = address.rpartition("://")
     try:
         parts = urlsplit(f"//{rest}")
@@ -84,7 +87,10 @@ def _host(address: str) -> tuple[str, bool]:
 
 
 def request_headers(environ: Mapping[str, str]) -> dict[str, str]:
-    """What Ray's own client sends: RAY_JOB_HEADERS (JSON), and the token where RAY_AUTH_MODE is token."""
+    """Return the headers of Ray's own client: RAY_JOB_HEADERS (JSON), and the token where RAY_AUTH_MODE is token.
+
+    Raises `BadRequest` where either cannot be read.
+    """
     try:
         headers = json.loads(environ.get("RAY_JOB_HEADERS") or "{}")
         headers = {str(name): str(value) for name, value in headers.items()}
@@ -96,9 +102,9 @@ def request_headers(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def found_token(environ: Mapping[str, str]) -> str | None:
-    """The token that lies where Ray's own tools look, for a cluster that asks for one; None where nobody may have it.
+    """Return the user's token from the places that Ray's own tools read; None where there is none.
 
-    Where RAY_AUTH_MODE is set, that says all: see `request_headers`.
+    Also None where RAY_AUTH_MODE is set, which decides alone: see `request_headers`.
     """
     path = environ.get("RAY_AUTH_TOKEN_PATH")
     if environ.get("RAY_AUTH_MODE"):
@@ -109,7 +115,7 @@ def found_token(environ: Mapping[str, str]) -> str | None:
 
 
 def _token(environ: Mapping[str, str]) -> str:
-    """https://docs.ray.io/en/latest/ray-security/token-auth.html"""
+    """Read the token in Ray's order: https://docs.ray.io/en/latest/ray-security/token-auth.html"""
     if token := environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
     path = environ.get("RAY_AUTH_TOKEN_PATH") or _TOKEN_PATH
@@ -123,14 +129,14 @@ def _token(environ: Mapping[str, str]) -> str:
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A redirected request would show the token to whoever it is sent to."""
+    """Refuses redirects, which would send the token to another host."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 class JobsApi:
-    """One cluster's jobs. Raises `Unreachable`, and `BadRequest` for an address or a token that is wrong."""
+    """The jobs of one cluster. Methods raise `Unreachable`, and `BadRequest` for a wrong address or token."""
 
     def __init__(
         self,
@@ -143,7 +149,7 @@ class JobsApi:
         clock: Clock = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
-        """`find_token` is called when the cluster asks for a token and `headers` bring none; others never get one."""
+        """`find_token` is called only when the cluster requires a token and `headers` have none."""
         self.address = address
         self._headers = dict(headers)
         self._patience_s = patience_s
@@ -154,82 +160,91 @@ class JobsApi:
         self._opener = build_opener(_NoRedirect)
 
     def jobs(self) -> list[Job]:
-        """All that were ever submitted to this cluster."""
-        found = self._json(*self._ask("GET", "/api/jobs/"))
+        """List all jobs ever submitted to this cluster."""
+        found = self._json(*self._send("GET", "/api/jobs/"))
         return [Job.from_json(record) for record in found if record.get("submission_id")]
 
     def find(self, job_id: str) -> Job | None:
-        status, body = self._ask("GET", f"/api/jobs/{job_id}", returned=(200, 404))
+        """Return a job; None where there is none of this id."""
+        status, body = self._send("GET", f"/api/jobs/{job_id}", accepted=(200, 404))
         return None if status == 404 else Job.from_json(self._json(status, body))
 
     def log(self, job_id: str) -> str | None:
-        """All of it so far; None where the node that has it cannot read it now."""
-        status, body = self._ask("GET", f"/api/jobs/{job_id}/logs", returned=(200, 404, 500))
+        """Return the whole log so far; None where its node cannot read it now."""
+        status, body = self._send("GET", f"/api/jobs/{job_id}/logs", accepted=(200, 404, 500))
         return self._json(status, body)["logs"] if status == 200 else None
 
     def stop(self, job_id: str) -> None:
-        """Ask for it; a job takes seconds to end, and one that has not started yet may have to be asked again."""
-        self._ask("POST", f"/api/jobs/{job_id}/stop", returned=(200, 404, 500))
+        """Request the end of a job, which takes seconds; for one that has not started yet, call again."""
+        self._send("POST", f"/api/jobs/{job_id}/stop", accepted=(200, 404, 500))
 
     def has_package(self, name: str) -> bool:
-        status, _ = self._ask("GET", f"/api/packages/gcs/{name}", returned=(200, 404))
+        """Whether the cluster holds an uploaded package of this name."""
+        status, _ = self._send("GET", f"/api/packages/gcs/{name}", accepted=(200, 404))
         return status == 200
 
     def upload_package(self, name: str, content: bytes) -> None:
-        self._ask("PUT", f"/api/packages/gcs/{name}", content, timeout_s=_SLOW_TIMEOUT_S)
+        """Upload a package, a zip file whose name has its hash."""
+        self._send("PUT", f"/api/packages/gcs/{name}", content, timeout_s=_SLOW_TIMEOUT_S)
 
     def submit(self, job_id: str, *, entrypoint: str, runtime_env: Mapping[str, Any]) -> bool:
-        """Whether the job was taken; False where one of this id is there already, be it by an earlier try of ours."""
+        """Submit a job. Returns False where one of this id exists already, perhaps by an earlier attempt of this call.
+
+        Raises `BrainrayError` where the cluster refuses it.
+        """
         body = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
-        began = self._clock()
+        started = self._clock()
         while True:
-            status, answer = self._ask("POST", "/api/jobs/", body, returned=(200, 400, 500), timeout_s=_SLOW_TIMEOUT_S)
+            status, answer = self._send("POST", "/api/jobs/", body, accepted=(200, 400, 500), timeout_s=_SLOW_TIMEOUT_S)
             if status == 200:
                 return True
             if self.find(job_id):
                 return False
-            if status == 400 or self._clock() - began >= self._patience_s:
+            if status == 400 or self._clock() - started >= self._patience_s:
                 raise BrainrayError(
                     f"{self.address} did not take the job: {last_line(answer.decode(errors='replace'))}"
                 )
             self._sleep(_RETRY_S)  # "No available agent": the head has just been started
 
-    def _ask(
+    def _send(
         self,
         method: str,
         path: str,
         body: Mapping[str, Any] | bytes | None = None,
         *,
-        returned: tuple[int, ...] = (200,),
+        accepted: tuple[int, ...] = (200,),
         timeout_s: float = _TIMEOUT_S,
     ) -> tuple[int, bytes]:
-        """Status, one of `returned`, and body. Asks again for as long as nothing, or a broken server, answers."""
+        """Send a request until the server answers; returns the status, one of `accepted`, and the body.
+
+        Raises `Unreachable` after `patience_s` seconds.
+        """
         silent_since: float | None = None
         while True:
-            status, answer = self._ask_once(method, path, body, timeout_s)
-            if status in returned:
+            status, answer = self._send_once(method, path, body, timeout_s)
+            if status in accepted:
                 if silent_since is not None:
                     self._say(f"{self.address} answers again")
                 return status, answer
-            said = f"HTTP {status}: {last_line(answer.decode(errors='replace'))}" if status else answer.decode()
-            if self._token_asked_for(status, answer):
+            reason = f"HTTP {status}: {last_line(answer.decode(errors='replace'))}" if status else answer.decode()
+            if self._add_required_token(status, answer):
                 continue
-            self._refuse(status, said)
+            self._raise_if_final(status, reason)
             now = self._clock()
             if silent_since is None:
                 silent_since = now
-                self._say(f"{self.address} does not answer ({said}); trying for {self._patience_s:.0f} s")
+                self._say(f"{self.address} does not answer ({reason}); trying for {self._patience_s:.0f} s")
             if now - silent_since >= self._patience_s:
                 raise Unreachable(
-                    f"{self.address} has not answered for {self._patience_s:.0f} s ({said}); see that the cluster runs "
-                    "and that this is its dashboard, then run the same command again"
+                    f"{self.address} has not answered for {self._patience_s:.0f} s ({reason}); see that the cluster "
+                    "runs and that this is its dashboard, then run the same command again"
                 )
             self._sleep(_RETRY_S)
 
-    def _ask_once(
+    def _send_once(
         self, method: str, path: str, body: Mapping[str, Any] | bytes | None, timeout_s: float
     ) -> tuple[int, bytes]:
-        """Status and body; 0 and the reason where there was no answer."""
+        """Send a request once; returns status and body, or 0 and the reason where there was no answer."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         request = Request(self.address + path, data, self._headers | {"Content-Type": kind}, method=method)
@@ -244,10 +259,10 @@ class JobsApi:
         except (OSError, HTTPException) as exc:
             return 0, (str(exc) or type(exc).__name__).encode()
 
-    def _token_asked_for(self, status: int, answer: bytes) -> bool:
-        """Whether the cluster asks for a token that was not brought, and is brought from now on."""
-        asked = status in (401, 403) and _ASKS_FOR_TOKEN in answer.decode(errors="replace").lower()
-        if not asked or "authorization" in map(str.lower, self._headers):
+    def _add_required_token(self, status: int, answer: bytes) -> bool:
+        """Add the token to all further requests where the cluster requires one; returns whether it was added."""
+        is_required = status in (401, 403) and _TOKEN_REQUIRED in answer.decode(errors="replace").lower()
+        if not is_required or "authorization" in map(str.lower, self._headers):
             return False
         token = self._find_token()
         if token is None:
@@ -255,15 +270,15 @@ class JobsApi:
         self._headers["Authorization"] = f"Bearer {token}"
         return True
 
-    def _refuse(self, status: int, said: str) -> None:
-        """Raise for an answer that waiting will not change."""
+    def _raise_if_final(self, status: int, reason: str) -> None:
+        """Raise `BadRequest` for an answer that a repetition would not change."""
         if status in (401, 403):
             raise BadRequest(
-                f"{self.address} refuses the token, or got none ({said}); set RAY_AUTH_MODE=token and "
+                f"{self.address} refuses the token, or got none ({reason}); set RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
             )
         if 0 < status < 500 and status not in (408, 429):
-            raise BadRequest(f"{self.address} is no Ray dashboard ({said}); give --address http://HOST:8265")
+            raise BadRequest(f"{self.address} is no Ray dashboard ({reason}); give --address http://HOST:8265")
 
     def _json(self, status: int, body: bytes) -> Any:  # noqa: ANN401
         try:
@@ -275,6 +290,6 @@ class JobsApi:
 
 
 def last_line(text: str) -> str:
-    """What a traceback, or any other text of several lines, comes down to."""
+    """Return the last line of a text, such as a traceback, cut at 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:_SHOWN_CHARACTERS] if lines else ""

@@ -1,4 +1,7 @@
-"""The machines of a cluster: waits for those that are to come, and asks each whether it sees the files."""
+"""The nodes of a cluster: waits for workers, requests replacements, and checks that nodes share the paths.
+
+Must not size pools: `brainray.resources` decides how many processes run.
+"""
 
 import time
 
@@ -16,14 +19,17 @@ from brainray.storage.shared_paths import SharedPaths, unshared_message
 
 from .session import cluster_nodes, own_error, own_errors
 
-_ANSWER_S = 60.0  # of a node: a process is started there
-_WORKER_S = 600.0  # of an autoscaler: a machine is started
-_LOOK_S = 2.0
+_ANSWER_S = 60.0  # for a task on a node, which starts a process
+_WORKER_S = 600.0  # for an autoscaler, which starts a machine
+_POLL_S = 2.0
 _PROBE_S = 300.0
 
 
 def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> list[Node]:
-    """The nodes, as soon as one of them has processors for work: an autoscaler is asked for one."""
+    """Wait until a node has processors for workers, and request one from the autoscaler; returns all nodes.
+
+    Raises `BadRequest` after `wait_s` seconds.
+    """
     if has_processors(nodes):
         return nodes
     from ray.autoscaler.sdk import request_resources
@@ -35,40 +41,42 @@ def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> 
         while time.monotonic() < deadline:
             if has_processors(nodes := cluster_nodes()):
                 return nodes
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
     finally:
-        request_resources(bundles=[])  # it was for the start; from now on what waits in line asks for machines
+        request_resources(
+            bundles=[]
+        )  # the request was for the start only; later, pending actors make Ray request machines
     raise BadRequest(f"the cluster got no machine with processors in {wait_s / 60:.0f} min; start a worker node")
 
 
 class Replacements:
-    """Asks an autoscaler for a machine where none that is left could hold a worker of the pool.
+    """Requests a machine from the autoscaler when no remaining node can hold a worker of the pool.
 
-    Ray asks for one too, with all that an actor asks for. But where the types of machines are listed without their
-    memory, as on some clouds, an autoscaler finds that no type has any, and the run would wait for ever.
+    Ray requests one too, with the memory of an actor. But on clouds whose machine types are listed without memory, its
+    autoscaler finds no type that fits, and the run would wait for ever.
     """
 
     def __init__(self, pool: ScorePool, *, say: Say) -> None:
         self._pool = pool
         self._say = say
-        self._look_at = 0.0
-        self._asked = False
+        self._next_check_s = 0.0
+        self._requested = False
 
     def check(self) -> None:
-        """Look at the machines, where the last look was not just now."""
-        if (now := time.monotonic()) < self._look_at:
+        """Read the list of nodes and change the request to match; does nothing within 2 s of the last call."""
+        if (now := time.monotonic()) < self._next_check_s:
             return
-        self._look_at = now + _LOOK_S
-        bereft = not can_hold(cluster_nodes(), self._pool)
-        if bereft != self._asked:
-            self._request([{"CPU": 1, "GPU": 1} if self._pool.on_gpu else {"CPU": 1}] if bereft else [])
-            self._asked = bereft
-            if bereft:
+        self._next_check_s = now + _POLL_S
+        is_short = not can_hold(cluster_nodes(), self._pool)
+        if is_short != self._requested:
+            self._request([{"CPU": 1, "GPU": 1} if self._pool.on_gpu else {"CPU": 1}] if is_short else [])
+            self._requested = is_short
+            if is_short:
                 self._say("the cluster has lost its last machine for work; another one is asked for")
 
     def close(self) -> None:
-        """Take back what was asked for."""
-        if self._asked:
+        """Withdraw the request."""
+        if self._requested:
             self._request([])
 
     def _request(self, bundles: list[dict[str, int]]) -> None:
@@ -77,46 +85,46 @@ class Replacements:
         request_resources(bundles=bundles)
 
 
-def check_every_node(sight: SharedPaths, *, answer_s: float = _ANSWER_S) -> None:
-    """Raise `BadRequest` where a node does not see what the command names. One that does not answer is passed over:
+def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) -> None:
+    """Raise `BadRequest` where a node does not resolve a path of the command to the same file.
 
-    its workers look for themselves when they start.
+    Nodes that do not answer are skipped; their workers check on start.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     working = [node for node in alive if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
     if len(alive) < 2:
         return
-    asked = {
-        _unseen.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            sight
+    tasks = {
+        _unshared_path.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            shared_paths
         ): node
         for node in working
     }
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)
-    for reference in late:
+    answered, unanswered = ray.wait(list(tasks), num_returns=len(tasks), timeout=answer_s)
+    for reference in unanswered:
         ray.cancel(reference, force=True)
-    blind = []
+    unshared = []
     for reference in answered:
         try:
             unseen = ray.get(reference)
         except ray.exceptions.RayError as exc:
-            if own := own_error(exc):
-                raise own from exc
+            if own_exc := own_error(exc):
+                raise own_exc from exc
             continue  # the node has left
         if unseen is not None:
-            blind.append((asked[reference]["NodeManagerHostname"], unseen))
-    if blind:
-        raise BadRequest(unshared_message(blind))
+            unshared.append((tasks[reference]["NodeManagerHostname"], unseen))
+    if unshared:
+        raise BadRequest(unshared_message(unshared))
 
 
 def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on_gpu: bool) -> ProbeTimes:
-    """`estimate.probe` where workers will run."""
-    asked = _probe.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(rows, bundle, options)
+    """Run `estimate.probe` on a node of the cluster. Raises `BrainrayError` where none is free within 300 s."""
+    tasks = _probe.options(num_cpus=1, num_gpus=1 if on_gpu else 0).remote(rows, bundle, options)
     try:
         with own_errors():
-            found: ProbeTimes = ray.get(asked, timeout=_PROBE_S)
+            found: ProbeTimes = ray.get(tasks, timeout=_PROBE_S)
     except ray.exceptions.GetTimeoutError:
-        ray.cancel(asked, force=True)
+        ray.cancel(tasks, force=True)
         raise BrainrayError(f"the cluster did not come to a small probe in {_PROBE_S:g} s; is it busy?") from None
     return found
 
@@ -127,5 +135,5 @@ def _probe(rows: pa.Table, bundle: Bundle, options: ScoreOptions) -> ProbeTimes:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _unseen(sight: SharedPaths) -> str | None:
-    return sight.unseen()
+def _unshared_path(shared_paths: SharedPaths) -> str | None:
+    return shared_paths.unseen()

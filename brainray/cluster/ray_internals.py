@@ -1,8 +1,8 @@
-"""Every use of what Ray does not promise to keep: what is used, why, and what happens with a Ray that lacks it.
+"""All uses of private names of Ray: each docstring says which name, why, and what happens where Ray lacks it.
 
-Ray is pinned to the minor version that was tested, and tests/cluster/test_ray_internals.py names in a second what
-another one lacks. No other module imports a private module of Ray. This one imports Ray inside its functions only, for
-`session` sets the variables that Ray reads when it is imported.
+Ray is pinned to the minor version that was tested; tests/cluster/test_ray_internals.py lists within a second what
+another version lacks. No other module may import a private module of Ray. This one imports Ray inside functions only,
+because `session` sets environment variables that Ray reads on import.
 """
 
 import logging
@@ -18,13 +18,13 @@ _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _CLEANER = "PlacementGroupCleanerCallback"
 
-Trainer = TypeVar("Trainer", bound=type[Any])
+TrainerClass = TypeVar("TrainerClass", bound=type[Any])
 
 
 def is_private() -> bool:
-    """Whether this process started the Ray that it is connected to: nobody else uses it, and no machine will join.
+    """Whether this process started the Ray it is connected to, which then has no other user and no further node.
 
-    Uses `ray._private.worker._global_node`, for the public context does not say it. Without it: no.
+    Uses `ray._private.worker._global_node`, because the public context does not hold this. Without it: no.
     """
     node = _node()
     return node is not None and bool(node.is_head())
@@ -46,10 +46,10 @@ def _node() -> Any:  # noqa: ANN401
 
 
 def has_dashboard() -> bool:
-    """Whether the Ray that is connected to has a dashboard.
+    """Whether the connected Ray has a dashboard.
 
-    Uses `ray._private.worker.get_dashboard_url`, for the public address is known only to who called `ray.init`.
-    Without it: yes, so that everything stays as Ray has it.
+    Uses `ray._private.worker.get_dashboard_url`, because only the caller of `ray.init` gets the public address.
+    Without it: yes, so that Ray's defaults stay.
     """
     from ray._private import worker
 
@@ -58,16 +58,16 @@ def has_dashboard() -> bool:
 
 
 def mute_workers() -> None:
-    """Keep Ray's remarks on workers and nodes that die off the standard output: a run goes on, or says why not.
+    """Keep Ray's messages about dead workers and nodes off the standard output, because a run handles those itself.
 
-    Replaces `ray._private.worker.print_to_stdstream`: some remarks come with `log_to_driver=False` too. Without it the
-    remarks are seen.
+    Replaces `ray._private.worker.print_to_stdstream`: some messages come with `log_to_driver=False` too. Without it
+    the messages appear.
     """
     from ray._private import worker
 
-    shown = getattr(worker, "print_to_stdstream", None)
-    if shown is not None and not hasattr(shown, "__wrapped__"):
-        worker.print_to_stdstream = wraps(shown)(lambda *_, **__: None)
+    original = getattr(worker, "print_to_stdstream", None)
+    if original is not None and not hasattr(original, "__wrapped__"):
+        worker.print_to_stdstream = wraps(original)(lambda *_, **__: None)
 
 
 @contextmanager
@@ -75,20 +75,20 @@ def without_monitor_processes() -> Iterator[None]:
     """Start a local Ray without dashboard, autoscaler monitor and log monitor.
 
     They take 2 of the 3.5 s that `ray.init` needs on two processors, and slow down its end. There is no public switch,
-    so methods of `ray._private.node.Node` are replaced meanwhile. One that is not there is left out: Ray is slower.
+    so methods of `ray._private.node.Node` are replaced meanwhile. A missing method is skipped: Ray starts more slowly.
     """
     from ray._private.node import Node
 
     def nothing(node: Any, **_: Any) -> None:  # noqa: ANN401
         node._webui_url = ""
 
-    kept = {name: getattr(Node, name) for name in _MONITOR_METHODS if hasattr(Node, name)}
-    for name in kept:
+    saved = {name: getattr(Node, name) for name in _MONITOR_METHODS if hasattr(Node, name)}
+    for name in saved:
         setattr(Node, name, nothing)
     try:
         yield
     finally:
-        for name, method in kept.items():
+        for name, method in saved.items():
             setattr(Node, name, method)
 
 
@@ -100,21 +100,21 @@ def without_sigterm_handler() -> Iterator[None]:
     """
     from ray._private import utils
 
-    kept = getattr(utils, "set_sigterm_handler", None)
-    if kept is None:
+    saved = getattr(utils, "set_sigterm_handler", None)
+    if saved is None:
         yield
         return
     utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
-        utils.set_sigterm_handler = kept
+        utils.set_sigterm_handler = saved
 
 
 def last_address() -> str | None:
-    """The address of the cluster that was last started on this machine, which may be gone; None where there is none.
+    """Return the address of the cluster last started on this machine, which may be gone; None where there is none.
 
-    Uses `ray._private.utils.read_ray_address`, for `ray.init("auto")` waits long for one that is gone. Without it:
+    Uses `ray._private.utils.read_ray_address`, because `ray.init("auto")` waits long for one that is gone. Without it:
     None, so that only a cluster that RAY_ADDRESS names is used.
     """
     from ray._private import utils
@@ -125,9 +125,9 @@ def last_address() -> str | None:
 
 
 def processors() -> int:
-    """How many processors a Ray started here has: it knows cgroups of containers, not affinity.
+    """Count the processors that a local Ray takes: it respects cgroups of containers, not affinity.
 
-    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does. Without it: what the machine has.
+    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does. Without it: all of the machine.
     """
     from ray._private import utils
 
@@ -137,15 +137,15 @@ def processors() -> int:
 
 @contextmanager
 def auth_settings_kept() -> Iterator[None]:
-    """Put back, in the end, what the environment says of Ray's tokens: `ray.init` and functions here change it.
+    """Restore the environment variables of Ray's tokens at the end: `ray.init` and functions here change them.
 
-    Ray's C++ keeps mode and token of its first look: see `_read_auth_settings`.
+    Ray's C++ caches mode and token at its first read: see `_read_auth_settings`.
     """
-    kept = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
+    saved = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
     try:
         yield
     finally:
-        for name, value in kept.items():
+        for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -154,10 +154,10 @@ def auth_settings_kept() -> Iterator[None]:
 
 
 def use_own_token() -> None:
-    """Let the Ray that this process will start ask for a token that nobody else has, unless the user has set it.
+    """Make the Ray that this process will start require a new secret token, unless the user has set one.
 
-    Where there is none, `ray.init` makes one and leaves it in ~/.ray/auth_token; every `ray start --head` of this user
-    asks for it from then on, and `ray job submit` does not bring it. Other users see no environment of a process.
+    Without one, `ray.init` writes a token to ~/.ray/auth_token; every later `ray start --head` of this user requires
+    it, and `ray job submit` does not send it. Other users cannot read the environment of a process.
     """
     mode = os.environ.get(_AUTH_MODE)
     named = any(os.environ.get(name) for name in (_AUTH_TOKEN, _AUTH_TOKEN_PATH))
@@ -168,7 +168,7 @@ def use_own_token() -> None:
 
 
 def use_users_token() -> bool:
-    """Bring the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; whether there is one.
+    """Load the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; returns whether there is one.
 
     Uses `maybe_enable_token_auth_if_token_available` of Ray's `authentication_token_setup`, which `ray.init` calls only
     where it is given no address. Without it: no.
@@ -182,11 +182,11 @@ def use_users_token() -> bool:
     return setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
-def asks_for_token(address: str, *, timeout_s: float) -> bool:
-    """Whether the cluster at host:port refuses who brings no token.
+def requires_token(address: str, *, timeout_s: float) -> bool:
+    """Whether the cluster at host:port refuses clients without a token.
 
-    Uses `ray._raylet.GcsClient.internal_kv_exists`: the public way to ask is `ray.init`, which tries for minutes or
-    ends the process. Whatever else is wrong, `ray.init` comes upon it too. Without it: no.
+    Uses `ray._raylet.GcsClient.internal_kv_exists`: the public way is `ray.init`, which tries for minutes or ends the
+    process. Other errors are left to `ray.init`. Without it: no.
     """
     import ray.exceptions
 
@@ -204,7 +204,7 @@ def _read_auth_settings() -> None:
     """Make Ray's C++ read mode and token from the environment again.
 
     Uses `Config.initialize` and `AuthenticationTokenLoader.reset_cache` of `ray._raylet`, as Ray's own set-up of tokens
-    does. A Ray without them knows no tokens.
+    does. A Ray without them has no tokens.
     """
     from ray import _raylet
 
@@ -215,41 +215,41 @@ def _read_auth_settings() -> None:
 
 
 def end_executors() -> None:
-    """End threads of Ray Data that a cut-short run leaves at work.
+    """End threads of Ray Data that an interrupted run leaves running.
 
-    One that asks Ray for something while it is shut down takes the process along, with code 1 and without a word. They
-    are found by the name of their class, `StreamingExecutor`, for a dataset does not name its own. Where none has that
-    name, they are left alone.
+    A thread that calls Ray during shutdown ends the process silently with exit code 1. The threads are found by the
+    name of their class, `StreamingExecutor`, because a dataset does not list its own. A class of another name is left
+    alone.
     """
     for thread in threading.enumerate():
         if type(thread).__name__ == "StreamingExecutor" and hasattr(thread, "shutdown"):
-            with suppress(Exception):  # whatever it says, nobody waits for its result
+            with suppress(Exception):  # its error does not matter: nobody waits for its result
                 thread.shutdown(force=True)
 
 
-def without_sigint_handler(trainer: Trainer) -> Trainer:
-    """A subclass of `TorchTrainer` that leaves Ctrl-C alone.
+def without_sigint_handler(trainer: TrainerClass) -> TrainerClass:
+    """Keep a subclass of `TorchTrainer` from handling Ctrl-C; a class decorator.
 
     Replaces `_register_sigint_handler`: the handler would end the process with code 0, and stay when training is over.
-    A Ray that calls no such method does what it does.
+    A Ray that calls no such method keeps its behaviour.
     """
     trainer._register_sigint_handler = lambda *_: None
     return trainer
 
 
-def without_cleaner(trainer: Trainer) -> Trainer:
-    """A subclass of `TorchTrainer` that does not free what a dead controller held, where Ray has no dashboard.
+def without_cleaner(trainer: TrainerClass) -> TrainerClass:
+    """Keep a subclass of `TorchTrainer` from cleaning up where Ray has no dashboard; a class decorator.
 
-    The `PlacementGroupCleanerCallback` of `_create_default_callbacks` asks the dashboard, and where there is none every
-    training waits 10 s for the answer in the end. A Ray without a dashboard is our own and ends with us. Where method
-    or class is not there, Ray waits.
+    The `PlacementGroupCleanerCallback` of `_create_default_callbacks` calls the dashboard, and without one every
+    training waits 10 s at its end. A Ray without a dashboard is private and ends with this process. Where the method
+    or the class is missing, Ray waits.
     """
-    default = getattr(trainer, "_create_default_callbacks", None)
+    original = getattr(trainer, "_create_default_callbacks", None)
 
     def callbacks(self: Any) -> list[Any]:  # noqa: ANN401
-        found: list[Any] = default(self) if default else []
+        found: list[Any] = original(self) if original else []
         return found if has_dashboard() else [each for each in found if type(each).__name__ != _CLEANER]
 
-    if default is not None:
+    if original is not None:
         trainer._create_default_callbacks = callbacks
     return trainer

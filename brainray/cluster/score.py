@@ -1,4 +1,9 @@
-"""The engine of `score_job` that is Ray: connect, look at the machines, size the pool, score."""
+"""Runs a scoring plan on Ray: connects, checks the nodes, sizes the pool and scores the pending shards.
+
+The number of actors is decided by `brainray.resources.score_pool`. Pixels are decoded in `score_workers`, by the actor
+itself or, beside GPUs, by a task. Ray restarts a dead worker and repeats its shard; `score_workers` limits the
+attempts. Must not decide which shards are scored: that is the plan.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,17 +22,17 @@ from .session import cluster_address, session
 
 
 def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
-    """Score what is pending; yields as each part is committed."""
+    """Score the pending shards; yields each part as it is committed."""
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     with session(lean=True) as nodes:
-        # Not before `session` has silenced Ray, which looks when it is imported.
+        # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
         from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
-        sight = shared_paths_of(_named(request, plan), output=plan.uri, writer=lease.writer)
-        check_every_node(sight)
+        shared_paths = shared_paths_of(_required_paths(request, plan), output=plan.uri, writer=lease.writer)
+        check_every_node(shared_paths)
         job = ScoreJob(
             target=request.target(plan.uri, lease.writer),
             bundle=request.bundle,
@@ -35,7 +40,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             precision=options.precision,
             inputs=tuple(plan.run_json["inputs"]),
             max_unread=options.max_unread,
-            sight=sight,
+            shared_paths=shared_paths,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
         with closing(Replacements(pool, say=say)) as replacements:
@@ -48,9 +53,9 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
 
 
 def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEstimate:
-    """How long scoring what is pending would take here, or on the cluster that is connected to.
+    """Estimate how long scoring the pending shards takes, on the cluster or, where there is none, on this machine.
 
-    The probe runs here where there is no cluster, else on one of its machines.
+    The probe runs where the workers would run.
     """
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     options, images = request.options, plan.todo_images
@@ -63,12 +68,12 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
 
         nodes = await_workers(nodes, say=say)
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
-        found = probe_on_a_node(sample(shards), request.bundle, options, on_gpu=pool.on_gpu)
-    return estimate(found, images, nodes=nodes, pool=pool)
+        times = probe_on_a_node(sample(shards), request.bundle, options, on_gpu=pool.on_gpu)
+    return estimate(times, images, nodes=nodes, pool=pool)
 
 
-def _named(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
-    """What every node must see: the inputs, an image of theirs, the model."""
+def _required_paths(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
+    """Yield the paths every node must resolve: the inputs, the first image or its archive, the model."""
     inputs = plan.run_json["inputs"]
     yield from (NamedPath("--input", uri) for uri in inputs)
     yield NamedPath("--model", request.bundle.uri)

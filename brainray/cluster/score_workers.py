@@ -1,4 +1,10 @@
-"""Scoring with Ray Data: one row a shard, an actor pool, and the accounts of finished parts back to the driver."""
+"""Scores shards with Ray Data: one row for each shard goes through a pool of actors, and the parts' figures come back.
+
+Pixels are decoded in `_decode`: by the actor itself (`ShardScorer`), or beside GPUs by a task before it
+(`decode_block`). Ray restarts dead workers and repeats their shard; `count_attempt` counts the attempts, and after
+`SANDBOX_AFTER` of them images are decoded in a sandbox, after `GIVE_UP_AFTER` the run ends with an error. Pixels must
+never pass through the driver. From top to bottom: the driver, then the workers, then their metrics.
+"""
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -26,136 +32,87 @@ from brainray.storage.shared_paths import SharedPaths
 from .ray_internals import is_private
 from .session import check_alive, own_errors, quiet_data
 
-
-class ScoreMetrics:
-    """The counters of one worker, by run. They only ever grow, from 0 with each worker that starts."""
-
-    def __init__(self, run_uri: str) -> None:
-        def counter(name: str, description: str, *keys: str) -> Counter:
-            found = Counter(f"brainray_{name}", description=description, tag_keys=("run", *keys))
-            found.set_default_tags({"run": run_uri})
-            return found
-
-        self._images = counter("images", "Images that got their row.", "status")
-        self._bytes = counter("bytes", "Bytes of those images as listed.")
-        self._seconds = counter("seconds", "Seconds of a worker's thread.", "stage")
-        self._retries = counter("read_retries", "Reads that were tried again.")
-        self._shards = counter("shards", "Shards committed.")
-
-    def count(self, task: ShardState, decoded: DecodedShard, seconds: dict[str, float]) -> None:
-        """A shard that was committed; `seconds` by stage."""
-        ok = int(decoded.ok.sum())
-        sizes = task.pending["size_bytes"].to_pylist()
-        _add(self._images, ok, status="ok")
-        _add(self._images, len(decoded.ok) - ok, status="error")
-        _add(self._bytes, sum(size or 0 for size in sizes))
-        _add(self._retries, decoded.retries)
-        _add(self._shards, 1)
-        for stage, spent_s in seconds.items():
-            _add(self._seconds, spent_s, stage=stage)
-
-
-def _add(counter: Counter, value: float, **tags: str) -> None:
-    if value > 0:  # Ray takes nothing else
-        counter.inc(value, tags=tags)
-
-
-_TURN_S = 0.5
+_POLL_S = 0.5  # between two checks of the lease while waiting for a part
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreJob:
-    """What every worker needs to know."""
+    """Settings of a run that every worker needs."""
 
-    target: Target
+    target: Target  # where and how parts are written
     bundle: Bundle
-    batch_size: int | None
+    batch_size: int | None  # None: the predictor decides
     precision: Precision
-    inputs: tuple[str, ...]
-    max_unread: float
-    sight: SharedPaths
+    inputs: tuple[str, ...]  # roots of the inputs
+    max_unread: float  # share of unreadable images from which an outage is assumed
+    shared_paths: SharedPaths
 
     def reader(self) -> Reader:
+        """Make the reader of a worker's images."""
         return Reader(outage_share=self.max_unread, roots=self.inputs)
 
 
-class Scorer:
-    """One worker of the pool: builds its predictor once, then turns shards into part files, in several threads."""
+def score_shards(
+    shards: Sequence[Shard],
+    job: ScoreJob,
+    pool: ScorePool,
+    *,
+    stall_timeout_s: float,
+    check: Callable[[], None],
+    say: Callable[[str], None],
+) -> Iterator[PartInfo]:
+    """Score shards in any order; yields each part as it is committed. Logs each different remark of workers once.
 
-    def __init__(self, job: ScoreJob) -> None:
-        from brainray.models.predictor import Predictor, limit_threads
-
-        job.sight.check()
-        limit_threads(1)
-        self._job = job
-        self._reader = job.reader()
-        self._remarks: list[str] = []
-        self._predictor = Predictor(
-            job.bundle, batch_size=job.batch_size, precision=job.precision, say=self._remarks.append
-        )
-        self._metrics = ScoreMetrics(job.target.run_uri)
-
-    def predict(self, task: ShardState, decoded: DecodedShard) -> pa.Table:
-        from brainray.models.predictor import limit_threads
-
-        limit_threads(1)  # holds for the thread that calls; shards, not operators, run side by side
-        info = predict_shard(task, decoded, self._predictor, self._job.target)
-        self._metrics.count(task, decoded, info.work[-1].seconds)
-        return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
-
-
-class ShardScorer(Scorer):
-    """Reads, decodes, predicts and writes a shard in one process."""
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        shard = _shard(block)
-        with count_attempt(shard.shard_id, self._job.target.writer) as number:
-            return self.predict(*_decode(shard, self._job, self._reader, number))
-
-
-class DecodedScorer(Scorer):
-    """Predicts and writes a shard that a task has decoded."""
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        task, decoded = pickle.loads(block["decoded"][0].as_buffer())  # made by `decode_block` in this same job
-        with count_attempt(f"predict-{task.shard.shard_id}", self._job.target.writer) as number:
-            _check_attempts(task.shard, number)
-            return self.predict(task, decoded)
-
-
-def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
-    """A task beside the GPU: the shard's pixels as one value, for pixels never pass through the driver."""
-    job.sight.check()
-    shard = _shard(block)
-    with count_attempt(shard.shard_id, job.target.writer) as number:
-        decoded = _decode(shard, job, job.reader(), number)
-    return pa.table({"decoded": pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())})
+    Raises `NoProgress` where no part is committed for `stall_timeout_s` seconds, and what `check`, called twice a
+    second, raises to end the run. Ray runs in another thread, so that this one can be interrupted by Ctrl-C.
+    """
+    quiet_data().execution_no_progress_timeout_s = 2 * stall_timeout_s  # so that the limit below is reached first
+    finished: Queue[PartInfo | str | BaseException | None] = Queue()
+    Thread(target=_run_chain, args=(score_chain(shards, job, pool), finished), daemon=True).start()
+    waited_s = 0.0
+    while True:
+        check()
+        check_alive()
+        try:
+            part = finished.get(timeout=_POLL_S)
+        except Empty:
+            waited_s += _POLL_S
+            if waited_s >= stall_timeout_s:
+                raise NoProgress(
+                    f"no shard was finished for {stall_timeout_s:g} s, so the run was ended; finished ones are kept, "
+                    "run the same command to go on"
+                ) from None
+            continue
+        if part is None:
+            return
+        if isinstance(part, str):
+            say(part)
+            continue
+        if isinstance(part, BaseException):
+            with own_errors():
+                raise part
+        waited_s = 0.0
+        yield part
 
 
-def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[ShardState, DecodedShard]:
-    """A shard that has killed its worker time and again is decoded apart, which finds the image that does it."""
-    _check_attempts(shard, number)
-    task, spec = open_shard(shard, job.target), job.bundle.image
-    if number <= SANDBOX_AFTER:
-        return task, decode_shard(task.pending, spec, reader=reader)
-    with SandboxedDecoder(spec) as apart:
-        return task, decode_shard(task.pending, spec, reader=reader, decoder=apart)
-
-
-def _check_attempts(shard: Shard, number: int) -> None:
-    if number > GIVE_UP_AFTER:
-        raise BrainrayError(
-            f"shard {shard.shard_id} has killed {number - 1} workers, also with its images decoded apart: the machine "
-            "may be short of memory; give fewer --workers or a smaller --shard-size"
-        )
-
-
-def _shard(block: pa.Table) -> Shard:
-    return Shard(**block.to_pylist()[0])
+def _run_chain(dataset: Dataset, finished: "Queue[PartInfo | str | BaseException | None]") -> None:
+    """Run the pipeline; puts parts, remarks (each once) and a final exception or None into the queue."""
+    reported: set[str] = set()
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            remarks = [remark for value in batch["remarks"] for remark in pickle.loads(value.as_buffer())]
+            for remark in sorted({*remarks} - reported):
+                finished.put(remark)
+            reported.update(remarks)
+            for value in batch["part"]:
+                finished.put(pickle.loads(value.as_buffer()))
+        finished.put(None)
+    except BaseException as exc:  # noqa: BLE001  raised again where the queue is read
+        finished.put(exc)
 
 
 def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Dataset:
-    """The whole chain. Its input is objects that are there already: no task competes with the actors for processors."""
+    """Build the Ray Data pipeline. Its input is in the object store already, so no task competes with the actors."""
     dataset: Dataset = ray.data.from_arrow([pa.Table.from_pylist([asdict(shard)]) for shard in shards])
     dataset.set_name("brainray_score")  # in Ray's dashboard
     scorer: type[Scorer] = ShardScorer
@@ -178,7 +135,7 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
             max_size=pool.actors if is_private() else max(pool.actors, pool.most_actors),
             max_concurrent_calls_per_actor=pool.threads_per_actor,
             enable_true_multi_threading=True,
-            max_tasks_in_flight_per_actor=pool.threads_per_actor + 1,  # one waits, so that no thread does
+            max_tasks_in_flight_per_actor=pool.threads_per_actor + 1,  # one shard queued, so that no thread idles
         ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
@@ -186,61 +143,114 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
     )
 
 
-def score_shards(
-    shards: Sequence[Shard],
-    job: ScoreJob,
-    pool: ScorePool,
-    *,
-    stall_timeout_s: float,
-    check: Callable[[], None],
-    say: Callable[[str], None],
-) -> Iterator[PartInfo]:
-    """Score shards in any order; yields as each is committed. Raises `NoProgress` where none is for so long.
+class Scorer:
+    """An actor of the pool: builds its predictor once, then turns shards into part files in several threads."""
 
-    What workers remark, `say` is told once.
-    Ray is waited for in a thread, so that this one hears of Ctrl-C and asks `check`, which raises to end the run, at
-    every turn.
+    def __init__(self, job: ScoreJob) -> None:
+        from brainray.models.predictor import Predictor, limit_threads
+
+        job.shared_paths.check()
+        limit_threads(1)
+        self._job = job
+        self._reader = job.reader()
+        self._remarks: list[str] = []
+        self._predictor = Predictor(
+            job.bundle, batch_size=job.batch_size, precision=job.precision, say=self._remarks.append
+        )
+        self._metrics = ScoreMetrics(job.target.run_uri)
+
+    def predict(self, task: ShardState, decoded: DecodedShard) -> pa.Table:
+        """Predict and commit a shard; returns one row with its pickled `PartInfo` and the predictor's remarks."""
+        from brainray.models.predictor import limit_threads
+
+        limit_threads(1)  # a setting of the calling thread: shards run side by side, operators do not
+        info = predict_shard(task, decoded, self._predictor, self._job.target)
+        self._metrics.count(task, decoded, info.work[-1].seconds)
+        return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
+
+
+class ShardScorer(Scorer):
+    """Reads, decodes, predicts and writes a shard in one process. Used on CPUs."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        shard = _shard(block)
+        with count_attempt(shard.shard_id, self._job.target.writer) as number:
+            return self.predict(*_decode(shard, self._job, self._reader, number))
+
+
+class DecodedScorer(Scorer):
+    """Predicts and writes a shard that a task has decoded. Used on GPUs."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        task, decoded = pickle.loads(block["decoded"][0].as_buffer())  # made by `decode_block` in this same job
+        with count_attempt(f"predict-{task.shard.shard_id}", self._job.target.writer) as number:
+            _check_attempts(task.shard, number)
+            return self.predict(task, decoded)
+
+
+def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
+    """Decode a shard in a task beside the GPU; its pickled pixels go to an actor by the object store."""
+    job.shared_paths.check()
+    shard = _shard(block)
+    with count_attempt(shard.shard_id, job.target.writer) as number:
+        decoded = _decode(shard, job, job.reader(), number)
+    return pa.table({"decoded": pa.array([pickle.dumps(decoded, protocol=5)], pa.large_binary())})
+
+
+def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[ShardState, DecodedShard]:
+    """Open and decode a shard; raises `BrainrayError` after too many attempts.
+
+    A shard that has killed its worker repeatedly is decoded in a sandbox, which finds the image that does it.
     """
-    quiet_data().execution_no_progress_timeout_s = 2 * stall_timeout_s  # ours comes first
-    finished: Queue[PartInfo | str | BaseException | None] = Queue()
-    Thread(target=_run_chain, args=(score_chain(shards, job, pool), finished), daemon=True).start()
-    waited_s = 0.0
-    while True:
-        check()
-        check_alive()
-        try:
-            part = finished.get(timeout=_TURN_S)
-        except Empty:
-            waited_s += _TURN_S
-            if waited_s >= stall_timeout_s:
-                raise NoProgress(
-                    f"no shard was finished for {stall_timeout_s:g} s, so the run was ended; finished ones are kept, "
-                    "run the same command to go on"
-                ) from None
-            continue
-        if part is None:
-            return
-        if isinstance(part, str):
-            say(part)
-            continue
-        if isinstance(part, BaseException):
-            with own_errors():
-                raise part
-        waited_s = 0.0
-        yield part
+    _check_attempts(shard, number)
+    task, spec = open_shard(shard, job.target), job.bundle.image
+    if number <= SANDBOX_AFTER:
+        return task, decode_shard(task.pending, spec, reader=reader)
+    with SandboxedDecoder(spec) as sandbox:
+        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox)
 
 
-def _run_chain(dataset: Dataset, finished: "Queue[PartInfo | str | BaseException | None]") -> None:
-    """Whatever comes of the chain goes into the queue, a remark once; None ends it."""
-    told: set[str] = set()
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            remarks = [remark for value in batch["remarks"] for remark in pickle.loads(value.as_buffer())]
-            for remark in sorted({*remarks} - told):
-                finished.put(remark)
-            told.update(remarks)
-            for value in batch["part"]:
-                finished.put(pickle.loads(value.as_buffer()))
-        finished.put(None)
-    except BaseException as exc:  # noqa: BLE001  it is raised where the queue is read
-        finished.put(exc)
+def _check_attempts(shard: Shard, number: int) -> None:
+    """Raise `BrainrayError` where a shard has killed too many workers. `number` is that of this attempt, from 1."""
+    if number > GIVE_UP_AFTER:
+        raise BrainrayError(
+            f"shard {shard.shard_id} has killed {number - 1} workers, also with its images decoded apart: the machine "
+            "may be short of memory; give fewer --workers or a smaller --shard-size"
+        )
+
+
+def _shard(block: pa.Table) -> Shard:
+    return Shard(**block.to_pylist()[0])
+
+
+class ScoreMetrics:
+    """Ray metrics of one worker, labelled with the run. Counters start at 0 with each worker and only grow."""
+
+    def __init__(self, run_uri: str) -> None:
+        def counter(name: str, description: str, *keys: str) -> Counter:
+            metric = Counter(f"brainray_{name}", description=description, tag_keys=("run", *keys))
+            metric.set_default_tags({"run": run_uri})
+            return metric
+
+        self._images = counter("images", "Images that got their row.", "status")
+        self._bytes = counter("bytes", "Bytes of those images as listed.")
+        self._seconds = counter("seconds", "Seconds of a worker's thread.", "stage")
+        self._retries = counter("read_retries", "Reads that were tried again.")
+        self._shards = counter("shards", "Shards committed.")
+
+    def count(self, task: ShardState, decoded: DecodedShard, seconds: dict[str, float]) -> None:
+        """Count a committed shard; `seconds` has the seconds of each stage."""
+        ok = int(decoded.ok.sum())
+        sizes = task.pending["size_bytes"].to_pylist()
+        _add(self._images, ok, status="ok")
+        _add(self._images, len(decoded.ok) - ok, status="error")
+        _add(self._bytes, sum(size or 0 for size in sizes))
+        _add(self._retries, decoded.retries)
+        _add(self._shards, 1)
+        for stage, spent_s in seconds.items():
+            _add(self._seconds, spent_s, stage=stage)
+
+
+def _add(counter: Counter, value: float, **tags: str) -> None:
+    if value > 0:  # Ray raises on 0
+        counter.inc(value, tags=tags)

@@ -1,4 +1,7 @@
-"""Connect to Ray quietly. Knows nothing of images or models."""
+"""Connects to Ray, keeps its output off the terminal, and translates errors of workers to those of brainray.
+
+Must not know images, models or runs. Importing this module does not import Ray.
+"""
 
 import logging
 import os
@@ -18,11 +21,11 @@ from brainray.resources import Node
 from . import ray_internals
 
 _ANSWER_TIMEOUT_S = 5.0
-_NAMED = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of ours in a traceback
+_OWN_EXCEPTION = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of brainray in a traceback
 
 
 def cluster_nodes() -> list[Node]:
-    """The machines that are alive."""
+    """List the resources of the nodes that are alive."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -35,9 +38,10 @@ def cluster_nodes() -> list[Node]:
 
 @contextmanager
 def session(*, lean: bool = False) -> Iterator[list[Node]]:
-    """A Ray connection: the caller's own, the cluster that `RAY_ADDRESS` or `ray start` names, or a local one.
+    """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
 
-    Only a connection made here is closed here. A `lean` local one has neither dashboard nor autoscaler.
+    Only a connection made here is closed here. A `lean` local Ray has neither dashboard nor autoscaler. Raises
+    `BrainrayError` where Ray cannot be started or reached.
     """
     _quiet_ray_logs()
     import ray
@@ -51,7 +55,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         try:
             yield cluster_nodes()
         finally:
-            _let_threads_end_unheard()
+            _mute_dying_threads()
             ray_internals.end_executors()
             ray.shutdown()
             _restore_sigterm_handler()
@@ -84,47 +88,47 @@ def _connect(address: str | None, *, lean: bool) -> None:
 
 
 def bring_token(address: str) -> None:
-    """Bring the token to a cluster that asks for one, as one does where a token lay on its head's machine.
+    """Load the user's token where the cluster requires one, as it does when its head found a token on its machine.
 
-    `ray.init` brings one only when told to, and workers of a cluster that asks for none could not reach a driver that
-    asks. Raises `BadRequest` where there is none to bring.
+    `ray.init` sends a token only when RAY_AUTH_MODE says so, and workers of a cluster without tokens cannot reach a
+    driver that requires one. Raises `BadRequest` where the user has no token.
     """
     if os.environ.get("RAY_AUTH_MODE") or "://" in address:
         return
-    if ray_internals.asks_for_token(address, timeout_s=_ANSWER_TIMEOUT_S) and not ray_internals.use_users_token():
+    if ray_internals.requires_token(address, timeout_s=_ANSWER_TIMEOUT_S) and not ray_internals.use_users_token():
         raise BadRequest(
             f"the Ray cluster at {address} asks for a token; give the head's as RAY_AUTH_TOKEN or in ~/.ray/auth_token"
         )
 
 
-def _let_threads_end_unheard() -> None:
-    """Threads of Ray Data that still wait when Ray is shut down die of it, each with a traceback."""
+def _mute_dying_threads() -> None:
+    """Drop the tracebacks of Ray Data's threads, which fail with a `RayError` when Ray is shut down under them."""
     from ray.exceptions import RayError
 
-    told = threading.excepthook
+    previous_hook = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is None or not issubclass(args.exc_type, RayError):
-            told(args)
+            previous_hook(args)
 
     threading.excepthook = hook
 
 
 def _restore_sigterm_handler() -> None:
-    """The core worker resets SIGTERM to its default when it ends, behind Python's back."""
+    """Install Python's handler of SIGTERM again, because Ray's core worker resets it to the default when it ends."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def check_alive() -> None:
-    """Raise `BrainrayError` where the Ray started here has died: else its library ends the process without a word."""
+    """Raise `BrainrayError` where a local Ray has died, before its library silently ends this process."""
     if ray_internals.processes_died():
         raise BrainrayError("Ray on this machine has died; what was finished is kept, run the same command to go on")
 
 
 @contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
-    """Leave SIGTERM as it was: neither Ray's Python nor its C++ gets it."""
+    """Keep the present handler of SIGTERM from Ray's Python and C++."""
     try:
         with ray_internals.without_sigterm_handler():
             yield
@@ -134,42 +138,42 @@ def _sigterm_handler_kept() -> Iterator[None]:
 
 @contextmanager
 def _stderr_muted() -> Iterator[None]:
-    """Nothing reaches the standard error stream, not even from C++: Ray greets there whatever its log level is."""
+    """Discard the standard error stream, also of C++: Ray prints a greeting there at any log level."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), 2)
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def cluster_address() -> str | None:
-    """The cluster to use: the one that `RAY_ADDRESS` names, else the one last started here; None for a local Ray.
+    """Find the cluster to use: the one that `RAY_ADDRESS` names, else the one last started here; None for a local Ray.
 
-    `ray.init` waits minutes for a cluster that is gone, and a head that was killed leaves its address behind. So it is
-    asked first: one that was named and does not answer is a `BadRequest`, one that was only left behind is ignored.
+    `ray.init` waits minutes for a cluster that is gone, and a killed head leaves its address behind, so the address is
+    probed first. Raises `BadRequest` where a named cluster does not answer; one that was left behind is ignored.
     """
     named = os.environ.get("RAY_ADDRESS")
     if named == "local":
         return None
     if named and named != "auto":
-        if not _answers(named):
+        if not _is_listening(named):
             raise BadRequest(f"RAY_ADDRESS is {named}, but nothing answers there; start that cluster or unset it")
         return named
-    left = ray_internals.last_address()
-    if left and _answers(left):
-        return left
+    last_started = ray_internals.last_address()
+    if last_started and _is_listening(last_started):
+        return last_started
     if named:
         raise BadRequest("RAY_ADDRESS is auto, but no cluster runs on this machine; start one or unset it")
     return None
 
 
-def _answers(address: str) -> bool:
-    """Whether somebody listens there. What is no host:port is left to Ray."""
+def _is_listening(address: str) -> bool:
+    """Whether a process listens at the address. An address that is no host:port is left to Ray."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         return True
@@ -181,9 +185,9 @@ def _answers(address: str) -> bool:
 
 
 def _quiet_ray_logs() -> None:
-    """Keep Ray's own log in its session folder: at a terminal and in a pipe there is only what brainray says.
+    """Keep Ray's log in its session folder, so that terminals and pipes show only brainray's messages.
 
-    Each may be set by the user, who then sees what Ray says.
+    A variable that the user has set is left alone, and Ray's messages then appear.
     """
     quiet = {
         "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -203,7 +207,7 @@ def _quiet_ray_logs() -> None:
 
 
 def quiet_data() -> Any:  # noqa: ANN401
-    """The context of Ray Data, made quiet. Importing Ray Data sets its own log level, so this comes after it."""
+    """Return Ray Data's context without progress bars. Runs after Ray Data's import, which sets a log level."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -214,41 +218,41 @@ def quiet_data() -> Any:  # noqa: ANN401
 
 
 def own_error(exc: BaseException) -> BrainrayError | None:
-    """The error of ours that made a worker fail; None where it failed of something else.
+    """Return the error of brainray that made a worker fail; None where the cause was another one.
 
-    Ray hands on the exception of a task. Of an actor that did not start, and of what Ray Data and Ray Train call, there
-    is only a text, whose last exception is the one that was raised.
+    Ray passes on the exception of a task. For an actor that did not start, and for functions that Ray Data and Ray
+    Train call, there is only a text; its last exception is the cause.
     """
     from ray.exceptions import RayError
 
     cause: BaseException | None = exc
-    while isinstance(cause, RayError):  # also where it is of our class as well: its text is a traceback
+    while isinstance(cause, RayError):  # also where Ray derived it from our class: its text is a traceback
         cause = getattr(cause, "cause", None)
     if isinstance(cause, BrainrayError):
         return cause
-    kinds = {kind.__name__: kind for kind in _kinds(BrainrayError)}
-    found = [(kinds[name], message) for name, message in _NAMED.findall(str(exc)) if name in kinds]
+    kinds = {kind.__name__: kind for kind in _subclasses(BrainrayError)}
+    found = [(kinds[name], message) for name, message in _OWN_EXCEPTION.findall(str(exc)) if name in kinds]
     if not found:
         return None
     kind, message = found[-1]
     return kind("read_failed", message) if issubclass(kind, StorageError) else kind(message)
 
 
-def _kinds(kind: type[BrainrayError]) -> Iterator[type[BrainrayError]]:
-    """The class and all below it."""
+def _subclasses(kind: type[BrainrayError]) -> Iterator[type[BrainrayError]]:
+    """Yield a class and all its subclasses."""
     yield kind
     for below in kind.__subclasses__():
-        yield from _kinds(below)
+        yield from _subclasses(below)
 
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raises the error of ours that made a worker fail, instead of Ray's, whose text is a traceback."""
+    """Translate errors: raise brainray's error that made a worker fail instead of Ray's, whose text is a traceback."""
     from ray.exceptions import RayError
 
     try:
         yield
     except RayError as exc:
-        if own := own_error(exc):
-            raise own from exc
+        if own_exc := own_error(exc):
+            raise own_exc from exc
         raise

@@ -1,16 +1,15 @@
-"""Training with Ray Train, which fits the network across workers.
+"""Runs a fit with Ray Train, and starts its workers again when one dies.
 
-Whatever starts the workers, be it a lost one or the same command on another day, they go on from the checkpoint that
-the first of them wrote and from nothing of Ray's.
+The number of workers is decided by `brainray.resources` (a `TrainPool`). Images are decoded before, in `train_data`;
+each worker's share of them is cut in `train_shares`; `train_worker` is what a worker runs. Workers always resume from
+the checkpoint that the first of them wrote, never from state of Ray's.
 """
 
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy.typing as npt
 import ray
 import ray.train
 from ray.data import Dataset
@@ -28,22 +27,21 @@ from .session import cluster_nodes, own_error
 from .train_shares import ShareConfig, SplitSide
 from .train_worker import TrainJob, train_worker
 
-_MOST_FAILURES = 3  # one after another without an epoch between them
-_LOOK_S = "0.5"  # an epoch ends with Ray Train's next look at its workers, of which there is one in 2 s by default
-_RESIZE_S = 30.0  # between looks for machines that have joined; those who do cost the epoch that is under way
-_STARTS = 10  # of the workers in one run of Ray Train, which waits a minute for them each time
-
-Array = npt.NDArray[Any]
+_MOST_FAILURES = 3  # in a row without a finished epoch between them
+_POLL_S = "0.5"  # seconds between polls of the workers, which end an epoch; 2 s by default
+_RESIZE_S = 30.0  # between checks for nodes that joined; adding workers repeats the epoch that is running
+_STARTS = 10  # attempts of one run of Ray Train to start its workers, a minute each
 
 
 def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool: TrainPool, say: Say) -> None:
-    """Run Ray Train until the checkpoint holds a finished training. `sides` are named train and validation.
+    """Run Ray Train until the checkpoint holds a finished fit. The keys of `sides` are "train" and "validation".
 
-    However many workers are lost, training goes on as long as it gets on. Ray Train counts failures over a whole run
-    and does not start again after an epoch (`FailureConfig`), so each run ends with its first and is followed by
-    another. Nodes that say beforehand that they will be taken away are replaced within a run, and not counted.
+    Training continues after any number of failures as long as epochs are finished between them. Ray Train counts
+    failures over a whole run and never resets the count (`FailureConfig`), so a run ends with its first failure and
+    another one follows. Nodes that announce their removal are replaced within a run. Raises `BrainrayError` after
+    three failures in a row, and at once for an error that would recur.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _LOOK_S)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     failures = 0
     while True:
         before = len(job.work.history())
@@ -52,20 +50,20 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
                 _trainer(job, pool, scratch, decoded=decoded, sides=sides).fit()
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
-            epochs = len(job.work.history())
+            epochs, planned = len(job.work.history()), job.fit_spec.options.epochs
             failures = 1 if epochs > before else failures + 1
-            own = own_error(exc)
-            if own and own.exit_code != BrainrayError.exit_code:  # another try would end the same
-                raise own from exc
+            own_exc = own_error(exc)
+            if own_exc and own_exc.exit_code != BrainrayError.exit_code:  # another try would end the same
+                raise own_exc from exc
             if failures == _MOST_FAILURES:
                 times = f"{failures} times one after another without finishing an epoch"
-                raise BrainrayError(f"training failed {times}: {own or _cause(exc)}") from exc
-            say(f"a worker failed ({own or _cause(exc)}); going on after epoch {epochs} of {job.lesson.options.epochs}")
+                raise BrainrayError(f"training failed {times}: {own_exc or _cause(exc)}") from exc
+            say(f"a worker failed ({own_exc or _cause(exc)}); going on after epoch {epochs} of {planned}")
 
 
 @contextmanager
 def state_folder(shared: str, writer: storage.Writer) -> Iterator[str]:
-    """Where Ray Train keeps its own state, of which nothing is read. It insists on a place that all nodes see."""
+    """Provide a folder for Ray's own state, which is never read. Several nodes need one that all of them share."""
     if len(cluster_nodes()) > 1:
         writer.delete_tree(shared)
         yield shared
@@ -92,7 +90,7 @@ def _trainer(
         datasets=dict.fromkeys(sides, decoded),
         dataset_config=ShareConfig(sides),
         run_config=RunConfig(
-            # A name that never was: Ray Train goes on from what it finds under a name it knows, also if that is torn.
+            # A new name: under a known one Ray Train would resume from its own state, even if that is incomplete.
             name=f"brainray-train-{secrets.token_hex(4)}",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=_STARTS),  # type: ignore[call-arg]
@@ -103,10 +101,10 @@ def _trainer(
 @ray_internals.without_sigint_handler
 @ray_internals.without_cleaner
 class _Trainer(TorchTrainer):
-    """Ray Train's own, that leaves Ctrl-C alone and does not wait for a dashboard that is not there."""
+    """Ray's `TorchTrainer`, without its handler of Ctrl-C and without waiting for a missing dashboard."""
 
 
 def _cause(exc: BaseException) -> str:
-    """The first sentence of the last line: Ray adds a page of advice."""
+    """Return the first sentence of the last line of an error, without Ray's advice."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return lines[-1].split(". ")[0][:200] if lines else type(exc).__name__

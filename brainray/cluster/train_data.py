@@ -1,10 +1,12 @@
-"""Images for training with Ray Data, which decodes each once; then copies are found and sides chosen."""
+"""Decodes the training images with Ray Data, each once, then finds copies and selects the images to train on.
+
+The pixels stay in Ray's object store; only descriptors come to the driver. `train_shares` sends rows to workers.
+"""
 
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data import Dataset
@@ -13,41 +15,39 @@ from brainray.callbacks import Say
 from brainray.config import ImageSpec, TrainOptions
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
-from brainray.training.dataset import SelectedImages, TrainingSet, describe_choice, select_images
-from brainray.training.decoded import decode_rows, in_order, take_rows
+from brainray.training.dataset import SelectedImages, TrainingSet, describe_selection, select_images
+from brainray.training.decoded import Array, decode_rows, in_order, take_rows
 
 from .session import own_errors, quiet_data
 
 _IMAGES_A_TASK = 256
-
-Array = npt.NDArray[Any]
 
 
 @own_errors()
 def decode(
     training_set: TrainingSet, excluded: pa.Table | None, options: TrainOptions, *, cpus: float, say: Say
 ) -> tuple[Dataset, SelectedImages]:
-    """All images, and which of them are learned from and measured on; said in some lines."""
+    """Decode all images, and select those for training and validation; logs how many were left out and why."""
     spec = options.image_spec
     decoded = decoded_dataset(training_set.table, spec, cpus=cpus)
     signatures, errors = descriptors_of(decoded)
     images = len(signatures)
     if excluded is not None:
-        others = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
-        signatures = Descriptors.concatenate([signatures, others])
+        excluded_signatures = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
+        signatures = Descriptors.concatenate([signatures, excluded_signatures])
     say("looking for copies")
     groups = group_copies(signatures, find_copies(signatures))
-    barred = np.isin(groups[:images], groups[images:])
+    is_excluded = np.isin(groups[:images], groups[images:])
     digests = signatures.digest[:images].astype(str)
-    chosen = select_images(training_set, groups[:images], digests, errors, barred=barred, options=options)
-    for line in describe_choice(chosen):
+    selected = select_images(training_set, groups[:images], digests, errors, excluded=is_excluded, options=options)
+    for line in describe_selection(selected):
         say(line)
-    return decoded, chosen
+    return decoded, selected
 
 
 @own_errors()
 def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
-    """Every image of (position, uri, label) decoded once and held in Ray's object store, which spills to disk."""
+    """Decode every image of (position, uri, label) into Ray's object store, which spills to disk."""
     quiet_data()
     slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
     dataset: Dataset = ray.data.from_arrow(slices)
@@ -62,7 +62,7 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
 
 @own_errors()
 def descriptors_of(dataset: Dataset) -> tuple[Descriptors, Array]:
-    """(signatures, errors) by position: the only columns that come to the driver, 15 kB an image."""
+    """Fetch descriptors and errors [N], sorted by position: the only columns sent to the driver, 15 kB an image."""
     names = [field.name for field in fields(Descriptors)]
     batches: Any = dataset.select_columns(["position", "error", *names]).iter_batches(batch_size=None)
     columns = in_order(list(batches), "error", *names)
@@ -71,7 +71,7 @@ def descriptors_of(dataset: Dataset) -> tuple[Descriptors, Array]:
 
 @own_errors()
 def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float) -> Dataset:
-    """The rows at these positions, ascending, with the picture that each shows, counted from 0."""
+    """Select the rows at these positions, which ascend, with the number of each one's picture, from 0."""
     numbers = np.unique(pictures, return_inverse=True)[1]
     return dataset.map_batches(  # type: ignore[no-any-return]
         take_rows,  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""What each Ray Train worker does: gather its images, then the epochs that are still to be done.
+"""The function that each Ray Train worker runs: it fetches its rows, then trains epoch after epoch.
 
-Each worker of n has every n-th validation image; logits and labels are gathered, so every decision rests on all of
-them. After each epoch the first worker writes the checkpoint, from which workers go on.
+Each of n workers validates every n-th image; logits and labels are gathered, so that all workers take the same
+decisions from all images. After each epoch the first worker writes the checkpoint, from which workers resume. Decodes
+no image and handles no failure: see `train_data` and `train`.
 """
 
 import time
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray.train
 import ray.train.torch
 import torch
@@ -20,38 +20,39 @@ from brainray.errors import StorageError
 from brainray.models.predictor import pick_device
 from brainray.training import checkpoint, loop
 from brainray.training.checkpoint import Checkpoint
-from brainray.training.decoded import DecodedRows
+from brainray.training.decoded import Array, DecodedRows
 from brainray.training.state import WorkFolder
 from brainray.training.trainer import FitSpec, Trainer
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What every worker needs to know."""
+    """Settings of a fit that every worker needs."""
 
-    lesson: FitSpec
-    data: dict[str, Any]  # what the bundle's provenance will say of the images
-    threads: int
+    fit_spec: FitSpec
+    data: dict[str, Any]  # description of the images, for the bundle's provenance
+    threads: int  # of torch in each worker
     work: WorkFolder
     writer: storage.Writer
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker: gather this worker's images, then the epochs that are still to be done."""
+    """Run one Ray Train worker: resume from the checkpoint, and train the remaining epochs."""
     job: TrainJob = config["job"]
     context = ray.train.get_context()
     torch.set_num_threads(job.threads)
-    begun = _begun(job, rank=context.get_world_rank())
-    state = _State(job, begun, rank=context.get_world_rank(), workers=context.get_world_size())
-    while not loop.is_finished(state.history, job.lesson.options):
+    resume_from = _read_checkpoint(job, rank=context.get_world_rank())
+    state = _WorkerState(job, resume_from, rank=context.get_world_rank(), workers=context.get_world_size())
+    while not loop.is_finished(state.history, job.fit_spec.options):
         state.epoch()
         state.report()
 
 
-def _begun(job: TrainJob, *, rank: int) -> Checkpoint | None:
-    """The checkpoint, which the first worker reads for all: another's view of a network folder may be out of date."""
+def _read_checkpoint(job: TrainJob, *, rank: int) -> Checkpoint | None:
+    """Read the checkpoint in the first worker and send it to all, because a network folder may be stale on others.
+
+    Returns None where there is none or it is damaged.
+    """
     content: list[bytes | None] = [None]
     if rank == 0 and storage.exists(job.work.checkpoint):
         content = [storage.read_bytes(job.work.checkpoint)]
@@ -59,67 +60,70 @@ def _begun(job: TrainJob, *, rank: int) -> Checkpoint | None:
         torch.distributed.broadcast_object_list(content, 0)
     try:
         return checkpoint.from_bytes(content[0]) if content[0] is not None else None
-    except StorageError:  # damaged since the command looked at it: the next epoch replaces it
+    except StorageError:  # damaged since the command read it; the next epoch replaces it
         return None
 
 
-class _State:
+class _WorkerState:
     """The state of one worker between epochs."""
 
-    def __init__(self, job: TrainJob, begun: Checkpoint | None, *, rank: int, workers: int) -> None:
+    def __init__(self, job: TrainJob, resume_from: Checkpoint | None, *, rank: int, workers: int) -> None:
         self._job, self._rank, self._workers = job, rank, workers
-        self.history = list(begun.history) if begun else []
-        self._best = (begun.best, begun.logits_NK, begun.labels_N) if begun else None
-        shares = min(workers, job.lesson.pictures)
-        self._learn, self._validate_on = _gather("train"), _gather("validation")
+        self.history = list(resume_from.history) if resume_from else []
+        self._best = (resume_from.best, resume_from.logits_NK, resume_from.labels_N) if resume_from else None
+        shares = min(workers, job.fit_spec.pictures)
+        self._train_rows, self._validation_rows = _worker_rows("train"), _worker_rows("validation")
         device = ray.train.torch.get_device() if torch.cuda.is_available() else pick_device()
 
         def wrap(model: nn.Module) -> nn.Module:
             wrapped: nn.Module = ray.train.torch.prepare_model(model, move_to_device=device)
             return wrapped
 
-        self._learner = Trainer(job.lesson, begun=begun, device=device, shares=shares, workers=workers, wrap=wrap)
+        self._trainer = Trainer(
+            job.fit_spec, resume_from=resume_from, device=device, shares=shares, workers=workers, wrap=wrap
+        )
 
     def epoch(self) -> None:
-        began = time.perf_counter()
-        learner, options = self._learner, self._job.lesson.options
-        loss = learner.epoch(self._learn, rank=self._rank)
-        trained = time.perf_counter()
+        """Train and validate one epoch, and add its row to the history."""
+        started = time.perf_counter()
+        trainer, options = self._trainer, self._job.fit_spec.options
+        loss = trainer.epoch(self._train_rows, rank=self._rank)
+        train_ended = time.perf_counter()
         logits_NK, labels_N = self._validate()
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": float(np.mean(_all_gather(loss))),
-            **loop.validation_figures(logits_NK, labels_N, len(self._job.lesson.model.classes)),
-            "lr": learner.schedule.get_last_lr()[0],
-            "images_per_s": learner.steps * learner.batch * self._workers / (trained - began),
-            "seconds": time.perf_counter() - began,
+            **loop.validation_figures(logits_NK, labels_N, len(self._job.fit_spec.model.classes)),
+            "lr": trainer.schedule.get_last_lr()[0],
+            "images_per_s": trainer.steps * trainer.batch * self._workers / (train_ended - started),
+            "seconds": time.perf_counter() - started,
             "workers": self._workers,
         }
         row["best"] = loop.is_better(row, loop.best_of(self.history), options)
         if row["best"]:
-            # A copy, which further steps leave alone.
-            best = {name: tensor.to("cpu", copy=True) for name, tensor in learner.eval_model.state_dict().items()}
+            # A copy, because further steps change the weights in place.
+            best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.eval_model.state_dict().items()}
             self._best = (best, torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
         self.history.append(row)
 
     def _validate(self) -> tuple[Array, Array]:
-        """Logits and labels of all validation images, in one order on every worker."""
-        # Each worker's batch statistics differ; the first one's are saved.
-        for buffer in self._learner.eval_model.buffers():
+        """Return logits [N, K] and labels [N] of all validation images, in the same order on every worker."""
+        # Batch statistics differ between workers; the checkpoint has the first one's, so all validate with those.
+        for buffer in self._trainer.eval_model.buffers():
             if torch.distributed.is_initialized():
                 torch.distributed.broadcast(buffer, 0)
-        shares = _all_gather((self._learner.evaluate(self._validate_on), self._validate_on.label))
+        shares = _all_gather((self._trainer.evaluate(self._validation_rows), self._validation_rows.label))
         return np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
 
     def report(self) -> None:
-        """Keep the epoch, and hand its figures to Ray Train. What is written is the same on every worker."""
+        """Write the checkpoint in the first worker, and report the epoch to Ray Train."""
         if self._rank == 0 and self._best:
             best, logits_NK, labels_N = self._best
-            learner = self._learner
+            trainer = self._trainer
             state = Checkpoint(
-                model=loop.unwrap(learner.model).state_dict(),
-                average=learner.average.state_dict() if learner.average else None,
-                moments=learner.optimizer.state_dict()["state"],
+                model=loop.unwrap(trainer.model).state_dict(),
+                average=trainer.average.state_dict() if trainer.average else None,
+                moments=trainer.optimizer.state_dict()["state"],
                 history=self.history,
                 best=best,
                 logits_NK=logits_NK,
@@ -131,12 +135,13 @@ class _State:
         ray.train.report(self.history[-1])
 
 
-def _gather(name: str) -> DecodedRows:
-    """This worker's share; maybe none, for the model of all images is measured on none."""
+def _worker_rows(name: str) -> DecodedRows:
+    """Fetch this worker's rows; none for the validation of the fit on all images."""
     return DecodedRows(ray.train.get_dataset_shard(name).iter_batches())
 
 
 def _all_gather(value: object) -> list[Any]:
+    """Collect a value from every worker, by rank."""
     if not torch.distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()

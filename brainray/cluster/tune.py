@@ -1,6 +1,7 @@
-"""The trials of a search with Ray Tune: each fits one network on its share of the cluster, and the worst end early.
+"""Runs the trials of a hyperparameter search with Ray Tune; bad trials are stopped early (ASHA).
 
-Each trial writes its own file after every epoch. Of Ray Tune's own state nothing is kept.
+Each trial trains one network in one process and writes its own file after every epoch. Nothing may be read from Ray
+Tune's own state.
 """
 
 import os
@@ -27,11 +28,11 @@ from brainray.training.trainer import FitSpec, Trainer
 from .session import own_error, own_errors
 from .train import state_folder
 
-_FAILURES = 2  # of one trial, as when its machine goes
-_GRACE = 3  # epochs that every trial has
-_KEPT = 3  # one of so many trials goes on at each rung (Li et al. 2020)
+_FAILURES = 2  # failures of one trial that are retried, such as a lost node
+_GRACE = 3  # epochs before a trial may be stopped
+_KEPT = 3  # reduction factor: one of 3 trials continues at each rung (ASHA, Li et al. 2020)
 _SCORE = "score"
-# Tune's own files, its own handler of Ctrl-C and its table of trials.
+# Settings that turn off Ray Tune's files, handler of Ctrl-C and table of trials.
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -39,38 +40,41 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
-Say = Callable[[Trial], None]
+OnTrialEnd = Callable[[Trial], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitDatasets:
-    """Decoded images of one size."""
+    """Decoded images of one size, for training and validation."""
 
     train: Dataset
     validation: Dataset
 
     def rows(self) -> tuple[DecodedRows, DecodedRows]:
-        """All of them in this process."""
+        """Fetch all rows into this process."""
         batches: Any = [side.iter_batches(batch_size=None) for side in (self.train, self.validation)]
         return DecodedRows(batches[0]), DecodedRows(batches[1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What every trial needs to know."""
+    """Settings of a search that every trial needs."""
 
     output: str
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     trials: tuple[Trial, ...]  # by number
-    sides: dict[int, SplitDatasets]  # by image_px
-    threads: int
+    datasets: dict[int, SplitDatasets]  # by image_px
+    threads: int  # of torch in each trial
     writer: storage.Writer
 
 
 @own_errors()
-def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say) -> None:
-    """Run these trials; each has its file with its end when this returns. `told` hears of each end."""
+def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, on_trial_end: OnTrialEnd) -> None:
+    """Run the trials of these numbers; calls `on_trial_end` with each as it ends.
+
+    When this returns, the file of each trial is marked as ended, with its failure if there was one.
+    """
     os.environ.update(_QUIET)
     resources = {"cpu": pool.cpus_per_worker} | ({"gpu": 1.0} if pool.use_gpu else {})
     epochs = search.trials[numbers[0]].options.epochs
@@ -91,54 +95,54 @@ def run_trials(search: Search, numbers: list[int], pool: TrainPool, *, told: Say
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_FAILURES),
-                callbacks=[_Ends(search, told)],
+                callbacks=[_TrialEnds(search, on_trial_end)],
             ),
         ).fit()
 
 
-class _Ends(tune.Callback):
-    """Marks the file of a trial that has ended, in the process of the command."""
+class _TrialEnds(tune.Callback):
+    """Marks the file of a trial as ended, in the process of the command."""
 
-    def __init__(self, search: Search, told: Say) -> None:
-        self._search, self._told = search, told
+    def __init__(self, search: Search, on_trial_end: OnTrialEnd) -> None:
+        self._search, self._failure_line = search, on_trial_end
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         self._end(trial, "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
-        self._end(trial, _told(trial.get_error()))
+        self._end(trial, _failure_line(trial.get_error()))
 
     def _end(self, trial: Any, failure: str) -> None:  # noqa: ANN401
         number = trial.config["number"]
         uri = trial_uri(self._search.output, number)
-        known = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else self._search.trials[number]
-        ended = replace(known, ended=True, failure=failure)
+        before = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else self._search.trials[number]
+        ended = replace(before, ended=True, failure=failure)
         self._search.writer.write_json(uri, ended.to_json())
-        self._told(ended)
+        self._failure_line(ended)
 
 
-def _told(error: Exception | str | None) -> str:
-    """A line that says why a trial failed, of what Ray Tune kept: mostly the text of a traceback."""
+def _failure_line(error: Exception | str | None) -> str:
+    """Reduce the error that Ray Tune kept of a trial, mostly the text of a traceback, to one line."""
     own = own_error(error if isinstance(error, Exception) else Exception(error or ""))
     lines = [line for line in str(own or error or "").splitlines() if line.strip()]
     return lines[-1][:200] if lines else "unknown"
 
 
 def _trial(config: dict[str, Any], search: Search) -> None:
-    """One trial, in a process of its own."""
+    """Train one trial, in a process of its own."""
     trial = search.trials[config["number"]]
     options = trial.options
     torch.set_num_threads(search.threads)
     model = options.model_spec(search.classes)
-    lesson = FitSpec(options=options, model=model, class_counts=search.class_counts, init=None)
-    learn, validate_on = search.sides[options.image_px].rows()
+    fit_spec = FitSpec(options=options, model=model, class_counts=search.class_counts, init=None)
+    train_rows, validation_rows = search.datasets[options.image_px].rows()
     trial = replace(trial, **cost_of(model, options.image_spec)._asdict())
-    learner = Trainer(lesson, begun=None, device=pick_device())
+    trainer = Trainer(fit_spec, resume_from=None, device=pick_device())
     for epoch in range(1, options.epochs + 1):
-        began = time.perf_counter()
-        loss = learner.epoch(learn)
-        figures = loop.validation_figures(learner.evaluate(validate_on), validate_on.label, len(search.classes))
-        row = {"epoch": epoch, "train_loss": loss, **figures, "seconds": time.perf_counter() - began}
+        started = time.perf_counter()
+        loss = trainer.epoch(train_rows)
+        figures = loop.validation_figures(trainer.evaluate(validation_rows), validation_rows.label, len(search.classes))
+        row = {"epoch": epoch, "train_loss": loss, **figures, "seconds": time.perf_counter() - started}
         trial = replace(trial, history=(*trial.history, row))
         search.writer.write_json(trial_uri(search.output, trial.number), trial.to_json())
         tune.report({"epoch": epoch, _SCORE: figures["val_balanced_accuracy"]})

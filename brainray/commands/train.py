@@ -35,8 +35,8 @@ from brainray.training.state import (
     TrainingState,
     TrainRequest,
     WorkFolder,
-    following,
     parts_of,
+    progress_logged,
     read_progress,
     splits_of,
 )
@@ -178,17 +178,17 @@ def _fit(job: _Job, parts: tuple[FitPart, ...], begun: Progress, writer: storage
         )
 
         job.say("decoding")
-        decoded, chosen = train_data.decode(
+        decoded, selected = train_data.decode(
             job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
         )
-        data = describe_data(chosen, job.model.classes)
+        data = describe_data(selected, job.model.classes)
         _begin(job, begun, data, writer)
         job.say(f"training with {_count(pool)} worker(s); they take half a minute to start")
-        for part, state, split in zip(parts, begun.states, splits_of(chosen), strict=True):
+        for part, state, split in zip(parts, begun.states, splits_of(selected), strict=True):
             if state is None or not loop.is_finished(state.history, job.options):
                 writer.write_json(part.work.progress, {"history": state.history if state else []})
-                with following(part, epochs=job.options.epochs, say=job.say):
-                    _fit_part(job, part, decoded, chosen, split, pool, data, writer)
+                with progress_logged(part, epochs=job.options.epochs, say=job.say):
+                    _fit_part(job, part, decoded, selected, split, pool, data, writer)
 
 
 def _count(pool: "TrainPool") -> str:
@@ -199,7 +199,7 @@ def _fit_part(
     job: _Job,
     part: FitPart,
     decoded: "Dataset",
-    chosen: SelectedImages,
+    selected: SelectedImages,
     split: Split,
     pool: "TrainPool",
     data: dict[str, Any],
@@ -210,12 +210,14 @@ def _fit_part(
     from brainray.cluster.train_worker import TrainJob
     from brainray.training.trainer import FitSpec
 
-    counts = picture_counts(chosen, split.train, len(job.model.classes))
-    lesson = FitSpec(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
-    work = TrainJob(lesson=lesson, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
+    counts = picture_counts(selected, split.train, len(job.model.classes))
+    fit_spec = FitSpec(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
+    work = TrainJob(fit_spec=fit_spec, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
     sides = {
-        "train": SplitSide.of(chosen.side(split.train), chosen.pictures[split.train], by="picture"),
-        "validation": SplitSide.of(chosen.side(split.validation), chosen.pictures[split.validation], by="position"),
+        "train": SplitSide.of(selected.positions_at(split.train), selected.pictures[split.train], by="picture"),
+        "validation": SplitSide.of(
+            selected.positions_at(split.validation), selected.pictures[split.validation], by="position"
+        ),
     }
     ray_train.train(work, decoded=decoded, sides=sides, pool=pool, say=job.say)
 
@@ -236,10 +238,11 @@ def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Wri
 def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
     from brainray.models.networks import cost_of
-    from brainray.training import checkpoint, loop
+    from brainray.training import loop
+    from brainray.training.fit_result import calibrate
 
     states = [state for state in progress.states if state]
-    last, fitted = states[-1], checkpoint.fitted(states)
+    last, fitted = states[-1], calibrate(states)
     best = loop.best_of(last.history)
     validation = Validation(
         classes=job.model.classes,

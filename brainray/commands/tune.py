@@ -116,17 +116,17 @@ def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told:
         check_every_node(shared_paths_of([first_image], output=job.output, writer=job.writer))
         pool = train_pool(nodes, workers=None, most=len(waiting))
         job.say("decoding")
-        decoded, chosen = train_data.decode(
+        decoded, selected = train_data.decode(
             job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
         )
         specs = {trial.options.image_spec for trial in waiting}
-        counts = picture_counts(chosen, chosen.splits[0].train, len(job.training_set.classes))
+        counts = picture_counts(selected, selected.splits[0].train, len(job.training_set.classes))
         search = Search(
             output=job.output,
             classes=job.training_set.classes,
             class_counts=tuple(counts.tolist()),
             trials=tuple(trials),
-            sides={spec.image_px: _sides(job, spec, decoded, chosen, cpus=pool.decode_cpus) for spec in specs},
+            datasets={spec.image_px: _sides(job, spec, decoded, selected, cpus=pool.decode_cpus) for spec in specs},
             threads=pool.threads_per_worker,
             writer=job.writer,
         )
@@ -136,10 +136,10 @@ def _run_with_ray(job: _Job, trials: list[Trial], waiting: list[Trial], *, told:
             job.say(line_of(trial))
             told(trial)
 
-        run_trials(search, [trial.number for trial in waiting], pool, told=heard)
+        run_trials(search, [trial.number for trial in waiting], pool, on_trial_end=heard)
 
 
-def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: SelectedImages, *, cpus: float) -> "SplitDatasets":
+def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", selected: SelectedImages, *, cpus: float) -> "SplitDatasets":
     """The images in one size; `decoded` are those in the size of the first trial."""
     from brainray.cluster import train_data
     from brainray.cluster.tune import SplitDatasets
@@ -148,9 +148,9 @@ def _sides(job: _Job, spec: ImageSpec, decoded: "Dataset", chosen: SelectedImage
         decoded = train_data.decoded_dataset(job.training_set.table, spec, cpus=cpus)
 
     def select(places: "Array") -> "Dataset":
-        return train_data.select(decoded, chosen.side(places), chosen.pictures[places], cpus=cpus)
+        return train_data.select(decoded, selected.positions_at(places), selected.pictures[places], cpus=cpus)
 
-    (split,) = chosen.splits
+    (split,) = selected.splits
     return SplitDatasets(train=select(split.train), validation=select(split.validation))
 
 

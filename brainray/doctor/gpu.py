@@ -1,6 +1,6 @@
-"""Checks of torch, torchvision and the GPU by using them, in a program of its own: what does not fit may crash.
+"""Checks torch, torchvision and GPUs by using them, in a process of its own because a wrong build may crash.
 
-`python -m brainray.doctor.gpu` is that program; see `doctor.findings_of`.
+`python -m brainray.doctor.gpu` is that process; `checks.findings_of` runs it. Must not import torch at the top.
 """
 
 import os
@@ -13,49 +13,51 @@ from importlib import metadata
 
 from .checks import Finding, findings_of, ok, one_line, print_findings, size_text, warning, wrong
 
-TIMEOUT_S = 120  # the first import on a machine reads 2 GB, from a network disk perhaps
+TIMEOUT_S = 120  # the first import of torch reads 2 GB, perhaps from a network disk
 _SMI_TIMEOUT_S = 20
 _SMALL_GPU_BYTES = 2e9
-_ANEW = (
+_REINSTALL = (
     "install both anew by one command and from one index, for a CPU build of one and a CUDA build of the other do not "
     "match either: pip install --force-reinstall torch torchvision"
 )
 
 
 def check_torch() -> Iterator[Finding]:
-    """In 3 s of a processor."""
-    return findings_of(__name__, "torch", timeout_s=TIMEOUT_S, remedy=_ANEW)
+    """Check torch and GPUs in a process of its own, which takes about 3 CPU seconds."""
+    return findings_of(__name__, "torch", timeout_s=TIMEOUT_S, remedy=_REINSTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU as torch sees it."""
+    """A GPU as torch reports it."""
 
     name: str
     free_bytes: int
     total_bytes: int
-    error: str = ""  # of a convolution on it
+    error: str = ""  # message of a convolution that failed on it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Torch:
-    """What torch can do with GPUs."""
+    """Torch's report of the GPUs it can use."""
 
-    cuda: str | None  # version it was built for
+    cuda: str | None  # CUDA version torch was built for; None for a CPU build
     gpus: tuple[Gpu, ...] = ()
-    said: str = ""  # while it looked for them
+    cuda_warning: str = ""  # warning that torch gave while it listed GPUs
 
 
-def look_at_torch() -> Iterator[Finding]:
-    """What the program tells."""
-    both = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
+def torch_findings() -> Iterator[Finding]:
+    """Check torch and GPUs in this process."""
+    versions = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
     try:
-        _use_both()
+        _run_torchvision()
     except Exception as exc:  # noqa: BLE001  a wrong build raises many kinds
-        yield wrong("torch", f"{both} do not work together ({one_line(f'{type(exc).__name__}: {exc}')})", _ANEW)
+        yield wrong(
+            "torch", f"{versions} do not work together ({one_line(f'{type(exc).__name__}: {exc}')})", _REINSTALL
+        )
         return
-    yield ok("torch", f"{both} work together")
-    yield from judge_gpus(_ask_torch(), _ask_driver(), hidden_by=_hidden_by())
+    yield ok("torch", f"{versions} work together")
+    yield from assess_gpus(_probe_torch(), _list_driver_gpus(), hidden_by=_hidden_by())
 
 
 def _version(name: str) -> str:
@@ -65,8 +67,8 @@ def _version(name: str) -> str:
         return "(not installed)"
 
 
-def _use_both() -> None:
-    """One of torchvision's own operators: made for another torch, it is unknown, or the import fails."""
+def _run_torchvision() -> None:
+    """Run an operator of torchvision. One built for another torch lacks it, or fails to import."""
     import torch
     import torchvision
 
@@ -75,19 +77,21 @@ def _use_both() -> None:
         raise RuntimeError("torchvision::nms gave a wrong result")
 
 
-def _ask_torch() -> Torch:
+def _probe_torch() -> Torch:
+    """List the GPUs that torch can use, and try each."""
     import torch
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as cuda_warning:
         warnings.simplefilter("always")
-        there = torch.cuda.is_available()
-    heard = one_line(str(said[0].message)) if said else ""
-    if not there:
-        return Torch(cuda=torch.version.cuda, said=heard)
-    return Torch(cuda=torch.version.cuda, gpus=tuple(_try_gpu(number) for number in range(torch.cuda.device_count())))
+        is_available = torch.cuda.is_available()
+    message = one_line(str(cuda_warning[0].message)) if cuda_warning else ""
+    if not is_available:
+        return Torch(cuda=torch.version.cuda, cuda_warning=message)
+    return Torch(cuda=torch.version.cuda, gpus=tuple(_probe_gpu(number) for number in range(torch.cuda.device_count())))
 
 
-def _try_gpu(number: int) -> Gpu:
+def _probe_gpu(number: int) -> Gpu:
+    """Read a GPU's memory and run a convolution on it."""
     import torch
 
     device = torch.device("cuda", number)
@@ -101,8 +105,8 @@ def _try_gpu(number: int) -> Gpu:
     return Gpu(name=name, free_bytes=free_bytes, total_bytes=total_bytes)
 
 
-def _ask_driver() -> tuple[str, ...]:
-    """Name and driver of each GPU, as the driver's own program lists them; none where there is no such program."""
+def _list_driver_gpus() -> tuple[str, ...]:
+    """List name and driver of each GPU with nvidia-smi; empty where there is no such program or it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
@@ -115,40 +119,40 @@ def _ask_driver() -> tuple[str, ...]:
 
 
 def _hidden_by() -> str:
-    """The setting that hides all GPUs from torch."""
+    """Return the setting that hides all GPUs from torch; "" where there is none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return f"CUDA_VISIBLE_DEVICES={visible}" if visible in ("", "-1", "NoDevFiles") else ""
 
 
-def judge_gpus(torch: Torch, driver: Sequence[str], *, hidden_by: str = "") -> Iterable[Finding]:
-    """`driver`: a line for each GPU there is, whether torch can use it or not."""
+def assess_gpus(torch: Torch, driver_gpus: Sequence[str], *, hidden_by: str = "") -> Iterable[Finding]:
+    """Assess whether the GPUs will be used. `driver_gpus` has a line for each GPU, usable by torch or not."""
     if torch.gpus:
-        yield from (_judge_gpu(number, gpu, torch, driver) for number, gpu in enumerate(torch.gpus))
-    elif not driver:
+        yield from (_assess_gpu(number, gpu, torch, driver_gpus) for number, gpu in enumerate(torch.gpus))
+    elif not driver_gpus:
         yield ok("gpu", "none, so processors score")
     elif hidden_by:
-        yield ok("gpu", f"hidden by {hidden_by}, so processors score: {'; '.join(driver)}")
+        yield ok("gpu", f"hidden by {hidden_by}, so processors score: {'; '.join(driver_gpus)}")
     elif torch.cuda is None:
         yield warning(
             "gpu",
-            f"not used, for this torch is built without CUDA: {'; '.join(driver)}",
+            f"not used, for this torch is built without CUDA: {'; '.join(driver_gpus)}",
             "install torch and torchvision for CUDA by one command: https://pytorch.org/get-started/locally",
         )
     else:
-        said = f" ({torch.said})" if torch.said else ""
+        cuda_warning = f" ({torch.cuda_warning})" if torch.cuda_warning else ""
         yield warning(
             "gpu",
-            f"torch for CUDA {torch.cuda} cannot use it{said}: {'; '.join(driver)}",
+            f"torch for CUDA {torch.cuda} cannot use it{cuda_warning}: {'; '.join(driver_gpus)}",
             "update the NVIDIA driver (CUDA 12 needs 525 or newer, CUDA 13 needs 580), or install an older torch",
         )
 
 
-def _judge_gpu(number: int, gpu: Gpu, torch: Torch, driver: Sequence[str]) -> Finding:
-    version = driver[0].rpartition(",")[2].strip() if driver else "unknown"
+def _assess_gpu(number: int, gpu: Gpu, torch: Torch, driver_gpus: Sequence[str]) -> Finding:
+    version = driver_gpus[0].rpartition(",")[2].strip() if driver_gpus else "unknown"
     found = f"{gpu.name}, driver {version}, CUDA {torch.cuda}"
     if gpu.error:
-        hide = "install a torch built for this GPU, or score on processors: CUDA_VISIBLE_DEVICES=-1"
-        return wrong(f"gpu {number}", f"{found}: a convolution fails ({gpu.error})", hide)
+        remedy = "install a torch built for this GPU, or score on processors: CUDA_VISIBLE_DEVICES=-1"
+        return wrong(f"gpu {number}", f"{found}: a convolution fails ({gpu.error})", remedy)
     memory = f"{size_text(gpu.free_bytes)} free of {size_text(gpu.total_bytes)}"
     if gpu.free_bytes < _SMALL_GPU_BYTES:
         return warning(f"gpu {number}", f"{found}, {memory}", "end what else uses it (nvidia-smi lists it)")
@@ -156,4 +160,4 @@ def _judge_gpu(number: int, gpu: Gpu, torch: Torch, driver: Sequence[str]) -> Fi
 
 
 if __name__ == "__main__":
-    print_findings(look_at_torch)
+    print_findings(torch_findings)

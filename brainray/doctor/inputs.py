@@ -1,6 +1,6 @@
-"""Checks of what is read: inputs, training data, model; and of the object stores they lie in. Knows no Ray.
+"""Checks locations that commands read: inputs, training data, the model, and the object stores that hold them.
 
-Credentials are named by where they come from, and never shown.
+Imports no Ray. Must never show credentials, only where they come from.
 """
 
 import time
@@ -21,45 +21,49 @@ from brainray.storage.base import FileInfo
 
 from .checks import Finding, Skew, counted, finding_of_error, ok, size_text, warning, wrong
 
-_LOOKED_AT = 1000  # files, for the first image
-_WHOLE_BYTES = 32 << 20  # larger files are not read to their end
+_MOST_LISTED = 1000  # files listed to find the first image
+_WHOLE_BYTES = 32 << 20  # larger files are read only in part
 _HEAD_BYTES = 64 << 10
 _SLOW_S = 1.0
 _SHOWN_NAMES = 6
 
 
-def look_at_input(text: str, *, with_store: bool) -> Iterator[Finding]:
+def check_input_option(text: str, *, with_store: bool) -> Iterator[Finding]:
+    """Check a value of --input. `with_store`: also report on its object store."""
     uri = storage.normalise(text)
-    yield from check_service(uri, told=with_store)
+    yield from check_store(uri, report=with_store)
     yield from check_images("--input", uri)
 
 
-def look_at_data(text: str, *, with_store: bool) -> Iterator[Finding]:
+def check_data_option(text: str, *, with_store: bool) -> Iterator[Finding]:
+    """Check a value of --data: its images and class folders. `with_store`: also report on its object store."""
     uri = storage.normalise(text)
-    yield from check_service(uri, told=with_store)
+    yield from check_store(uri, report=with_store)
     found = list(check_images("--data", uri))
     yield from found
     if not any(finding.status == "wrong" for finding in found):
         yield from check_class_folders(uri)
 
 
-def look_at_model(text: str, *, with_store: bool) -> Iterator[Finding]:
+def check_model_option(text: str, *, with_store: bool) -> Iterator[Finding]:
+    """Check a value of --model. `with_store`: also report on its object store."""
     uri = named(text)
     if uri != SHIPPED:
-        yield from check_service(uri, told=with_store)
+        yield from check_store(uri, report=with_store)
     yield from check_model(uri)
 
 
-def check_service(uri: str, *, told: bool = True, clock: Clock = time.time) -> Iterator[Finding]:
-    """The object store of a location: where it is, whose credentials it is shown, how far its clock is from ours.
+def check_store(uri: str, *, report: bool = True, clock: Clock = time.time) -> Iterator[Finding]:
+    """Check the object store of a location: host, source of the credentials, difference of the clocks.
 
-    Raises `StorageError` where it cannot be reached, so that nothing else of it is tried; without `told` that is all.
+    Yields nothing for a local path, and nothing without `report`. Raises `StorageError` where the store cannot be
+    reached, so that the caller tries nothing else there.
     """
     name = store_of(uri)
     before_s = clock()
     service = storage.describe_service(uri)
     after_s = clock()
-    if service is None or not told:
+    if service is None or not report:
         return
     found = f"{service.host}, region {service.region}, credentials by {service.credentials}"
     if service.renewed:
@@ -71,50 +75,53 @@ def check_service(uri: str, *, told: bool = True, clock: Clock = time.time) -> I
             "for a run that takes longer than it lasts use AWS_PROFILE or a role, which are renewed",
         )
     if service.time_s is not None:
-        # Its second has begun, and is not over: so far ahead of it may ours be, at least and at most.
+        # The store gives whole seconds: its time lies between time_s and time_s + 1.
         skew = Skew(least_s=before_s - service.time_s - 1, most_s=after_s - service.time_s)
-        yield _judge_clock(f"{name} clock", skew)
+        yield _assess_clock(f"{name} clock", skew)
 
 
-def _judge_clock(name: str, skew: Skew) -> Finding:
+def _assess_clock(name: str, skew: Skew) -> Finding:
     if skew.harmless:
-        return ok(name, f"within {skew.within_s:.0f} s of this machine's")
+        return ok(name, f"within {skew.most_apart_s:.0f} s of this machine's")
     found = f"this machine's is {skew.apart_s:,.0f} s {'ahead of' if skew.ahead else 'behind'} the store's"
     remedy = "set this machine's clock, and keep it set: timedatectl set-ntp true; AWS refuses what is 15 minutes off"
-    return skew.judge(name, found, remedy)
+    return skew.finding(name, found, remedy)
 
 
 def store_of(uri: str) -> str:
-    """The bucket of a location, by which checks of its store are named."""
+    """Return the bucket of a location, which names the checks of its store."""
     return "/".join(uri.split("/")[:3])
 
 
 def check_images(option: str, uri: str) -> Iterator[Finding]:
-    """Whether images can be listed and read: the first one is."""
+    """Check that images can be listed, and that the first one can be read."""
     name = f"{option} {uri}"
-    far = uri.startswith("s3://")
+    is_remote = uri.startswith("s3://")
     try:
-        first, passed_over = first_image(uri)
+        first, skipped = first_image(uri)
     except BrainrayError as exc:
-        remedy = "correct it, or mount its file system" if not far else "correct the bucket or the folder"
+        remedy = "correct it, or mount its file system" if not is_remote else "correct the bucket or the folder"
         yield finding_of_error(f"{name} list", exc, remedy=remedy)
         return
     if first is None:
-        many = passed_over == _LOOKED_AT
-        found = f"no image among {'its first ' if many else ''}{counted(passed_over, 'file')}"
+        is_cut = skipped == _MOST_LISTED
+        found = f"no image among {'its first ' if is_cut else ''}{counted(skipped, 'file')}"
         advice = "give the folder that holds the images, or a tar, zip, Parquet or list of images"
-        yield (warning if many else wrong)(f"{name} list", found, advice)
+        yield (warning if is_cut else wrong)(f"{name} list", found, advice)
         return
     yield ok(f"{name} list", f"the first image is {first.uri}")
-    verb = "get" if far else "read"
+    verb = "get" if is_remote else "read"
     try:
-        yield _read(f"{name} {verb}", first)
+        yield _time_read(f"{name} {verb}", first)
     except BrainrayError as exc:
         yield finding_of_error(f"{name} {verb}", exc, remedy="let this user read it")
 
 
 def first_image(uri: str) -> tuple[FileInfo | None, int]:
-    """The first image or container of images, and how many files were passed over to find it."""
+    """Find the first image or archive; returns it (None among the first 1000 files) and the number of skipped files.
+
+    Raises `BadRequest` for an empty list of images.
+    """
     listed = open_file_list(uri)
     if listed is not None:
         with closing(listed.rows()) as rows:  # type: ignore[type-var]  # a generator
@@ -122,24 +129,24 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
         if row is None:
             raise BadRequest(f"{uri}: the list is empty; give one that names images")
         return next(iter(storage.list_files(row.uri))), 0
-    passed_over = 0
+    skipped = 0
     with closing(storage.list_files(uri)) as files:  # type: ignore[type-var]  # a generator
-        for found in islice(files, _LOOKED_AT):
+        for found in islice(files, _MOST_LISTED):
             file = storage.name_of(found.uri)
-            container = kind_of(file) and not found.special and not is_hidden(file, found.folders)
-            if container or skip_reason(file, found.folders, special=found.special) is None:
-                return found, passed_over
-            passed_over += 1
-    return None, passed_over
+            is_archive = kind_of(file) and not found.special and not is_hidden(file, found.folders)
+            if is_archive or skip_reason(file, found.folders, special=found.special) is None:
+                return found, skipped
+            skipped += 1
+    return None, skipped
 
 
-def _read(name: str, first: FileInfo) -> Finding:
-    """By the request that scoring makes, the second time, when the connection is there."""
+def _time_read(name: str, first: FileInfo) -> Finding:
+    """Read a file as scoring does, twice, and time the second read, which needs no new connection."""
     whole = first.size_bytes <= _WHOLE_BYTES and kind_of(first.uri) is None
     data, took_s = b"", 0.0
     for _ in range(2):
         began_s = time.perf_counter()
-        data = storage.read_once(first.uri) if whole else storage.read_range(first.uri, 0, _head(first))
+        data = storage.read_once(first.uri) if whole else storage.read_range(first.uri, 0, _prefix_bytes(first))
         took_s = time.perf_counter() - began_s
     found = f"{size_text(len(data))} in {1000 * took_s:.0f} ms"
     if whole:
@@ -154,12 +161,12 @@ def _read(name: str, first: FileInfo) -> Finding:
     return ok(name, found)
 
 
-def _head(first: FileInfo) -> int:
+def _prefix_bytes(first: FileInfo) -> int:
     return min(first.size_bytes, _HEAD_BYTES)
 
 
 def check_class_folders(uri: str) -> Iterator[Finding]:
-    """What training would take for classes, or for folders above them."""
+    """List the class folders that training would find."""
     names = [name for name in storage.list_names(uri) if skip_reason(name, ()) is not None]
     shown = ", ".join(names[:_SHOWN_NAMES]) + (" ..." if len(names) > _SHOWN_NAMES else "")
     if not names:
@@ -170,7 +177,7 @@ def check_class_folders(uri: str) -> Iterator[Finding]:
 
 
 def check_model(uri: str) -> Iterator[Finding]:
-    """Every byte is read: the fingerprint is of all of them. Needs no torch."""
+    """Check a model bundle by reading all its bytes and comparing its fingerprint. Needs no torch."""
     bundle = load_bundle(uri)
-    what = f"{bundle.model.name}, {bundle.image.image_px} px, classes {', '.join(bundle.classes)}"
-    yield ok(f"--model {uri}", f"{what}; whole, fingerprint {bundle.fingerprint}")
+    description = f"{bundle.model.name}, {bundle.image.image_px} px, classes {', '.join(bundle.classes)}"
+    yield ok(f"--model {uri}", f"{description}; whole, fingerprint {bundle.fingerprint}")

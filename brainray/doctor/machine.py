@@ -1,4 +1,7 @@
-"""Checks of this machine: Python, packages, processors, memory, folders, open files; what a Ray on it would need."""
+"""Checks this machine: Python, packages, processors, memory, folders, open files, and what a local Ray needs.
+
+Imports neither Ray nor torch, and changes nothing.
+"""
 
 import os
 import platform
@@ -22,19 +25,20 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _SHOWN = ("ray", "torch", "torchvision", "numpy", "pyarrow", "pillow", "obstore", "botocore")
-# Driver and Ray's own processes on a local Ray: 0.3 GB and 0.7 GB.
+# Memory of the driver (0.3 GB) and of Ray's own processes (0.7 GB) on a local Ray.
 _OTHERS_BYTES = 1 << 30
-_OBJECTS_SHARE = 0.3  # of the memory that is free, which Ray takes for objects; workers get the rest
+_OBJECTS_SHARE = 0.3  # share of the free memory that Ray takes for objects; workers get the rest
 _SESSION = "session_2026-01-31_00-00-00_000000"
-_LONGEST_SOCKET = 107  # bytes of its path
-_FULL = 0.95  # of a disk: from there on Ray writes no objects to it
+_LONGEST_SOCKET = 107  # bytes in the path of a Unix socket
+_FULL = 0.95  # share of a disk in use above which Ray writes no objects to it
 _FEW_FILES, _TOO_FEW_FILES = 4096, 256  # Ray warns below the former; 64 reads at a time need more than the latter
-_RAISED_TO = 65536  # by Ray, where the hard limit allows
+_RAISED_TO = 65536  # soft limit of open files that Ray sets where the hard limit allows
 _FEW_BYTES, _TOO_FEW_BYTES = 5e9, 0.5e9
 _FEW_INODES = 1000
 
 
 def check_python() -> Iterator[Finding]:
+    """Check the version of Python against the one that brainray requires."""
     wanted, _ = _requirements()
     found = f"{platform.python_version()} ({sys.executable})"
     from packaging.specifiers import SpecifierSet
@@ -46,31 +50,35 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """What brainray needs, and what the extras it asks for need: at versions in the ranges it names."""
+    """Check that the packages brainray requires, and those of their extras, are installed in matching versions."""
     from packaging.requirements import Requirement
 
     _, needed = _requirements()
     if not needed:
         yield warning("packages", "brainray is not installed, so its requirements are not known", "pip install .")
         return
-    direct = [one for one in map(Requirement, needed) if one.marker is None or one.marker.evaluate({"extra": ""})]
-    required = [*direct, *(indirect for one in direct for indirect in _of_extras(one))]
-    versions = {one.name: _version(one.name) for one in required}
+    direct = [
+        requirement
+        for requirement in map(Requirement, needed)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+    required = [*direct, *(indirect for requirement in direct for indirect in _requirements_of_extras(requirement))]
+    versions = {requirement.name: _version(requirement.name) for requirement in required}
     unfit: dict[str, str] = {}
-    for one in required:
-        version = versions[one.name]
-        if version is None or not one.specifier.contains(version, prereleases=True):
-            unfit[one.name] = str(one.specifier)
+    for requirement in required:
+        version = versions[requirement.name]
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            unfit[requirement.name] = str(requirement.specifier)
     for name, specifier in unfit.items():
-        there = f"{name} {versions[name]} is installed, not {specifier}" if versions[name] else f"{name} is missing"
-        yield wrong("packages", there, f"pip install '{name}{specifier}'")
+        found = f"{name} {versions[name]} is installed, not {specifier}" if versions[name] else f"{name} is missing"
+        yield wrong("packages", found, f"pip install '{name}{specifier}'")
     shown = ", ".join(f"{name} {versions[name]}" for name in _SHOWN if versions.get(name))
     if not unfit:
         yield ok("packages", f"{len(versions)} as required: {shown} ...")
 
 
 def _requirements() -> tuple[str | None, list[str]]:
-    """Python and packages: by pyproject.toml beside the package, where it runs from a folder, else as installed."""
+    """Read the required Python and packages from pyproject.toml beside the package, else from installed metadata."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(brainray.__file__)))
     try:
         project = tomllib.loads(storage.read_bytes(f"{folder}/pyproject.toml").decode())["project"]
@@ -84,17 +92,17 @@ def _requirements() -> tuple[str | None, list[str]]:
         return None, []
 
 
-def _of_extras(asked: "Requirement") -> "Iterator[Requirement]":
+def _requirements_of_extras(extra_of: "Requirement") -> "Iterator[Requirement]":
     from packaging.requirements import Requirement
 
-    if _version(asked.name) is None:
+    if _version(extra_of.name) is None:
         return
-    for one in map(Requirement, metadata.requires(asked.name) or ()):
-        marker = one.marker
+    for requirement in map(Requirement, metadata.requires(extra_of.name) or ()):
+        marker = requirement.marker
         if marker is None or marker.evaluate({"extra": ""}):
             continue
-        if any(marker.evaluate({"extra": extra}) for extra in asked.extras):
-            yield one
+        if any(marker.evaluate({"extra": extra}) for extra in extra_of.extras):
+            yield requirement
 
 
 def _version(name: str) -> str | None:
@@ -118,7 +126,7 @@ def check_processors(machine: Machine, architecture: str = platform.machine()) -
 
 
 def check_memory(machine: Machine) -> Iterator[Finding]:
-    """Against what `pools` makes of it: a process for each processor, as far as there is memory."""
+    """Check the free memory against the pool that `resources` would build: one process for each processor."""
     if not machine.memory_bytes:
         yield warning("memory", "not known: /proc/meminfo cannot be read", "see that there is 1 GB for each processor")
         return
@@ -137,7 +145,7 @@ def check_memory(machine: Machine) -> Iterator[Finding]:
 
 
 def check_temporary_folder() -> Iterator[Finding]:
-    """Where listings and copies of manifests lie while a run lasts."""
+    """Check the folder for listings and copies of manifests, which exist while a run lasts."""
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError:
@@ -147,26 +155,26 @@ def check_temporary_folder() -> Iterator[Finding]:
 
 
 def check_room(check: str, folder: str, variable: str) -> Finding:
-    """Whether a file can be made in a folder of this machine, and how much more fits."""
-    elsewhere = f"free some, or set {variable} to a folder on another disk"
+    """Check that a file can be made in a local folder, and how much space it has. `variable` sets the folder."""
+    remedy = f"free some, or set {variable} to a folder on another disk"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
     except OSError as exc:
-        return wrong(check, f"{folder} cannot be written to ({exc.strerror})", elsewhere)
+        return wrong(check, f"{folder} cannot be written to ({exc.strerror})", remedy)
     disk = read_disk(folder)
     found = f"{folder} has {size_text(disk.free_bytes)} free of {size_text(disk.total_bytes)}"
     if disk.free_bytes < _TOO_FEW_BYTES:
-        return wrong(check, found, elsewhere)
+        return wrong(check, found, remedy)
     if disk.free_files is not None and disk.free_files < _FEW_INODES:
-        return wrong(check, f"{folder} has room for {disk.free_files:,} more files only (inodes)", elsewhere)
+        return wrong(check, f"{folder} has room for {disk.free_files:,} more files only (inodes)", remedy)
     if disk.free_bytes < _FEW_BYTES:
-        return warning(check, found, elsewhere)
+        return warning(check, found, remedy)
     return ok(check, found)
 
 
 def check_session_folder(folder: str) -> Iterator[Finding]:
-    """Where a Ray that is started here keeps logs, sockets, and objects that memory does not hold."""
+    """Check the folder where a local Ray keeps logs, sockets, and objects spilled from memory."""
     check, longest = "ray session folder", f"{folder}/ray/{_SESSION}_{os.getpid()}/sockets/plasma_store"
     if len(os.fsencode(longest)) > _LONGEST_SOCKET:
         found = f"{folder} is too long for the sockets in it ({len(longest)} bytes, {_LONGEST_SOCKET} allowed)"
@@ -181,7 +189,7 @@ def check_session_folder(folder: str) -> Iterator[Finding]:
 
 
 def check_objects(machine: Machine, shared_bytes: int, folder: str) -> Iterator[Finding]:
-    """The object store of a Ray that is started here. `shared_bytes`: free in /dev/shm."""
+    """Check the object store of a local Ray. `shared_bytes`: free in /dev/shm; `folder`: used for what exceeds it."""
     wanted = _OBJECTS_SHARE * machine.available_bytes
     found = f"/dev/shm has {size_text(shared_bytes)} free"
     if shared_bytes >= wanted:
@@ -192,7 +200,7 @@ def check_objects(machine: Machine, shared_bytes: int, folder: str) -> Iterator[
 
 
 def check_open_files() -> Iterator[Finding]:
-    """Ray raises the soft limit as far as the hard one allows."""
+    """Check the limit of open files; Ray raises the soft limit up to 65,536 where the hard one allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
     limit = max(limit, _RAISED_TO if hard == resource.RLIM_INFINITY else min(hard, _RAISED_TO))

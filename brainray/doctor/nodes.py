@@ -1,4 +1,7 @@
-"""What is judged of a cluster and its nodes, by what each said of itself. Imports no Ray: `ray_doctor` asks them."""
+"""Assesses a cluster and its nodes from the facts that each node reports about itself.
+
+Imports no Ray: `brainray.cluster.doctor` collects the facts, in a process of its own.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,11 +20,11 @@ _SAME = "install the same there as here: pip install --constraint constraints.tx
 
 @dataclass(frozen=True, kw_only=True)
 class NodeQuestions:
-    """What is to be asked about a cluster. Locations are normalised."""
+    """What to check on a cluster. Locations are normalised."""
 
-    cluster: bool | None  # True: there must be one; False: none is looked for
-    reads: tuple[tuple[str, str], ...] = ()  # option and location
-    output: str | None = None
+    cluster: bool | None  # True: there must be one; False: do not connect to any; None: use one if it runs
+    reads: tuple[tuple[str, str], ...] = ()  # option and location of everything that nodes read
+    output: str | None = None  # location that nodes write to
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -32,14 +35,15 @@ class NodeQuestions:
         return cls(**values | {"reads": tuple((option, uri) for option, uri in values["reads"])})
 
 
-def check_ray(asked: NodeQuestions) -> Iterator[Finding]:
+def check_ray(questions: NodeQuestions) -> Iterator[Finding]:
+    """Check the cluster, or a local Ray, in a process of its own."""
     remedy = "see whether what RAY_ADDRESS names, or `ray start` left behind, is a Ray head of this version that runs"
-    return findings_of("brainray.cluster.doctor", "ray", asked.to_json(), timeout_s=TIMEOUT_S, remedy=remedy)
+    return findings_of("brainray.cluster.doctor", "ray", questions.to_json(), timeout_s=TIMEOUT_S, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterNode:
-    """A machine of a cluster, as Ray knows it."""
+    """A machine of a cluster as Ray describes it."""
 
     node_id: str
     name: str
@@ -49,14 +53,16 @@ class ClusterNode:
     objects_bytes: int  # for the object store
 
     @property
-    def works(self) -> bool:
+    def can_work(self) -> bool:
+        """Whether the node can run workers; the head may have no processors for them."""
         return self.cpus > 0 or self.gpus > 0
 
 
 def facts(packages: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """What a node says of itself. `packages`: `versions.DISTRIBUTIONS`.
+    """Collect a node's versions, code digest, processor features, free space and clock. Runs on the node.
 
-    Sent to it by value, for it may have no brainray, or another one: knows nothing of this module.
+    `packages` is `versions.DISTRIBUTIONS`. The function is pickled by value, because the node may have no brainray or
+    another one, so it must not use anything of this module.
     """
     import hashlib
     import importlib.util
@@ -93,15 +99,15 @@ def facts(packages: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeAnswer:
-    """The facts of a node, and the times here between which it gave them."""
+    """A node's facts, and the times on this machine's clock before and after it collected them."""
 
     facts: dict[str, Any]
-    asked_s: float
-    answered_s: float
+    sent_s: float
+    received_s: float
 
 
-def judge_cluster(nodes: Sequence[ClusterNode], address: str) -> Iterator[Finding]:
-    """What it would score with."""
+def assess_cluster(nodes: Sequence[ClusterNode], address: str) -> Iterator[Finding]:
+    """Assess the cluster as a whole: how many processes would score."""
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     memory, objects = sum(node.memory_bytes for node in nodes), sum(node.objects_bytes for node in nodes)
     found = (
@@ -109,44 +115,45 @@ def judge_cluster(nodes: Sequence[ClusterNode], address: str) -> Iterator[Findin
         f"{size_text(memory)} for workers, "
         f"{size_text(objects)} for objects"
     )
-    able = [Node(cpus=node.cpus, gpus=node.gpus, memory_bytes=node.memory_bytes) for node in nodes]
-    if not has_processors(able):
+    resources = [Node(cpus=node.cpus, gpus=node.gpus, memory_bytes=node.memory_bytes) for node in nodes]
+    if not has_processors(resources):
         start = "start a worker node; `score` asks an autoscaler for one and waits up to ten minutes"
         yield warning("ray cluster", f"{found}; no node has processors for work yet", start)
         return
-    pool = largest_pool(able)
+    pool = largest_pool(resources)
     yield ok("ray cluster", f"{found}; {counted(pool.actors, 'process')} would score")
 
 
-def judge_node(node: ClusterNode, answer: NodeAnswer, here: dict[str, Any]) -> Iterator[Finding]:
-    """One node beside this machine, whose own facts are `here`."""
+def assess_node(node: ClusterNode, answer: NodeAnswer, here: dict[str, Any]) -> Iterator[Finding]:
+    """Assess one node against the facts of this machine, `here`."""
     theirs = answer.facts
     name = f"node {node.name}"
-    # Its clock was read between the two times: so far ahead of it may ours be, at least and at most.
-    skew = Skew(least_s=answer.asked_s - theirs["time_s"], most_s=answer.answered_s - theirs["time_s"])
+    # The node read its clock between sent_s and received_s.
+    skew = Skew(least_s=answer.sent_s - theirs["time_s"], most_s=answer.received_s - theirs["time_s"])
     yield ok(
         name,
         f"{counted(node.cpus, 'processor')}, {counted(node.gpus, 'GPU')}, {size_text(node.memory_bytes)} for workers, "
-        f"Python {theirs['python']}, Ray {theirs['ray']}, clock within {skew.within_s:.0f} s",
+        f"Python {theirs['python']}, Ray {theirs['ray']}, clock within {skew.most_apart_s:.0f} s",
     )
     if not skew.harmless:
         clock = f"{skew.apart_s:,.0f} s {'behind' if skew.ahead else 'ahead of'} this machine's"
-        yield skew.judge(f"{name} clock", clock, "set it there, and keep it set: timedatectl set-ntp true")
-    yield from _judge_versions(name, theirs, here)
+        yield skew.finding(f"{name} clock", clock, "set it there, and keep it set: timedatectl set-ntp true")
+    yield from _assess_versions(name, theirs, here)
     if theirs["temporary_free_bytes"] < _FEW_BYTES:
         free = f"{theirs['temporary_folder']} has {size_text(theirs['temporary_free_bytes'])} free"
         yield warning(f"{name} temporary folder", free, "free some: Ray writes logs there, and objects that do not fit")
     if node.cpus > 0 and not node.gpus:
-        yield from _judge_memory(name, node)
+        yield from _assess_memory(name, node)
 
 
-def _judge_versions(name: str, theirs: dict[str, Any], here: dict[str, Any]) -> Iterator[Finding]:
-    for what, remedy in (("python", "install the same Python there"), ("ray", _SAME)):
-        if theirs[what] != here[what]:
-            yield wrong(f"{name} {what}", f"{theirs[what]} there, {here[what]} here", remedy)
+def _assess_versions(name: str, theirs: dict[str, Any], here: dict[str, Any]) -> Iterator[Finding]:
+    """Compare Python, Ray, brainray's code and packages of a node with those here."""
+    for program, remedy in (("python", "install the same Python there"), ("ray", _SAME)):
+        if theirs[program] != here[program]:
+            yield wrong(f"{name} {program}", f"{theirs[program]} there, {here[program]} here", remedy)
     if theirs["brainray"] is None:
-        sent = f"{_INSTALL}, or send it along: ray job submit --working-dir . -- python jobs/score.py ..."
-        yield wrong(f"{name} brainray", "is missing", sent)
+        remedy = f"{_INSTALL}, or send it along: ray job submit --working-dir . -- python jobs/score.py ..."
+        yield wrong(f"{name} brainray", "is missing", remedy)
     elif theirs["brainray"] != here["brainray"]:
         yield wrong(f"{name} brainray", "is another version than here", "install the same there as here")
     pairs = {package: (version, here["packages"][package]) for package, version in theirs["packages"].items()}
@@ -158,7 +165,8 @@ def _judge_versions(name: str, theirs: dict[str, Any], here: dict[str, Any]) -> 
         yield warning(f"{name} packages", "; ".join(other), _SAME)
 
 
-def _judge_memory(name: str, node: ClusterNode) -> Iterator[Finding]:
+def _assess_memory(name: str, node: ClusterNode) -> Iterator[Finding]:
+    """Assess whether a node's memory suffices for one process for each processor."""
     wanted, fit = (
         largest_pool([one])
         for one in (Node(cpus=node.cpus), Node(cpus=node.cpus, memory_bytes=max(1, node.memory_bytes)))
@@ -168,8 +176,8 @@ def _judge_memory(name: str, node: ClusterNode) -> Iterator[Finding]:
         yield warning(f"{name} memory", room, "take a machine with more memory for each processor")
 
 
-def judge_precision(nodes: Sequence[tuple[ClusterNode, bool]]) -> Iterator[Finding]:
-    """Whether `--precision auto` means the same on all; a flag for each node says whether its processors have bf16."""
+def assess_precision(nodes: Sequence[tuple[ClusterNode, bool]]) -> Iterator[Finding]:
+    """Assess whether `--precision auto` gives one precision on all nodes; each comes with whether it has bf16."""
     scoring = [(node, bf16) for node, bf16 in nodes if node.cpus > 0]
     if any(node.gpus for node, _ in nodes) or len({bf16 for _, bf16 in scoring}) < 2:
         return
@@ -180,6 +188,7 @@ def judge_precision(nodes: Sequence[tuple[ClusterNode, bool]]) -> Iterator[Findi
     )
 
 
-def judge_late(node: ClusterNode, waited_s: float) -> Finding:
+def unanswered_node(node: ClusterNode, waited_s: float) -> Finding:
+    """Make the finding for a node that did not run a task in time."""
     advice = "see whether it runs, is reachable and can start a process: `ray status`, and its raylet.out"
     return wrong(f"node {node.name}", f"did not start a task within {waited_s:g} s", advice)

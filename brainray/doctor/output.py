@@ -1,6 +1,6 @@
-"""Checks of where results go: whose it is, and whether it can be written as a run needs it. Knows no Ray.
+"""Checks an output: what it holds, whether another run holds it, and whether a run can write and lock it.
 
-What is written is small and hidden, and removed again.
+Imports no Ray. The probes are small hidden files and are removed again; nothing else in the output may change.
 """
 
 import os
@@ -13,45 +13,51 @@ from datetime import UTC, datetime
 from brainray import storage
 from brainray.errors import BadRequest, BrainrayError, OutputHeld, StorageError
 from brainray.hardware import Disk, read_disk
-from brainray.inputs.archives.index import FOLDER as CONTAINERS
+from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.models.bundle import DESCRIPTION, load_bundle
 from brainray.scoring.run_folder import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 from brainray.storage.lease import refuse_if_held
 
-from .checks import Finding, attempted, finding_of_error, ok, size_text, warning, wrong
-from .inputs import check_service
+from .checks import Finding, finding_of_error, guarded, ok, size_text, warning, wrong
+from .inputs import check_store
 
-_FEW_BYTES, _TOO_FEW_BYTES = 2e9, 0.2e9  # 0.2 kB an image, measured: of ten million, and of one
+_FEW_BYTES, _TOO_FEW_BYTES = (
+    2e9,
+    0.2e9,
+)  # free space to warn of, to report as wrong: at 0.2 kB an image, ten million images and one million
 _FEW_FILES = 100
-_STIRRED_S = 120  # ago: a run that wrote its status then is most likely alive
+_RECENT_S = 120  # a run that wrote its status within this time is most likely alive
 _IN_MEMORY = ("tmpfs", "ramfs")
-# Buckets shown as folders: there a rename is a copy and a deletion, which is no way to keep a lease.
+# File systems that show a bucket as a folder. A rename there is a copy and a deletion, so a lease is not safe.
 _BUCKETS_AS_FOLDERS = ("s3fs", "mountpoint", "goofys", "gcsfuse", "rclone", "blobfuse", "geesefs")
 _OTHER_OUTPUT = "give another --output"
 
 
-def look_at_output(
+def check_output_option(
     text: str, *, inputs: Sequence[str], model: str | None, training: bool, with_store: bool
 ) -> Iterator[Finding]:
-    """`inputs` and `model` are normalised. `training`: it is for a model, not for a run."""
+    """Check a value of --output. `inputs` and `model` are normalised.
+
+    `training`: the output is for a model, not for a run. `with_store`: also report on its object store.
+    """
     uri = storage.normalise(text)
     name = f"--output {uri}"
     if uri.startswith("s3://"):
-        yield from check_service(uri, told=with_store)
+        yield from check_store(uri, report=with_store)
         found = list(check_bucket(uri))
         yield from found
-        if found[0].status == "wrong":  # it cannot be listed
+        if found[0].status == "wrong":  # the bucket cannot be listed
             return
     else:
-        yield from attempted(f"{name} write", lambda: check_disk(uri))
+        yield from guarded(f"{name} write", lambda: check_disk(uri))
     if training:
-        yield from attempted(name, lambda: check_training_output(uri))
+        yield from guarded(name, lambda: check_training_output(uri))
     else:
-        yield from attempted(name, lambda: check_state(uri, inputs=inputs, model=model))
+        yield from guarded(name, lambda: check_state(uri, inputs=inputs, model=model))
 
 
 def check_state(uri: str, *, inputs: Sequence[str], model: str | None) -> Iterator[Finding]:
-    """Whether `score` would take the output. No `inputs`, no `model`: they are not known."""
+    """Check whether `score` accepts the output. Empty `inputs` and a `model` of None are not compared."""
     name = f"--output {uri}"
     if storage.exists(uri) and not storage.is_folder(uri):
         yield wrong(name, "is a file", "give a folder that is new or holds an earlier run")
@@ -59,23 +65,23 @@ def check_state(uri: str, *, inputs: Sequence[str], model: str | None) -> Iterat
     refuse_if_held(uri)
     run = read_run(uri)
     if run is None:
-        others = sorted(set(storage.list_names(uri)) - {MANIFEST, CONTAINERS})
+        others = sorted(set(storage.list_names(uri)) - {MANIFEST, ARCHIVE_INDEXES})
         if others:
             yield wrong(name, f"holds other files and no run: {', '.join(others[:3])}", "give a new or an empty folder")
         else:
             yield ok(name, "free for a new run")
         return
-    yield _judge_run(name, run, inputs, model, published=is_published(uri))
-    yield from _judge_status(f"{name} status", uri)
+    yield _assess_run(name, run, inputs, model, published=is_published(uri))
+    yield from _check_status(f"{name} status", uri)
 
 
-def _judge_run(
+def _assess_run(
     name: str, run: dict[str, object], inputs: Sequence[str], model: str | None, *, published: bool
 ) -> Finding:
     version, theirs = run.get("schema_version"), run.get("fingerprint")
     if version != SCHEMA_VERSION:
         return wrong(name, f"holds a run of format {version}, not {SCHEMA_VERSION}", _OTHER_OUTPUT)
-    with suppress(BadRequest):  # which the check of the model tells
+    with suppress(BadRequest):  # reported by the check of --model
         ours = load_bundle(model).fingerprint if model else theirs
         if ours != theirs:
             return wrong(
@@ -91,18 +97,19 @@ def _judge_run(
     return ok(name, f"holds a run of model {theirs}, {'published' if published else 'not finished'}")
 
 
-def _judge_status(name: str, uri: str) -> Iterator[Finding]:
-    """A run on another machine may live: its lease does not tell, but its status does, as long as it is fresh."""
+def _check_status(name: str, uri: str) -> Iterator[Finding]:
+    """Warn of a run on another machine that may be alive: a recent status shows it, the lease does not."""
     with suppress(StorageError, KeyError, ValueError, TypeError):
         status = storage.read_json(storage.join(uri, STATUS))
         age_s = (datetime.now(UTC) - datetime.fromisoformat(status["last_progress"])).total_seconds()
-        if status["phase"] != "done" and age_s < _STIRRED_S:
+        if status["phase"] != "done" and age_s < _RECENT_S:
             holder = status["holder"]
             found = f"{status['phase']} {age_s:.0f} s ago, by process {holder['pid']} on {holder['host']}"
             yield warning(name, found, f"a run seems to be under way: wait for it to end, or {_OTHER_OUTPUT}")
 
 
 def check_training_output(uri: str) -> Iterator[Finding]:
+    """Check whether `train` accepts the output. Raises `OutputHeld` where another command holds it."""
     name = f"--output {uri}"
     refuse_if_held(uri)
     if storage.exists(storage.join(uri, DESCRIPTION)):
@@ -111,8 +118,8 @@ def check_training_output(uri: str) -> Iterator[Finding]:
         yield ok(name, "holds no finished model")
 
 
-def check_disk(uri: str, *, look: Callable[[str], Disk] = read_disk) -> Iterator[Finding]:
-    """A local output: whether files can be made in it, whether a lease can be held, and what room there is."""
+def check_disk(uri: str, *, read: Callable[[str], Disk] = read_disk) -> Iterator[Finding]:
+    """Check a local output: whether files can be made, whether a lease excludes others, and how much space is free."""
     folder = nearest_folder(uri)
     check = f"--output {uri} write"
     if not storage.is_folder(folder):
@@ -121,10 +128,12 @@ def check_disk(uri: str, *, look: Callable[[str], Disk] = read_disk) -> Iterator
     try:
         exclusive = _try_lease(folder)
     except StorageError as exc:
-        why = str(exc).rpartition(": ")[2]
-        yield wrong(check, f"{folder} cannot be written to ({why})", f"let this user write there, or {_OTHER_OUTPUT}")
+        reason = str(exc).rpartition(": ")[2]
+        yield wrong(
+            check, f"{folder} cannot be written to ({reason})", f"let this user write there, or {_OTHER_OUTPUT}"
+        )
         return
-    disk = look(folder)
+    disk = read(folder)
     found = f"{folder} can be written to: {disk.kind or 'unknown file system'}, {size_text(disk.free_bytes)} free"
     if not exclusive:
         found = f"{folder} ({disk.kind}) lets two runs believe that each alone holds the output"
@@ -144,16 +153,16 @@ def check_disk(uri: str, *, look: Callable[[str], Disk] = read_disk) -> Iterator
 
 
 def nearest_folder(uri: str) -> str:
-    """The output, or where it would be made: the first above it that is there."""
+    """Return the output, or the nearest folder above it that exists."""
     while not storage.exists(uri) and os.path.dirname(uri) != uri:
         uri = os.path.dirname(uri)
     return uri
 
 
 def _try_lease(folder: str) -> bool:
-    """Do in a folder of its own what a run does in its output; whether one who is shut out stays out."""
-    place = storage.join(folder, f".brainray-doctor-{secrets.token_hex(8)}")
-    staging, file = storage.join(place, "lease"), storage.join(place, "file")
+    """Hold and revoke a lease in a new hidden folder; returns whether it excludes a second and a revoked writer."""
+    probe_folder = storage.join(folder, f".brainray-doctor-{secrets.token_hex(8)}")
+    staging, file = storage.join(probe_folder, "lease"), storage.join(probe_folder, "file")
     writer = storage.Writer(staging=staging)
     try:
         first, second = (storage.claim(staging, b"{}") for _ in range(2))
@@ -166,23 +175,23 @@ def _try_lease(folder: str) -> bool:
         return False
     finally:
         with suppress(StorageError):
-            storage.delete_tree(place)
+            storage.delete_tree(probe_folder)
 
 
 def check_bucket(uri: str) -> Iterator[Finding]:
-    """An output in a bucket: every permission that a run needs is used, each on its own."""
+    """Check an output in a bucket by using each permission that a run needs."""
     name = f"--output {uri}"
     probe = storage.join(uri, f".brainray-doctor-{secrets.token_hex(8)}")
-    listed = yield from _step(f"{name} list", "s3:ListBucket", lambda: storage.list_names(uri), uri)
-    written = yield from _step(f"{name} put", "s3:PutObject", lambda: storage.write_bytes(probe, b"x"), probe)
-    if written or listed:  # else what is not there cannot be told from what is forbidden
-        yield from _step(f"{name} get", "s3:GetObject", lambda: _get(probe, there=written), probe)
-    deleted = yield from _step(f"{name} delete", "s3:DeleteObject", lambda: storage.delete(probe), probe)
+    listed = yield from _try_permission(f"{name} list", "s3:ListBucket", lambda: storage.list_names(uri), uri)
+    written = yield from _try_permission(f"{name} put", "s3:PutObject", lambda: storage.write_bytes(probe, b"x"), probe)
+    if written or listed:  # else a missing object cannot be distinguished from a forbidden one
+        yield from _try_permission(f"{name} get", "s3:GetObject", lambda: _read_probe(probe, is_written=written), probe)
+    deleted = yield from _try_permission(f"{name} delete", "s3:DeleteObject", lambda: storage.delete(probe), probe)
     if written and deleted:
-        yield from attempted(f"{name} conditional put", lambda: _conditions(f"{name} conditional put", uri))
+        yield from guarded(f"{name} conditional put", lambda: _check_conditions(f"{name} conditional put", uri))
 
 
-def _step(name: str, action: str, step: Callable[[], object], about: str) -> Generator[Finding, None, bool]:
+def _try_permission(name: str, action: str, step: Callable[[], object], about: str) -> Generator[Finding, None, bool]:
     began_s = time.perf_counter()
     try:
         step()
@@ -193,15 +202,16 @@ def _step(name: str, action: str, step: Callable[[], object], about: str) -> Gen
     return True
 
 
-def _get(probe: str, *, there: bool) -> None:
+def _read_probe(probe: str, *, is_written: bool) -> None:
     try:
         storage.read_bytes(probe)
     except StorageError as exc:
-        if there or exc.reason != "not_found":
+        if is_written or exc.reason != "not_found":
             raise
 
 
-def _conditions(name: str, uri: str) -> Iterator[Finding]:
+def _check_conditions(name: str, uri: str) -> Iterator[Finding]:
+    """Check that the store honours conditional writes, on which leases rest."""
     missing = storage.unsupported_conditions(uri)
     if not missing:
         yield ok(name, "If-None-Match and If-Match are honoured")

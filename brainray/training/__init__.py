@@ -1,1 +1,1 @@
-"""Training: data set, splits, augmentation, loop, checkpoints, report, hyperparameter search. Knows no Ray."""
+"""Training: data set, splits, augmentation, loop, checkpoints, report, hyperparameter search. Imports no Ray."""

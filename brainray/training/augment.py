@@ -1,6 +1,8 @@
-"""Random changes that leave the diagnosis of an MRI slice as it is: another scanner, another export, another crop.
+"""Data augmentation: random changes that leave the diagnosis of an MRI slice as it is.
 
-Batches of images from 0 (black) to 1, one draw an image. Axes: N images, C channels, H height, W width.
+The changes imitate other scanners, other exports and other crops. Images are floats from 0 (black) to 1; each image of
+a batch gets draws of its own. Must not draw from anything but the generator that is passed in.
+Axes: N images, C channels, H height, W width.
 """
 
 import math
@@ -15,33 +17,36 @@ from torch.nn import functional
 
 Plane = NDArray[np.uint8]
 
-# Ranges at full strength; a strength below 1 narrows them all, and makes rarer what is done to some images only.
+# Ranges and chances at strength 1. A smaller strength narrows the ranges and lowers the chances in proportion.
 _MAX_TURN_DEG = 20.0
-_QUARTER_TURNS = 0.1  # chance of a picture that lies on its side or on its head, as some exports are
-_SCALE = 0.2  # of the logarithm, as for all that multiplies
+_QUARTER_TURNS = 0.1  # chance of an image turned by 90, 180 or 270 degrees, as in some exports
+_SCALE = 0.2  # half the range of the logarithm, as for every other factor
 _ASPECT = 0.1
-_MAX_SHIFT = 0.1  # of the width
-_EQUALISED = 0.35  # chance of a mixture with the image after contrast equalisation
-_CLIP = (1.0, 4.0)  # limit of that equalisation (CLAHE, Zuiderveld 1994); tiles are an eighth of the width
+_MAX_SHIFT = 0.1  # share of the width
+_EQUALISED = 0.35  # chance of blending the image with its equalised version
+_CLIP = (1.0, 4.0)  # clip limit of the equalisation (CLAHE, Zuiderveld 1994); tiles are an eighth of the width
 _GAMMA = 0.5
-_COIL = 0.4  # a receiving coil's sensitivity, which falls off across the head (Sled et al. 1998)
-_COIL_POINTS = 3  # along a side: no coil changes it faster
+_COIL = 0.4  # bias field: a receiving coil's sensitivity falls off across the head (Sled et al. 1998)
+_COIL_POINTS = 3  # control points along a side: real bias fields vary no faster
 _CONTRAST = 0.4
 _BRIGHTNESS = 0.08
-_BLURRED, _COARSE, _SHARPENED = 0.15, 0.15, 0.1  # chances: out of focus, enlarged from a smaller one, an export's edges
-_SMALLEST = 0.3  # of the width, of what is enlarged
-_COMPRESSED = 0.2  # chance of what JPEG leaves
-_QUALITY = (10, 70)  # of that JPEG
-_WRITTEN = 0.1  # chance of words over the image, as in a screenshot
+_BLURRED, _COARSE, _SHARPENED = 0.15, 0.15, 0.1  # chances of a blur, of down- and upsampling, of sharpening
+_SMALLEST = 0.3  # smallest width of a downsampled image, as a share of the width
+_COMPRESSED = 0.2  # chance of JPEG artefacts
+_QUALITY = (10, 70)  # JPEG quality
+_WRITTEN = 0.1  # chance of text over the image, as in a screenshot
 _LETTERS = (48, 91)  # digits, some signs, capitals
 _MAX_NOISE = 0.04
-_ERASED = (0.1, 0.3)  # side of the square that is covered, of the width (DeVries and Taylor 2017)
+_ERASED = (0.1, 0.3)  # side of the covered square, as a share of the width (DeVries and Taylor 2017)
 _ERASE_CHANCE = 0.25
-_MAX_COVER = 0.5  # brightness of it
+_MAX_COVER = 0.5  # brightness of the square
 
 
 def augment(images_NCHW: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
-    """A new batch of the same shape, from 0 to 1; of strength 0, as it is. Draws come from `generator`, a CPU one."""
+    """Return an augmented batch of the same shape, values from 0 to 1. Strength 0 returns the batch itself.
+
+    `generator` must be a CPU generator.
+    """
     if strength == 0:
         return images_NCHW
     draw = _Draw(len(images_NCHW), generator, strength, images_NCHW.device)
@@ -53,60 +58,63 @@ def augment(images_NCHW: Tensor, generator: torch.Generator, *, strength: float 
 
 
 class _Draw:
-    """One number an image, shaped to be broadcast over the batch."""
+    """Draws random numbers, one an image, mostly shaped [N, 1, 1, 1] to be broadcast over the batch."""
 
     def __init__(self, count: int, generator: torch.Generator, strength: float, device: torch.device) -> None:
         self.count, self.generator, self.strength, self.device = count, generator, strength, device
 
     def between(self, low: float, high: float) -> Tensor:
-        """Evenly from a range that is narrowed by the strength around what changes nothing, 0."""
+        """Draw uniformly from a range that the strength scales towards 0, the value that changes nothing."""
         drawn = torch.rand(self.count, 1, 1, 1, generator=self.generator) * (high - low) + low
         return (drawn * self.strength).to(self.device)
 
     def around(self, spread: float) -> Tensor:
+        """Draw uniformly from -spread to spread, scaled by the strength."""
         return self.between(-spread, spread)
 
     def factor(self, spread: float) -> Tensor:
+        """Draw a positive factor whose logarithm is uniform from -spread to spread, scaled by the strength."""
         return torch.exp(self.around(spread))
 
     def happens(self, chance: float) -> Tensor:
-        """Which images, as a mask on the CPU."""
+        """Choose images with this chance, scaled by the strength; returns a mask [N] on the CPU."""
         return torch.rand(self.count, generator=self.generator) < chance * self.strength
 
     def numbers(self) -> list[float]:
-        """Evenly from 0 to 1, at any strength."""
+        """Draw uniformly from 0 to 1, whatever the strength."""
         return torch.rand(self.count, generator=self.generator).tolist()
 
     def integers(self, low: int, high: int) -> Tensor:
+        """Draw integers [N] from low up to, not including, high, whatever the strength."""
         return torch.randint(low, high, (self.count,), generator=self.generator)
 
 
 def _by_plane(image_CHW: Tensor, change: Callable[[Plane], object]) -> Tensor:
-    """What a function of 8-bit pixels [H, W], such as OpenCV has, makes of each channel."""
+    """Apply a function of 8-bit pixels [H, W], such as one of OpenCV, to each channel."""
     planes = (image_CHW * 255).round().to(torch.uint8).cpu().numpy()
     return torch.stack([torch.from_numpy(np.asarray(change(plane))) for plane in planes]).to(image_CHW) / 255
 
 
 def _equalise(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """Mix some images with what adaptive histogram equalisation makes of them."""
+    """Blend some images with their adaptive histogram equalisation (CLAHE)."""
     import cv2
 
-    chosen, share, limit = draw.happens(_EQUALISED), draw.between(0, 1), draw.numbers()
+    selected, share, limit = draw.happens(_EQUALISED), draw.between(0, 1), draw.numbers()
     images = images_NCHW.clone()
-    for index in chosen.nonzero().flatten().tolist():
+    for index in selected.nonzero().flatten().tolist():
         tool = cv2.createCLAHE(clipLimit=_CLIP[0] + (_CLIP[1] - _CLIP[0]) * limit[index], tileGridSize=(8, 8))
         images[index] = torch.lerp(images_NCHW[index], _by_plane(images_NCHW[index], tool.apply), share[index])
     return images
 
 
 def _write(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """Letters and digits over some images; they say nothing."""
+    """Write random letters and digits over some images, so that text carries no information."""
     import cv2
 
     places, sizes = (torch.rand(draw.count, 2, generator=draw.generator).tolist() for _ in range(2))
-    chosen, words = draw.happens(_WRITTEN), torch.randint(*_LETTERS, (draw.count, 8), generator=draw.generator)
+    selected, words = draw.happens(_WRITTEN), torch.randint(*_LETTERS, (draw.count, 8), generator=draw.generator)
     height, width = images_NCHW.shape[-2:]
-    for index in chosen.nonzero().flatten().tolist():
+    for index in selected.nonzero().flatten().tolist():
         (across, down), (size, grey) = places[index], sizes[index]
         written = partial(
             cv2.putText,
@@ -121,15 +129,15 @@ def _write(images_NCHW: Tensor, draw: _Draw) -> Tensor:
 
 
 def _compress(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """Make JPEGs of some images."""
-    chosen, quality = draw.happens(_COMPRESSED), draw.integers(*_QUALITY).tolist()
-    for index in chosen.nonzero().flatten().tolist():
+    """Compress some images as JPEG and decode them again."""
+    selected, quality = draw.happens(_COMPRESSED), draw.integers(*_QUALITY).tolist()
+    for index in selected.nonzero().flatten().tolist():
         images_NCHW[index] = _by_plane(images_NCHW[index], partial(_jpeg, quality=quality[index]))
     return images_NCHW
 
 
 def _move(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """Flip, turn, scale, stretch and shift in one resampling; what comes in from outside is black."""
+    """Flip, turn, scale, stretch and shift in one resampling; the area outside the image is black."""
     quarters = draw.happens(_QUARTER_TURNS) * draw.integers(1, 4)
     angle = draw.around(_MAX_TURN_DEG).flatten() * (math.pi / 180) + quarters.to(draw.device) * (math.pi / 2)
     scale, aspect = draw.factor(_SCALE).flatten(), draw.factor(_ASPECT).flatten()
@@ -145,7 +153,7 @@ def _move(images_NCHW: Tensor, draw: _Draw) -> Tensor:
 
 
 def _tone(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """Gamma, the coil's field, contrast, brightness."""
+    """Change gamma, bias field, contrast and brightness."""
     points = torch.randn(draw.count, 1, _COIL_POINTS, _COIL_POINTS, generator=draw.generator).to(images_NCHW.device)
     field = functional.interpolate(points, size=images_NCHW.shape[-2:], mode="bicubic", align_corners=True)
     bent = images_NCHW.clamp_min(1e-3) ** draw.factor(_GAMMA) * torch.exp(field * draw.between(0, _COIL))
@@ -153,7 +161,7 @@ def _tone(images_NCHW: Tensor, draw: _Draw) -> Tensor:
 
 
 def _refocus(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """Blur some, rebuild some from fewer pixels, sharpen some."""
+    """Blur some images, down- and upsample some, sharpen some; no image gets two of these."""
     size, chance = images_NCHW.shape[-2:], torch.rand(draw.count, generator=draw.generator) / draw.strength
     blurred = (chance < _BLURRED).nonzero().flatten().to(draw.device)
     images_NCHW[blurred] = _blur(images_NCHW[blurred], 3)
@@ -181,7 +189,7 @@ def _jpeg(plane_HW: Plane, *, quality: int) -> Plane:
 
 
 def _cover(images_NCHW: Tensor, draw: _Draw) -> Tensor:
-    """A grey square over some images, so that no single spot decides."""
+    """Cover a square of some images with grey, so that no single spot decides."""
     width, generator = images_NCHW.shape[-1], draw.generator
     for index in draw.happens(_ERASE_CHANCE).nonzero().flatten().tolist():
         share, grey = torch.rand(2, generator=generator).tolist()

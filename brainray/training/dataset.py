@@ -1,4 +1,8 @@
-"""What is trained on: the images of the class folders, and what is left out of them. Knows no Ray."""
+"""The training set: lists the images of the class folders, excludes unusable ones, and splits the rest.
+
+Reads names and digests only: pixels are decoded in `decoded`, copies are found in `brainray.duplicates`. Imports no
+Ray.
+"""
 
 import hashlib
 from collections import Counter
@@ -25,41 +29,43 @@ Array = npt.NDArray[Any]
 class TrainingSet:
     """Every image file below the class folders."""
 
-    table: pa.Table  # position, uri, version (of the file, with its size), label (index of the class)
-    classes: tuple[str, ...]
-    skipped: dict[str, int]
+    table: pa.Table  # position, uri, version (size and version of the file), label (index of the class)
+    classes: tuple[str, ...]  # sorted names of the class folders
+    skipped: dict[str, int]  # files that are no images, by reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectedImages:
-    """The images that are trained and measured on. Arrays have one value an image that is left."""
+    """The images for training and validation. Arrays have one value for each selected image."""
 
-    positions: Array  # in the training set
-    labels: Array
-    pictures: Array  # a number each; images with one number show the same
-    splits: tuple[Split, ...]  # of places in `positions`: one, or as many as there are folds
+    positions: Array  # rows of the training set's table
+    labels: Array  # index of the class
+    pictures: Array  # number of the picture; copies of one picture have the same number
+    splits: tuple[Split, ...]  # of indices into `positions`: one split, or one for each fold
     digest: str  # of the pictures and their labels: equal for equal data, whatever the names
-    unreadable: dict[str, int]
-    barred: int  # images that show what must not be trained on
-    conflicts: int  # images of pictures that carry two labels or more; whichever is right, one is wrong
+    unreadable: dict[str, int]  # images left out because they cannot be decoded, by reason
+    excluded: int  # images left out because they are copies of an image below --exclude
+    conflicts: int  # images left out because copies of them lie in another class folder
 
     @property
     def distinct(self) -> int:
+        """Number of different pictures."""
         return len(np.unique(self.pictures))
 
-    def side(self, which: Array) -> Array:
-        return self.positions[which]
+    def positions_at(self, places: Array) -> Array:
+        """Rows of the training set for indices into the selected images, such as one side of a split."""
+        return self.positions[places]
 
 
 def list_training_set(data: str) -> TrainingSet:
-    """Images by class folder. Raises `BadRequest` for what cannot be learned from."""
+    """List images by class folder. Raises `BadRequest` for fewer than two classes, or fewer than two images of one."""
     skipped: Counter[str] = Counter()
     table = _table("--data", data, class_of_folders, skipped)
     names = table["name"].unique().to_pylist()
     classes = tuple(sorted(names))
     if len(classes) < 2:
-        found = f"only one class folder ({classes[0]})" if classes else "no class folder with images"
-        raise BadRequest(f"--data {data}: {found}; put the images of each class into a folder named for it")
+        file = f"only one class folder ({classes[0]})" if classes else "no class folder with images"
+        raise BadRequest(f"--data {data}: {file}; put the images of each class into a folder named for it")
     counts = Counter(dict(zip(*(table["name"].value_counts().flatten()[i].to_pylist() for i in (0, 1)), strict=True)))
     for name in classes:
         if counts[name] < 2:
@@ -73,7 +79,7 @@ def list_training_set(data: str) -> TrainingSet:
 
 
 def list_excluded(uri: str) -> pa.Table:
-    """Every image below a folder, whatever its class: what must not be trained on."""
+    """List every image below the folder of --exclude, whatever its class. Raises `BadRequest` where there is none."""
     table = _table("--exclude", uri, lambda _: "", Counter())
     if len(table) == 0:
         raise BadRequest(f"--exclude {uri}: no image files found")
@@ -81,7 +87,7 @@ def list_excluded(uri: str) -> pa.Table:
 
 
 def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]) -> pa.Table:
-    """(position, uri, name, version) of the images below `root`, held as Arrow. Counts what is passed over."""
+    """List the images below `root` as (position, uri, name, version). Counts skipped files by reason in `skipped`."""
     schema = pa.schema([("uri", pa.string()), ("name", pa.string()), ("version", pa.string())])
     rows = _rows(image_files(option, root, skipped), name_of, skipped)
     table = pa.concat_tables([schema.empty_table(), *tables_of(rows, schema)])
@@ -91,27 +97,29 @@ def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | No
 def _rows(
     files: Iterator[FileInfo], name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]
 ) -> Iterator[dict[str, str | None]]:
-    for found in files:
-        name = name_of(found.folders)
+    for file in files:
+        name = name_of(file.folders)
         if name is None:
             skipped["not in a class folder"] += 1
         else:
-            yield {"uri": found.uri, "name": name, "version": f"{found.size_bytes} {found.version}"}
+            yield {"uri": file.uri, "name": name, "version": f"{file.size_bytes} {file.version}"}
 
 
 def select_images(
-    training_set: TrainingSet, groups: Array, digests: Array, errors: Array, *, barred: Array, options: TrainOptions
+    training_set: TrainingSet, groups: Array, digests: Array, errors: Array, *, excluded: Array, options: TrainOptions
 ) -> SelectedImages:
-    """Leave out what is unreadable, barred or labelled twice, and split the rest by picture.
+    """Leave out images that are unreadable, excluded or labelled twice, and split the rest by picture.
 
-    `groups` [N] has a number an image, equal for copies; `barred` [N] says which are copies of what is excluded.
+    All arrays are [N], one value for each image of the training set: `groups` has equal numbers for copies, `digests`
+    the digest of the pixels, `errors` why an image cannot be decoded or "", `excluded` whether it must be left out.
+    Raises `BadRequest` where too few pictures of a class are left.
     """
     labels = training_set.table["label"].to_numpy()
     readable = errors == ""
-    left = np.flatnonzero(readable & ~barred)
-    pictures = number_pictures(groups[left], digests[left])
-    mixed = conflicting(pictures, labels[left])
-    positions, pictures = left[~mixed], pictures[~mixed]
+    usable = np.flatnonzero(readable & ~excluded)
+    pictures = number_pictures(groups[usable], digests[usable])
+    conflicting_N = conflicting(pictures, labels[usable])
+    positions, pictures = usable[~conflicting_N], pictures[~conflicting_N]
     return SelectedImages(
         positions=positions,
         labels=labels[positions],
@@ -119,8 +127,8 @@ def select_images(
         splits=_splits(training_set, positions, pictures, labels[positions], options),
         digest=_digest(digests[positions], labels[positions]),
         unreadable=dict(Counter(errors[~readable].tolist())),
-        barred=int((readable & barred).sum()),
-        conflicts=int(mixed.sum()),
+        excluded=int((readable & excluded).sum()),
+        conflicts=int(conflicting_N.sum()),
     )
 
 
@@ -142,48 +150,49 @@ def _splits(
 
 
 def _digest(digests: Array, labels: Array) -> str:
+    """Digest of all pictures and labels, whatever their order."""
     described = "\n".join(sorted(f"{d} {label}" for d, label in zip(digests, labels, strict=True)))
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
-def describe_choice(chosen: SelectedImages) -> Iterator[str]:
-    """What a user should know of the data before trusting a figure measured on it."""
-    images = len(chosen.positions)
-    if chosen.unreadable:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in chosen.unreadable.items())
+def describe_selection(selected: SelectedImages) -> Iterator[str]:
+    """Yield lines for the log: how many images were left out and why, and how the rest is split."""
+    images = len(selected.positions)
+    if selected.unreadable:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in selected.unreadable.items())
         yield f"left out, for they cannot be read: {reasons}"
-    if chosen.barred:
-        yield f"left out, for --exclude shows the same picture: {chosen.barred:,}"
-    if chosen.conflicts:
-        yield f"left out, for copies of them lie in another class folder: {chosen.conflicts:,}"
-    if chosen.distinct < images:
-        yield f"{images:,} images show {chosen.distinct:,} pictures; copies stay together and count once in figures"
-    if len(chosen.splits) > 1:
-        yield f"each picture is measured on in one of {len(chosen.splits)} folds by a model that has not seen it"
+    if selected.excluded:
+        yield f"left out, for --exclude shows the same picture: {selected.excluded:,}"
+    if selected.conflicts:
+        yield f"left out, for copies of them lie in another class folder: {selected.conflicts:,}"
+    if selected.distinct < images:
+        yield f"{images:,} images show {selected.distinct:,} pictures; copies stay together and count once in figures"
+    if len(selected.splits) > 1:
+        yield f"each picture is measured on in one of {len(selected.splits)} folds by a model that has not seen it"
     else:
-        (split,) = chosen.splits
+        (split,) = selected.splits
         yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
 
 
-def picture_counts(chosen: SelectedImages, places: Array, classes: int) -> Array:
-    """Pictures of each class."""
-    _, first = np.unique(chosen.pictures[places], return_index=True)
-    return np.bincount(chosen.labels[places][first], minlength=classes)
+def picture_counts(selected: SelectedImages, places: Array, classes: int) -> Array:
+    """Count the different pictures of each class among the given indices; returns [K]."""
+    _, first = np.unique(selected.pictures[places], return_index=True)
+    return np.bincount(selected.labels[places][first], minlength=classes)
 
 
-def describe_data(chosen: SelectedImages, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What the bundle says of the images it was made from."""
-    split = chosen.splits[0]
-    by_class = picture_counts(chosen, np.arange(len(chosen.positions)), len(classes))
+def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Describe the images for the bundle's provenance. Its keys are a stored format."""
+    split = selected.splits[0]
+    by_class = picture_counts(selected, np.arange(len(selected.positions)), len(classes))
     return {
-        "digest": chosen.digest,
-        "images": len(chosen.positions),
-        "pictures": chosen.distinct,
-        "label_conflicts": chosen.conflicts,
-        "train_images": len(split.train) if len(chosen.splits) == 1 else len(chosen.positions),
-        "validation_images": sum(len(each.validation) for each in chosen.splits),
-        "unreadable": chosen.unreadable,
-        "excluded": chosen.barred,
-        "by_class": dict(zip(classes, np.bincount(chosen.labels, minlength=len(classes)).tolist(), strict=True)),
+        "digest": selected.digest,
+        "images": len(selected.positions),
+        "pictures": selected.distinct,
+        "label_conflicts": selected.conflicts,
+        "train_images": len(split.train) if len(selected.splits) == 1 else len(selected.positions),
+        "validation_images": sum(len(each.validation) for each in selected.splits),
+        "unreadable": selected.unreadable,
+        "excluded": selected.excluded,
+        "by_class": dict(zip(classes, np.bincount(selected.labels, minlength=len(classes)).tolist(), strict=True)),
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
     }

@@ -1,6 +1,7 @@
-"""Rows of decoded images, as they go from the tasks that decode to the workers that learn from them.
+"""Decodes training images and holds them: here pixels are made, and from here the training loop reads them.
 
-A row is (position in the training set, label, picture, pixels). Knows no Ray.
+A row is (position in the training set, label, picture, pixels). Imports no Ray: `brainray.cluster.train_data` runs
+these functions as tasks, `brainray.cluster.train_shares` moves the rows to workers.
 """
 
 import tempfile
@@ -22,7 +23,10 @@ Rows = dict[str, Array]
 
 
 def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
-    """(position, uri, label) -> pixels and signature; an image that cannot be read keeps its row, with a reason."""
+    """Decode images (position, uri, label) to uint8 pixels [N, H, W] or [N, H, W, 3] and descriptors.
+
+    An image that cannot be read keeps its row, with the reason in column `error`.
+    """
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     pixels = np.zeros(shape, np.uint8)
     signatures = [nothing()] * len(rows)
@@ -38,38 +42,41 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
 
 
 def take_rows(batch: Rows, wanted: Array, pictures: Array) -> Rows:
-    """The rows at the wanted positions, ascending, with their pictures."""
+    """Select the rows at the wanted positions, which ascend; `pictures` has the picture number of each of them."""
     order = np.argsort(batch["position"])
-    chosen = np.isin(wanted, batch["position"])
-    rows = order[np.searchsorted(batch["position"][order], wanted[chosen])]
-    return {name: batch[name][rows] for name in ("position", "label", "pixels")} | {"picture": pictures[chosen]}
+    is_here = np.isin(wanted, batch["position"])
+    rows = order[np.searchsorted(batch["position"][order], wanted[is_here])]
+    return {name: batch[name][rows] for name in ("position", "label", "pixels")} | {"picture": pictures[is_here]}
 
 
 def share_rows(batch: Rows, by: str, share: tuple[int, int]) -> Rows:
-    """The rows of one of several workers, who share out the numbers of a column. `share` is (rank, workers)."""
+    """Select the rows of one worker: those whose number in column `by`, modulo workers, is its rank.
+
+    `share` is (rank, workers).
+    """
     rank, workers = share
-    mine = batch[by] % workers == rank
-    return {name: column[mine] for name, column in batch.items()}
+    is_mine = batch[by] % workers == rank
+    return {name: column[is_mine] for name, column in batch.items()}
 
 
 def in_order(parts: list[Rows], *names: str) -> Rows:
-    """Columns in order of position: the order in which blocks arrive is not repeatable."""
+    """Concatenate columns sorted by position, because the order in which blocks arrive is not repeatable."""
     order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
     return {name: np.concatenate([part[name] for part in parts])[order] for name in names}
 
 
 class DecodedRows:
-    """A worker's rows in order of position, maybe none.
+    """A worker's rows sorted by position; there may be none.
 
-    Pixels lie in a file that has no name and goes with the process. The system holds it in memory as far as there is
-    room, so that epochs read from memory what fits and from disk what does not.
+    Pixels are in an anonymous temporary file, memory-mapped, so the page cache holds what fits. The file disappears
+    with the process.
     """
 
     def __init__(self, batches: Iterable[Rows]) -> None:
-        """Raises `BrainrayError` where the disk is full."""
+        """Store the rows of all batches. Raises `BrainrayError` where the disk is full."""
         parts: list[Rows] = [{name: np.zeros(0, np.int64) for name in ("position", "label", "picture")}]
         shape: tuple[int, ...] = (0, 0)
-        file = tempfile.TemporaryFile(prefix="brainray-")  # noqa: SIM115 - as long as this object
+        file = tempfile.TemporaryFile(prefix="brainray-")  # noqa: SIM115 - open as long as this object
         try:
             for batch in batches:
                 parts.append({name: batch[name] for name in parts[0]})
@@ -82,15 +89,15 @@ class DecodedRows:
                 "make room there, or set TMPDIR on the nodes"
             ) from exc
         order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
-        kept = in_order(parts, "label", "picture")
-        self.label, self.picture = kept["label"], kept["picture"]
+        sorted_rows = in_order(parts, "label", "picture")
+        self.label, self.picture = sorted_rows["label"], sorted_rows["picture"]
         empty = np.zeros((0, *shape), np.uint8)
         stored = np.memmap(file, np.uint8, "r", shape=(len(order), *shape)) if len(order) else empty
         self.pixels = _Reordered(stored, order)
 
 
 class _Reordered:
-    """Images [N, H, W] or [N, H, W, 3] in another order than they are stored in."""
+    """View of stored images [N, H, W] or [N, H, W, 3] in another order; reads only the rows that are indexed."""
 
     def __init__(self, stored: Array, order: Array) -> None:
         self._stored, self._order = stored, order

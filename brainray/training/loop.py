@@ -1,6 +1,6 @@
-"""One epoch and one evaluation over any iterable of batches, the schedule between them, and when to stop.
+"""The training loop: one epoch and one evaluation over any iterable of batches, learning rates, early stopping.
 
-Knows no Ray and no file.
+Imports no Ray, opens no file, starts no process: `Trainer` builds what the loop needs.
 
 Axes: N images, K classes, H height, W width. A batch is (uint8 images [N, H, W] or [N, H, W, 3], int64 labels [N]).
 """
@@ -28,45 +28,47 @@ from brainray.models.predictor import normalise, planes, standardise
 from .augment import augment
 from .outliers import outliers
 
-_OUTLIER_WEIGHT = 0.5  # as Hendrycks et al. (2019) have it
+_OUTLIER_WEIGHT = 0.5  # of the loss on outliers (Hendrycks et al. 2019)
 
 Batch = tuple[Tensor, Tensor]
 Labels = npt.NDArray[np.int64]
 
 
 class Pixels(Protocol):
-    """Images [N, H, W] or [N, H, W, 3] of which some are asked for: an array, or what reads from a file."""
+    """Images [N, H, W] or [N, H, W, 3] that can be indexed: an array, or `DecodedRows.pixels`."""
 
     def __getitem__(self, places: Any, /) -> Any: ...  # noqa: ANN401
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """What every step needs and no step changes."""
+    """Constant settings of all training and evaluation steps."""
 
     spec: ImageSpec
     device: torch.device
     bf16: bool
     class_weights_K: Tensor
     label_smoothing: float
-    augment: float = 1.0  # strength
-    outliers: float = 0.0  # pictures of no head for each image
+    augment: float = 1.0  # strength of augmentation, 0 to 1
+    outliers: float = 0.0  # synthetic outliers for each image of a batch
 
     def autocast(self) -> AbstractContextManager[None]:
+        """Compute in bf16 where the settings say so."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def prepare(self, images: Tensor) -> Tensor:
+        """Convert uint8 images to the network's input [N, C, H, W] on the device."""
         return normalise(images.to(self.device, non_blocking=True), self.spec)
 
     def prepare_changed(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The same with random changes, and after the images some pictures of no head."""
-        shown = planes(images).to(torch.float32).div(255)
-        strange = outliers(shown, round(self.outliers * len(images)), generator)
-        shown = torch.cat([augment(shown, generator, strength=self.augment), strange])
-        return standardise(shown.to(self.device, non_blocking=True), self.spec)
+        """Convert uint8 images to augmented input [M, C, H, W]; outliers follow the N images, so that M >= N."""
+        images_NCHW = planes(images).to(torch.float32).div(255)
+        outlier_images = outliers(images_NCHW, round(self.outliers * len(images)), generator)
+        images_NCHW = torch.cat([augment(images_NCHW, generator, strength=self.augment), outlier_images])
+        return standardise(images_NCHW.to(self.device, non_blocking=True), self.spec)
 
     def loss(self, logits_MK: Tensor, labels_N: Tensor) -> Tensor:
-        """Cross entropy of the first N; of what comes after them, with all classes being as likely."""
+        """Cross entropy of the first N rows, plus that of the outliers after them against a uniform distribution."""
         count = len(labels_N)
         own = functional.cross_entropy(
             logits_MK[:count],
@@ -80,29 +82,29 @@ class StepConfig:
 
 
 def class_weights(counts_K: Labels) -> Tensor:
-    """Inverse to the square root of the class's share, mean 1 over the images: rare classes count somewhat more."""
+    """Weights [K] inverse to the square root of a class's images, with mean 1 over the images."""
     weights = 1 / np.sqrt(np.maximum(counts_K, 1))
     weights = weights * counts_K.sum() / (weights * counts_K).sum()
     return torch.tensor(weights, dtype=torch.float32)
 
 
 def seed_epoch(*, seed: int, epoch: int, rank: int) -> torch.Generator:
-    """Seed all that an epoch draws from: the generator that is given back, and torch's own, which dropout draws from.
+    """Seed an epoch: returns its generator, and seeds torch's global one, which dropout uses.
 
-    So an epoch draws the same whatever was drawn before it, and whichever process began the training: there is no
-    random state to keep.
+    An epoch draws the same numbers whatever was drawn before it and whichever process began the training, so no random
+    state is stored.
     """
-    own, torchs = np.random.SeedSequence((seed, epoch, rank)).generate_state(2, np.uint64).tolist()
-    torch.manual_seed(torchs)
-    return torch.Generator().manual_seed(own)
+    own_seed, torch_seed = np.random.SeedSequence((seed, epoch, rank)).generate_state(2, np.uint64).tolist()
+    torch.manual_seed(torch_seed)
+    return torch.Generator().manual_seed(own_seed)
 
 
 def make_optimizer(
     model: nn.Module, options: TrainOptions, *, moments: dict[int, Any] | None = None
 ) -> torch.optim.AdamW:
-    """AdamW; no decay for biases and normalisation, whose scale is no complexity.
+    """Make AdamW without weight decay for biases and normalisation layers.
 
-    `moments` is the "state" of an earlier one's state dict; everything else is as the options say.
+    `moments` is the "state" of an earlier optimizer's state dict; everything else comes from the options.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
@@ -114,7 +116,7 @@ def make_optimizer(
 
 
 def learning_rate_factor(step: int, *, total: int, warmup_fraction: float) -> float:
-    """Linear warm-up, then a cosine down to 1 % (Loshchilov and Hutter 2017)."""
+    """Factor of the highest rate: linear warm-up, then a cosine down to 1 % (Loshchilov and Hutter 2017)."""
     warmup = max(1, round(total * warmup_fraction))
     if step < warmup:
         return (step + 1) / warmup
@@ -125,7 +127,7 @@ def learning_rate_factor(step: int, *, total: int, warmup_fraction: float) -> fl
 def make_schedule(
     optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_fraction: float, done_steps: int = 0
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The schedule for an optimizer that has the highest rate, and of whose steps the first were taken elsewhere."""
+    """Make the learning-rate schedule; `done_steps` were taken before this process resumed the training."""
 
     def factor(step: int) -> float:
         return learning_rate_factor(done_steps + step, total=total_steps, warmup_fraction=warmup_fraction)
@@ -136,26 +138,25 @@ def make_schedule(
 def shuffled_batches(
     images: Pixels, labels: Labels, pictures: Labels, *, batch_size: int, steps: int, generator: torch.Generator
 ) -> Iterator[Batch]:
-    """`steps` full batches in a fresh order, each time any one of the images that show a picture.
+    """Yield `steps` full batches of pictures in random order, each picture by a random one of its copies.
 
-    So what was copied often counts no more than the rest, and copies serve as changes of their picture. Pictures that
-    run out begin anew: workers must take equally many steps.
+    So a picture counts once however often it was copied, and copies serve as augmentation. Pictures are repeated when
+    they run out, because all workers must take equally many steps.
     """
     members = np.argsort(pictures, kind="stable")
     _, starts, counts = np.unique(pictures[members], return_index=True, return_counts=True)
     order = torch.randperm(len(counts), generator=generator).numpy()
-    needed = np.resize(order, steps * batch_size)
-    which = (torch.rand(len(needed), generator=generator, dtype=torch.float64).numpy() * counts[needed]).astype(
-        np.int64
-    )
-    needed = members[starts[needed] + which]
-    for start in range(0, len(needed), batch_size):
-        chosen = needed[start : start + batch_size]
-        yield torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen])
+    order_of_use = np.resize(order, steps * batch_size)
+    share = torch.rand(len(order_of_use), generator=generator, dtype=torch.float64).numpy()
+    copy = (share * counts[order_of_use]).astype(np.int64)
+    order_of_use = members[starts[order_of_use] + copy]
+    for start in range(0, len(order_of_use), batch_size):
+        selected = order_of_use[start : start + batch_size]
+        yield torch.from_numpy(images[selected]), torch.from_numpy(labels[selected])
 
 
 def ordered_batches(images: Pixels, labels: Labels, *, batch_size: int) -> Iterator[Batch]:
-    """Every image once, in order."""
+    """Yield every image once, in order."""
     for start in range(0, len(labels), batch_size):
         stop = start + batch_size
         yield torch.from_numpy(images[start:stop]), torch.from_numpy(labels[start:stop])
@@ -165,20 +166,23 @@ def train_epoch(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    fitting: StepConfig,
+    step_config: StepConfig,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
     average: AveragedModel | None = None,
 ) -> float:
-    """One pass. Returns the mean loss of its steps. `average` follows the model."""
+    """Train on the batches once; returns the mean loss of the steps, NaN where there is no batch.
+
+    `average`, a moving average of the weights, is updated after each step.
+    """
     model.train()
     losses: list[Tensor] = []
     for images, labels in batches:
         optimizer.zero_grad(set_to_none=True)
-        with fitting.autocast():
-            logits_NK = model(fitting.prepare_changed(images, generator))
-        loss = fitting.loss(logits_NK.float(), labels)
+        with step_config.autocast():
+            logits_NK = model(step_config.prepare_changed(images, generator))
+        loss = step_config.loss(logits_NK.float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
@@ -190,17 +194,17 @@ def train_epoch(
 
 
 def make_average(model: nn.Module, *, decay: float, device: torch.device) -> AveragedModel:
-    """The exponential moving average of weights and statistics (Polyak and Juditsky 1992); it begins as `model` is.
+    """Make an exponential moving average of weights and statistics (Polyak and Juditsky 1992), at first a copy.
 
-    In its first steps it moves faster: the average of n states keeps no more than (1 + n) / (10 + n) at the next.
+    The decay of the first steps is smaller: after n states it is at most (1 + n) / (10 + n).
     """
     average = AveragedModel(model, device, multi_avg_fn=partial(_follow, decay), use_buffers=True)
-    average.n_averaged.fill_(1)  # the first weights; with none, torch would leave them out
+    average.n_averaged.fill_(1)  # counts the first weights; at 0 torch would overwrite them
     return average
 
 
 def _follow(decay: float, means: Sequence[Tensor], values: Sequence[Tensor], averaged: Tensor | int) -> None:
-    """Move the averages in place, all of one type."""
+    """Update averages in place; integers, such as counters, are copied."""
     keep = min(decay, (1 + int(averaged)) / (10 + int(averaged)))
     for mean, value in zip(means, values, strict=True):
         if mean.is_floating_point():
@@ -210,24 +214,24 @@ def _follow(decay: float, means: Sequence[Tensor], values: Sequence[Tensor], ave
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network itself: with two workers or more it is wrapped."""
-    inner: nn.Module = getattr(model, "module", model)
-    return inner
+    """Return the network inside the wrapper that distributed training or averaging puts around it."""
+    network: nn.Module = getattr(model, "module", model)
+    return network
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch], *, fitting: StepConfig) -> npt.NDArray[np.float32]:
-    """Logits [N, K] of every image, in order."""
+def evaluate(model: nn.Module, batches: Iterable[Batch], *, step_config: StepConfig) -> npt.NDArray[np.float32]:
+    """Compute logits [N, K] of all images, in order."""
     model.eval()
     outputs = []
     for images, _ in batches:
-        with fitting.autocast():
-            outputs.append(model(fitting.prepare(images)).float().cpu())
-    return torch.cat(outputs).numpy() if outputs else np.empty((0, len(fitting.class_weights_K)), np.float32)
+        with step_config.autocast():
+            outputs.append(model(step_config.prepare(images)).float().cpu())
+    return torch.cat(outputs).numpy() if outputs else np.empty((0, len(step_config.class_weights_K)), np.float32)
 
 
 def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, classes: int) -> dict[str, float | None]:
-    """Loss, accuracy and mean recall over the classes that occur; None where there is no image to measure on."""
+    """Loss, accuracy and mean recall over the classes that occur; each None where there is no image."""
     confusion_KK = count_confusion(labels_N, logits_NK.argmax(1), classes)
     images = len(labels_N)
     return {
@@ -239,14 +243,14 @@ def validation_figures(logits_NK: npt.NDArray[np.float32], labels_N: Labels, cla
 
 
 def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The best epoch so far."""
+    """Return the row of the best epoch so far; None before the first."""
     return next((row for row in reversed(history) if row["best"]), None)
 
 
 def is_better(row: dict[str, Any], best: dict[str, Any] | None, options: TrainOptions) -> bool:
-    """By mean recall over classes, then by loss: what is rare counts as much as what is common.
+    """Compare epochs by mean recall over classes, in which a rare class counts as much as a common one, then by loss.
 
-    With folds the last epoch is the best one: who chooses by figures may not quote them.
+    With folds the last epoch is kept: choosing an epoch by the folds' figures would bias them.
     """
     return best is None or options.folds > 0 or _score(row) > _score(best)
 
@@ -256,7 +260,7 @@ def _score(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def is_finished(history: Sequence[dict[str, Any]], options: TrainOptions) -> bool:
-    """Whether all epochs are done, or too many went by since the best one."""
+    """Whether all epochs are done, or `patience` epochs went by without a better one."""
     best = best_of(history)
     stale = len(history) - best["epoch"] if best else 0
     return len(history) >= options.epochs or stale >= options.patience

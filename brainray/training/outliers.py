@@ -1,6 +1,7 @@
-"""Pictures that are no heads, drawn to teach a model what not to be sure of (outlier exposure, Hendrycks et al. 2019).
+"""Synthetic images that show no head, for outlier exposure (Hendrycks et al. 2019): a model must not be sure of them.
 
-Batches of images from 0 (black) to 1. Axes: N images, C channels, H height, W width.
+Images are floats from 0 (black) to 1. Must not draw from anything but the generator that is passed in.
+Axes: N images, C channels, H height, W width.
 """
 
 import math
@@ -13,16 +14,16 @@ from torch.nn import functional
 
 from brainray.imaging.normalise import usual_tone
 
-_LEAVES = (30, 150)  # of one picture
-_SQUARES = 0.4  # of the leaves; the others are round
-_TILES = (3, 9)  # along a side, of a picture whose parts are put elsewhere
-_CLOUDS = (2, 40)  # values along a side, before they are enlarged
+_LEAVES = (30, 150)  # shapes in one image
+_SQUARES = 0.4  # share of rectangles among the shapes; the others are ellipses
+_TILES = (3, 9)  # tiles along a side of a shuffled image
+_CLOUDS = (2, 40)  # noise values along a side, before upsampling
 
 
 def outliers(images_NCHW: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` pictures of the size of `images`, some of them made from those, in the tones that `decode` gives them.
+    """Draw outliers [count, C, H, W], some made from the given images, with tones normalised as in decoding.
 
-    Every draw comes from `generator`.
+    Every draw comes from `generator`, a CPU one.
     """
     size = images_NCHW.shape[1:]
     drawn = images_NCHW.new_empty(count, *size)
@@ -32,12 +33,12 @@ def outliers(images_NCHW: Tensor, count: int, generator: torch.Generator) -> Ten
         drawn[place] = _KINDS[kind](source, generator)
     low, high = torch.rand(2, count, 1, 1, 1, generator=generator).sort(dim=0).values
     pixels = (255 * (low + (high - low) * drawn.cpu())).round().to(torch.uint8).numpy()
-    seen = np.array([usual_tone(picture) for picture in pixels], np.float32).reshape(pixels.shape)
-    return (torch.from_numpy(seen) / 255).to(images_NCHW)
+    toned = np.array([usual_tone(picture) for picture in pixels], np.float32).reshape(pixels.shape)
+    return (torch.from_numpy(toned) / 255).to(images_NCHW)
 
 
 def _scrambled(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
-    """The tiles of a head in another order: its textures without its shape."""
+    """Shuffle the tiles of an image: a head's textures without its shape."""
     tiles = int(torch.randint(*_TILES, (1,), generator=generator))
     side = math.ceil(image_CHW.shape[-1] / tiles)
     padded = functional.pad(image_CHW, (0, tiles * side - image_CHW.shape[-1], 0, tiles * side - image_CHW.shape[-2]))
@@ -48,7 +49,7 @@ def _scrambled(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _leaves(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Ellipses and rectangles of all sizes over one another, which have the statistics of photographs.
+    """Lay ellipses and rectangles of all sizes over one another, which gives the statistics of photographs.
 
     The "dead leaves" of Lee, Mumford and Huang (2001): radii follow a power law.
     """
@@ -71,7 +72,7 @@ def _leaves(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _clouds(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of any coarseness."""
+    """Draw smooth noise of a random coarseness."""
     side = int(torch.randint(*_CLOUDS, (1,), generator=generator))
     noise = torch.rand(1, 1, side, side, generator=generator)
     grown = functional.interpolate(noise, size=image_CHW.shape[-2:], mode="bicubic", align_corners=False)
@@ -79,11 +80,12 @@ def _clouds(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _noise(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw independent noise for each pixel."""
     return torch.rand(image_CHW[:1].shape, generator=generator).expand(image_CHW.shape)
 
 
 def _flat(image_CHW: Tensor, generator: torch.Generator) -> Tensor:
-    """One grey, or a slope."""
+    """Draw black, or a linear slope of grey."""
     slope = torch.rand(2, generator=generator)
     height, width = image_CHW.shape[-2:]
     rows, columns = torch.linspace(0, 1, height).view(-1, 1), torch.linspace(0, 1, width).view(1, -1)

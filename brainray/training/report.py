@@ -1,4 +1,7 @@
-"""`training/` of a bundle: how training went and how good the model was on images it had not seen."""
+"""The training report of a bundle, its folder `training/`: history, validation figures, plots and model card.
+
+Reads no checkpoint and no image. File names and columns are a stored format.
+"""
 
 import shlex
 from dataclasses import dataclass
@@ -21,10 +24,10 @@ FOLDER = "training"
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What is said of every validation image, each picture once, and the epochs that led to the model.
+    """Calibrated probabilities of every validation picture, one image each, and the history of the model.
 
-    With folds, a fold's images are judged by a model that has learned from the others, and the epochs are those of the
-    model of all images.
+    With folds, a picture's probabilities come from the fit that was not trained on it, and the history is that of the
+    final fit on all images.
     """
 
     classes: tuple[str, ...]
@@ -37,48 +40,54 @@ class Validation:
 
     @property
     def folds(self) -> int:
-        """0 where there is one split."""
+        """Number of folds; 0 where there is one split."""
         folds = int(self.fold_N.max(initial=0)) + 1
         return folds if folds > 1 else 0
 
-    def tally(self, fold: int | None = None) -> Counts:
-        chosen = slice(None) if fold is None else self.fold_N == fold
-        return count_probabilities(self.labels_N[chosen], self.probs_NK[chosen])
+    def counts(self, fold: int | None = None) -> Counts:
+        """Counts of all validation pictures, or of those of one fold, from 0."""
+        rows = slice(None) if fold is None else self.fold_N == fold
+        return count_probabilities(self.labels_N[rows], self.probs_NK[rows])
 
     def figures(self) -> dict[str, Any]:
-        """Metrics with the split they were measured on. Those of one split flatter: it chose the epoch too."""
-        tally = self.tally()
-        accuracy = metrics.accuracy(tally)
+        """Metrics and the split they were measured on. One split is optimistic, because it also chose the epoch."""
+        counts = self.counts()
+        accuracy = metrics.accuracy(counts)
         folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it"
         return {
             "split": folds if self.folds else "validation: pictures of which no copy was learned from",
             "images": len(self.labels_N),
             "best_epoch": self.best_epoch,
             "accuracy": accuracy and accuracy._asdict(),
-            "macro_f1": metrics.macro_f1(tally),
-            "balanced_accuracy": metrics.balanced_accuracy(tally),
-            "ece": metrics.expected_calibration_error(tally),
-            "brier": metrics.brier(tally),
+            "macro_f1": metrics.macro_f1(counts),
+            "balanced_accuracy": metrics.balanced_accuracy(counts),
+            "ece": metrics.expected_calibration_error(counts),
+            "brier": metrics.brier(counts),
             "review": self.review._asdict(),
         }
 
     def fold_table(self) -> list[dict[str, Any]]:
-        """A row a fold: pictures, accuracy, and recall of each class."""
+        """One row for each fold: pictures, accuracy, and recall of each class."""
         rows = []
         for fold in range(self.folds):
-            tally = self.tally(fold)
-            accuracy, recall = metrics.accuracy(tally), metrics.per_class(tally.confusion)["recall"]
-            figures = {"fold": fold + 1, "pictures": tally.scored_and_labelled, "accuracy": accuracy and accuracy.value}
+            counts = self.counts(fold)
+            accuracy, recall = metrics.accuracy(counts), metrics.per_class(counts.confusion)["recall"]
+            figures = {
+                "fold": fold + 1,
+                "pictures": counts.scored_and_labelled,
+                "accuracy": accuracy and accuracy.value,
+            }
             rows.append(figures | {f"recall_{name}": float(recall[k]) for k, name in enumerate(self.classes)})
         return rows
 
     def confusion(self) -> pa.Table:
+        """Confusion matrix as K * K rows of (label, predicted, images)."""
         K = len(self.classes)
         return pa.table(
             {
                 "label": [name for name in self.classes for _ in range(K)],
                 "predicted": list(self.classes) * K,
-                "images": self.tally().confusion.ravel(),
+                "images": self.counts().confusion.ravel(),
             }
         )
 
@@ -91,14 +100,14 @@ def write_training_report(
     temperature: float,
     writer: storage.Writer = storage.UNLEASED,
 ) -> None:
-    """history.parquet, confusion.parquet, curves.png, reliability.png, model-card.md, and with folds folds.csv."""
+    """Write history and confusion (Parquet), curves and reliability (PNG), model-card.md, and with folds folds.csv."""
     folder = storage.join(uri, FOLDER)
     writer.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
     writer.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
     writer.write_bytes(
         storage.join(folder, "curves.png"), draw_curves(validation.history, best_epoch=validation.best_epoch)
     )
-    writer.write_bytes(storage.join(folder, "reliability.png"), draw_reliability(validation.tally()))
+    writer.write_bytes(storage.join(folder, "reliability.png"), draw_reliability(validation.counts()))
     if validation.folds:
         table = pa.Table.from_pylist(validation.fold_table())
         content = pa.BufferOutputStream()
@@ -109,7 +118,7 @@ def write_training_report(
 
 
 def model_card(validation: Validation, provenance: dict[str, Any], *, temperature: float) -> str:
-    """What a reader must know before using the model, as Markdown."""
+    """Render the model card as Markdown from the package's template."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     options = provenance["options"]
@@ -126,7 +135,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         classes=validation.classes,
         figures=validation.figures(),
         per_class=_per_class(validation),
-        confusion=validation.tally().confusion.tolist(),
+        confusion=validation.counts().confusion.tolist(),
         calibration_bins=CALIBRATION_BINS,
         temperature=temperature,
         folds=validation.folds,
@@ -137,8 +146,8 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
 
 
 def _per_class(validation: Validation) -> list[dict[str, Any]]:
-    """A row of figures a class."""
-    figures = metrics.per_class(validation.tally().confusion)
+    """One row of metrics for each class."""
+    figures = metrics.per_class(validation.counts().confusion)
     return [
         {"name": name} | {figure: values[k] for figure, values in figures.items()}
         for k, name in enumerate(validation.classes)
@@ -154,12 +163,12 @@ def _percent(share: float, digits: int) -> str:
 
 
 def command_of(options: dict[str, Any]) -> str:
-    """What makes the same model of the same images."""
-    before = TrainOptions().to_json()
-    given = [
+    """Return the command that trains the same model from the same images. `options` is `TrainOptions.to_json()`."""
+    defaults = TrainOptions().to_json()
+    changed = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, value in options.items()
-        if value != before[name] and name not in ("workers", "most_workers", "init")
+        if value != defaults[name] and name not in ("workers", "most_workers", "init")
     ]
     init = ["--init MODEL"] if options["init"] else []
-    return " ".join(["brainray train --data DATA --output MODEL", *init, *given])
+    return " ".join(["brainray train --data DATA --output MODEL", *init, *changed])

@@ -1,7 +1,8 @@
-"""What a search for options tries, what became of each trial, and which one is the best. Knows no Ray and no torch.
+"""The files of a hyperparameter search: draws each trial's options, stores its figures and ranks the trials.
 
-A search keeps search.json and one file a trial below `trials/` in its output, so that a trial is run once, whoever
-ends the command; trials.csv is a table of them.
+The output of a search holds search.json and one file for each trial below `trials/`, so that a search resumes after an
+interruption and repeats no finished trial; trials.csv is a table of all. Imports neither Ray nor torch:
+`brainray.cluster.tune` runs the trials.
 """
 
 import csv
@@ -20,13 +21,13 @@ from .report import command_of
 from .state import TrainRequest
 
 SEARCH, TABLE, _TRIALS = "search.json", "trials.csv", "trials"
-RAY = ".ray"  # what Ray Tune keeps; nothing is ever read from it
+RAY = ".ray"  # folder for the state of Ray Tune, from which nothing is ever read
 _VARIED = ("lr", "width", "image_px", "augment")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What trials are drawn from: the rate evenly by its logarithm, the others from what is listed."""
+    """The search space: learning rates from a range, uniform in the logarithm; the other options from lists."""
 
     lr: tuple[float, float]
     width: tuple[float, ...]
@@ -38,7 +39,7 @@ class Space:
             raise BadRequest(f"--lr is {self.lr[0]:g},{self.lr[1]:g}; give two rates above 0, the lower one first")
 
     def draw(self, base: TrainOptions, number: int) -> TrainOptions:
-        """The options of a trial, the same at any time. Number 0 is `base` itself, which the others must beat."""
+        """Draw the options of a trial, always the same for the same number. Number 0 is `base`, the baseline."""
         if number == 0:
             return base
         rng = np.random.default_rng((base.seed, number))
@@ -49,23 +50,24 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One set of options and what came of it."""
+    """One set of options and the figures measured with it. Its JSON form is a stored format."""
 
     number: int
     options: TrainOptions
-    history: tuple[dict[str, Any], ...] = ()  # a row an epoch
-    ended: bool = False  # with its last epoch, or before it, being worse than others
-    failure: str = ""
+    history: tuple[dict[str, Any], ...] = ()  # one row for each epoch
+    ended: bool = False  # whether all epochs are done, or the scheduler stopped it early
+    failure: str = ""  # why the trial failed; "" where it did not
     parameters: int = 0
     gmac: float = 0.0  # 10^9 multiplications with addition for one image
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Its best epoch: mean recall over the classes, then loss, as training has it."""
+        """Row of the best epoch by mean recall over the classes, then by loss, as in training."""
         return max(self.history, key=lambda row: (row["val_balanced_accuracy"], -row["val_loss"]), default=None)
 
     @property
     def varied(self) -> dict[str, Any]:
+        """The options that the search varies."""
         return {name: getattr(self.options, name) for name in _VARIED}
 
     def to_json(self) -> dict[str, Any]:
@@ -87,12 +89,12 @@ def is_begun(output: str) -> bool:
 
 
 def begin_search(output: str, request: TrainRequest, space: Space, writer: storage.Writer) -> None:
-    """Make the output this search's, unless it is. Raises `BadRequest` for one that holds something else."""
-    drawn_from = {name: list(values) for name, values in asdict(space).items()}
-    described = {"request": request.described, "space": drawn_from}
+    """Write search.json, or check that it is equal. Raises `BadRequest` for an output that holds something else."""
+    ranges = {name: list(values) for name, values in asdict(space).items()}
+    description = {"request": request.described, "space": ranges}
     uri = storage.join(output, SEARCH)
     if storage.exists(uri):
-        if storage.read_json(uri) != described:
+        if storage.read_json(uri) != description:
             raise BadRequest(
                 f"--output {output} holds the search of another command or of other images; give a new folder, or the "
                 "same options (--trials may be more)"
@@ -100,21 +102,21 @@ def begin_search(output: str, request: TrainRequest, space: Space, writer: stora
         return
     if storage.exists(output) and storage.list_names(output):
         raise BadRequest(f"--output {output} is not empty and holds no search; give a new folder")
-    writer.write_json(uri, described)
+    writer.write_json(uri, description)
 
 
 def read_trials(output: str, options: Sequence[TrainOptions]) -> list[Trial]:
-    """What is known of each trial; those that have not ended, or failed, begin anew."""
+    """Read the stored trials; one that is missing, has not ended or has failed is returned without figures."""
     trials = []
     for number, each in enumerate(options):
         uri = trial_uri(output, number)
-        found = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else None
-        trials.append(found if found and found.ended and not found.failure else Trial(number=number, options=each))
+        stored = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else None
+        trials.append(stored if stored and stored.ended and not stored.failure else Trial(number=number, options=each))
     return trials
 
 
 def ranked(trials: list[Trial]) -> list[Trial]:
-    """The best first; of equals the one that costs less. Those of which nothing was measured are left out."""
+    """Sort trials, the best first and of equals the cheaper first. Trials without a finished epoch are left out."""
 
     def order(trial: Trial) -> tuple[float, float, float]:
         best = trial.best or {}
@@ -124,7 +126,7 @@ def ranked(trials: list[Trial]) -> list[Trial]:
 
 
 def row_of(trial: Trial) -> dict[str, Any]:
-    """A trial as one row of a table."""
+    """Describe a trial as one row of trials.csv."""
     best = trial.best or {}
     return {
         "trial": trial.number,
@@ -141,7 +143,7 @@ def row_of(trial: Trial) -> dict[str, Any]:
 
 
 def table_csv(trials: list[Trial]) -> bytes:
-    """All trials in order of number."""
+    """Encode trials as CSV with a header, in the order given."""
     rows = [row_of(trial) for trial in trials]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -151,5 +153,5 @@ def table_csv(trials: list[Trial]) -> bytes:
 
 
 def command_for(trial: Trial) -> str:
-    """What trains a model with the options of a trial."""
+    """Return the command that trains a model with the options of a trial."""
     return command_of(trial.options.to_json())

@@ -1,7 +1,7 @@
-"""Splits for training and validation that keep each picture, and each subject, on one side.
+"""Splits into training and validation that keep all copies of a picture, and all pictures of a subject, on one side.
 
-A picture is a group of images that show the same (`copies` finds them); its number says nothing of names or order.
-Arrays have one value an image.
+A picture is a group of images that are copies of each other (`brainray.duplicates.search` finds them). Reads no file.
+Arrays have one value for each image.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Places of images, ascending. No picture is in both, and each is in `validation` once."""
+    """Indices of images, ascending. No picture is on both sides, and `validation` has one image of each picture."""
 
     train: "Numbers"
     validation: "Numbers"
 
 
 def number_pictures(groups: "Numbers", digests: "npt.NDArray[np.str_]") -> "Numbers":
-    """Groups numbered in the order of their smallest digest, so that a split depends on what pictures show alone."""
+    """Number groups in the order of their smallest digest, so that a split depends on pixels, not on file names."""
     order = np.argsort(digests, kind="stable")
     _, first, place = np.unique(groups[order], return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
@@ -39,7 +39,10 @@ def number_pictures(groups: "Numbers", digests: "npt.NDArray[np.str_]") -> "Numb
 
 
 def join_subjects(pictures: "Numbers", subjects: "npt.NDArray[np.str_]") -> "Numbers":
-    """What must stay on one side: images are joined that show one picture, or belong to one subject ("": unknown)."""
+    """Join images of one picture or one subject into units that must not be split; a subject "" is unknown.
+
+    Returns the number of each image's unit.
+    """
     known = np.flatnonzero(subjects != "")
     names, subject = np.unique(subjects[known], return_inverse=True)
     count = int(pictures.max(initial=-1)) + 1
@@ -48,7 +51,7 @@ def join_subjects(pictures: "Numbers", subjects: "npt.NDArray[np.str_]") -> "Num
 
 
 def conflicting(pictures: "Numbers", labels: "Numbers") -> "npt.NDArray[np.bool_]":
-    """Which images show a picture that carries two labels or more."""
+    """Find images of pictures that have two labels or more; returns a mask."""
     pairs = np.unique(np.stack([pictures, labels], axis=1), axis=0)
     mixed: npt.NDArray[np.bool_] = (np.bincount(pairs[:, 0]) > 1)[pictures]
     return mixed
@@ -63,9 +66,9 @@ def split_by_picture(
     val_fraction: float,
     seed: int,
 ) -> Split:
-    """Stratified and seeded; about `val_fraction` of what is `joined` goes to validation, one of each class at least.
+    """Split by class and seed; about `val_fraction` of the units in `joined` go to validation, at least one a class.
 
-    Raises `BadRequest` where a class has fewer than two: one to learn from, one to measure on.
+    Raises `BadRequest` where a class has fewer than two units: one for training, one for validation.
     """
     from sklearn.model_selection import train_test_split
 
@@ -81,7 +84,10 @@ def split_by_picture(
 def fold_by_picture(
     pictures: "Numbers", labels: "Numbers", *, joined: "Numbers", classes: tuple[str, ...], folds: int, seed: int
 ) -> Iterator[Split]:
-    """Stratified and seeded: what is `joined` is validated on in one of the folds, and learned from in all others."""
+    """Divide the units in `joined` into folds by class and seed; each fold is validated by a fit on all others.
+
+    Raises `BadRequest` where a class has fewer units than there are folds.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     unit_labels, unit = _unit_labels(joined, labels), _places(joined)
@@ -91,13 +97,13 @@ def fold_by_picture(
 
 
 def _places(joined: "Numbers") -> "Numbers":
-    """0, 1, … instead of any numbers, in their order."""
+    """Renumber units from 0 without a gap, keeping their order."""
     places: Numbers = np.unique(joined, return_inverse=True)[1].astype(np.int64)
     return places
 
 
 def _unit_labels(joined: "Numbers", labels: "Numbers") -> "Numbers":
-    """The label of each unit; that of the rarest class where a subject has several, for those must be shared out."""
+    """Label each unit; where a subject has several labels, the rarest one, because those are the hardest to spread."""
     unit = _places(joined)
     counts = np.bincount(labels)
     by_rarity = np.lexsort((counts[labels], unit))
@@ -115,13 +121,14 @@ def _check_enough(unit_labels: "Numbers", classes: tuple[str, ...], *, least: in
 
 
 def _split(held_out: "npt.NDArray[np.bool_]", pictures: "Numbers") -> Split:
+    """Build a split from a mask of held-out images, with one image of each held-out picture."""
     places = np.flatnonzero(held_out)
     _, first = np.unique(pictures[places], return_index=True)
     return Split(train=np.flatnonzero(~held_out), validation=np.sort(places[first]))
 
 
 def _one_of_each_class(train: "Numbers", validation: "Numbers", labels: "Numbers") -> tuple["Numbers", "Numbers"]:
-    """Move a unit to the side that has none of a class: proportions round a rare class down to nothing."""
+    """Move a unit to the side that has none of its class, because proportions round a rare class down to 0."""
     for label in np.unique(labels):
         if not (labels[validation] == label).any():
             moved = train[labels[train] == label][:1]

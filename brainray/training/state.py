@@ -1,7 +1,8 @@
-"""What a training is asked for, and what of it an output holds already. Knows no Ray and no torch.
+"""The state of a training in its output: the request, one checkpoint for each fit, and their progress.
 
-A training keeps its state in `.training/` below the output: request.json is written first, and the folder goes when
-the bundle is whole. So a folder with a request and no bundle is a training to go on with.
+A training keeps its state in `.training/` below the output. request.json is written first, and the folder is deleted
+when the bundle is complete; so a folder with a request and no bundle is an unfinished training to resume. Imports no
+Ray, and torch only where a checkpoint is read. All names and keys here are a stored format.
 """
 
 import hashlib
@@ -28,20 +29,20 @@ from .splits import Split
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
-
 WORK = ".training"
 _REQUEST = "request.json"
 _CHECKPOINT = "checkpoint.pt"
 _PROGRESS = "progress.json"
 FIRST_FOLD = "fold-1"
-_RAY = "ray"  # what Ray Train keeps of its runs; nothing is ever read from it
+_RAY = "ray"  # folder for the state of Ray Train, from which nothing is ever read
+_POLL_S = 1.0  # between two reads of the progress file
 
 TrainingState = Literal["nothing", "unfinished", "trained"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkFolder:
-    """The names below `.training/`."""
+    """The paths below `.training/`, or below the folder of one fit in it."""
 
     uri: str
 
@@ -66,15 +67,15 @@ class WorkFolder:
         return storage.join(self.uri, _RAY)
 
     def part(self, name: str) -> "WorkFolder":
-        """That of one of several fits."""
+        """Return the work folder of one of several fits."""
         return WorkFolder(uri=storage.join(self.uri, name))
 
-    def is_begun(self) -> bool:
-        """Whether there is a checkpoint, or one of the first fold."""
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint of the only fit, or of the first fold."""
         return any(storage.exists(work.checkpoint) for work in (self, self.part(FIRST_FOLD)))
 
     def history(self) -> list[dict[str, Any]]:
-        """Epochs finished so far, for who only wants to look; none where the file is not there (yet, or here)."""
+        """Rows of the epochs finished so far, for the log; empty where progress.json is missing or unreadable."""
         try:
             rows: list[dict[str, Any]] = storage.read_json(self.progress)["history"]
             return rows
@@ -84,12 +85,13 @@ class WorkFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """All that decides which model comes out. The number of workers is no part of it: it may change on the way."""
+    """Everything that determines the resulting model. The number of workers does not: it may change on resuming."""
 
     described: dict[str, Any]
 
     @property
     def digest(self) -> str:
+        """Digest by which an output recognises its request."""
         canonical = json.dumps(self.described, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -99,7 +101,7 @@ def describe_request(
     training_set: TrainingSet,
     excluded: pa.Table | None,
 ) -> TrainRequest:
-    """The request of a command whose listings are `training_set` and `excluded`."""
+    """Build the request from the options and the listings of --data and --exclude."""
     values = {name: value for name, value in options.to_json().items() if name not in ("workers", "most_workers")}
     return TrainRequest(
         described={
@@ -112,7 +114,7 @@ def describe_request(
 
 
 def _digest_of_listing(table: pa.Table) -> str:
-    """Of name, label, size and version of every image."""
+    """Digest of the URI, label, size and version of every image."""
     digest = hashlib.sha256()
     for uri, label, version in zip(*(table[name].to_pylist() for name in ("uri", "label", "version")), strict=True):
         digest.update(f"{uri}\0{label}\0{version}\n".encode())
@@ -126,22 +128,25 @@ def check_is_folder(output: str) -> None:
 
 
 def inspect_output(output: str, request: TrainRequest) -> TrainingState:
-    """What the output, a folder or nothing, holds of this request. Raises `BadRequest` where it holds another's."""
+    """Find the state of this request in the output. Raises `BadRequest` where the output holds another one's."""
     if storage.exists(storage.join(output, DESCRIPTION)):
         if _digest_of_bundle(output) == request.digest:
             return "trained"
         raise BadRequest(f"--output {output} holds a model already; give a new folder, or remove that one")
     work = WorkFolder.of(output)
-    own = {WEIGHTS, REPORT} if storage.exists(work.request) else set()  # of a bundle that was being written
-    if set(storage.list_names(output)) - own:
+    bundle_files = (
+        {WEIGHTS, REPORT} if storage.exists(work.request) else set()
+    )  # parts of a bundle whose writing was interrupted
+    if set(storage.list_names(output)) - bundle_files:
         raise BadRequest(f"--output {output} is not empty and holds no model; give a new folder")
-    if not storage.exists(work.request) or not work.is_begun():
+    if not storage.exists(work.request) or not work.has_checkpoint():
         return "nothing"
     _check_same(output, request)
     return "unfinished"
 
 
 def _digest_of_bundle(output: str) -> str | None:
+    """Digest of the request that made the bundle; None where bundle.json does not hold it."""
     try:
         provenance = storage.read_json(storage.join(output, DESCRIPTION)).get("provenance")
     except StorageError:
@@ -150,6 +155,7 @@ def _digest_of_bundle(output: str) -> str | None:
 
 
 def _check_same(output: str, request: TrainRequest) -> None:
+    """Raise `BadRequest` where the unfinished training in the output is that of another request."""
     work = WorkFolder.of(output)
     try:
         before = storage.read_json(work.request)
@@ -168,44 +174,42 @@ def _check_same(output: str, request: TrainRequest) -> None:
 
 
 def differences(before: object, now: dict[str, Any]) -> Iterator[str]:
-    """In broad terms, for people: options by name with both values, and whether images or classes are others."""
+    """Describe the changes between two requests: options with both values, and whether images or classes differ."""
     if not isinstance(before, dict):
         return
-    then = before.get("options")
-    old: dict[str, Any] = then if isinstance(then, dict) else {}
+    old_options = before.get("options")
+    old: dict[str, Any] = old_options if isinstance(old_options, dict) else {}
     for name in sorted(old.keys() | now["options"].keys()):
         if old.get(name) != now["options"].get(name):
             yield f"--{name.replace('_', '-')} was {old.get(name)} and is {now['options'].get(name)}"
-    told = {"classes": "other classes", "images": "other images below --data", "excluded": "another --exclude"}
-    for name, words in told.items():
+    wording = {"classes": "other classes", "images": "other images below --data", "excluded": "another --exclude"}
+    for name, words in wording.items():
         if before.get(name) != now[name]:
             yield words
 
 
 def begin_training(output: str, request: TrainRequest, *, writer: storage.Writer) -> None:
-    """Make an output that of this request. What another training may have left there would be gone on with: it goes."""
+    """Write the request. Deletes the state of an earlier training first, which would be resumed by mistake."""
     work = WorkFolder.of(output)
     writer.delete_tree(work.uri)
     writer.write_json(work.request, {"digest": request.digest, "described": request.described})
 
 
-_FOLLOW_S = 1.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class FitPart:
-    """One fit."""
+    """One fit of a training: a fold, the fit on all images after the folds, or the only one."""
 
-    name: str  # as it is told; "" where there is but one
+    name: str  # for the log; "" where there is only one fit
     work: WorkFolder
 
     @property
     def prefix(self) -> str:
+        """Beginning of this fit's lines in the log."""
         return f"{self.name}, " if self.name else ""
 
 
 def parts_of(output: str, options: TrainOptions) -> tuple[FitPart, ...]:
-    """In the order in which they are fitted. The last one's weights are the model's."""
+    """List the fits in the order in which they run. The last one yields the weights of the model."""
     whole = WorkFolder.of(output)
     if not options.folds:
         return (FitPart(name="", work=whole),)
@@ -214,36 +218,39 @@ def parts_of(output: str, options: TrainOptions) -> tuple[FitPart, ...]:
     return (*folds, FitPart(name="all images", work=whole))
 
 
-def splits_of(chosen: SelectedImages) -> Iterator[Split]:
-    """The split of each part. What all images are learned from is measured on none."""
-    yield from chosen.splits
-    if len(chosen.splits) > 1:
-        yield Split(train=np.arange(len(chosen.positions)), validation=np.array([], np.int64))
+def splits_of(selected: SelectedImages) -> Iterator[Split]:
+    """Yield the split of each fit. The fit on all images after the folds has no validation images."""
+    yield from selected.splits
+    if len(selected.splits) > 1:
+        yield Split(train=np.arange(len(selected.positions)), validation=np.array([], np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What checkpoints hold, in the order of the parts."""
+    """The checkpoints of all fits, in their order; None for a fit without a usable one."""
 
     states: "tuple[Checkpoint | None, ...]"
-    damaged: tuple[str, ...] = ()  # a line for each that cannot be used
+    damaged: tuple[str, ...] = ()  # one line for the log for each checkpoint that cannot be used
 
     @property
     def data(self) -> dict[str, Any] | None:
-        """What was learned from, as far as anything was."""
+        """Description of the images, from the first checkpoint; None where there is no checkpoint."""
         return next((state.data for state in self.states if state), None)
 
     def is_finished(self, options: TrainOptions) -> bool:
+        """Whether every fit is finished."""
         from . import loop
 
         return all(state is not None and loop.is_finished(state.history, options) for state in self.states)
 
     @property
     def seconds(self) -> float:
+        """Seconds of all finished epochs."""
         return float(sum(row["seconds"] for state in self.states if state for row in state.history))
 
 
 def read_progress(parts: tuple[FitPart, ...]) -> Progress:
+    """Read the checkpoints of all fits. Raises nothing for a damaged one: it is listed in `damaged`."""
     from . import checkpoint
 
     states: list[Checkpoint | None] = []
@@ -258,19 +265,19 @@ def read_progress(parts: tuple[FitPart, ...]) -> Progress:
 
 
 @contextmanager
-def following(part: FitPart, *, epochs: int, say: Say) -> Iterator[None]:
-    """Say each epoch as it is finished, from the file the first worker keeps."""
+def progress_logged(part: FitPart, *, epochs: int, say: Say) -> Iterator[None]:
+    """Log each epoch as it is finished, while the block runs, from the progress file that the first worker writes."""
     done = threading.Event()
-    told = len(part.work.history())
+    reported = len(part.work.history())
 
     def follow() -> None:
-        nonlocal told
+        nonlocal reported
         while True:
-            last_look = done.wait(_FOLLOW_S)
-            for row in part.work.history()[told:]:
-                told += 1
+            is_last = done.wait(_POLL_S)
+            for row in part.work.history()[reported:]:
+                reported += 1
                 say(part.prefix + epoch_line(row, epochs))
-            if last_look:
+            if is_last:
                 return
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -283,6 +290,7 @@ def following(part: FitPart, *, epochs: int, say: Say) -> Iterator[None]:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """Format an epoch as one line for the log."""
     validation = ""
     if row["val_images"]:
         validation = (

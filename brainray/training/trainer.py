@@ -1,6 +1,6 @@
-"""A network in training, on one worker: weights, optimizer, schedule and average, epoch by epoch. Knows no Ray.
+"""Trains one network on one worker: builds weights, optimizer, schedule and average, and runs epoch after epoch.
 
-Axes: N images, K classes.
+Imports no Ray, writes no checkpoint and does not decide when to stop. Axes: N images, K classes.
 """
 
 from collections.abc import Callable
@@ -27,54 +27,59 @@ _VALIDATION_BATCH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class FitSpec:
-    """What is to be learned and how; the same on every worker and from the first epoch to the last."""
+    """Settings of one fit; the same on every worker and in every epoch."""
 
     options: TrainOptions
     model: ModelSpec
-    class_counts: tuple[int, ...]  # of the pictures that are learned from
-    init: Bundle | None  # whose weights are begun with
+    class_counts: tuple[int, ...]  # training pictures of each class
+    init: Bundle | None  # model whose weights training starts from
 
     @property
     def pictures(self) -> int:
+        """Number of training pictures."""
         return sum(self.class_counts)
 
 
 class Trainer:
-    """Begins with the first weights, or goes on from a checkpoint."""
+    """A network in training; starts from initial weights or resumes from a checkpoint."""
 
     def __init__(
         self,
-        lesson: FitSpec,
+        fit_spec: FitSpec,
         *,
-        begun: Checkpoint | None,
+        resume_from: Checkpoint | None,
         device: torch.device,
         shares: int = 1,
         workers: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        """`shares`: of the pictures, of which this worker has one; `wrap` joins the gradients of `workers`."""
+        """Build network and optimizer. Raises what loading the weights of `init` raises.
+
+        `shares`: number of parts the pictures are divided into, one of which this worker has. `workers`: processes
+        that train together. `wrap` returns the network on its device with their gradients synchronised.
+        """
         if device.type == "cpu":
             keep_freed_memory()
-        options = lesson.options
+        options = fit_spec.options
         self._options = options
-        self._epochs = begun.epoch if begun else 0
+        self._epochs = resume_from.epoch if resume_from else 0
         self.batch = max(1, options.batch_size // workers)
-        self.steps = -(-lesson.pictures // (shares * self.batch))  # in an epoch
-        self._fitting = loop.StepConfig(
+        self.steps = -(-fit_spec.pictures // (shares * self.batch))  # steps of an epoch
+        self._step_config = loop.StepConfig(
             spec=options.image_spec,
             device=device,
             bf16=use_bf16(options.precision, device),
-            class_weights_K=loop.class_weights(np.array(lesson.class_counts)),
+            class_weights_K=loop.class_weights(np.array(fit_spec.class_counts)),
             label_smoothing=options.label_smoothing,
             augment=options.augment,
             outliers=options.outliers,
         )
-        model = _first_weights(lesson)
-        if begun:
-            model.load_state_dict(begun.model)
-        self.average = self._average_of(model, begun) if options.averaging else None
+        model = _first_weights(fit_spec)
+        if resume_from:
+            model.load_state_dict(resume_from.model)
+        self.average = self._average_of(model, resume_from) if options.averaging else None
         self.model = (wrap or (lambda module: module.to(device)))(model)
-        self.optimizer = loop.make_optimizer(self.model, options, moments=begun.moments if begun else None)
+        self.optimizer = loop.make_optimizer(self.model, options, moments=resume_from.moments if resume_from else None)
         self.schedule = loop.make_schedule(
             self.optimizer,
             total_steps=self.steps * options.epochs,
@@ -82,20 +87,20 @@ class Trainer:
             done_steps=self.steps * self._epochs,
         )
 
-    def _average_of(self, model: nn.Module, begun: Checkpoint | None) -> AveragedModel:
-        average = loop.make_average(model, decay=self._options.averaging, device=self._fitting.device)
-        if begun and begun.average:
-            steps = torch.tensor(1 + self.steps * self._epochs)  # for checkpoints that were written without
-            average.load_state_dict({"n_averaged": steps, **begun.average})
+    def _average_of(self, model: nn.Module, resume_from: Checkpoint | None) -> AveragedModel:
+        average = loop.make_average(model, decay=self._options.averaging, device=self._step_config.device)
+        if resume_from and resume_from.average:
+            steps = torch.tensor(1 + self.steps * self._epochs)  # for checkpoints of format 2, which lack it
+            average.load_state_dict({"n_averaged": steps, **resume_from.average})
         return average
 
     @property
     def eval_model(self) -> nn.Module:
-        """The network that is validated and kept."""
+        """The network that is validated and stored: the average where there is one."""
         return loop.unwrap(self.average or self.model)
 
     def epoch(self, rows: DecodedRows, *, rank: int = 0) -> float:
-        """The next pass over this worker's images. Returns the mean loss."""
+        """Train the next epoch on this worker's images; returns the mean loss."""
         self._epochs += 1
         generator = loop.seed_epoch(seed=self._options.seed, epoch=self._epochs, rank=rank)
         return loop.train_epoch(
@@ -103,7 +108,7 @@ class Trainer:
             loop.shuffled_batches(
                 rows.pixels, rows.label, rows.picture, batch_size=self.batch, steps=self.steps, generator=generator
             ),
-            fitting=self._fitting,
+            step_config=self._step_config,
             optimizer=self.optimizer,
             schedule=self.schedule,
             generator=generator,
@@ -111,17 +116,17 @@ class Trainer:
         )
 
     def evaluate(self, rows: DecodedRows) -> npt.NDArray[np.float32]:
-        """Logits [N, K] of a worker's images."""
+        """Compute logits [N, K] of a worker's images."""
         batches = loop.ordered_batches(rows.pixels, rows.label, batch_size=_VALIDATION_BATCH)
-        return loop.evaluate(self.eval_model, batches, fitting=self._fitting)
+        return loop.evaluate(self.eval_model, batches, step_config=self._step_config)
 
 
-def _first_weights(lesson: FitSpec) -> nn.Module:
-    torch.manual_seed(lesson.options.seed)
-    model = build_model(lesson.model)
-    if lesson.init:
-        same = lesson.init.classes == lesson.model.classes
-        go_on_from(model, load_model(lesson.init).state_dict(), same_classes=same)
+def _first_weights(fit_spec: FitSpec) -> nn.Module:
+    torch.manual_seed(fit_spec.options.seed)
+    model = build_model(fit_spec.model)
+    if fit_spec.init:
+        same = fit_spec.init.classes == fit_spec.model.classes
+        go_on_from(model, load_model(fit_spec.init).state_dict(), same_classes=same)
     else:
-        begin_with(model, lesson.model, lesson.options.weights)
+        begin_with(model, fit_spec.model, fit_spec.options.weights)
     return model.to(memory_format=torch.channels_last)

@@ -91,7 +91,7 @@ def chosen_images(data: str) -> tuple[TrainingSet, SelectedImages]:
     signatures = Descriptors.from_columns(rows)
     groups = group_copies(signatures, find_copies(signatures))
     digests, nobody = signatures.digest.astype(str), np.zeros(len(groups), bool)
-    return found, select_images(found, groups, digests, rows["error"], barred=nobody, options=options)
+    return found, select_images(found, groups, digests, rows["error"], excluded=nobody, options=options)
 
 
 def train_side(data: str, options: TrainOptions) -> tuple[DecodedRows, tuple[int, ...], tuple[str, ...]]:

@@ -49,8 +49,8 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
     names = ("model", "weights", "image_px", "batch_size", "lr", "augment")
     options = TrainOptions(**{name: values[name] for name in names if values[name] is not None}, epochs=epochs)
     learn, counts, classes = train_side(data, options)
-    lesson = FitSpec(options=options, model=options.model_spec(classes), class_counts=counts, init=None)
-    learner = Trainer(lesson, begun=None, device=torch.device("cpu"))
+    fit_spec = FitSpec(options=options, model=options.model_spec(classes), class_counts=counts, init=None)
+    learner = Trainer(fit_spec, resume_from=None, device=torch.device("cpu"))
     found = []
     for _ in range(epochs):
         began = time.perf_counter()

@@ -204,7 +204,7 @@ def train(tmp_path, monkeypatch):
         monkeypatch.setattr(ray_train, "_trainer", Runs(*runs))
         monkeypatch.setattr(ray_train, "cluster_nodes", list)
         job = train_worker.TrainJob(
-            lesson=FitSpec(
+            fit_spec=FitSpec(
                 options=TrainOptions(epochs=9), model=ModelSpec(classes=("a", "b")), class_counts=(1, 1), init=None
             ),
             data={},

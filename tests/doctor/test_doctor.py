@@ -27,27 +27,27 @@ from brainray.doctor import nodes as doctor_nodes
 from brainray.doctor.checks import (
     Check,
     Finding,
-    attempted,
     counted,
     finding_of_error,
     findings_of,
+    guarded,
     ok,
     run_checks,
     size_text,
 )
-from brainray.doctor.gpu import Gpu, Torch, check_torch, judge_gpus
-from brainray.doctor.inputs import check_service, look_at_data, look_at_input, look_at_model
+from brainray.doctor.gpu import Gpu, Torch, assess_gpus, check_torch
+from brainray.doctor.inputs import check_data_option, check_input_option, check_model_option, check_store
 from brainray.doctor.machine import check_memory, check_objects, check_packages, check_processors, check_room
 from brainray.doctor.nodes import (
     ClusterNode,
     NodeAnswer,
     NodeQuestions,
+    assess_cluster,
+    assess_node,
+    assess_precision,
     facts,
-    judge_cluster,
-    judge_node,
-    judge_precision,
 )
-from brainray.doctor.output import check_disk, check_state, look_at_output
+from brainray.doctor.output import check_disk, check_output_option, check_state
 from brainray.errors import BadRequest, StorageError
 from brainray.hardware import Disk, Machine, read_disk, read_machine
 from brainray.scoring.run_folder import SCHEMA_VERSION
@@ -89,8 +89,8 @@ def test_a_broken_check_hides_nothing_of_the_others():
         yield ok("second", "half of it")
         raise KeyError("surprise")
 
-    checks = [Check(name="first", look=lambda: [ok("first", "fine")]), Check(name="2", look=broken)]
-    found = list(run_checks([*checks, Check(name="third", look=lambda: [ok("third", "fine")])]))
+    checks = [Check(name="first", run=lambda: [ok("first", "fine")]), Check(name="2", run=broken)]
+    found = list(run_checks([*checks, Check(name="third", run=lambda: [ok("third", "fine")])]))
     assert [finding.check for finding in found] == ["first", "second", "2", "third"]
     assert found[2].status == "wrong"
     assert found[2].found == "could not be checked (KeyError: 'surprise')"
@@ -98,8 +98,8 @@ def test_a_broken_check_hides_nothing_of_the_others():
 
 def test_a_check_that_hangs_is_told_and_left_behind():
     began = time.monotonic()
-    hanging = Check(name="nfs", look=lambda: time.sleep(5) or [], timeout_s=0.1)
-    found = list(run_checks([hanging, Check(name="next", look=lambda: [ok("next", "fine")])]))
+    hanging = Check(name="nfs", run=lambda: time.sleep(5) or [], timeout_s=0.1)
+    found = list(run_checks([hanging, Check(name="next", run=lambda: [ok("next", "fine")])]))
     assert time.monotonic() - began < 2
     assert [(finding.check, finding.status) for finding in found] == [("nfs", "wrong"), ("next", "ok")]
     assert "no answer within 0.1 s" in found[0].found
@@ -115,7 +115,7 @@ def test_an_error_of_ours_is_told_as_what_is_wrong_and_what_to_do():
     )
     busy = StorageError("read_failed", "s3://b/k: the store failed (InternalError)")
     assert finding_of_error("--input s3://b/k", busy, remedy="correct it").remedy.startswith("try again later")
-    bare = only(attempted("x", lambda: storage.list_files("/no/such/place")))
+    bare = only(guarded("x", lambda: storage.list_files("/no/such/place")))
     assert (bare.found, bare.remedy) == ("/no/such/place: No such file or directory", "correct it and run this again")
 
 
@@ -129,9 +129,9 @@ def test_an_error_of_ours_is_told_as_what_is_wrong_and_what_to_do():
 )
 def test_a_library_that_takes_its_process_down_is_a_finding(tmp_path, monkeypatch, does, found):
     (tmp_path / "program.py").write_text(
-        "import os, time\nfrom brainray.doctor import ok, tell\n"
+        "import os, time\nfrom brainray.doctor.checks import ok, print_findings\n"
         f"def look(word):\n    print('noise')\n    yield ok('begun', word)\n    {does}\n"
-        "tell(look)"
+        "print_findings(look)"
     )
     monkeypatch.syspath_prepend(tmp_path)
     begun, died = findings_of("program", "check", "a word", timeout_s=1, remedy="repair it")
@@ -362,7 +362,13 @@ FREE = Gpu(name="NVIDIA L4", free_bytes=23 * GB, total_bytes=24 * GB)
     [
         (Torch(cuda=None), (), "", "ok", "none"),
         (Torch(cuda=None), (L4,), "", "warning", "built without CUDA: NVIDIA L4"),
-        (Torch(cuda="13.0", said="driver too old"), (L4,), "", "warning", "(driver too old): NVIDIA L4, 550.54"),
+        (
+            Torch(cuda="13.0", cuda_warning="driver too old"),
+            (L4,),
+            "",
+            "warning",
+            "(driver too old): NVIDIA L4, 550.54",
+        ),
         (Torch(cuda="13.0"), (L4,), "CUDA_VISIBLE_DEVICES=-1", "ok", "hidden by CUDA_VISIBLE_DEVICES=-1"),
         (Torch(cuda="13.0", gpus=(FREE,)), (L4,), "", "ok", "driver 550.54, CUDA 13.0, 23.0 GB free of 24.0 GB"),
         (
@@ -382,19 +388,19 @@ FREE = Gpu(name="NVIDIA L4", free_bytes=23 * GB, total_bytes=24 * GB)
     ],
 )
 def test_a_gpu_that_would_stay_idle_is_told(torch, driver, hidden_by, status, words):
-    finding = only(judge_gpus(torch, driver, hidden_by=hidden_by))
+    finding = only(assess_gpus(torch, driver, hidden_by=hidden_by))
     assert finding.status == status and words in finding.found
 
 
 def test_gpus_are_known_from_the_driver_where_torch_knows_none(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu._ask_driver() == ()
+    assert gpu._list_driver_gpus() == ()
     program.write_text("#!/bin/sh\necho 'NVIDIA L4, 550.54'\necho 'NVIDIA L4, 550.54'\n")
     program.chmod(0o755)
-    assert gpu._ask_driver() == (L4, L4)
+    assert gpu._list_driver_gpus() == (L4, L4)
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
-    assert gpu._ask_driver() == ()
+    assert gpu._list_driver_gpus() == ()
 
 
 # What is read
@@ -402,52 +408,52 @@ def test_gpus_are_known_from_the_driver_where_torch_knows_none(tmp_path, monkeyp
 
 def test_images_on_disk(archive, tmp_path):
     root = archive()
-    found = told(look_at_input(str(root), with_store=True))
+    found = told(check_input_option(str(root), with_store=True))
     assert statuses(found.values()) == {f"--input {root} list": "ok", f"--input {root} read": "ok"}
     assert f"the first image is {root}/glioma/0.jpg" in found[f"--input {root} list"].found
     assert "JPEG of 40 x 48" in found[f"--input {root} read"].found
     (tmp_path / "list.csv").write_text("path\narchive/notumor/2.jpg\n")
-    listed = told(look_at_input(f"{tmp_path}/list.csv", with_store=True))
+    listed = told(check_input_option(f"{tmp_path}/list.csv", with_store=True))
     assert "notumor/2.jpg" in listed[f"--input {tmp_path}/list.csv list"].found
 
 
 def test_what_is_no_image(tmp_path):
-    nothing = only(look_at_input(f"{tmp_path}/nothing", with_store=True))
+    nothing = only(check_input_option(f"{tmp_path}/nothing", with_store=True))
     assert (nothing.status, nothing.found) == ("wrong", "No such file or directory")
     (tmp_path / "a.txt").write_text("x")
-    assert only(look_at_input(str(tmp_path), with_store=True)).found == "no image among 1 file"
+    assert only(check_input_option(str(tmp_path), with_store=True)).found == "no image among 1 file"
     (tmp_path / "b.jpg").write_bytes(b"\0" * 128 + b"DICM")
-    dicom = told(look_at_input(str(tmp_path), with_store=True))[f"--input {tmp_path} read"]
+    dicom = told(check_input_option(str(tmp_path), with_store=True))[f"--input {tmp_path} read"]
     assert dicom.status == "warning" and "DICOM" in dicom.found
     with pytest.raises(BadRequest, match="not served"):
-        list(look_at_input("gs://bucket/x", with_store=True))
+        list(check_input_option("gs://bucket/x", with_store=True))
 
 
 def test_a_long_way_to_the_first_image_is_not_walked_to_its_end(tmp_path):
     for number in range(1001):
         (tmp_path / f"{number:04}.txt").touch()
-    finding = only(look_at_input(str(tmp_path), with_store=True))
+    finding = only(check_input_option(str(tmp_path), with_store=True))
     assert finding.status == "warning" and finding.found == "no image among its first 1,000 files"
 
 
 def test_training_data_needs_class_folders(archive, tmp_path):
     root = archive()
-    classes = told(look_at_data(str(root), with_store=True))[f"--data {root} classes"]
+    classes = told(check_data_option(str(root), with_store=True))[f"--data {root} classes"]
     assert classes.found == "4 folders: glioma, meningioma, notumor, pituitary"
     flat = tmp_path / "flat"
     flat.mkdir()
     (flat / "a.jpg").write_bytes(image_bytes())
-    assert told(look_at_data(str(flat), with_store=True))[f"--data {flat} classes"].status == "wrong"
+    assert told(check_data_option(str(flat), with_store=True))[f"--data {flat} classes"].status == "wrong"
 
 
 def test_a_model_is_read_whole(bundle, tmp_path):
-    finding = only(look_at_model(bundle.uri, with_store=True))
+    finding = only(check_model_option(bundle.uri, with_store=True))
     assert finding.status == "ok"
     assert bundle.fingerprint in finding.found and "glioma, meningioma, notumor, pituitary" in finding.found
     damaged = untrained(tmp_path / "damaged")
     weights = tmp_path / "damaged" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    finding = only(attempted(f"--model {damaged.uri}", lambda: look_at_model(damaged.uri, with_store=True)))
+    finding = only(guarded(f"--model {damaged.uri}", lambda: check_model_option(damaged.uri, with_store=True)))
     assert finding.found.startswith("the files do not match the fingerprint")
 
 
@@ -456,7 +462,7 @@ def test_a_model_is_read_whole(bundle, tmp_path):
 
 def state(output, *, inputs=(), model=None):
     name = f"--output {output}"
-    return told(attempted(name, lambda: check_state(str(output), inputs=inputs, model=model)))[name]
+    return told(guarded(name, lambda: check_state(str(output), inputs=inputs, model=model)))[name]
 
 
 def write_run(output, **values):
@@ -540,7 +546,7 @@ def test_a_read_only_disk_is_told_before_anything_is_scored(tmp_path, monkeypatc
 )
 def test_what_disk_an_output_lies_on(tmp_path, disk, status, words):
     shown = Disk(**{"kind": "ext4", "free_bytes": 50 * GB, "total_bytes": 60 * GB, "free_files": 10**6} | disk)
-    finding = only(check_disk(str(tmp_path), look=lambda _: shown))
+    finding = only(check_disk(str(tmp_path), read=lambda _: shown))
     assert finding.status == status and words in finding.found
 
 
@@ -555,7 +561,7 @@ def test_a_file_system_on_which_two_runs_can_hold_one_output(tmp_path, monkeypat
 def test_a_model_may_be_trained_into_an_output(tmp_path, bundle):
     def found(uri):
         how = {"inputs": (), "model": None, "training": True, "with_store": True}
-        return told(look_at_output(str(uri), **how))[f"--output {uri}"].found
+        return told(check_output_option(str(uri), **how))[f"--output {uri}"].found
 
     assert found(tmp_path / "new") == "holds no finished model"
     assert "holds a trained model" in found(bundle.uri)
@@ -566,7 +572,7 @@ def test_a_model_may_be_trained_into_an_output(tmp_path, bundle):
 
 def output_in(server):
     uri = f"{server.root}/run"
-    found = told(look_at_output(uri, inputs=(), model=None, training=False, with_store=True))
+    found = told(check_output_option(uri, inputs=(), model=None, training=False, with_store=True))
     return {check.removeprefix(f"--output {uri}").strip(): finding for check, finding in found.items()}
 
 
@@ -601,21 +607,21 @@ def test_a_missing_permission_is_named_by_its_action(strict_s3, methods, key, st
 def test_an_input_that_may_be_listed_and_not_read(strict_s3):
     image = strict_s3.put("in/a.jpg", image_bytes())
     uri = f"{strict_s3.root}/in"
-    readable = told(look_at_input(uri, with_store=False))
+    readable = told(check_input_option(uri, with_store=False))
     assert f"the first image is {image}" in readable[f"--input {uri} list"].found
     assert "JPEG of 40 x 48" in readable[f"--input {uri} get"].found
     strict_s3.proxy.add("403 AccessDenied", key=r"in/a\.jpg$")
-    denied = told(look_at_input(uri, with_store=False))[f"--input {uri} get"]
+    denied = told(check_input_option(uri, with_store=False))[f"--input {uri} get"]
     assert denied.status == "wrong" and "s3:GetObject" in denied.remedy
     strict_s3.proxy.add("403 AccessDenied", key="list-type")
-    denied = only(look_at_input(uri, with_store=False))
+    denied = only(check_input_option(uri, with_store=False))
     assert denied.check == f"--input {uri} list" and "s3:ListBucket" in denied.remedy
 
 
 def test_a_bucket_that_is_not_there(strict_s3):
-    found = only(look_at_input("s3://no-such-bucket-anywhere/in", with_store=False))
+    found = only(check_input_option("s3://no-such-bucket-anywhere/in", with_store=False))
     assert found.found.startswith("there is no bucket no-such-bucket-anywhere at")
-    empty = only(look_at_input(f"{strict_s3.root}/none", with_store=False))
+    empty = only(check_input_option(f"{strict_s3.root}/none", with_store=False))
     assert (empty.status, empty.found) == ("wrong", "there is no such object or folder")
 
 
@@ -638,13 +644,13 @@ def test_a_store_without_conditional_writes_is_a_risk_and_no_obstacle(fast_s3):
 def test_a_clock_that_differs_from_the_stores(strict_s3, ahead_s, status, words):
     date = formatdate(time.time() - ahead_s, usegmt=True)
     strict_s3.proxy.add("403 RequestTimeTooSkewed", methods=("HEAD",), headers=(("Date", date),))
-    clock = told(check_service(strict_s3.root))[f"{strict_s3.root} clock"]
+    clock = told(check_store(strict_s3.root))[f"{strict_s3.root} clock"]
     assert clock.status == status and words in clock.found
 
 
 def test_a_token_that_will_run_out_during_a_long_run(strict_s3, monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-of-a-session")
-    use = told(check_service(strict_s3.root))[f"{strict_s3.root} store"]
+    use = told(check_store(strict_s3.root))[f"{strict_s3.root} store"]
     assert use.status == "warning" and "nobody renews" in use.found
     assert "token-of-a-session" not in str(use)
 
@@ -652,7 +658,7 @@ def test_a_token_that_will_run_out_during_a_long_run(strict_s3, monkeypatch):
 def test_a_store_that_cannot_be_reached_is_tried_once(strict_s3, monkeypatch):
     use_server(monkeypatch, f"http://user:password-of-it@127.0.0.1:{free_port()}")
     began = time.monotonic()
-    finding = only(attempted("--input s3://bucket/in", lambda: look_at_input("s3://bucket/in", with_store=True)))
+    finding = only(guarded("--input s3://bucket/in", lambda: check_input_option("s3://bucket/in", with_store=True)))
     assert time.monotonic() - began < 3
     assert "cannot be reached" in finding.found and "AWS_ENDPOINT_URL" in finding.remedy
     assert "password-of-it" not in str(finding)
@@ -678,8 +684,8 @@ HERE = {
 
 
 def judged(*, answered_s=1001.0, described=None, **theirs):
-    answer = NodeAnswer(facts=HERE | theirs, asked_s=999.0, answered_s=answered_s)
-    found = told(judge_node(described or node(), answer, HERE))
+    answer = NodeAnswer(facts=HERE | theirs, sent_s=999.0, received_s=answered_s)
+    found = told(assess_node(described or node(), answer, HERE))
     return {check.removeprefix("node b").strip(): finding for check, finding in found.items()}
 
 
@@ -714,17 +720,17 @@ def test_a_slow_answer_is_not_taken_for_a_wrong_clock():
 
 
 def test_a_cluster_of_a_head_alone_cannot_score_yet():
-    head = only(judge_cluster([node("head", cpus=0.0)], "head:6379"))
+    head = only(assess_cluster([node("head", cpus=0.0)], "head:6379"))
     assert head.status == "warning" and "no node has processors" in head.found
-    both = only(judge_cluster([node("head", cpus=0.0), node()], "head:6379"))
+    both = only(assess_cluster([node("head", cpus=0.0), node()], "head:6379"))
     assert "2 nodes at head:6379: 8 processors" in both.found and "8 processes would score" in both.found
 
 
 def test_nodes_that_would_round_otherwise_are_told():
-    mixed = only(judge_precision([(node("old"), False), (node("new"), True)]))
+    mixed = only(assess_precision([(node("old"), False), (node("new"), True)]))
     assert "--precision fp32" in mixed.remedy and mixed.found.count("old") == 1
-    assert list(judge_precision([(node("head", cpus=0.0), False), (node("new"), True)])) == []
-    assert list(judge_precision([(node("gpu", gpus=1.0), False), (node("new"), True)])) == []  # only GPUs predict
+    assert list(assess_precision([(node("head", cpus=0.0), False), (node("new"), True)])) == []
+    assert list(assess_precision([(node("gpu", gpus=1.0), False), (node("new"), True)])) == []  # only GPUs predict
 
 
 def test_a_node_without_brainray_can_say_so():
@@ -745,15 +751,15 @@ def test_a_node_without_brainray_can_say_so():
 
 
 def test_a_node_that_sees_other_files_or_other_buckets(strict_s3, tmp_path):
-    from brainray.cluster.doctor import reach
+    from brainray.cluster.doctor import path_problems
 
     (tmp_path / "there").mkdir()
     sees = SharedPaths(output="", mark=None, seen=(NamedPath("--input", f"{tmp_path}/there"),))
     blind = SharedPaths(output="", mark=None, seen=(NamedPath("--input", f"{tmp_path}/gone"),))
     far = [("--input", strict_s3.put("in/a.jpg"))]
-    assert reach(sees, far, f"{strict_s3.root}/run") == {"problems": []}
+    assert path_problems(sees, far, f"{strict_s3.root}/run") == {"problems": []}
     strict_s3.proxy.add("403 AccessDenied", methods=("GET", "PUT"))
-    unseen, unread, denied = reach(blind, far, f"{strict_s3.root}/run")["problems"]
+    unseen, unread, denied = path_problems(blind, far, f"{strict_s3.root}/run")["problems"]
     assert unseen[0] == f"--input {tmp_path}/gone is not the same there as here" and "mount" in unseen[1]
     assert unread[0].startswith("--input s3://") and "s3:GetObject" in unread[1]
     assert denied[0].startswith("--output s3://") and "s3:PutObject" in denied[1]
@@ -761,10 +767,10 @@ def test_a_node_that_sees_other_files_or_other_buckets(strict_s3, tmp_path):
 
 
 def test_each_node_of_a_real_cluster_is_asked(local_ray, archive, bundle, tmp_path):
-    from brainray.cluster.doctor import look_at_cluster
+    from brainray.cluster.doctor import check_nodes
 
     reads = (("--input", str(archive())), ("--model", bundle.uri))
-    found = told(look_at_cluster(NodeQuestions(cluster=True, reads=reads, output=f"{tmp_path}/new/run"), "here"))
+    found = told(check_nodes(NodeQuestions(cluster=True, reads=reads, output=f"{tmp_path}/new/run"), "here"))
     assert set(statuses(found.values()).values()) <= {"ok", "warning"}
     cluster, *of_node = found.values()
     assert cluster.found.startswith("1 node at here: ")
@@ -776,10 +782,10 @@ def test_each_node_of_a_real_cluster_is_asked(local_ray, archive, bundle, tmp_pa
 def test_a_node_that_does_not_answer_or_fails_is_told_by_its_name(local_ray):
     from brainray.cluster import doctor
 
-    nodes = [doctor._described(node) for node in ray.nodes() if node["Alive"]]
-    ((asked, late),) = doctor._ask(nodes, facts, (), answer_s=0.0)
+    nodes = [doctor._cluster_node(node) for node in ray.nodes() if node["Alive"]]
+    ((asked, late),) = doctor._run_on_nodes(nodes, facts, (), answer_s=0.0)
     assert late.check == f"node {asked.name}" and "did not start a task within 0 s" in late.found
-    ((_, failed),) = doctor._ask(nodes, facts, 7)  # which are no names of packages
+    ((_, failed),) = doctor._run_on_nodes(nodes, facts, 7)  # which are no names of packages
     assert failed.status == "wrong" and "a task failed there (TypeError" in failed.found
 
 
@@ -811,10 +817,10 @@ def test_a_cluster_that_takes_nobody_says_why(monkeypatch, attempt, found, remed
 
 
 def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch):
-    from brainray.cluster.doctor import look_at_ray
+    from brainray.cluster.doctor import ray_findings
 
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
-    finding = only(look_at_ray(NodeQuestions(cluster=None).to_json()))
+    finding = only(ray_findings(NodeQuestions(cluster=None).to_json()))
     assert "nothing answers there" in finding.found and finding.remedy == "start that cluster or unset it"
 
 
@@ -823,11 +829,11 @@ def test_what_a_ray_started_here_will_find(monkeypatch, tmp_path):
 
     monkeypatch.setattr("brainray.cluster.ray_internals.processors", lambda: 8)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    taken = told(doctor.look_here(machine(usable=2.0)))
+    taken = told(doctor.check_local_ray(machine(usable=2.0)))
     assert taken["ray"].status == "warning" and "of which 2 may be used" in taken["ray"].found
-    assert told(doctor.look_here(machine(usable=8.0)))["ray"].status == "ok"
+    assert told(doctor.check_local_ray(machine(usable=8.0)))["ray"].status == "ok"
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "long" * 20)
-    assert "too long for the sockets" in told(doctor.look_here(machine()))["ray session folder"].found
+    assert "too long for the sockets" in told(doctor.check_local_ray(machine()))["ray session folder"].found
     small = only(check_objects(machine(available=30 * GB), 64 * 10**6, "/tmp"))
     assert small.status == "warning" and "--shm-size=10g" in small.remedy
     assert only(check_objects(machine(available=30 * GB), 20 * GB, "/tmp")).status == "ok"
@@ -856,7 +862,7 @@ def fakes(monkeypatch):
     """Makes the command find just these."""
 
     def find(*findings):
-        monkeypatch.setattr(cli_doctor, "_checks", lambda *_, **__: [Check(name="x", look=lambda: findings)])
+        monkeypatch.setattr(cli_doctor, "_checks", lambda *_, **__: [Check(name="x", run=lambda: findings)])
 
     return find
 

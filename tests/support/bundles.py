@@ -58,8 +58,8 @@ def learned(
     from brainray.training.trainer import FitSpec, Trainer
 
     model = options.model_spec(classes)
-    lesson = FitSpec(options=options, model=model, class_counts=class_counts, init=init)
-    learner = Trainer(lesson, begun=None, device=torch.device("cpu"))
+    fit_spec = FitSpec(options=options, model=model, class_counts=class_counts, init=init)
+    learner = Trainer(fit_spec, resume_from=None, device=torch.device("cpu"))
     began = time.perf_counter()
     for epoch in range(1, options.epochs + 1):
         hear(epoch, learner.epoch(rows))

@@ -16,6 +16,7 @@ from brainray.models.bundle import fingerprint
 from brainray.models.networks import build_model
 from brainray.training import checkpoint, loop
 from brainray.training.checkpoint import Checkpoint
+from brainray.training.fit_result import calibrate
 from brainray.training.trainer import FitSpec, Trainer
 
 SPEC = ModelSpec(classes=("a", "b"))
@@ -55,7 +56,9 @@ def train(begun, epochs, *, steps=3):
     for epoch in range(len(history) + 1, len(history) + epochs + 1):
         generator = loop.seed_epoch(seed=OPTIONS.seed, epoch=epoch, rank=0)
         batches = loop.shuffled_batches(*images(), np.arange(24), batch_size=8, steps=steps, generator=generator)
-        loop.train_epoch(model, batches, fitting=FITTING, optimizer=optimizer, schedule=schedule, generator=generator)
+        loop.train_epoch(
+            model, batches, step_config=FITTING, optimizer=optimizer, schedule=schedule, generator=generator
+        )
         history.append(row(epoch) | {"lr": schedule.get_last_lr()[0]})
     return Checkpoint(
         model=model.state_dict(),
@@ -81,7 +84,7 @@ def test_training_goes_on_from_the_file_as_if_nothing_had_happened(third_epoch):
     assert all(torch.equal(resumed.model[name], whole.model[name]) for name in whole.model)
     marks = {
         fingerprint(weights=f.weights, image=ImageSpec(), model=SPEC, calibration=f.calibration)
-        for f in map(checkpoint.fitted, ([whole], [resumed]))
+        for f in map(calibrate, ([whole], [resumed]))
     }
     assert len(marks) == 1
 
@@ -166,12 +169,12 @@ def test_a_training_begun_before_the_average_was_torchs_own_goes_on(third_epoch)
     """Keys had no prefix and the number of averaged steps stood nowhere: it follows from the epochs."""
     average = {name: tensor + 1 for name, tensor in third_epoch.model.items()}
     before = checkpoint.from_bytes(written_by_version_2(replace(third_epoch, average=average)))
-    lesson = FitSpec(options=OPTIONS, model=SPEC, class_counts=(12, 12), init=None)
-    learner = Trainer(lesson, begun=before, device=torch.device("cpu"))
-    assert all(torch.equal(learner.eval_model.state_dict()[name], average[name]) for name in average)
-    assert int(learner.average.n_averaged) == 1 + 3 * learner.steps
-    after = checkpoint.from_bytes(checkpoint.to_bytes(replace(before, average=learner.average.state_dict())))
-    again = Trainer(lesson, begun=after, device=torch.device("cpu")).average
+    fit_spec = FitSpec(options=OPTIONS, model=SPEC, class_counts=(12, 12), init=None)
+    trainer = Trainer(fit_spec, resume_from=before, device=torch.device("cpu"))
+    assert all(torch.equal(trainer.eval_model.state_dict()[name], average[name]) for name in average)
+    assert int(trainer.average.n_averaged) == 1 + 3 * trainer.steps
+    after = checkpoint.from_bytes(checkpoint.to_bytes(replace(before, average=trainer.average.state_dict())))
+    again = Trainer(fit_spec, resume_from=after, device=torch.device("cpu")).average
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), after.average.values(), strict=True))
     assert checkpoint.from_bytes(written_by_version_2(third_epoch)).average is None
 

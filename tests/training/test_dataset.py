@@ -5,7 +5,7 @@ from support.images import image_bytes
 
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest
-from brainray.training.dataset import describe_choice, list_excluded, list_training_set, select_images
+from brainray.training.dataset import describe_selection, list_excluded, list_training_set, select_images
 from brainray.training.decoded import decode_rows
 
 
@@ -38,11 +38,11 @@ def decoded(root):
     return found, decode_rows(found.table, ImageSpec(image_px=16))
 
 
-def chosen_of(found, rows, *, excluded=(), **options):
+def selection_of(found, rows, *, excluded=(), **options):
     """As if equal pixels were all that makes a copy."""
     _, groups = np.unique(rows["digest"], return_inverse=True)
     barred = np.isin(rows["digest"], excluded) & (rows["error"] == "")
-    return select_images(found, groups, rows["digest"], rows["error"], barred=barred, options=TrainOptions(**options))
+    return select_images(found, groups, rows["digest"], rows["error"], excluded=barred, options=TrainOptions(**options))
 
 
 def test_an_unreadable_image_keeps_its_place_and_its_reason(archive):
@@ -63,13 +63,13 @@ def test_copies_in_another_format_are_one_picture_and_barred_ones_are_left_out(a
     (tmp_path / "held out" / "0.jpg").write_bytes((root / "b" / "0.jpg").read_bytes())
     found, rows = decoded(root)
     excluded = decode_rows(list_excluded(str(tmp_path / "held out")), ImageSpec(image_px=16))["digest"]
-    chosen = chosen_of(found, rows, excluded=excluded, val_fraction=0.4)
-    assert (len(chosen.positions), chosen.distinct, chosen.barred) == (9, 8, 1)
-    assert chosen.unreadable == {"not_an_image": 1}
-    (split,) = chosen.splits
-    sides = [set(rows["digest"][chosen.side(which)]) for which in (split.train, split.validation)]
+    selected = selection_of(found, rows, excluded=excluded, val_fraction=0.4)
+    assert (len(selected.positions), selected.distinct, selected.excluded) == (9, 8, 1)
+    assert selected.unreadable == {"not_an_image": 1}
+    (split,) = selected.splits
+    sides = [set(rows["digest"][selected.positions_at(which)]) for which in (split.train, split.validation)]
     assert not sides[0] & sides[1]
-    said = " ".join(describe_choice(chosen))
+    said = " ".join(describe_selection(selected))
     assert "1 not_an_image" in said and "--exclude shows the same picture: 1" in said
     assert "9 images show 8 pictures" in said
 
@@ -77,9 +77,9 @@ def test_copies_in_another_format_are_one_picture_and_barred_ones_are_left_out(a
 def test_a_picture_in_two_class_folders_is_left_out_whatever_is_right(archive):
     root = archive(images=4, classes=("a", "b"))
     (root / "b" / "0 again.jpg").write_bytes((root / "a" / "0.jpg").read_bytes())
-    chosen = chosen_of(*decoded(root), folds=3)
-    assert (len(chosen.positions), chosen.conflicts, len(chosen.splits)) == (7, 2, 3)
-    assert "lie in another class folder: 2" in " ".join(describe_choice(chosen))
+    selected = selection_of(*decoded(root), folds=3)
+    assert (len(selected.positions), selected.conflicts, len(selected.splits)) == (7, 2, 3)
+    assert "lie in another class folder: 2" in " ".join(describe_selection(selected))
 
 
 def test_what_a_regex_finds_in_a_path_stays_on_one_side(archive):
@@ -87,11 +87,13 @@ def test_what_a_regex_finds_in_a_path_stays_on_one_side(archive):
     for path in sorted(root.rglob("*.jpg")):
         path.rename(path.with_name(f"patient{int(path.stem) // 3}-{path.name}"))
     found, rows = decoded(root)
-    chosen = chosen_of(found, rows, folds=2, group_regex=r"./patient\d+")
+    selected = selection_of(found, rows, folds=2, group_regex=r"./patient\d+")
     patients = np.array([uri.rsplit("-", 1)[0] for uri in found.table["uri"].to_pylist()])
-    for split in chosen.splits:
+    for split in selected.splits:
         assert len(split.validation) == 12
-        assert not set(patients[chosen.side(split.train)]) & set(patients[chosen.side(split.validation)])
+        assert not set(patients[selected.positions_at(split.train)]) & set(
+            patients[selected.positions_at(split.validation)]
+        )
 
 
 def test_the_digest_of_a_data_set_does_not_know_names(archive, tmp_path):
@@ -103,7 +105,7 @@ def test_the_digest_of_a_data_set_does_not_know_names(archive, tmp_path):
     digests = set()
     for root in (first, second):
         found, rows = decoded(root)
-        digests.add(chosen_of(found, rows).digest)
+        digests.add(selection_of(found, rows).digest)
     assert len(digests) == 1
 
 

@@ -38,13 +38,15 @@ def train(seed, epochs=6):
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
         batches = loop.shuffled_batches(images, labels, pictures, batch_size=16, steps=6, generator=generator)
-        loop.train_epoch(model, batches, fitting=plain, optimizer=optimizer, schedule=schedule, generator=generator)
+        loop.train_epoch(model, batches, step_config=plain, optimizer=optimizer, schedule=schedule, generator=generator)
     return model
 
 
 def test_a_few_epochs_learn_what_can_be_seen():
     images, labels = blobs(40, seed=1)
-    logits_NK = loop.evaluate(train(0), loop.ordered_batches(images, labels, batch_size=16), fitting=plain_fitting())
+    logits_NK = loop.evaluate(
+        train(0), loop.ordered_batches(images, labels, batch_size=16), step_config=plain_fitting()
+    )
     assert (logits_NK.argmax(1) == labels).mean() > 0.9
 
 

@@ -18,10 +18,14 @@ def test_outliers_have_the_images_size_and_repeat_with_their_seed():
 
 
 def test_being_sure_of_an_outlier_costs_and_being_unsure_costs_least():
-    fitting = plain_fitting(classes=3, image_px=40, outliers=0.5)
+    step_config = plain_fitting(classes=3, image_px=40, outliers=0.5)
     image, unsure, sure = torch.tensor([5.0, 0, 0]), torch.zeros(3), torch.tensor([0.0, 9, 0])
     label = torch.tensor([0])
-    alone = fitting.loss(image[None], label)
-    assert alone < fitting.loss(torch.stack([image, unsure]), label) < fitting.loss(torch.stack([image, sure]), label)
+    alone = step_config.loss(image[None], label)
+    assert (
+        alone
+        < step_config.loss(torch.stack([image, unsure]), label)
+        < step_config.loss(torch.stack([image, sure]), label)
+    )
     batch = torch.randint(0, 255, (6, 40, 40), dtype=torch.uint8)
-    assert fitting.prepare_changed(batch, torch.Generator()).shape == (9, 1, 40, 40)
+    assert step_config.prepare_changed(batch, torch.Generator()).shape == (9, 1, 40, 40)
