@@ -16,6 +16,7 @@ from brainray.errors import BadRequest, StorageError, as_bad_request
 
 from .base import CLAIM_FILE, FileInfo, Service, StorageBackend
 from .local import LocalFiles
+from .retry import RetryPolicy
 
 _LOCAL = LocalFiles()
 _MAKING = threading.Lock()  # `cache` has none: each thread of a reader would make clients of its own
@@ -215,9 +216,12 @@ def revoke(uri: str) -> None:
     _backend(uri).revoke(uri)
 
 
-def list_names(uri: str) -> list[str]:
-    """Names in one folder, sorted, without hidden ones; none where there is no folder."""
-    return _backend(uri).list_names(uri)
+def list_names(uri: str, *, policy: RetryPolicy | None = None) -> list[str]:
+    """Names in one folder, sorted, without hidden ones; none where there is no folder.
+
+    `policy` says how often a bucket is asked again; None: as often as for any other request.
+    """
+    return _backend(uri).list_names(uri, policy)
 
 
 def list_files(uri: str) -> Iterator[FileInfo]:

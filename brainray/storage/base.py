@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from brainray.errors import StorageError
 
+from .retry import RetryPolicy
+
 # In a claimed folder: the file by which the claim stands. Versions of brainray exclude each other by this name.
 CLAIM_FILE = "holder.json"
 
@@ -74,7 +76,7 @@ class StorageBackend(Protocol):
     def unsupported_conditions(self, uri: str) -> tuple[str, ...]:
         """Of the conditions of a write that let one of many succeed, those not honoured; tried in a folder."""
 
-    def list_names(self, uri: str) -> list[str]:
+    def list_names(self, uri: str, policy: RetryPolicy | None = None) -> list[str]:
         """Names in one folder, sorted, without hidden ones; none where there is no folder."""
 
     def list_files(self, uri: str) -> Iterator[FileInfo]:

@@ -21,8 +21,10 @@ from brainray import storage
 from brainray.callbacks import Clock, Say, Sleep
 from brainray.errors import OutputHeld, StorageError
 
+from .retry import HEARTBEAT_POLICY, RetryPolicy
+
 TTL_S = 60.0
-_BEATS = 6  # renewals in one ttl
+BEATS = 6  # renewals in one ttl
 _LOOKS = 12  # at a silent holder in one ttl
 _FOLDER = ".lease"
 
@@ -79,7 +81,7 @@ class Lease:
                 storage.revoke(_folder(self._output, epoch))
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._holder.ttl_s / _BEATS):
+        while not self._ended.wait(self._holder.ttl_s / BEATS):
             try:
                 with suppress(StorageError):  # a full disk may have room at the next beat
                     self._renew()
@@ -88,7 +90,7 @@ class Lease:
                 return
 
     def _renew(self) -> None:
-        if max(_epochs(self._output), default=0) != self.epoch:
+        if max(_epochs(self._output, HEARTBEAT_POLICY), default=0) != self.epoch:
             raise OutputHeld(f"{self._output} was taken over by another run")
         self._write(replace(self._holder, renewals=self._holder.renewals + 1, renewed_s=self._clock()))
 
@@ -265,6 +267,6 @@ def _folder(output: str, epoch: int) -> str:
     return storage.join(output, _FOLDER, f"{epoch:08d}")
 
 
-def _epochs(output: str) -> list[int]:
-    names = storage.list_names(storage.join(output, _FOLDER))
+def _epochs(output: str, policy: RetryPolicy | None = None) -> list[int]:
+    names = storage.list_names(storage.join(output, _FOLDER), policy=policy)
     return [int(name) for name in names if name.isascii() and name.isdigit()]

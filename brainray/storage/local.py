@@ -22,6 +22,7 @@ import pyarrow as pa
 from brainray.errors import BadRequest, ImageReason, OutputHeld, StorageError
 
 from .base import CLAIM_FILE, FileInfo, Service, changed
+from .retry import RetryPolicy
 
 
 def path_of(uri: str) -> str:
@@ -153,7 +154,8 @@ class LocalFiles:
         """None: `claim` and `create` rest on renames and O_EXCL."""
         return ()
 
-    def list_names(self, uri: str) -> list[str]:
+    def list_names(self, uri: str, policy: RetryPolicy | None = None) -> list[str]:
+        """A disk is asked once, whatever the policy."""
         with _translated(uri):
             try:
                 return sorted(name for name in os.listdir(path_of(uri)) if not name.startswith("."))

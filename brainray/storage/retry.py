@@ -92,6 +92,11 @@ class RetryPolicy:
             )
 
 
+# A beat of a lease, which another beat follows within seconds. A beat makes a few requests, one after the other: with all
+# their waits it must end long before the lease does, and Ctrl-C waits for the beat under way.
+HEARTBEAT_POLICY = RetryPolicy(attempts=2, refused_attempts=1, patience_s=5.0, longest_wait_s=2.0)
+
+
 @dataclass(kw_only=True)
 class RetryState:
     """How often one request was tried, and why it failed."""

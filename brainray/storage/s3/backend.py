@@ -18,6 +18,7 @@ import pyarrow as pa
 from brainray.callbacks import Sleep
 from brainray.errors import BadRequest, Changed, OutputHeld, StorageError
 from brainray.storage.base import CLAIM_FILE, FileInfo, Service
+from brainray.storage.retry import HEARTBEAT_POLICY, RetryPolicy
 
 from . import uris
 from .conditional import SETTLE_S, Probe, ballot, write_first
@@ -126,16 +127,16 @@ class S3Objects:
         wanted = {"If-None-Match": honoured.if_none_match, "If-Match": honoured.if_match}
         return tuple(name for name, held in wanted.items() if not held)
 
-    def list_names(self, uri: str) -> list[str]:
-        return self._names(uri, self._requests.page)
+    def list_names(self, uri: str, policy: RetryPolicy | None = None) -> list[str]:
+        return self._names(uri, partial(self._requests.page, policy=policy))
 
-    def _names(self, uri: str, ask: Callable[..., Page]) -> list[str]:
+    def _names(self, uri: str, fetch: Callable[..., Page]) -> list[str]:
         prefix = _prefix(uri)
         names: set[str] = set()
         token: str | None = None
         while True:
-            page = ask(uri, prefix, delimiter="/", token=token)
-            names |= {entry.key[len(prefix) :].rstrip("/") for entry in page.entries}
+            page = fetch(uri, prefix, delimiter="/", token=token)
+            names |= {listed.key[len(prefix) :].rstrip("/") for listed in page.entries}
             token = page.next_token
             if token is None:
                 return sorted(name for name in names if name and not name.startswith("."))
@@ -198,14 +199,17 @@ class S3Objects:
         return ballot(self._requests, uri, CLAIM_FILE, data, settle_s=self._settle_s, sleep=self._sleep)
 
     def renew(self, uri: str, data: bytes) -> None:
-        """The heartbeat: a revoked holder must not come back, for then its changes would pass again.
+        """The heartbeat. It must not bring a revoked claim back, for then the former holder's changes would pass again.
 
-        On a store without `If-Match` it may, for the time of a few requests: a look at the neighbours shows that
-        another has followed, and it is taken back.
+        On a store without `If-Match` it may, for the time of a few requests: the claims beside it are listed, and where
+        a newer one is among them the record is removed again. Gives up early, see `HEARTBEAT_POLICY`.
         """
         conditional = self._probe.ask(self._requests, parent(uri)).if_match
-        self._requests.persist(partial(self._renew_once, uri, data, conditional=conditional))
-        if not conditional and self._requests.persist(partial(self._is_followed, uri)):
+        renew = partial(self._renew_once, uri, data, conditional=conditional)
+        self._requests.persist(renew, self._requests.tries(HEARTBEAT_POLICY))
+        if conditional:
+            return
+        if self._requests.persist(partial(self._is_followed, uri), self._requests.tries(HEARTBEAT_POLICY)):
             self._requests.remove(join(uri, CLAIM_FILE))
             raise OutputHeld(_TAKEN_OVER)
 

@@ -48,8 +48,8 @@ class Requests:
         """Repeat a request that may pass a moment later. `tries` is for a caller who asks how many there were."""
         return (tries or self.tries()).persist(request, self._sleep)
 
-    def tries(self) -> RetryState:
-        return RetryState(policy=POLICY, in_bucket=True)
+    def tries(self, policy: RetryPolicy | None = None) -> RetryState:
+        return RetryState(policy=policy or POLICY, in_bucket=True)
 
     @contextmanager
     def translated(self, action: str, uri: str) -> Iterator[None]:
@@ -168,9 +168,19 @@ class Requests:
     def head(self, uri: str) -> dict[str, Any] | None:
         return self.persist(partial(self.head_once, uri))
 
-    def page(self, uri: str, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None) -> Page:
+    def page(
+        self,
+        uri: str,
+        prefix: str,
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        policy: RetryPolicy | None = None,
+    ) -> Page:
         """Up to 1000 keys with a prefix, of the bucket in which `uri` lies."""
-        return self.persist(partial(self.page_once, uri, prefix, delimiter=delimiter, after=after, token=token))
+        fetch = partial(self.page_once, uri, prefix, delimiter=delimiter, after=after, token=token)
+        return self.persist(fetch, self.tries(policy))
 
     def page_once(
         self, uri: str, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None
