@@ -218,11 +218,11 @@ def _look_at_paths(asked: NodeQuestions, nodes: Sequence[ClusterNode]) -> Iterat
     """Whether every node that works sees the same files, and may use the same buckets."""
     files = list(_files(asked))
     written = asked.output if asked.output and _is_far(asked.output) else None
-    with _sight(asked, files) as sight:
+    with _shared_paths(asked, files) as shared_paths:
         far = [(seen.option, seen.uri) for seen in files if _is_far(seen.uri)]
-        if not (far or written or sight.seen or sight.mark):
+        if not (far or written or shared_paths.seen or shared_paths.mark):
             return
-        for node, answer in _ask(nodes, reach, sight, far, written):
+        for node, answer in _ask(nodes, reach, shared_paths, far, written):
             if not isinstance(answer, NodeAnswer):
                 yield answer
                 continue
@@ -233,10 +233,10 @@ def _look_at_paths(asked: NodeQuestions, nodes: Sequence[ClusterNode]) -> Iterat
                 yield ok(name, "sees and reaches what this machine does")
 
 
-def reach(sight: SharedPaths, far: list[tuple[str, str]], written: str | None) -> dict[str, list[tuple[str, str]]]:
+def reach(shared_paths: SharedPaths, far: list[tuple[str, str]], written: str | None) -> dict[str, list[tuple[str, str]]]:
     """On a node: what it does not see or may not use, and what to do. `far`: an option and its file in a bucket."""
     problems = []
-    unseen = sight.unseen()
+    unseen = shared_paths.unseen()
     if unseen is not None:
         advice = "mount the same file system at the same place on all nodes, or give s3://"
         problems.append((f"{unseen} is not the same there as here", advice))
@@ -255,7 +255,7 @@ def reach(sight: SharedPaths, far: list[tuple[str, str]], written: str | None) -
 
 
 @contextmanager
-def _sight(asked: NodeQuestions, files: Sequence[NamedPath]) -> Iterator[SharedPaths]:
+def _shared_paths(asked: NodeQuestions, files: Sequence[NamedPath]) -> Iterator[SharedPaths]:
     """What this machine sees of local paths. While it lasts, the folder of the output holds a file that marks it."""
     mark = None
     if asked.output and not _is_far(asked.output):

@@ -77,7 +77,7 @@ class Replacements:
         request_resources(bundles=bundles)
 
 
-def check_every_node(sight: SharedPaths, *, answer_s: float = _ANSWER_S) -> None:
+def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) -> None:
     """Raise `BadRequest` where a node does not see what the command names. One that does not answer is passed over:
 
     its workers look for themselves when they start.
@@ -88,7 +88,7 @@ def check_every_node(sight: SharedPaths, *, answer_s: float = _ANSWER_S) -> None
         return
     asked = {
         _unseen.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            sight
+            shared_paths
         ): node
         for node in working
     }
@@ -127,5 +127,5 @@ def _probe(rows: pa.Table, bundle: Bundle, options: ScoreOptions) -> ProbeTimes:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _unseen(sight: SharedPaths) -> str | None:
-    return sight.unseen()
+def _unseen(shared_paths: SharedPaths) -> str | None:
+    return shared_paths.unseen()

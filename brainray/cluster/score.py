@@ -26,8 +26,8 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
         from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
-        sight = shared_paths_of(_named(request, plan), output=plan.uri, writer=lease.writer)
-        check_every_node(sight)
+        shared_paths = shared_paths_of(_named(request, plan), output=plan.uri, writer=lease.writer)
+        check_every_node(shared_paths)
         job = ScoreJob(
             target=request.target(plan.uri, lease.writer),
             bundle=request.bundle,
@@ -35,7 +35,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             precision=options.precision,
             inputs=tuple(plan.described["inputs"]),
             max_unread=options.max_unread,
-            sight=sight,
+            shared_paths=shared_paths,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
         with closing(Replacements(pool, say=say)) as replacements:

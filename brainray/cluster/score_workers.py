@@ -73,7 +73,7 @@ class ScoreJob:
     precision: Precision
     inputs: tuple[str, ...]
     max_unread: float
-    sight: SharedPaths
+    shared_paths: SharedPaths
 
     def reader(self) -> Reader:
         return Reader(outage_share=self.max_unread, roots=self.inputs)
@@ -85,7 +85,7 @@ class Scorer:
     def __init__(self, job: ScoreJob) -> None:
         from brainray.models.predictor import Predictor, limit_threads
 
-        job.sight.check()
+        job.shared_paths.check()
         limit_threads(1)
         self._job = job
         self._reader = job.reader()
@@ -125,7 +125,7 @@ class DecodedScorer(Scorer):
 
 def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
     """A task beside the GPU: the shard's pixels as one value, for pixels never pass through the driver."""
-    job.sight.check()
+    job.shared_paths.check()
     shard = _shard(block)
     with count_attempt(shard.shard_id, job.target.writer) as number:
         decoded = _decode(shard, job, job.reader(), number)

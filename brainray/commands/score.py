@@ -79,12 +79,12 @@ def read_request(
     """Read the model, by default the shipped one, and the labels. Raises `BadRequest` for what is wrong with them."""
     bundle = load_bundle(named(model or SHIPPED))
     kept = kept_types(inputs, options.keep_columns, taken=prediction_schema(bundle.classes).names)
-    truth = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
+    label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
     return ScoreRequest(
         inputs=tuple(inputs),
         output=storage.normalise(output),
         bundle=bundle,
-        truth=truth,
+        label_file=label_file,
         options=options,
         kept=kept,
     )

@@ -72,7 +72,7 @@ class Lister:
         *,
         classes: Sequence[str],
         output: str | None = None,
-        truth: LabelFile | None = None,
+        label_file: LabelFile | None = None,
         group_by: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -84,7 +84,7 @@ class Lister:
         self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this very run are no input
         self._classes = classes
         self._lookup = class_lookup(classes)
-        self._truth = truth
+        self._label_file = label_file
         self._group = Grouper(group_by)
         self._keep = keep
         self.skipped: Counter[str] = Counter()
@@ -100,11 +100,11 @@ class Lister:
         table = pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
         )
-        if self._truth is None:
+        if self._label_file is None:
             return table
         inner = (e.uri[len(e.container) + 1 :] if e.container else path for e, path in zip(rows, relative, strict=True))
         names = pa.array([path.rpartition("/")[2] for path in inner], pa.string())
-        labels = self._truth.labels_of(table["uri"], pa.array(relative), names)
+        labels = self._label_file.labels_of(table["uri"], pa.array(relative), names)
         return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
 
     def _entries(self) -> Iterator[tuple[ListedImage, str]]:
@@ -181,7 +181,7 @@ class Lister:
             yield entry._replace(label=label, group=self._group(entry.uri, folders)), path
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
-        return label_from_folders(folders, self._lookup) if self._truth is None else None
+        return label_from_folders(folders, self._lookup) if self._label_file is None else None
 
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a list names, wherever they are and whatever their suffix."""
@@ -201,7 +201,7 @@ class Lister:
         if listed.label is None:
             return None
         label = match_class(listed.label, self._lookup)
-        if label is None and self._truth is None:
+        if label is None and self._label_file is None:
             raise BadRequest(
                 f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, or leave it empty"

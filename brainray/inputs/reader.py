@@ -20,7 +20,7 @@ from .ranges import Image, RangeRead, RangeReader
 READS_IN_FLIGHT = 8
 # A bucket answers later, and to many at once; and as contents are taken in order, one late answer holds up the rest.
 # Images/s of one shard with 8, 16, 32 and 64: 165, 301, 494, 645 where each answer takes 50 ms; with 16, 32 and 64 170,
-# 218, 362 where it takes 30 ms, but one in fifty 250 ms. `flow.MOST_AT_ONCE` bounds those of a whole process.
+# 218, 362 where it takes 30 ms, but one in fifty 250 ms. `limit.MOST_AT_ONCE` bounds those of a whole process.
 BUCKET_READS_IN_FLIGHT = 96
 # Reads are begun in bursts, when this share of them is left: one at a time, each wakes client and store anew. With a
 # store on the same machine that took 0.35 and 1.14 ms of processor an image, and in bursts 0.27 and 1.02.
@@ -51,7 +51,7 @@ class Reader:
     """Reads for all threads of one worker, each with a shard of its own, and watches over the storage for them all.
 
     `outage_share` is the share of unreadable images, of the last `OUTAGE_WINDOW`, above which the storage is to blame;
-    1.0 switches every check for an outage off. `roots` are the inputs of the run. `flow` says how many may read at
+    1.0 switches every check for an outage off. `roots` are the inputs of the run. `limit` says how many may read at
     once. `sleep` waits between two attempts; without it an outage ends the wait.
     """
 
@@ -59,14 +59,14 @@ class Reader:
         self,
         *,
         policy: RetryPolicy | None = None,
-        flow: ConcurrencyLimit | None = None,
+        limit: ConcurrencyLimit | None = None,
         outage_share: float = 0.5,
         roots: Sequence[str] = (),
         sleep: Callable[[float], None] | None = None,
         read: Callable[[RangeRead], tuple[Image, ...]] | None = None,
     ) -> None:
         self._policy = policy or RetryPolicy()
-        self._flow = flow or ConcurrencyLimit()
+        self._limit = limit or ConcurrencyLimit()
         self._outage_share = outage_share
         self._roots = tuple(roots)
         self._read = read or RangeReader()
@@ -126,7 +126,7 @@ class Reader:
 
     def _persist(self, piece: RangeRead, tries: RetryState) -> tuple[Image, ...]:
         def read_once() -> tuple[Image, ...]:
-            with self._flow.slot():
+            with self._limit.slot():
                 self._raise_outage()
                 return self._read(piece)
 

@@ -88,15 +88,15 @@ def list_inputs(
 
     When `extending` a run, labels may name images that are gone.
     """
-    if request.truth is not None:
-        request.truth.begin()
+    if request.label_file is not None:
+        request.label_file.begin()
     roots = listing.distinct_inputs(request.inputs)
     lister = Lister(
         roots,
         indexes,
         classes=request.bundle.classes,
         output=request.output,
-        truth=request.truth,
+        label_file=request.label_file,
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,
@@ -111,8 +111,8 @@ def list_inputs(
             f"--input {', '.join(roots)}: no image files found"
             + (f" (passed over: {passed})" if passed else "; the folder is empty")
         )
-    if request.truth is not None:
-        request.truth.check_all_used_once(some_may_be_gone=extending)
+    if request.label_file is not None:
+        request.label_file.check_all_used_once(some_may_be_gone=extending)
     return found
 
 

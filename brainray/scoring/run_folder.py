@@ -36,7 +36,7 @@ class ScoreRequest:
     inputs: tuple[str, ...]
     output: str  # normalised
     bundle: Bundle
-    truth: LabelFile | None
+    label_file: LabelFile | None
     options: ScoreOptions
     kept: KeptTypes = ()  # of `options.keep_columns`
 

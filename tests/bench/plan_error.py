@@ -39,7 +39,7 @@ CASES = [  # pixels, how many times the images, in a bucket
 
 def expected_s(root: str, model: str, output: str) -> float:
     request = ScoreRequest(
-        inputs=(root,), output=output, bundle=load_bundle(model), truth=None, options=ScoreOptions(max_unread=1.0)
+        inputs=(root,), output=output, bundle=load_bundle(model), label_file=None, options=ScoreOptions(max_unread=1.0)
     )
     _, expected = plan_with_probe(request, say=print)
     assert expected is not None

@@ -286,8 +286,8 @@ def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monke
 def test_labels_still_fit_when_an_image_is_gone_and_the_run_is_planned_twice(run, archive, bundle, tmp_path):
     root = archive(images=2)
     (tmp_path / "labels.csv").write_text("file,label\nglioma/0.jpg,pituitary\nglioma/1.jpg,notumor\n")
-    truth = read_label_file(str(tmp_path / "labels.csv"), bundle.classes)
-    request = request_for(root, run.uri, bundle, truth=truth)
+    label_file = read_label_file(str(tmp_path / "labels.csv"), bundle.classes)
+    request = request_for(root, run.uri, bundle, label_file=label_file)
     with pytest.raises(Stopped):
         score_here(request, engine_of(bundle, only=1))
     (root / "glioma" / "1.jpg").unlink()
