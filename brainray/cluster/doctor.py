@@ -233,7 +233,9 @@ def _look_at_paths(asked: NodeQuestions, nodes: Sequence[ClusterNode]) -> Iterat
                 yield ok(name, "sees and reaches what this machine does")
 
 
-def reach(shared_paths: SharedPaths, far: list[tuple[str, str]], written: str | None) -> dict[str, list[tuple[str, str]]]:
+def reach(
+    shared_paths: SharedPaths, far: list[tuple[str, str]], written: str | None
+) -> dict[str, list[tuple[str, str]]]:
     """On a node: what it does not see or may not use, and what to do. `far`: an option and its file in a bucket."""
     problems = []
     unseen = shared_paths.unseen()
