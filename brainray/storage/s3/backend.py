@@ -53,7 +53,7 @@ class S3Objects:
         return uris.name_of(uri)
 
     def exists(self, uri: str) -> bool:
-        """Whether an object or a folder exists. Mostly one request: of all keys with a prefix, the object's is the first."""
+        """Whether an object or a folder exists. Mostly one request, for the first key with this prefix."""
         _, key = split(uri)
         first = self._requests.first_key(uri, key)
         if first is None:
