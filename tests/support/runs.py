@@ -54,7 +54,9 @@ def request_for(root, output, bundle: Bundle, *, label_file: LabelFile | None = 
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
     chosen = ScoreOptions(**{"shard_size": 3} | options)
     kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
-    return ScoreRequest(inputs=inputs, output=str(output), bundle=bundle, label_file=label_file, options=chosen, kept=kept)
+    return ScoreRequest(
+        inputs=inputs, output=str(output), bundle=bundle, label_file=label_file, options=chosen, kept=kept
+    )
 
 
 def score_here(request: ScoreRequest, engine: ScoreEngine) -> Outcome:
