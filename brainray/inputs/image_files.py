@@ -43,7 +43,7 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
 
 
 def skip_member(name: str, *, refused: bool) -> str | None:
-    """The reason to skip a member of a tar or zip; None for images and archives. Of a refused one, folders are ignored."""
+    """The reason to skip a member of a tar or zip; None for images and archives. `refused`: ignores its folders."""
     if not name or is_archive(name):
         return None
     *folders, file = name.replace("\\", "/").split("/")
