@@ -1,4 +1,4 @@
-"""`python -m brainray` is the program `brainray`, in a Python that has its packages."""
+"""`python -m brainray` runs the command line, in a Python that has brainray's packages."""
 
 import sys
 from typing import NoReturn

@@ -1,4 +1,7 @@
-"""Frozen options of everything brainray does, validated where they are made. Knows no file, no Ray, no torch."""
+"""Frozen options for images, models, training and scoring, validated when they are made.
+
+An option that is out of range raises `BadRequest`, which names it. Knows no file, no Ray, no torch.
+"""
 
 import math
 import re
@@ -12,8 +15,8 @@ Resize = Literal["pad", "stretch"]
 Crop = Literal["head", "none"]
 Tone = Literal["as_is", "usual"]
 Weights = Literal["none", "imagenet"]
-COMPACT = "compact"  # our own network, see `model`
-LITE_NAMES = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, see `lite`
+COMPACT = "compact"  # our own network, see `models.networks`
+LITE_NAMES = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, see `models.efficientnet_lite`
 
 
 def _require(condition: bool, message: str) -> None:
@@ -22,7 +25,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def pattern_of(option: str, text: str) -> re.Pattern[str]:
-    """A regular expression. Raises `BadRequest` that names the option."""
+    """Compile a regular expression. Raises `BadRequest` that names the option."""
     try:
         return re.compile(text)
     except re.error as exc:
@@ -35,7 +38,7 @@ def _one_of(name: str, value: object, kind: object) -> None:
 
 
 class _Spec:
-    """JSON there and back; unknown keys are refused, for they mean a file of a newer version."""
+    """Converts a spec to JSON and back. Unknown keys are refused, for they mean a file of a newer version."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload, no-any-return]
@@ -49,12 +52,12 @@ class _Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec(_Spec):
-    """How bytes become the array a model takes. Training and scoring decode by the same spec."""
+    """How an image file becomes the array that a model takes. Training and scoring decode by the same spec."""
 
     image_px: int = 160  # height and width of the array
     channels: int = 1  # 1: luminance, 3: RGB
-    crop: Crop = "none"  # head: the margins around the head are cut off first, see `head`
-    tone: Tone = "as_is"  # usual: an equalised histogram is undone, see `tone`
+    crop: Crop = "none"  # head: the margins around the head are cut off first, see `normalise.head_box`
+    tone: Tone = "as_is"  # usual: an equalised histogram is undone, see `normalise.usual_tone`
     resize: Resize = "pad"  # pad: keep proportions, black borders; stretch: fill the square
     mean: float = 0.18  # of luminance / 255 over brain-MRI slices; subtracted before the first layer
     std: float = 0.2
@@ -72,12 +75,12 @@ class ImageSpec(_Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec(_Spec):
-    """Which network, for which classes in which order."""
+    """The network of a model, and its classes in the order of its outputs."""
 
     name: str = "compact"  # our own CNN, or the name of a torchvision classification backbone
     classes: tuple[str, ...]
     channels: int = 1
-    width: float = 1.0  # of compact: how many times as many channels its layers have
+    width: float = 1.0  # for `compact` only: multiplies the number of channels of its layers
 
     def __post_init__(self) -> None:
         _require(0.25 <= self.width <= 4, f"--width is {self.width}; it must be from 0.25 to 4")
@@ -90,10 +93,10 @@ class ModelSpec(_Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration(_Spec):
-    """How logits become probabilities that can be trusted, and from which one on a person need not look."""
+    """How logits become calibrated probabilities, and below which confidence a person must review a prediction."""
 
     temperature: float = 1.0  # logits are divided by it before the softmax (Guo et al. 2017)
-    class_bias: tuple[float, ...] = ()  # added to them then, as `calibration.rare_class_bias` says; empty: nothing
+    class_bias: tuple[float, ...] = ()  # added after that, see `calibration.rare_class_bias`; empty: nothing
     review_below: float = 0.0  # a prediction with less confidence is for review
 
     def __post_init__(self) -> None:
@@ -103,35 +106,34 @@ class Calibration(_Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(_Spec):
-    """What `train` does with the images; everything that changes the weights."""
+    """Options of `train`: everything that changes the weights."""
 
     model: str = "compact"
-    weights: Weights = "none"  # what the network begins with
-    init: str | None = None  # the fingerprint of the model whose weights it begins with instead
+    weights: Weights = "none"  # the initial weights of the network
+    init: str | None = None  # fingerprint of the model whose weights are the initial ones instead
     image_px: int = 160
     channels: int = 1
-    width: float = 1.0  # as `ModelSpec` has it
+    width: float = 1.0  # see `ModelSpec`
     crop: Crop = "head"
     epochs: int = 24
-    batch_size: int = 32  # images a step over all workers
-    lr: float = 3e-3  # peak of the schedule
+    batch_size: int = 32  # images in a step, over all workers
+    lr: float = 3e-3  # learning rate at the peak of the schedule
     weight_decay: float = 0.05
-    warmup_fraction: float = 0.1  # share of all steps in which the rate rises
+    warmup_fraction: float = 0.1  # share of all steps in which the learning rate rises
     label_smoothing: float = 0.05
-    # Strength of the random changes; 0: none. From scratch, 16 epochs on 1,700 drawn images reach 76 % at 1 and 97 % at
-    # 0.5; a network that begins with ImageNet weights, or learns for long, takes 1.
+    # Strength of the augmentation; 0: none. Accuracy of a network trained from scratch for 16 epochs on 1,700 synthetic
+    # images: 76 % at 1, 97 % at 0.5. With ImageNet weights, or in a long training, 1 is good.
     augment: float = 0.5
-    outliers: float = 0.125  # pictures that are no heads, for each image; the model learns to be sure of none of them
-    averaging: float = 0.99  # of the weights over the steps (exponential moving average); 0: the last ones count
-    patience: int = 8  # epochs without a better validation before training stops
+    outliers: float = 0.125  # pictures of no head per image; the model learns low confidence for them
+    averaging: float = 0.99  # decay of the moving average of the weights; 0: the last weights are kept
+    patience: int = 8  # epochs without a better validation, after which training stops
     val_fraction: float = 0.15
-    folds: int = (
-        0  # 0: one split; else every picture is validated on in one of so many folds, then all are learned from
-    )
-    group_regex: str | None = None  # what it finds in a URI names a patient or series, which stays on one side
+    # Cross-validation: each image is in the validation set of one fold, then a last training uses all. 0: one split.
+    folds: int = 0
+    group_regex: str | None = None  # its match in a URI names a patient or series, which is never split
     seed: int = 0
-    workers: int | None = None  # None: what the cluster has
-    most_workers: int | None = None  # as machines join; None: always the same number
+    workers: int | None = None  # training processes; None: as many as the cluster holds
+    most_workers: int | None = None  # upper limit as machines join; None: the number is fixed
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -169,7 +171,10 @@ class TrainOptions(_Spec):
 
 
 def parse_workers(text: str) -> tuple[int, int | None]:
-    """`4`, or `2-8`: what training needs and what it can use. Raises `BadRequest` that names the option."""
+    """Parse `4` or `2-8`: the workers that training needs, and the most it can use (None: the same).
+
+    Raises `BadRequest` that names the option.
+    """
     least, dash, most = text.partition("-")
     try:
         return int(least), int(most) if dash else None
@@ -178,7 +183,7 @@ def parse_workers(text: str) -> tuple[int, int | None]:
 
 
 def parse_share(name: str, text: str) -> float:
-    """`50%` or `0.5 %` as a number from 0 to 1. Raises `BadRequest` that names the option."""
+    """Parse `50%` or `0.5 %` as a number from 0 to 1. Raises `BadRequest` that names the option."""
     digits, percent, rest = text.strip().partition("%")
     try:
         share = float(digits) / 100
@@ -200,7 +205,7 @@ class MaxFailed(_Spec):
 
     @classmethod
     def parse(cls, text: str) -> "MaxFailed":
-        """`12` is a count, `1%` or `0.5 %` a share."""
+        """Parse `12` as a count, `1%` or `0.5 %` as a share. Raises `BadRequest`."""
         if "%" in text:
             return cls(share=parse_share("--max-failed", text))
         try:
@@ -221,22 +226,22 @@ class MaxFailed(_Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions(_Spec):
-    """What `score` does beside its inputs, model and output."""
+    """Options of `score` beside its inputs, model and output."""
 
-    workers: int | None = None  # actors; None: sized from the cluster
-    batch_size: int | None = None  # images in one forward pass; None: what is fastest on the device
-    shard_size: int | None = None  # images a shard; None: about 1,000, fewer for small archives
+    workers: int | None = None  # scoring processes; None: as many as the cluster holds
+    batch_size: int | None = None  # images in one forward pass; None: the fastest size for the device
+    shard_size: int | None = None  # images in a shard; None: about 1,000, fewer for small inputs
     max_failed: MaxFailed = field(default_factory=lambda: MaxFailed(share=0.01))
-    include: tuple[str, ...] = ()  # globs over the path below the input; none: everything
+    include: tuple[str, ...] = ()  # globs over the path below the input; empty: all files
     exclude: tuple[str, ...] = ()
-    keep_columns: tuple[str, ...] = ()  # of lists given as input, carried over into the predictions
+    keep_columns: tuple[str, ...] = ()  # columns of file lists that are copied to the predictions
     group_by: str | None = None  # "folder", or a regular expression whose first group names the group
     precision: Precision = "auto"
-    stall_timeout_s: float = 600.0  # no shard finished for so long ends the run
-    max_unread: float = 0.5  # a greater share of reads in a row that fail is an outage; 1.0: there is none
-    retry_unread: bool = False  # read images again that could not be read by an earlier run
-    forget_missing: bool = False  # drop the rows of images that are gone
-    rescore: bool = False  # score everything anew beside the old run, and switch when that is complete
+    stall_timeout_s: float = 600.0  # the run ends after so long without a finished shard
+    max_unread: float = 0.5  # a greater share of failed reads counts as an outage; 1.0: never
+    retry_unread: bool = False  # read the images again that an earlier run could not read
+    forget_missing: bool = False  # drop the rows of images that are no longer there
+    rescore: bool = False  # score all images anew; the old run is replaced when the new one is complete
 
     def __post_init__(self) -> None:
         _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")

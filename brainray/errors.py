@@ -1,4 +1,4 @@
-"""The tree of exceptions: one class for each thing somebody must do about it, each with the exit code of the command.
+"""The tree of exceptions: one class for each remedy, with the exit code of the command that ends by it.
 
 An image that cannot be scored is no job failure: `ImageError` is caught where the image is handled and becomes a row.
 """
@@ -21,7 +21,7 @@ IMAGE_REASONS: tuple[str, ...] = get_args(ImageReason)
 
 
 class BrainrayError(Exception):
-    """A failure with a message for people: one line that names the thing and says what to do."""
+    """A failure of the command. Its message is one line that names the thing and the remedy."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class BadRequest(BrainrayError):
 
 
 class TooManyFailed(BrainrayError):
-    """More images failed than allowed. Every row is written; look at the reasons in the summary."""
+    """More images failed than allowed. Every row is written; the summary counts them by reason."""
 
     exit_code = 3
 
@@ -62,24 +62,24 @@ class StorageError(BrainrayError):
 
 
 class OutOfRange(StorageError):
-    """The stretch asked for lies outside the file (416)."""
+    """The requested byte range lies outside the file (status 416)."""
 
 
 class Throttled(StorageError):
-    """The store asks for fewer requests at once: 503 SlowDown, 429. The same request may succeed a moment later."""
+    """The store asks for fewer requests (503 SlowDown, 429). The same request may succeed a moment later."""
 
 
 class Changed(StorageError):
-    """A condition of the request does not hold (412): another has written the object, or it is there already."""
+    """A condition of the request does not hold (412): the object exists already, or another client has changed it."""
 
 
 class WrongRegion(StorageError):
-    """The bucket lies in another region than the requests are signed for."""
+    """The bucket lies in another region than the one that requests are signed for."""
 
 
 @contextmanager
 def as_bad_request(option: str) -> Iterator[None]:
-    """What cannot be listed, read or written within is what an option of the command names: `BadRequest`."""
+    """Turn a `StorageError` about a file or folder that an option of the command names into `BadRequest`."""
     try:
         yield
     except StorageError as exc:
@@ -87,23 +87,23 @@ def as_bad_request(option: str) -> Iterator[None]:
 
 
 class NoProgress(BrainrayError):
-    """Nothing was finished for so long that the run was given up. Run the same command again to go on."""
+    """No shard was finished for so long that the run was given up. Run the same command again to go on."""
 
 
 class Outage(BrainrayError):
-    """So many images in a row could not be read that it is the storage, not the images; finished parts are kept."""
+    """So many reads failed that the storage is unavailable, not single images. Finished parts are kept."""
 
 
 class VerificationError(BrainrayError):
-    """Rows and images listed differ: the run is not published. Run the same command again; a defect if it stays."""
+    """The rows differ from the listed images: the run is not published. Run it again; a defect if the error stays."""
 
 
 class Unreachable(BrainrayError):
-    """Ray's dashboard was silent for longer than the caller is patient. What runs on the cluster may still run."""
+    """Ray's dashboard did not answer within the caller's time limit. Jobs on the cluster may still run."""
 
 
 class ImageError(Exception):
-    """Why one image cannot be scored. Data, not a failure of the job."""
+    """The reason why one image cannot be scored. It becomes a row and does not end the job."""
 
     def __init__(self, reason: ImageReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

@@ -1,7 +1,7 @@
-"""What this machine has, as its kernel tells: processors and memory that a process may use, and the disk of a folder.
+"""Reads from the kernel which processors and memory this process may use, and the disk below a folder.
 
-Containers, schedulers and services limit both by control groups (cgroups, version 1 or 2), which `os.cpu_count` and
-`/proc/meminfo` do not know of.
+Docker, schedulers and services limit processors and memory by control groups (cgroups, version 1 or 2), which
+`os.cpu_count` and `/proc/meminfo` ignore. Changes nothing but the allocator, see `keep_freed_memory`.
 """
 
 import ctypes
@@ -19,26 +19,26 @@ _UNLIMITED = 1 << 60  # version 1 writes a number just below 2**63 where there i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """Limits are counted in."""
+    """Processors and memory of a machine, as far as this process may use them."""
 
-    processors: int  # there are
-    usable: float  # of them, by affinity and quotas
-    features: frozenset[str]  # of a processor, as Linux names them
-    memory_bytes: int  # 0: not known
-    available_bytes: int  # without swapping, also where others run
+    processors: int  # logical processors of the machine
+    usable: float  # those that affinity and cgroup quotas leave; may be a fraction
+    features: frozenset[str]  # CPU flags, as Linux names them
+    memory_bytes: int  # RAM or the cgroup's limit, the smaller; 0: not known
+    available_bytes: int  # memory that can be allocated now without swapping
 
     @property
     def bf16(self) -> bool:
-        """Whether its processors score in bf16, see `model.bf16_supported`."""
+        """Whether its processors score in bf16, see `networks.bf16_supported`."""
         return bool(self.features & {"amx_tile", "avx512_bf16"})
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep what it frees for what it needs next, where the C library is glibc.
+    """Make glibc keep freed memory for the next allocation; no effect with another C library.
 
-    By default glibc gives blocks of 32 MB and more back at once, and the system clears the next one page by page. A
-    network whose first layers make that much of a batch scores a third more images without, and learns from a quarter
-    more (lite0 at 192 px, batches of 32, measured on a virtual machine).
+    By default glibc returns blocks of 32 MB and more to the system, which clears the next one page by page. Networks
+    whose activations are that large gain from keeping them. Images per second of lite0 at 192 px in batches of 32, on a
+    virtual machine: a third more in scoring, a quarter more in training.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None)
     if change is not None:
@@ -47,7 +47,10 @@ def keep_freed_memory() -> None:
 
 
 def read_machine(root: str = "/", *, affinity: int | None = None) -> Machine:
-    """This machine, or the one whose `/proc` and `/sys` lie below `root`. `affinity`: processors allowed."""
+    """Read this machine, or the one whose `/proc` and `/sys` lie below `root`.
+
+    `affinity` is the number of processors allowed; None: as the scheduler has it.
+    """
     info = _text(f"{root}proc/cpuinfo")
     processors = len(re.findall(r"^processor\s*:", info, re.M)) or os.cpu_count() or 1
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", info, re.M)
@@ -68,16 +71,16 @@ def read_machine(root: str = "/", *, affinity: int | None = None) -> Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disk:
-    """The file system a folder lies on."""
+    """The file system that a folder lies on."""
 
-    kind: str  # as Linux names it: "ext4", "nfs4", "overlay" ...; "" where that is not known
+    kind: str  # as Linux names it: "ext4", "nfs4", "overlay" ...; "": not known
     free_bytes: int  # for users other than root
     total_bytes: int
-    free_files: int | None  # that can be made; None where there is no such limit
+    free_files: int | None  # inodes left; None: the file system has no such limit
 
 
 def read_disk(folder: str, *, root: str = "/") -> Disk:
-    """Raises `OSError` where the folder cannot be asked about."""
+    """Read the file system of a folder. Raises `OSError` where statvfs(2) fails."""
     stat = os.statvfs(folder)
     return Disk(
         kind=_mounted(os.path.realpath(folder), _text(f"{root}proc/self/mountinfo")),
@@ -88,7 +91,10 @@ def read_disk(folder: str, *, root: str = "/") -> Disk:
 
 
 def _mounted(folder: str, mountinfo: str) -> str:
-    """The type of the innermost mount, the last of equals: fields 5 and, after the dash, 1 of proc_pid_mountinfo(5)."""
+    """The type of the innermost mount above `folder`; of several on one mount point, the last.
+
+    proc_pid_mountinfo(5): field 5 is the mount point, the first after the dash the type.
+    """
     kind, longest = "", -1
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -103,19 +109,19 @@ def _affinity(processors: int) -> int:
 
 
 def _groups(root: str, controller: str) -> Iterator[str]:
-    """The folders of the control groups this process is in, up to the root, for each may set a limit."""
+    """The cgroup folders of this process from the root down, for each of them may set a limit."""
     for line in _text(f"{root}proc/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
         if names and controller not in names.split(","):
             continue
         base = f"{root}{_GROUPS}/{names}".rstrip("/")
         parts = [part for part in path.split("/") if part]
-        # In a container the path may be the host's, of which only the last group is there, and that as the root.
+        # In Docker the path may be the host's, of which only the last group exists, mounted as the root.
         yield from ("/".join((base, *parts[:depth])) for depth in range(len(parts) + 1))
 
 
 def _quota(group: str) -> float | None:
-    """Processors' worth of time; None: no limit."""
+    """The CPU quota of a cgroup, in processors; None: no limit."""
     words = _text(f"{group}/cpu.max").split() or [
         *_text(f"{group}/cpu.cfs_quota_us").split(),
         *_text(f"{group}/cpu.cfs_period_us").split(),
@@ -126,7 +132,7 @@ def _quota(group: str) -> float | None:
 
 
 def _memory(group: str) -> tuple[int, int] | None:
-    """Bytes allowed and left; None: no limit. What files take in the cache is given back when asked for."""
+    """Memory limit and free memory of a cgroup in bytes; None: no limit. Page cache counts as free."""
     limit = _number(f"{group}/memory.max") or _number(f"{group}/memory.limit_in_bytes")
     if not limit or limit >= _UNLIMITED:
         return None
@@ -141,7 +147,7 @@ def _number(path: str) -> int | None:
 
 
 def _text(path: str) -> str:
-    """A file of the kernel's, "" where there is none."""
+    """The text of a file of the kernel; "" where it cannot be read."""
     try:
         return Path(path).read_text("utf-8", errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
-"""Makes sure that a job runs in a Python that has brainray's packages. Uses the standard library of any Python 3 only.
+"""Makes sure that a job runs in a Python that has brainray's packages. Uses only the standard library of any Python 3.
 
-A job's `python` is the first one on the PATH of the head. Where Ray was started from an environment that was not
-activated, that is another one than Ray's own, which has the packages.
+A job's `python` is the first one on the PATH of the head node. Where Ray was started from an environment that was not
+activated, that Python lacks the packages, while the one that Ray itself runs in has them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-# What the dependencies in pyproject.toml are imported as; a test compares.
+# Import names of the dependencies in pyproject.toml; a test compares the two.
 PACKAGES = (
     "ray",
     "torch",
@@ -35,19 +35,19 @@ PACKAGES = (
     "typer",
     "rich",
 )
-OLDEST = (3, 11)
-_WORKER = b"--python_worker_command="  # in the command line of a raylet: how it starts Python
-_LEFT = "BRAINRAY_LEFT_PYTHON"  # the interpreter that this process ran before; so that it changes once
+OLDEST = (3, 11)  # the oldest Python that brainray runs in
+_WORKER = b"--python_worker_command="  # option of a raylet: the command by which it starts Python workers
+_LEFT = "BRAINRAY_LEFT_PYTHON"  # environment variable: the first interpreter of this process; it changes once
 _EXIT_CODE = 2
-_NAMED = 4  # packages in a message
+_MOST_NAMED = 4  # packages that a message names
 
 
 def ensure_packages(program: Sequence[str]) -> None:
-    """Return where this Python has all packages; else run `program`, its arguments, in the one of the Ray around it.
+    """Return if this Python has all packages; else replace this process by `program` (arguments) in Ray's Python.
 
-    Ends the process with code 2 and a line where that one is not found or has no packages either.
+    Where that Python is not found, or lacks packages too, prints one line and exits with code 2.
     """
-    lacks = _lacking()
+    lacks = _describe_missing()
     left = os.environ.pop(_LEFT, None)
     if not lacks:
         return
@@ -69,9 +69,9 @@ def ensure_packages(program: Sequence[str]) -> None:
 
 
 def ray_python(pid: int | None = None) -> str | None:
-    """The Python in which the Ray that this process runs under starts its workers.
+    """The Python in which Ray starts its workers, if process `pid` (None: this one) runs below a raylet.
 
-    It is in the command line of the raylet, one of the process's ancestors. None where there is none, or no /proc.
+    The raylet's command line names it. None where no ancestor is a raylet, or there is no /proc.
     """
     pid = os.getpid() if pid is None else pid
     try:
@@ -87,13 +87,15 @@ def ray_python(pid: int | None = None) -> str | None:
 
 def _parent(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    return int(stat.rpartition(")")[2].split()[1])  # the name before it may hold anything
+    return int(
+        stat.rpartition(")")[2].split()[1]
+    )  # the process's name, in parentheses before it, may hold any characters
 
 
-def _lacking() -> str:
-    """What this Python lacks, in words; empty where it lacks nothing."""
+def _describe_missing() -> str:
+    """Which packages this Python lacks, in words; "" where it has all."""
     if sys.version_info < OLDEST:
         return f"is Python {sys.version.split()[0]}, and {'.'.join(map(str, OLDEST))} or newer is needed"
     missing = [name for name in PACKAGES if find_spec(name) is None]
-    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    return f"has no {', '.join(missing[:_NAMED])}{more}" if missing else ""
+    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+    return f"has no {', '.join(missing[:_MOST_NAMED])}{more}" if missing else ""

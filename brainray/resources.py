@@ -1,4 +1,7 @@
-"""How the processors and GPUs of a cluster are shared out among workers. Asks no cluster: nodes are given."""
+"""Decides how many workers a cluster gets, and how many processors, GPUs and bytes each reserves.
+
+Pure arithmetic on the nodes that are passed in: knows no Ray and no running cluster.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -6,43 +9,43 @@ from dataclasses import dataclass, replace
 
 from .errors import BadRequest
 
-# An actor asks for a little less than a processor, so that a node full of them keeps room for Ray Data's own tasks:
-# actors that take every processor leave none for other tasks, and the run hangs (ray issue 44687).
+# An actor reserves a little less than one processor, so that a node full of actors keeps room for Ray Data's own tasks.
+# Actors that take every processor leave none for other tasks, and the run hangs (ray issue 44687).
 _ACTOR_CPU_SHARE = 0.9
-# A process a processor scores 19 % more a second than one with two threads for two processors, which wait for each
-# other's Python (1,218 and 1,027 images/s). But a start takes 2.5 s of a processor: few images are left to threads.
+# One process per core is 19 % faster than one process with two threads (GIL; 1,218 against 1,027 images/s). A start
+# costs 2.5 CPU seconds, so short runs use threads.
 _THREADS_PER_ACTOR = 2
-_IMAGES_A_START = 4000  # for each processor
-# Held by a process: 0.7 GB of libraries and model, then what is read ahead and the pixels of each thread's shard.
+_IMAGES_A_START = 4000  # per processor: a run of fewer images is short
+# Memory of a process: 0.7 GB of libraries and model; of each thread: bytes read ahead, and the pixels of its shard.
 _ACTOR_BYTES = 900 << 20
 _THREAD_BYTES = 150 << 20
-# Train workers leave more: their data tasks run beside them.
+# Train workers reserve less, because their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
 _THREADS_PER_TRAINER = 2
-# Of those whose number changes: what they leave is too little for another one, and enough for Ray's own tasks.
+# Elastic workers (their number changes) leave too little room for one more worker, but enough for Ray's own tasks.
 _ELASTIC_CPU_SHARE = 0.95
 _ELASTIC_GPU_CPUS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What one machine of the cluster offers."""
+    """The resources of one machine of the cluster."""
 
     cpus: float
     gpus: float = 0.0
-    memory_bytes: int = sys.maxsize  # that Ray gives to workers
+    memory_bytes: int = sys.maxsize  # memory that Ray gives to workers
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePool:
-    """Actors that score, and what each asks for. With GPUs, processors decode in tasks of their own."""
+    """The actors that score, and the resources that each reserves. With GPUs, decoding runs in tasks of its own."""
 
     actors: int
     cpus_per_actor: float
     gpus_per_actor: float = 0.0
-    threads_per_actor: int = 1  # each works on a shard of its own
-    memory_bytes: int = 0  # that each asks for, so that none is put where it would be killed for want of it
-    most_actors: int = 0  # as many, where machines join
+    threads_per_actor: int = 1  # each thread scores a shard of its own
+    memory_bytes: int = 0  # reserved by each actor, so that Ray starts none where memory would run out
+    most_actors: int = 0  # upper limit as machines join
 
     @property
     def on_gpu(self) -> bool:
@@ -50,9 +53,9 @@ class ScorePool:
 
 
 def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, images: int) -> ScorePool:
-    """One actor a GPU where there are GPUs, else one a processor, or for few images one with two threads for two.
+    """One actor per GPU where there are GPUs, else one per processor; for few images, one per two processors.
 
-    Never more than `workers`, nor more than there are shards to do. Raises `BadRequest` where nobody could do them.
+    Never more actors than `workers` or `shards`. Raises `BadRequest` where no node has processors.
     """
     gpus = int(sum(node.gpus for node in nodes))
     if gpus:
@@ -80,12 +83,12 @@ def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, image
 
 
 def largest_pool(nodes: Sequence[Node]) -> ScorePool:
-    """For more images than these machines could ever do."""
+    """The pool for a run of unlimited size: as many actors as these machines hold."""
     return score_pool(nodes, workers=None, shards=sys.maxsize, images=sys.maxsize)
 
 
 def can_hold(nodes: Sequence[Node], pool: ScorePool) -> bool:
-    """Whether there is room for one of its actors on any of the nodes, were it idle."""
+    """Whether any of the nodes, when idle, has room for one actor of the pool."""
     return any(node.cpus >= pool.cpus_per_actor and node.gpus >= pool.gpus_per_actor for node in nodes)
 
 
@@ -94,7 +97,7 @@ def has_processors(nodes: Sequence[Node]) -> bool:
 
 
 def _sizes(nodes: Sequence[Node]) -> list[int]:
-    """The processors of each machine that has any."""
+    """The whole processors of each machine that has any. Raises `BadRequest` where none has."""
     sizes = [max(1, int(node.cpus)) for node in nodes if node.cpus > 0]
     if not sizes:
         raise BadRequest(
@@ -105,27 +108,28 @@ def _sizes(nodes: Sequence[Node]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPool:
-    """Ray Train workers, and what each asks for; the rest is left to the tasks that decode."""
+    """The Ray Train workers, and the resources that each reserves. The tasks that decode use the rest."""
 
     workers: int
     cpus_per_worker: float
     use_gpu: bool
     threads_per_worker: int
-    decode_cpus: float  # of one task
-    most_workers: int | None = None  # as machines join; None: always the same number
+    decode_cpus: float  # reserved by one decoding task
+    most_workers: int | None = None  # upper limit as machines join; None: the number is fixed
 
 
 def train_pool(nodes: Sequence[Node], *, workers: int | None, most: int | None = None) -> TrainPool:
-    """One worker a GPU where there are GPUs, else one for every two processors, and no fewer than one.
+    """One worker per GPU where there are GPUs, else one per two processors, but at least one.
 
-    More workers than the cluster can hold would wait for ever: `BadRequest`. With `most`, those are the fewest.
+    With `most`, the number of workers may grow from `workers` to `most` as machines join. Raises `BadRequest` for more
+    workers than the cluster can hold, which would wait for ever.
     """
     pool = _fixed_pool(nodes, workers=workers)
     if most is None:
         return pool
     if pool.use_gpu:
         return replace(pool, cpus_per_worker=_ELASTIC_GPU_CPUS, most_workers=most)
-    # As many as a machine is meant to have must fill it, whatever its size, for Ray fits in what it can.
+    # The workers planned for a machine must fill it, whatever its size, for Ray starts as many as fit.
     threads = min(_THREADS_PER_TRAINER, *_sizes(nodes))
     asked = threads * _ELASTIC_CPU_SHARE
     return replace(pool, cpus_per_worker=asked, threads_per_worker=threads, most_workers=most)

@@ -1,7 +1,7 @@
-"""Versions of the libraries that can change what comes out: for provenance, and for comparing the nodes of a cluster.
+"""Versions of the libraries that can change a result, for provenance and to compare the nodes of a cluster.
 
 A library belongs here when it reads, decodes, crops or normalises an image, or predicts or learns from one.
-`tests/test_versions.py` finds one that is missing.
+`tests/test_versions.py` finds libraries that are missing here.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from importlib import metadata
 
 from . import __version__
 
-# By the name that code imports: the distributions that have it, each of which may be the one installed. The first is
-# the one that brainray asks for, and the name in records.
+# Import name -> names of the distributions that provide it, any of which may be installed. The first is the one that
+# brainray requires, and the name used in records.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
@@ -34,11 +34,11 @@ DISTRIBUTIONS: tuple[tuple[str, ...], ...] = tuple(LIBRARIES.values())
 
 
 def installed_version(distributions: Sequence[str]) -> str | None:
-    """The version of the first of these distributions that is installed; None where none is."""
+    """The version of the first of these distributions that is installed; None if none is."""
     return next((found.version for name in distributions for found in metadata.distributions(name=name)), None)
 
 
 def package_versions() -> dict[str, str]:
-    """Of brainray, Ray and every library here, by the distribution's name: for run.json and a bundle's provenance."""
+    """Distribution -> version, for brainray, Ray and every library here; stored in run.json and in bundles."""
     found = {names[0]: installed_version(names) for names in (("ray",), *DISTRIBUTIONS)}
     return {"brainray": __version__} | {name: version or "unknown" for name, version in found.items()}

@@ -1,1 +1,4 @@
-"""Image bytes -> uint8 arrays: formats, decoding, normalisation, a sandboxed decoder; and drawn images."""
+"""Decodes image bytes to uint8 arrays: formats, normalisation, a sandboxed decoder. Also draws synthetic images.
+
+Only `phantom` writes files; the rest takes and returns bytes and arrays.
+"""

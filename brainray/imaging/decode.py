@@ -1,8 +1,8 @@
-"""Image bytes to the uint8 array a model takes, or an `ImageError` that says why not, for training and scoring alike.
+"""Decodes image bytes to the uint8 array that a model takes, or raises `ImageError`; for training and scoring alike.
 
-Reads no file and leaves Pillow's settings alone. Every picture takes one path: sniff, check the header, unpack, flatten
-to luminance or RGB, fit, turn upright. Colour profiles (ICC) are ignored; of several frames or pages, the first counts.
-Shape suffixes: H height, W width, C colour.
+Reads no file and changes no setting of Pillow. Every image takes the same steps: detect the format, check the header,
+unpack, flatten to luminance or RGB, fit, turn upright. Colour profiles (ICC) are ignored; of several frames or pages,
+the first counts. Shape suffixes: H height, W width, C colour.
 """
 
 import io
@@ -28,7 +28,7 @@ from brainray.errors import ImageError, ImageReason
 from .formats import plugin_for, unsupported_format
 from .normalise import Box, head_box, usual_tone
 
-_TURNS = {  # what turns a picture of that EXIF orientation upright
+_TURNS = {  # EXIF orientation -> the operation that turns the image upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -37,16 +37,16 @@ _TURNS = {  # what turns a picture of that EXIF orientation upright
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_WIDE_MODES = ("I", "F")  # how Pillow's modes of 16-bit, 32-bit and float values begin
-_WIDE_WINDOW = (0.1, 99.9)  # percentiles of such an image that become 0 and 255
-_WIDE_BLOCK = 1 << 20  # pixels scaled at a time, and at most sampled for the percentiles: bounds memory
-_FULL_SIZE_SCANS = 20  # progressive scans of an image of max_pixels, more of smaller ones; encoders write about 10
+_WIDE_MODES = ("I", "F")  # first letters of Pillow's modes with 16-bit, 32-bit and float values
+_WIDE_WINDOW = (0.1, 99.9)  # percentiles of the values of such an image that become 0 and 255
+_WIDE_BLOCK = 1 << 20  # pixels that are scaled at a time, or sampled for the percentiles: limits memory
+_FULL_SIZE_SCANS = 20  # most scans of a progressive image of max_pixels, more for smaller ones; encoders write about 10
 _QUIET_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """A picture fitted to its spec; `width`, `height` are the whole picture's, upright."""
+    """An image fitted to its spec. `width` and `height` are those of the whole image, upright, in pixels."""
 
     pixels: NDArray[np.uint8]  # [image_px, image_px], or [image_px, image_px, 3] for RGB
     width: int
@@ -56,7 +56,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the first bytes tell, also of an image whose pixels cannot be read. None: not even that."""
+    """Size and format from an image's header, also where its pixels cannot be read. None: not known."""
 
     width: int | None = None  # as stored: before EXIF orientation
     height: int | None = None
@@ -64,20 +64,20 @@ class Header:
 
 
 def decode(data: bytes, spec: ImageSpec) -> Decoded:
-    """Fit the picture to the spec. Raises `ImageError` and nothing else, whatever the bytes."""
+    """Decode an image and fit it to the spec. Raises `ImageError` and nothing else, whatever the bytes."""
     return _render(_open(data, spec.max_pixels), spec)
 
 
 def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray[np.uint8]:
-    """What the picture shows, whatever its size, format or colours: upright uint8 [H, W]. Raises `ImageError`.
+    """Decode an image to its luminance in full size: upright uint8 [H, W]. Raises `ImageError`.
 
-    The same pixels give the same values whatever the lossless format, grey as L, R=G=B or palette.
+    The same pixels give the same values in every lossless format, be grey stored as L, R=G=B or a palette.
     """
     return _luminance(_open(data, max_pixels))
 
 
 def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArray[np.uint8]]:
-    """`decode` and `luminance`, equal to the byte, for less than both cost unless the image is a JPEG."""
+    """The results of `decode` and `luminance`, byte for byte, in less time than both unless the image is a JPEG."""
     image = _open(data, spec.max_pixels)
     decoded = _render(image, spec)
     # `decode` unpacks a JPEG only as far as its own size needs, so it has to be unpacked again.
@@ -97,7 +97,7 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile:
     """The image with its header read and checked and its pixels still packed."""
     if not data:
         raise ImageError("empty", "the file has no bytes")
-    _hush_pillow()
+    _silence_pillow()
     plugin = plugin_for(data)
     if plugin is None:
         raise ImageError(*unsupported_format(data))
@@ -119,9 +119,9 @@ def _check_size(image: ImageFile, data: bytes, max_pixels: int) -> None:
         raise ImageError("too_large", f"{scans} progressive scans of {image.width} x {image.height} pixels")
 
 
-def _hush_pillow() -> None:
-    """Keep Pillow's remarks on odd tags off stderr, process-wide: `catch_warnings` is not safe among threads."""
-    if _QUIET_FILTER not in warnings.filters:  # not yet, or dropped when somebody's `catch_warnings` ended
+def _silence_pillow() -> None:
+    """Silence Pillow's warnings about odd tags, process-wide: `catch_warnings` is not thread-safe."""
+    if _QUIET_FILTER not in warnings.filters:  # not set yet, or dropped at the end of a `catch_warnings` elsewhere
         warnings.filterwarnings("ignore", module=r"PIL\.")
     logger = logging.getLogger("PIL")
     if not logger.handlers:
@@ -130,7 +130,7 @@ def _hush_pillow() -> None:
 
 @contextmanager
 def _pillow_errors(otherwise: ImageReason, what: str) -> Iterator[None]:
-    """Everything Pillow raises becomes an `ImageError`; `otherwise` is the reason where the error tells none."""
+    """Everything Pillow raises becomes an `ImageError`; `otherwise` is the reason where the error names none."""
     try:
         yield
     except Exception as exc:  # damaged files raise nearly every type there is; none may take down a shard
@@ -175,7 +175,7 @@ def _luminance(image: ImageFile) -> NDArray[np.uint8]:
 
 
 def _wanted_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
-    """How large to unpack, at least: more where margins will be cut off."""
+    """Least width and height to unpack: larger where margins will be cropped."""
     width, height = _fitted_size(size, spec)
     return (width * 5 // 4, height * 5 // 4) if spec.crop == "head" else (width, height)
 
@@ -190,7 +190,7 @@ def _fitted_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
 
 
 def _unpacked(image: ImageFile, mode: str) -> Image.Image:
-    """As L or RGB: wide values scaled to 8 bits, transparency over black, palette and CMYK resolved."""
+    """Unpack to L or RGB: wide values scaled to 8 bits, transparency over black, palette and CMYK resolved."""
     with _pillow_errors("truncated", f"{image.format} pixels"):
         image.load()
     with _pillow_errors("unsupported", f"{image.format} in mode {image.mode}"):
@@ -210,7 +210,7 @@ def _over_black(image: Image.Image, mode: str) -> Image.Image:
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """The 0.1 to 99.9 percentile of the values becomes 0 to 255: scanners use 12 of 16 bits, floats have any unit.
 
-    Where the two are equal, minimum and maximum serve. NaN is black, infinities are black and white.
+    Where the two are equal, minimum and maximum are used. NaN is black, infinities are black and white.
     """
     values_HW: NDArray[Any] = np.asarray(image)
     scaled_HW = np.empty(values_HW.shape, np.uint8)
@@ -223,7 +223,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _window(values_HW: NDArray[Any]) -> tuple[float, float]:
-    """The values that become black and white, equal where the image has but one."""
+    """The values that become 0 and 255; equal where the image has a single value."""
     sample = values_HW.reshape(-1)[:: 1 + values_HW.size // _WIDE_BLOCK].astype(np.float64)
     sample = sample[np.isfinite(sample)]
     if not sample.size:
@@ -247,7 +247,7 @@ def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _framed(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Centred on a black square; an odd margin has its extra pixel at the right or bottom."""
+    """Centre the image on a black square; an odd margin has its extra pixel at the right or bottom."""
     picture = np.asarray(image)
     framed = np.zeros((spec.image_px, spec.image_px, *picture.shape[2:]), np.uint8)
     left, top = (spec.image_px - image.width) // 2, (spec.image_px - image.height) // 2

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""Detects the format of a file by its first bytes, never by its name."""
 
 import re
 import zlib
@@ -30,8 +30,8 @@ _PICTURES: dict[bytes, type[ImageFile]] = {
 }
 
 _NIFTI = rb".{344}n[+i]1\0|.{4}n[+i]2\0"
-# What else turns up in archives under an image's name. The first match counts, and the last ones are vague.
-_STRANGERS: tuple[tuple[bytes, ImageReason, str], ...] = (
+# Other formats that occur in data sets under an image's name. The first match counts; the last ones are vague.
+_OTHER_FORMATS: tuple[tuple[bytes, ImageReason, str], ...] = (
     (rb".{128}DICM", "unsupported", "a DICOM file; export its slices as PNG first"),
     (_NIFTI, "unsupported", "a NIfTI volume; export its slices as PNG first"),
     (rb".{4}ftyp(hei|hev|mif1|msf1)", "unsupported", "a HEIC image; save it as JPEG or PNG first"),
@@ -49,21 +49,21 @@ _STRANGERS: tuple[tuple[bytes, ImageReason, str], ...] = (
 
 
 def plugin_for(data: bytes) -> type[ImageFile] | None:
-    """Pillow's class for the format, or None."""
+    """Pillow's class for the format of `data`; None if it is not one that we open."""
     return next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
 
 
 def unsupported_format(data: bytes) -> tuple[ImageReason, str]:
-    """Why bytes that no plugin takes are refused, with a guess at what they are."""
+    """The reason to refuse bytes for which `plugin_for` has no plugin, with their probable format."""
     head = _unzipped_nifti(data) or data[:512]
-    for magic, reason, what in _STRANGERS:
+    for magic, reason, what in _OTHER_FORMATS:
         if re.match(magic, head, re.DOTALL | re.IGNORECASE):
             return reason, f"it is {what}"
     return "not_an_image", f"unknown format; its first bytes are {data[:8].hex(' ')}"
 
 
 def _unzipped_nifti(data: bytes) -> bytes:
-    """The start of a .nii.gz, empty for all else."""
+    """The first bytes of a .nii.gz, unpacked; empty for any other file."""
     try:
         head = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(data[:4096], 512)
     except zlib.error:

@@ -1,7 +1,7 @@
-"""A synthetic archive that looks like brain MRI slices, so that everything can be tried with no data.
+"""Draws a synthetic data set that resembles brain MRI slices, so that every command can be tried without data.
 
 Heads are soft ellipses in head coordinates (x right, y down, the skull about 1 from the centre), bent by smooth noise.
-Only the lesion depends on the class: size, format, colour mode and brightness are drawn apart from it.
+Only the lesion depends on the class: size, format, colour mode and brightness are independent of it.
 """
 
 import io
@@ -93,7 +93,7 @@ _SEQUENCES: tuple[dict[str, tuple[float, float]], ...] = (
 
 @dataclass
 class _Slice:
-    """What is drawn on: brightness, with the head coordinates of every pixel. All arrays [h, w]; masks are opacity."""
+    """The canvas: brightness, and the head coordinates of every pixel. Arrays are [h, w]; masks are opacities."""
 
     x: Floats
     y: Floats
@@ -122,12 +122,12 @@ class _Slice:
         return _noise(self.rng, self.value.shape, cells)
 
     def tone(self, tissue: str) -> float:
-        """How bright a tissue, or a lesion, is in this image."""
+        """The brightness of a tissue or lesion in this image."""
         return self.rng.uniform(*self.sequence.get(tissue, (0.01, 0.06)))  # bone and air are dark in all of them
 
 
 def draw(index: int, seed: int) -> tuple[Pixels, str]:
-    """Image `index` of archive `seed`, uint8 [H, W] or [H, W, 3], and its class; the archive's size plays no part."""
+    """Image `index` of archive `seed`, uint8 [H, W] or [H, W, 3], and its class. Independent of the others."""
     name = class_of(index, seed)
     rng = np.random.default_rng([seed, index])
     height, width = _frame(rng)
@@ -139,7 +139,7 @@ def draw(index: int, seed: int) -> tuple[Pixels, str]:
 
 
 def class_of(index: int, seed: int) -> str:
-    """Each four images in a row hold every class once, in an order of their own: no class can be told from a number."""
+    """The class of image `index`. Every four images have each class once, in random order."""
     block, place = divmod(index, len(CLASSES))
     return CLASSES[np.random.default_rng([seed, block, _ORDER]).permutation(len(CLASSES))[place]]
 

@@ -1,7 +1,7 @@
-"""Decode images in a process of their own, so that one which kills its decoder is found and gets a row.
+"""Decodes images in a child process, so that an image that kills its decoder is identified and gets a row.
 
-For a shard that keeps killing its worker, by a crash inside a decoder or for lack of memory. Slower than `decode` in
-place, by a start of the process (0.15 s) and 0.15 ms an image. The process knows no Ray and no torch.
+Used for a shard that repeatedly kills its worker, by a crash inside a decoder or for lack of memory. Slower than
+`decode` in the same process by 0.15 s for the start and 0.15 ms per image. The child imports no Ray and no torch.
 """
 
 import json
@@ -21,13 +21,13 @@ from brainray.errors import BrainrayError, ImageError
 
 from .decode import Decoded, Header, decode, read_header
 
-# A child may have died by chance, picked by the system when memory was short, or hurt by the image before this one.
+# A child may die for another reason than this image: lack of memory on the machine, or damage by the image before.
 _TRIES = 2
 _READY = b"ready"
-_START_S = 120.0  # where the machine is at its limits; else 0.15 s
-_EXIT_S = 5.0  # for a child to end by itself, which takes 0.05 s
-# Memory a decoder may take, so that an image cannot make the system kill somebody else, such as the worker. The
-# greediest of those that decode, an RGBA WebP, takes 25 bytes a pixel; Python and numpy 0.1 GB, each thread of the AVIF
+_START_S = 120.0  # limit for the start on an overloaded machine; normally 0.15 s
+_EXIT_S = 5.0  # limit for a child to exit by itself; normally 0.05 s
+# Memory limit of the child, so that an image cannot make the system kill another process, such as the worker. The
+# format with the largest need, RGBA WebP, takes 25 bytes per pixel; Python and numpy 0.1 GB, each thread of the AVIF
 # decoder 8 MB of stack.
 _BYTES_PER_PIXEL = 32
 _SPARE_BYTES = 2 << 30
@@ -40,7 +40,7 @@ class SandboxedDecoder:
         self._spec = spec
         self._timeout_s = timeout_s
         self._child: _Child | None = None
-        self._culprit: bytes | None = None
+        self._killer: bytes | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -49,9 +49,9 @@ class SandboxedDecoder:
         self._end_child()
 
     def __call__(self, content: bytes) -> Decoded:
-        """What `decode` gives. Raises the `ImageError` it raises, or one that says how the image killed its decoder.
+        """Decode as `decode` does. Raises its `ImageError`, or one about how the image killed its decoder.
 
-        Raises `BrainrayError` where the child does not even start, which is no image's fault.
+        Raises `BrainrayError` where the child does not start, for which no image is the cause.
         """
         exit_code = 0
         for _ in range(_TRIES):
@@ -62,16 +62,16 @@ class SandboxedDecoder:
             if answer is not None:
                 return answer
             exit_code = self._end_child()
-            if exit_code == -signal.SIGALRM:  # no matter of chance, and another minute
+            if exit_code == -signal.SIGALRM:  # a timeout would only repeat
                 break
-        self._culprit = content
-        raise ImageError("unsupported", self._manner(exit_code))
+        self._killer = content
+        raise ImageError("unsupported", self._describe_death(exit_code))
 
     def read_header(self, content: bytes) -> Header:
-        """The header of an image just refused, read in place, and so not where the bytes have killed a child."""
-        return Header() if content is self._culprit else read_header(content)
+        """The header of an image that was refused; empty for one that killed a child, as it is read in this process."""
+        return Header() if content is self._killer else read_header(content)
 
-    def _manner(self, exit_code: int) -> str:
+    def _describe_death(self, exit_code: int) -> str:
         if exit_code == -signal.SIGALRM:
             return f"its decoder took longer than {self._timeout_s:g} s"
         how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
@@ -106,7 +106,7 @@ class _Child:
         return False
 
     def ask(self, content: bytes) -> Decoded | ImageError | None:
-        """What the child made of the image, None where it died of it."""
+        """The decoded image or its error; None where the child died."""
         with suppress(EOFError, OSError):
             self._connection.send_bytes(content)
             answer: Decoded | ImageError = self._connection.recv()
@@ -114,7 +114,7 @@ class _Child:
         return None
 
     def end(self) -> int:
-        """Exit code, or minus the signal it died of."""
+        """End the child. Returns its exit code, or minus the signal that killed it."""
         self._connection.close()
         try:
             return self._process.wait(_EXIT_S)
@@ -131,7 +131,7 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """The child: decode what comes until the parent is gone."""
+    """The child process: decode images until the parent closes the connection."""
     spec, timeout_s = ImageSpec.from_json(json.loads(sys.argv[1])), float(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; only the parent decides on it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -147,7 +147,7 @@ def _serve(connection: Connection, spec: ImageSpec, timeout_s: float) -> None:
     connection.send_bytes(_READY)
     while True:
         content = connection.recv_bytes()
-        # The kernel ends a decoder that hangs, be it in C code, and also when there is no parent left to do it.
+        # The kernel's timer ends a decoder that hangs, also in C code, and also when the parent is gone.
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
         answer = _decoded(content, spec)
         signal.setitimer(signal.ITIMER_REAL, 0)

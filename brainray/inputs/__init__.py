@@ -1,1 +1,4 @@
-"""What a user names -> the images it lists, with their labels: folders, file lists, archives. Decodes none of them."""
+"""Lists the images of the inputs (folders, file lists, archives) with their labels, and reads their bytes.
+
+Decodes no image: bytes go to `imaging`.
+"""

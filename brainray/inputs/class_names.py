@@ -1,6 +1,6 @@
-"""Class names: which spellings mean the same class, and the label that the folders of an image give it.
+"""Class names: spellings of the same class, and the label of an image from its folders.
 
-Nothing here assumes four classes; the aliases only let public copies of the brain-MRI sets work as they are.
+Nothing here assumes four classes. The aliases let public copies of the brain-MRI sets work unchanged.
 """
 
 import re
@@ -14,31 +14,31 @@ _ALIASES = {
     "pituitary": ("pituitary", "pituitarytumor", "pituitarytumour", "pituitaryadenoma"),
     "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
 }
-# Columns that hold a label, in tables of all kinds; the first that is there counts.
+# Names of label columns, in file lists, label files and Parquet archives; the first that exists counts.
 LABEL_COLUMNS = ("label", "class", "diagnosis", "target")
-# Folders that public copies put above the classes; never a class themselves.
+# Names of split folders in public copies, which are above the class folders and no class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}
 
 
-@lru_cache(4096)  # an archive has few folder names, and asks for them with every image
+@lru_cache(4096)  # a data set has few folder names, which are looked up for every image
 def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
 @lru_cache(4096)
 def class_name(name: str) -> str:
-    """The canonical name of a class: known spellings fold into one, other names are kept as they are."""
+    """The canonical name of a class: known spellings become one, other names are only stripped of spaces."""
     return _CANONICAL.get(_key(name), name.strip())
 
 
 def class_lookup(classes: Iterable[str]) -> dict[str, str]:
-    """Key of each class -> class, for `match_class`. Case, spaces and punctuation do not count."""
+    """Normalised spelling -> class, for `match_class`. Case, spaces and punctuation are ignored."""
     return {_key(class_name(name)): name for name in classes}
 
 
 def match_class(name: str, lookup: dict[str, str]) -> str | None:
-    """The class that `name` spells, or None."""
+    """The class of which `name` is a spelling; None if there is none."""
     return lookup.get(_key(class_name(name)))
 
 
@@ -52,9 +52,9 @@ def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | 
 
 
 def class_of_folders(folders: Sequence[str]) -> str | None:
-    """The class of a training image below `folders` (outermost first), None where it lies in no class folder.
+    """The class of a training image below `folders` (outermost first); None outside class folders.
 
-    The nearest folder with a known spelling, else the outermost that is not the name of a split.
+    It is the nearest folder with a known spelling, else the outermost that is not the name of a split.
     """
     known = label_from_folders(folders, _KNOWN)
     if known is not None:

@@ -1,6 +1,7 @@
-"""Lists of images as input, for those who know already what to score: CSV or Parquet with a row an image.
+"""File lists: CSV or Parquet inputs that name one image per row, with its label and columns to keep.
 
-Every column of a CSV is text, for "007" is no 7. Memory does not grow with the list.
+First the list itself (`open_file_list`, `FileList.rows`), then the lookup of its images (`resolve_rows`). Every column
+of a CSV is read as text, for "007" is not 7. Memory does not grow with the list. Opens no image.
 """
 
 import json
@@ -18,7 +19,7 @@ from brainray import storage
 from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.storage.base import FileInfo
 
-from . import archives as containers
+from . import archives
 from .archives import kind_of
 from .archives.index import ArchiveIndexes, Members
 from .class_names import LABEL_COLUMNS
@@ -30,31 +31,33 @@ _VERSION = ("version", "etag", "e_tag")
 _BUCKET, _KEY = "bucket", "key"  # of an S3 inventory
 _ROWS = 65_536
 _BLOCK_BYTES = 4 << 20
+_AT_ONCE = 16  # files that are looked up in parallel
+_KEPT_BYTES = 128 << 20  # of indexes in memory: one archive of a million members, or many smaller ones
 # Types that are kept as they are; everything else is kept as text.
 _KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_date32)
 
 
 @dataclass(frozen=True, slots=True)
 class FileListRow:
-    """A row of a list."""
+    """A row of a file list."""
 
     uri: str  # normalised
     size_bytes: int | None
     version: str | None
-    label: str | None  # as it is spelled
+    label: str | None  # as spelled in the list
     kept: str | None  # JSON array of the kept columns' values as text, in the order they were asked for
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileList:
-    """A file that lists images."""
+    """A file list, with its columns."""
 
     uri: str
     columns: Mapping[str, pa.DataType]  # by name as the file spells it
 
     @property
     def base(self) -> str:
-        """The folder of the list, from which its relative paths lead."""
+        """The folder of the list, to which relative paths are resolved."""
         return self.uri.rpartition("/")[0]
 
     @property
@@ -70,7 +73,7 @@ class FileList:
         return {name: _kept_type(self.columns[name]) for name in names}
 
     def rows(self, keep: Sequence[str] = ()) -> Iterator[FileListRow]:
-        """Its rows in order. Raises `BadRequest` for one that names no image."""
+        """The rows in order. Raises `BadRequest` for a row that names no image."""
         location, label, size, version = (self._find(names) for names in (_URI, LABEL_COLUMNS, _SIZE, _VERSION))
         wanted = [*([location] if location else [_BUCKET, _KEY]), *filter(None, (label, size, version)), *keep]
         number = 0
@@ -107,7 +110,7 @@ class FileList:
 
 
 def open_file_list(uri: str) -> FileList | None:
-    """The list that a file is, by its name; None for any other file, and for Parquet that holds the images themselves.
+    """Open a file list; None if the name is not of one, or the Parquet file holds the images themselves.
 
     Raises `BadRequest` where it cannot be read.
     """
@@ -154,6 +157,87 @@ def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[s
                     f"{image_list.uri}; give it one type"
                 )
     return tuple(types[0].items())
+
+
+def resolve_rows(
+    image_list: FileList, indexes: ArchiveIndexes, *, keep: Sequence[str] = ()
+) -> Iterator[tuple[FileListRow, ListedImage]]:
+    """The rows of a list in order, each with its image, also where that does not exist.
+
+    Objects of a bucket are not looked up, which would cost a request each: size and version are those of the list.
+    """
+    rows = image_list.rows(keep)
+    lookup = _ArchiveLookup(indexes)
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
+        while chunk := list(islice(rows, _ROWS)):
+            members = lookup.find({listed.uri for listed in chunk})
+            plain = [listed for listed in chunk if listed.uri not in members]
+            found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
+            for listed in chunk:
+                image = members.get(listed.uri) or found[listed.uri]
+                yield listed, image._replace(kept=listed.kept)
+
+
+def _plain(listed: FileListRow) -> ListedImage:
+    as_listed = ListedImage(listed.uri, listed.size_bytes, listed.version)
+    if archives.kind_of(listed.uri):
+        return as_listed._replace(refused="unsupported: is a container; give it as --input, or list its members")
+    try:
+        found = storage.stat(listed.uri)
+    except StorageError:
+        return ListedImage(listed.uri)  # the read will report the reason
+    if found is None:
+        return as_listed
+    if found.special:
+        return as_listed._replace(refused="unsupported: is no file")
+    return ListedImage(listed.uri, found.size_bytes, found.version)
+
+
+class _ArchiveLookup:
+    """Finds the members of archives that a list names.
+
+    Keeps the most recently used indexes in memory, up to `most_bytes`, so that rows in any order read each index once.
+    """
+
+    def __init__(self, indexes: ArchiveIndexes, *, most_bytes: int = _KEPT_BYTES) -> None:
+        self._indexes = indexes
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
+
+    def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
+        """The image of each URI that names a member of an archive, also where there is no such member."""
+        wanted: dict[tuple[str, archives.Kind], list[str]] = {}
+        for uri in uris:
+            found = archives.archive_of(uri)
+            if found is not None:
+                wanted.setdefault(found, []).append(uri)
+        images: dict[str, ListedImage] = {}
+        for (archive, kind), members in wanted.items():
+            images |= {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in members}
+            try:
+                info, index = self._opened(archive, kind)
+            except StorageError as exc:
+                if exc.reason == "read_failed":
+                    raise
+                images |= {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in members}
+                continue
+            names = [uri.removeprefix(f"{archive}#") for uri in members]
+            images |= {image.uri: image for image in index.find(info, names)}
+        return images
+
+    def _opened(self, archive: str, kind: archives.Kind) -> tuple[FileInfo, Members]:
+        if archive in self._kept:
+            self._kept.move_to_end(archive)
+            return self._kept[archive]
+        info: FileInfo = next(storage.list_files(archive))
+        opened = info, self._indexes.begin(info, kind).result().members()
+        self._kept[archive] = opened
+        self._bytes += opened[1].size_bytes
+        while self._bytes > self._most_bytes:
+            _, (_, oldest) = self._kept.popitem(last=False)
+            self._bytes -= oldest.size_bytes
+        return opened
 
 
 def _tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -215,88 +299,3 @@ def _readable(uri: str) -> Iterator[None]:
         except pa.ArrowException as exc:
             what = "Parquet" if _is_parquet(uri) else "CSV"
             raise BadRequest(f"--input {uri}: is no readable {what} ({str(exc).splitlines()[0]})") from exc
-
-
-_AT_ONCE = 16
-_KEPT_BYTES = 128 << 20  # an archive of a million members, or many of fewer
-
-
-def resolve_rows(
-    image_list: FileList, indexes: ArchiveIndexes, *, keep: Sequence[str] = ()
-) -> Iterator[tuple[FileListRow, ListedImage]]:
-    """The rows of a list in order, each with its image. One that is not there has an entry all the same.
-
-    An object of a bucket is not looked for, which would cost a request: it has the size and version that the list says.
-    """
-    rows = image_list.rows(keep)
-    archives = _Archives(indexes)
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
-        while chunk := list(islice(rows, _ROWS)):
-            members = archives.find({listed.uri for listed in chunk})
-            plain = [listed for listed in chunk if listed.uri not in members]
-            found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
-            for listed in chunk:
-                entry = members.get(listed.uri) or found[listed.uri]
-                yield listed, entry._replace(kept=listed.kept)
-
-
-def _plain(listed: FileListRow) -> ListedImage:
-    said = ListedImage(listed.uri, listed.size_bytes, listed.version)
-    if containers.kind_of(listed.uri):
-        return said._replace(refused="unsupported: is a container; give it as --input, or list its members")
-    try:
-        found = storage.stat(listed.uri)
-    except StorageError:
-        return ListedImage(listed.uri)  # reading it will tell why
-    if found is None:
-        return said
-    if found.special:
-        return said._replace(refused="unsupported: is no file")
-    return ListedImage(listed.uri, found.size_bytes, found.version)
-
-
-class _Archives:
-    """The archives that a list names members of.
-
-    Their indexes stay in memory, the last used ones of `most_bytes` in all, so that rows in any order read each once.
-    """
-
-    def __init__(self, indexes: ArchiveIndexes, *, most_bytes: int = _KEPT_BYTES) -> None:
-        self._indexes = indexes
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
-
-    def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
-        """An entry for each URI that names a member of an archive, also where there is no such member."""
-        wanted: dict[tuple[str, containers.Kind], list[str]] = {}
-        for uri in uris:
-            found = containers.archive_of(uri)
-            if found is not None:
-                wanted.setdefault(found, []).append(uri)
-        entries: dict[str, ListedImage] = {}
-        for (archive, kind), members in wanted.items():
-            entries |= {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in members}
-            try:
-                info, index = self._opened(archive, kind)
-            except StorageError as exc:
-                if exc.reason == "read_failed":
-                    raise
-                entries |= {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in members}
-                continue
-            names = [uri.removeprefix(f"{archive}#") for uri in members]
-            entries |= {entry.uri: entry for entry in index.find(info, names)}
-        return entries
-
-    def _opened(self, archive: str, kind: containers.Kind) -> tuple[FileInfo, Members]:
-        if archive in self._kept:
-            self._kept.move_to_end(archive)
-            return self._kept[archive]
-        info: FileInfo = next(storage.list_files(archive))
-        opened = info, self._indexes.begin(info, kind).result().members()
-        self._kept[archive] = opened
-        self._bytes += opened[1].size_bytes
-        while self._bytes > self._most_bytes:
-            _, (_, oldest) = self._kept.popitem(last=False)
-            self._bytes -= oldest.size_bytes
-        return opened

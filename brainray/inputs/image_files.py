@@ -1,4 +1,7 @@
-"""The image files below a folder, as data sets of class folders have them: no lists, no containers."""
+"""Image files below a folder, and the rules that select files: suffixes, `--include`, `--exclude`, groups.
+
+Knows no file lists, and opens no archive.
+"""
 
 import fnmatch
 import os
@@ -17,7 +20,7 @@ from brainray.storage.base import FileInfo
 from .archives.member import is_archive
 from .schema import CHUNK_ROWS
 
-# What Pillow reads of the formats archives hold, and medical formats, so that those get a row that says `unsupported`.
+# Formats that Pillow reads, and medical formats, which are listed so that they get a row with `unsupported`.
 _PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"
 _MEDICAL = "heic heif dcm dicom ima nii"
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
@@ -28,7 +31,7 @@ def is_hidden(name: str, folders: Sequence[str]) -> bool:
 
 
 def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> str | None:
-    """Why a file is no image, judged by its name and kind alone; None for an image."""
+    """The reason to skip a file, by its name and kind only; None for an image."""
     if special:
         return "special file"
     if is_hidden(name, folders):
@@ -40,7 +43,7 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
 
 
 def skip_member(name: str, *, refused: bool) -> str | None:
-    """The same of a member of a tar or zip. One that is refused is passed over where it could not be an image."""
+    """The reason to skip a member of a tar or zip; None for images and archives. `refused`: ignores its folders."""
     if not name or is_archive(name):
         return None
     *folders, file = name.replace("\\", "/").split("/")
@@ -48,7 +51,7 @@ def skip_member(name: str, *, refused: bool) -> str | None:
 
 
 class Globs:
-    """Which paths below an input are wanted. `*` matches any characters, `/` too, as in `aws s3 --exclude`."""
+    """Selects paths below an input. `*` matches any characters, also `/`, as in `aws s3 --exclude`."""
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self._include, self._exclude = _any_of(include), _any_of(exclude)
@@ -67,10 +70,10 @@ def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
 
 
 class Grouper:
-    """The group of an image: its first folder below the input, or what a regular expression finds in the URI."""
+    """The group of an image: its first folder below the input, or the match of a regular expression in its URI."""
 
     def __init__(self, group_by: str | None, *, option: str = "--group-by") -> None:
-        """`group_by` is "folder", a regular expression, or None: there are no groups."""
+        """`group_by` is "folder", a regular expression, or None (no groups). Raises `BadRequest` for a bad one."""
         self._by_folder = group_by == "folder"
         self._pattern = pattern_of(option, group_by) if group_by and not self._by_folder else None
 
@@ -84,7 +87,7 @@ class Grouper:
 
 
 def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileInfo]:
-    """Counts by reason what is passed over. Errors name the option."""
+    """List the image files below `root`. Counts skipped files by reason. Errors are `BadRequest` with the option."""
     with as_bad_request(option):
         for found in storage.list_files(root):
             reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
@@ -95,7 +98,7 @@ def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileI
 
 
 def tables_of(rows: Iterable[dict[str, str | None]], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Of at most `CHUNK_ROWS` rows each, so that few are held as Python objects."""
+    """Tables of at most `CHUNK_ROWS` rows each, so that few rows are Python objects at a time."""
     left = iter(rows)
     while chunk := list(islice(left, CHUNK_ROWS)):
         yield pa.Table.from_pylist(chunk, schema=schema)

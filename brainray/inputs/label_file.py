@@ -1,4 +1,4 @@
-"""Labels given by a file (`--labels`): which image each row means, and what is wrong with the file."""
+"""The label file (`--labels`): matches its rows to images, and reports rows that match none or several."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 class LabelFile:
-    """Labels by URI, by path below the input, or by file name; the first that fits wins. Held as Arrow arrays."""
+    """Labels by URI, else by path below the input, else by file name. Held as Arrow arrays."""
 
     def __init__(self, keys: pa.Array, labels: pa.Array, *, source: str) -> None:
         self._keys = keys
@@ -25,18 +25,18 @@ class LabelFile:
         self._uses = np.zeros(len(keys), np.int64)
 
     def labels_of(self, uris: pa.ChunkedArray, relative: pa.Array, names: pa.Array) -> pa.Array:
-        """The label of each image, null where the file has none for it. Counts which rows were used."""
+        """The label of each image; null without a row. Arguments have one value per image. Counts the uses of rows."""
         uris = uris.combine_chunks()
         found = pc.coalesce(*(pc.index_in(candidate, self._keys) for candidate in (uris, relative, names)))
         self._uses += np.bincount(found.drop_null().to_numpy(), minlength=len(self._keys))
         return self._labels.take(found)
 
     def begin(self) -> None:
-        """A new listing: no row is used yet."""
+        """Reset the counts of uses, for a new listing."""
         self._uses[:] = 0
 
     def check_all_used_once(self, *, some_may_be_gone: bool = False) -> None:
-        """Raises `BadRequest` where a row names more than one image, or none that was listed."""
+        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone`)."""
         unknown = self._keys.filter(pa.array(self._uses == 0))
         if len(unknown) and not some_may_be_gone:
             raise BadRequest(
@@ -55,7 +55,7 @@ def _some(values: pa.Array) -> str:
 
 
 def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
-    """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest` that says what is wrong."""
+    """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest`, which names the fault."""
     source = f"--labels {uri}"
     table = _read_table(uri, source)
     keys = _column(table, _KEY_COLUMNS, source, "image")

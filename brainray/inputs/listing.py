@@ -1,6 +1,6 @@
-"""Inputs -> listing, streamed: memory does not grow with the number of images beyond one chunk.
+"""Streams the images of the inputs into a listing, a local Parquet file. Memory is bounded by one chunk of rows.
 
-An input is a folder, an image, a container of images, or a list of them; folders may hold containers, too.
+An input is a folder, an image, an archive or a file list; folders may hold archives, too. Opens no image.
 """
 
 import gc
@@ -28,14 +28,14 @@ from .label_file import LabelFile
 from .schema import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 
 SHARD_IMAGES = 1000
-# Small archives get smaller shards, so that every core has work and the last ones end together.
+# Small inputs get smaller shards, so that every core has work and the last shards end together.
 _SHARDS_AT_LEAST = 16
 _SHARD_IMAGES_AT_LEAST = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What was found: a local Parquet file of images, and the files that are none, by reason."""
+    """The result of a listing: a local Parquet file of images, and the number of skipped files by reason."""
 
     path: str
     images: int
@@ -44,14 +44,17 @@ class Listing:
     skipped: dict[str, int] = field(default_factory=dict)
 
     def batches(self) -> Iterator[pa.Table]:
-        """Its rows in order, `CHUNK_ROWS` at a time."""
-        with pq.ParquetFile(self.path, pre_buffer=False) as file:  # which would hold all of it
+        """The rows in order, `CHUNK_ROWS` at a time."""
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:  # pre-buffering would hold the whole file
             for batch in file.iter_batches(CHUNK_ROWS):
                 yield pa.Table.from_batches([batch])
 
 
 def distinct_inputs(inputs: Iterable[str]) -> list[str]:
-    """Inputs in order, without those that lie within another: no image may be listed twice."""
+    """The normalised inputs in order, without those within another: no image may be listed twice.
+
+    Raises `BadRequest` for an input that does not exist or cannot be read.
+    """
     roots: list[str] = []
     for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
         with as_bad_request("--input"):
@@ -63,7 +66,7 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
 
 
 class Lister:
-    """Images below the inputs as Arrow tables of at most `CHUNK_ROWS` rows; counts what it passes over."""
+    """Lists the images of the inputs as Arrow tables of at most `CHUNK_ROWS` rows; counts skipped files by reason."""
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class Lister:
         *,
         classes: Sequence[str],
         output: str | None = None,
-        truth: LabelFile | None = None,
+        label_file: LabelFile | None = None,
         group_by: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -81,34 +84,37 @@ class Lister:
         self._inputs = inputs
         self._indexes = indexes
         self._chosen = Globs(include, exclude)
-        self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this very run are no input
+        self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this run are no input
         self._classes = classes
         self._lookup = class_lookup(classes)
-        self._truth = truth
+        self._label_file = label_file
         self._group = Grouper(group_by)
         self._keep = keep
         self.skipped: Counter[str] = Counter()
-        self.may_repeat = False  # whether an image may be listed twice, as no file of a folder is
+        self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     def tables(self) -> Iterator[pa.Table]:
-        entries = self._entries()
-        while rows := list(islice(entries, CHUNK_ROWS)):
-            yield self._table([entry for entry, _ in rows], [path for _, path in rows])
+        images = self._images()
+        while rows := list(islice(images, CHUNK_ROWS)):
+            yield self._table([image for image, _ in rows], [path for _, path in rows])
 
     def _table(self, rows: list[ListedImage], relative: list[str]) -> pa.Table:
         columns = list(zip(*rows, strict=True))
         table = pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
         )
-        if self._truth is None:
+        if self._label_file is None:
             return table
-        inner = (e.uri[len(e.container) + 1 :] if e.container else path for e, path in zip(rows, relative, strict=True))
+        inner = (
+            image.uri[len(image.container) + 1 :] if image.container else path
+            for image, path in zip(rows, relative, strict=True)
+        )
         names = pa.array([path.rpartition("/")[2] for path in inner], pa.string())
-        labels = self._truth.labels_of(table["uri"], pa.array(relative), names)
+        labels = self._label_file.labels_of(table["uri"], pa.array(relative), names)
         return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
 
-    def _entries(self) -> Iterator[tuple[ListedImage, str]]:
-        """Every image, and its path below its input."""
+    def _images(self) -> Iterator[tuple[ListedImage, str]]:
+        """Every image, with its path below its input."""
         for root in self._inputs:
             image_list = open_file_list(root)
             if image_list is not None:
@@ -122,7 +128,7 @@ class Lister:
                     yield from self._members(found, index.result(), root)
 
     def _below(self, root: str) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
-        """The images and containers below an input."""
+        """The images (kind None) and archives below an input."""
         for found in storage.list_files(root):
             if self._own and found.uri.startswith(self._own):
                 continue
@@ -141,7 +147,7 @@ class Lister:
     def _indexed(
         self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
     ) -> Iterator[tuple[FileInfo, Future[ArchiveIndex] | None]]:
-        """The same in order; containers are listed some way ahead, for each takes its time to be read."""
+        """The same files in order, with the indexes of archives, which are made ahead in parallel."""
         held: deque[tuple[FileInfo, Future[ArchiveIndex] | None]] = deque()
         waiting = 0
         for found, kind in files:
@@ -158,50 +164,50 @@ class Lister:
         path = "/".join((*found.folders, storage.name_of(found.uri)))
         return ListedImage(found.uri, found.size_bytes, found.version, label, group), path
 
-    def _members(self, container: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:
-        """The images of a container, which counts as a folder."""
+    def _members(self, archive: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:
+        """The images of an archive, which counts as a folder."""
         if index.skipped is not None:
             self.skipped[index.skipped] += 1
             return
         self.may_repeat = True
-        name = storage.name_of(container.uri)
+        name = storage.name_of(archive.uri)
         in_parquet = archives.kind_of(name) == "parquet"
-        above = container.folders if container.uri == root else (*container.folders, archives.stem(name))
+        above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
-        within = "/".join((*container.folders, name))
-        for member, entry, spelled in index.entries(container):
+        within = "/".join((*archive.folders, name))
+        for member, image, spelled in index.images(archive):
             path = archives.member_uri(within, member)
-            reason = None if in_parquet else skip_member(member, refused=entry.refused is not None)
+            reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
             reason = reason or self._chosen.skip_reason(path)
             if reason is not None:
                 self.skipped[reason] += 1
                 continue
             folders = (*above, *member.split("/")[:-1])
             label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
-            yield entry._replace(label=label, group=self._group(entry.uri, folders)), path
+            yield image._replace(label=label, group=self._group(image.uri, folders)), path
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
-        return label_from_folders(folders, self._lookup) if self._truth is None else None
+        return label_from_folders(folders, self._lookup) if self._label_file is None else None
 
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
-        """The images that a list names, wherever they are and whatever their suffix."""
+        """The images that a file list names, wherever they are and whatever their suffix."""
         base = image_list.base + "/"
-        for listed, entry in resolve_rows(image_list, self._indexes, keep=self._keep):
-            path = entry.uri.removeprefix(base)
+        for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep):
+            path = image.uri.removeprefix(base)
             reason = self._chosen.skip_reason(path)
             if reason is not None:
                 self.skipped[reason] += 1
                 continue
             folders = tuple(path.split("/")[:-1])
             label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
-            group = self._group(entry.uri, folders if entry.uri.startswith(base) else ())
-            yield entry._replace(label=label, group=group), path
+            group = self._group(image.uri, folders if image.uri.startswith(base) else ())
+            yield image._replace(label=label, group=group), path
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:
             return None
         label = match_class(listed.label, self._lookup)
-        if label is None and self._truth is None:
+        if label is None and self._label_file is None:
             raise BadRequest(
                 f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, or leave it empty"
@@ -210,7 +216,7 @@ class Lister:
 
 
 def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
-    """Stream a listing into a local Parquet file; `progress` hears the images found so far.
+    """Stream a listing into a local Parquet file; `progress` is called with the number of images so far.
 
     Raises `BadRequest` where an input cannot be listed.
     """
@@ -234,7 +240,7 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """A listing makes and drops millions of objects that have no cycles: looking for those took a third of its time."""
+    """Collect garbage rarely: a listing's millions of objects have no cycles, and checks took a third of the time."""
     before = gc.get_threshold()
     gc.set_threshold(50_000, 20, 100)
     try:
@@ -244,7 +250,7 @@ def _few_collections() -> Iterator[None]:
 
 
 def shard_size_for(images: int, wanted: int | None) -> int:
-    """Images a shard. Depends on the listing alone, so that shards are the same on every machine."""
+    """Images per shard. Depends on the listing only, so that shards are the same on every machine."""
     if wanted is not None:
         return wanted
     return max(_SHARD_IMAGES_AT_LEAST, min(SHARD_IMAGES, -(-images // _SHARDS_AT_LEAST)))

@@ -1,4 +1,7 @@
-"""What is read at once: a whole file, or a stretch of a container in which several images of a shard lie."""
+"""Plans and makes reads: one of a whole file, or of a byte range that holds several images of an archive.
+
+Retries nothing (`reader` does), and knows no shards.
+"""
 
 import threading
 from collections import OrderedDict
@@ -12,13 +15,14 @@ from brainray.errors import ImageError
 
 from . import archives
 
-# A stretch is one request, and is held whole: long enough for the latency of a bucket not to count.
+# Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
 RANGE_BYTES = 8 << 20
-# Bytes of members that are not wanted: as many are read sooner than another request is answered.
+# Upper limit of the gap between two members of a range: reading it is faster than another request.
 _GAP_BYTES = 256 << 10
-# Of a Parquet file, read for its footer: that has 100 to 300 bytes a column and row group. A longer one costs one more.
+# Bytes read from the end of a Parquet file for its footer, which has 100 to 300 bytes per column and row group. One
+# that is longer takes one more request.
 _TAIL_BYTES = 256 << 10
-_TAILS_BYTES = 64 << 20  # of a worker, which remembers them
+_TAILS_BYTES = 64 << 20  # of all ends of Parquet files that a worker caches
 _LOCKS = 64
 
 Image = bytes | ImageError
@@ -26,7 +30,7 @@ Image = bytes | ImageError
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An image in a container, and where; see `containers.INDEX_SCHEMA`."""
+    """An image in an archive and its position; see `archives.INDEX_SCHEMA`."""
 
     name: str
     offset: int
@@ -36,10 +40,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class RangeRead:
-    """One read. Without `members` it is a whole file, of whatever version it is by then."""
+    """One read: of the members of an archive, or without `members` of a whole file in its current version."""
 
     uri: str
-    size_bytes: int | None  # to be read; None where that is not known
+    size_bytes: int | None  # bytes of the read; None: not known
     version: str | None = None
     members: tuple[Member, ...] = ()
 
@@ -49,31 +53,31 @@ class RangeRead:
 
 
 def plan_reads(rows: pa.Table) -> Iterator[RangeRead]:
-    """The reads for manifest rows, whose images they give in order."""
+    """The reads for the rows of a manifest, in their order."""
     names = ("uri", "size_bytes", "version", "container", "offset", "stored_bytes")
     held: list[Member] = []
-    container, version = "", ""
-    for uri, size_bytes, own_version, own_container, offset, stored_bytes in zip(
+    archive, version = "", ""
+    for uri, size_bytes, row_version, row_archive, offset, stored_bytes in zip(
         *(rows[name].to_pylist() for name in names), strict=True
     ):
-        if own_container is None:
-            yield from _stretch(container, version, held)
+        if row_archive is None:
+            yield from _range(archive, version, held)
             held = []
             yield RangeRead(uri, size_bytes)
             continue
-        member = Member(uri[len(own_container) + 1 :], offset, stored_bytes, size_bytes)
-        if held and not ((container, version) == (own_container, own_version) and _joins(container, held, member)):
-            yield from _stretch(container, version, held)
+        member = Member(uri[len(row_archive) + 1 :], offset, stored_bytes, size_bytes)
+        if held and not ((archive, version) == (row_archive, row_version) and _joins(archive, held, member)):
+            yield from _range(archive, version, held)
             held = []
-        container, version = own_container, own_version
+        archive, version = row_archive, row_version
         held.append(member)
-    yield from _stretch(container, version, held)
+    yield from _range(archive, version, held)
 
 
-def _joins(container: str, held: list[Member], member: Member) -> bool:
-    """Whether a member lies so close behind others that one read takes them all."""
+def _joins(archive: str, held: list[Member], member: Member) -> bool:
+    """Whether a member follows `held` closely enough to be read with them."""
     first, last = held[0], held[-1]
-    if archives.kind_of(container) == "parquet":
+    if archives.kind_of(archive) == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
     gap = member.offset - (last.offset + last.stored_bytes)
@@ -81,15 +85,15 @@ def _joins(container: str, held: list[Member], member: Member) -> bool:
 
 
 def _group_bytes(members: list[Member]) -> int:
-    """Of the row groups in which they lie, by what these say of themselves: all columns, unpacked."""
+    """The size of the members' row groups by the footer: all columns, uncompressed."""
     return sum({member.offset: member.stored_bytes for member in members}.values())
 
 
-def _stretch(container: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
+def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
-        in_parquet = archives.kind_of(container) == "parquet"
+        in_parquet = archives.kind_of(archive) == "parquet"
         size_bytes = _group_bytes(held) if in_parquet else _end(held) - held[0].offset
-        yield RangeRead(container, size_bytes, version, tuple(held))
+        yield RangeRead(archive, size_bytes, version, tuple(held))
 
 
 def _end(members: list[Member] | tuple[Member, ...]) -> int:
@@ -97,40 +101,41 @@ def _end(members: list[Member] | tuple[Member, ...]) -> int:
 
 
 class RangeReader:
-    """Reads pieces, each by one request that is not tried again: `reading` counts and paces its tries.
+    """Makes reads, each by one request without retries, for `reader` retries.
 
-    A Parquet file costs one more, for its footer, which is remembered. Every thread may call it.
+    A Parquet file takes one more request, for its footer, which is cached. Safe to share between threads.
     """
 
     def __init__(self) -> None:
         self._tails = _Tails()
 
-    def __call__(self, piece: RangeRead) -> tuple[Image, ...]:
-        """The bytes of each image, or why a member has none. Raises `StorageError` where the read fails."""
-        if not piece.members:
-            return (storage.read_once(piece.uri),)
-        kind = archives.kind_of(piece.uri)
+    def __call__(self, read: RangeRead) -> tuple[Image, ...]:
+        """The bytes of each image, or the error of a member. Raises `StorageError` where the read fails."""
+        if not read.members:
+            return (storage.read_once(read.uri),)
+        kind = archives.kind_of(read.uri)
         if kind == "parquet":
-            groups = sorted({member.offset for member in piece.members})
-            file = _ParquetFile(piece.uri, piece.version, *self._tails.of(piece.uri, piece.version))
-            return tuple(archives.parquet_rows(file, groups, [member.name for member in piece.members]))
-        start = piece.members[0].offset
-        length = _end(piece.members) - start
-        read = storage.read_range(piece.uri, start, length, version=piece.version) if length else b""
-        stretch = memoryview(read)
-        return tuple(_unpacked(kind or "tar", member, stretch[member.offset - start :]) for member in piece.members)
+            groups = sorted({member.offset for member in read.members})
+            file = _ParquetFile(read.uri, read.version, *self._tails.of(read.uri, read.version))
+            return tuple(archives.parquet_rows(file, groups, [member.name for member in read.members]))
+        start = read.members[0].offset
+        length = _end(read.members) - start
+        data = memoryview(storage.read_range(read.uri, start, length, version=read.version) if length else b"")
+        return tuple(_unpacked(kind or "tar", member, data[member.offset - start :]) for member in read.members)
 
 
 class _Tails:
-    """The ends of the Parquet files that were read last, with their footers."""
+    """A cache of the ends of Parquet files, with their footers; the least recently used are dropped."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[str, str | None], tuple[bytes, int]] = OrderedDict()
         self._lock = threading.Lock()  # guards the above
-        self._one_at_a_time = [threading.Lock() for _ in range(_LOCKS)]  # else each thread of a shard would ask for it
+        self._one_at_a_time = [
+            threading.Lock() for _ in range(_LOCKS)
+        ]  # so that threads do not request the same end twice
 
     def of(self, uri: str, version: str | None) -> tuple[bytes, int]:
-        """The end of a file, and the file's size."""
+        """The last bytes of a file, and the file's size."""
         key = (uri, version)
         with self._one_at_a_time[hash(key) % _LOCKS]:
             with self._lock:
@@ -154,7 +159,7 @@ def _read_tail(uri: str, version: str | None) -> tuple[bytes, int]:
 
 
 class _ParquetFile:
-    """A file whose end is known already; each read of what comes before it is one request."""
+    """An open Parquet file whose end is in memory; each read before that is one request."""
 
     def __init__(self, uri: str, version: str | None, tail: bytes, size_bytes: int) -> None:
         self._uri = uri
@@ -180,8 +185,8 @@ class _ParquetFile:
         return storage.read_range(self._uri, start, length, version=self._version) if length else b""
 
 
-def _unpacked(kind: archives.Kind, member: Member, stretch: memoryview) -> Image:
+def _unpacked(kind: archives.Kind, member: Member, stored: memoryview) -> Image:
     try:
-        return archives.unpack(kind, member.name, member.size_bytes or 0, bytes(stretch[: member.stored_bytes]))
+        return archives.unpack(kind, member.name, member.size_bytes or 0, bytes(stored[: member.stored_bytes]))
     except ImageError as exc:
         return exc

@@ -1,7 +1,7 @@
-"""The bytes of images, read ahead. Slow or flaky reads are tried again, and an outage is told from bad images.
+"""Reads the bytes of images ahead, with retries, and distinguishes an outage of the storage from bad images.
 
-An image that stays unreadable is data, an `ImageError`. A storage that is gone raises `Outage`, so that a mount that
-drops half-way does not turn the rest of an archive into error rows. Knows no Ray, no torch, no decoder.
+An image that stays unreadable is data, an `ImageError`. An unavailable storage raises `Outage`, so that a mount that
+drops half-way does not turn the rest of the input into error rows. Knows no Ray, no torch, no decoder.
 """
 
 import threading
@@ -18,21 +18,27 @@ from .ranges import Image, RangeRead, RangeReader
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8
-# A bucket answers later, and to many at once; and as contents are taken in order, one late answer holds up the rest.
-# Images/s of one shard with 8, 16, 32 and 64: 165, 301, 494, 645 where each answer takes 50 ms; with 16, 32 and 64 170,
-# 218, 362 where it takes 30 ms, but one in fifty 250 ms. `flow.MOST_AT_ONCE` bounds those of a whole process.
+# A bucket answers later, but many requests in parallel; and as results are taken in order, one late answer delays the
+# rest. Images/s of one shard by reads in flight:
+#   latency                        8    16    32    64
+#   50 ms                        165   301   494   645
+#   30 ms, one in fifty 250 ms     -   170   218   362
+# `retry.MOST_AT_ONCE` limits the reads of a whole process.
 BUCKET_READS_IN_FLIGHT = 96
-# Reads are begun in bursts, when this share of them is left: one at a time, each wakes client and store anew. With a
-# store on the same machine that took 0.35 and 1.14 ms of processor an image, and in bursts 0.27 and 1.02.
+# Reads are started in bursts, when this share of them is left, because single ones wake client and store each time. CPU
+# time per image with a store on the same machine:
+#              client    store
+#   single    0.35 ms  1.14 ms
+#   bursts    0.27 ms  1.02 ms
 _REFILL_AT = 0.5
-# Contents of a shard in flight or waiting to be decoded, by their listed sizes: a shard of large files stays in memory.
+# Bytes of a shard that are in flight or wait to be decoded, by their listed sizes: limits memory for large files.
 AHEAD_BYTES = 64 << 20
-_UNKNOWN_BYTES = 1 << 20  # a file that was listed without its size
-# Reads of a worker that are looked at together. Fewer, and the handful of files deleted since the listing, which lie
-# side by side in it, would pass for an outage; more, and a shard may end before an outage is seen.
+_UNKNOWN_BYTES = 1 << 20  # assumed for a file that was listed without its size
+# The last reads of a worker whose share of failures decides about an outage. With fewer, a few neighbouring files that
+# were deleted since the listing would count as one; with more, a shard may end before an outage is noticed.
 OUTAGE_WINDOW = 32
 
-_WHAT_TO_DO = (
+_REMEDY = (
     "is the input still mounted and readable? Finished parts are kept: run the same command to go on, or with "
     "--max-unread 100% to give such images error rows"
 )
@@ -40,33 +46,33 @@ _WHAT_TO_DO = (
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """What came of one read: the bytes of each image in it, or why not, and how often it was tried again."""
+    """The result of one read: the bytes or the error of each image, and the number of retries."""
 
     images: tuple[Image, ...]
     retries: int
-    unread: str | None = None  # why the read failed, for whatever reason but the images'
+    unread: str | None = None  # why the read as a whole failed; None: it did not
 
 
 class Reader:
-    """Reads for all threads of one worker, each with a shard of its own, and watches over the storage for them all.
+    """Reads for all threads of one worker, each with a shard of its own, and detects outages over all of them.
 
-    `outage_share` is the share of unreadable images, of the last `OUTAGE_WINDOW`, above which the storage is to blame;
-    1.0 switches every check for an outage off. `roots` are the inputs of the run. `flow` says how many may read at
-    once. `sleep` waits between two attempts; without it an outage ends the wait.
+    `outage_share` is the share of failed reads, of the last `OUTAGE_WINDOW`, above which the storage counts as
+    unavailable; 1.0 switches the detection off. `roots` are the inputs of the run. `limit` bounds the concurrent reads.
+    `sleep` waits between two attempts; without it an outage ends the wait.
     """
 
     def __init__(
         self,
         *,
         policy: RetryPolicy | None = None,
-        flow: ConcurrencyLimit | None = None,
+        limit: ConcurrencyLimit | None = None,
         outage_share: float = 0.5,
         roots: Sequence[str] = (),
         sleep: Callable[[float], None] | None = None,
         read: Callable[[RangeRead], tuple[Image, ...]] | None = None,
     ) -> None:
         self._policy = policy or RetryPolicy()
-        self._flow = flow or ConcurrencyLimit()
+        self._limit = limit or ConcurrencyLimit()
         self._outage_share = outage_share
         self._roots = tuple(roots)
         self._read = read or RangeReader()
@@ -79,56 +85,56 @@ class Reader:
 
     def read_ahead(
         self,
-        pieces: Sequence[RangeRead],
+        reads: Sequence[RangeRead],
         pool: Executor,
         *,
         ahead: int = READS_IN_FLIGHT,
     ) -> Iterator[ReadResult]:
-        """The contents of a shard in order, with `ahead` reads beyond the one handed out.
+        """The results of a shard's reads in order, with up to `ahead` reads (at most `AHEAD_BYTES`) in flight.
 
-        Fewer where those would be more than `AHEAD_BYTES`. Raises `Outage` as soon as any thread of this `Reader` knows
-        of one, and instead of the last content where that could not be read and neither can what could be read before.
+        Raises `Outage` as soon as any thread of this `Reader` has detected one. Also where the last read fails, and so
+        does a repetition of one that succeeded before.
         """
         self._raise_outage()
-        reads = _Reads(self._content, pool, pieces, ahead)
-        read = unread = 0
+        queue = _ReadQueue(self._read_with_retries, pool, reads, ahead)
+        done = unread = 0
         try:
-            while (result := reads.take()) is not None:
-                content = result.result()
-                del result  # it holds the content, too
+            while (future := queue.take()) is not None:
+                result = future.result()
+                del future  # it holds the result, too
                 self._raise_outage()
-                read += 1
-                if content.unread is not None:
+                done += 1
+                if result.unread is not None:
                     unread += 1
-                    if read == len(pieces):
-                        self._look_again(content.unread, all_failed=unread == len(pieces))
-                yield content
-                del content  # else one more would be held while the next is waited for
+                    if done == len(reads):
+                        self._check_for_outage(result.unread, all_failed=unread == len(reads))
+                yield result
+                del result  # else one more is in memory while the next is awaited
         finally:
-            reads.cancel()
+            queue.cancel()
 
     def _pause(self, seconds: float) -> None:
         self._outage_known.wait(seconds)
 
-    def _content(self, piece: RangeRead) -> ReadResult:
-        """One read, in a thread of the pool. Raises `Outage` where there is one, not to wait for nothing."""
-        tries = RetryState(policy=self._policy, in_bucket=_in_bucket(piece.uri))
+    def _read_with_retries(self, read: RangeRead) -> ReadResult:
+        """One read with its retries, in a thread of the pool. Raises `Outage` where one is known."""
+        tries = RetryState(policy=self._policy, in_bucket=_in_bucket(read.uri))
         try:
-            images = self._persist(piece, tries)
+            images = self._persist(read, tries)
         except StorageError as exc:
             detail = f"{exc} (tried {tries.count} times)" if tries.count > 1 else str(exc)
             self._note_unreadable(detail)
-            return ReadResult((ImageError(exc.reason, detail),) * piece.images, tries.count - 1, unread=detail)
+            return ReadResult((ImageError(exc.reason, detail),) * read.images, tries.count - 1, unread=detail)
         with self._lock:
             self._unreadable.append(False)
-        self._last_good = piece
+        self._last_good = read
         return ReadResult(images, tries.count - 1)
 
-    def _persist(self, piece: RangeRead, tries: RetryState) -> tuple[Image, ...]:
+    def _persist(self, read: RangeRead, tries: RetryState) -> tuple[Image, ...]:
         def read_once() -> tuple[Image, ...]:
-            with self._flow.slot():
+            with self._limit.slot():
                 self._raise_outage()
-                return self._read(piece)
+                return self._read(read)
 
         return tries.persist(read_once, self._sleep)
 
@@ -140,10 +146,10 @@ class Reader:
         if full and count > self._outage_share * OUTAGE_WINDOW:
             self._declare(f"{count} of the last {OUTAGE_WINDOW} images could not be read (the last: {detail})")
 
-    def _look_again(self, detail: str, *, all_failed: bool) -> None:
-        """At the end of a shard whose last read failed: a loss that its rows are too few to tell by the window.
+    def _check_for_outage(self, detail: str, *, all_failed: bool) -> None:
+        """Detect an outage at the end of a shard whose last read failed, where the window is not full yet.
 
-        What could be read a moment ago is read again; where nothing could, the inputs are looked for.
+        Repeats a read that succeeded before; where none did, checks that the inputs exist.
         """
         if self._outage_share >= 1:
             return
@@ -156,15 +162,15 @@ class Reader:
             self._declare(f"the last image of a shard could not be read ({detail}) and {loss}")
             self._raise_outage()
 
-    def _loss_of(self, piece: RangeRead) -> str | None:
+    def _loss_of(self, read: RangeRead) -> str | None:
         try:
-            self._persist(piece, RetryState(policy=self._policy, in_bucket=_in_bucket(piece.uri)))
+            self._persist(read, RetryState(policy=self._policy, in_bucket=_in_bucket(read.uri)))
         except StorageError as exc:
             return f"what could be read before can not be read now ({exc})"
         return None
 
-    def _declare(self, what: str) -> None:
-        self._outage = self._outage or " ".join(f"{what}; {_WHAT_TO_DO}".splitlines())
+    def _declare(self, problem: str) -> None:
+        self._outage = self._outage or " ".join(f"{problem}; {_REMEDY}".splitlines())
         self._outage_known.set()
 
     def _raise_outage(self) -> None:
@@ -172,26 +178,26 @@ class Reader:
             raise Outage(self._outage)
 
 
-class _Reads:
-    """Reads under way, or done and not yet taken, in order."""
+class _ReadQueue:
+    """The reads of a shard in order: in flight, or done and not yet taken."""
 
     def __init__(
         self,
         read: Callable[[RangeRead], ReadResult],
         pool: Executor,
-        pieces: Iterable[RangeRead],
+        reads: Iterable[RangeRead],
         ahead: int,
     ) -> None:
         self._read = read
         self._pool = pool
-        self._pieces = iter(pieces)
+        self._waiting = iter(reads)
         self._ahead = ahead
-        self._next = next(self._pieces, None)
+        self._next = next(self._waiting, None)
         self._held: deque[tuple[Future[ReadResult], int]] = deque()
         self._held_bytes = 0
 
     def take(self) -> Future[ReadResult] | None:
-        """The first, with up to `ahead` more begun; None at the end."""
+        """The next read, with up to `ahead` more started; None at the end."""
         if len(self._held) <= self._ahead * _REFILL_AT:
             self._refill()
         if not self._held:
@@ -204,7 +210,7 @@ class _Reads:
         while self._next is not None and self._has_room(size_bytes := _size(self._next.size_bytes)):
             self._held.append((self._pool.submit(self._read, self._next), size_bytes))
             self._held_bytes += size_bytes
-            self._next = next(self._pieces, None)
+            self._next = next(self._waiting, None)
 
     def _has_room(self, size_bytes: int) -> bool:
         fits = len(self._held) <= self._ahead and self._held_bytes + size_bytes <= AHEAD_BYTES
@@ -216,7 +222,7 @@ class _Reads:
 
 
 def reads_in_flight(uris: Iterable[str]) -> int:
-    """How many reads to keep ahead in a shard of such files."""
+    """The number of reads to keep in flight for a shard of these files."""
     return BUCKET_READS_IN_FLIGHT if any(map(_in_bucket, uris)) else READS_IN_FLIGHT
 
 
@@ -229,7 +235,7 @@ def _size(size_bytes: int | None) -> int:
 
 
 def _loss(root: str) -> str | None:
-    """What has become of an input of which nothing can be read any more, None where it is still there."""
+    """How an input was lost; None where it still exists."""
     try:
         # A mount point without its mount is an empty folder. A bucket's names may be millions, and one is enough.
         there = storage.exists(root) if _in_bucket(root) else storage.list_names(root)

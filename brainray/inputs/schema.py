@@ -1,10 +1,13 @@
-"""An image as a listing knows it: where it is, which version of it, and what is said of it."""
+"""A row of a listing: the location of an image, its version, label and group.
+
+The schema of the stored listing; its columns must stay, for manifests of old runs have them.
+"""
 
 from typing import NamedTuple
 
 import pyarrow as pa
 
-CHUNK_ROWS = 65_536  # of a listing at a time, so that memory does not grow with it
+CHUNK_ROWS = 65_536  # rows of a listing that are held in memory at a time
 LISTED_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -12,11 +15,12 @@ LISTED_SCHEMA = pa.schema(
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),
         pa.field("group", pa.string()),
-        pa.field("container", pa.string()),  # the file it lies in, and where: see `containers.INDEX_SCHEMA`
+        pa.field("container", pa.string()),  # URI of the archive that holds the image, null for a file of its own
+        # Where the image lies in the archive, see `archives.INDEX_SCHEMA`.
         pa.field("offset", pa.int64()),
         pa.field("stored_bytes", pa.int64()),
-        pa.field("refused", pa.string()),  # "reason: detail": gets an error row instead of being read
-        pa.field("kept", pa.string()),  # of a list: values of the columns to be kept, see `lists.Listed`
+        pa.field("refused", pa.string()),  # "reason: detail": the image is not read and gets an error row
+        pa.field("kept", pa.string()),  # values of kept columns of a file list, see `FileListRow.kept`
     ]
 )
 

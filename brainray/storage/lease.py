@@ -1,8 +1,9 @@
-"""One run at a time on an output. A numbered folder says whose turn it is, and every write of that run goes through it.
+"""Lets one run at a time write to an output: a lease with fencing.
 
-`<output>/.lease/<epoch>/holder.json` names the holder; the highest epoch counts. Who takes over claims the next number,
-then removes the folders before it, which are the staging of former holders' writers: those fail from then on, however
-long they slept. So a wrong guess about who is alive may cost a run and never a file, and no two clocks are compared.
+`<output>/.lease/<epoch>/holder.json` describes the holder; the highest epoch counts. A successor claims the next epoch,
+then removes the older folders, in which former holders stage their writes: those writes fail from then on, however long
+the process was stopped. So a wrong guess about a holder that looks dead may end a run, but never damages a file.
+Clocks of two machines are never compared.
 """
 
 import json
@@ -21,24 +22,28 @@ from brainray import storage
 from brainray.callbacks import Clock, Say, Sleep
 from brainray.errors import OutputHeld, StorageError
 
-TTL_S = 60.0
-_BEATS = 6  # renewals in one ttl
-_LOOKS = 12  # at a silent holder in one ttl
+from .retry import HEARTBEAT_POLICY, RetryPolicy
+
+TTL_S = 60.0  # time to live: a holder without a heartbeat for so long may be followed
+BEATS = 6  # heartbeats per TTL
+_CHECKS = 12  # reads of a silent holder's record per TTL
 _FOLDER = ".lease"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
-    """What holder.json says. A field, once there, stays: versions of brainray must be able to read each other's."""
+    """The content of holder.json. No field may be removed: all versions of brainray read each other's files."""
 
     host: str
     pid: int
-    started_ticks: int | None  # since boot; a time of day would change when the clock is set
+    started_ticks: (
+        int | None
+    )  # start of the process in clock ticks since boot, which does not change when the clock is set
     boot_id: str | None
     pid_namespace: str | None
     purpose: str
-    since: str  # ISO 8601, UTC; for people only
-    renewed_s: float  # by the monotonic clock of that machine and boot
+    since: str  # ISO 8601, UTC; for messages only
+    renewed_s: float  # monotonic clock of that machine, seconds since its boot
     ttl_s: float
     renewals: int
     released: bool
@@ -49,7 +54,7 @@ class Holder:
 
 
 class Lease:
-    """The right to change an output, until `lost`. `hold` makes it; worker processes are given its `writer`."""
+    """The right to write to an output, until it is `lost`. Made by `hold`; workers write through its `writer`."""
 
     def __init__(self, output: str, epoch: int, holder: Holder, clock: Clock) -> None:
         self.epoch = epoch
@@ -63,7 +68,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Another run has taken over, as the last heartbeat saw it: up to a sixth of the ttl late."""
+        """Whether another run has taken over. Known from the last heartbeat, so up to a sixth of the TTL late."""
         return self._lost.is_set()
 
     def check(self) -> None:
@@ -72,28 +77,28 @@ class Lease:
             raise OutputHeld(f"{self._output} was taken over by another run while this one was silent, so it stopped")
 
     def _start(self) -> None:
-        """Shut out every former holder, also those that a successor killed halfway did not come to."""
-        self._heart.start()  # first, for there may be much to remove
+        """Start the heartbeat and revoke all former leases, also those that a killed successor has left."""
+        self._heart.start()  # before the removals, which may take long
         for epoch in _epochs(self._output):
             if epoch < self.epoch:
                 storage.revoke(_folder(self._output, epoch))
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._holder.ttl_s / _BEATS):
+        while not self._ended.wait(self._holder.ttl_s / BEATS):
             try:
-                with suppress(StorageError):  # a full disk may have room at the next beat
+                with suppress(StorageError):  # such as a full disk or a throttled bucket: the next beat tries again
                     self._renew()
             except OutputHeld:
                 self._lost.set()
                 return
 
     def _renew(self) -> None:
-        if max(_epochs(self._output), default=0) != self.epoch:
+        if max(_epochs(self._output, HEARTBEAT_POLICY), default=0) != self.epoch:
             raise OutputHeld(f"{self._output} was taken over by another run")
         self._write(replace(self._holder, renewals=self._holder.renewals + 1, renewed_s=self._clock()))
 
     def _end(self) -> None:
-        if os.getpid() != self._holder.pid:  # a fork that leaves the block gives nothing away
+        if os.getpid() != self._holder.pid:  # a forked child that leaves the block must not release the lease
             return
         self._ended.set()
         if self._heart.is_alive():
@@ -116,9 +121,9 @@ def hold(
     clock: Clock = time.monotonic,
     sleep: Sleep = time.sleep,
 ) -> Iterator[Lease]:
-    """Hold the output, or raise `OutputHeld`. `purpose` is what others are told the run does: "score", "train".
+    """Hold the output, or raise `OutputHeld`. `purpose` names the command in messages: "score", "train".
 
-    Where it cannot be known whether the last holder lives, this says so and watches that one for its ttl.
+    Where it cannot be known whether the last holder is alive, this prints a line and waits for that holder's TTL.
     """
     lease = _claim(output, purpose, say, ttl_s, clock, sleep)
     try:
@@ -129,14 +134,17 @@ def hold(
 
 
 def refuse_if_held(output: str, *, clock: Clock = time.monotonic) -> None:
-    """Raise `OutputHeld` where a run that is surely alive holds the output. Neither writes nor waits."""
+    """Raise `OutputHeld` where a run that is certainly alive holds the output. Neither writes nor waits."""
     epoch, holder = _read_state(output)
-    if _judge(epoch, holder, clock) == "held":
+    if _liveness(epoch, holder, clock) == "held":
         raise _refusal(output, holder)
 
 
 def _claim(output: str, purpose: str, say: Say, ttl_s: float, clock: Clock, sleep: Sleep) -> Lease:
-    """A killed claim leaves a small hidden folder. They stay: one that looks dead may be a claim in the making."""
+    """Claim the next epoch.
+
+    A killed claim leaves a small hidden folder. It is not removed, for it may belong to a claim in progress.
+    """
     while True:
         epoch = _await_turn(output, say, ttl_s, clock, sleep) + 1
         holder = _this_process(purpose, ttl_s, clock)
@@ -144,36 +152,40 @@ def _claim(output: str, purpose: str, say: Say, ttl_s: float, clock: Clock, slee
             continue
         if max(_epochs(output), default=0) == epoch:
             return Lease(output, epoch, holder, clock)
-        # We slept before the claim; others came and went meanwhile, and the number was free once more.
+        # ABA: between reading the epoch and claiming it, another run claimed and released it. Retry.
         storage.revoke(_folder(output, epoch))
 
 
 def _await_turn(output: str, say: Say, ttl_s: float, clock: Clock, sleep: Sleep) -> int:
-    """The epoch to follow. Silence is counted in looks, so that a pause of our own is not held against the holder."""
+    """Wait until the output is free, and return the epoch to follow. Raises `OutputHeld` where the holder is alive.
+
+    A silent holder has its TTL counted in checks, not in time, so that a pause of this process does not shorten it.
+    """
     watched: tuple[int, Holder | None] | None = None
-    looks = 0
-    while (verdict := _judge(*(seen := _read_state(output)), clock)) == "doubtful":
-        epoch, holder = seen
-        if watched and watched[1] and holder and watched != seen:
+    checks = 0
+    while (liveness := _liveness(*(state := _read_state(output)), clock)) == "doubtful":
+        epoch, holder = state
+        if watched and watched[1] and holder and watched != state:
             raise _refusal(output, holder)
         wait_s = holder.ttl_s if holder else ttl_s
         if watched is None or watched[0] != epoch or (holder and not watched[1]):
-            watched, looks = seen, 0
+            watched, checks = state, 0
             say(f"{output} is held by {holder or 'an unknown run'}; taken over in {wait_s:.0f} s unless it stirs")
-        if looks == _LOOKS:
+        if checks == _CHECKS:
             return epoch
-        looks += 1
-        sleep(wait_s / _LOOKS)
-    if verdict == "held":
-        raise _refusal(output, seen[1])
-    return seen[0]
+        checks += 1
+        sleep(wait_s / _CHECKS)
+    if liveness == "held":
+        raise _refusal(output, state[1])
+    return state[0]
 
 
 def _refusal(output: str, holder: Holder | None) -> OutputHeld:
     return OutputHeld(f"{output} is held by another run: {holder}; wait for it to end")
 
 
-def _judge(epoch: int, holder: Holder | None, clock: Clock) -> Literal["free", "held", "doubtful"]:
+def _liveness(epoch: int, holder: Holder | None, clock: Clock) -> Literal["free", "held", "doubtful"]:
+    """Whether the holder is alive. Doubtful: a process of another machine, or one that is stopped or silent."""
     if epoch == 0 or (holder and holder.released):
         return "free"
     machine = _machine()
@@ -187,9 +199,9 @@ def _judge(epoch: int, holder: Holder | None, clock: Clock) -> Literal["free", "
 
 
 def _process_state(holder: Holder) -> Literal["gone", "awake", "unknown"]:
-    """Of a process on this machine. One that is stopped is unknown: it may be resumed at any time, or never."""
+    """The state of a process of this machine. A stopped one is unknown: it may be resumed at any time, or never."""
     found = _process(holder.pid)
-    if found is None:  # it has ended, or is another user's and /proc hides those
+    if found is None:  # the process has ended, or belongs to another user and /proc hides it
         return "unknown" if _exists(holder.pid) else "gone"
     state, started_ticks = found
     if state in "ZXx" or started_ticks != holder.started_ticks:
@@ -208,7 +220,7 @@ def _exists(pid: int) -> bool:
 
 
 def _process(pid: int) -> tuple[str, int] | None:
-    """State and start of a process, the latter in clock ticks since boot: fields 3 and 22 of proc_pid_stat(5)."""
+    """State of a process, and its start in clock ticks since boot: fields 3 and 22 of proc_pid_stat(5)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -218,7 +230,7 @@ def _process(pid: int) -> tuple[str, int] | None:
 
 
 def _machine() -> tuple[str | None, str | None]:
-    """Boot and process namespace: where both are the same, process ids and the monotonic clock mean the same."""
+    """Boot id and process namespace. Where both are equal, process ids and the monotonic clock are comparable."""
     boot_id = namespace = None
     with suppress(OSError):
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -246,14 +258,14 @@ def _this_process(purpose: str, ttl_s: float, clock: Clock) -> Holder:
 
 
 def _read_state(output: str) -> tuple[int, Holder | None]:
-    """The newest epoch, 0 where there was none yet, and its holder, None where that cannot be read."""
+    """The newest epoch (0: none yet) and its holder (None: the record cannot be read)."""
     while True:
         epoch = max(_epochs(output), default=0)
         try:
             record = storage.read_json(storage.claim_file(_folder(output, epoch)))
             return epoch, Holder(**{field.name: record[field.name] for field in fields(Holder)})
         except (StorageError, KeyError):
-            if max(_epochs(output), default=0) == epoch:  # else it was followed between the two
+            if max(_epochs(output), default=0) == epoch:  # else a successor came between the two requests
                 return epoch, None
 
 
@@ -265,6 +277,6 @@ def _folder(output: str, epoch: int) -> str:
     return storage.join(output, _FOLDER, f"{epoch:08d}")
 
 
-def _epochs(output: str) -> list[int]:
-    names = storage.list_names(storage.join(output, _FOLDER))
+def _epochs(output: str, policy: RetryPolicy | None = None) -> list[int]:
+    names = storage.list_names(storage.join(output, _FOLDER), policy=policy)
     return [int(name) for name in names if name.isascii() and name.isdigit()]

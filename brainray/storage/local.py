@@ -1,11 +1,11 @@
-"""Files of this machine, or of a file system that it shares. Errors of the operating system end here.
+"""The storage backend for files of this machine, or of a file system that it mounts. Translates every `OSError`.
 
-A local file's URI is its absolute path. One whose name is no UTF-8 has a percent-encoded `file://` URI, so that every
+A local file's URI is its absolute path. A path that is not UTF-8 has a percent-encoded `file://` URI, so that every
 name fits a Parquet string and leads back to its file.
 
-Every change in an owner's name is one rename out of its staging folder or into it. Who takes over removes that folder
-first, so whatever a former owner tries from then on fails in the kernel: also where it slept between its last look at
-the lease and the rename.
+Every guarded change is one rename out of the writer's staging folder or into it. A successor removes that folder first,
+so that every later change of the former holder fails in the kernel, also where that process was stopped between its
+last check of the lease and the rename.
 """
 
 import errno
@@ -22,15 +22,28 @@ import pyarrow as pa
 from brainray.errors import BadRequest, ImageReason, OutputHeld, StorageError
 
 from .base import CLAIM_FILE, FileInfo, Service, changed
+from .retry import RetryPolicy
+
+_REASONS: dict[int, ImageReason] = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.EACCES: "forbidden",
+    errno.EPERM: "forbidden",
+}
+# A call that was in the kernel before the rename may still add a file: in 6 of 400 revocations with four busy threads
+# on ext4.
+_REVOKE_TRIES = 10
 
 
 def path_of(uri: str) -> str:
+    """The path of a local URI, as the `os` functions take it."""
     if uri.startswith("file://"):
         return os.fsdecode(unquote_to_bytes(uri[len("file://") :].removeprefix("localhost")))
     return uri
 
 
 def uri_of(path: str) -> str:
+    """The URI of a path; `path_of` turns it back."""
     try:
         path.encode()
         return path
@@ -39,53 +52,12 @@ def uri_of(path: str) -> str:
 
 
 def text_of(name: str) -> str:
+    """A file name for display: bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def check_version(uri: str, info: os.stat_result, version: str | None) -> None:
-    if version is not None and _version(info) != version:
-        raise changed(uri)
-
-
-def _version(info: os.stat_result) -> str:
-    return str(info.st_mtime_ns)
-
-
-def file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> FileInfo:
-    is_file = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
-    return FileInfo(uri=uri, folders=folders, size_bytes=info.st_size, version=_version(info), special=not is_file)
-
-
-def walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
-    if identity in ancestors:
-        return
-    with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from walk(entry.path, (*names, text_of(entry.name)), (*ancestors, identity))
-            continue
-        try:
-            info = entry.stat()
-        except FileNotFoundError:  # a dangling link: listed, so that its row can say not_found
-            info = entry.stat(follow_symlinks=False)
-        yield file_info(uri_of(entry.path), names, info)
-
-
-_REASONS: dict[int, ImageReason] = {
-    errno.ENOENT: "not_found",
-    errno.ENOTDIR: "not_found",
-    errno.EACCES: "forbidden",
-    errno.EPERM: "forbidden",
-}
-# A call that was in the kernel before the rename may still add a file (6 of 400 times with four busy threads on ext4).
-_REVOKE_TRIES = 10
-
-
 class LocalFiles:
-    """`backend.Backend` for paths and `file://` URIs."""
+    """The `StorageBackend` for paths and `file://` URIs."""
 
     def normalise(self, uri: str) -> str:
         if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
@@ -116,7 +88,7 @@ class LocalFiles:
         with _translated(uri), open(path_of(uri), "rb", buffering=0) as file:
             file.seek(start)
             data = file.read(length)
-            check_version(uri, os.fstat(file.fileno()), version)
+            _check_version(uri, os.fstat(file.fileno()), version)
         if len(data) < length:
             raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {length} bytes")
         return data
@@ -131,15 +103,15 @@ class LocalFiles:
         path = path_of(uri)
         with _translated(uri):
             file = pa.OSFile(path, "rb")
-            check_version(uri, os.stat(path), version)
+            _check_version(uri, os.stat(path), version)
         return file
 
     def stat(self, uri: str) -> FileInfo | None:
         with _translated(uri):
-            return file_info(uri, (), os.stat(path_of(uri)))
+            return _file_info(uri, (), os.stat(path_of(uri)))
 
     def check_access(self, uri: str, *, write: bool) -> None:
-        """Files below a folder have rights of their own, which only reading them tells."""
+        """Check the folder only. Files below it have permissions of their own, which only reading them shows."""
         path = path_of(uri)
         while write and not os.path.lexists(path):
             path = os.path.dirname(path)
@@ -150,10 +122,11 @@ class LocalFiles:
         return None
 
     def unsupported_conditions(self, uri: str) -> tuple[str, ...]:
-        """None: `claim` and `create` rest on renames and O_EXCL."""
+        """Always none: `claim` and `create` use renames and O_EXCL instead."""
         return ()
 
-    def list_names(self, uri: str) -> list[str]:
+    def list_names(self, uri: str, policy: RetryPolicy | None = None) -> list[str]:
+        """A disk is asked once, whatever the policy."""
         with _translated(uri):
             try:
                 return sorted(name for name in os.listdir(path_of(uri)) if not name.startswith("."))
@@ -161,13 +134,13 @@ class LocalFiles:
                 return []
 
     def list_files(self, uri: str) -> Iterator[FileInfo]:
-        """Sorted within each folder. Links are followed; a folder that is its own ancestor is not entered again."""
+        """Files sorted by name within each folder. Links are followed, but not into an ancestor of the same path."""
         root = path_of(uri)
         with _translated(uri):
             if os.path.isdir(root):
-                yield from walk(root, (), ())
+                yield from _walk(root, (), ())
             else:
-                yield file_info(uri, (), os.stat(root))
+                yield _file_info(uri, (), os.stat(root))
 
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
         path = path_of(uri)
@@ -187,7 +160,7 @@ class LocalFiles:
             _sync_folder(os.path.dirname(path))
 
     def copy(self, source: str, target: str, staging: str | None) -> None:
-        """By a hard link where the file system has them."""
+        """Copy by a hard link where the file system has them."""
         path = path_of(target)
         with _translated(target), _guarded(staging):
             _make_folder(os.path.dirname(path), staging)
@@ -202,16 +175,16 @@ class LocalFiles:
     def delete(self, uri: str, staging: str | None) -> None:
         path = path_of(uri)
         with _translated(uri), _guarded(staging):
-            temporary = _taken_away(path, staging)
+            temporary = _move_away(path, staging)
             if temporary is not None:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
                 _sync_folder(os.path.dirname(path))
 
     def delete_tree(self, uri: str, staging: str | None, first: Sequence[str] = ()) -> None:
-        """It goes as a whole, by a rename."""
+        """Move the whole folder away by a rename, then remove it."""
         with _translated(uri), _guarded(staging):
-            temporary = _taken_away(path_of(uri), staging)
+            temporary = _move_away(path_of(uri), staging)
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -226,7 +199,7 @@ class LocalFiles:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.rename(prepared, path)  # fails where there is a folder that holds something
+                os.rename(prepared, path)  # fails where a folder that is not empty exists
             except OSError as exc:
                 shutil.rmtree(prepared, ignore_errors=True)
                 if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -236,7 +209,7 @@ class LocalFiles:
         return True
 
     def renew(self, uri: str, data: bytes) -> None:
-        """Staged in the folder itself."""
+        """The record is staged in the claimed folder itself."""
         self.write_bytes(f"{uri.rstrip('/')}/{CLAIM_FILE}", data, uri)
 
     def revoke(self, uri: str) -> None:
@@ -250,13 +223,46 @@ class LocalFiles:
                     break
 
     def create(self, uri: str, staging: str | None) -> bool:
-        """In the owner's staging folder, where it fails once that is gone."""
+        """Make the file in the staging folder, which fails once that is removed."""
         with _translated(uri), _guarded(staging):
             try:
                 os.close(os.open(path_of(uri), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             except FileExistsError:
                 return False
         return True
+
+
+def _check_version(uri: str, info: os.stat_result, version: str | None) -> None:
+    if version is not None and _version(info) != version:
+        raise changed(uri)
+
+
+def _version(info: os.stat_result) -> str:
+    return str(info.st_mtime_ns)
+
+
+def _file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> FileInfo:
+    is_file = stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)
+    return FileInfo(uri=uri, folders=folders, size_bytes=info.st_size, version=_version(info), special=not is_file)
+
+
+def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
+    """The files below a folder. `ancestors` are device and inode of the folders above it."""
+    here = os.stat(folder)
+    identity = (here.st_dev, here.st_ino)
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as scan:
+        found = sorted(scan, key=lambda item: item.name)
+    for item in found:
+        if item.is_dir():
+            yield from _walk(item.path, (*names, text_of(item.name)), (*ancestors, identity))
+            continue
+        try:
+            info = item.stat()
+        except FileNotFoundError:  # a dangling link: listed, so that it gets a row with not_found
+            info = item.stat(follow_symlinks=False)
+        yield _file_info(uri_of(item.path), names, info)
 
 
 @contextmanager
@@ -285,8 +291,8 @@ def _temporary(path: str, staging: str | None) -> str:
     return os.path.join(folder if staging is None else path_of(staging), f".{name[:100]}.{secrets.token_hex(4)}.tmp")
 
 
-def _taken_away(path: str, staging: str | None) -> str | None:
-    """Where a file or folder has been moved to, to be removed there; None where it was not there."""
+def _move_away(path: str, staging: str | None) -> str | None:
+    """Move a file or folder to a temporary path, and return that; None if there is nothing to move."""
     temporary = _temporary(path, staging)
     try:
         os.rename(path, temporary)
@@ -298,7 +304,7 @@ def _taken_away(path: str, staging: str | None) -> str | None:
 
 
 def _make_folder(folder: str, staging: str | None) -> None:
-    """Missing folders are renamed into place as files are: a former owner must not bring back its own staging."""
+    """Make missing folders by renames, as with files: a former holder must not make its staging folder again."""
     if staging is None:
         os.makedirs(folder, exist_ok=True)
         return
@@ -312,7 +318,7 @@ def _make_folder(folder: str, staging: str | None) -> None:
     except OSError:
         with suppress(OSError):
             os.rmdir(prepared)
-        if not os.path.isdir(folder):  # or another worker of this owner was faster
+        if not os.path.isdir(folder):  # else another worker of this holder was faster
             raise
 
 

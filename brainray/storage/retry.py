@@ -1,7 +1,8 @@
-"""Limits concurrent reads of a process (`Flow`), and says how often a failed request is tried again (`RetryPolicy`).
+"""Limits concurrent reads per process (AIMD) and decides how often a failed request is retried.
 
-The limit falls where the storage asks for that: additive increase, multiplicative decrease. Every retry in the package
-goes by `RetryPolicy`. Retries are never nested: whoever retries asks for what is tried once. Knows no images.
+`ConcurrencyLimit` falls when the storage throttles and rises with time (additive increase, multiplicative decrease).
+Every retry in the package follows a `RetryPolicy`. Retries must not be nested: a retried request is itself tried once.
+Knows no images.
 """
 
 import random
@@ -16,19 +17,19 @@ from typing import Literal, TypeVar
 from brainray.callbacks import Sleep
 from brainray.errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
 
-MOST_AT_ONCE = 64  # of a process, however many shards it has under way
-_BURST_S = 1.0  # refusals within this are one burst, and halve once
-_RECOVERY_S = 30.0  # from one read at once to the most
+MOST_AT_ONCE = 64  # reads of a process at once, over all its shards
+_BURST_S = 1.0  # throttled reads within this time are one burst, and halve the limit once
+_RECOVERY_S = 30.0  # in which the limit grows from one read at once to the most
 
 _Kind = Literal["throttled", "faltered", "refused", "final"]
 _T = TypeVar("_T")
 
 
 class ConcurrencyLimit:
-    """Gives out turns to read; every thread may ask.
+    """Limits how many threads of a process read at once. Safe to share between threads.
 
-    How many there are at once is halved by a `Throttled` read, and grows again with time alone: a storage that is
-    still pressed says so again.
+    A `Throttled` read halves the limit. It grows again with time, whether or not reads succeed: a storage that is still
+    overloaded throttles again.
     """
 
     def __init__(self, most: int = MOST_AT_ONCE, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,7 +47,7 @@ class ConcurrencyLimit:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Waits for a turn to read."""
+        """Hold one of the slots for reading; waits until one is free."""
         with self._changed:
             self._changed.wait_for(lambda: self._at_once < self.limit)
             self._at_once += 1
@@ -58,10 +59,10 @@ class ConcurrencyLimit:
         finally:
             with self._changed:
                 self._at_once -= 1
-                self._changed.notify(2)  # one for this turn, one for what the limit may have grown by
+                self._changed.notify(2)  # one for this slot, one for a slot that the limit may have gained
 
     def _slow_down(self) -> None:
-        """Half of what was under way, for a limit that was not reached has not been too high."""
+        """Set the limit to half of the reads in flight: a limit that was not reached has not been too high."""
         with self._changed:
             now = self._clock()
             if now - self._slowed_s >= _BURST_S:
@@ -71,15 +72,16 @@ class ConcurrencyLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often a request that the storage failed is tried, with random waits that grow ("full jitter").
+    """How often a failed request is tried, with random waits that grow ("full jitter").
 
     Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
 
-    attempts: int = 4  # that falter: an I/O error, a timeout, a short read, a 500; the first one counted
-    refused_attempts: int = 3  # that an object store answers with 403, which stores do now and then for no reason
-    patience_s: float = 60.0  # of waits for one request while the store asks for fewer requests: 18 attempts or so
-    first_wait_s: float = 0.1  # the longest the first wait can be; the next is up to twice as long, and so on
+    # Attempts that may end by an I/O error, a timeout, a short read or a status 500, with the first one.
+    attempts: int = 4
+    refused_attempts: int = 3  # attempts that may end by a 403, which object stores now and then send without reason
+    patience_s: float = 60.0  # all waits for one request while the store throttles; about 18 attempts
+    first_wait_s: float = 0.1  # upper limit of the first wait; it doubles with each wait
     longest_wait_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -92,9 +94,14 @@ class RetryPolicy:
             )
 
 
+# For the heartbeats of a lease. A beat makes several requests: with all their waits it must end long before the lease
+# expires. The next beat tries again, so giving up early costs nothing, and Ctrl-C waits for the beat in progress.
+HEARTBEAT_POLICY = RetryPolicy(attempts=2, refused_attempts=1, patience_s=5.0, longest_wait_s=2.0)
+
+
 @dataclass(kw_only=True)
 class RetryState:
-    """How often one request was tried, and why it failed."""
+    """Counts the attempts at one request and decides about the next one."""
 
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     in_bucket: bool
@@ -103,7 +110,7 @@ class RetryState:
     _failures: Counter[_Kind] = field(default_factory=Counter)
 
     def persist(self, request: Callable[[], _T], sleep: Sleep) -> _T:
-        """Make the request, and again after a wait where it failed in a way that may pass. It must not retry itself."""
+        """Make the request, and retry it after a wait if its failure may pass. It must not retry on its own."""
         while True:
             self.count += 1
             try:
@@ -115,7 +122,7 @@ class RetryState:
             sleep(wait_s)
 
     def wait_s(self, exc: StorageError) -> float | None:
-        """How long to wait before the next try; None where there is to be none."""
+        """Seconds to wait before the next attempt after this failure; None: give up."""
         kind = self._kind(exc)
         self._failures[kind] += 1
         if self._exhausted(kind):

@@ -1,6 +1,7 @@
-"""Folders on this machine for what is needed while a command runs.
+"""Temporary folders on this machine, one per command.
 
-A command that is killed leaves its folder behind, and an audit's may hold many gigabytes: the next command removes it.
+A killed command leaves its folder behind, which may hold many gigabytes: the next command removes it. Must not remove
+the folder of a process that is alive.
 """
 
 import fcntl
@@ -11,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _PREFIX = "brainray-"
-_HELD = ".held"  # locked for as long as the process lives that made the folder
+_HELD = ".held"  # a file that the owner of the folder keeps locked while it lives
 
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """An empty folder, gone at the end, and those of processes that are no more with it."""
+    """An empty folder, removed at the end. Folders of processes that have died are removed first."""
     _remove_abandoned()
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder, _held(folder):
         yield folder
@@ -24,7 +25,7 @@ def scratch_folder() -> Iterator[str]:
 
 @contextmanager
 def _held(folder: str) -> Iterator[None]:
-    """It gets its name when it is locked: a file of that name that nobody has locked is a dead process's."""
+    """Keep the folder's lock file locked. It is renamed into place locked: an unlocked one means a dead owner."""
     new = os.path.join(folder, f"{_HELD}.new")
     file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -36,16 +37,16 @@ def _held(folder: str) -> Iterator[None]:
 
 
 def _remove_abandoned() -> None:
-    with suppress(OSError):  # that a folder cannot be removed is no reason to end a run
-        for entry in os.scandir(tempfile.gettempdir()):
-            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
-                _remove_if_abandoned(entry.path)
+    with suppress(OSError):  # a folder that cannot be removed must not end a run
+        for found in os.scandir(tempfile.gettempdir()):
+            if found.name.startswith(_PREFIX) and found.is_dir(follow_symlinks=False):
+                _remove_if_abandoned(found.path)
 
 
 def _remove_if_abandoned(folder: str) -> None:
     try:
         file = os.open(os.path.join(folder, _HELD), os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # another user's, or not one of these
+    except OSError:  # another user's folder, or one without a lock file
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -176,11 +176,11 @@ def test_another_file_at_the_same_place_is_not_the_same(tmp_path):
     (tmp_path / "staging").mkdir()
     named = [NamedPath("--input", str(tmp_path / "in")), NamedPath("--input", str(image), "1")]
     named += [NamedPath("--model", "s3://models/1"), NamedPath("--model", "shipped")]
-    sight = shared_paths_of(named, output=str(tmp_path / "run"), writer=writer)
-    assert sight.unseen() is None
+    shared_paths = shared_paths_of(named, output=str(tmp_path / "run"), writer=writer)
+    assert shared_paths.unseen() is None
     os.utime(image, ns=(2, 2))
-    assert sight.unseen() == f"--input {image}"
+    assert shared_paths.unseen() == f"--input {image}"
     image.unlink()
-    assert sight.unseen() == f"--input {image}"
-    os.unlink(sight.mark)
-    assert sight.unseen() == f"--output {tmp_path / 'run'}"
+    assert shared_paths.unseen() == f"--input {image}"
+    os.unlink(shared_paths.mark)
+    assert shared_paths.unseen() == f"--output {tmp_path / 'run'}"

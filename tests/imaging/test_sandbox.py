@@ -204,10 +204,10 @@ PARENT = """
 import sys, threading, time
 sys.path[:] = {path!r}
 import psutil
-from brainray.imaging.sandbox import DecoderApart
+from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.config import ImageSpec
 
-apart = DecoderApart(ImageSpec(image_px=16), timeout_s=1)
+apart = SandboxedDecoder(ImageSpec(image_px=16), timeout_s=1)
 apart({first!r})
 threading.Thread(target=apart, args=(b"HANG",), daemon=True).start() if {busy} else None
 print(psutil.Process().children()[0].pid, flush=True)

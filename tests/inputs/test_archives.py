@@ -20,7 +20,7 @@ from brainray.inputs import archives
 from brainray.inputs.archives import (
     INDEX_SCHEMA,
     MOST_MEMBER_BYTES,
-    NotAContainer,
+    NotAnArchive,
     kind_of,
     list_members,
     member_uri,
@@ -56,7 +56,7 @@ def contents(kind, data):
     """What a run would get of each name: bytes, or the reason of its error row."""
     try:
         rows = rows_of(kind, data)
-    except NotAContainer:
+    except NotAnArchive:
         return {}
     found = {row["name"]: split_refusal(row["refused"]) for row in rows if row["refused"]}
     groups = {}
@@ -601,7 +601,7 @@ class TestParquet:
         assert (name, refused) == ("", "unsupported: has several binary columns (a, b); name one of them image")
 
     def test_a_table_of_labels_is_no_container(self):
-        with pytest.raises(NotAContainer, match="Parquet without images"):
+        with pytest.raises(NotAnArchive, match="Parquet without images"):
             rows_of("parquet", parquet_of({"file": ["a.jpg"], "label": ["glioma"]}))
 
     def test_rows_come_in_the_order_asked_for_and_foreign_ones_are_not_found(self):

@@ -57,7 +57,7 @@ def test_indexes_are_kept_up_to_a_bound_and_found_again_without_one(listed, tmp_
     expected = entries(listed, tmp_path)
     once = len(opened)
     with ArchiveIndexes(str(tmp_path / "again")) as made:
-        archives = file_lists._Archives(made, most_bytes=1)
+        archives = file_lists._ArchiveLookup(made, most_bytes=1)
         uris = [entry.uri for entry in expected]
         assert [archives.find([uri])[uri] for uri in uris] == expected
         assert archives._kept == {} and archives._bytes == 0
@@ -68,7 +68,7 @@ def test_the_archive_itself_is_no_member(listed, tmp_path):
     with ArchiveIndexes(str(tmp_path / "scratch")) as made:
         archive = str(tmp_path / "a.zip")
         uri = f"{archive}#"
-        assert file_lists._Archives(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
+        assert file_lists._ArchiveLookup(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,9 @@ class TestLabelsFromAFile:
         return read_label_file(str(tmp_path / name), CLASSES)
 
     def labels(self, tmp_path, root, text):
-        truth = self.write(tmp_path, text)
-        _, rows = listed(tmp_path, [root], truth=truth)
-        truth.check_all_used_once()
+        label_file = self.write(tmp_path, text)
+        _, rows = listed(tmp_path, [root], label_file=label_file)
+        label_file.check_all_used_once()
         return {row["uri"].removeprefix(f"{root}/"): row["label"] for row in rows}
 
     def test_by_name_path_or_uri_and_only_from_the_file(self, tmp_path, archive):
@@ -156,8 +156,8 @@ class TestLabelsFromAFile:
 
     def test_parquet_too(self, tmp_path, archive):
         pq.write_table(pa.table({"uri": ["glioma/0.jpg"], "label": ["glioma"]}), tmp_path / "l.parquet")
-        truth = read_label_file(str(tmp_path / "l.parquet"), CLASSES)
-        found, _ = listed(tmp_path, [archive(images=1)], truth=truth)
+        label_file = read_label_file(str(tmp_path / "l.parquet"), CLASSES)
+        found, _ = listed(tmp_path, [archive(images=1)], label_file=label_file)
         assert found.labelled == 1
 
     @pytest.mark.parametrize(

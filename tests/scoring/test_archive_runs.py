@@ -281,14 +281,14 @@ def test_row_groups_are_read_together_up_to_what_one_read_may_hold(monkeypatch):
     assert [len(part.members) for part in pieces_of("s3://bucket/all.parquet", data, "1")] == [4] * 10
 
 
-def read_in_bucket(s3, *, flow=None):
+def read_in_bucket(s3, *, limit=None):
     """Ten row groups read by one reader, with what came of them, and the images."""
     data, images = parquet_of_ten_groups()
     uri = s3.put("all.parquet", data)
     version = next(storage.list_files(uri)).version
     s3.proxy.counts.clear()
     with ThreadPoolExecutor(4) as pool:
-        reader = Reader(outage_share=1.0, flow=flow, sleep=lambda _: None)
+        reader = Reader(outage_share=1.0, limit=limit, sleep=lambda _: None)
         return list(reader.read_ahead(pieces_of(uri, data, version), pool)), images
 
 
@@ -302,11 +302,11 @@ def test_a_store_that_fails_is_asked_four_times_for_a_stretch_of_parquet(s3):
 
 def test_a_throttled_read_of_parquet_slows_the_process_down(s3):
     s3.proxy.add("503 SlowDown", key=r"/all\.parquet$", times=3)
-    flow = ConcurrencyLimit(clock=lambda: 1000.0)
-    (content,), images = read_in_bucket(s3, flow=flow)
+    limit = ConcurrencyLimit(clock=lambda: 1000.0)
+    (content,), images = read_in_bucket(s3, limit=limit)
     assert list(content.images) == images
     assert content.retries == 3
-    assert flow.limit < 64
+    assert limit.limit < 64
 
 
 def test_a_large_footer_is_read_once_by_all_threads(s3, monkeypatch):

@@ -290,4 +290,4 @@ def test_a_burst_of_slow_downs_slows_every_thread_of_a_worker(fast_s3, make_site
     assert found == [list(FILES.values())] * 2
     assert fault.done == 150
     # What the burst brought it down to; by now it may have grown again.
-    assert reader._flow._slowed_to <= BUCKET_READS_IN_FLIGHT / 2
+    assert reader._limit._slowed_to <= BUCKET_READS_IN_FLIGHT / 2

@@ -23,7 +23,7 @@ from brainray.storage import lease
 # Holds argv[1] with a ttl of argv[2] seconds. Each line it is sent makes it write a file and say how that went.
 HOLDER = """
 import sys, time
-from brainray import lease
+from brainray.storage import lease
 from brainray.errors import OutputHeld
 output = sys.argv[1]
 with lease.hold(output, purpose="score", say=print, ttl_s=float(sys.argv[2])) as held:

@@ -26,6 +26,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, free_port, s3, s3_endpoints, strict_s3
 
+from brainray import storage
 from brainray.errors import (
     IMAGE_REASONS,
     BadRequest,
@@ -37,6 +38,7 @@ from brainray.errors import (
     WrongRegion,
 )
 from brainray.scoring.run_folder import delete_run
+from brainray.storage import lease
 from brainray.storage.s3 import clients as s3_client
 from brainray.storage.s3 import errors
 from brainray.storage.s3 import listing as s3_listing
@@ -588,8 +590,8 @@ def test_what_is_written_can_be_read_listed_copied_and_deleted(s3):
 
 
 def test_a_large_file_is_written_in_parts_and_appears_at_once(s3, monkeypatch):
-    for module in ("s3_requests", "s3_objects"):
-        monkeypatch.setattr(f"brainray.{module}.PART_BYTES", 5 << 20)
+    for module in ("requests", "backend"):
+        monkeypatch.setattr(f"brainray.storage.s3.{module}.PART_BYTES", 5 << 20)
     data = random.Random(0).randbytes(12 << 20)
     staging = held(s3)
     s3.proxy.add("503 SlowDown", methods=("PUT", "POST"), times=2)
@@ -603,8 +605,8 @@ def test_a_large_file_is_written_in_parts_and_appears_at_once(s3, monkeypatch):
 
 
 def test_a_large_write_whose_last_answer_was_lost_is_known_as_done(strict_s3, monkeypatch):
-    for module in ("s3_requests", "s3_objects"):
-        monkeypatch.setattr(f"brainray.{module}.PART_BYTES", 5 << 20)
+    for module in ("requests", "backend"):
+        monkeypatch.setattr(f"brainray.storage.s3.{module}.PART_BYTES", 5 << 20)
     data = random.Random(0).randbytes(6 << 20)
     strict_s3.proxy.add("drop", methods=("POST",), key="uploadId", times=1)
     files().write_bytes(f"{strict_s3.root}/big.bin", data, None)
@@ -640,6 +642,26 @@ def test_a_store_that_asks_for_fewer_requests_is_waited_for(s3):
     assert isinstance(error, Throttled)
     assert sum(waits) >= s3_requests.POLICY.patience_s > sum(waits[:-1])
     assert s3.proxy.count("PUT") == len(waits) + 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+def test_a_heartbeat_of_a_throttled_store_ends_before_the_lease_does(s3, monkeypatch, method):
+    waits = []
+    backend = S3Objects(sleep=waits.append, settle_s=0.01)
+    monkeypatch.setattr(storage, "_s3", lambda: backend)
+    output = f"{s3.root}/run"
+    # No heartbeat of its own: the beats here are made by hand.
+    monkeypatch.setattr(lease.Lease, "_beat", lambda self: None)
+    with lease.hold(output, purpose="score", say=lambda _: None) as held:
+        held._renew()
+        s3.proxy.add("503 SlowDown", methods=(method,))
+        waits.clear()
+        with pytest.raises(Throttled):
+            held._renew()
+        assert waits
+        assert sum(waits) < lease.TTL_S / lease.BEATS
+        s3.proxy.clear()
+        held._renew()
 
 
 def test_retries_are_not_nested_where_a_change_looks_for_who_has_followed(s3):

@@ -1,7 +1,7 @@
-"""Files that hold many images: tar (WebDataset, too), zip, and Parquet with a column of image bytes.
+"""Archives: tar (also WebDataset shards), zip, and Parquet with a column of image bytes.
 
-One is listed once, into an index that says where the bytes of each member lie; whoever wants a member reads those bytes
-and unpacks them here. Opens nothing: files and bytes are given.
+Each archive is listed once, into an index of where the bytes of each member lie. To get a member, its bytes are read
+and unpacked here. Opens no file: callers pass open files and bytes.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import pyarrow as pa
 from brainray.errors import IMAGE_REASONS, ImageError, ImageReason
 
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
-from .parquet_file import NotAContainer, footer_bytes, list_parquet, parquet_rows
+from .parquet_file import NotAnArchive, footer_bytes, list_parquet, parquet_rows
 from .tar_file import list_tar, unpack_tar
 from .zip_file import list_zip, unpack_zip
 
@@ -22,7 +22,7 @@ __all__ = [
     "MOST_MEMBERS",
     "MOST_MEMBER_BYTES",
     "Kind",
-    "NotAContainer",
+    "NotAnArchive",
     "footer_bytes",
     "kind_of",
     "list_members",
@@ -41,34 +41,34 @@ _TABLE_ROWS = 16_384
 
 INDEX_SCHEMA = pa.schema(
     [
-        pa.field("name", pa.string(), nullable=False),  # "" is the container itself
+        pa.field("name", pa.string(), nullable=False),  # "": the archive itself, whose damage `refused` describes
         pa.field("size_bytes", pa.int64()),  # unpacked; null for Parquet
         pa.field("offset", pa.int64()),  # tar: of the data; zip: of the local header; Parquet: number of the row group
         # tar: the data; zip: local header, data and descriptor; Parquet: the row group's images
         pa.field("stored_bytes", pa.int64()),
-        pa.field("label", pa.string()),  # from Parquet alone
-        pa.field("refused", pa.string()),  # "reason: detail": gets an error row instead of being read
+        pa.field("label", pa.string()),  # Parquet only
+        pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
     ]
 )
 
 
 def kind_of(name: str) -> Kind | None:
-    """The kind of container a file's name tells; None for any other file."""
+    """The kind of archive, by the suffix of the name; None for any other file."""
     return next((kind for suffix, kind in _KINDS.items() if name.lower().endswith(suffix)), None)
 
 
 def stem(name: str) -> str:
-    """The name without the suffix of its kind: a container counts as a folder of that name."""
+    """The name of the folder that an archive counts as: its own without the suffix."""
     return name.rpartition(".")[0] if kind_of(name) else name
 
 
-def member_uri(container: str, name: str) -> str:
-    """Where a member is; the container itself for the name ""."""
-    return f"{container}#{name}" if name else container
+def member_uri(archive: str, name: str) -> str:
+    """The URI of a member; the archive's own for the name ""."""
+    return f"{archive}#{name}" if name else archive
 
 
 def archive_of(uri: str) -> tuple[str, Kind] | None:
-    """The container that a member's URI names, and its kind; None for any other URI."""
+    """The archive that a member's URI names, and its kind; None for any other URI."""
     at = uri.find("#")
     while at >= 0:
         kind = kind_of(uri[:at])
@@ -79,16 +79,16 @@ def archive_of(uri: str) -> tuple[str, Kind] | None:
 
 
 def split_refusal(text: str) -> ImageError:
-    """What `refused` says, as the error that it was."""
+    """Parse the text of `refused` back into its `ImageError`."""
     reason, _, detail = text.partition(": ")
     return ImageError(cast(ImageReason, reason), detail) if reason in IMAGE_REASONS else ImageError("read_failed", text)
 
 
 def list_members(kind: Kind, file: BinaryFile, *, most: int = MOST_MEMBERS) -> Iterator[pa.Table]:
-    """Tables of `INDEX_SCHEMA`, in the order of the file; the last row tells what is wrong with the container.
+    """List an archive as tables of `INDEX_SCHEMA`, in the order of the file. A last row describes its damage, if any.
 
     Memory does not grow with the members beyond 8-byte hashes of their names and, for a zip, its directory. Raises
-    `NotAContainer` before the first table for Parquet without images, and what reading the file raises.
+    `NotAnArchive` before the first table for Parquet without images, and what reading the file raises.
     """
     names = _Names()
     rows: list[Member] = []
@@ -101,15 +101,15 @@ def list_members(kind: Kind, file: BinaryFile, *, most: int = MOST_MEMBERS) -> I
         yield _table(rows)
 
 
-def unpack(kind: Kind, name: str, size_bytes: int, piece: bytes) -> bytes:
-    """A member of a tar or zip, from the `stored_bytes` at its `offset`. Raises `ImageError`."""
+def unpack(kind: Kind, name: str, size_bytes: int, stored: bytes) -> bytes:
+    """Unpack a member of a tar or zip from the `stored_bytes` at its `offset`. Raises `ImageError`."""
     if kind == "parquet":
         raise ValueError("rows of Parquet are read by parquet_rows")
-    return unpack_zip(name, size_bytes, piece) if kind == "zip" else unpack_tar(size_bytes, piece)
+    return unpack_zip(name, size_bytes, stored) if kind == "zip" else unpack_tar(size_bytes, stored)
 
 
 def _members(kind: Kind, file: BinaryFile, most: int) -> Iterator[Member]:
-    """Its members, and why they end early as a row of the container itself."""
+    """The members of an archive; damage that ends the listing becomes a last row with the name ""."""
     try:
         if not size_of(file):
             raise ImageError("empty", "the file has no bytes")
@@ -126,14 +126,14 @@ def _table(rows: Sequence[Member]) -> pa.Table:
 
 
 class _Names:
-    """Tells members of the same name apart: the second x.jpg is x.jpg#2."""
+    """Makes repeated names of members distinct: the second x.jpg is x.jpg#2."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
-        self._counts: dict[bytes, int] = {}  # of names that came again
+        self._counts: dict[bytes, int] = {}  # how often each repeated name occurred
 
     def distinct(self, name: str) -> str:
-        """The name, or with the next number that makes it one not seen before."""
+        """The name, with the next free number if it occurred before."""
         first, key = name, _key(name)
         count = self._counts.get(_key(first), 1)
         while key in self._seen:

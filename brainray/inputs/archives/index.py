@@ -1,6 +1,7 @@
-"""Which images containers hold: each version of a container is listed once, and its index kept with the run.
+"""Indexes of archives: each version of an archive is listed once, and its index is kept with the run.
 
-An index is a Parquet file of `containers.INDEX_SCHEMA`, named by what it is of, so a kept one is never out of date.
+An index is a Parquet file of `archives.INDEX_SCHEMA`. Its name is a hash of the archive's URI, size and version, so a
+kept index is never out of date. Unpacks no member.
 """
 
 import hashlib
@@ -21,72 +22,74 @@ from brainray.inputs import archives
 from brainray.inputs.schema import ListedImage
 from brainray.storage.base import FileInfo
 
-from . import INDEX_SCHEMA, Kind, NotAContainer
+from . import INDEX_SCHEMA, Kind, NotAnArchive
 
-FOLDER = "containers"  # of a run
-AT_ONCE = 8  # containers that are listed beside each other
-_FORMAT = 1  # changes when another listing of the same bytes would differ
-_SKIPPED_KEY = b"brainray.skipped"  # why the file holds no images at all
+# Folder of a run with the indexes. An archive was called "container" once: this name and that of the column `container`
+# in stored files stay, for runs made then.
+FOLDER = "containers"
+AT_ONCE = 8  # archives that are listed in parallel
+_FORMAT = 1  # raised when a new version lists the same bytes differently
+_SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NAME_HEX = 32
 
 
 class ArchiveIndex:
-    """The members of one container."""
+    """The index of one archive, as a local file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     @property
     def skipped(self) -> str | None:
-        """Why the file is no container of images, whatever its name; else None."""
+        """Why the file is no archive of images, in spite of its name; None if it is one."""
         reason = (pq.read_schema(self._path).metadata or {}).get(_SKIPPED_KEY)
         return reason.decode() if reason else None
 
-    def entries(self, container: FileInfo) -> Iterator[tuple[str, ListedImage, str | None]]:
-        """Name, entry and label, as it is spelled, of each member; what is wrong with the container has no name."""
+    def images(self, archive: FileInfo) -> Iterator[tuple[str, ListedImage, str | None]]:
+        """Name, image and label (as spelled) of each member; the name "" is the damaged archive itself."""
         with pq.ParquetFile(self._path, pre_buffer=False) as file:
             for batch in file.iter_batches():
-                yield from _entries(container, batch)
+                yield from _images(archive, batch)
 
     def members(self) -> "Members":
-        """All of them in memory, without a Python object for each."""
+        """Read the whole index into memory, as an Arrow table."""
         with pq.ParquetFile(self._path, pre_buffer=False) as file:
             return Members(file.read())
 
 
 class Members:
-    """The members of one container in memory."""
+    """The members of one archive, in memory."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
         self.size_bytes: int = table.nbytes
 
-    def find(self, container: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
-        """The entries of those that are there, in no order."""
+    def find(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
+        """The images of those names that exist, in no order."""
         places = pc.index_in(pa.array([name for name in names if name], pa.string()), self._table["name"])
-        for _, entry, _ in _entries(container, self._table.take(places.drop_null())):
-            yield entry
+        for _, image, _ in _images(archive, self._table.take(places.drop_null())):
+            yield image
 
 
-def _entries(container: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, ListedImage, str | None]]:
-    """Of rows of an index."""
+def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, ListedImage, str | None]]:
+    """Name, image and label of each row of an index."""
     for name, size_bytes, offset, stored_bytes, label, refused in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
-        entry = ListedImage(
-            uri=archives.member_uri(container.uri, name),
+        image = ListedImage(
+            uri=archives.member_uri(archive.uri, name),
             size_bytes=size_bytes,
-            version=container.version,
-            container=container.uri if name else None,
+            version=archive.version,
+            container=archive.uri if name else None,
             offset=offset,
             stored_bytes=stored_bytes,
             refused=refused,
         )
-        yield name, entry, label
+        yield name, image, label
 
 
 class ArchiveIndexes:
-    """Lists containers, several at once, into the local folder `scratch`. `kept` is where a run keeps its indexes."""
+    """Lists archives in parallel, into the local folder `scratch`. `kept` is the folder of a run with its indexes."""
 
     def __init__(self, scratch: str, *, kept: str | None = None) -> None:
         self._scratch = scratch
@@ -103,30 +106,30 @@ class ArchiveIndexes:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The index of every container so far."""
+        """The local files of all indexes made so far."""
         return tuple(os.path.join(self._scratch, name) for name in sorted(os.listdir(self._scratch)))
 
-    def begin(self, container: FileInfo, kind: Kind) -> Future[ArchiveIndex]:
-        """The index of a container, read from the run or made. `StorageError` where the container cannot be read."""
-        return self._pool.submit(self._index, container, kind)
+    def begin(self, archive: FileInfo, kind: Kind) -> Future[ArchiveIndex]:
+        """Start to read or make the index of an archive. The result raises `StorageError` where that cannot be read."""
+        return self._pool.submit(self._index, archive, kind)
 
-    def _index(self, container: FileInfo, kind: Kind) -> ArchiveIndex:
-        said = "\0".join((str(_FORMAT), container.uri, str(container.size_bytes), container.version))
-        name = f"{hashlib.sha256(said.encode()).hexdigest()[:_NAME_HEX]}.parquet"
+    def _index(self, archive: FileInfo, kind: Kind) -> ArchiveIndex:
+        identity = "\0".join((str(_FORMAT), archive.uri, str(archive.size_bytes), archive.version))
+        name = f"{hashlib.sha256(identity.encode()).hexdigest()[:_NAME_HEX]}.parquet"
         path = os.path.join(self._scratch, name)
-        if os.path.exists(path):  # a list may name a container time and again
+        if os.path.exists(path):  # a file list may name members of one archive many times
             return ArchiveIndex(path)
         if self._kept and name in self._there:
             storage.write_bytes(path, storage.read_bytes(storage.join(self._kept, name)))
         else:
             temporary = f"{path}.{secrets.token_hex(4)}"
-            _write(temporary, container, kind)
+            _write(temporary, archive, kind)
             os.replace(temporary, path)
         return ArchiveIndex(path)
 
 
 def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
-    """Put indexes into the folder of a run, and remove those of containers that are gone or have changed."""
+    """Copy indexes into the folder of a run, and remove those of archives that are gone or have changed."""
     there = set(storage.list_names(folder))
     names = {os.path.basename(path): path for path in paths}
 
@@ -140,12 +143,13 @@ def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
             future.result()
 
 
-def _write(path: str, container: FileInfo, kind: Kind) -> None:
-    with storage.open_seekable(container.uri, version=container.version) as file:
-        tables = _listed(container.uri, archives.list_members(kind, file))
+def _write(path: str, archive: FileInfo, kind: Kind) -> None:
+    """List an archive into an index file, without rows where it holds no images."""
+    with storage.open_seekable(archive.uri, version=archive.version) as file:
+        tables = _listed(archive.uri, archives.list_members(kind, file))
         try:
             first = next(tables, INDEX_SCHEMA.empty_table())
-        except NotAContainer as exc:
+        except NotAnArchive as exc:
             schema = INDEX_SCHEMA.with_metadata({_SKIPPED_KEY: str(exc).encode()})
             pq.write_table(schema.empty_table(), path)
             return

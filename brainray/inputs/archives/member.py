@@ -1,6 +1,6 @@
-"""A member of a container: its row of the index, which names are refused, and how a container's bytes are read.
+"""A member of an archive: its row of the index, the check of its name, and reading from an open archive.
 
-Knows none of the formats; `tar_members`, `zip_members` and `parquet_members` yield these, `containers` gathers them.
+Knows no format: `tar_file`, `zip_file` and `parquet_file` yield members, `archives.list_members` collects them.
 """
 
 import re
@@ -17,7 +17,7 @@ _ARCHIVE = re.compile(r"(?<!\.nii)\.(tar|zip|parquet|pq|gz|tgz|7z|rar|bz2|tbz2|x
 
 
 class BinaryFile(Protocol):
-    """What is needed of a file: `io.BytesIO`, `pyarrow.NativeFile` and open files have it."""
+    """A readable, seekable binary file, such as `io.BytesIO`, `pyarrow.NativeFile` and open files."""
 
     def read(self, size: int, /) -> bytes: ...
     def seek(self, offset: int, whence: int, /) -> int: ...
@@ -25,9 +25,9 @@ class BinaryFile(Protocol):
 
 
 class Member(NamedTuple):
-    """A row of `containers.INDEX_SCHEMA`, before repeated names are told apart."""
+    """A row of `archives.INDEX_SCHEMA`, before repeated names are made distinct."""
 
-    name: str  # "" is the container itself
+    name: str  # "": the archive itself
     size_bytes: int | None = None
     offset: int | None = None
     stored_bytes: int | None = None
@@ -36,15 +36,15 @@ class Member(NamedTuple):
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file is an archive by its name, and may hold images that nobody will see."""
+    """Whether a file is named as an archive, of any kind. It may hold images, so skipping it must be reported."""
     return _ARCHIVE.search(name) is not None
 
 
 def row_name(stored: str) -> tuple[str, str | None]:
-    """The name as its row shows it, and why a member of that name is refused, if it is.
+    """The name of a member for its row, and the reason if a member of that name is refused.
 
-    Bytes that are no UTF-8 come as surrogates ("surrogateescape"); they and control characters are shown as escapes.
-    "." between slashes goes, as `tar -C folder .` stores it.
+    Bytes that are not UTF-8 come as surrogates ("surrogateescape"); they and control characters become escapes. Parts
+    of the path that are ".", as `tar -C folder .` stores them, are left out.
     """
     name, refused = stored, _refusal(stored[:_LONGEST_NAME])
     if len(stored) > _LONGEST_NAME:
@@ -87,7 +87,7 @@ def size_of(file: BinaryFile) -> int:
 
 
 def read_at(file: BinaryFile, offset: int, length: int) -> bytes:
-    """Bytes from a place of the file; fewer only at its end."""
+    """Read `length` bytes from `offset`; fewer only at the end of the file."""
     file.seek(offset, 0)
     parts = []
     while length > 0 and (part := file.read(length)):

@@ -1,6 +1,6 @@
-"""Rows of a Parquet file with a column of encoded images, as Hugging Face and others write them.
+"""Lists and reads the rows of a Parquet file with a column of encoded images, as Hugging Face datasets have.
 
-The listing reads the footer and the labels, never an image. A member's name is the number of its row.
+The listing reads the footer and the labels, never an image. A member's name is the number of its row, counted from 0.
 """
 
 import json
@@ -22,22 +22,22 @@ from .member import BinaryFile, Member, read_at, size_of, too_many
 _IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
 _LONGEST_LABEL = 1000  # characters; longer ones are no class names
 _MOST_GROUP_BYTES = 2 << 30
-_MOST_FOOTER_BYTES = 64 << 20  # of images, it has some 200 bytes a row group
-# Of several row groups that one read takes: `pieces` puts no more together than 8 MiB of them.
+_MOST_FOOTER_BYTES = 64 << 20  # a file of images has about 200 bytes of footer per row group
+# Upper limit for several row groups in one read. `ranges` joins no more than 8 MiB of them.
 _MOST_STRETCH_BYTES = 16 << 20
-_END_BYTES = 8  # of a Parquet file: the length of the footer, and the magic
+_END_BYTES = 8  # the end of a Parquet file: length of the footer (4 bytes), magic
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
-# Unpacked together: a dictionary makes a row group of repeated images small, however much they are unpacked.
+# Rows per batch. Dictionary encoding makes a row group of repeated images small, though they unpack to gigabytes.
 _IMAGES_AT_ONCE = 16
 _LABELS_AT_ONCE = 1024
 
 
-class NotAContainer(Exception):
-    """The file holds no images, as a table of labels does."""
+class NotAnArchive(Exception):
+    """The Parquet file has no column of images, such as a table of labels."""
 
 
 def list_parquet(file: BinaryFile, most: int) -> Iterator[Member]:
-    """Rows in order. Raises `ImageError` where not all can be listed, `NotAContainer` where there are no images."""
+    """The rows in order. Raises `ImageError` where some cannot be listed, `NotAnArchive` without images."""
     _check_ends(file)
     watched = _Watched(file)
     with _arrow_errors(watched):
@@ -58,9 +58,10 @@ def list_parquet(file: BinaryFile, most: int) -> Iterator[Member]:
 
 
 def parquet_rows(file: BinaryFile, row_groups: Sequence[int], names: Sequence[str]) -> list[bytes | ImageError]:
-    """The images of some rows of row groups that follow one another, in the order of `names`.
+    """Read the images of some rows of successive row groups, in the order of `names`.
 
-    The footer is read first, then the images of all the row groups at once. What the file raises is passed on.
+    The footer is read first, then the images of all the row groups at once. Exceptions of
+    `file` are passed on.
     """
     watched = _Watched(file)
     wanted = set(names)
@@ -74,34 +75,34 @@ def parquet_rows(file: BinaryFile, row_groups: Sequence[int], names: Sequence[st
             opened.read_group(group, wanted, images)
     except ImageError as exc:
         missing = exc
-    except NotAContainer as exc:
+    except NotAnArchive as exc:
         missing = ImageError("truncated", f"has no images any more: {exc}")
     return [images.get(name, missing) for name in names]
 
 
 class _Opened:
-    """A Parquet file, of whose images some row groups are read."""
+    """An open Parquet file, from which the images of some row groups are read."""
 
     def __init__(self, watched: "_Watched") -> None:
         self._watched = watched
-        self._stretch = _Stretch(watched)
+        self._buffer = _ReadBuffer(watched)
         footer = _read_footer(watched)
         self._metadata = pq.read_metadata(pa.BufferReader(footer))
         self._file = pq.ParquetFile(
-            pa.PythonFile(self._stretch, mode="r"), metadata=self._metadata, page_checksum_verification=True
+            pa.PythonFile(self._buffer, mode="r"), metadata=self._metadata, page_checksum_verification=True
         )
         self._column = _image_column(self._file.schema_arrow)
 
     def read_ahead(self, groups: Sequence[int]) -> None:
-        """By one read; not where the footer has them lie further apart than their sizes allow."""
+        """Read the images of the row groups at once, unless the footer places them too far apart."""
         if len(groups) < 2:
             return
         first, last = self._place(groups[0]), self._place(groups[-1])
         if first and last and 0 < sum(last) - first[0] <= _MOST_STRETCH_BYTES:
-            self._stretch.hold(first[0], sum(last) - first[0])
+            self._buffer.hold(first[0], sum(last) - first[0])
 
     def read_group(self, group: int, wanted: set[str], images: dict[str, bytes | ImageError]) -> None:
-        """Fill `images` as far as can be read; the others of the row group get the reason."""
+        """Add the wanted rows of a row group to `images`; rows that cannot be read get the reason."""
         with _arrow_errors(self._watched):
             rows = self._metadata.row_group(group).num_rows
             first = row = sum(self._metadata.row_group(k).num_rows for k in range(group))
@@ -123,16 +124,16 @@ class _Opened:
         return batches
 
     def _place(self, group: int) -> tuple[int, int] | None:
-        """Where the images of a row group lie, by what Arrow would read; None where it cannot tell.
+        """Offset and length of the bytes that Arrow would read for a row group; None where that fails.
 
-        The footer's own figures are not asked for, see `_groups`.
+        The footer's own figures are not used, see `_groups`.
         """
         try:
-            with self._stretch.asked():
+            with self._buffer.recording():
                 next(self._batches(group), None)
-        except _Asked as place:
+        except _ReadRequested as place:
             return place.offset, place.length
-        except Exception:  # noqa: BLE001  # a damaged footer, which reading the row group will tell
+        except Exception:  # noqa: BLE001  # a damaged footer, which reading the row group reports
             return None
         return None
 
@@ -146,18 +147,18 @@ def _take(values: pa.Array, first: int, wanted: set[str], images: dict[str, byte
 
 
 def _groups(metadata: pq.FileMetaData, most: int) -> list[tuple[int, int, str | None]]:
-    """Rows of each row group, its bytes, and why it is refused."""
+    """Rows, bytes and reason of refusal (None: read) of each row group."""
     groups: list[tuple[int, int, str | None]] = []
     for k in range(metadata.num_row_groups):
         group = metadata.row_group(k)
-        # Not `group.column(...)`, which knows the images' bytes alone: on a damaged footer it aborts the process.
+        # Not `group.column(...)`, which has the size of the images alone: on a damaged footer it aborts the process.
         rows, size_bytes = group.num_rows, group.total_byte_size
         if rows < 0 or size_bytes < 0:
             raise ImageError("truncated", f"its footer is damaged: row group {k} has {rows} rows in {size_bytes} bytes")
         refused = None
         if size_bytes > _MOST_GROUP_BYTES:
-            told = f"row group of {size_bytes / (1 << 30):.1f} GiB; write smaller row groups"
-            refused = str(ImageError("too_large", told))
+            detail = f"row group of {size_bytes / (1 << 30):.1f} GiB; write smaller row groups"
+            refused = str(ImageError("too_large", detail))
         groups.append((rows, size_bytes, refused))
     if sum(rows for rows, _, _ in groups) > most:
         raise too_many(most)
@@ -165,10 +166,10 @@ def _groups(metadata: pq.FileMetaData, most: int) -> list[tuple[int, int, str | 
 
 
 def _image_column(schema: pa.Schema) -> str:
-    """The path of the column with the images' bytes. Raises `NotAContainer` where there is none."""
+    """The path of the column of image bytes. Raises `NotAnArchive` where there is none."""
     paths = {field.name: path for field in schema if (path := _image_path(field)) is not None}
     if not paths:
-        raise NotAContainer("Parquet without images")
+        raise NotAnArchive("Parquet without images")
     if len(paths) == 1:
         return next(iter(paths.values()))
     by_key = {name.lower(): path for name, path in paths.items()}
@@ -179,7 +180,7 @@ def _image_column(schema: pa.Schema) -> str:
 
 
 def _image_path(field: pa.Field) -> str | None:
-    """The path within Parquet, of a binary column or of a struct as Hugging Face has it; None for others."""
+    """The path of a binary column, or of `bytes` in a struct (Hugging Face); None for other columns."""
     if _is_binary(field.type):
         return str(field.name)
     if (
@@ -201,7 +202,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 class _Labels:
-    """Labels of a file's rows: strings as they are, numbers only where their names are known."""
+    """The labels of the rows: strings unchanged, numbers only where the schema names their classes."""
 
     def __init__(self, opened: pq.ParquetFile, watched: "_Watched") -> None:
         self._opened = opened
@@ -210,7 +211,7 @@ class _Labels:
         self.damage: ImageError | None = None
 
     def of_group(self, group: int) -> Iterator[str | None]:
-        """In order; they end early where the column is damaged, or where there is none."""
+        """The labels of a row group in order. They end early where the column is damaged or missing."""
         if self._column is None:
             return
         batches = self._opened.iter_batches(
@@ -235,7 +236,7 @@ class _Labels:
 
 
 def _label_column(schema: pa.Schema) -> tuple[str | None, list[str]]:
-    """The column of labels, and the names of its classes if it holds their numbers."""
+    """The column of labels (None: there is none), and the names of its classes if it holds numbers."""
     by_key = {field.name.lower(): field for field in schema}
     for field in filter(None, map(by_key.get, LABEL_COLUMNS)):
         classes = _class_names(schema, field.name) if types.is_integer(field.type) else []
@@ -245,7 +246,7 @@ def _label_column(schema: pa.Schema) -> tuple[str | None, list[str]]:
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """As Hugging Face's `datasets` notes them in the schema; none where it has not."""
+    """The class names that Hugging Face's `datasets` stores in the schema; empty without them."""
     try:
         names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
     except (ValueError, KeyError, TypeError):
@@ -254,7 +255,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
 
 
 def _check_ends(file: BinaryFile) -> None:
-    """Raise `ImageError` for what is no whole Parquet file, or has a footer too large to be read."""
+    """Raise `ImageError` for a file that is no whole Parquet file, or has too large a footer."""
     size_bytes = size_of(file)
     tail = read_at(file, max(0, size_bytes - _END_BYTES), _END_BYTES)
     if tail[4:] == _ENCRYPTED_MAGIC:
@@ -269,7 +270,7 @@ def _check_ends(file: BinaryFile) -> None:
 
 
 def footer_bytes(tail: bytes) -> int:
-    """The length of a file's footer, with the bytes that tell it, from the last bytes of the file."""
+    """The size of the footer, with the 8 bytes after it, from the last bytes of a file."""
     return int.from_bytes(tail[-_END_BYTES:-4], "little") + _END_BYTES
 
 
@@ -280,8 +281,8 @@ def _read_footer(file: BinaryFile) -> bytes:
     return read_at(file, max(0, size_bytes - length), length)
 
 
-class _Asked(Exception):
-    """What of a file would have been read."""
+class _ReadRequested(Exception):
+    """A read that `_ReadBuffer` was asked for while it records."""
 
     def __init__(self, offset: int, length: int) -> None:
         super().__init__()
@@ -289,8 +290,8 @@ class _Asked(Exception):
         self.length = length
 
 
-class _Stretch:
-    """A file of which a stretch is held in memory."""
+class _ReadBuffer:
+    """A file with one range of its bytes in memory. Reads of other bytes go to the file."""
 
     closed = False
 
@@ -299,23 +300,23 @@ class _Stretch:
         self._at = 0
         self._start = 0
         self._held = b""
-        self._asking = False
+        self._recording = False
 
     @contextmanager
-    def asked(self) -> Iterator[None]:
-        """Reads raise `_Asked` instead."""
-        self._asking = True
+    def recording(self) -> Iterator[None]:
+        """Within, reads raise `_ReadRequested` and read nothing."""
+        self._recording = True
         try:
             yield
         finally:
-            self._asking = False
+            self._recording = False
 
     def hold(self, start: int, length: int) -> None:
         self._start, self._held = start, read_at(self._file, start, length)
 
     def read(self, size: int) -> bytes:
-        if self._asking:
-            raise _Asked(self._at, size)
+        if self._recording:
+            raise _ReadRequested(self._at, size)
         if size > _MOST_GROUP_BYTES:
             raise ImageError("too_large", f"images of {size:,} bytes in a row group; write smaller row groups")
         within = self._at - self._start
@@ -334,11 +335,11 @@ class _Stretch:
         return self._at
 
     def close(self) -> None:
-        """Whoever has opened the file closes it."""
+        """Does nothing: the caller that opened the file closes it."""
 
 
 class _Watched:
-    """A file that notes what it raised: Arrow raises `OSError` for damaged data, too."""
+    """A file that remembers its own exception, because Arrow raises `OSError` for damaged data, too."""
 
     closed = False
 
@@ -347,22 +348,22 @@ class _Watched:
         self.failure: Exception | None = None
 
     def read(self, size: int) -> bytes:
-        with self._noted():
+        with self._failure_noted():
             return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with self._noted():
+        with self._failure_noted():
             return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        with self._noted():
+        with self._failure_noted():
             return self._file.tell()
 
     def close(self) -> None:
-        """Whoever has opened the file closes it."""
+        """Does nothing: the caller that opened the file closes it."""
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _failure_noted(self) -> Iterator[None]:
         try:
             yield
         except Exception as exc:
@@ -372,10 +373,10 @@ class _Watched:
 
 @contextmanager
 def _arrow_errors(watched: _Watched) -> Iterator[None]:
-    """What Arrow raises of damaged data becomes an `ImageError`; what the file raised is raised again."""
+    """Turn an exception of Arrow about damaged data into `ImageError`; one of the file itself is raised again."""
     try:
         yield
-    except (ImageError, NotAContainer):
+    except (ImageError, NotAnArchive):
         raise
     except Exception as exc:  # damaged files raise nearly every type there is
         if watched.failure is not None:

@@ -1,7 +1,8 @@
-"""Members of a tar file, WebDataset shards too: where the bytes of each lie.
+"""Lists the members of a tar file (also WebDataset shards), with the position of their bytes.
 
-`tarfile` reads single headers. The walk over them is ours: that of `tarfile.TarFile` ends without a word at damage,
-keeps every member, and on damaged or hostile headers may never end (CVE-2025-8194) or take quadratic time and memory.
+`tarfile` parses single headers only. The loop over them is our own, because that of `tarfile.TarFile` ends silently at
+damage, keeps every member in memory, and on damaged or hostile headers may never end (CVE-2025-8194) or take quadratic
+time and memory.
 """
 
 import tarfile
@@ -13,7 +14,7 @@ from brainray.errors import ImageError
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
 
 _BLOCK = tarfile.BLOCKSIZE
-# How much is read at once: little where members are large and skipped, growing where headers follow one another.
+# Bytes per read: small where members are large and skipped, growing where headers follow one another.
 _LEAST_READ = 64 << 10
 _MOST_READ = 4 << 20
 _MOST_HEADER_BYTES = 16 << 20  # of a long name or pax header; those with extended attributes hold a few MB
@@ -26,10 +27,11 @@ _COMPRESSED = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-_PAX_KEYS = (b"path", b"size", b"GNU.sparse.name")  # all that is kept; any other of GNU.sparse. under that name
+# Records that are kept. Any other that begins with GNU.sparse. is kept under that prefix.
+_PAX_KEYS = (b"path", b"size", b"GNU.sparse.name")
 _SPARSE = b"GNU.sparse."
 _LONG_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_NO_FILES = (b"V", b"D")  # GNU tar: the volume's label, the names in a folder
+_NO_FILES = (b"V", b"D")  # types of GNU tar that are no files: volume label, listing of a folder
 
 
 class _Entry(NamedTuple):
@@ -56,11 +58,11 @@ def list_tar(file: BinaryFile, most: int) -> Iterator[Member]:
             yield _member(entry, window.size_bytes)
 
 
-def unpack_tar(size_bytes: int, piece: bytes) -> bytes:
-    """The member, which is stored as it is. Raises `ImageError`."""
-    if len(piece) != size_bytes:
-        raise ImageError("truncated", f"has {len(piece):,} of {size_bytes:,} bytes")
-    return piece
+def unpack_tar(size_bytes: int, stored: bytes) -> bytes:
+    """The member, which a tar stores unchanged. Raises `ImageError` where bytes are missing."""
+    if len(stored) != size_bytes:
+        raise ImageError("truncated", f"has {len(stored):,} of {size_bytes:,} bytes")
+    return stored
 
 
 def _member(entry: _Entry, end: int) -> Member:
@@ -86,10 +88,10 @@ def _refusal(entry: _Entry) -> str | None:
 
 
 def _entries(window: "_Window") -> Iterator[_Entry]:
-    """Whatever has a header of its own, with long names and pax headers applied."""
+    """All entries of the tar, with long names and pax headers applied."""
     end = 0
-    shared: dict[bytes, bytes] = {}  # pax records for all that follow
-    own: dict[bytes, bytes] = {}  # and for the next entry
+    shared: dict[bytes, bytes] = {}  # pax records for all following entries
+    own: dict[bytes, bytes] = {}  # pax records for the next entry only
     while (start := _next_header(window, end)) is not None:
         header = _header(window, start)
         offset = start + _BLOCK
@@ -129,7 +131,7 @@ def _entry(header: tarfile.TarInfo, records: dict[bytes, bytes], offset: int) ->
 
 
 def _next_header(window: "_Window", offset: int) -> int | None:
-    """Where the next header is, None at the end. Beyond an end mark, too: shards are joined with `cat`."""
+    """Offset of the next header; None at the end. Continues after an end mark, for tars are joined with `cat`."""
     start = offset
     most_padding = _MOST_PADDING if start else tarfile.RECORDSIZE
     while not any(block := window.read(offset, _BLOCK)):
@@ -167,7 +169,7 @@ def _body(window: "_Window", offset: int, size_bytes: int) -> bytes:
 
 
 def _pax_records(body: bytes, offset: int) -> dict[bytes, bytes]:
-    """Records of the form "length key=value\\n", where the length counts all of it."""
+    """Parse records of the form "length key=value\\n", where the length counts the whole record."""
     records = {}
     at = 0
     while at < len(body) and body[at]:
@@ -186,7 +188,7 @@ def _pax_records(body: bytes, offset: int) -> dict[bytes, bytes]:
 
 
 def _after_sparse_map(window: "_Window", offset: int) -> int:
-    continued = 482  # where the header, and 504 where each block after it, says that another follows
+    continued = 482  # offset of the flag that another block follows: 482 in the header, 504 in each block after it
     while len(block := window.read(offset - _BLOCK, _BLOCK)) == _BLOCK and block[continued]:
         continued = 504
         offset += _BLOCK
@@ -202,7 +204,7 @@ def _damaged(offset: int, what: str) -> ImageError:
 
 
 class _Window:
-    """Bytes of a file by offset, most of them from a piece read before."""
+    """A read buffer over the file, addressed by offset."""
 
     def __init__(self, file: BinaryFile) -> None:
         self._file = file
@@ -212,7 +214,7 @@ class _Window:
         self.size_bytes = size_of(file)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Fewer bytes only at the end of the file."""
+        """Read `length` bytes at `offset`; fewer only at the end of the file."""
         begin = offset - self._start
         if begin < 0 or begin + length > len(self._data):
             self._fill(offset, length)
@@ -221,10 +223,10 @@ class _Window:
 
     def _fill(self, offset: int, length: int) -> None:
         skipped = offset - self._start - len(self._data)
-        # To read through 4 MiB takes about as long as to ask a bucket once more.
+        # Reading 4 MiB takes about as long as one more request to a bucket.
         near = skipped <= _MOST_READ
         self._read_bytes = min(2 * self._read_bytes, _MOST_READ) if near else _LEAST_READ
         wanted = max(length, self._read_bytes)
-        self._start, self._data = offset, b""  # not to hold two of them
+        self._start, self._data = offset, b""  # frees the old buffer before the next is read
         if offset < self.size_bytes:
             self._data = read_at(self._file, offset, wanted)

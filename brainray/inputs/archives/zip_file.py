@@ -1,6 +1,7 @@
-"""Members of a zip file: where the bytes of each lie, and how they are unpacked.
+"""Lists the members of a zip file, with the position of their bytes, and unpacks them.
 
-The directory is read here, not by `zipfile`: that keeps 0.7 kB a member, and one name it cannot decode hides them all.
+Parses the zip's directory itself: `zipfile` keeps 0.7 kB per member, and fails for all of them at one name that it
+cannot decode.
 """
 
 import stat
@@ -27,16 +28,16 @@ _END64_LOCATOR_MAGIC, _END64_MAGIC, _DESCRIPTOR_MAGIC = b"PK\6\7", b"PK\6\6", b"
 _ENCRYPTED, _HAS_DESCRIPTOR, _UTF8 = 1, 1 << 3, 1 << 11  # flags
 _STORED, _DEFLATED = 0, 8  # compression methods
 _UNIX = 3
-_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # the number stands in a zip64 field
+_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # placeholders for a number that stands in a zip64 field
 _MOST_DIRECTORY_BYTES = 256 << 20
 _MOST_AROUND = _LOCAL.size + 2 * _FULL_16 + 24  # bytes of a member besides its data: header, name, extra, descriptor
 
 
 class _Directory(NamedTuple):
     entries: bytes
-    members: int  # as declared
-    offset: int  # in the file
-    shift: int  # bytes before the zip, such as the program of one that unpacks itself
+    members: int  # number that the end record declares
+    offset: int  # of the directory in the file
+    shift: int  # bytes before the zip, such as the program of a self-extracting one
 
 
 class _Entry(NamedTuple):
@@ -47,7 +48,7 @@ class _Entry(NamedTuple):
     size_bytes: int
     offset: int
     mode: int  # of Unix, 0 where unknown
-    next: int  # where the next entry begins
+    next: int  # offset of the next entry in the directory
 
 
 def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
@@ -79,17 +80,17 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
         raise damage
 
 
-def unpack_zip(name: str, size_bytes: int, piece: bytes) -> bytes:
-    """The member of that name, checked by its CRC-32. Raises `ImageError`."""
-    if len(piece) < _LOCAL.size or not piece.startswith(_LOCAL_MAGIC):
+def unpack_zip(name: str, size_bytes: int, stored: bytes) -> bytes:
+    """Unpack the member of that name, and check its CRC-32. Raises `ImageError`."""
+    if len(stored) < _LOCAL.size or not stored.startswith(_LOCAL_MAGIC):
         raise ImageError("truncated", "no member begins at its place in the zip")
-    _, flags, method, crc, name_bytes, extra_bytes = _LOCAL.unpack_from(piece)
-    stored_name = row_name(_text(piece[_LOCAL.size : _LOCAL.size + name_bytes], flags))[0]
+    _, flags, method, crc, name_bytes, extra_bytes = _LOCAL.unpack_from(stored)
+    stored_name = row_name(_text(stored[_LOCAL.size : _LOCAL.size + name_bytes], flags))[0]
     if name != stored_name and not _is_repeat(name, stored_name):
         raise ImageError("truncated", f"another member, {stored_name}, is at its place in the zip")
     if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
         raise ImageError("unsupported", _unreadable(flags, method))
-    body = memoryview(piece)[_LOCAL.size + name_bytes + extra_bytes :]
+    body = memoryview(stored)[_LOCAL.size + name_bytes + extra_bytes :]
     data, rest = _inflated(body, size_bytes) if method == _DEFLATED else (bytes(body[:size_bytes]), body[size_bytes:])
     if len(data) < size_bytes:
         raise ImageError("truncated", f"unpacks to {len(data):,} of {size_bytes:,} bytes")
@@ -99,7 +100,7 @@ def unpack_zip(name: str, size_bytes: int, piece: bytes) -> bytes:
 
 
 def _inflated(body: memoryview, size_bytes: int) -> tuple[bytes, memoryview]:
-    """The data, and what follows it."""
+    """Inflate a member: its data, and the bytes after it."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         data = inflater.decompress(body, size_bytes + 1)
@@ -113,7 +114,7 @@ def _inflated(body: memoryview, size_bytes: int) -> tuple[bytes, memoryview]:
 
 
 def _checksums(crc: int, flags: int, rest: bytes) -> tuple[int, ...]:
-    """What the CRC-32 may be: that of the header, or of the descriptor, whose signature is optional."""
+    """The valid CRC-32 values: from the header, or from the descriptor, whose signature is optional."""
     if not flags & _HAS_DESCRIPTOR:
         return (crc,)
     described = rest[4:8] if rest.startswith(_DESCRIPTOR_MAGIC) else rest[:4]
@@ -122,7 +123,7 @@ def _checksums(crc: int, flags: int, rest: bytes) -> tuple[int, ...]:
 
 
 def _is_repeat(name: str, stored_name: str) -> bool:
-    """Whether the listing has made `name` of a repeated `stored_name`."""
+    """Whether `name` is `stored_name` with the number that the listing gives to repeated names."""
     first, _, count = name.rpartition("#")
     return first == stored_name and count.isdigit()
 
@@ -179,7 +180,7 @@ def _entry(directory: _Directory, at: int) -> _Entry:
 
 
 def _zip64(extra: bytes, numbers: tuple[int, int, int]) -> Iterator[int]:
-    """Size, packed size and offset; those that did not fit stand in the extra field 1, in this order."""
+    """Size, packed size and offset. Those that do not fit in 32 bits are in the extra field 1, in this order."""
     values = b""
     while len(extra) >= 4 and not values:
         tag, length = struct.unpack_from("<HH", extra)
@@ -194,7 +195,7 @@ def _zip64(extra: bytes, numbers: tuple[int, int, int]) -> Iterator[int]:
 
 
 def _text(name: bytes, flags: int) -> str:
-    """Tools that write UTF-8 without saying so are many; what is not UTF-8 is of the IBM PC."""
+    """Decode a name: as UTF-8 even without its flag, which many tools omit, else as code page 437."""
     try:
         return name.decode()
     except UnicodeDecodeError:
@@ -202,7 +203,7 @@ def _text(name: bytes, flags: int) -> str:
 
 
 def _directory(file: BinaryFile, most: int) -> _Directory:
-    """Find and read the directory, unless it is absurdly large."""
+    """Find and read the directory. Raises `ImageError` for a damaged one, or one above the size limit."""
     size_bytes = size_of(file)
     head = read_at(file, 0, len(_LOCAL_MAGIC))
     tail_offset = max(0, size_bytes - _END.size - _FULL_16)
@@ -218,7 +219,7 @@ def _directory(file: BinaryFile, most: int) -> _Directory:
     if directory_bytes > _MOST_DIRECTORY_BYTES:
         raise ImageError("too_large", f"directory of {directory_bytes:,} bytes; write several smaller files")
     shift = end - directory_bytes - offset
-    # Bytes before the zip are well if they are a program. Members that its directory does not name are not.
+    # Bytes before the zip may be a program, but not members that are missing in the directory.
     if offset + shift < 0 or shift < 0 or (shift > 0 and head == _LOCAL_MAGIC):
         raise ImageError("truncated", "its directory is not where it should be; cut, or several zips in one file?")
     entries = read_at(file, offset + shift, directory_bytes)
@@ -226,7 +227,7 @@ def _directory(file: BinaryFile, most: int) -> _Directory:
 
 
 def _find_end(tail: bytes) -> int:
-    """Where the end record is: the last whose comment ends with the file, else the last one; -1 for none."""
+    """Offset of the end record: the last whose comment ends with the file, else the last one; -1: none."""
     last = at = tail.rfind(_END_MAGIC, 0, len(tail) - _END.size + len(_END_MAGIC))
     while at >= 0:
         if at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
@@ -244,7 +245,7 @@ def _end(tail: bytes, tail_offset: int, at: int) -> tuple[int, int, int, int]:
 
 
 def _end64(file: BinaryFile, end: int) -> tuple[int, int, int, int] | None:
-    """The same of a zip64; None for others."""
+    """The same values as `_end`, from the records of a zip64; None for another zip."""
     locator = read_at(file, end - _END64_LOCATOR.size, _END64_LOCATOR.size) if end >= _END64_LOCATOR.size else b""
     if not locator.startswith(_END64_LOCATOR_MAGIC):
         return None

@@ -1,8 +1,8 @@
-"""Files in S3 buckets: `s3://bucket/key`.
+"""The storage backend for S3 buckets: `s3://bucket/key`.
 
-A folder is what keys have in common up to a "/": `s3://bucket/pre` means `pre/…` or the object `pre`, never `pre-2/…`.
-Changes to an object are whole by nature. What S3 lacks is a rename, by which a local folder shuts out former owners;
-`S3Objects._guarded` says what stands in for it.
+A folder is a common prefix of keys that ends with "/": `s3://bucket/a` means `a/…` or the object `a`, never `a-2/…`.
+S3 writes objects atomically, but has no rename, by which the local backend shuts out former holders; see
+`S3Objects._guarded` for the substitute. Knows no lease, only claimed folders.
 """
 
 import secrets
@@ -18,6 +18,7 @@ import pyarrow as pa
 from brainray.callbacks import Sleep
 from brainray.errors import BadRequest, Changed, OutputHeld, StorageError
 from brainray.storage.base import CLAIM_FILE, FileInfo, Service
+from brainray.storage.retry import HEARTBEAT_POLICY, RetryPolicy
 
 from . import uris
 from .conditional import SETTLE_S, Probe, ballot, write_first
@@ -25,15 +26,15 @@ from .listing import Page, list_objects
 from .requests import DELETE_KEYS, PART_BYTES, Requests
 from .uris import join, parent, split
 
-_CHECK_HOLDS_S = 10.0  # a change leaves within this of the look at the claim, or looks again
-_HIDDEN_S = (0.2, 0.5, 1.0)
+_CHECK_HOLDS_S = 10.0  # a change is sent within this time after the check of the claim, or the claim is checked again
+_HIDDEN_S = (0.2, 0.5, 1.0)  # waits before a missing claim is looked up again
 _TAKEN_OVER = "another run has taken over this output, so this one stopped before writing"
 
 
 class S3Objects:
-    """The `Backend` for S3. Clients are made when first needed, by each process of its own.
+    """The `StorageBackend` for S3. Each process makes its own clients when they are first needed.
 
-    `settle_s` is how long a claim waits on stores without conditional writes, see `s3_claims.ballot`.
+    `settle_s` is the time that a claim waits on stores without conditional writes, see `conditional.ballot`.
     """
 
     def __init__(self, *, settle_s: float = SETTLE_S, sleep: Sleep = time.sleep) -> None:
@@ -52,7 +53,7 @@ class S3Objects:
         return uris.name_of(uri)
 
     def exists(self, uri: str) -> bool:
-        """An object or a folder. One request mostly: an object comes first of all keys that begin with its own."""
+        """Whether an object or a folder exists. Mostly one request, for the first key with this prefix."""
         _, key = split(uri)
         first = self._requests.first_key(uri, key)
         if first is None:
@@ -60,7 +61,7 @@ class S3Objects:
         return first == key or first.startswith(f"{key}/") or self.is_folder(uri)
 
     def is_folder(self, uri: str) -> bool:
-        """A bucket is one even while it is empty."""
+        """A bucket is a folder even while it is empty."""
         prefix = _prefix(uri)
         return self._requests.first_key(uri, prefix) is not None or not prefix
 
@@ -77,16 +78,16 @@ class S3Objects:
         return self._requests.get_tail_once(uri, length, version)
 
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
-        """One GET of all up to 32 MiB, which parts and manifests mostly are; a larger file is read by ranges."""
+        """Open by one GET up to 32 MiB, as most parts and manifests are; larger objects are read by ranges."""
         return self._requests.persist(partial(self._requests.open_once, uri, version))
 
     def stat(self, uri: str) -> FileInfo | None:
         return None
 
     def check_access(self, uri: str, *, write: bool) -> None:
-        """By an object that is not there, which is denied like any other: s3:GetObject, or s3:Put- and s3:DeleteObject.
+        """Probe an object that does not exist, for s3:GetObject, or for s3:PutObject and s3:DeleteObject.
 
-        To read, that tells only who may list the bucket too; others are told that everything is forbidden.
+        Without s3:ListBucket, a store answers that the missing object is forbidden, also where reading is allowed.
         """
         probe = join(uri, f".brainray-access-{secrets.token_hex(8)}")
         if write:
@@ -100,7 +101,7 @@ class S3Objects:
                 raise
 
     def describe_service(self, uri: str) -> Service | None:
-        """A refusal tells the time, too."""
+        """Ask with HEAD on the bucket. A denied request has the time in its headers, too."""
         clients = self._requests.clients
         bucket, _ = split(uri)
         with self._requests.translated("s3:ListBucket", uri):
@@ -126,33 +127,33 @@ class S3Objects:
         wanted = {"If-None-Match": honoured.if_none_match, "If-Match": honoured.if_match}
         return tuple(name for name, held in wanted.items() if not held)
 
-    def list_names(self, uri: str) -> list[str]:
-        return self._names(uri, self._requests.page)
+    def list_names(self, uri: str, policy: RetryPolicy | None = None) -> list[str]:
+        return self._names(uri, partial(self._requests.page, policy=policy))
 
-    def _names(self, uri: str, ask: Callable[..., Page]) -> list[str]:
+    def _names(self, uri: str, fetch: Callable[..., Page]) -> list[str]:
         prefix = _prefix(uri)
         names: set[str] = set()
         token: str | None = None
         while True:
-            page = ask(uri, prefix, delimiter="/", token=token)
-            names |= {entry.key[len(prefix) :].rstrip("/") for entry in page.entries}
+            page = fetch(uri, prefix, delimiter="/", token=token)
+            names |= {listed.key[len(prefix) :].rstrip("/") for listed in page.entries}
             token = page.next_token
             if token is None:
                 return sorted(name for name in names if name and not name.startswith("."))
 
     def list_files(self, uri: str) -> Iterator[FileInfo]:
-        """Every object below a folder in the order of keys, or the one object. Empty "folder markers" are no files."""
+        """Every object below a folder in the order of keys, or the one object. Empty "folder markers" are left out."""
         bucket, key = split(uri)
         prefix = _prefix(uri)
         empty = True
-        for entry in list_objects(partial(self._requests.page, uri), prefix):
+        for listed in list_objects(partial(self._requests.page, uri), prefix):
             empty = False
-            if entry.size_bytes or not entry.key.endswith("/"):
+            if listed.size_bytes or not listed.key.endswith("/"):
                 yield FileInfo(
-                    uri=f"s3://{bucket}/{entry.key}",
-                    folders=tuple(entry.key[len(prefix) :].split("/")[:-1]),
-                    size_bytes=entry.size_bytes,
-                    version=entry.version or "",
+                    uri=f"s3://{bucket}/{listed.key}",
+                    folders=tuple(listed.key[len(prefix) :].split("/")[:-1]),
+                    size_bytes=listed.size_bytes,
+                    version=listed.version or "",
                 )
         if empty and key:
             yield self._file(uri)
@@ -164,7 +165,7 @@ class S3Objects:
         return FileInfo(uri=uri, folders=(), size_bytes=found["ContentLength"], version=found["ETag"].strip('"'))
 
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
-        """One PUT, which the store checks by its MD5; above 64 MiB in parts, which become an object at once."""
+        """Write by one PUT with its MD5; above 64 MiB by parts, which the store joins to an object at once."""
         change: Callable[[], object] = partial(self._requests.put_once, uri, data)
         if len(data) > PART_BYTES:
             upload = self._requests.upload(uri, data)
@@ -172,7 +173,7 @@ class S3Objects:
         self._change(change, staging)
 
     def copy(self, source: str, target: str, staging: str | None) -> None:
-        """Within the store: no byte passes through here."""
+        """Copy within the store: no bytes pass through this process."""
         bucket, key = split(source)
         origin = {"Bucket": bucket, "Key": key}
         try:
@@ -188,33 +189,36 @@ class S3Objects:
         self._change(partial(self._requests.remove_once, uri), staging)
 
     def delete_tree(self, uri: str, staging: str | None, first: Sequence[str] = ()) -> None:
-        """A thousand at a time, for which the deletion may be killed."""
+        """Delete up to 1,000 objects per request."""
         self._delete_below(uri, first, staging)
 
     def claim(self, uri: str, data: bytes) -> bool:
-        """By `If-None-Match`; on a store without it by a ballot, whose risk `s3_claims.ballot` states."""
+        """Claim by `If-None-Match`; on a store without it by a ballot, see `conditional.ballot` for its risk."""
         if self._probe.ask(self._requests, parent(uri)).if_none_match:
             return write_first(self._requests, join(uri, CLAIM_FILE), data)
         return ballot(self._requests, uri, CLAIM_FILE, data, settle_s=self._settle_s, sleep=self._sleep)
 
     def renew(self, uri: str, data: bytes) -> None:
-        """The heartbeat: a revoked holder must not come back, for then its changes would pass again.
+        """The heartbeat. It must not bring a revoked claim back, for then the former holder's changes would pass again.
 
-        On a store without `If-Match` it may, for the time of a few requests: a look at the neighbours shows that
-        another has followed, and it is taken back.
+        On a store without `If-Match` it may, for the time of a few requests: the claims beside it are listed, and where
+        a newer one is among them the record is removed again. Gives up early, see `HEARTBEAT_POLICY`.
         """
         conditional = self._probe.ask(self._requests, parent(uri)).if_match
-        self._requests.persist(partial(self._renew_once, uri, data, conditional=conditional))
-        if not conditional and self._requests.persist(partial(self._is_followed, uri)):
+        renew = partial(self._renew_once, uri, data, conditional=conditional)
+        self._requests.persist(renew, self._requests.tries(HEARTBEAT_POLICY))
+        if conditional:
+            return
+        if self._requests.persist(partial(self._is_followed, uri), self._requests.tries(HEARTBEAT_POLICY)):
             self._requests.remove(join(uri, CLAIM_FILE))
             raise OutputHeld(_TAKEN_OVER)
 
     def revoke(self, uri: str) -> None:
-        """The holder goes first: from then on every change staged here is refused."""
+        """Delete the record first: from then on every change staged here is refused."""
         self._delete_below(uri, (CLAIM_FILE,), None)
 
     def create(self, uri: str, staging: str | None) -> bool:
-        """By `If-None-Match`. On a store without it, two who try within the time of a request may both succeed."""
+        """Create by `If-None-Match`. On a store without it, two calls within one request's time may both succeed."""
         if staging is not None:
             self._requests.persist(partial(self._claim_version, staging))
         if self._probe.ask(self._requests, parent(uri)).if_none_match:
@@ -225,7 +229,7 @@ class S3Objects:
         return True
 
     def _change(self, change: Callable[[], object], staging: str | None) -> None:
-        """Look at the claim, then change; both again where the store falters."""
+        """Check the claim, then make the change; retry both together."""
 
         def guarded() -> None:
             with self._guarded(staging):
@@ -235,13 +239,13 @@ class S3Objects:
 
     @contextmanager
     def _guarded(self, staging: str | None) -> Iterator[None]:
-        """Refuses a change whose owner has lost its claim.
+        """Refuse a change whose writer has lost its claim.
 
-        S3 cannot tie a write to the state of another object, so a revocation between the look and the arrival of the
-        change goes unseen. The window is kept one request wide: a change that would leave more than `_CHECK_HOLDS_S`
-        after the look began, as when the process was stopped in between, is not sent, but looks again. What is left is
-        a process that is stopped after that last look at the clock and before the socket, and that for at most the 15
-        minutes after which AWS refuses a signature. What lands late is a whole object that its owner meant to be there.
+        S3 cannot make a write conditional on another object, so a revocation between the check and the arrival of the
+        change goes unnoticed. The window is one request wide: a change that would be sent more than `_CHECK_HOLDS_S`
+        after the check began, as when the process was stopped in between, is not sent; the claim is checked again. The
+        remaining risk is a process that is stopped between that last check of the clock and the socket, for at most the
+        15 minutes after which AWS refuses a signature. A late write is a whole object that its writer meant to write.
         """
         if staging is None:
             yield
@@ -251,10 +255,10 @@ class S3Objects:
             yield
 
     def _claim_version(self, staging: str) -> str:
-        """Raises `OutputHeld` where the claim is gone.
+        """The ETag of the claim's record. Raises `OutputHeld` where the claim is gone.
 
-        Some stores hide an object for a moment while it is written anew, as a heartbeat does (rclone): nobody having
-        followed, it is looked for again.
+        Some stores (rclone) hide an object for a moment while a heartbeat overwrites it: without a newer claim beside
+        it, the record is requested again.
         """
         for pause_s in (*_HIDDEN_S, None):
             found = self._requests.head_once(join(staging, CLAIM_FILE))
@@ -266,17 +270,17 @@ class S3Objects:
         raise OutputHeld(_TAKEN_OVER)
 
     def _is_followed(self, staging: str) -> bool:
-        """Asks once: it is part of what is tried again as a whole."""
+        """Whether a newer claim exists. Tried once, for the caller retries."""
         names = self._names(parent(staging), self._requests.page_once)
         return any(name > uris.name_of(staging) for name in names)
 
     def _renew_once(self, staging: str, data: bytes, *, conditional: bool) -> None:
-        holder = join(staging, CLAIM_FILE)
+        record = join(staging, CLAIM_FILE)
         with self._requests.clients.sent_within(_CHECK_HOLDS_S):
             version = self._claim_version(staging)
             try:
-                self._requests.put_once(holder, data, IfMatch=version if conditional else None)
-            except Changed as exc:  # gone, or renewed by another thread of this owner: looks again
+                self._requests.put_once(record, data, IfMatch=version if conditional else None)
+            except Changed as exc:  # gone, or renewed by another thread of this holder: checked again
                 raise StorageError(exc.reason, str(exc)) from None
             except StorageError as exc:
                 if exc.reason == "not_found":
@@ -290,7 +294,7 @@ class S3Objects:
         prefix = _prefix(uri)
         if first:
             self._remove_keys(uri, [prefix + name for name in first], staging)
-        keys = (entry.key for entry in list_objects(partial(self._requests.page, uri), prefix))
+        keys = (listed.key for listed in list_objects(partial(self._requests.page, uri), prefix))
         while batch := list(islice(keys, DELETE_KEYS)):
             self._remove_keys(uri, batch, staging)
 
@@ -299,6 +303,6 @@ class S3Objects:
 
 
 def _prefix(uri: str) -> str:
-    """What the keys in a folder begin with."""
+    """The prefix of all keys in a folder; "" for the bucket."""
     key = split(uri)[1].rstrip("/")
     return f"{key}/" if key else ""

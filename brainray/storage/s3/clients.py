@@ -1,7 +1,7 @@
-"""Clients for S3, by the usual AWS chain: profile, variables, configuration file, roles. Made when first needed.
+"""The clients for S3. Credentials come from the usual AWS chain: profile, variables, configuration file, roles.
 
-obstore reads: a GET costs it a sixth to a tenth of the processor time (tests/bench/s3_clients.py). boto3 does all else,
-and its botocore finds credentials, region and endpoint for both.
+obstore reads, because its GET takes a sixth to a tenth of boto3's CPU time (tests/bench/s3_clients.py). boto3 does all
+else, and its botocore finds credentials, region and endpoint for both. Importing this makes no client.
 """
 
 import os
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
-_CONNECTIONS = 64
-_WHOLE_GET_S = 600  # obstore's limit for a GET with its body; silence ends one after READ_TIMEOUT_S
-_REFRESH_S = 300  # obstore asks again for credentials that expire; botocore renews them 15 minutes before
+_CONNECTIONS = 64  # of boto3's pool
+_WHOLE_GET_S = 600  # obstore's limit for a whole GET; a silent one ends after READ_TIMEOUT_S
+_REFRESH_S = (
+    300  # age at which obstore asks botocore again for credentials that expire; botocore renews 15 minutes early
+)
 
 
 class Clients:
-    """One set for a process; every thread may use it. A fork and a copy by pickle start without clients."""
+    """The clients of one process, shared by its threads. A fork and a pickled copy start without clients."""
 
     def __init__(self) -> None:
         self._forget()
@@ -51,7 +53,7 @@ class Clients:
 
     @property
     def s3(self) -> "BaseClient":
-        """boto3's client. It tries once: who calls it counts the tries."""
+        """boto3's client. It never retries, because callers do."""
         if self._s3 is None or self._pid != os.getpid():
             self._make()
         return self._s3
@@ -70,7 +72,7 @@ class Clients:
         return _at_aws(self.s3)
 
     def request(self, action: str, uri: str, bucket: str) -> S3Request:
-        """Names a request for the messages about it. Never fails: a client that cannot be made has no endpoint."""
+        """Describe a request for error messages. Never fails: without a client the endpoint is unknown."""
         made = self._s3 is not None and self._pid == os.getpid()
         endpoint = self.endpoint if made else os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL"))
         return S3Request(
@@ -90,9 +92,9 @@ class Clients:
 
     @contextmanager
     def sent_within(self, seconds: float) -> Iterator[None]:
-        """Requests of this thread are refused, as `read_failed`, where they would leave later than this.
+        """Refuse requests of this thread, as `read_failed`, that would be sent more than `seconds` from now.
 
-        The time is taken now, by a clock that runs on while the machine sleeps.
+        Uses a clock that runs on while the machine is suspended.
         """
         self._thread.latest_s = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
         try:
@@ -115,13 +117,15 @@ class Clients:
             import botocore.session
 
             session = botocore.session.Session()
-            if "AWS_REGION" in os.environ:  # which all SDKs but this one know
+            if "AWS_REGION" in os.environ:  # botocore alone of all AWS SDKs ignores it
                 session.set_config_variable("region", os.environ["AWS_REGION"])
-            wish = (session.get_scoped_config().get("s3") or {}).get("addressing_style")
-            boto = boto3.session.Session(botocore_session=session)  # one: each adds its methods to the clients
-            s3 = self._create(boto, wish or "auto")
-            if not wish and not _at_aws(s3):
-                s3 = self._create(boto, "path")  # host names like bucket.minio:9000 lead nowhere
+            style = (session.get_scoped_config().get("s3") or {}).get("addressing_style")
+            boto = boto3.session.Session(
+                botocore_session=session
+            )  # shared, for each one adds its methods to the clients
+            s3 = self._create(boto, style or "auto")
+            if not style and not _at_aws(s3):
+                s3 = self._create(boto, "path")  # host names such as bucket.minio:9000 do not resolve
             self.session = session
             self._s3 = s3
 
@@ -133,7 +137,7 @@ class Clients:
             read_timeout=READ_TIMEOUT_S,
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=_CONNECTIONS,
-            # CRC trailers are unknown to many stores; Content-MD5, which writes carry instead, to none.
+            # Many stores do not know CRC trailers. All know Content-MD5, which writes send instead.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"addressing_style": addressing_style},
@@ -168,7 +172,7 @@ class Clients:
             virtual_hosted_style_request=virtual,
             credential_provider=_Credentials(self.session),
             client_options=options,  # type: ignore[arg-type]  # a TypedDict, filled in steps
-            retry_config={"max_retries": 0},  # `reading` counts the tries
+            retry_config={"max_retries": 0},  # callers retry, see `retry`
         )
 
 
@@ -183,7 +187,7 @@ class _Credentials:
         if self._source is None:
             raise NoCredentialsError
         self._expire = isinstance(self._source, RefreshableCredentials)
-        self._source.get_frozen_credentials()  # raises here what would be hard to tell apart in obstore's words
+        self._source.get_frozen_credentials()  # raises here, where the cause is still known; obstore reports it as text
 
     def __call__(self) -> "S3Credential":
         found = self._source.get_frozen_credentials()
@@ -200,9 +204,10 @@ def _at_aws(s3: "BaseClient") -> bool:
 
 
 def _parse_lists_once(s3: "BaseClient") -> None:
-    """`parse_page` for listings, which botocore would parse before it, to find errors that come with status 200.
+    """Parse the answers to listings by `parse_page` alone, and not by botocore first.
 
-    It goes on doing so for the requests that are known to be answered like that.
+    botocore parses every answer once more, to find errors that come with status 200. It still does so for the
+    operations whose answers may hold such errors.
     """
     from botocore import handlers
 
@@ -215,17 +220,17 @@ def _parse_lists_once(s3: "BaseClient") -> None:
 
 
 def _stay_in_region(context: dict[str, Any], **_: object) -> None:
-    """botocore follows a bucket to its region and obstore does not: both shall say the same of a wrong region."""
+    """Keep botocore from following a bucket to its region: obstore does not, and both must raise `WrongRegion`."""
     context["s3_redirected"] = True
 
 
 def _add_md5(params: dict[str, Any], **_: object) -> None:
-    """Older stores ask for it with DeleteObjects, where botocore now sends a CRC instead."""
+    """Add Content-MD5 to DeleteObjects: older stores require it, and botocore now sends a CRC instead."""
     params["headers"]["Content-MD5"] = content_md5(params["body"])
 
 
 def content_md5(data: bytes) -> str:
-    """The header by which a store checks that it has received all of a body."""
+    """The Content-MD5 header, by which a store checks that a body arrived whole."""
     import base64
     import hashlib
 

@@ -1,7 +1,7 @@
-"""Of many who try to write an object first, one succeeds: by conditional writes, or by a ballot where a store has none.
+"""Creates an object exactly once: by conditional writes, or by a ballot where a store has none.
 
-With `If-None-Match` and `If-Match` the store decides, as AWS and MinIO do. Some stores take the headers and ignore
-them, so each bucket is tried once per process. The ballot is a promise of a lesser kind; see `ballot`.
+AWS, MinIO and others decide by `If-None-Match` and `If-Match`. Some stores accept the headers and ignore them, so each
+bucket is probed once per process. The ballot is a weaker guarantee; see `ballot`.
 """
 
 import secrets
@@ -16,27 +16,27 @@ from brainray.errors import Changed, StorageError
 from .requests import Requests
 from .uris import join, split
 
-_MARK = "brainray-writer"  # object metadata: tells our own write from another's after an answer was lost
-SETTLE_S = 3.0
+_MARK = "brainray-writer"  # metadata key: identifies our own write after its answer was lost
+SETTLE_S = 3.0  # wait of a ballot, until earlier candidates must be listed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditions:
-    """Which conditions of a write the store honours."""
+    """The conditional headers of writes that a store honours."""
 
     if_none_match: bool
     if_match: bool
 
 
 class Probe:
-    """What each bucket of each store honours, tried once and remembered. Every thread may ask."""
+    """Finds out which conditions each bucket honours, once per process. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Conditions] = {}
         self._lock = threading.Lock()
 
     def ask(self, requests: Requests, folder: str) -> Conditions:
-        """`folder`: where a small hidden object may be written for a moment."""
+        """The conditions that the bucket of `folder` honours. Writes a small hidden object there, and removes it."""
         bucket, _ = split(folder)
         with requests.translated("s3:PutObject", folder):
             endpoint, is_aws = requests.clients.endpoint, requests.clients.is_aws
@@ -62,7 +62,7 @@ def _try_conditions(requests: Requests, uri: str) -> Conditions:
 
 
 def _refused(requests: Requests, uri: str, **condition: str) -> bool:
-    """Whether a write that must fail does. A store that says it knows no such condition lacks it, too."""
+    """Whether a write whose condition does not hold is refused for that. Any other refusal counts as no."""
     try:
         requests.persist(partial(requests.put_once, uri, b"", **condition))
     except Changed:
@@ -74,10 +74,10 @@ def _refused(requests: Requests, uri: str, **condition: str) -> bool:
 
 
 def write_first(requests: Requests, uri: str, data: bytes) -> bool:
-    """Write an object that is not there, by `If-None-Match`; False where another was first.
+    """Create an object by `If-None-Match`; False if it exists already.
 
-    An answer may be lost after the store has written. So each writer leaves its mark, and who is told at the second try
-    that the object is there looks whose it is.
+    The answer may be lost after the store has written. So the object carries a random mark in its metadata: when a
+    retry finds the object there, the mark shows whether this call wrote it.
     """
     mark = secrets.token_hex(16)
     tries = requests.tries()
@@ -92,13 +92,13 @@ def write_first(requests: Requests, uri: str, data: bytes) -> bool:
 
 
 def ballot(requests: Requests, folder: str, name: str, data: bytes, *, settle_s: float, sleep: Sleep) -> bool:
-    """Write `<folder>/<name>` first, on a store without conditional writes; False where another did or may have.
+    """Create `<folder>/<name>` on a store without conditional writes; False if another writer did or may have.
 
-    Each writes a candidate, waits until those who began before it must be seen, and looks: the first candidate by name,
-    which begins with the time, wins. Two can win only where a writer is halted, or one of its requests takes, longer
-    than `settle_s` just between its look and its write, or before its candidate is there; the clocks need not agree,
-    for who comes later sees the object itself. A winner that needed longer looks again. A killed writer's candidate
-    stays and lets nobody win: the folder counts as taken, as any folder that a killed claim leaves.
+    Each writer puts a candidate, waits `settle_s` until earlier candidates must be listed, and lists them: the first by
+    name, which begins with the time, wins. Both can win only if one writer stalls for more than `settle_s` between
+    listing the candidates and writing, or before its candidate appears. Clocks need not agree: a late writer finds the
+    object. A winner whose listing took longer than `settle_s` lists again. A killed writer's candidate stays, and no
+    later writer wins: the folder counts as taken, like any folder that a killed claim leaves.
     """
     target = join(folder, name)
     if requests.keys(folder):
@@ -107,13 +107,13 @@ def ballot(requests: Requests, folder: str, name: str, data: bytes, *, settle_s:
     requests.put(join(folder, own), data)
     while True:
         sleep(settle_s)
-        looked_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        listed_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         present = requests.keys(folder)
         candidates = [key for key in present if key.startswith(".candidate-")]
         if name in present or own not in candidates or candidates[0] != own:
             requests.remove(join(folder, own))
             return False
-        if time.clock_gettime(time.CLOCK_BOOTTIME) - looked_s < settle_s:
+        if time.clock_gettime(time.CLOCK_BOOTTIME) - listed_s < settle_s:
             break
     requests.put(target, data)
     requests.remove(join(folder, own))

@@ -1,7 +1,7 @@
-"""What went wrong at an S3 store, as `StorageError`: one line that names the bucket or endpoint and says what to do.
+"""Translates the exceptions of boto3 and obstore into `StorageError`: one line that names the place and the remedy.
 
-Knows both clients' exceptions. Their texts are dropped, and so is the chain of exceptions: they quote the store's
-answer, which may hold the access key id, the string that was signed, request ids and addresses.
+The clients' own messages are dropped, and the chain of exceptions with them: they quote the store's answer, which may
+hold the access key id, the string that was signed, request ids and addresses.
 """
 
 import re
@@ -15,12 +15,12 @@ from brainray.errors import BrainrayError, Changed, ImageReason, OutOfRange, Sto
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class S3Request:
-    """What was asked of which store, for the message."""
+    """A request, as far as its error message needs it."""
 
     action: str  # the permission it needs: "s3:GetObject"
     uri: str
     bucket: str
-    endpoint: str  # may hold user and password: `host` is for people
+    endpoint: str  # may hold user and password; messages show `host`
     region: str | None
 
     @property
@@ -31,7 +31,7 @@ class S3Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class S3Answer:
-    """What the store answered, apart from how a client tells it."""
+    """The answer of a store, whichever client received it."""
 
     status: int
     code: str
@@ -64,7 +64,7 @@ _WORDS: dict[str, tuple[ImageReason, str]] = {
     "InvalidObjectState": ("forbidden", _ARCHIVED),
     "InvalidBucketName": ("forbidden", "{bucket} is no valid bucket name at {host}"),
     "KeyTooLongError": ("not_found", "the key is longer than S3 allows"),
-    # These come with status 400 and pass all the same.
+    # These come with status 400, but a retry may succeed.
     "RequestTimeout": ("read_failed", _LOST),
     "BadDigest": ("read_failed", _LOST),
     "IncompleteBody": ("read_failed", _LOST),
@@ -84,7 +84,7 @@ _STATUS_CODES = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}
 
 @contextmanager
 def translated(describe: Callable[[], S3Request]) -> Iterator[None]:
-    """Turns every error of a client into a `StorageError`."""
+    """Turn every error of a client into a `StorageError`."""
     try:
         yield
     except BrainrayError:
@@ -97,7 +97,7 @@ def translated(describe: Callable[[], S3Request]) -> Iterator[None]:
 
 
 def translate(exc: Exception, request: S3Request) -> StorageError | None:
-    """The `StorageError` for a client's exception; None for one that is no client's."""
+    """The `StorageError` for an exception of a client; None for any other exception."""
     home = type(exc).__module__.partition(".")[0]
     if home in ("botocore", "boto3"):
         return _from_botocore(exc, request)
@@ -117,7 +117,7 @@ def translate(exc: Exception, request: S3Request) -> StorageError | None:
 def judge(answer: S3Answer, request: S3Request) -> StorageError:
     """The `StorageError` for an answer other than success."""
     code = answer.code if not answer.code.isdigit() else _STATUS_CODES.get(answer.status, answer.code)
-    told = code if code and not code.isdigit() else f"HTTP {answer.status}"
+    label = code if code and not code.isdigit() else f"HTTP {answer.status}"
     moved = answer.region is not None and answer.region != request.region and answer.status in (301, 307, 400)
     if moved or code in _ELSEWHERE or answer.status in (301, 307):
         return _elsewhere(answer.region, request)
@@ -126,16 +126,16 @@ def judge(answer: S3Answer, request: S3Request) -> StorageError:
     if answer.status == 416:
         return _error("read_failed", request, "the object is shorter than expected", kind=OutOfRange)
     if code in _THROTTLING or (answer.status in (429, 503, 509) and code not in _WORDS):
-        return _error("read_failed", request, f"{request.host} asks for fewer requests ({told})", kind=Throttled)
+        return _error("read_failed", request, f"{request.host} asks for fewer requests ({label})", kind=Throttled)
     if code not in _WORDS:
         code = _STATUS_CODES.get(answer.status, code)
     if code in _WORDS:
         reason, words = _WORDS[code]
         filled = words.format(bucket=request.bucket, host=request.host, action=request.action)
-        return _error(reason, request, f"{filled} ({told})")
+        return _error(reason, request, f"{filled} ({label})")
     if answer.status >= 500 or answer.status == 409:
-        return _error("read_failed", request, f"the store failed ({told})")
-    return _error("forbidden", request, f"{request.host} refused {request.action} ({told})")
+        return _error("read_failed", request, f"the store failed ({label})")
+    return _error("forbidden", request, f"{request.host} refused {request.action} ({label})")
 
 
 def _elsewhere(region: str | None, request: S3Request) -> StorageError:
@@ -167,11 +167,11 @@ def _from_botocore(exc: Exception, request: S3Request) -> StorageError:
         return _error("read_failed", request, f"{_LOST} ({type(exc).__name__})")
     if isinstance(exc, known.ParamValidationError):
         return _error("forbidden", request, f"{request.bucket} is no valid bucket name, or the key is none")
-    return _error("forbidden", request, _set_up(type(exc).__name__))
+    return _error("forbidden", request, _configuration_message(type(exc).__name__))
 
 
-def _set_up(name: str) -> str:
-    """What to do about a client that cannot even be made, or finds no credentials, by the exception's name."""
+def _configuration_message(name: str) -> str:
+    """The message for a client that cannot be made or finds no credentials, by the exception's name."""
     if name == "NoCredentialsError":
         return "no credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     if name == "ProfileNotFound":
@@ -185,9 +185,9 @@ def _set_up(name: str) -> str:
 
 def _answer_of(exc: Exception) -> S3Answer:
     response = getattr(exc, "response", {})
-    error, told = response.get("Error", {}), response.get("ResponseMetadata", {})
-    region = error.get("Region") or told.get("HTTPHeaders", {}).get("x-amz-bucket-region")
-    return S3Answer(status=told.get("HTTPStatusCode", 0), code=str(error.get("Code", "")), region=region)
+    error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
+    region = error.get("Region") or metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    return S3Answer(status=metadata.get("HTTPStatusCode", 0), code=str(error.get("Code", "")), region=region)
 
 
 _OBSTORE_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
@@ -205,10 +205,10 @@ _OBSTORE_STATUS_OF = {
 
 
 def _from_obstore(exc: Exception, request: S3Request) -> StorageError:
-    """obstore tells all it knows as text only: the head line, the answer's body, then Rust's debug format."""
+    """Parse the message: obstore gives status, code and region only in its text (Rust's debug format)."""
     name, text = type(exc).__name__, str(exc)
     if "External AWS credential provider" in text:
-        return _error("forbidden", request, _set_up("CredentialRetrievalError"))
+        return _error("forbidden", request, _configuration_message("CredentialRetrievalError"))
     found = _OBSTORE_STATUS.search(text)
     status = int(found[1]) if found else _OBSTORE_STATUS_OF.get(name)
     if "BareRedirect" in text:

@@ -1,6 +1,7 @@
-"""Requests to S3, one method each: repeated where the store falters, errors as `StorageError`.
+"""Requests to S3, one method each: retried by `POLICY`, with errors as `StorageError`.
 
-What is asked `once` is tried once, for a caller that counts the tries or must look before each.
+A method whose name ends in `once` does not retry, for callers that do so themselves or must check a claim before each
+attempt.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from .uris import split
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# An image is read again where it is refused, or it would become an error row; all else that is refused ends at once.
+# A 403 ends a request at once. Reads of images retry it, see `RetryPolicy`, or the image would become an error row.
 POLICY = RetryPolicy(refused_attempts=1)
 PAGE_KEYS = 1000  # ListObjectsV2 gives no more
 DELETE_KEYS = 1000  # DeleteObjects takes no more
@@ -38,22 +39,22 @@ _T = TypeVar("_T")
 
 
 class Requests:
-    """All requests of a process. Threads may share it; a copy by pickle makes clients of its own."""
+    """All requests of a process. Safe to share between threads; a pickled copy makes clients of its own."""
 
     def __init__(self, sleep: Sleep = time.sleep) -> None:
         self.clients = Clients()
         self._sleep = sleep
 
     def persist(self, request: Callable[[], _T], tries: RetryState | None = None) -> _T:
-        """Repeat a request that may pass a moment later. `tries` is for a caller who asks how many there were."""
+        """Make a request with retries. `tries` is passed by callers with another policy, or that read the count."""
         return (tries or self.tries()).persist(request, self._sleep)
 
-    def tries(self) -> RetryState:
-        return RetryState(policy=POLICY, in_bucket=True)
+    def tries(self, policy: RetryPolicy | None = None) -> RetryState:
+        return RetryState(policy=policy or POLICY, in_bucket=True)
 
     @contextmanager
     def translated(self, action: str, uri: str) -> Iterator[None]:
-        """Around every call of a client. `action` is the permission that it needs."""
+        """Translate the errors of one call of a client. `action` is the permission that the call needs."""
         bucket, _ = split(uri)
         try:
             with translated(partial(self.clients.request, action, uri, bucket)):
@@ -62,11 +63,11 @@ class Requests:
             raise self._with_region(error, action, uri, bucket) from None
 
     def _with_region(self, error: WrongRegion, action: str, uri: str, bucket: str) -> StorageError:
-        """Asks for the region where the answer did not name it: obstore does not show the headers."""
+        """Add the bucket's region to the error, by a request where it is unknown: obstore hides the headers."""
         if "another region" in str(error):
             try:
                 self.clients.s3.head_bucket(Bucket=bucket)
-            except Exception as exc:  # noqa: BLE001  # whatever it is, the first error stands
+            except Exception as exc:  # noqa: BLE001  # if this fails too, the first error is raised
                 headers = getattr(exc, "response", {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
                 region = headers.get("x-amz-bucket-region")
                 answer = S3Answer(status=301, code="PermanentRedirect", region=region)
@@ -74,7 +75,7 @@ class Requests:
         return error
 
     def once(self, operation: str, action: str, uri: str, **parameters: object) -> dict[str, Any]:
-        """One request of botocore on the object `uri`, or where `Key` is None on its bucket."""
+        """Make one request by botocore on the object `uri`, or on its bucket if `Key` is None."""
         bucket, key = split(uri)
         parameters = {"Bucket": bucket, "Key": key, **parameters}
         with self.translated(action, uri):
@@ -85,7 +86,7 @@ class Requests:
     def get_once(self, uri: str) -> bytes:
         """One GET and no HEAD. A body that ends early raises `read_failed`."""
         bucket, key = split(uri)
-        if not _plain(key):  # obstore refuses such keys, or reads another's
+        if not _plain(key):  # obstore refuses such keys, or reads another object
             return self._body(uri)
         with self.translated("s3:GetObject", uri):
             import obstore
@@ -93,7 +94,7 @@ class Requests:
             return obstore.get(self.clients.store(bucket), key).bytes().to_bytes()
 
     def open_once(self, uri: str, version: str | None = None) -> pa.NativeFile:
-        """One GET of all where it is not large, else a file that is read by ranges."""
+        """Open an object: by one GET up to `WHOLE_BYTES`, else as a file that is read by ranges."""
         bucket, key = split(uri)
         if not _plain(key):
             return pa.BufferReader(self._body(uri, tag=version))
@@ -105,14 +106,14 @@ class Requests:
             _check_version(uri, tag, version)
             if size_bytes <= WHOLE_BYTES:
                 return pa.BufferReader(found.bytes().to_bytes())
-        del found  # and its connection with it
+        del found  # frees its connection
         ranges = RangeFile(partial(self._range, uri, tag), size_bytes)
         return pa.PythonFile(io.BufferedReader(ranges, _BUFFER_BYTES), mode="r")
 
     def get_range_once(self, uri: str, start: int, length: int, version: str | None) -> bytes:
-        """One GET of a stretch of the version that was listed; a store that ignores `If-Match` is told by its tag.
+        """Read a byte range of the listed version by one GET; the ETag is compared for stores that ignore `If-Match`.
 
-        By botocore: obstore takes no answer that gives the stretch with status 200, as rclone does.
+        Uses botocore, because obstore refuses a range that comes with status 200, as from rclone.
         """
         match = f'"{version}"' if version else None
         try:
@@ -124,12 +125,12 @@ class Requests:
         return data
 
     def get_tail_once(self, uri: str, length: int, version: str | None) -> tuple[bytes, int]:
-        """One GET of the end of the version that was listed, and the size of the whole object."""
+        """Read the last bytes of the listed version by one GET, and the size of the whole object."""
         match = f'"{version}"' if version else None
         try:
             try:
                 data, answer = self._get(uri, version, Range=f"bytes=-{length}", IfMatch=match)
-            except OutOfRange:  # some stores refuse to give all of a smaller object (rclone)
+            except OutOfRange:  # rclone refuses a range that is longer than the object
                 data, answer = self._get(uri, version, IfMatch=match)
         except Changed:
             raise changed(uri) from None
@@ -140,7 +141,7 @@ class Requests:
         return data, size_bytes
 
     def _range(self, uri: str, version: str | None, start: int, end: int) -> bytes:
-        """Bytes of the version that was opened; where there is another by now, `StorageError`."""
+        """Bytes `start` to `end` of the version that was opened; `StorageError` for another version."""
         data = self.persist(partial(self._body, uri, Range=f"bytes={start}-{end - 1}", IfMatch=version))
         if len(data) != end - start:
             raise StorageError("read_failed", f"{uri}: got {len(data)} of {end - start} bytes")
@@ -150,14 +151,14 @@ class Requests:
         return self._get(uri, tag, **parameters)[0]
 
     def _get(self, uri: str, tag: str | None, **parameters: object) -> tuple[bytes, dict[str, Any]]:
-        """The body, and what else was answered."""
+        """The body and the rest of the answer. Raises `StorageError` where the ETag is not `tag`."""
         answer = self.once("get_object", "s3:GetObject", uri, **parameters)
         _check_version(uri, answer.get("ETag"), tag)
         with self.translated("s3:GetObject", uri):
             return answer["Body"].read(), answer
 
     def head_once(self, uri: str) -> dict[str, Any] | None:
-        """What the store knows of an object; None where there is none."""
+        """Size, ETag and metadata of an object; None if it does not exist."""
         try:
             return self.once("head_object", "s3:GetObject", uri)
         except StorageError as exc:
@@ -168,25 +169,35 @@ class Requests:
     def head(self, uri: str) -> dict[str, Any] | None:
         return self.persist(partial(self.head_once, uri))
 
-    def page(self, uri: str, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None) -> Page:
+    def page(
+        self,
+        uri: str,
+        prefix: str,
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        policy: RetryPolicy | None = None,
+    ) -> Page:
         """Up to 1000 keys with a prefix, of the bucket in which `uri` lies."""
-        return self.persist(partial(self.page_once, uri, prefix, delimiter=delimiter, after=after, token=token))
+        fetch = partial(self.page_once, uri, prefix, delimiter=delimiter, after=after, token=token)
+        return self.persist(fetch, self.tries(policy))
 
     def page_once(
         self, uri: str, prefix: str, *, delimiter: str = "", after: str = "", token: str | None = None
     ) -> Page:
-        asked = {"Prefix": prefix, "Delimiter": delimiter or None, "StartAfter": after or None}
-        return self._list_once(uri, MaxKeys=PAGE_KEYS, ContinuationToken=token, **asked)
+        parameters = {"Prefix": prefix, "Delimiter": delimiter or None, "StartAfter": after or None}
+        return self._list_once(uri, MaxKeys=PAGE_KEYS, ContinuationToken=token, **parameters)
 
     def first_key(self, uri: str, prefix: str) -> str | None:
-        """The first of all keys with a prefix, which is the prefix itself where there is such an object."""
-        entries = self.persist(partial(self._list_once, uri, Prefix=prefix, MaxKeys=1)).entries
-        return entries[0].key if entries else None
+        """The first key with a prefix (the prefix itself if it is an object); None if there is none."""
+        found = self.persist(partial(self._list_once, uri, Prefix=prefix, MaxKeys=1)).entries
+        return found[0].key if found else None
 
     def keys(self, folder: str) -> list[str]:
-        """The keys in a small folder, sorted, without what they have in common."""
+        """The keys in a folder of at most 1,000, sorted, without the folder's prefix."""
         prefix = split(folder)[1] + "/"
-        return [entry.key[len(prefix) :] for entry in self.page(folder, prefix).entries]
+        return [listed.key[len(prefix) :] for listed in self.page(folder, prefix).entries]
 
     def _list_once(self, uri: str, **parameters: object) -> Page:
         page: Page = self.once("list_objects_v2", "s3:ListBucket", uri, Key=None, **parameters)[FIELD]
@@ -200,14 +211,16 @@ class Requests:
         self.persist(partial(self.put_once, uri, data))
 
     def upload(self, uri: str, data: bytes) -> dict[str, Any]:
-        """Send a large file in parts, for `complete_once` to make it an object, whole."""
-        ask = partial(self.once, action="s3:PutObject", uri=uri)
-        upload = {"UploadId": self.persist(lambda: ask("create_multipart_upload"))["UploadId"]}
+        """Send a large file in parts, which `complete_once` makes one object. Returns the arguments for that."""
+        request = partial(self.once, action="s3:PutObject", uri=uri)
+        upload = {"UploadId": self.persist(lambda: request("create_multipart_upload"))["UploadId"]}
         parts = []
         try:
             for number, start in enumerate(range(0, len(data), PART_BYTES), 1):
                 part = data[start : start + PART_BYTES]
-                send = partial(ask, "upload_part", PartNumber=number, Body=part, ContentMD5=content_md5(part), **upload)
+                send = partial(
+                    request, "upload_part", PartNumber=number, Body=part, ContentMD5=content_md5(part), **upload
+                )
                 parts.append({"PartNumber": number, "ETag": self.persist(send)["ETag"]})
         except BaseException:
             with suppress(StorageError):  # else a life-cycle rule of the bucket must remove it
@@ -216,7 +229,7 @@ class Requests:
         return {**upload, "MultipartUpload": {"Parts": parts}}
 
     def complete_once(self, uri: str, upload: dict[str, Any]) -> None:
-        """An upload that is not there was completed, where the object is made of its parts: the answer was lost."""
+        """Complete an upload. A missing one counts as completed if the object has its ETag: the answer was lost."""
         try:
             self.once("complete_multipart_upload", "s3:PutObject", uri, **upload)
         except StorageError as exc:
@@ -225,7 +238,7 @@ class Requests:
                 raise
 
     def remove_once(self, uri: str) -> None:
-        """An object that is not there is fine."""
+        """Delete an object. A missing one is no error."""
         with suppress_not_found():
             self.once("delete_object", "s3:DeleteObject", uri)
 
@@ -233,9 +246,9 @@ class Requests:
         self.persist(partial(self.remove_once, uri))
 
     def remove_many_once(self, uri: str, keys: list[str]) -> None:
-        """At most `DELETE_KEYS`, of the bucket in which `uri` lies."""
-        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-        answer = self.once("delete_objects", "s3:DeleteObject", uri, Key=None, Delete=wanted)
+        """Delete up to `DELETE_KEYS` keys of the bucket in which `uri` lies. Missing ones are no error."""
+        batch = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        answer = self.once("delete_objects", "s3:DeleteObject", uri, Key=None, Delete=batch)
         for error in answer.get("Errors", []):
             if error.get("Code") != "NoSuchKey":
                 request = self.clients.request("s3:DeleteObject", uri, split(uri)[0])
@@ -243,7 +256,7 @@ class Requests:
 
 
 class RangeFile(io.RawIOBase):
-    """A large object as a file, by one request for each read."""
+    """A large object as a file. Each read is one request."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size_bytes: int) -> None:
         self._read_range = read_range
@@ -289,7 +302,7 @@ def suppress_not_found() -> Iterator[None]:
 
 
 def _etag_of_parts(parts: list[dict[str, Any]]) -> str | None:
-    """What S3 makes of the parts' MD5; None where their tags are none, as with KMS encryption."""
+    """The ETag that S3 derives from the MD5 of the parts; None where part tags are no MD5 (KMS encryption)."""
     try:
         digests = b"".join(bytes.fromhex(part["ETag"].strip('"')) for part in parts)
     except ValueError:
@@ -298,6 +311,6 @@ def _etag_of_parts(parts: list[dict[str, Any]]) -> str | None:
 
 
 def _plain(key: str) -> bool:
-    """Whether obstore takes a key as it is: it trims "/", and refuses empty parts, dots and control characters."""
+    """Whether obstore uses a key unchanged: it trims "/", and refuses empty parts, dots and control characters."""
     parts = key.split("/")
     return key.isprintable() and all(part not in ("", ".", "..") for part in parts)

@@ -1,20 +1,20 @@
-"""`s3://bucket/key`: the key stands as it is, with no escapes, so that every name leads back to its object."""
+"""Parses and joins `s3://bucket/key`. Keys are used unescaped, so that every URI leads back to its object."""
 
 import re
 
 from brainray.errors import BadRequest
 
-# AWS allows less today; older buckets and other stores have these.
+# AWS allows fewer names for new buckets; older buckets and other stores have these.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 def normalise(uri: str) -> str:
-    """The one spelling: no "/" at the end, none doubled after the bucket. Raises `BadRequest` for no location."""
+    """The canonical spelling: no "/" at the end or doubled after the bucket. Raises `BadRequest` for a bad URI."""
     shown = " ".join(uri.split())
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not _BUCKET.fullmatch(bucket):
-        told = f"{bucket!r} is no valid bucket name" if bucket else "the bucket's name is missing"
-        raise BadRequest(f"{shown}: {told}; write s3://bucket/folder")
+        problem = f"{bucket!r} is no valid bucket name" if bucket else "the bucket's name is missing"
+        raise BadRequest(f"{shown}: {problem}; write s3://bucket/folder")
     key = key.strip("/")
     if any(part in (".", "..") for part in key.split("/")):
         raise BadRequest(f"{shown}: S3 has no '.' or '..'; write the key in full")
@@ -22,7 +22,7 @@ def normalise(uri: str) -> str:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and key, the latter without the "/" that a folder's name may end with; "" for the bucket itself."""
+    """Bucket and key; the key is "" for the bucket itself."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
@@ -36,5 +36,5 @@ def parent(uri: str) -> str:
 
 
 def name_of(uri: str) -> str:
-    """The last part, as it is; of a bucket, its name."""
+    """The last part of the key; for a bucket, its name."""
     return uri.rstrip("/").rpartition("/")[2]
