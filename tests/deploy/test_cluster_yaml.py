@@ -285,7 +285,7 @@ def test_every_node_has_the_profile_of_its_kind():
 
 def test_permissions_on_buckets_are_those_that_brainray_asks_for():
     asked: set[str] = set()
-    for module in (ROOT / "brainray").glob("*.py"):
+    for module in (ROOT / "brainray").rglob("*.py"):
         asked |= set(re.findall(r'"(s3:\w+)"', module.read_text()))
     assert actions("s3") == asked
 

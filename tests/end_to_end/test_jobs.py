@@ -40,7 +40,7 @@ def test_a_submitted_job_scores_an_archive_with_what_was_uploaded(head, archive,
     uploaded = {line[2:] for line in done.stdout.splitlines() if line.startswith("./")}
     assert {"brainray/cli/app.py", "jobs/score.py", "jobs/train.py"} <= uploaded
     assert {name.split("/")[0] for name in uploaded} <= {"brainray", "jobs", "pyproject.toml", "README.md"}
-    assert not any("__pycache__" in name for name in uploaded)
+    assert not any("__pycache__" in name or name.endswith("/README.md") for name in uploaded)
 
     assert "brainray: --data /none: No such file" in done.stdout
     assert "code 2" in done.stdout
