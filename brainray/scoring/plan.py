@@ -173,7 +173,7 @@ def _list_inputs(
         indexes,
         classes=request.bundle.classes,
         output=request.output,
-        truth=request.label_file,
+        label_file=request.label_file,
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,
