@@ -1,4 +1,4 @@
-"""Commands, their options and exit codes. What a command does lives in the module it calls."""
+"""The program `brainray`: its commands, and the exit code of each error. `commands` holds what they do."""
 
 import os
 import signal
@@ -16,6 +16,8 @@ from brainray.errors import BadRequest, BrainrayError
 from .audit import audit
 from .doctor import doctor
 from .log import LOG
+from .report import report
+from .sample import sample
 from .score import score
 from .submit import SETTINGS as SUBMIT_SETTINGS
 from .submit import submit
@@ -34,55 +36,13 @@ app = typer.Typer(
 app.command()(train)
 app.command()(score)
 app.command()(tune)
-
-_INTERRUPTED = 130  # by Ctrl-C or a signal: 128 + SIGINT, as shells have it
-
-
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="Folder that `score` wrote.", metavar="RUN")],
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
-    ] = False,
-) -> None:
-    """Rebuild summary/ from the Parquet of a run; needs neither Ray nor torch."""
-    from brainray import storage
-    from brainray.scoring.run_folder import check_is_run, verify_run
-    from brainray.scoring.summary import build_summary
-    from brainray.storage.lease import hold
-
-    from .console import output_console, show_summary
-
-    uri = storage.normalise(run)
-    console = output_console()
-    if verify:
-        account = verify_run(uri)
-        console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
-        return
-    check_is_run(uri)
-    with hold(uri, purpose="report", say=LOG.say) as lease:
-        show_summary(console, build_summary(uri, lease.writer))
-    console.print(f"summary is in {storage.join(uri, 'summary')}")
-
-
-@app.command()
-def sample(
-    output: Annotated[str, typer.Option(help="Folder to draw into; new or empty.", metavar="DIR")],
-    images: Annotated[int, typer.Option(help="How many, over all classes.")] = 400,
-    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
-) -> None:
-    """Draw a synthetic MRI-like archive, to try everything with no data."""
-    from brainray import storage
-    from brainray.imaging.phantom import write_archive
-
-    uri = storage.normalise(output)
-    drawn = write_archive(uri, images=images, seed=seed)
-    typer.echo(f"{drawn:,} drawn images in class folders are in {uri}")
-
-
+app.command()(report)
+app.command()(sample)
 app.command(context_settings=SUBMIT_SETTINGS)(submit)
 app.command()(audit)
 app.command()(doctor)
+
+_INTERRUPTED = 130  # by Ctrl-C or a signal: 128 + SIGINT, as shells have it
 
 
 def _show_version(value: bool) -> None:

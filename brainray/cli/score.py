@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brainray.errors import TooManyFailed
-
 from .log import LOG, LogFormatOption
 from .options import Precision
 
@@ -15,6 +13,8 @@ if TYPE_CHECKING:
     from brainray.config import ScoreOptions
     from brainray.scoring.run_folder import ScoreRequest
 
+# Parameters that are no fields of `ScoreOptions`.
+_NO_OPTIONS = ("input", "output", "model", "labels", "stall_timeout", "plan", "probe", "price", "log_format")
 
 KeepColumns = Annotated[
     list[str] | None, typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES")
@@ -83,22 +83,12 @@ def score(
         _score(request)
 
 
-def options_of(given: Mapping[str, Any]) -> "ScoreOptions":
-    """The options in the values of a command line. Raises `BadRequest` for what makes no sense; looks at no file."""
-    from brainray.config import MaxFailed, ScoreOptions, parse_share
+def options_of(params: Mapping[str, Any]) -> "ScoreOptions":
+    """The options among the parameters of a command line. Raises `BadRequest` that names a wrong one; reads no file."""
+    from brainray.commands.options import score_options
 
-    as_they_are = ("workers", "batch_size", "shard_size", "group_by", "precision")
-    flags = ("retry_unread", "forget_missing", "rescore")
-    columns = (name.strip() for names in given["keep_columns"] or () for name in names.split(","))
-    return ScoreOptions(
-        **{name: given[name] for name in (*as_they_are, *flags)},
-        include=tuple(given["include"] or ()),
-        exclude=tuple(given["exclude"] or ()),
-        keep_columns=tuple(columns),
-        max_failed=MaxFailed.parse(given["max_failed"]),
-        stall_timeout_s=given["stall_timeout"],
-        max_unread=parse_share("--max-unread", given["max_unread"]),
-    )
+    given = {name: value for name, value in params.items() if name not in _NO_OPTIONS}
+    return score_options(**given, stall_timeout_s=params["stall_timeout"])
 
 
 def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
@@ -117,6 +107,7 @@ def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
 
 
 def _score(request: "ScoreRequest") -> None:
+    from brainray.commands.score import check_max_failed
     from brainray.commands.score import score as score_images
 
     from .console import output_console, show_outcome, watcher
@@ -127,12 +118,7 @@ def _score(request: "ScoreRequest") -> None:
     LOG.event(
         "done", run=outcome.plan.uri, scored=outcome.scored, seconds=round(outcome.elapsed_s, 3), **_totals(outcome)
     )
-    totals, limit = outcome.summary.figures["totals"], request.options.max_failed
-    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
-        raise TooManyFailed(
-            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
-            "every row is written, see the error column"
-        )
+    check_max_failed(outcome, request.options.max_failed)
 
 
 def _totals(outcome: "Outcome") -> dict[str, Any]:

@@ -13,8 +13,8 @@ from functools import partial
 
 from brainray import storage
 from brainray.callbacks import Clock, Say
-from brainray.config import ScoreOptions
-from brainray.errors import StorageError
+from brainray.config import MaxFailed, ScoreOptions
+from brainray.errors import StorageError, TooManyFailed
 from brainray.inputs.file_lists import kept_types
 from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
@@ -122,6 +122,17 @@ def score(
             check_output(request)  # again, for another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
+
+
+def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:
+    """Raise `TooManyFailed`, which carries `result`, where more images failed than the limit allows."""
+    totals = outcome.summary.figures["totals"]
+    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
+        raise TooManyFailed(
+            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
+            "every row is written, see the error column",
+            result=result,
+        )
 
 
 def plan_only(request: ScoreRequest) -> Plan:
