@@ -57,15 +57,15 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """The options of `brainray` itself."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of a command line. What a user can cause is one line; a traceback is a defect."""
+    """Run a command line; gives its exit code. Every error that a user can cause is one line on standard error."""
     LOG.set_format("text")
     try:
         code = app(args=list(arguments), prog_name="brainray", standalone_mode=False)
-        if code == _INTERRUPTED:  # what typer makes of KeyboardInterrupt
+        if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except BrainrayError as exc:
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped; what was finished is kept, run the same command to go on", _INTERRUPTED)
     except BrokenPipeError:
-        return 0  # `| head` has seen enough
+        return 0  # the reader has closed the pipe, as `| head` does
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -88,8 +88,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def main() -> NoReturn:
-    """The program `brainray`. Leaves at once: taking down what the libraries set up would take 0.4 s more."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a scheduler that stops the run, a terminal that is closed
+    """The program `brainray`. It ends by `os._exit`: the exit handlers of the libraries would take 0.4 s more."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # sent by a scheduler that stops the run, or a closed terminal
         signal.signal(number, _interrupt)
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):

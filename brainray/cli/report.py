@@ -13,7 +13,10 @@ def report(
         bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
     ] = False,
 ) -> None:
-    """Rebuild summary/ from the Parquet of a run; needs neither Ray nor torch."""
+    """Rebuild the summary of a run from its Parquet.
+
+    Needs neither Ray nor torch.
+    """
     from brainray import storage
     from brainray.commands.report import report as rebuild
     from brainray.commands.report import verify as verify_parts

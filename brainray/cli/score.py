@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NO_OPTIONS = ("input", "output", "model", "labels", "stall_timeout", "plan", "probe", "price", "log_format")
 
 KeepColumns = Annotated[
-    list[str] | None, typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES")
+    list[str] | None, typer.Option(help="Columns of an input list to copy into the predictions.", metavar="NAMES")
 ]
 
 
@@ -25,54 +25,63 @@ def score(
     context: typer.Context,
     input: Annotated[
         list[str],
-        typer.Option(help="Folder, image, tar, zip, Parquet or list; may be given several times.", metavar="URI"),
+        typer.Option(help="Folder, image, tar, zip, Parquet or list; repeatable.", metavar="URI"),
     ],
     output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
     model: Annotated[
-        str, typer.Option(help="Model that `train` wrote, or the one of this package.", metavar="URI")
+        str, typer.Option(help="Model that `train` wrote; shipped: the one in the package.", metavar="URI")
     ] = "shipped",
     labels: Annotated[
         str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that score. [default: what the cluster has]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Scoring processes. [default: as many as the cluster holds]")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in one forward pass. [default: by device]")] = None,
-    shard_size: Annotated[int | None, typer.Option(help="Images a part file. [default: about 1,000]")] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Images in one part file. [default: about 1,000]")] = None,
     max_failed: Annotated[
-        str, typer.Option(help="More failed images than this end with code 3: a share or a count.")
+        str, typer.Option(help="Allowed failed images, a share or a count; more: exit code 3.")
     ] = "1%",
     include: Annotated[
         list[str] | None,
-        typer.Option(help="Only paths below the input that match; '*' matches '/' too.", metavar="GLOB"),
+        typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
     ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No paths that match.", metavar="GLOB")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out paths that match; repeatable.", metavar="GLOB")
+    ] = None,
     keep_columns: KeepColumns = None,
     group_by: Annotated[
-        str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
+        str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")
     ] = None,
     precision: Precision = "auto",
-    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished shard that end the run.")] = 600,
+    stall_timeout: Annotated[
+        float, typer.Option(help="Seconds without a finished shard after which the run ends.")
+    ] = 600,
     max_unread: Annotated[
-        str, typer.Option(help="A greater share of reads in a row that fail ends the run; 100%: never.")
+        str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")
     ] = "50%",
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,
     forget_missing: Annotated[
-        bool, typer.Option("--forget-missing", help="Drop the rows of images that are gone.")
+        bool, typer.Option("--forget-missing", help="Drop the rows of images that are no longer in the input.")
     ] = False,
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Score all anew, also by another model; replaces the run when complete.")
+        bool, typer.Option("--rescore", help="Score all images again; replaces the run once complete.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be scored, and score nothing.")] = False,
     probe: Annotated[
-        bool, typer.Option("--probe", help="With --plan: score some images, to say how long it would take.")
+        bool, typer.Option("--probe", help="With --plan: score some images to estimate the time.")
     ] = False,
     price: Annotated[
-        float | None, typer.Option(help="With --probe: of a machine for an hour, to say what it would cost.")
+        float | None, typer.Option(help="With --probe: price of a machine-hour, to estimate the cost.")
     ] = None,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Score every image under the inputs; one Parquet row an image."""
+    """Score every image under the inputs, one Parquet row each.
+
+    The same command goes on with a run that was stopped, and scores images that are new.
+    """
     from brainray.commands.score import read_request
 
     options = options_of(context.params)
@@ -122,6 +131,6 @@ def _score(request: "ScoreRequest") -> None:
 
 
 def _totals(outcome: "Outcome") -> dict[str, Any]:
-    """What a monitor wants to know of a run without reading its summary."""
+    """The figures of the `done` event, for monitoring that does not read the summary."""
     figures = outcome.summary.figures
     return {name: figures[name] for name in ("totals", "accuracy", "macro_f1", "failures", "gone")}

@@ -18,31 +18,25 @@ _NO_OPTIONS = ("data", "output", "init", "exclude", "log_format")
 Workers = Annotated[
     str | None,
     typer.Option(
-        help="Ray Train workers; 2-8: no fewer than 2, and up to 8 as machines come and go. "
-        "[default: what the cluster has]",
+        help="Ray Train workers; 2-8: at least 2, at most 8. [default: as many as the cluster holds]",
         metavar="N|N-M",
     ),
 ]
 Init = Annotated[
     str | None,
     typer.Option(
-        help="Model whose weights to begin with, also for other classes; its network is taken over. shipped: the one "
-        "of this package.",
+        help="Model to fine-tune, also for other classes; its network is kept. shipped: the one in the package.",
         metavar="URI",
     ),
 ]
 Width = Annotated[
-    float | None, typer.Option(help="Of compact: so many times the channels; cost grows with the square. [default: 1]")
+    float | None, typer.Option(help="Factor on the channels of compact; cost grows with its square. [default: 1]")
 ]
 Crop = Annotated[
     str | None, typer.Option(help="head: cut off the margins around the head; none: keep them. [default: head]")
 ]
-Augment = Annotated[
-    float, typer.Option(help="Strength of random changes while learning; 0: none, 1: for --weights imagenet.")
-]
-Folds = Annotated[
-    int, typer.Option(help="Measure every picture in one of so many folds, then learn from all. 0: one split.")
-]
+Augment = Annotated[float, typer.Option(help="Strength of the augmentation; 0: none; 1: for --weights imagenet.")]
+Folds = Annotated[int, typer.Option(help="Cross-validate in this many folds, then train on all images; 0: one split.")]
 
 
 def train(
@@ -51,12 +45,12 @@ def train(
     output: Annotated[str, typer.Option(help="Folder for the model.", metavar="URI")],
     preset: Annotated[str, typer.Option(help="quick: minutes on a laptop; thorough: an hour or more.")] = "quick",
     workers: Workers = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many passes. [default: of the preset]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the images. [default: by preset]")] = None,
     model: Model = None,
     init: Init = None,
     weights: Weights = "none",
-    image_px: Annotated[int | None, typer.Option(help="Side of the image it sees. [default: of the preset]")] = None,
-    channels: Annotated[int | None, typer.Option(help="1: luminance, 3: RGB. [default: 1]")] = None,
+    image_px: Annotated[int | None, typer.Option(help="Side of the square network input. [default: by preset]")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels. 1: luminance; 3: RGB. [default: 1]")] = None,
     width: Width = None,
     batch_size: BatchSize = 32,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
@@ -66,12 +60,17 @@ def train(
     folds: Folds = 0,
     group_regex: GroupRegex = None,
     val_fraction: ValFraction = 0.15,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs that are no better.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after this many epochs without improvement. [default: by preset]")
+    ] = None,
     precision: Precision = "auto",
     exclude: Exclude = None,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Fit a model to class folders with Ray Train; writes a bundle."""
+    """Fit a model to class folders with Ray Train.
+
+    Writes a model bundle. The same command goes on with a training that was stopped.
+    """
     from brainray.commands.train import train as fit_model
     from brainray.models.bundle import load_bundle, named
 
