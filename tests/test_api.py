@@ -291,3 +291,13 @@ def test_the_example_of_the_readme_runs_in_a_notebook(archive, tmp_path, monkeyp
     assert capfd.readouterr() == (f"{result.accuracy}\n", "")
     assert (tmp_path / "run" / "_SUCCESS").exists()
     assert handlers == {number: signal.getsignal(number) for number in handlers}
+
+
+def test_the_airflow_task_of_the_docstring_fits_the_function():
+    dag = Path(__file__).resolve().parents[1] / "jobs" / "schedules" / "airflow_dag.py"
+    text = ast.get_docstring(ast.parse(dag.read_text()))
+    (task,) = re.findall(r"^    (PythonOperator\(.*?^    \))", text, re.M | re.S)
+    options = {keyword.arg: keyword.value for keyword in ast.parse(task, mode="eval").body.keywords}
+    assert ast.unparse(options["python_callable"]) == "brainray.score"
+    given = [ast.literal_eval(options[name]) for name in ("op_args", "op_kwargs")]
+    assert inspect.signature(brainray.score).bind(*given[0], **given[1]).arguments["output"].startswith("s3://")
