@@ -19,14 +19,22 @@ _NO_OPTIONS = ("input", "output", "model", "labels", "stall_timeout", "plan", "p
 KeepColumns = Annotated[
     list[str] | None, typer.Option(help="Columns of an input list to copy into the predictions.", metavar="NAMES")
 ]
+Input = Annotated[
+    list[str],
+    typer.Option(help="Folder, image, tar, zip, Parquet or list; repeatable.", metavar="URI"),
+]
+AllowedFailures = Annotated[str, typer.Option(help="Allowed failed images, a share or a count; more: exit code 3.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
+]
+GroupBy = Annotated[str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")]
+MaxUnread = Annotated[str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")]
 
 
 def score(
     context: typer.Context,
-    input: Annotated[
-        list[str],
-        typer.Option(help="Folder, image, tar, zip, Parquet or list; repeatable.", metavar="URI"),
-    ],
+    input: Input,
     output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
     model: Annotated[
         str, typer.Option(help="Model that `train` wrote; shipped: the one in the package.", metavar="URI")
@@ -39,27 +47,18 @@ def score(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in one forward pass. [default: by device]")] = None,
     shard_size: Annotated[int | None, typer.Option(help="Images in one part file. [default: about 1,000]")] = None,
-    max_failed: Annotated[
-        str, typer.Option(help="Allowed failed images, a share or a count; more: exit code 3.")
-    ] = "1%",
-    include: Annotated[
-        list[str] | None,
-        typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
-    ] = None,
+    max_failed: AllowedFailures = "1%",
+    include: Include = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Leave out paths that match; repeatable.", metavar="GLOB")
     ] = None,
     keep_columns: KeepColumns = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")
-    ] = None,
+    group_by: GroupBy = None,
     precision: Precision = "auto",
     stall_timeout: Annotated[
         float, typer.Option(help="Seconds without a finished shard after which the run ends.")
     ] = 600,
-    max_unread: Annotated[
-        str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")
-    ] = "50%",
+    max_unread: MaxUnread = "50%",
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,

@@ -36,10 +36,7 @@ def tune(
     exclude: Exclude = None,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Search for the best training options with Ray Tune.
-
-    Varies learning rate, width, image size and augmentation. The same command goes on with a search that was stopped.
-    """
+    """Search for the best training options with Ray Tune. The same command goes on with a search that was stopped."""
     from brainray.commands.tune import TuneRequest
     from brainray.commands.tune import tune as run_search
     from brainray.config import TrainOptions
