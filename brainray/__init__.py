@@ -1,6 +1,71 @@
 """brainray: batch scoring of brain MRI archives with Ray. Not a medical device.
 
-Importing the package has no effect and imports nothing heavy: no Ray, no torch, no environment read.
+The Python API is what `__all__` names: `score`, `train`, `report` and `audit`, their results and errors. Importing the
+package has no effect and imports nothing heavy: each name is imported from its module when it is first used.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .api import AuditResult, ReportResult, ScoreResult, TrainResult, audit, report, score, train
+    from .commands.score import Progress
+    from .config import MaxFailed
+    from .errors import (
+        BadRequest,
+        BrainrayError,
+        NoProgress,
+        OtherModel,
+        Outage,
+        OutputHeld,
+        StorageError,
+        TooManyFailed,
+        VerificationError,
+    )
+    from .evaluation.metrics import IntervalEstimate
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AuditResult",
+    "BadRequest",
+    "BrainrayError",
+    "IntervalEstimate",
+    "MaxFailed",
+    "NoProgress",
+    "OtherModel",
+    "Outage",
+    "OutputHeld",
+    "Progress",
+    "ReportResult",
+    "ScoreResult",
+    "StorageError",
+    "TooManyFailed",
+    "TrainResult",
+    "VerificationError",
+    "audit",
+    "report",
+    "score",
+    "train",
+]
+
+# The modules of names that are not in `errors`.
+_MODULES = {
+    "IntervalEstimate": "evaluation.metrics",
+    "MaxFailed": "config",
+    "Progress": "commands.score",
+    **dict.fromkeys(("AuditResult", "ReportResult", "ScoreResult", "TrainResult"), "api"),
+    **dict.fromkeys(("audit", "report", "score", "train"), "api"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULES.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

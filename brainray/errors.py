@@ -5,7 +5,7 @@ An image that cannot be scored is no job failure: `ImageError` is caught where t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 ImageReason = Literal[
     "not_found",
@@ -33,9 +33,16 @@ class BadRequest(BrainrayError):
 
 
 class TooManyFailed(BrainrayError):
-    """More images failed than allowed. Every row is written; the summary counts them by reason."""
+    """More images failed than allowed. Every row is written; the summary counts the reasons.
+
+    Raised by `brainray.score`, it carries the `ScoreResult` of the run.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, result: Any = None) -> None:  # noqa: ANN401  a type of a package below
+        super().__init__(message)
+        self.result = result
 
 
 class OtherModel(BrainrayError):

@@ -1,9 +1,9 @@
-"""`ray job submit --working-dir . -- python jobs/score.py …`: the options of `brainray score`."""
+"""Runs `brainray score` as a Ray job: `ray job submit --working-dir . -- python jobs/score.py …`."""
 
 import sys
 from pathlib import Path
 
-# The uploaded folder holds the package; on the cluster nothing of ours need be installed.
+# The uploaded folder holds the package, which need not be installed on the cluster.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from brainray.interpreter import ensure_packages

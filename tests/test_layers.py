@@ -29,6 +29,7 @@ ORDER = (
     "cluster",
     "commands",
     "cli",
+    "api",
     "",
     "__main__",
 )

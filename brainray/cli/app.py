@@ -1,4 +1,4 @@
-"""Commands, their options and exit codes. What a command does lives in the module it calls."""
+"""The program `brainray`: its commands, and the exit code of each error. `commands` holds what they do."""
 
 import os
 import signal
@@ -16,6 +16,8 @@ from brainray.errors import BadRequest, BrainrayError
 from .audit import audit
 from .doctor import doctor
 from .log import LOG
+from .report import report
+from .sample import sample
 from .score import score
 from .submit import SETTINGS as SUBMIT_SETTINGS
 from .submit import submit
@@ -34,55 +36,13 @@ app = typer.Typer(
 app.command()(train)
 app.command()(score)
 app.command()(tune)
-
-_INTERRUPTED = 130  # by Ctrl-C or a signal: 128 + SIGINT, as shells have it
-
-
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="Folder that `score` wrote.", metavar="RUN")],
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
-    ] = False,
-) -> None:
-    """Rebuild summary/ from the Parquet of a run; needs neither Ray nor torch."""
-    from brainray import storage
-    from brainray.scoring.run_folder import check_is_run, verify_run
-    from brainray.scoring.summary import build_summary
-    from brainray.storage.lease import hold
-
-    from .console import output_console, show_summary
-
-    uri = storage.normalise(run)
-    console = output_console()
-    if verify:
-        account = verify_run(uri)
-        console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
-        return
-    check_is_run(uri)
-    with hold(uri, purpose="report", say=LOG.say) as lease:
-        show_summary(console, build_summary(uri, lease.writer))
-    console.print(f"summary is in {storage.join(uri, 'summary')}")
-
-
-@app.command()
-def sample(
-    output: Annotated[str, typer.Option(help="Folder to draw into; new or empty.", metavar="DIR")],
-    images: Annotated[int, typer.Option(help="How many, over all classes.")] = 400,
-    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
-) -> None:
-    """Draw a synthetic MRI-like archive, to try everything with no data."""
-    from brainray import storage
-    from brainray.imaging.phantom import write_archive
-
-    uri = storage.normalise(output)
-    drawn = write_archive(uri, images=images, seed=seed)
-    typer.echo(f"{drawn:,} drawn images in class folders are in {uri}")
-
-
+app.command()(report)
+app.command()(sample)
 app.command(context_settings=SUBMIT_SETTINGS)(submit)
 app.command()(audit)
 app.command()(doctor)
+
+_INTERRUPTED = 130  # by Ctrl-C or a signal: 128 + SIGINT, as shells have it
 
 
 def _show_version(value: bool) -> None:
@@ -97,15 +57,15 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """The options of `brainray` itself."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of a command line. What a user can cause is one line; a traceback is a defect."""
+    """Run a command line; gives its exit code. Every error that a user can cause is one line on standard error."""
     LOG.set_format("text")
     try:
         code = app(args=list(arguments), prog_name="brainray", standalone_mode=False)
-        if code == _INTERRUPTED:  # what typer makes of KeyboardInterrupt
+        if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except BrainrayError as exc:
@@ -115,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped; what was finished is kept, run the same command to go on", _INTERRUPTED)
     except BrokenPipeError:
-        return 0  # `| head` has seen enough
+        return 0  # the reader has closed the pipe, as `| head` does
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -128,8 +88,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def main() -> NoReturn:
-    """The program `brainray`. Leaves at once: taking down what the libraries set up would take 0.4 s more."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a scheduler that stops the run, a terminal that is closed
+    """The program `brainray`. It ends by `os._exit`: the exit handlers of the libraries would take 0.4 s more."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # sent by a scheduler that stops the run, or a closed terminal
         signal.signal(number, _interrupt)
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):

@@ -8,18 +8,23 @@ from .log import LOG, LogFormatOption
 
 
 def audit(
-    data: Annotated[list[str], typer.Option(help="Folder of images; may be given several times.", metavar="URI")],
-    output: Annotated[str, typer.Option(help="Folder for what is found.", metavar="URI")],
+    data: Annotated[list[str], typer.Option(help="Folder of images; repeatable.", metavar="URI")],
+    output: Annotated[str, typer.Option(help="Folder for the groups, the summary and the page.", metavar="URI")],
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Folder whose pictures should not be in the data, as a test set.", metavar="URI"),
+        typer.Option(
+            help="Folder that should share no picture with --data, such as a test set; repeatable.", metavar="URI"
+        ),
     ] = None,
     group_regex: Annotated[
-        str | None, typer.Option(help="Regular expression over the URI that finds the subject.", metavar="RE")
+        str | None, typer.Option(help="Regular expression that finds the subject in a URI.", metavar="RE")
     ] = None,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Find images that are the same picture, whatever was done to it, and pictures with two labels."""
+    """Find images that show the same picture, and conflicting labels.
+
+    Finds a picture also where it was resized, recompressed, mirrored, turned, cropped, brightened or equalised.
+    """
     from brainray.commands.audit import AuditRequest
     from brainray.commands.audit import audit as find_copies
 
@@ -49,7 +54,7 @@ def _show(figures: dict[str, Any], output: str) -> None:
 
 
 def _advice(figures: dict[str, Any]) -> list[str]:
-    """What to do next."""
+    """A line of advice for each problem."""
     advice = []
     if figures["conflicts"]["pictures"]:
         advice.append("pictures with two labels: correct the labels, or remove the images, before you train")
@@ -59,5 +64,5 @@ def _advice(figures: dict[str, Any]) -> list[str]:
             "or no figure measured on it counts"
         )
     if any(shared["pictures"] for shared in figures["leaks"]["folders"].values()):
-        advice.append("folders share pictures: do not learn from one and measure on the other; train with --exclude")
+        advice.append("folders share pictures: do not train on one and measure on the other; train with --exclude")
     return advice

@@ -1,4 +1,4 @@
-"""What people see: progress at a terminal or in a pipe, the confusion matrix and the per-class table."""
+"""Shows progress at a terminal or in a pipe, and the results: confusion matrix, per-class table, plan, estimate."""
 
 import sys
 import time
@@ -42,7 +42,7 @@ class Watcher(Protocol):
 
 
 def output_console(stream: TextIO | None = None) -> Console:
-    """Where results go: the standard output."""
+    """A console on the standard output, for results."""
     stream = stream or sys.stdout
     return Console(
         file=stream, width=None if stream.isatty() else _PIPE_WIDTH, soft_wrap=not stream.isatty(), highlight=False
@@ -50,7 +50,7 @@ def output_console(stream: TextIO | None = None) -> Console:
 
 
 def watcher(log: Log) -> Watcher:
-    """A bar at a terminal, a plain line every few seconds in a pipe, or an event; all on the standard error stream."""
+    """A progress bar at a terminal, a line every few seconds in a pipe, or JSON events; all on standard error."""
     if log.log_format == "json":
         return Events(log)
     stream = log.stream or sys.stderr
@@ -71,11 +71,11 @@ def duration_text(seconds: float) -> str:
 
 
 class _Paced:
-    """Tells with each phase, every few seconds while it lasts, and at the end of scoring."""
+    """Shows progress when a phase begins, every few seconds during it, and at the end of scoring."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last = ("listing", clock())  # a short listing is not worth a line
+        self._last = ("listing", clock())  # so a listing shows its first line only after some seconds
 
     def __enter__(self) -> Self:
         return self
@@ -87,24 +87,24 @@ class _Paced:
 
     def __call__(self, progress: ScoreProgress) -> None:
         now = self._clock()
-        last_of_all = progress.phase == "scoring" and progress.done == progress.total
-        if self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not last_of_all:
+        is_last = progress.phase == "scoring" and progress.done == progress.total
+        if self._last[0] == progress.phase and now - self._last[1] < _LINE_EVERY_S and not is_last:
             return
         self._last = (progress.phase, now)
-        self._tell(progress)
+        self._show(progress)
 
-    def _tell(self, progress: ScoreProgress) -> None:
+    def _show(self, progress: ScoreProgress) -> None:
         raise NotImplementedError
 
 
 class Lines(_Paced):
-    """A line each time."""
+    """Progress as text lines."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
         self._stream = stream
 
-    def _tell(self, progress: ScoreProgress) -> None:
+    def _show(self, progress: ScoreProgress) -> None:
         if text := self._text(progress):
             print(text, file=self._stream, flush=True)
 
@@ -124,18 +124,18 @@ class Lines(_Paced):
 
 
 class Events(_Paced):
-    """An event each time."""
+    """Progress as JSON events."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
         self._log = log
 
-    def _tell(self, progress: ScoreProgress) -> None:
+    def _show(self, progress: ScoreProgress) -> None:
         self._log.event("progress", **asdict(progress) | {"images_per_s": round(progress.images_per_s, 1)})
 
 
 class Bar:
-    """A bar with images a second, failed images and the time left."""
+    """A progress bar with images per second, failed images and the time left."""
 
     def __init__(self, stream: TextIO) -> None:
         self._progress = Progress(
@@ -187,7 +187,7 @@ def confusion_table(confusion: pa.Table, classes: list[str]) -> Table:
 
 
 def per_class_table(per_class: pa.Table) -> Table:
-    """Recall, precision and F1 of each class with 95 % intervals; a dash where undefined."""
+    """Recall, precision and F1 of each class with 95 % intervals; a dash where a figure is undefined."""
     table = Table(title="Per class, with 95 % intervals", title_justify="left")
     for name in ("class", "images", "failed", "recall", "precision", "F1"):
         table.add_column(name, justify="left" if name == "class" else "right")
@@ -206,7 +206,7 @@ def _estimate(row: dict[str, float | None], name: str) -> str:
 
 
 def show_summary(console: Console, summary: Summary) -> None:
-    """The two tables where images have labels, the counts of predictions where they have none; then failures."""
+    """Print the confusion and per-class tables, or without labels the counts of predictions; then the failures."""
     figures = summary.figures
     totals = figures["totals"]
     if totals["scored_and_labelled"]:
@@ -240,7 +240,7 @@ def _review_line(figures: dict[str, Any]) -> str:
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
-    """The last lines of a scoring run."""
+    """Print the results of `score`."""
     show_summary(console, outcome.summary)
     if outcome.scored:
         rate = rate_text(outcome.scored / outcome.elapsed_s)
@@ -253,15 +253,15 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def show_plan(console: Console, plan: Plan) -> None:
-    """What a run would do."""
-    found = plan.listing
-    console.print(f"{found.images:,} images ({found.size_bytes / 1e6:,.1f} MB), {found.labelled:,} have a label")
-    if found.skipped:
-        console.print("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in found.skipped.items()))
+    """Print what a run would do."""
+    listing = plan.listing
+    console.print(f"{listing.images:,} images ({listing.size_bytes / 1e6:,.1f} MB), {listing.labelled:,} have a label")
+    if listing.skipped:
+        console.print("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in listing.skipped.items()))
     if plan.before.run:
         counts = {name.replace("_", " "): count for name, count in asdict(plan.changes).items() if count}
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing has changed"
-        console.print(f"since the last listing: {told}")
+        changes = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing has changed"
+        console.print(f"since the last listing: {changes}")
     done = plan.images - plan.todo_images
     console.print(
         f"{plan.images:,} rows in {len(plan.shards):,} shards: {done:,} are scored already, "
@@ -271,7 +271,7 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 
 def show_estimate(console: Console, expected: RunEstimate, *, price: float | None) -> None:
-    """How long, on how many machines, and what that costs."""
+    """Print how long a run would take, on how many machines, and what they cost."""
     seconds, error = expected.seconds, f"within {ERROR:.0%} on one machine, as measured on its disk and a bucket"
     on = "1 machine" if expected.nodes == 1 else f"{expected.nodes:,} machines"
     console.print(f"expected: {duration_text(seconds)} on {on}, {rate_text(expected.images_per_s)} ({error})")

@@ -1,4 +1,4 @@
-"""`brainray doctor`: which checks are made, and how their findings are shown."""
+"""`brainray doctor`: chooses the checks and shows their findings."""
 
 import json
 from collections import Counter
@@ -16,24 +16,33 @@ if TYPE_CHECKING:
     from brainray.doctor.checks import Check, Finding
     from brainray.doctor.nodes import NodeQuestions
 
-_WRONG = 2  # the exit code: a run would fail for what was found
+_WRONG = 2  # exit code: a run would fail
 _FORMATS = ("text", "json")
 _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
-_SPARE_S = 5.0  # for a program that is out of time to be ended, and what it told until then to be read
+_SPARE_S = 5.0  # to end a program that is out of time, and to read its output
 
 
 def doctor(
-    input: Annotated[list[str] | None, typer.Option(help="As for `score`; may be repeated.", metavar="URI")] = None,
-    output: Annotated[str | None, typer.Option(help="As for `score` or `train`; nothing stays.", metavar="URI")] = None,
-    model: Annotated[str | None, typer.Option(help="Bundle that `train` wrote.", metavar="URI")] = None,
-    data: Annotated[str | None, typer.Option(help="Training data, as for `train`.", metavar="URI")] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="Input of `score` to check; repeatable.", metavar="URI")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Output to check; nothing stays there.", metavar="URI")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to check. [default with --input: shipped]", metavar="URI")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Training data to check.", metavar="URI")] = None,
     cluster: Annotated[
         bool | None,
-        typer.Option("--cluster/--no-cluster", help="There must be a cluster, or none is asked. [default: if any]"),
+        typer.Option(
+            "--cluster/--no-cluster", help="Require a cluster, or skip it. [default: check one if it is there]"
+        ),
     ] = None,
-    format: Annotated[str, typer.Option(help="text: a line each; json: a list.")] = "text",
+    format: Annotated[str, typer.Option(help="Findings as text, a line each, or as one json list.")] = "text",
 ) -> None:
-    """Say what is wrong with this machine, the cluster and the locations given; exit code 2 where something is."""
+    """Check this machine, the cluster and the locations of a run.
+
+    Exit code 2 where something is wrong.
+    """
     from brainray.doctor.checks import run_checks
 
     if format not in _FORMATS:
@@ -48,7 +57,7 @@ def doctor(
 def _checks(
     inputs: Sequence[str], *, output: str | None, model: str | None, data: str | None, cluster: bool | None
 ) -> "list[Check]":
-    """The machine first, then the cluster, then each location in the order in which a run meets it."""
+    """The checks: the machine, the cluster, then each location in the order in which a run uses them."""
     from brainray.doctor import machine as this
     from brainray.doctor.checks import Check
     from brainray.doctor.gpu import TIMEOUT_S as TORCH_S
@@ -90,7 +99,7 @@ def _checks(
 
 
 def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool | None) -> "NodeQuestions":
-    """For the cluster; what is no location at all is left to its own check."""
+    """What the nodes of the cluster are to check. Malformed locations are left to the checks of their options."""
     from brainray import storage
     from brainray.doctor.nodes import NodeQuestions
 
@@ -104,7 +113,7 @@ def _asked(reads: Iterable[tuple[str, str]], output: str | None, cluster: bool |
 
 
 def _firsts(texts: Iterable[str]) -> Iterator[bool]:
-    """For each location whether it is the first in its bucket, whose store is told of once."""
+    """For each location whether it is the first in its bucket; the bucket itself is checked with that one only."""
     from brainray.doctor.inputs import store_of
 
     seen: set[str] = set()
@@ -121,7 +130,7 @@ def _show_json(findings: "Iterable[Finding]") -> "list[Finding]":
 
 
 def _show_text(findings: "Iterable[Finding]") -> "list[Finding]":
-    """A line each as it is found, at a terminal with the remedy below it."""
+    """Print each finding as it comes; at a terminal the remedy has a line of its own."""
     from rich.text import Text
 
     from brainray.doctor.checks import counted

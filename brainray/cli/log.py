@@ -1,4 +1,4 @@
-"""What a command says on the standard error stream: lines for people, or a JSON object a line for who collects logs."""
+"""Messages on the standard error stream: text lines, or with `--log-format json` a JSON object a line."""
 
 import json
 import sys
@@ -15,10 +15,10 @@ LogFormat = Literal["text", "json"]
 
 @dataclass
 class Log:
-    """Where it goes, and how it looks."""
+    """The stream and the format of the messages."""
 
     log_format: LogFormat = "text"
-    stream: TextIO | None = None  # None: the standard error stream of the moment
+    stream: TextIO | None = None  # None: sys.stderr, read at each message
 
     def set_format(self, name: str) -> None:
         if name not in get_args(LogFormat):
@@ -26,16 +26,16 @@ class Log:
         self.log_format = "json" if name == "json" else "text"
 
     def say(self, text: str) -> None:
-        """A remark."""
+        """Log a message."""
         self._line(text, level="info", event="remark", text=text)
 
     def fail(self, message: str, *, exit_code: int) -> None:
-        """Why the command ends, in one line."""
+        """Log the error that ends the command, in one line."""
         text = " ".join(message.split("\n"))
         self._line(f"brainray: {text}", level="error", event="error", text=text, exit_code=exit_code)
 
     def event(self, name: str, **fields: Any) -> None:  # noqa: ANN401  what JSON can hold
-        """Something that people are shown in another way; text has no line for it."""
+        """Log an event as JSON. In text format the console shows it by other means, so nothing is logged."""
         if self.log_format == "json":
             self._line("", level="info", event=name, **fields)
 
@@ -59,6 +59,6 @@ LogFormatOption = Annotated[
     typer.Option(
         envvar="BRAINRAY_LOG_FORMAT",
         callback=_set_format,
-        help="Of what is said while it runs: text, or json, an object a line.",
+        help="Messages as text, or as json: one object a line.",
     ),
 ]

@@ -1,23 +1,23 @@
-"""Options that commands share, and what one of them says of itself."""
+"""Options that several commands have."""
 
 from typing import Annotated
 
 import typer
 
-Data = Annotated[str, typer.Option(help="Folder with one folder of images a class.", metavar="URI")]
+Data = Annotated[str, typer.Option(help="Folder that holds a folder of images for each class.", metavar="URI")]
 Exclude = Annotated[
-    str | None, typer.Option(help="Folder of images that must not be trained on, by content.", metavar="URI")
+    str | None, typer.Option(help="Folder of images to keep out of training, copies too.", metavar="URI")
 ]
 GroupRegex = Annotated[
-    str | None, typer.Option(help="What it finds in a path names a patient or series, kept on one side.")
+    str | None,
+    typer.Option(
+        help="Regular expression that finds the patient or series in a path; its images stay in one split.",
+        metavar="RE",
+    ),
 ]
-Model = Annotated[
-    str | None, typer.Option(help="compact, lite0, or a torchvision classification network. [default: compact]")
-]
-Weights = Annotated[
-    str, typer.Option(help="none: learn from scratch; imagenet: begin with what was learned from photographs.")
-]
-BatchSize = Annotated[int, typer.Option(help="Images a step, over all workers.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same split and, with one worker, same weights.")]
-ValFraction = Annotated[float, typer.Option(help="Share of the distinct pictures to measure on.")]
-Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
+Model = Annotated[str | None, typer.Option(help="Network: compact, lite0 or one of torchvision. [default: compact]")]
+Weights = Annotated[str, typer.Option(help="First weights. none: random; imagenet: pretrained on photographs.")]
+BatchSize = Annotated[int, typer.Option(help="Images in a training step, over all workers.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal splits and, with one worker, equal weights.")]
+ValFraction = Annotated[float, typer.Option(help="Share of the distinct pictures to validate on.")]
+Precision = Annotated[str, typer.Option(help="Floating-point format: auto, bf16 or fp32.")]

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brainray.errors import TooManyFailed
-
 from .log import LOG, LogFormatOption
 from .options import Precision
 
@@ -15,64 +13,74 @@ if TYPE_CHECKING:
     from brainray.config import ScoreOptions
     from brainray.scoring.run_folder import ScoreRequest
 
+# Parameters that are no fields of `ScoreOptions`.
+_NO_OPTIONS = ("input", "output", "model", "labels", "stall_timeout", "plan", "probe", "price", "log_format")
 
 KeepColumns = Annotated[
-    list[str] | None, typer.Option(help="Columns of an --input that is a list, for the predictions.", metavar="NAMES")
+    list[str] | None, typer.Option(help="Columns of an input list to copy into the predictions.", metavar="NAMES")
 ]
+Input = Annotated[
+    list[str],
+    typer.Option(help="Folder, image, tar, zip, Parquet or list; repeatable.", metavar="URI"),
+]
+AllowedFailures = Annotated[str, typer.Option(help="Allowed failed images, a share or a count; more: exit code 3.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
+]
+GroupBy = Annotated[str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")]
+MaxUnread = Annotated[str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")]
 
 
 def score(
     context: typer.Context,
-    input: Annotated[
-        list[str],
-        typer.Option(help="Folder, image, tar, zip, Parquet or list; may be given several times.", metavar="URI"),
-    ],
+    input: Input,
     output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
     model: Annotated[
-        str, typer.Option(help="Model that `train` wrote, or the one of this package.", metavar="URI")
+        str, typer.Option(help="Model that `train` wrote; shipped: the one in the package.", metavar="URI")
     ] = "shipped",
     labels: Annotated[
         str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that score. [default: what the cluster has]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Scoring processes. [default: as many as the cluster holds]")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in one forward pass. [default: by device]")] = None,
-    shard_size: Annotated[int | None, typer.Option(help="Images a part file. [default: about 1,000]")] = None,
-    max_failed: Annotated[
-        str, typer.Option(help="More failed images than this end with code 3: a share or a count.")
-    ] = "1%",
-    include: Annotated[
-        list[str] | None,
-        typer.Option(help="Only paths below the input that match; '*' matches '/' too.", metavar="GLOB"),
+    shard_size: Annotated[int | None, typer.Option(help="Images in one part file. [default: about 1,000]")] = None,
+    max_failed: AllowedFailures = "1%",
+    include: Include = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out paths that match; repeatable.", metavar="GLOB")
     ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No paths that match.", metavar="GLOB")] = None,
     keep_columns: KeepColumns = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="'folder', or a regular expression over the URI: summaries for each group.")
-    ] = None,
+    group_by: GroupBy = None,
     precision: Precision = "auto",
-    stall_timeout: Annotated[float, typer.Option(help="Seconds without a finished shard that end the run.")] = 600,
-    max_unread: Annotated[
-        str, typer.Option(help="A greater share of reads in a row that fail ends the run; 100%: never.")
-    ] = "50%",
+    stall_timeout: Annotated[
+        float, typer.Option(help="Seconds without a finished shard after which the run ends.")
+    ] = 600,
+    max_unread: MaxUnread = "50%",
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,
     forget_missing: Annotated[
-        bool, typer.Option("--forget-missing", help="Drop the rows of images that are gone.")
+        bool, typer.Option("--forget-missing", help="Drop the rows of images that are no longer in the input.")
     ] = False,
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Score all anew, also by another model; replaces the run when complete.")
+        bool, typer.Option("--rescore", help="Score all images again; replaces the run once complete.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be scored, and score nothing.")] = False,
     probe: Annotated[
-        bool, typer.Option("--probe", help="With --plan: score some images, to say how long it would take.")
+        bool, typer.Option("--probe", help="With --plan: score some images to estimate the time.")
     ] = False,
     price: Annotated[
-        float | None, typer.Option(help="With --probe: of a machine for an hour, to say what it would cost.")
+        float | None, typer.Option(help="With --probe: price of a machine-hour, to estimate the cost.")
     ] = None,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Score every image under the inputs; one Parquet row an image."""
+    """Score every image under the inputs, one Parquet row each.
+
+    The same command goes on with a run that was stopped, and scores images that are new.
+    """
     from brainray.commands.score import read_request
 
     options = options_of(context.params)
@@ -83,22 +91,12 @@ def score(
         _score(request)
 
 
-def options_of(given: Mapping[str, Any]) -> "ScoreOptions":
-    """The options in the values of a command line. Raises `BadRequest` for what makes no sense; looks at no file."""
-    from brainray.config import MaxFailed, ScoreOptions, parse_share
+def options_of(params: Mapping[str, Any]) -> "ScoreOptions":
+    """The options among the parameters of a command line. Raises `BadRequest` that names a wrong one; reads no file."""
+    from brainray.commands.options import score_options
 
-    as_they_are = ("workers", "batch_size", "shard_size", "group_by", "precision")
-    flags = ("retry_unread", "forget_missing", "rescore")
-    columns = (name.strip() for names in given["keep_columns"] or () for name in names.split(","))
-    return ScoreOptions(
-        **{name: given[name] for name in (*as_they_are, *flags)},
-        include=tuple(given["include"] or ()),
-        exclude=tuple(given["exclude"] or ()),
-        keep_columns=tuple(columns),
-        max_failed=MaxFailed.parse(given["max_failed"]),
-        stall_timeout_s=given["stall_timeout"],
-        max_unread=parse_share("--max-unread", given["max_unread"]),
-    )
+    given = {name: value for name, value in params.items() if name not in _NO_OPTIONS}
+    return score_options(**given, stall_timeout_s=params["stall_timeout"])
 
 
 def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
@@ -117,6 +115,7 @@ def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
 
 
 def _score(request: "ScoreRequest") -> None:
+    from brainray.commands.score import check_max_failed
     from brainray.commands.score import score as score_images
 
     from .console import output_console, show_outcome, watcher
@@ -127,15 +126,10 @@ def _score(request: "ScoreRequest") -> None:
     LOG.event(
         "done", run=outcome.plan.uri, scored=outcome.scored, seconds=round(outcome.elapsed_s, 3), **_totals(outcome)
     )
-    totals, limit = outcome.summary.figures["totals"], request.options.max_failed
-    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
-        raise TooManyFailed(
-            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
-            "every row is written, see the error column"
-        )
+    check_max_failed(outcome, request.options.max_failed)
 
 
 def _totals(outcome: "Outcome") -> dict[str, Any]:
-    """What a monitor wants to know of a run without reading its summary."""
+    """The figures of the `done` event, for monitoring that does not read the summary."""
     figures = outcome.summary.figures
     return {name: figures[name] for name in ("totals", "accuracy", "macro_f1", "failures", "gone")}

@@ -1,10 +1,10 @@
-"""`brainray submit`: its options, and the check at the desk of what the cluster is to run."""
+"""`brainray submit`: its options, and the check of the submitted command before anything is sent."""
 
 import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,47 +12,53 @@ from brainray.errors import BadRequest
 
 from .log import LOG
 
-# Options of `submit` come before the command; all that comes after it belongs to the command.
+if TYPE_CHECKING:
+    from brainray.cluster.jobs_client import JobsApi
+
+# Options of `submit` come before the command; all after it belong to the command.
 SETTINGS = {"allow_interspersed_args": False}
 _COMMANDS = ("score", "train")
-_MODELS = ("--model", "--init")  # which take the shipped one by its name
+_MODELS = ("--model", "--init")  # options that take `shipped` besides a URI
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Dashboard of the cluster. [default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, http://127.0.0.1:8265]",
+        metavar="URL",
+    ),
+]
+Env = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Variable to pass on to the job; repeatable. No secrets, for Ray shows them: give the nodes a role, an "
+        "instance profile or a service account.",
+        metavar="NAME",
+    ),
+]
 
 
 def submit(
     context: typer.Context,
     command: Annotated[str, typer.Argument(help="score or train.", metavar="score|train")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="The command's own options.", metavar="OPTIONS…")
+        list[str] | None, typer.Argument(help="The options of that command.", metavar="OPTIONS…")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="The cluster's dashboard. [default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, http://127.0.0.1:8265]",
-            metavar="URL",
-        ),
-    ] = None,
+    address: Address = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait; the same command without it follows the job.")
     ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the job of this command and output.")] = False,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A variable set here that the job gets too. No secrets, for Ray shows them: give the nodes a role, "
-            "an instance profile or a service account.",
-            metavar="NAME",
-        ),
-    ] = None,
+    env: Env = None,
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for a cluster that does not answer.", metavar="SECONDS")
     ] = 120,
 ) -> None:
-    """Run `train` or `score` on a Ray cluster: show its log, and exit with its own code.
+    """Run `train` or `score` as a job of a Ray cluster.
 
-    The job has an id of its command and output: given again, the same command follows the job that runs already.
-    Ctrl-C leaves it running.
+    Shows the job's log and exits with its code. A job is known by its command and output: the same command again
+    follows the job that runs. Ctrl-C leaves it running.
     """
-    from brainray.cluster.jobs_client import JobsApi, dashboard_address, found_token, request_headers
     from brainray.commands import submit as jobs
 
     submission = jobs.Submission(
@@ -61,13 +67,7 @@ def submit(
         output=_output(context, command, arguments or []),
         env=jobs.chosen_env(env or (), os.environ),
     )
-    api = JobsApi(
-        dashboard_address(address, os.environ),
-        headers=request_headers(os.environ),
-        patience_s=patience,
-        say=LOG.say,
-        find_token=lambda: found_token(os.environ),
-    )
+    api = _api(address, patience_s=patience)
     if stop:
         jobs.stop(submission, api, say=LOG.say)
         return
@@ -76,13 +76,26 @@ def submit(
         LOG.say("the same command without --detach follows it, with --stop it is stopped")
         typer.echo(job.job_id)
         return
-    if isinstance(sys.stdout, TextIOWrapper):  # under cron it may be ASCII, and a log is not
+    if isinstance(sys.stdout, TextIOWrapper):  # cron may set ASCII, and logs hold other characters
         sys.stdout.reconfigure(errors="replace")
     jobs.check_ending(jobs.follow(job, api, out=sys.stdout, say=LOG.say))
 
 
+def _api(address: str | None, *, patience_s: float) -> "JobsApi":
+    """The jobs API of the cluster; the address and the token come from the environment where no option names them."""
+    from brainray.cluster.jobs_client import JobsApi, dashboard_address, found_token, request_headers
+
+    return JobsApi(
+        dashboard_address(address, os.environ),
+        headers=request_headers(os.environ),
+        patience_s=patience_s,
+        say=LOG.say,
+        find_token=lambda: found_token(os.environ),
+    )
+
+
 def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> str:
-    """The output, normalised, of a command that makes sense and names nothing that only this machine sees."""
+    """Check the submitted command and its paths; gives its output, normalised. Raises `BadRequest`."""
     from brainray import storage
     from brainray.commands.submit import check_text
 
@@ -107,6 +120,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
 
 
 def _check_visible(option: str, uri: str) -> None:
+    """Raise `BadRequest` for a relative path, which other machines cannot resolve."""
     from brainray.models.bundle import SHIPPED
 
     if option in _MODELS and uri == SHIPPED:

@@ -19,13 +19,13 @@ _SHOWN = 10
 
 def tune(
     data: Data,
-    output: Annotated[str, typer.Option(help="Folder for what is found.", metavar="URI")],
-    trials: Annotated[int, typer.Option(help="Sets of options to try; more than before goes on with a search.")] = 16,
-    epochs: Annotated[int, typer.Option(help="Passes of a trial that is among the best; most end earlier.")] = 18,
+    output: Annotated[str, typer.Option(help="Folder for the trials and their table.", metavar="URI")],
+    trials: Annotated[int, typer.Option(help="Number of trials; a greater one extends a search.")] = 16,
+    epochs: Annotated[int, typer.Option(help="Epochs of the best trials; the others end earlier.")] = 18,
     lr: Annotated[str, typer.Option(help="Lowest and highest learning rate.", metavar="LOW,HIGH")] = "0.001,0.01",
-    width: Annotated[str, typer.Option(help="Widths of compact.", metavar="LIST")] = "0.5,0.75,1,1.5",
-    image_px: Annotated[str, typer.Option(help="Sides of the image.", metavar="LIST")] = "128,160,192",
-    augment: Annotated[str, typer.Option(help="Strengths of random changes.", metavar="LIST")] = "0.25,0.5,1",
+    width: Annotated[str, typer.Option(help="Widths of compact to try.", metavar="LIST")] = "0.5,0.75,1,1.5",
+    image_px: Annotated[str, typer.Option(help="Sides of the network input to try.", metavar="LIST")] = "128,160,192",
+    augment: Annotated[str, typer.Option(help="Strengths of the augmentation to try.", metavar="LIST")] = "0.25,0.5,1",
     model: Model = None,
     weights: Weights = "none",
     batch_size: BatchSize = 32,
@@ -36,9 +36,9 @@ def tune(
     exclude: Exclude = None,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Search for a learning rate, width, image size and augmentation with Ray Tune; the same command goes on."""
+    """Search for the best training options with Ray Tune. The same command goes on with a search that was stopped."""
     from brainray.commands.tune import TuneRequest
-    from brainray.commands.tune import tune as search
+    from brainray.commands.tune import tune as run_search
     from brainray.config import TrainOptions
     from brainray.training.search import Space, command_for
 
@@ -53,7 +53,7 @@ def tune(
     )
     options = TrainOptions(
         model=name,
-        weights=weights,  # type: ignore[arg-type]  # checked there, as is all that follows
+        weights=weights,  # type: ignore[arg-type]  # TrainOptions checks it
         image_px=_middle(space.image_px),
         augment=_middle(space.augment),
         width=_middle(space.width),
@@ -65,7 +65,7 @@ def tune(
         val_fraction=val_fraction,
         precision=precision,  # type: ignore[arg-type]
     )
-    ranked = search(
+    ranked = run_search(
         TuneRequest(data=data, output=output, exclude=exclude, options=options, space=space, trials=trials), say=LOG.say
     )
     best = ranked[0]
@@ -95,7 +95,7 @@ def _show(ranked: "list[Trial]") -> None:
 
 
 def _middle(values: tuple[Number, ...]) -> Number:
-    """What the first trial takes."""
+    """The value of the first trial: the middle one, or the one below the middle."""
     return sorted(values)[(len(values) - 1) // 2]
 
 

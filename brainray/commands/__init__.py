@@ -1,1 +1,1 @@
-"""What each command does, callable from Python. Parses no arguments and prints nothing."""
+"""The commands as functions, which the command line and the Python API call. They print nothing."""

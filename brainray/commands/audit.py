@@ -1,7 +1,7 @@
-"""What `brainray audit` does, step by step: list, take signatures, find copies, name what was done to them, publish.
+"""What `brainray audit` does: list the images, compute descriptors, find copies and how they were altered, publish.
 
-The driver holds Arrow columns and numbers, some 300 bytes an image, the index of `copies`, and files of signatures:
-for a million images 5 GB of memory and 15 GB of temporary disk.
+A million images cost the driver 5 GB of memory (Arrow columns, about 300 bytes an image, and the index of `search`)
+and 15 GB of temporary disk (descriptors).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,16 +39,16 @@ Array = npt.NDArray[Any]
 
 
 class AuditEngine(Protocol):
-    """Who does the work on images: Ray, or a stand-in."""
+    """The work on images: with Ray, or in this process for tests."""
 
     def read(self, uris: pa.ChunkedArray, signatures: Descriptors) -> Array:
-        """Fill in the signatures; why each image cannot be read, as a place in `IMAGE_REASONS`, or -1."""
+        """Fill in the descriptors. Gives for each image -1, or the index in `IMAGE_REASONS` of why it is unreadable."""
 
     def verify(self, signatures: Descriptors, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """As `copies.similarities`."""
+        """The similarity of each pair, as `search.similarities`."""
 
     def describe(self, signatures: Descriptors, rows: Array) -> tuple[Array, pa.Array]:
-        """As `alterations.find_alterations`."""
+        """How the images at `rows` were altered, as `transforms.find_transforms`."""
 
 
 Start = Callable[["AuditRequest", AuditListing, Writer, Say], AbstractContextManager[AuditEngine]]
@@ -56,7 +56,7 @@ Start = Callable[["AuditRequest", AuditListing, Writer, Say], AbstractContextMan
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
-    """Normalised locations."""
+    """An audit. Locations are normalised."""
 
     data: tuple[str, ...]
     against: tuple[str, ...]
@@ -74,9 +74,9 @@ class AuditRequest:
 
 
 def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dict[str, Any]:
-    """Find copies and conflicts, and write them down. Gives what summary.json holds.
+    """Find copies and conflicts, and write the three files. Gives the figures of summary.json.
 
-    `start` gives the engine: Ray, unless another is given.
+    `start` gives the engine; the default uses Ray.
     """
     check_output(request.output)
     lease.refuse_if_held(request.output)
@@ -97,7 +97,7 @@ def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dic
 
 
 def check_output(uri: str) -> None:
-    """Refuse a file, and a folder that holds something else than an earlier audit, which is replaced."""
+    """Raise `BadRequest` for a file, and for a folder that holds anything but an earlier audit, which is replaced."""
     with as_bad_request("--output"):
         exists = storage.exists(uri)
     if not exists:
@@ -105,16 +105,16 @@ def check_output(uri: str) -> None:
     if not storage.is_folder(uri):
         raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier audit")
     names = storage.list_names(uri)
-    strange = sorted(set(names) - {GROUPS, PAGE, SUMMARY})
-    if not strange and SUMMARY in names:
-        strange = [SUMMARY] if storage.read_json(storage.join(uri, SUMMARY)).get("kind") != _KIND else []
-    if strange:
-        raise BadRequest(f"--output {uri} holds {strange[0]}, which is of no audit; give a new or an empty folder")
+    foreign = sorted(set(names) - {GROUPS, PAGE, SUMMARY})
+    if not foreign and SUMMARY in names:
+        foreign = [SUMMARY] if storage.read_json(storage.join(uri, SUMMARY)).get("kind") != _KIND else []
+    if foreign:
+        raise BadRequest(f"--output {uri} holds {foreign[0]}, which no audit wrote; give a new or an empty folder")
 
 
 @contextmanager
 def _ray(request: AuditRequest, listed: AuditListing, writer: Writer, say: Say) -> Iterator[AuditEngine]:
-    """Ray is imported here and not before."""
+    """The default engine. Imports Ray, which nothing before it does."""
     from brainray.cluster.session import session
 
     say("starting Ray")
@@ -129,17 +129,17 @@ def _ray(request: AuditRequest, listed: AuditListing, writer: Writer, say: Say) 
 
 
 def _find(listed: AuditListing, signatures: Descriptors, engine: AuditEngine, say: Say) -> pa.Table:
-    """groups.parquet."""
+    """The table of groups.parquet."""
     say("reading")
     errors = engine.read(listed.table["uri"], signatures)
     unreadable = int((errors != READABLE).sum())
     if unreadable:
         say(f"{unreadable:,} cannot be read; they have a row that says why")
-    say("looking for copies")
+    say("searching for copies")
     pairs = find_copies(signatures, verify=engine.verify)
     grouping = number_groups(group_copies(signatures, pairs), signatures)
     copies = grouping.copies(signatures)
-    say(f"{int(grouping.number.max(initial=-1)) + 1:,} distinct pictures; naming what was done to the copies")
+    say(f"{int(grouping.number.max(initial=-1)) + 1:,} distinct pictures; finding how the copies were altered")
     return groups_table(listed.table, signatures, errors, grouping, (copies, *engine.describe(signatures, copies)))
 
 

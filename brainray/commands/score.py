@@ -1,4 +1,4 @@
-"""What `brainray score` does, step by step, for anybody who listens: list, score, account, summarise, publish."""
+"""What `brainray score` does: list the images, score the new ones, verify the parts, summarise, publish."""
 
 import os
 import socket
@@ -13,12 +13,12 @@ from functools import partial
 
 from brainray import storage
 from brainray.callbacks import Clock, Say
-from brainray.config import ScoreOptions
-from brainray.errors import StorageError
+from brainray.config import MaxFailed, ScoreOptions
+from brainray.errors import StorageError, TooManyFailed
 from brainray.inputs.file_lists import kept_types
 from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
-from brainray.scoring import rescore as generation
+from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo, prediction_schema
@@ -39,9 +39,8 @@ from brainray.storage.lease import Lease, hold, refuse_if_held
 from brainray.storage.scratch import scratch_folder
 
 _HEARTBEAT_S = 2.0
-# Parts that are written anew beside each other, by threads: on a bucket each waits for some three requests. A part is a
-# few hundred kB in memory.
-_UPDATES_AT_ONCE = 16
+# Threads that rewrite parts. On a bucket each part costs about three requests; in memory it takes a few hundred kB.
+_UPDATE_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Progress:
     done: int = 0
     failed: int = 0
     total: int = 0
-    images_per_s: float = 0.0  # of this command, since its first shard was begun
+    images_per_s: float = 0.0  # scored by this command, since its first shard began
 
 
 Listener = Callable[[Progress], None]
@@ -98,9 +97,9 @@ def score(
     engine: ScoreEngine | None = None,
     clock: Clock = time.monotonic,
 ) -> Outcome:
-    """Score what is not scored yet, and publish. Every image listed has its row when this returns.
+    """Score the images that have no row yet, and publish. Every listed image has a row when this returns.
 
-    `engine` commits the parts of a plan, and yields as each is: Ray, unless another is given.
+    `engine` scores the shards of a plan and yields each part once it is committed; the default uses Ray.
     """
     began = clock()
     output = request.output
@@ -119,20 +118,31 @@ def score(
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
         storage.check_writable("--output", output)
         with hold(output, purpose="score", say=say) as lease:
-            check_output(request)  # again, for another run may have ended here just now
+            check_output(request)  # again: another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
 
+def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:
+    """Raise `TooManyFailed`, which carries `result`, where more images failed than the limit allows."""
+    totals = outcome.summary.figures["totals"]
+    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
+        raise TooManyFailed(
+            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
+            "every row is written, see the error column",
+            result=result,
+        )
+
+
 def plan_only(request: ScoreRequest) -> Plan:
-    """What `score` would do; writes nothing."""
+    """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
         return plan_run(request, scratch)
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
-    """The same, and how long it would take by scoring some images; None where there is nothing to score."""
+    """The plan, and an estimate of its time from scoring some images; None where there is nothing to score."""
     check_output(request)
     with scratch_folder() as scratch:
         plan = plan_run(request, scratch)
@@ -145,7 +155,7 @@ def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstima
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One command: how a run is listed, scored and published."""
+    """The steps of one `score` command, and what they share."""
 
     request: ScoreRequest
     scratch: str
@@ -154,42 +164,44 @@ class _Job:
     engine: ScoreEngine
 
     def plan(self, *, uri: str | None = None, seed: str | None = None) -> Plan:
-        def hear(images: int) -> None:
+        """List the input and compare it with the run at `uri`, which starts with the shards of the run at `seed`."""
+
+        def on_listed(images: int) -> None:
             self.listener(Progress(phase="listing", total=images))
 
         scratch = tempfile.mkdtemp(dir=self.scratch)
-        return plan_run(self.request, scratch, uri=uri, seed=seed, progress=hear)
+        return plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
-        """Score what is new, by a plan that was made before, unless another run has been here since."""
+        """Score the new images by `plan`, or by a new plan where another run has changed the output since."""
         output = self.request.output
-        generation.finish_switch(output, lease.writer)
+        rescore.finish_switch(output, lease.writer)
         if plan is None or plan.before != inspect_output(output):
             plan = self.plan()
         return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)
 
     def rescore(self, lease: Lease) -> tuple[Plan, Summary]:
-        """Score everything anew, beside the old run if there is one, which is replaced in the end."""
+        """Score all images again in a run of its own, which replaces the old run once it is complete."""
         output = self.request.output
         if read_run(output) is None:
             return self.bring_up_to_date(lease)
-        new = generation.next_uri(output)
+        new = rescore.next_uri(output)
         begun = read_run(new)
         if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
-            generation.finish_switch(output, lease.writer)
-            delete_run(new, lease.writer)  # what another model left unfinished
+            rescore.finish_switch(output, lease.writer)
+            delete_run(new, lease.writer)  # another model left it unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)
-        generation.switch(output, lease.writer)
+        rescore.switch(output, lease.writer)
         return replace(plan, uri=output), read_summary(output)
 
     def _carry_out(self, plan: Plan, lease: Lease) -> Summary:
-        """Write what the plan says, score what is pending, and publish."""
+        """Write the manifest, update parts, score the pending images, verify, summarise and publish."""
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
-        listener = _Status(self.request.output, self.listener, self.clock, writer)
+        listener = _StatusFile(self.request.output, self.listener, self.clock, writer)
         plan = begin_run(plan, writer)
-        self._settle(plan, lease, listener)
+        self._update_parts(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)
         account = verify_and_close(plan, writer)
@@ -200,10 +212,10 @@ class _Job:
         listener(replace(whole, phase="done"))
         return summary
 
-    def _settle(self, plan: Plan, lease: Lease, listener: Listener) -> None:
-        """Write the parts for which no image has to be read: labels, groups or rows to be dropped.
+    def _update_parts(self, plan: Plan, lease: Lease, listener: Listener) -> None:
+        """Rewrite, in threads, the parts that need no image read: new labels or groups, or rows to drop.
 
-        Several at once. After the first error, or Ctrl-C, no other is begun, and those under way are waited for.
+        After the first error, or Ctrl-C, no further part is begun; those in progress are finished.
         """
         shards = [shard for shard in plan.todo if plan.pending[shard.shard_id] == 0]
         if not shards:
@@ -211,7 +223,7 @@ class _Job:
         target = self.request.target(plan.uri, lease.writer)
         done = plan.images - plan.todo_images - sum(shard.images for shard in shards)
         listener(Progress(phase="updating", done=done, total=plan.images))
-        pool = ThreadPoolExecutor(_UPDATES_AT_ONCE, thread_name_prefix="update")
+        pool = ThreadPoolExecutor(_UPDATE_THREADS, thread_name_prefix="update")
         try:
             futures = {pool.submit(_update, shard, target): shard for shard in shards}
             for future in as_completed(futures):
@@ -233,14 +245,14 @@ def _update(shard: Shard, target: Target) -> None:
 
 
 def _with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
-    """Ray is imported here and not before."""
+    """The default engine. Imports Ray, which nothing before it does."""
     from brainray.cluster.score import score_with_ray
 
     return score_with_ray(request, plan, lease, say=say)
 
 
 def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
-    """Counts after each part. The rate counts from when the first shard was begun, for starting the workers is over."""
+    """The progress after each part. The rate excludes the start of the workers: it counts from the first shard."""
     scored = failed = 0
     begun: datetime | None = None
     for part in parts:
@@ -258,8 +270,8 @@ def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
         )
 
 
-class _Status:
-    """Passes progress on, and keeps `status.json` fresh for monitoring that has no Ray."""
+class _StatusFile:
+    """Passes progress on, and writes it to `status.json` every few seconds for monitoring without Ray."""
 
     def __init__(self, run_uri: str, listener: Listener, clock: Clock, writer: Writer) -> None:
         self._uri = storage.join(run_uri, STATUS)
@@ -279,5 +291,5 @@ class _Status:
             "last_progress": datetime.now(UTC).isoformat(timespec="seconds"),
             "holder": {"host": socket.gethostname(), "pid": os.getpid()},
         }
-        with suppress(StorageError):  # a heartbeat that is not heard is no reason to die
+        with suppress(StorageError):  # a missing heartbeat does not end the run
             self._writer.write_json(self._uri, status)

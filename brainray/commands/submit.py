@@ -1,7 +1,7 @@
-"""`train` or `score` as a job of a Ray cluster: what is uploaded, which job it is, how it is followed and how it ended.
+"""What `brainray submit` does: run `train` or `score` as a job of a Ray cluster, follow its log, give its exit code.
 
-A job's id is made of its command and its output, so a command that is given twice is one job, and the same command
-again finds it. Imports no Ray; `jobs_api` talks to the cluster.
+A job's id is a hash of its command and output, so a command given twice is one job, and the same command finds it
+again. Imports no Ray; `jobs_client` sends the requests.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from brainray.callbacks import Clock, Say, Sleep
 from brainray.cluster.jobs_client import Job, JobsApi, last_line
 from brainray.errors import BadRequest, BrainrayError, OutputHeld, Unreachable
 
-# What belongs to the package: the same as [tool.setuptools] of pyproject.toml, which a test compares.
+# The files of the package, as [tool.setuptools] in pyproject.toml has them; a test compares the two.
 SHIPPED = ("**/*.py", "py.typed", "**/templates/*", "shipped/*.json", "shipped/*.safetensors")
-# The package has 14 MB, nearly all of it the model. Ray keeps uploads in the memory of the head, 100 MB at most.
-_MOST_BYTES = 30_000_000
+# The package has 14 MB, nearly all of it the model. Ray keeps uploads in the head's memory and refuses over 100 MB.
+_MAX_BYTES = 30_000_000
 
 _POLL_S = 1.0
-_LOG_BYTES_PER_S = 1_000_000  # Ray gives a log as a whole only, so a long one is asked for less often
-_LOG_TRIES = 5  # for the end of it
-_STOP_TIMEOUT_S = 60.0  # Ray kills what has not ended 3 s after it was asked to
-_STOPPED = 130  # as in `cli`: by Ctrl-C or a signal
+_LOG_BYTES_PER_S = 1_000_000  # Ray sends the whole log each time, so a long one is requested less often
+_LOG_TRIES = 5  # requests for the end of the log
+_STOP_TIMEOUT_S = 60.0  # Ray kills a job that has not ended 3 s after the request to stop
+_STOPPED = 130  # exit code after Ctrl-C or a signal, as in `cli`
 
-# `exec`: signals and the exit code are those of Python, not of a shell around it. Outside of environments some systems
-# have no `python`; `__main__` goes on from whichever it is to the one that has the packages.
+# `exec` makes Python receive the signals and give the exit code, instead of a shell around it. Some systems have only
+# `python3`; `__main__` restarts in the Python that has the packages.
 _PYTHON = 'exec "$(command -v python || echo python3)"'
 
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASS|CREDENTIAL|KEY|PRIVATE|AUTH|SIGNATURE", re.I)
@@ -42,7 +42,7 @@ _SIGNED_URI = re.compile(r"[?&](x-amz-[a-z-]+|signature|sig|token|key)=", re.I)
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What is to run on the cluster."""
+    """A command to run on the cluster."""
 
     command: str  # train or score
     arguments: tuple[str, ...]
@@ -51,12 +51,12 @@ class Submission:
 
     @property
     def stem(self) -> str:
-        """The same for every submission to this output by this command; a number makes it a job's id."""
+        """The job's id without its number: equal for all submissions of this command to this output."""
         return f"brainray-{self.command}-{hashlib.sha256(self.output.encode()).hexdigest()[:12]}"
 
     @property
     def entrypoint(self) -> str:
-        """For a shell."""
+        """The shell command of the job."""
         return f"{_PYTHON} -m {shlex.join(['brainray', self.command, *self.arguments])}"
 
 
@@ -70,7 +70,7 @@ def check_text(what: str, text: str) -> None:
 
 
 def chosen_env(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that the job gets, by name. Raises `BadRequest` for one that is not set or looks like a secret."""
+    """The values of the variables named by --env. Raises `BadRequest` for one that is unset or looks like a secret."""
     for name in names:
         if _SECRET_NAME.search(name):
             raise BadRequest(
@@ -84,22 +84,22 @@ def chosen_env(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, st
 
 
 def package_files(folder: Path | None = None) -> dict[str, bytes]:
-    """Content by name below the job's working directory: the package this code belongs to, and nothing else."""
+    """The files of this package, by name below the job's working directory."""
     folder = folder or Path(brainray.__file__).parent
     paths = {path for pattern in SHIPPED for path in folder.glob(pattern) if path.is_file()}
     files = {f"{folder.name}/{path.relative_to(folder)}": path.read_bytes() for path in sorted(paths)}
     size = sum(map(len, files.values()))
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         largest = max(files, key=lambda name: len(files[name]))
         raise BadRequest(
-            f"{folder} holds {size / 1e6:,.0f} MB to upload, more than {_MOST_BYTES / 1e6:.0f}; remove what is no part "
-            f"of brainray, the largest is {largest}"
+            f"{folder} holds {size / 1e6:,.0f} MB to upload, more than {_MAX_BYTES / 1e6:.0f}; remove what is not "
+            f"part of brainray; the largest file is {largest}"
         )
     return files
 
 
 def pack(files: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """A zip and the name by which Ray keeps it, which depends on contents only: it is uploaded once to a cluster."""
+    """A zip and its name in Ray, a hash of the contents: each version is uploaded once to a cluster."""
     digest = hashlib.sha256()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -112,7 +112,7 @@ def pack(files: Mapping[str, bytes]) -> tuple[str, bytes]:
 
 
 def place_job(submission: Submission, api: JobsApi, *, say: Say) -> Job:
-    """The job of this command: the one that is running, or a new one. Raises `OutputHeld` for one that differs."""
+    """The running job of this command, or a new one. Raises `OutputHeld` where a job with other arguments runs."""
     latest = _latest(submission, api)
     if latest and not latest.ended:
         _check_same(submission, latest)
@@ -121,17 +121,17 @@ def place_job(submission: Submission, api: JobsApi, *, say: Say) -> Job:
     number = _number(latest.job_id) + 1 if latest else 1
     job_id = f"{submission.stem}-{number}"
     runtime_env = {"working_dir": upload(api, say=say), "env_vars": dict(submission.env)}
-    taken = api.submit(job_id, entrypoint=submission.entrypoint, runtime_env=runtime_env)
+    created = api.submit(job_id, entrypoint=submission.entrypoint, runtime_env=runtime_env)
     job = api.find(job_id)
     if job is None:
-        raise BrainrayError(f"{api.address} took {job_id} and does not know it; run the same command again")
+        raise BrainrayError(f"{api.address} accepted {job_id} and does not list it; run the same command again")
     _check_same(submission, job)
-    say(f"submitted {job_id}" if taken else f"{job_id} is this command, submitted a moment ago: following it")
+    say(f"submitted {job_id}" if created else f"{job_id} is this command, submitted a moment ago: following it")
     return job
 
 
 def upload(api: JobsApi, *, say: Say) -> str:
-    """The working directory of a job: this brainray, sent to the cluster unless that has it."""
+    """The URI of a job's working directory: this package, uploaded unless the cluster has it."""
     files = package_files()
     name, content = pack(files)
     if api.has_package(name):
@@ -162,19 +162,19 @@ def _check_same(submission: Submission, job: Job) -> None:
 def follow(
     job: Job, api: JobsApi, *, out: TextIO, say: Say, clock: Clock = time.monotonic, sleep: Sleep = time.sleep
 ) -> Job:
-    """Show the log as it grows, until the job has ended. Raises a `BrainrayError` where it is left running."""
+    """Print the log as it grows, until the job has ended. Raises `BrainrayError` where the job is left running."""
     log = JobLog(out, clock)
     try:
         while True:
-            found = api.find(job.job_id)
-            if found is None:
+            current = api.find(job.job_id)
+            if current is None:
                 raise BrainrayError(
-                    f"the cluster at {api.address} was started anew and knows {job.job_id} no more; "
+                    f"the cluster at {api.address} was restarted and has lost {job.job_id}; "
                     "what it finished is kept, run the same command to go on"
                 )
-            if found.ended:
-                _show_end(found, log, api, say, sleep)
-                return found
+            if current.ended:
+                _show_end(current, log, api, say, sleep)
+                return current
             if log.due:
                 log.show(api.log(job.job_id))
             sleep(_POLL_S)
@@ -198,7 +198,7 @@ def _show_end(job: Job, log: "JobLog", api: JobsApi, say: Say, sleep: Sleep) -> 
 
 
 class JobLog:
-    """Prints what was not printed yet of a text that grows, in whole lines."""
+    """Prints the new lines of a growing text."""
 
     def __init__(self, out: TextIO, clock: Clock) -> None:
         self._out: TextIO | None = out
@@ -211,7 +211,7 @@ class JobLog:
         return self._clock() >= self._next_s
 
     def show(self, text: str | None, *, whole: bool = False) -> None:
-        """`whole`: nothing will be added any more."""
+        """Print the new lines; with `whole` the text is complete, and an unfinished last line is printed too."""
         if text is None:
             return
         self._next_s = self._clock() + len(text) / _LOG_BYTES_PER_S
@@ -230,19 +230,21 @@ class JobLog:
             self._out.write(text)
             self._out.flush()
         except BrokenPipeError:
-            self._out = None  # nobody reads any more; how the job ends is of interest still
+            self._out = None  # the reader has closed the pipe; the exit code still matters
 
 
 def check_ending(job: Job) -> None:
-    """Raise a `BrainrayError` with the job's own exit code, unless that is 0."""
+    """Raise `BrainrayError` with the job's exit code where that is not 0."""
     if job.status == "SUCCEEDED":
         return
     if job.status == "STOPPED":
         message = f"{job.job_id} was stopped; what it finished is kept, run the same command to go on"
         raise _with_code(message, _STOPPED)
-    if not job.exit_code:  # Ray could not start it, or lost the process that watched it
+    if not job.exit_code:  # Ray could not start it, or lost its supervisor
         raise BrainrayError(f"{job.job_id} failed: {last_line(job.message) or 'Ray does not say why'}")
-    code = job.exit_code if job.exit_code > 0 else 128 - job.exit_code  # a signal, as shells have it
+    code = (
+        job.exit_code if job.exit_code > 0 else 128 - job.exit_code
+    )  # negative: killed by a signal; shells give 128 + signal
     raise _with_code(f"{job.job_id} ended with exit code {code}", code)
 
 
@@ -258,12 +260,12 @@ def stop(
     while job and not job.ended:
         if clock() - began > _STOP_TIMEOUT_S:
             raise BrainrayError(
-                f"{job.job_id} still runs {_STOP_TIMEOUT_S:.0f} s after Ray was asked to stop it; ask again"
+                f"{job.job_id} still runs {_STOP_TIMEOUT_S:.0f} s after the request to stop it; run this command again"
             )
         api.stop(job.job_id)
         sleep(_POLL_S)
         job = api.find(job.job_id)
-    say(f"{job.job_id} has ended: {job.status}" if job else f"the cluster at {api.address} was started anew")
+    say(f"{job.job_id} has ended: {job.status}" if job else f"the cluster at {api.address} was restarted")
 
 
 def _with_code(message: str, code: int) -> BrainrayError:

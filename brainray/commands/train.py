@@ -1,40 +1,28 @@
-"""What `brainray train` does, step by step: list, decode, split by picture, fit, and write the bundle.
+"""What `brainray train` does: list the images, decode them, split them by picture, fit, and write the bundle.
 
-Whatever ends it, the same command goes on: see `training_request` for what it finds, `ray_train` for where it goes on.
+The same command goes on after any interruption: `training.state` reads what is there, `cluster.train` resumes the fit.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from brainray import storage
 from brainray.callbacks import Say
-from brainray.config import ModelSpec, TrainOptions
+from brainray.config import TrainOptions
 from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
 from brainray.models.bundle import Bundle, load_bundle, save_bundle
 from brainray.storage import lease
-from brainray.storage.shared_paths import NamedPath, shared_paths_of
-from brainray.training import state as training_request
-from brainray.training.dataset import (
-    SelectedImages,
-    TrainingSet,
-    describe_data,
-    list_excluded,
-    list_training_set,
-    picture_counts,
-)
+from brainray.training import state
+from brainray.training.dataset import describe_data, picture_counts
 from brainray.training.report import Validation, write_training_report
 from brainray.training.splits import Split
 from brainray.training.state import (
     FitPart,
     Progress,
     TrainingState,
-    TrainRequest,
-    WorkFolder,
     parts_of,
     progress_logged,
     read_progress,
@@ -42,31 +30,10 @@ from brainray.training.state import (
 )
 from brainray.versions import package_versions
 
+from .training_setup import DecodedImages, TrainingJob, decoded_by_ray, list_images
+
 if TYPE_CHECKING:
-    from ray.data import Dataset
-
     from brainray.resources import TrainPool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A request that has been looked at, and what it is about."""
-
-    output: str
-    request: TrainRequest
-    training_set: TrainingSet
-    excluded: pa.Table | None
-    options: TrainOptions
-    init: Bundle | None
-    say: Say
-
-    @property
-    def work(self) -> WorkFolder:
-        return WorkFolder.of(self.output)
-
-    @property
-    def model(self) -> ModelSpec:
-        return self.options.model_spec(self.training_set.classes)
 
 
 def train(
@@ -85,60 +52,36 @@ def train(
     """
     began = clock()
     output_uri = storage.normalise(output)
-    training_request.check_is_folder(output_uri)
+    state.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
-    job = _read_job(data, output_uri, exclude, replace(options, init=init.fingerprint if init else None), init, say)
-    if training_request.inspect_output(output_uri, job.request) != "trained":
+    options = replace(options, init=init.fingerprint if init else None)
+    job = list_images(data, output=output_uri, exclude=exclude, options=options, init=init, say=say)
+    if state.inspect_output(output_uri, job.request) != "trained":
         from brainray.models.networks import check_network
 
-        check_network(job.model, options.weights)  # told before anything is written and Ray is started
+        check_network(job.model, options.weights)  # before anything is written and Ray is started
     elif not storage.exists(job.work.uri):
         return _trained_already(job)
     storage.check_writable("--output", output_uri)
     with lease.hold(output_uri, purpose="train", say=say) as held:
-        found = training_request.inspect_output(
-            output_uri, job.request
-        )  # once more: another may have been at it in between
-        if found == "trained":
+        before = state.inspect_output(output_uri, job.request)  # again: another run may have ended here just now
+        if before == "trained":
             bundle = _trained_already(job)
         else:
-            bundle = _train(job, found, held.writer, lambda: clock() - began)
+            bundle = _train(job, before, held.writer, lambda: clock() - began)
         held.writer.delete_tree(job.work.uri)
     return bundle
 
 
-def _read_job(
-    data: str, output: str, exclude: str | None, options: TrainOptions, init: Bundle | None, say: Say
-) -> _Job:
-    """List the images. Raises `BadRequest` for what cannot be learned from."""
-    data_uri, exclude_uri = storage.normalise(data), storage.normalise(exclude) if exclude else None
-    training_set = list_training_set(data_uri)
-    excluded = list_excluded(exclude_uri) if exclude_uri else None
-    classes = training_set.classes
-    say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
-    if training_set.skipped:
-        say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
-    request = training_request.describe_request(options, training_set, excluded)
-    return _Job(
-        output=output,
-        request=request,
-        training_set=training_set,
-        excluded=excluded,
-        options=options,
-        init=init,
-        say=say,
-    )
-
-
-def _trained_already(job: _Job) -> Bundle:
+def _trained_already(job: TrainingJob) -> Bundle:
     job.say("already trained: the model of this very request is there")
     return load_bundle(job.output)
 
 
-def _train(job: _Job, found: TrainingState, writer: storage.Writer, seconds: Callable[[], float]) -> Bundle:
+def _train(job: TrainingJob, before: TrainingState, writer: storage.Writer, seconds: Callable[[], float]) -> Bundle:
     """Train what is not trained yet, and write the bundle."""
     parts = parts_of(job.output, job.options)
-    begun = _begun(job, parts) if found == "unfinished" else Progress(states=(None,) * len(parts))
+    begun = _begun(job, parts) if before == "unfinished" else Progress(states=(None,) * len(parts))
     progress = begun
     if not begun.is_finished(job.options):
         _fit(job, parts, begun, writer)
@@ -148,47 +91,32 @@ def _train(job: _Job, found: TrainingState, writer: storage.Writer, seconds: Cal
     return _write(job, progress, writer, seconds=begun.seconds + seconds())
 
 
-def _begun(job: _Job, parts: tuple[FitPart, ...]) -> Progress:
-    """Where an earlier command stopped; said in a line."""
+def _begun(job: TrainingJob, parts: tuple[FitPart, ...]) -> Progress:
+    """The checkpoints of an earlier command; logs where training goes on, and which of them are damaged."""
     progress = read_progress(parts)
     for line in progress.damaged:
         job.say(line)
-    last = max((place for place, state in enumerate(progress.states) if state), default=None)
-    if last is not None and (state := progress.states[last]):
-        job.say(f"going on after {parts[last].prefix}epoch {state.epoch} of {job.options.epochs}")
+    reached = [(part, saved) for part, saved in zip(parts, progress.states, strict=True) if saved]
+    if reached:
+        part, saved = reached[-1]
+        job.say(f"going on after {part.prefix}epoch {saved.epoch} of {job.options.epochs}")
     return progress
 
 
-def _fit(job: _Job, parts: tuple[FitPart, ...], begun: Progress, writer: storage.Writer) -> None:
-    """What needs Ray."""
-    from brainray.cluster.nodes import await_workers, check_every_node
-    from brainray.cluster.session import session
-    from brainray.resources import train_pool
+def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: storage.Writer) -> None:
+    """Decode the images and fit the parts that are not finished; this needs Ray."""
     from brainray.training import loop
 
-    job.say("starting Ray")
-    with session() as nodes:
-        nodes = await_workers(nodes, say=job.say)
-        images = NamedPath("--data", job.training_set.table["uri"][0].as_py())
-        named = [images, *([NamedPath("--init", job.init.uri)] if job.init else [])]
-        check_every_node(shared_paths_of(named, output=job.output, writer=writer))
-        pool = train_pool(nodes, workers=job.options.workers, most=job.options.most_workers)
-        from brainray.cluster import (
-            train_data,  # not before `session` has silenced Ray, which looks when it is imported
-        )
-
-        job.say("decoding")
-        decoded, selected = train_data.decode(
-            job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
-        )
-        data = describe_data(selected, job.model.classes)
+    options = job.options
+    with decoded_by_ray(job, writer, workers=options.workers, most=options.most_workers) as images:
+        data = describe_data(images.selected, job.model.classes)
         _begin(job, begun, data, writer)
-        job.say(f"training with {_count(pool)} worker(s); they take half a minute to start")
-        for part, state, split in zip(parts, begun.states, splits_of(selected), strict=True):
-            if state is None or not loop.is_finished(state.history, job.options):
-                writer.write_json(part.work.progress, {"history": state.history if state else []})
-                with progress_logged(part, epochs=job.options.epochs, say=job.say):
-                    _fit_part(job, part, decoded, selected, split, pool, data, writer)
+        job.say(f"training with {_count(images.pool)} worker(s); they take half a minute to start")
+        for part, saved, split in zip(parts, begun.states, splits_of(images.selected), strict=True):
+            if saved is None or not loop.is_finished(saved.history, options):
+                writer.write_json(part.work.progress, {"history": saved.history if saved else []})
+                with progress_logged(part, epochs=options.epochs, say=job.say):
+                    _fit_part(job, part, images, split, data, writer)
 
 
 def _count(pool: "TrainPool") -> str:
@@ -196,12 +124,10 @@ def _count(pool: "TrainPool") -> str:
 
 
 def _fit_part(
-    job: _Job,
+    job: TrainingJob,
     part: FitPart,
-    decoded: "Dataset",
-    selected: SelectedImages,
+    images: DecodedImages,
     split: Split,
-    pool: "TrainPool",
     data: dict[str, Any],
     writer: storage.Writer,
 ) -> None:
@@ -210,6 +136,7 @@ def _fit_part(
     from brainray.cluster.train_worker import TrainJob
     from brainray.training.trainer import FitSpec
 
+    selected, pool = images.selected, images.pool
     counts = picture_counts(selected, split.train, len(job.model.classes))
     fit_spec = FitSpec(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
     work = TrainJob(fit_spec=fit_spec, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
@@ -219,30 +146,30 @@ def _fit_part(
             selected.positions_at(split.validation), selected.pictures[split.validation], by="position"
         ),
     }
-    ray_train.train(work, decoded=decoded, sides=sides, pool=pool, say=job.say)
+    ray_train.train(work, decoded=images.dataset, sides=sides, pool=pool, say=job.say)
 
 
-def _begin(job: _Job, begun: Progress, data: dict[str, Any], writer: storage.Writer) -> None:
-    """Make the work folder this training's. From here on the output is not refused for being in use."""
+def _begin(job: TrainingJob, begun: Progress, data: dict[str, Any], writer: storage.Writer) -> None:
+    """Write the request into the work folder, from where the same command goes on; refuse changed images."""
     before = begun.data
     if before is None:
-        training_request.begin_training(job.output, job.request, writer=writer)
+        state.begin_training(job.output, job.request, writer=writer)
     elif before != data:
-        # An image that could be read at one time only moves others across the split: to measure on what was learned.
+        # One more image moves others between training and validation, so images trained on would be measured on.
         raise BadRequest(
             f"{data['images']:,} images could be read, and when this training began {before['images']:,}, or they "
             f"show something else; see that all can be read and run again, or delete {job.work.uri} to begin anew"
         )
 
 
-def _write(job: _Job, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
+def _write(job: TrainingJob, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
     """The training report, then the bundle."""
     from brainray.models.networks import cost_of
     from brainray.training import loop
     from brainray.training.fit_result import calibrate
 
-    states = [state for state in progress.states if state]
-    last, fitted = states[-1], calibrate(states)
+    saved = [one for one in progress.states if one]
+    last, fitted = saved[-1], calibrate(saved)
     best = loop.best_of(last.history)
     validation = Validation(
         classes=job.model.classes,

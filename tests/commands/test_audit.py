@@ -181,10 +181,10 @@ def test_an_earlier_audit_is_replaced_and_anything_else_is_refused(command, data
     (data / "Testing" / "no_tumor" / "black2.png").unlink()
     assert command()[0]["images"] == before["images"] - 1
     (tmp_path / "audit" / "mine.txt").write_text("")
-    with pytest.raises(BadRequest, match=r"holds mine\.txt, which is of no audit"):
+    with pytest.raises(BadRequest, match=r"holds mine\.txt, which no audit wrote"):
         command()
     storage.write_json(str(tmp_path / "run" / "summary.json"), {"schema_version": 1})
-    with pytest.raises(BadRequest, match=r"holds summary\.json, which is of no audit"):
+    with pytest.raises(BadRequest, match=r"holds summary\.json, which no audit wrote"):
         command(output=tmp_path / "run")
     with pytest.raises(BadRequest, match="is a file"):
         command(output=tmp_path / "audit" / "mine.txt")

@@ -387,7 +387,7 @@ class TestStub:
 
     def test_a_cluster_that_was_started_anew_has_lost_the_job(self, stub):
         stub.says("GET /api/jobs/j-1", record(), (404, b"", {}))
-        with pytest.raises(BrainrayError, match="started anew and knows j-1 no more") as caught:
+        with pytest.raises(BrainrayError, match="was restarted and has lost j-1") as caught:
             follow_stub(stub)
         assert caught.value.exit_code == 1
 

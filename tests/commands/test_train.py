@@ -10,12 +10,12 @@ from support.bundles import untrained
 
 from brainray import storage
 from brainray.commands import train as train_job
+from brainray.commands.training_setup import list_images
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
 from brainray.models.bundle import load_bundle
 from brainray.models.networks import build_model
-from brainray.training import checkpoint
-from brainray.training import state as training_request
+from brainray.training import checkpoint, state
 from brainray.training.checkpoint import Checkpoint
 from brainray.training.state import Progress, WorkFolder, epoch_line
 
@@ -58,11 +58,11 @@ class Trainer:
 
     def __call__(self, job, parts, begun, writer):
         if begun.data is None:
-            training_request.begin_training(job.output, job.request, writer=writer)
-        for part, state in zip(parts, begun.states, strict=True):
-            if state and state.epoch == job.options.epochs:
+            state.begin_training(job.output, job.request, writer=writer)
+        for part, saved in zip(parts, begun.states, strict=True):
+            if saved and saved.epoch == job.options.epochs:
                 continue
-            self.began_after.append(state.epoch if state else 0)
+            self.began_after.append(saved.epoch if saved else 0)
             epochs = self.dies_after or job.options.epochs
             writer.write_bytes(part.work.checkpoint, checkpoint.to_bytes(checkpoint_after(epochs, job.model)))
             if self.dies_after:
@@ -192,7 +192,7 @@ def test_a_trained_model_is_found_and_left_overs_go(command, trainer):
 def test_a_trained_model_is_found_without_torch_and_ray(command, trainer, tmp_path):
     command()
     script = (
-        "import sys; from brainray.cli import run\n"
+        "import sys; from brainray.cli.app import run\n"
         f"code = run(['train', '--data', {str(tmp_path / 'data')!r}, '--output', {command.output!r},"
         " '--image-px', '32', '--epochs', '3'])\n"
         "print(code, sorted({'ray', 'torch'} & {name.split('.')[0] for name in sys.modules}))"
@@ -204,7 +204,7 @@ def test_a_trained_model_is_found_without_torch_and_ray(command, trainer, tmp_pa
 
 
 def test_images_that_could_not_be_read_before_are_not_mixed_in(command, trainer):
-    job = train_job._read_job(command.data, command.output, None, OPTIONS, None, print)
+    job = list_images(command.data, output=command.output, exclude=None, options=OPTIONS, say=print)
     begun = Progress(states=(checkpoint_after(2, job.model),))
     with pytest.raises(BadRequest, match=r"9 images could be read, and when this training began 8"):
         train_job._begin(job, begun, DATA | {"images": 9}, storage.Writer())

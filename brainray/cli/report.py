@@ -1,0 +1,32 @@
+"""`brainray report`: its options, and how its results are shown."""
+
+from typing import Annotated
+
+import typer
+
+from .log import LOG
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="Folder that `score` wrote.", metavar="RUN")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
+    ] = False,
+) -> None:
+    """Rebuild the summary of a run from its Parquet.
+
+    Needs neither Ray nor torch.
+    """
+    from brainray import storage
+    from brainray.commands.report import report as rebuild
+    from brainray.commands.report import verify as verify_parts
+
+    from .console import output_console, show_summary
+
+    console = output_console()
+    if verify:
+        account = verify_parts(run)
+        console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
+        return
+    show_summary(console, rebuild(run, say=LOG.say))
+    console.print(f"summary is in {storage.join(storage.normalise(run), 'summary')}")

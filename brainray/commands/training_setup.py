@@ -1,0 +1,101 @@
+"""What `train` and `tune` share: they list the images, connect to Ray, and decode the images before any fit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from brainray import storage
+from brainray.callbacks import Say
+from brainray.config import ModelSpec, TrainOptions
+from brainray.models.bundle import Bundle
+from brainray.storage.shared_paths import NamedPath, shared_paths_of
+from brainray.training.dataset import SelectedImages, TrainingSet, list_excluded, list_training_set
+from brainray.training.state import TrainRequest, WorkFolder, describe_request
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from brainray.resources import TrainPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """A request whose images are listed."""
+
+    output: str  # normalised
+    request: TrainRequest
+    training_set: TrainingSet
+    excluded: pa.Table | None  # listing of --exclude
+    options: TrainOptions
+    init: Bundle | None  # the model whose weights training begins with
+    say: Say
+
+    @property
+    def work(self) -> WorkFolder:
+        return WorkFolder.of(self.output)
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.options.model_spec(self.training_set.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedImages:
+    """The images in the object store of Ray, and the workers that fit on them."""
+
+    dataset: "Dataset"
+    selected: SelectedImages
+    pool: "TrainPool"
+
+
+def list_images(
+    data: str, *, output: str, exclude: str | None, options: TrainOptions, init: Bundle | None = None, say: Say
+) -> TrainingJob:
+    """List the images to train on. Raises `BadRequest` where there are no classes or no images.
+
+    `output` is normalised.
+    """
+    data_uri, exclude_uri = storage.normalise(data), storage.normalise(exclude) if exclude else None
+    training_set = list_training_set(data_uri)
+    excluded = list_excluded(exclude_uri) if exclude_uri else None
+    classes = training_set.classes
+    say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
+    if training_set.skipped:
+        say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
+    return TrainingJob(
+        output=output,
+        request=describe_request(options, training_set, excluded),
+        training_set=training_set,
+        excluded=excluded,
+        options=options,
+        init=init,
+        say=say,
+    )
+
+
+@contextmanager
+def decoded_by_ray(
+    job: TrainingJob, writer: storage.Writer, *, workers: int | None, most: int | None
+) -> Iterator[DecodedImages]:
+    """Connect to Ray and decode the images in the size of the options. `workers` to `most` workers will fit."""
+    from brainray.cluster.nodes import await_workers, check_every_node
+    from brainray.cluster.session import session
+    from brainray.resources import train_pool
+
+    job.say("starting Ray")
+    with session() as nodes:
+        from brainray.cluster import train_data  # after `session`: importing Ray Data reads the log settings made there
+
+        nodes = await_workers(nodes, say=job.say)
+        first_image = NamedPath("--data", job.training_set.table["uri"][0].as_py())
+        named = [first_image, *([NamedPath("--init", job.init.uri)] if job.init else [])]
+        check_every_node(shared_paths_of(named, output=job.output, writer=writer))
+        pool = train_pool(nodes, workers=workers, most=most)
+        job.say("decoding")
+        decoded, selected = train_data.decode(
+            job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say
+        )
+        yield DecodedImages(dataset=decoded, selected=selected, pool=pool)
