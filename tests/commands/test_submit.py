@@ -146,7 +146,7 @@ class TestDesk:
     def test_a_desk_needs_neither_ray_nor_torch_to_submit(self):
         command = ["submit", "--address", "http://127.0.0.1:1", "--patience", "0", "score", *arguments("s3://b/x")]
         script = f"import sys; from brainray.cli.app import run; code = run({command}); print(code, *sys.modules)"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=True)
         code, *modules = done.stdout.split()
         assert code == "1" and "has not answered" in done.stderr
         assert {name.split(".")[0] for name in modules} & {"ray", "torch", "pandas", "aiohttp"} == set()
@@ -161,7 +161,7 @@ def wheel_files(folder):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
-    done = subprocess.run([sys.executable, "-c", build], cwd=folder, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", build], cwd=folder, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(folder / done.stdout.split()[-1]) as wheel:
         return {name for name in wheel.namelist() if name.startswith("brainray/")}
@@ -200,7 +200,7 @@ class TestUpload:
         (tmp_path / "python").chmod(0o755)
         shell = ["/bin/sh", "-c", submission(*words).entrypoint]
         done = subprocess.run(
-            shell, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30, check=True
+            shell, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=250, check=True
         )
         assert json.loads(done.stdout) == ["-m", "brainray", "score", *words]
 
@@ -222,7 +222,7 @@ class TestUpload:
             "import json; print(json.dumps(f({})))"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=250, check=True
         )
         theirs = {name.lower(): text for name, text in json.loads(done.stdout).items()}
         assert {name.lower(): text for name, text in request_headers(environment).items()} == theirs
@@ -492,7 +492,7 @@ def launch(address: str, *words: str, **environment: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=250)
     return process.returncode, out, err
 
 
@@ -501,7 +501,7 @@ def submitted(address: str, *words: str, **environment: str) -> tuple[int, str, 
 
 
 def real_api(address: str, say: Callable[[str], None] = silent) -> JobsApi:
-    return JobsApi(address, headers=request_headers(ENVIRONMENT), patience_s=30, say=say)
+    return JobsApi(address, headers=request_headers(ENVIRONMENT), patience_s=120, say=say)
 
 
 def held_elsewhere(output: Path) -> Path:
@@ -525,13 +525,15 @@ def held_elsewhere(output: Path) -> Path:
 
 
 def await_status(address: str, job_id: str, status: str) -> None:
-    deadline = time.monotonic() + 60
-    while (job := real_api(address).find(job_id)) is None or job.status != status:
-        assert time.monotonic() < deadline and (job is None or not job.ended), job
-        time.sleep(0.1)
+    def has_it() -> bool:
+        job = real_api(address).find(job_id)
+        assert job is None or job.status == status or not job.ended, job
+        return job is not None and job.status == status
+
+    wait_for(has_it, f"{job_id} is {status}", step_s=0.1)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_two_schedulers_that_fire_in_the_same_instant_make_one_job_and_both_get_its_code(
     head, archive, bundle, tmp_path
 ):
@@ -548,7 +550,7 @@ def test_two_schedulers_that_fire_in_the_same_instant_make_one_job_and_both_get_
     assert [job.job_id for job in real_api(head).jobs() if job.job_id.startswith(stem)] == [f"{stem}-1"]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_every_exit_code_of_a_job_is_that_of_the_command_that_submitted_it(head, archive, bundle, tmp_path):
     root = archive(images=2)
     (root / "glioma" / "broken.jpg").write_bytes(b"no image")
@@ -576,7 +578,7 @@ def test_every_exit_code_of_a_job_is_that_of_the_command_that_submitted_it(head,
         assert re.search(rf"^brainray: brainray-\w+-\w+-\d+ ended with exit code {code}$", answers[code][2], re.M)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_a_job_is_left_found_again_and_stopped(head, tmp_path, archive, bundle):
     output = held_elsewhere(tmp_path / "run")
     words = ["score", *arguments(archive(images=1), bundle.uri, output)]
@@ -598,11 +600,10 @@ def test_a_job_is_left_found_again_and_stopped(head, tmp_path, archive, bundle):
     assert code == 130 and f"{job_id} was stopped" in err
     assert submitted(head, "--stop", *words)[0] == 0
     asked = urllib.request.Request(f"{head}/api/jobs/{job_id}", headers=request_headers(ENVIRONMENT))
-    with urllib.request.urlopen(asked, timeout=30) as answer:
+    with urllib.request.urlopen(asked, timeout=250) as answer:
         assert json.load(answer)["runtime_env"]["env_vars"] == {"COLOUR": "blue"}
 
 
-@pytest.mark.timeout(120)
 def test_a_driver_that_is_killed_has_the_code_of_its_signal(head, tmp_path, archive, bundle):
     output = held_elsewhere(tmp_path / "run")
     process = launch(head, "score", *arguments(archive(images=1), bundle.uri, output))
@@ -629,7 +630,7 @@ def is_driver(process: psutil.Process, output: Path) -> bool:
     return str(output) in words and "submit" not in words and "score" in words
 
 
-class Weather:
+class FlakyProxy:
     """A proxy before the head: lets through, breaks answers off, hangs up, refuses."""
 
     def __init__(self, address: str) -> None:
@@ -658,42 +659,44 @@ class Weather:
                 sink.sendall(block[:allowed])
                 allowed = None if allowed is None else allowed - len(block)
 
-    def clear(self) -> None:
+    def let_through(self) -> None:
         self.allowed = None
 
-    def storm(self, allowed: int) -> None:
+    def break_off(self, allowed: int) -> None:
         self.allowed = allowed
 
     def close(self) -> None:
         self._server.close()
 
 
-@pytest.mark.timeout(120)
 def test_a_broken_stream_costs_no_line_and_shows_none_twice(head):
     """And what is sent arrives whole: the job lists its folder."""
-    weather, api = Weather(head), real_api(head)
+    proxy, api = FlakyProxy(head), real_api(head)
     said: list[str] = []
     folder = submit.upload(api, say=said.append)
     shell = "find . -type f; for i in $(seq 400); do echo line $i; sleep 0.01; done; echo -n end; exit 3"
-    assert api.submit("weather", entrypoint=shell, runtime_env={"working_dir": folder})
+    assert api.submit("flaky", entrypoint=shell, runtime_env={"working_dir": folder})
     out = io.StringIO()
-    watched = real_api(weather.address, said.append)
+    watched = real_api(proxy.address, said.append)
+    proxy.break_off(0)
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(
-            submit.follow, Job.from_json(record(submission_id="weather")), watched, out=out, say=said.append
+            submit.follow, Job.from_json(record(submission_id="flaky")), watched, out=out, say=said.append
         )
-        for allowed in (0, 100, 1000, 4000):
+        wait_for(lambda: any("does not answer" in line for line in said), "the watch meets the outage")
+        proxy.let_through()
+        wait_for(lambda: any("answers again" in line for line in said), "and its end")
+        for allowed in (100, 1000, 4000):  # a part of an answer; where that is the whole of it, there is no outage
             time.sleep(0.4)
-            weather.storm(allowed)
+            proxy.break_off(allowed)
             time.sleep(0.7)
-            weather.clear()
-        ended = job.result(60)
-    weather.close()
-    assert out.getvalue() == api.log("weather") + "\n"
+            proxy.let_through()
+        ended = job.result(120)
+    proxy.close()
+    assert out.getvalue() == api.log("flaky") + "\n"
     lines = out.getvalue().splitlines()
     assert [line for line in lines if line.startswith("line")] == [f"line {i + 1}" for i in range(400)]
     assert {line[2:] for line in lines if line.startswith("./")} == set(submit.package_files())
-    assert any("does not answer" in line for line in said) and any("answers again" in line for line in said)
     with pytest.raises(BrainrayError) as caught:
         submit.check_ending(ended)
     assert caught.value.exit_code == 3
@@ -701,7 +704,6 @@ def test_a_broken_stream_costs_no_line_and_shows_none_twice(head):
     assert "has these" in said[-1]
 
 
-@pytest.mark.timeout(60)
 def test_a_job_that_ray_cannot_start_is_one_line_and_code_1(head):
     api = real_api(head)
     assert api.submit("no-folder", entrypoint="true", runtime_env={"working_dir": "gcs://_ray_pkg_none.zip"})
@@ -718,7 +720,6 @@ def test_a_wrong_token_and_no_token_are_one_line(head):
         assert "refuses the token" in err and ENVIRONMENT["RAY_AUTH_TOKEN"] not in err
 
 
-@pytest.mark.timeout(120)
 def test_a_cluster_that_is_gone_ends_the_watch_and_says_that_the_job_may_still_run(
     doomed_head, tmp_path, archive, bundle
 ):
@@ -735,7 +736,7 @@ def test_a_cluster_that_is_gone_ends_the_watch_and_says_that_the_job_may_still_r
     assert "does not answer" in err
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_what_a_lost_head_leaves_undone_the_same_command_does_on_the_next_one(
     doomed_head, heads, tmp_path, archive, bundle
 ):
@@ -743,14 +744,13 @@ def test_what_a_lost_head_leaves_undone_the_same_command_does_on_the_next_one(
     output = tmp_path / "run"
     words = ["score", *arguments(archive(images=60), bundle.uri, output), "--shard-size", "2", "--workers", "1"]
     process = launch(address, "--patience", "2", *words)
-    wait_for(lambda: len(finished(output)) >= 5 or process.poll() is not None, "five parts", timeout_s=90)
+    wait_for(lambda: len(finished(output)) >= 5 or process.poll() is not None, "five parts")
     kill()
     code, _, err = finish(process)
     assert code == 1, err
     wait_for(
         lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(output) in (p.info["cmdline"] or [])],
         "the driver is gone",
-        timeout_s=90,
     )
     before = finished(output)
     assert 5 <= len(before) < 120, "killed in the middle"

@@ -192,12 +192,12 @@ def test_a_trained_model_is_found_and_left_overs_go(command, trainer):
 def test_a_trained_model_is_found_without_torch_and_ray(command, trainer, tmp_path):
     command()
     script = (
-        "import sys; from brainray.cli import run\n"
+        "import sys; from brainray.cli.app import run\n"
         f"code = run(['train', '--data', {str(tmp_path / 'data')!r}, '--output', {command.output!r},"
         " '--image-px', '32', '--epochs', '3'])\n"
         "print(code, sorted({'ray', 'torch'} & {name.split('.')[0] for name in sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
     assert "already trained" in done.stderr
     assert "Traceback" not in done.stderr

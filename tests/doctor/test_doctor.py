@@ -8,15 +8,18 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from email.utils import formatdate
 
 import pytest
 import ray
+from botocore.httpsession import URLLib3Session
 from ray import cloudpickle
 from support.bundles import untrained
 from support.images import image_bytes
-from support.s3_servers import ACCESS_KEY, SECRET_KEY, fast_s3, free_port, s3_endpoints, strict_s3, use_server
+from support.ports import free_port
+from support.s3_servers import ACCESS_KEY, SECRET_KEY, fast_s3, s3_endpoints, strict_s3, use_server
 
 from brainray import storage
 from brainray.cli import doctor as cli_doctor
@@ -55,8 +58,6 @@ from brainray.storage.lease import hold
 from brainray.storage.shared_paths import NamedPath, SharedPaths
 
 __all__ = ["fast_s3", "s3_endpoints", "strict_s3"]  # fixtures
-
-pytestmark = pytest.mark.timeout(60)
 
 GB = 10**9
 
@@ -97,10 +98,10 @@ def test_a_broken_check_hides_nothing_of_the_others():
 
 
 def test_a_check_that_hangs_is_told_and_left_behind():
-    began = time.monotonic()
-    hanging = Check(name="nfs", look=lambda: time.sleep(5) or [], timeout_s=0.1)
+    answers = threading.Event()
+    hanging = Check(name="nfs", look=lambda: [ok("nfs", str(answers.wait()))], timeout_s=0.1)
     found = list(run_checks([hanging, Check(name="next", look=lambda: [ok("next", "fine")])]))
-    assert time.monotonic() - began < 2
+    answers.set()  # only now, so whoever waits for it hangs
     assert [(finding.check, finding.status) for finding in found] == [("nfs", "wrong"), ("next", "ok")]
     assert "no answer within 0.1 s" in found[0].found
 
@@ -124,17 +125,19 @@ def test_an_error_of_ours_is_told_as_what_is_wrong_and_what_to_do():
     [
         ("os.kill(os.getpid(), 9)", r"died of it \(signal 9\)"),
         ("raise SystemExit('no library')", r"died of it \(exit code 1\): no library"),
-        ("time.sleep(30)", "no answer within 1 s"),
+        ("time.sleep(3600)", "no answer within 15 s"),
     ],
 )
 def test_a_library_that_takes_its_process_down_is_a_finding(tmp_path, monkeypatch, does, found):
     (tmp_path / "program.py").write_text(
-        "import os, time\nfrom brainray.doctor import ok, tell\n"
+        "import os, time\nfrom brainray.doctor.checks import ok, tell\n"
         f"def look(word):\n    print('noise')\n    yield ok('begun', word)\n    {does}\n"
         "tell(look)"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    begun, died = findings_of("program", "check", "a word", timeout_s=1, remedy="repair it")
+    begun, died = findings_of(
+        "program", "check", "a word", timeout_s=15 if "sleep" in does else 120, remedy="repair it"
+    )
     assert begun == ok("begun", "a word")
     assert (died.check, died.status, died.remedy) == ("check", "wrong", "repair it")
     assert re.fullmatch(found, died.found)
@@ -200,7 +203,7 @@ for turn in range(5):
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
 def test_what_is_freed_is_not_cleared_anew_by_the_system():
     """Else a quarter of the time of the model in the package goes into clearing pages."""
-    done = subprocess.run([sys.executable, "-c", FREES], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", FREES], capture_output=True, text=True, timeout=250, check=True)
     first, *others = map(int, done.stdout.split())
     assert first > 16000, "page faults, one a page"
     assert max(others) < 1000
@@ -651,9 +654,13 @@ def test_a_token_that_will_run_out_during_a_long_run(strict_s3, monkeypatch):
 
 def test_a_store_that_cannot_be_reached_is_tried_once(strict_s3, monkeypatch):
     use_server(monkeypatch, f"http://user:password-of-it@127.0.0.1:{free_port()}")
-    began = time.monotonic()
+    sent: list[str] = []
+    send = URLLib3Session.send
+    monkeypatch.setattr(
+        URLLib3Session, "send", lambda self, request: (sent.append(request.url), send(self, request))[1]
+    )
     finding = only(attempted("--input s3://bucket/in", lambda: look_at_input("s3://bucket/in", with_store=True)))
-    assert time.monotonic() - began < 3
+    assert len(sent) == 1
     assert "cannot be reached" in finding.found and "AWS_ENDPOINT_URL" in finding.remedy
     assert "password-of-it" not in str(finding)
 
@@ -737,7 +744,7 @@ def test_a_node_without_brainray_can_say_so():
         "import json, pickle; print(json.dumps(pickle.load(sys.stdin.buffer)([('other', 'ray'), ('no-such',)])))"
     )
     # -S: packages are where they are, and this one, which is installed by a link to its folder, is not.
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], input=sent, capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], input=sent, capture_output=True, timeout=250)
     told_by_it = json.loads(done.stdout)
     assert told_by_it["packages"] == {"other": ray.__version__, "no-such": None}
     assert told_by_it["brainray"] is None
@@ -785,7 +792,7 @@ def test_a_node_that_does_not_answer_or_fails_is_told_by_its_name(local_ray):
 
 def _refused(_, raised):
     os.write(2, b"W gcs_client.cc:210: Unauthenticated: InvalidAuthToken: token-that-was-shown")
-    time.sleep(1)
+    time.sleep(60)
 
 
 def _of_another_version(_, raised):
@@ -797,7 +804,7 @@ def _of_another_version(_, raised):
     [
         (_refused, "h:1 takes nobody without its token", "RAY_AUTH_MODE=token"),
         (_of_another_version, "The cluster was started with: Ray: 2.9.0", "install the Python and the Ray"),
-        (lambda *_: time.sleep(1), "h:1 did not answer as Ray within 0.3 s", "ray status"),
+        (lambda *_: time.sleep(60), "h:1 did not answer as Ray within 5 s", "ray status"),
     ],
 )
 def test_a_cluster_that_takes_nobody_says_why(monkeypatch, attempt, found, remedy):
@@ -805,7 +812,7 @@ def test_a_cluster_that_takes_nobody_says_why(monkeypatch, attempt, found, remed
 
     monkeypatch.setattr(doctor, "_try_to_connect", attempt)
     monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
-    finding = doctor._connect("h:1", timeout_s=0.3)
+    finding = doctor._connect("h:1", timeout_s=5)
     assert finding.status == "wrong" and found in finding.found and remedy in finding.remedy
     assert "token-that-was-shown" not in str(finding)
 

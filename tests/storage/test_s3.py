@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, free_port, s3, s3_endpoints, strict_s3
+from support.ports import free_port
+from support.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, s3, s3_endpoints, strict_s3
 
 from brainray.errors import (
     IMAGE_REASONS,
@@ -48,8 +49,6 @@ from brainray.storage.s3.errors import S3Answer, S3Request, judge, translate
 from brainray.storage.s3.listing import ListedKey, Page
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
-
-pytestmark = pytest.mark.timeout(60)
 
 ODD_KEYS = (
     "in/a b.jpg",
@@ -141,7 +140,7 @@ def test_a_key_survives_its_uri(key):
 def test_nothing_is_made_at_import_and_clients_do_not_travel():
     clients = "('botocore', 'obstore', 'boto3')"
     script = f"import sys, brainray.storage.s3.backend; print([m for m in {clients} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=True)
     assert done.stdout.strip() == "[]"
 
 
