@@ -36,10 +36,6 @@ AUTOSCALER = {
 }
 
 
-def is_worker_raylet(process):
-    return process.name() == "raylet" and "--head" not in process.cmdline()
-
-
 @pytest.fixture
 def autoscaler(tmp_path):
     """The address of such a head whose autoscaler starts one worker at a time, and what lists its raylets.
