@@ -66,9 +66,9 @@ def test_an_error_of_ours_is_told_as_what_is_wrong_and_what_to_do():
 )
 def test_a_library_that_takes_its_process_down_is_a_finding(tmp_path, monkeypatch, does, found):
     (tmp_path / "program.py").write_text(
-        "import os, time\nfrom brainray.doctor.checks import ok, tell\n"
+        "import os, time\nfrom brainray.doctor.checks import ok, print_findings\n"
         f"def look(word):\n    print('noise')\n    yield ok('begun', word)\n    {does}\n"
-        "tell(look)"
+        "print_findings(look)"
     )
     monkeypatch.syspath_prepend(tmp_path)
     begun, died = findings_of(

@@ -124,8 +124,8 @@ def test_what_is_written_can_be_read_listed_copied_and_deleted(s3):
 
 
 def test_a_large_file_is_written_in_parts_and_appears_at_once(s3, monkeypatch):
-    for module in ("s3_requests", "s3_objects"):
-        monkeypatch.setattr(f"brainray.{module}.PART_BYTES", 5 << 20)
+    for module in ("requests", "backend"):
+        monkeypatch.setattr(f"brainray.storage.s3.{module}.PART_BYTES", 5 << 20)
     data = random.Random(0).randbytes(12 << 20)
     staging = held(s3)
     s3.proxy.add("503 SlowDown", methods=("PUT", "POST"), times=2)
@@ -139,8 +139,8 @@ def test_a_large_file_is_written_in_parts_and_appears_at_once(s3, monkeypatch):
 
 
 def test_a_large_write_whose_last_answer_was_lost_is_known_as_done(strict_s3, monkeypatch):
-    for module in ("s3_requests", "s3_objects"):
-        monkeypatch.setattr(f"brainray.{module}.PART_BYTES", 5 << 20)
+    for module in ("requests", "backend"):
+        monkeypatch.setattr(f"brainray.storage.s3.{module}.PART_BYTES", 5 << 20)
     data = random.Random(0).randbytes(6 << 20)
     strict_s3.proxy.add("drop", methods=("POST",), key="uploadId", times=1)
     files().write_bytes(f"{strict_s3.root}/big.bin", data, None)

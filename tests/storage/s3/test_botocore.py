@@ -25,8 +25,8 @@ def write_in_parts(server) -> None:
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    for module in ("s3_requests", "s3_objects"):
-        monkeypatch.setattr(f"brainray.{module}.PART_BYTES", 3)
+    for module in ("requests", "backend"):
+        monkeypatch.setattr(f"brainray.storage.s3.{module}.PART_BYTES", 3)
 
 
 @pytest.mark.parametrize(("change", "request_"), [(copy, COPY), (write_in_parts, COMPLETION)])
