@@ -12,6 +12,8 @@ from support.images import image_bytes
 
 from brainray.models.bundle import Bundle
 
+pytest_plugins = ("support.ray_guard",)
+
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # Threads that wait for each other asleep: beside other processes, those that spin made some tests six times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -50,6 +52,12 @@ def archive(tmp_path: Path) -> Callable[..., Path]:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """An untrained model for 32-pixel images: its predictions are wrong, and repeatable."""
     return untrained(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no confusion matrix, which takes 0.2 s each."""
+    monkeypatch.setattr("brainray.scoring.summary.draw_confusion", lambda *_: b"no plot")
 
 
 @pytest.fixture(scope="session")

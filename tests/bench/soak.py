@@ -28,9 +28,9 @@ from support.bundles import CLASSES, untrained
 from support.images import image_bytes
 from support.processes import (
     PHASES,
-    Command,
     Faults,
-    Scene,
+    ScoreProcess,
+    Workspace,
     await_phase,
     by_uri,
     check_reader,
@@ -118,8 +118,8 @@ class Soak:
         self.archive = Archive(folder, self.rng)
         self.models = [untrained(folder / f"model-{k}", seed=k) for k in range(2)]
         self.output, self._folder = folder / "run", folder
-        self.scene = Scene(folder, root=self.archive.root, model=self.models[0].uri, output=self.output)
-        self.scene.options += ["--max-failed", "100%"]
+        self.workspace = Workspace(folder, root=self.archive.root, model=self.models[0].uri, output=self.output)
+        self.workspace.options += ["--max-failed", "100%"]
         self.expected: dict[str, dict] = {}
         self.options: list[str] = []  # of the command that is given until it ends well
         self.kept: dict[str, object] = {}  # when each row was scored that must not be scored again
@@ -134,7 +134,7 @@ class Soak:
 
     @property
     def scoring_model(self) -> Bundle:
-        return next(model for model in self.models if model.uri == self.scene.model)
+        return next(model for model in self.models if model.uri == self.workspace.model)
 
     def round(self) -> None:
         """One command, and what may happen to it."""
@@ -143,20 +143,20 @@ class Soak:
         phase = self.rng.choice((*PHASES, "scoring"))
         print(f"  {kind} while {phase}, {' '.join(self.options)}", end=" ", flush=True)
         self.before = written(self.output)
-        command = self.scene.start(*self.options, faults=Faults(read_ms=self.rng.choice((20, 100, 250))))
+        command = self.workspace.start(*self.options, faults=Faults(read_ms=self.rng.choice((20, 100, 250))))
         self.tally[kind, "rounds"] += 1
         if kind != "none":
-            await_phase(self.scene, command, phase, self.rng)
+            await_phase(self.workspace, command, phase, self.rng)
         done = self.overtake(command) if kind == "overtaken" else self.harm(command, kind)
         check_reader(self.output)
         self.complete() if done else self.interrupted(command)
         print(f"-> {'done' if done else 'again'}, {len(finished(self.output))} parts", flush=True)
         self.sweep()
 
-    def harm(self, command: Command, kind: str) -> bool:
+    def harm(self, command: ScoreProcess, kind: str) -> bool:
         """Strike, wait for the end, and judge it; whether the run is complete."""
         where = self.where(command)
-        struck = command.running and kind != "none" and command.strike(kind, self.rng)
+        struck = command.running and kind != "none" and command.kill(kind, self.rng)
         if kind != "none":
             self.tally[kind, where if struck else "missed"] += 1
         check_reader(self.output)
@@ -180,7 +180,7 @@ class Soak:
             assert kind not in SURVIVED, f"did not survive the death of its {kind}: {command}"
         return False
 
-    def overtake(self, command: Command) -> bool:
+    def overtake(self, command: ScoreProcess) -> bool:
         """The driver sleeps, another run takes over and ends, the first one awakes."""
         where, holder = self.where(command), self.holder()
         if command.running:
@@ -193,7 +193,7 @@ class Soak:
             return self.harm(command, "none")
         holder.write_text(json.dumps(said | {"ttl_s": 1.0}))  # else the other one waits for a minute
         self.tally["overtaken", where] += 1
-        second = self.scene.start(*self.options)
+        second = self.workspace.start(*self.options)
         assert second.wait(WAIT_S) == 0, f"{second}\nThe one that sleeps: {command}"
         before = {path: path.stat().st_mtime_ns for path in self.visible()}
         command.resume()
@@ -212,17 +212,17 @@ class Soak:
     def visible(self) -> list[Path]:
         return [path for path in self.output.rglob("*") if path.is_file() and ".lease" not in path.parts]
 
-    def where(self, command: Command) -> str:
+    def where(self, command: ScoreProcess) -> str:
         """Of a command, before anything harms it: before, within or after scoring."""
         if "adding up" in command.stderr.read_text():
             return "after"
         return "within" if written(self.output) - self.before else "before"
 
-    def remark(self, command: Command, fine: object, what: str) -> None:
+    def remark(self, command: ScoreProcess, fine: object, what: str) -> None:
         if not fine:
             self.remarks[what.replace(str(self._folder), "…")[:300]] += 1
 
-    def interrupted(self, command: Command) -> None:
+    def interrupted(self, command: ScoreProcess) -> None:
         """After a kill: at once, or when all have died, the same command goes on. Or the archive changes meanwhile."""
         self.kills_in_a_row += 1
         if self.rng.random() < 0.5:
@@ -267,15 +267,15 @@ class Soak:
         wish = self.rng.random()
         self.options = ["--forget-missing"] if wish < 0.2 else ["--rescore"] if wish < 0.5 else []
         if self.rescoring:
-            self.scene.model = self.rng.choice(self.models).uri
+            self.workspace.model = self.rng.choice(self.models).uri
 
     def sweep(self) -> None:
         """Nothing of earlier rounds stays, neither processes nor Ray's files."""
-        for command in [c for c in self.scene.commands if not c.running and c.is_harmless()]:
+        for command in [c for c in self.workspace.commands if not c.running and c.is_harmless()]:
             command.end()
-            self.scene.commands.remove(command)
-        if not self.scene.commands:
-            shutil.rmtree(Path(self.scene.ray, "ray"), ignore_errors=True)
+            self.workspace.commands.remove(command)
+        if not self.workspace.commands:
+            shutil.rmtree(Path(self.workspace.ray, "ray"), ignore_errors=True)
 
 
 def _scored_at(run: Path) -> dict[str, object]:
@@ -302,7 +302,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     began, rounds = time.monotonic(), 0
     soak = Soak(folder, given.seed)
-    with soak.scene:
+    with soak.workspace:
         try:
             while rounds < given.rounds and time.monotonic() - began < 60 * given.minutes:
                 rounds += 1

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import json, os, psutil, ray
-from brainray import ray_internals
+from brainray.cluster import ray_internals
 from brainray.cluster.session import session
 
 def settings():
@@ -31,6 +31,9 @@ print(json.dumps(told | {"after": settings()}))
 """
 
 
+pytestmark = pytest.mark.ray
+
+
 @pytest.fixture
 def started_alone(tmp_path):
     """Runs code with a home folder of its own and no variable of Ray's; gives what it prints, and the home folder."""
@@ -41,7 +44,7 @@ def started_alone(tmp_path):
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment = plain | {"HOME": str(home), "RAY_ADDRESS": "local"} | variables
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=False
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=250, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout, home
@@ -49,7 +52,6 @@ def started_alone(tmp_path):
     return start
 
 
-@pytest.mark.timeout(110)
 def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone):
     out, home = started_alone(SCRIPT)
     told = json.loads(out)
@@ -71,7 +73,6 @@ def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.timeout(110)
 def test_a_token_path_that_leads_nowhere_is_one_line(started_alone, tmp_path):
     code = (
         "from brainray.errors import BrainrayError\nfrom brainray.cluster.session import session\n"

@@ -71,7 +71,6 @@ def test_a_side_without_rows_costs_no_task(decoded):
     assert [share.pieces for share in share_out(decoded, side([], by="position"), 2)] == [(), ()]
 
 
-@pytest.mark.timeout(120)
 def test_each_worker_of_ray_train_is_sent_its_share_and_nothing_else(decoded, monkeypatch, tmp_path):
     """The workers note the rows they receive before they drop any."""
     folder, scratch = tmp_path / "seen", tmp_path / "scratch"

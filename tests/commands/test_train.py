@@ -197,7 +197,7 @@ def test_a_trained_model_is_found_without_torch_and_ray(command, trainer, tmp_pa
         " '--image-px', '32', '--epochs', '3'])\n"
         "print(code, sorted({'ray', 'torch'} & {name.split('.')[0] for name in sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
     assert "already trained" in done.stderr
     assert "Traceback" not in done.stderr

@@ -22,7 +22,7 @@ def searched(archive, tmp_path, capfd, local_ray):
     return search
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_search_ranks_its_trials_and_goes_on_where_it_ended(searched, tmp_path):
     rows, said = searched(2)
     assert [row["trial"] for row in rows] == ["0", "1"]

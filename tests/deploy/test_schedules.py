@@ -106,7 +106,7 @@ class TestCron:
             env=variables | {"PATH": path},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=250,
             check=False,
         )
         mail = done.stdout + done.stderr
@@ -143,11 +143,11 @@ class TestSystemd:
         (tmp_path / "brainray-nightly.service").write_text(SERVICE.replace(program, "/bin/true"))
         (tmp_path / "brainray-nightly.timer").write_text(TIMER)
         command = ["systemd-analyze", "verify", *map(str, tmp_path.iterdir())]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
         ours = [line for line in done.stderr.splitlines() if "brainray" in line]
         assert (done.returncode, ours) == (0, [])
         calendar = ["systemd-analyze", "calendar", when]
-        assert subprocess.run(calendar, capture_output=True, timeout=60, check=False).returncode == 0
+        assert subprocess.run(calendar, capture_output=True, timeout=250, check=False).returncode == 0
 
     def test_the_timer_starts_the_service_and_makes_up_for_a_missed_start(self):
         timer = unit(TIMER)

@@ -4,28 +4,29 @@ import os
 
 import pytest
 from support.images import image_bytes
-from support.processes import POISON, Faults, Scene, check_reader, check_whole, finished, rows_seen
-from support.runs import contents, engine_of, request_for, score_here
+from support.processes import POISON, Faults, Workspace, check_reader, check_whole, finished, rows_seen
+from support.runs import contents, finish_here, undisturbed_rows
+from support.waiting import HANGS_S
 
 from brainray import storage
 from brainray.scoring.parts import read_part_info
 
 
 @pytest.fixture
-def scene_of(archive, bundle, tmp_path):
+def new_workspace(archive, bundle, tmp_path):
     """Gives an archive of so many images a class, none of them scored."""
-    scenes = []
+    workspaces = []
 
     def draw(images):
-        scenes.append(Scene(tmp_path, root=archive(images=images), model=bundle.uri, output=tmp_path / "run"))
-        return scenes[-1]
+        workspaces.append(Workspace(tmp_path, root=archive(images=images), model=bundle.uri, output=tmp_path / "run"))
+        return workspaces[-1]
 
     yield draw
-    for scene in scenes:
-        scene.__exit__()
+    for workspace in workspaces:
+        workspace.__exit__()
 
 
-def ended_with_one_line(command, code, *, timeout_s=60):
+def ended_with_one_line(command, code, *, timeout_s=HANGS_S):
     """The last line of a command that was to fail; before it there is only progress."""
     assert command.wait(timeout_s) == code, str(command)
     *progress, last = command.errors()
@@ -34,79 +35,64 @@ def ended_with_one_line(command, code, *, timeout_s=60):
     return last
 
 
-def finish_here(scene, bundle):
-    """The same command in this process, without Ray."""
-    return score_here(request_for(scene.root, scene.output, bundle, shard_size=4), engine_of(bundle))
-
-
-def undisturbed(scene, bundle, tmp_path):
-    request = request_for(scene.root, tmp_path / "undisturbed", bundle, shard_size=4)
-    score_here(request, engine_of(bundle))
-    return contents(request.output)
-
-
-@pytest.mark.timeout(150)
-def test_an_image_that_kills_its_decoder_gets_a_row_that_says_so_and_all_others_theirs(scene_of, bundle, tmp_path):
-    scene = scene_of(8)
-    expected = undisturbed(scene, bundle, tmp_path)
-    poison = scene.root / "notumor" / "poison.jpg"
+def test_an_image_that_kills_its_decoder_gets_a_row_that_says_so_and_all_others_theirs(new_workspace, bundle, tmp_path):
+    workspace = new_workspace(8)
+    expected = undisturbed_rows(workspace, bundle, tmp_path)
+    poison = workspace.root / "notumor" / "poison.jpg"
     poison.write_bytes(image_bytes(77) + POISON)
-    command = scene.start("--max-failed", "1", faults=Faults(poison=True))
-    assert command.wait(120) == 0, str(command)
+    command = workspace.start("--max-failed", "1", faults=Faults(poison=True))
+    assert command.wait() == 0, str(command)
     assert "(raylet)" not in command.stdout.read_text(), "what Ray says of dead workers belongs into its log"
-    found = contents(scene.output)
+    found = contents(workspace.output)
     row = found.pop(str(poison))
     assert (row["status"], row["error"]) == ("error", "unsupported")
     assert "killed its decoder (signal 11)" in row["error_detail"]
     assert (row["predicted"], row["label"]) == (None, "notumor")
     assert found == expected
-    check_reader(scene.output)
-    assert storage.read_json(f"{scene.output}/_SUCCESS")["rows"] == 33
+    check_reader(workspace.output)
+    assert storage.read_json(f"{workspace.output}/_SUCCESS")["rows"] == 33
 
 
-@pytest.mark.timeout(90)
-def test_an_archive_that_goes_away_ends_the_run_and_no_image_gets_an_error_row(scene_of, bundle, tmp_path):
-    scene = scene_of(24)
-    expected = undisturbed(scene, bundle, tmp_path)
-    command = scene.start(faults=Faults(read_ms=250))
-    scene.await_parts(command, 3)
-    scene.root.rename(tmp_path / "elsewhere")
+def test_an_archive_that_goes_away_ends_the_run_and_no_image_gets_an_error_row(new_workspace, bundle, tmp_path):
+    workspace = new_workspace(24)
+    expected = undisturbed_rows(workspace, bundle, tmp_path)
+    command = workspace.start(faults=Faults(read_ms=250))
+    workspace.await_parts(command, 3)
+    workspace.root.rename(tmp_path / "elsewhere")
     line = ended_with_one_line(command, 1)
     assert "is the input still mounted and readable?" in line and "run the same command to go on" in line
-    kept = finished(scene.output)
-    assert 3 <= len(kept) < 24 and not (scene.output / "_SUCCESS").exists()
-    check_reader(scene.output)
-    assert [row for row in rows_seen(scene.output) if row["status"] != "ok"] == []
-    (tmp_path / "elsewhere").rename(scene.root)
-    assert finish_here(scene, bundle).failed == 0
-    check_whole(scene.output, expected, kept=kept)
+    kept = finished(workspace.output)
+    assert 3 <= len(kept) < 24 and not (workspace.output / "_SUCCESS").exists()
+    check_reader(workspace.output)
+    assert [row for row in rows_seen(workspace.output) if row["status"] != "ok"] == []
+    (tmp_path / "elsewhere").rename(workspace.root)
+    assert finish_here(workspace, bundle).failed == 0
+    check_whole(workspace.output, expected, kept=kept)
 
 
-@pytest.mark.timeout(90)
-def test_a_read_that_hangs_ends_the_run_when_nothing_is_finished_any_more(scene_of):
-    scene = scene_of(4)
-    command = scene.start("--stall-timeout", "8", faults=Faults(hang_at="notumor/2.jpg"))
+def test_a_read_that_hangs_ends_the_run_when_nothing_is_finished_any_more(new_workspace):
+    workspace = new_workspace(4)
+    command = workspace.start("--stall-timeout", "8", faults=Faults(hang_at="notumor/2.jpg"))
     line = ended_with_one_line(command, 1)
     assert line == (
         "brainray: no shard was finished for 8 s, so the run was ended; finished ones are kept, "
         "run the same command to go on"
     )
-    check_reader(scene.output)
-    assert not (scene.output / "_SUCCESS").exists()
+    check_reader(workspace.output)
+    assert not (workspace.output / "_SUCCESS").exists()
 
 
-@pytest.mark.timeout(90)
-def test_a_full_disk_ends_the_run_and_reads_that_fail_twice_are_counted(scene_of, bundle, tmp_path):
+def test_a_full_disk_ends_the_run_and_reads_that_fail_twice_are_counted(new_workspace, bundle, tmp_path):
     """Each image can be read at the third try only; the disk is full with the fourth part."""
-    scene = scene_of(10)
-    expected = undisturbed(scene, bundle, tmp_path)
-    line = ended_with_one_line(scene.start(faults=Faults(full_at=4, fail_first=2)), 1)
+    workspace = new_workspace(10)
+    expected = undisturbed_rows(workspace, bundle, tmp_path)
+    line = ended_with_one_line(workspace.start(faults=Faults(full_at=4, fail_first=2)), 1)
     assert "No space left on device" in line
-    kept = finished(scene.output)
-    assert 3 <= len(kept) < 10 and not (scene.output / "_SUCCESS").exists()
-    assert all(name.startswith("part-") for name in os.listdir(scene.output / "predictions"))
-    assert finish_here(scene, bundle).failed == 0
-    check_whole(scene.output, expected, kept=kept)
-    figures = storage.read_json(f"{scene.output}/summary/summary.json")
-    parts = [read_part_info(f"{scene.output}/predictions/{name}") for name in kept]
+    kept = finished(workspace.output)
+    assert 3 <= len(kept) < 10 and not (workspace.output / "_SUCCESS").exists()
+    assert all(name.startswith("part-") for name in os.listdir(workspace.output / "predictions"))
+    assert finish_here(workspace, bundle).failed == 0
+    check_whole(workspace.output, expected, kept=kept)
+    figures = storage.read_json(f"{workspace.output}/summary/summary.json")
+    parts = [read_part_info(f"{workspace.output}/predictions/{name}") for name in kept]
     assert figures["throughput"]["read_retries"] == sum(2 * part.rows for part in parts)

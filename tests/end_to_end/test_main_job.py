@@ -24,7 +24,7 @@ def folders(tmp_path_factory, local_ray):
     return root
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_training_writes_a_bundle_that_says_what_it_is(folders):
     bundle = load_bundle(str(folders / "model"))
     assert bundle.classes == CLASSES
@@ -41,7 +41,7 @@ def test_training_writes_a_bundle_that_says_what_it_is(folders):
     assert "Not a medical device" in (folders / "model" / "training" / "model-card.md").read_text()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_scoring_and_report_agree(folders, capfd):
     arguments = [
         "--input",

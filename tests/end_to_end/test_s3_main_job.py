@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.runs import contents, engine_of, request_for, score_here
 from support.s3_servers import s3_endpoints, s3_environment, strict_s3  # noqa: F401  fixtures
+from support.waiting import wait_for
 
 from brainray import storage
 from brainray.imaging.phantom import write_archive
@@ -30,7 +31,7 @@ def brainray(*arguments, endpoint):
 
 
 def ended(command, code=0):
-    out, err = command.communicate(timeout=100)
+    out, err = command.communicate(timeout=250)
     assert command.returncode == code, err
     return out
 
@@ -40,7 +41,8 @@ def upload(folder, uri):
         storage.write_bytes(f"{uri}/{path.relative_to(folder)}", path.read_bytes())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_the_main_job_runs_on_buckets_and_outlives_a_kill(strict_s3, bundle, tmp_path):  # noqa: F811
     write_archive(str(tmp_path / "in"), images=48, seed=3)
     names = ("in", "learn", "model", "trained", "run")
@@ -58,12 +60,12 @@ def test_the_main_job_runs_on_buckets_and_outlives_a_kill(strict_s3, bundle, tmp
     score = ("score", "--input", data, "--model", model, "--output", run, "--shard-size", "4")
     strict_s3.proxy.add("slow", methods=("GET",), key="/in/", delay_s=0.4)
     killed = command(*score)
-    while len(storage.list_names(f"{run}/predictions")) < 3 and killed.poll() is None:
-        pass
+    done = f"{run}/predictions"
+    wait_for(lambda: len(storage.list_names(done)) >= 3 or killed.poll() is not None, "three parts", step_s=0.1)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     time.sleep(1)  # a request that had left may still arrive
-    kept = len(storage.list_names(f"{run}/predictions"))
+    kept = len(storage.list_names(done))
     assert 3 <= kept < 12
     assert not storage.exists(f"{run}/_SUCCESS")
     strict_s3.proxy.clear()

@@ -1,4 +1,4 @@
-"""The head is found whatever the margins, and what is around it."""
+"""The head is found whatever the margins and what is around it; tones are as before a histogram was equalised."""
 
 import io
 
@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode
-from brainray.imaging.normalise import head_box
+from brainray.imaging.normalise import head_box, usual_tone
+from brainray.imaging.phantom import draw
 
 SPEC = ImageSpec(image_px=96, crop="head")
 
@@ -99,3 +100,30 @@ def test_the_head_is_found_after_equalisation_of_the_whole_histogram():
     flat = ImageOps.equalize(Image.fromarray(np.maximum(tissue, glow).astype(np.uint8)))
     assert np.asarray(flat)[100:250, :140].mean() > 50, "the air is lifted"
     assert head_box(flat, (0, 0, *flat.size)) == pytest.approx((150, 40, 350, 280), abs=0.03 * 240)
+
+
+def seen(image, tone="usual"):
+    sink = io.BytesIO()
+    image.save(sink, "PNG")
+    return decode(sink.getvalue(), ImageSpec(image_px=96, crop="head", tone=tone)).pixels.astype(int)
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_an_equalised_slice_has_the_tones_that_it_had_before(index):
+    slice_ = Image.fromarray(draw(index, seed=3)[0]).convert("L")
+    before, flat = seen(slice_), ImageOps.equalize(slice_)
+    assert abs(seen(flat) - before).mean() < 0.5 * abs(seen(flat, "as_is") - before).mean()
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_any_other_slice_is_left_alone(index):
+    slice_ = Image.fromarray(draw(index, seed=3)[0]).convert("L")
+    assert (seen(slice_) == seen(slice_, "as_is")).all()
+
+
+@given(pixels=arrays(np.uint8, st.sampled_from([(9, 9), (5, 5, 3)])))
+def test_no_order_of_tones_is_turned_round(pixels):
+    usual = usual_tone(pixels)
+    assert usual.shape == pixels.shape
+    order = np.argsort(pixels, axis=None, kind="stable")
+    assert (np.diff(usual.ravel()[order].astype(int)) >= 0).all()

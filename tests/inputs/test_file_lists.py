@@ -14,16 +14,13 @@ from support.s3_servers import s3_endpoints, strict_s3
 from brainray import storage
 from brainray.errors import BadRequest
 from brainray.inputs.file_lists import open_file_list
-from brainray.scoring import summary
 from brainray.scoring.run_folder import verify_run
 from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["s3_endpoints", "strict_s3"]  # fixtures
 
 
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch):
-    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
+pytestmark = pytest.mark.usefixtures("no_plot")
 
 
 @pytest.fixture

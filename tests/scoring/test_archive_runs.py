@@ -20,7 +20,6 @@ from brainray.errors import StorageError
 from brainray.inputs import archives, ranges
 from brainray.inputs.label_file import read_label_file
 from brainray.inputs.reader import Reader
-from brainray.scoring import summary
 from brainray.scoring.run_folder import verify_run
 from brainray.storage.retry import ConcurrencyLimit
 from brainray.storage.s3.backend import S3Objects
@@ -42,9 +41,7 @@ def parquet(files):
 MAKE = {"tar": tar_of, "zip": zip_of, "parquet": parquet}
 
 
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch):
-    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
+pytestmark = pytest.mark.usefixtures("no_plot")
 
 
 @pytest.fixture

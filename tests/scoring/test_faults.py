@@ -9,18 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.bundles import derived
-from support.faults import Killed, bury, failing
+from support.faults import Killed, failing, mark_lease_dead
 from support.images import image_bytes
 from support.runs import brightness, contents, engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.errors import BrainrayError
-from brainray.scoring import summary
 from brainray.scoring.run_folder import verify_run
 
 
-class Site:
-    """An archive, a run of it, and what a clean run of another output gives."""
+class ArchiveRun:
+    """A folder with an archive in it, a run of it, and what a clean run of another output gives."""
 
     def __init__(self, folder, bundle, other):
         self.root, self.output = folder / "in", str(folder / "run")
@@ -33,7 +32,7 @@ class Site:
         path.write_bytes(image_bytes(seed))
         os.utime(path, ns=(seed, seed))
 
-    def write_container(self, *seeds):
+    def write_archive(self, *seeds):
         path = self.root / "more.zip"
         with zipfile.ZipFile(path, "w") as file:
             for seed in seeds:
@@ -63,24 +62,23 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, bundle, monkeypatch):
-    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"a picture takes 0.2 s")
-    return Site(tmp_path, bundle, derived(bundle, tmp_path / "other"))
+def archive_run(tmp_path, bundle, no_plot):
+    return ArchiveRun(tmp_path, bundle, derived(bundle, tmp_path / "other"))
 
 
-def begin(site):
+def begin(archive_run):
     for i in range(3):
-        site.write(f"image{i}", seed=i + 1)
-    site.write_container(21, 22)
+        archive_run.write(f"image{i}", seed=i + 1)
+    archive_run.write_archive(21, 22)
 
 
-def extend(site):
-    begin(site)
-    site.score()
-    site.write("image1", seed=11)
-    site.write("new", seed=12)
-    site.write_container(22, 23)
-    (site.root / "image2.jpg").unlink()
+def extend(archive_run):
+    begin(archive_run)
+    archive_run.score()
+    archive_run.write("image1", seed=11)
+    archive_run.write("new", seed=12)
+    archive_run.write_archive(22, 23)
+    (archive_run.root / "image2.jpg").unlink()
 
 
 SCENARIOS = {
@@ -92,63 +90,65 @@ SCENARIOS = {
 STRIDE = 1 if os.environ.get("BRAINRAY_EVERY_STEP") else 7
 
 
-def prepared(site, tmp_path, prepare):
+def prepared(archive_run, tmp_path, prepare):
     """Lays out the same start again and again."""
-    prepare(site)
+    prepare(archive_run)
     start = tmp_path / "start"
-    if os.path.exists(site.output):
-        shutil.copytree(site.output, start)
+    if os.path.exists(archive_run.output):
+        shutil.copytree(archive_run.output, start)
 
     def restart():
-        shutil.rmtree(site.output, ignore_errors=True)
+        shutil.rmtree(archive_run.output, ignore_errors=True)
         if start.exists():
-            shutil.copytree(start, site.output)
+            shutil.copytree(start, archive_run.output)
 
     return restart
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_run_killed_at_any_step_is_completed_by_the_same_command(scenario, site, tmp_path, monkeypatch):
+def test_a_run_killed_at_any_step_is_completed_by_the_same_command(scenario, archive_run, tmp_path, monkeypatch):
     prepare, options = SCENARIOS[scenario]
-    restart = prepared(site, tmp_path, prepare)
-    expected = site.clean(model=options.get("model", "first"))
+    restart = prepared(archive_run, tmp_path, prepare)
+    expected = archive_run.clean(model=options.get("model", "first"))
     with failing(monkeypatch, at=None) as counted:
-        site.score(**options)
+        archive_run.score(**options)
     for step in range(1 + counted.changes % STRIDE, counted.changes + 1, STRIDE):
         restart()
         with failing(monkeypatch, at=step), pytest.raises(Killed):
-            site.score(**options)
-        site.check_reader()
-        bury(site.output)
-        site.score(**options)
-        assert contents(site.output) == expected, f"killed at step {step} of {counted.changes}"
-        assert verify_run(site.output).rows == len(expected)
-        assert not os.path.exists(f"{site.output}/.rescore")
-        visible = os.listdir(f"{site.output}/predictions")
+            archive_run.score(**options)
+        archive_run.check_reader()
+        mark_lease_dead(archive_run.output)
+        archive_run.score(**options)
+        assert contents(archive_run.output) == expected, f"killed at step {step} of {counted.changes}"
+        assert verify_run(archive_run.output).rows == len(expected)
+        assert not os.path.exists(f"{archive_run.output}/.rescore")
+        visible = os.listdir(f"{archive_run.output}/predictions")
         assert not [name for name in visible if not name.startswith("part-")], "rests lie among the parts"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_run_whose_disk_fails_at_any_step_ends_with_one_line_and_is_completed(scenario, site, tmp_path, monkeypatch):
+def test_a_run_whose_disk_fails_at_any_step_ends_with_one_line_and_is_completed(
+    scenario, archive_run, tmp_path, monkeypatch
+):
     prepare, options = SCENARIOS[scenario]
-    restart = prepared(site, tmp_path, prepare)
-    expected = site.clean(model=options.get("model", "first"))
+    restart = prepared(archive_run, tmp_path, prepare)
+    expected = archive_run.clean(model=options.get("model", "first"))
     with failing(monkeypatch, at=None) as counted:
-        site.score(**options)
+        archive_run.score(**options)
     told = 0
     for step in range(1, counted.changes + 1, STRIDE):
         restart()
         try:
             with failing(monkeypatch, at=step, error=OSError(errno.ENOSPC, "No space left on device")):
-                site.score(**options)
+                archive_run.score(**options)
         except BrainrayError as exc:
             told += 1
             assert "No space left on device" in str(exc), f"step {step}"
-            site.check_reader()
-            bury(site.output)
-            site.score(**options)
-        assert contents(site.output) == expected, f"failed at step {step} of {counted.changes}"
-        assert verify_run(site.output).rows == len(expected)
+            archive_run.check_reader()
+            mark_lease_dead(archive_run.output)
+            archive_run.score(**options)
+        assert contents(archive_run.output) == expected, f"failed at step {step} of {counted.changes}"
+        assert verify_run(archive_run.output).rows == len(expected)
     assert told > counted.changes // STRIDE // 2
 
 
@@ -163,31 +163,31 @@ steps = st.one_of(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(steps, max_size=9))
-def test_any_history_ends_in_the_rows_that_one_clean_run_gives(history, site, monkeypatch):
+def test_any_history_ends_in_the_rows_that_one_clean_run_gives(history, archive_run, monkeypatch):
     """Additions, changes, removals and deaths in any order."""
-    shutil.rmtree(site.root)
-    shutil.rmtree(site.output, ignore_errors=True)
-    site.root.mkdir()
-    site.write("always", seed=9)
+    shutil.rmtree(archive_run.root)
+    shutil.rmtree(archive_run.output, ignore_errors=True)
+    archive_run.root.mkdir()
+    archive_run.write("always", seed=9)
     for what, *values in history:
         if what == "write":
-            site.write(*values)
+            archive_run.write(*values)
         elif what == "remove":
-            (site.root / f"{values[0]}.jpg").unlink(missing_ok=True)
+            (archive_run.root / f"{values[0]}.jpg").unlink(missing_ok=True)
         elif what == "score":
-            site.score(**values[0])
+            archive_run.score(**values[0])
         else:
             step, options = values
             try:
                 with failing(monkeypatch, at=step):
-                    site.score(**options)
+                    archive_run.score(**options)
             except Killed:
-                bury(site.output)
-        site.check_reader()
-    expected = site.clean()
-    site.score()
-    found = contents(site.output)
+                mark_lease_dead(archive_run.output)
+        archive_run.check_reader()
+    expected = archive_run.clean()
+    archive_run.score()
+    found = contents(archive_run.output)
     assert {uri: found[uri] for uri in expected} == expected
-    site.score(forget_missing=True)
-    assert contents(site.output) == expected
-    assert verify_run(site.output).rows == len(expected)
+    archive_run.score(forget_missing=True)
+    assert contents(archive_run.output) == expected
+    assert verify_run(archive_run.output).rows == len(expected)

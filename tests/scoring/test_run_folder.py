@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.bundles import derived, untrained
-from support.faults import Killed, bury
+from support.faults import Killed, mark_lease_dead
 from support.images import image_bytes
 from support.runs import Stopped, contents, engine_of, request_for, rows, score_here
 
@@ -490,7 +490,7 @@ def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where,
         patch.setattr(rescore, where, die)
         run(root, rescore=True)
     assert not success(run.uri)
-    bury(run.uri)
+    mark_lease_dead(run.uri)
     assert run(root, rescore=True, on_shard=lambda _: pytest.fail("a shard was scored twice")).scored == 0
     assert verify_run(run.uri).rows == 12
     assert not os.path.exists(f"{run.uri}/.rescore")

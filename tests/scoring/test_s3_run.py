@@ -27,8 +27,6 @@ from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
 
-pytestmark = pytest.mark.timeout(60)
-
 FILES = {f"{name}/{i}.jpg": image_bytes(100 * k + i) for k, name in enumerate(CLASSES) for i in range(9)}
 FILES["glioma/8.jpg"] = b"no image"
 SHARD_SIZE = 9
@@ -36,7 +34,7 @@ ANY_IMAGE = r"/in/.*\.jpg$"
 EVERY_METHOD = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
-class Site:
+class BucketRun:
     """The archive in a bucket, and a run of it."""
 
     def __init__(self, server: Server, bundle: Bundle) -> None:
@@ -102,21 +100,20 @@ def expected(bundle, tmp_path_factory) -> dict[str, dict]:
 
 
 @pytest.fixture
-def make_site(bundle, monkeypatch) -> Callable[[Server], Site]:
+def bucket_run(bundle, monkeypatch, no_plot) -> Callable[[Server], BucketRun]:
     """Without waits, and without the picture, which takes 0.2 s."""
     backend = S3Objects(settle_s=0.2, sleep=lambda _: None)
     monkeypatch.setattr(storage, "_s3", lambda: backend)
-    monkeypatch.setattr(summary, "draw_confusion", lambda *_: b"")
-    return lambda server: Site(server, bundle)
+    return lambda server: BucketRun(server, bundle)
 
 
 @pytest.fixture
-def site(strict_s3, make_site) -> Iterator[Site]:
-    return make_site(strict_s3)
+def site(strict_s3, bucket_run) -> Iterator[BucketRun]:
+    return bucket_run(strict_s3)
 
 
-def test_an_image_costs_one_get_and_no_head(s3, make_site, expected):
-    site = make_site(s3)
+def test_an_image_costs_one_get_and_no_head(s3, bucket_run, expected):
+    site = bucket_run(s3)
     site.score()
     assert site.asked_for() == gets(FILES)
     assert site.retries() == 0
@@ -278,9 +275,9 @@ def test_a_clock_that_is_wrong_ends_the_run_with_one_line_that_says_so(site):
     assert not storage.exists(site.run)
 
 
-def test_a_burst_of_slow_downs_slows_every_thread_of_a_worker(fast_s3, make_site):
+def test_a_burst_of_slow_downs_slows_every_thread_of_a_worker(fast_s3, bucket_run):
     """The first answers are nothing but 503: all are read in the end, and few requests are wasted."""
-    site = make_site(fast_s3)
+    site = bucket_run(fast_s3)
     fault = site.proxy.add("503 SlowDown", key=ANY_IMAGE, times=150)
     reader, uris = Reader(policy=RetryPolicy(longest_wait_s=1)), [f"{site.root}/{name}" for name in FILES]
     pieces = [RangeRead(uri, None) for uri in uris]

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from support.bundles import CLASSES
 from support.images import image_bytes
+from support.runs import brightness
 
 from brainray import storage
 from brainray.config import ImageSpec
@@ -34,13 +35,6 @@ def write(folder, files):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return [folder / name for name in files]
-
-
-def brightness(images):
-    """A stand-in for a model that tells images apart: the brighter, the more glioma."""
-    mean = images.reshape(len(images), -1).mean(axis=1) / 255 if len(images) else np.empty(0)
-    rest = (1 - mean) / (len(CLASSES) - 1)
-    return np.stack([mean] + [rest] * (len(CLASSES) - 1), axis=1).astype(np.float32)
 
 
 def score(folder, files, predict=brightness, review_below=0.5):

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 
 import pytest
-from support import waiting
+from support.waiting import wait_for
 
 from brainray import storage
 from brainray.errors import OutputHeld
@@ -114,9 +113,6 @@ def leave_elsewhere(output, **changes):
     leave(output, host="host7", pid=4711, boot_id="of another machine", since="2026-11-22T06:10:03+00:00", **changes)
 
 
-wait_for = partial(waiting.wait_for, timeout_s=20)
-
-
 def everything(folder):
     found = [(path, *(f"{path}/{name}" for name in files)) for path, _, files in os.walk(folder)]
     return {path: os.stat(path).st_mtime_ns for paths in found for path in paths}
@@ -191,21 +187,21 @@ def race(output, runs=8):
     start, told, answers = forked.Barrier(runs), forked.Barrier(runs), forked.Queue()
 
     def compete():
-        start.wait(30)
+        start.wait(120)
         try:
             with hold(output):
                 answers.put("held")
-                told.wait(30)
+                told.wait(120)
         except OutputHeld as exc:
             answers.put(str(exc))
-            told.wait(30)
+            told.wait(120)
 
     processes = [forked.Process(target=compete) for _ in range(runs)]
     for process in processes:
         process.start()
-    found = [answers.get(timeout=60) for _ in processes]
+    found = [answers.get(timeout=120) for _ in processes]
     for process in processes:
-        process.join(60)
+        process.join(120)
     return found
 
 
@@ -227,11 +223,11 @@ def test_of_many_that_watched_a_silent_holder_exactly_one_follows(output):
     start, ended, answers = threading.Barrier(6), threading.Event(), []
 
     def compete():
-        start.wait(30)
+        start.wait(120)
         try:
             with hold(output, sleep=time.sleep):
                 answers.append("held")
-                ended.wait(30)
+                ended.wait(120)
         except OutputHeld:
             answers.append("refused")
 
@@ -264,7 +260,7 @@ def test_over_many_handovers_no_two_ever_hold_together(output, tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0, "a run would have failed for no reason of its own"
     os.close(log)
     lines = (tmp_path / "log").read_text().split()
@@ -454,7 +450,7 @@ def test_a_stopped_holder_is_followed_after_its_ttl_and_can_write_nothing_then(o
             assert stopped.stdout.readline().startswith("refused: another run has taken over"), name
         stopped.stdin.close()
         assert stopped.stdout.readline() == "lost\n"
-        assert stopped.wait(20) == 0
+        assert stopped.wait(120) == 0
         assert os.listdir(f"{output}/.lease") == ["00000002"], "a late heartbeat brought the old lease back"
         assert everything(output) == before
         held.check()

@@ -44,7 +44,7 @@ def test_that_of_a_killed_process_is_removed_by_the_next(other, temporary):
     process, folder = other
     (folder / "large").write_bytes(b"0" * 1000)
     process.kill()
-    process.wait(10)
+    process.wait(120)
     assert folder.exists()
     with scratch_folder():
         assert not folder.exists()
@@ -57,5 +57,5 @@ def test_that_of_a_running_process_stays_and_what_others_have_left_too(other, te
     with scratch_folder():
         pass
     assert folder.exists()
-    process.communicate(timeout=10)
+    process.communicate(timeout=120)
     assert sorted(path.name for path in temporary.iterdir()) == ["brainray-file", "brainray-notes"]

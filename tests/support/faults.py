@@ -29,12 +29,12 @@ class FailingOs:
             return function
 
         def counted(*args, **kwargs):
-            self.strike()
+            self.fail_if_due()
             return function(*args, **kwargs)
 
         return counted
 
-    def strike(self) -> None:
+    def fail_if_due(self) -> None:
         self.changes += 1
         if self._at is None or self.changes < self._at:
             return
@@ -52,7 +52,7 @@ class _FailingShutil:
         return getattr(shutil, name)
 
     def rmtree(self, *args, **kwargs):
-        self._failing.strike()
+        self._failing.fail_if_due()
         return shutil.rmtree(*args, **kwargs)
 
 
@@ -66,7 +66,7 @@ def failing(monkeypatch, at: int | None, error: OSError | None = None) -> Iterat
         yield fault
 
 
-def bury(output: str) -> None:
+def mark_lease_dead(output: str) -> None:
     """Make the holder of the lease a process that is dead, as it would be had this one been killed."""
     for holder in Path(output, ".lease").glob("0*/holder.json"):
         said = json.loads(holder.read_text())

@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.ports import free_port
+
 BIN = Path(sys.executable).parent
 # The job's `python` is the one of the tests; no cluster of the user's own is touched, nor is their token.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
@@ -22,13 +23,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
-_START_S = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+_START_S = 240.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +77,7 @@ def _await(url: str, process: subprocess.Popen, token: str | None) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5).close()
+            urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60).close()
             return
         except OSError as exc:
             if getattr(exc, "code", None) == 401 and not token:  # it is there, and asks for one

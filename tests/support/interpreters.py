@@ -7,5 +7,5 @@ from pathlib import Path
 
 def bare_python(folder: Path) -> str:
     """A new environment with nothing in it."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "bare")], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "bare")], check=True, timeout=250)
     return str(folder / "bare" / "bin" / "python")

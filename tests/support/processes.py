@@ -23,7 +23,7 @@ from typing import Literal
 
 import psutil
 import pyarrow.parquet as pq
-from support.waiting import until
+from support.waiting import HANGS_S, until
 
 from brainray import storage
 from brainray.scoring.run_folder import verify_run
@@ -103,7 +103,17 @@ def _site(faults: dict, marks: str, poison: bytes) -> None:
         ImageFile.load = load
 
 
-class Command:
+def session_processes(leader: int) -> list[psutil.Process]:
+    """Every process of the session that lives, the oldest first."""
+    found = []
+    for process in psutil.process_iter(["create_time"]):
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return sorted(found, key=lambda process: process.info["create_time"])
+
+
+class ScoreProcess:
     """A running `brainray` and its Ray."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], folder: Path) -> None:
@@ -128,13 +138,7 @@ class Command:
         return self.process.poll() is None
 
     def family(self) -> list[psutil.Process]:
-        """Every process of the session that lives."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return session_processes(self.process.pid)
 
     def members(self, kind: Kind) -> list[psutil.Process]:
         """The processes that a kill of this kind is for."""
@@ -149,7 +153,7 @@ class Command:
         ray = [process for process in family if _name(process).startswith("ray::") and "Agent" not in _name(process)]
         return [process for process in ray if (scores in _name(process)) == (kind == "actor")]
 
-    def strike(self, kind: Kind, rng: random.Random) -> bool:
+    def kill(self, kind: Kind, rng: random.Random) -> bool:
         """Harm the command; False where there is nobody of that kind at the moment."""
         struck = self.members(kind)
         if not struck:
@@ -171,12 +175,12 @@ class Command:
     def pause(self) -> None:
         """Stop the driver, and only it, until `resume`: a laptop that sleeps, a machine that swaps."""
         self.process.send_signal(signal.SIGSTOP)
-        until(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED, 5)
+        until(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
-    def wait(self, timeout_s: float) -> int:
+    def wait(self, timeout_s: float = HANGS_S) -> int:
         return self.process.wait(timeout_s)
 
     def errors(self) -> list[str]:
@@ -217,17 +221,17 @@ def _name(process: psutil.Process) -> str:
     return ""
 
 
-class Scene:
+class Workspace:
     """An archive, a model, an output, and all commands that were run on them. A context manager; its end kills."""
 
     def __init__(self, folder: Path, *, root: Path, model: str, output: Path, options: Sequence[str] = ()) -> None:
         self.folder, self.root, self.model, self.output = folder, root, model, output
         self.options = ["--shard-size", "4", *options]
-        self.commands: list[Command] = []
+        self.commands: list[ScoreProcess] = []
         self._numbers = itertools.count()
         self.ray = tempfile.mkdtemp(prefix="ray-")  # short, for it holds sockets
 
-    def __enter__(self) -> "Scene":
+    def __enter__(self) -> "Workspace":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -235,7 +239,7 @@ class Scene:
             command.end()
         shutil.rmtree(self.ray, ignore_errors=True)
 
-    def start(self, *options: str, faults: Faults | None = None) -> Command:
+    def start(self, *options: str, faults: Faults | None = None) -> ScoreProcess:
         """`brainray score` on the archive."""
         folder = self.folder / f"command-{next(self._numbers)}"
         for name in ("site", "marks", "tmp"):
@@ -250,16 +254,16 @@ class Scene:
             "PYTHONPATH": os.pathsep.join(modules),
         }
         where = ["--input", str(self.root), "--model", self.model, "--output", str(self.output)]
-        self.commands.append(Command(["score", *where, *self.options, *options], environment, folder))
+        self.commands.append(ScoreProcess(["score", *where, *self.options, *options], environment, folder))
         return self.commands[-1]
 
-    def score(self, *options: str, faults: Faults | None = None, timeout_s: float = 90) -> Command:
+    def score(self, *options: str, faults: Faults | None = None, timeout_s: float = HANGS_S) -> ScoreProcess:
         """The same to its end, which must be a good one."""
         command = self.start(*options, faults=faults)
         assert command.wait(timeout_s) == 0, str(command)
         return command
 
-    def await_parts(self, command: Command, count: int, timeout_s: float = 60) -> None:
+    def await_parts(self, command: ScoreProcess, count: int, timeout_s: float = HANGS_S) -> None:
         """Until a command has finished so many parts, or has ended."""
         before = finished(self.output)
         until(lambda: len(finished(self.output).items() - before.items()) >= count or not command.running, timeout_s)
@@ -341,24 +345,24 @@ def check_whole(output: Path, expected: dict[str, dict], *, kept: dict[str, int]
     assert not rewritten, f"parts that had been finished were written again: {sorted(rewritten)}"
 
 
-def await_phase(scene: Scene, command: Command, phase: Phase, rng: random.Random) -> None:
+def await_phase(workspace: Workspace, command: ScoreProcess, phase: Phase, rng: random.Random) -> None:
     """Wait for a random moment of a phase, or for the end of the command."""
-    before = written(scene.output)
-    shards = max(2, sum(1 for _ in scene.root.rglob("*.jpg")) // 4)
+    before = written(workspace.output)
+    shards = max(2, sum(1 for _ in workspace.root.rglob("*.jpg")) // 4)
     if phase == "listing":
         time.sleep(rng.uniform(0, 2))
         return
     if phase == "starting":
         said = "starting workers"
-        until(lambda: said in command.stderr.read_text() or not command.running, 60)
+        until(lambda: said in command.stderr.read_text() or not command.running)
         time.sleep(rng.uniform(0, 3))
         return
     if phase == "scoring":
         wanted = rng.choice((1, 2, rng.randrange(1, shards)))
-        until(lambda: len(written(scene.output) - before) >= wanted or not command.running, 60)
+        until(lambda: len(written(workspace.output) - before) >= wanted or not command.running)
         time.sleep(rng.uniform(0, 0.05))
         return
-    until(lambda: "adding up" in command.stderr.read_text() or not command.running, 60, step_s=0.001)
+    until(lambda: "adding up" in command.stderr.read_text() or not command.running, step_s=0.001)
     time.sleep(rng.choice((0, rng.uniform(0, 0.3))))
 
 

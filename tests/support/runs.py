@@ -1,6 +1,8 @@
 """What tests of a run share: an engine that scores in this process, and the rows that a run holds."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from support.bundles import CLASSES
@@ -17,6 +19,9 @@ from brainray.scoring.parts import prediction_schema
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
 from brainray.scoring.shard_task import open_shard
+
+if TYPE_CHECKING:
+    from support.processes import Workspace
 
 
 class Stopped(BaseException):
@@ -61,6 +66,18 @@ def request_for(root, output, bundle: Bundle, *, label_file: LabelFile | None = 
 
 def score_here(request: ScoreRequest, engine: ScoreEngine) -> Outcome:
     return score(request, listener=lambda _: None, say=lambda _: None, engine=engine)
+
+
+def finish_here(workspace: "Workspace", bundle: Bundle) -> Outcome:
+    """The run of a workspace in this process, without Ray."""
+    return score_here(request_for(workspace.root, workspace.output, bundle, shard_size=4), engine_of(bundle))
+
+
+def undisturbed_rows(workspace: "Workspace", bundle: Bundle, folder: Path) -> dict[str, dict]:
+    """The rows of a run of the same archive that nobody disturbs."""
+    request = request_for(workspace.root, folder / "undisturbed", bundle, shard_size=4)
+    score_here(request, engine_of(bundle))
+    return contents(request.output)
 
 
 def rows(run_uri) -> list[dict]:

@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 import botocore.config
 import botocore.session
 import pytest
+from support.ports import free_port
 
 from brainray import storage
 from brainray.storage.s3.backend import S3Objects
@@ -60,12 +61,6 @@ def use_server(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @cache
 def plain_client(endpoint: str):
     """A botocore client of the test's own, to set the scene and to look at what came of it."""
@@ -88,7 +83,7 @@ def plain_client(endpoint: str):
 def _served(command: list[str], port: int) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break

@@ -10,7 +10,6 @@ from brainray.storage.s3.clients import Clients
 
 __all__ = ["fast_s3", "s3_endpoints"]  # fixtures
 
-pytestmark = pytest.mark.timeout(60)
 
 COPY = {"methods": ("PUT",), "key": "/target"}
 COMPLETION = {"methods": ("POST",), "key": "uploadId"}
