@@ -51,7 +51,7 @@ BUCKETS = (
     "needs buckets",
     "tests/end_to_end/test_s3_main_job.py::test_the_main_job_runs_on_buckets_and_outlives_a_kill",
 )
-SUBMITS = ("needs a cluster", "tests/commands/test_submit.py::test_every_exit_code_of_a_job_is_that_of_the_command")
+SUBMITS = ("needs a cluster", "tests/end_to_end/test_submit.py::test_every_exit_code_of_a_job_is_that_of_the_command")
 AWS = ("needs an account of AWS", "tests/deploy/test_cluster_yaml.py::test_ray_takes_the_file")
 TRAINS = ("takes minutes", "tests/end_to_end/test_main_job.py::test_training_writes_a_bundle_that_says_what_it_is")
 SEARCHES = ("takes an hour", "tests/commands/test_tune.py::test_a_search_ranks_its_trials_and_goes_on_where_it_ended")
@@ -73,11 +73,11 @@ NOT_RUN = {
     "AWS_PROFILE=research brainray score --input s3://archive/2026/ --output s3://results/2026/": BUCKETS,
     "AWS_ENDPOINT_URL=http://minio:9000 brainray doctor --input s3://archive/2026/ --output s3://results/2026/": (
         "needs buckets",
-        "tests/doctor/test_doctor.py::test_every_permission_that_a_run_needs_is_used_once_and_nothing_stays",
+        "tests/doctor/test_output.py::test_every_permission_that_a_run_needs_is_used_once_and_nothing_stays",
     ),
     "brainray doctor --input s3://archive/2026/ --output s3://results/brain-7 --format json": (
         "needs buckets",
-        "tests/doctor/test_doctor.py::test_the_whole_command_tells_all_and_exits_with_2_where_something_is_wrong",
+        "tests/cli/test_doctor.py::test_the_whole_command_tells_all_and_exits_with_2_where_something_is_wrong",
     ),
     "brainray score --input archive/ --output run/ --plan --probe --price 1.20": (
         "asks Ray for processors",
@@ -103,11 +103,11 @@ NOT_RUN = {
     "--output s3://results/brain-7": SUBMITS,
     "brainray submit --detach score --input s3://archive/2026/ --output s3://results/brain-7": (
         "needs a cluster",
-        "tests/commands/test_submit.py::test_a_job_is_left_found_again_and_stopped",
+        "tests/end_to_end/test_submit.py::test_a_job_is_left_found_again_and_stopped",
     ),
     "brainray submit --stop score --input s3://archive/2026/ --output s3://results/brain-7": (
         "needs a cluster",
-        "tests/commands/test_submit.py::test_a_job_is_left_found_again_and_stopped",
+        "tests/end_to_end/test_submit.py::test_a_job_is_left_found_again_and_stopped",
     ),
     "ray job submit --working-dir . -- python jobs/score.py --input /data/archive --model /data/model "
     "--output /data/run": (

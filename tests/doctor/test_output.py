@@ -106,7 +106,7 @@ def test_a_read_only_disk_is_told_before_anything_is_scored(tmp_path, monkeypatc
 )
 def test_what_disk_an_output_lies_on(tmp_path, disk, status, words):
     shown = Disk(**{"kind": "ext4", "free_bytes": 50 * GB, "total_bytes": 60 * GB, "free_files": 10**6} | disk)
-    finding = only(check_disk(str(tmp_path), run=lambda _: shown))
+    finding = only(check_disk(str(tmp_path), read=lambda _: shown))
     assert finding.status == status and words in finding.found
 
 
