@@ -73,8 +73,7 @@ def _connect(address: str | None, *, lean: bool) -> None:
             ray_internals.without_monitor_processes() if starts_lean else nullcontext(),
         ):
             if address is None:
-                ray_internals.use_own_token()
-                ray.init(address="local", include_dashboard=False, **quiet)
+                _start(quiet)
             else:
                 bring_token(address)
                 ray.init(address=address, **quiet)
@@ -85,6 +84,20 @@ def _connect(address: str | None, *, lean: bool) -> None:
             else "this machine"
         )
         raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
+
+
+def _start(quiet: dict[str, Any]) -> None:
+    """Start a Ray of this process alone, without the working folder's modules."""
+    import ray
+
+    ray_internals.use_own_token()
+    with ray_internals.without_relative_python_path():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            job_config=ray_internals.own_job_config(),
+            **quiet,
+        )
 
 
 def bring_token(address: str) -> None:
