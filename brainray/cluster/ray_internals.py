@@ -132,14 +132,15 @@ def last_address() -> str | None:
 
 
 def processors() -> int:
-    """Count the processors that a local Ray takes: it respects cgroups of containers, not affinity.
+    """Count the processors that a local Ray takes, at least one: it respects cgroups of containers, not affinity.
 
-    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does. Without it: all of the machine.
+    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does, which rounds a quota below one processor down to none.
+    Without it: all of the machine.
     """
     from ray._private import utils
 
     count = getattr(utils, "get_num_cpus", None)
-    return int(count(override_docker_cpu_warning=True)) if count else os.cpu_count() or 1
+    return max(1, int(count(override_docker_cpu_warning=True))) if count else os.cpu_count() or 1
 
 
 class _FixedFolders(list[str]):
