@@ -19,6 +19,9 @@ _IMAGES_A_START = 4000  # per processor: a run of fewer images is short
 # Memory of a process: 0.7 GB of libraries and model; of each thread: bytes read ahead, and the pixels of its shard.
 _ACTOR_BYTES = 900 << 20
 _THREAD_BYTES = 150 << 20
+# Free memory below which no worker runs beside a Ray on the same machine. Their proportional set sizes for four images
+# of 32 px add up to 0.89 GB without the driver; with 0.99 GB free the run ended, with 0.78 GB workers died repeatedly.
+_LEAST_BYTES = 800_000_000
 # Train workers reserve less, because their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
 _THREADS_PER_TRAINER = 2
@@ -90,6 +93,11 @@ def largest_pool(nodes: Sequence[Node]) -> ScorePool:
 def can_hold(nodes: Sequence[Node], pool: ScorePool) -> bool:
     """Whether any of the nodes, when idle, has room for one actor of the pool."""
     return any(node.cpus >= pool.cpus_per_actor and node.gpus >= pool.gpus_per_actor for node in nodes)
+
+
+def missing_memory(available_bytes: int) -> int:
+    """The bytes that this machine lacks for a Ray of its own with one worker; 0: it has room."""
+    return max(0, _LEAST_BYTES - available_bytes)
 
 
 def has_processors(nodes: Sequence[Node]) -> bool:

@@ -141,8 +141,8 @@ def check_local_ray(machine: Machine) -> Iterator[Finding]:
     """Check what a local Ray would have: processors, session folder, object store."""
     cpus = ray_internals.processors()
     found = f"{ray.__version__}; no cluster in use, so brainray starts Ray here, with {counted(cpus, 'processor')}"
-    if cpus > machine.usable:
-        workers = max(1, int(machine.usable))
+    workers = max(1, int(machine.usable))
+    if cpus > workers:
         advice = f"give --workers {workers}, or start Ray yourself: ray start --head --num-cpus={workers}"
         yield warning("ray", f"{found}, of which {machine.usable:g} may be used", advice)
     else:

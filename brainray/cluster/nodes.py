@@ -85,15 +85,16 @@ class Replacements:
         request_resources(bundles=bundles)
 
 
-def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) -> None:
-    """Raise `BadRequest` where a node does not resolve a path of the command to the same file.
+def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) -> frozenset[str]:
+    """Return the ids of the nodes that resolve the paths of the command to the same files.
 
-    Nodes that do not answer are skipped; their workers check on start.
+    The only node of a private Ray does. Nodes that do not answer are left out; their workers check on start. Raises
+    `BadRequest` where a node resolves a path to another file, or to none.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     working = [node for node in alive if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
     if len(alive) < 2:
-        return
+        return frozenset(node["NodeID"] for node in alive)
     tasks = {
         _unshared_path.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             shared_paths
@@ -103,7 +104,7 @@ def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) 
     answered, unanswered = ray.wait(list(tasks), num_returns=len(tasks), timeout=answer_s)
     for reference in unanswered:
         ray.cancel(reference, force=True)
-    unshared = []
+    unshared, checked = [], set()
     for reference in answered:
         try:
             unseen = ray.get(reference)
@@ -111,10 +112,13 @@ def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) 
             if own_exc := own_error(exc):
                 raise own_exc from exc
             continue  # the node has left
-        if unseen is not None:
+        if unseen is None:
+            checked.add(tasks[reference]["NodeID"])
+        else:
             unshared.append((tasks[reference]["NodeManagerHostname"], unseen))
     if unshared:
         raise BadRequest(unshared_message(unshared))
+    return frozenset(checked)
 
 
 def probe_on_a_node(rows: pa.Table, bundle: Bundle, options: ScoreOptions, *, on_gpu: bool) -> ProbeTimes:

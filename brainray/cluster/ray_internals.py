@@ -8,15 +8,22 @@ because `session` sets environment variables that Ray reads on import.
 import logging
 import os
 import secrets
+import site
+import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _CLEANER = "PlacementGroupCleanerCallback"
+_PACKAGE = Path(__file__).parent.parent
 
 TrainerClass = TypeVar("TrainerClass", bound=type[Any])
 
@@ -125,14 +132,61 @@ def last_address() -> str | None:
 
 
 def processors() -> int:
-    """Count the processors that a local Ray takes: it respects cgroups of containers, not affinity.
+    """Count the processors that a local Ray takes, at least one: it respects cgroups of containers, not affinity.
 
-    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does. Without it: all of the machine.
+    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does, which rounds a quota below one processor down to none.
+    Without it: all of the machine.
     """
     from ray._private import utils
 
     count = getattr(utils, "get_num_cpus", None)
-    return int(count(override_docker_cpu_warning=True)) if count else os.cpu_count() or 1
+    return max(1, int(count(override_docker_cpu_warning=True))) if count else os.cpu_count() or 1
+
+
+class _FixedFolders(list[str]):
+    """A list of folders that `ray.init` cannot extend."""
+
+    def extend(self, _: Iterable[str]) -> None:
+        pass
+
+
+def own_job_config() -> "JobConfig":
+    """Make a configuration by which workers import from installed packages, PYTHONPATH and brainray's own folder only.
+
+    Sets `JobConfig._py_driver_sys_path`, folders that workers search before all others: `ray.init` adds the working
+    folder and that of the script, where a `torch.py` would be taken for torch. Without it: these are searched.
+    """
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = _FixedFolders(_own_folders())
+    return config
+
+
+def _own_folders() -> list[str]:
+    """The folder that brainray is imported from, unless it is that of installed packages, which workers search."""
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+    own = str(_PACKAGE.parent)
+    return [] if own in installed else [own]
+
+
+@contextmanager
+def without_relative_python_path() -> Iterator[None]:
+    """Hide from processes started meanwhile the entries of PYTHONPATH that mean the working folder: empty ones and ".".
+
+    An empty one stands there by accident, as after `PYTHONPATH=$PYTHONPATH:/folder` where none was set.
+    """
+    given = os.environ.get("PYTHONPATH")
+    if given is None:
+        yield
+        return
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        folder for folder in given.split(os.pathsep) if os.path.normpath(folder) != os.curdir
+    )
+    try:
+        yield
+    finally:
+        os.environ["PYTHONPATH"] = given
 
 
 @contextmanager

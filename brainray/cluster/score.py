@@ -10,6 +10,7 @@ from contextlib import closing
 
 from brainray.callbacks import Say
 from brainray.hardware import read_machine
+from brainray.inputs.listing import Listing
 from brainray.resources import Node, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.parts import PartInfo
@@ -19,6 +20,8 @@ from brainray.storage.lease import Lease
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
 from .session import cluster_address, session
+
+_SAMPLED_ROWS = 256  # of a chunk of the listing: some of their files may have gone since
 
 
 def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
@@ -31,8 +34,9 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
         from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
-        shared_paths = shared_paths_of(_required_paths(request, plan), output=plan.uri, writer=lease.writer)
-        check_every_node(shared_paths)
+        named, samples = _required_paths(request, plan), _sample_files(plan.listing)
+        shared_paths = shared_paths_of(named, samples=samples, output=plan.uri, writer=lease.writer)
+        checked_nodes = check_every_node(shared_paths)
         job = ScoreJob(
             target=request.target(plan.uri, lease.writer),
             bundle=request.bundle,
@@ -41,6 +45,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             inputs=tuple(plan.run_json["inputs"]),
             max_unread=options.max_unread,
             shared_paths=shared_paths,
+            checked_nodes=checked_nodes,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
         with closing(Replacements(pool, say=say)) as replacements:
@@ -73,10 +78,15 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
 
 
 def _required_paths(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
-    """Yield the paths every node must resolve: the inputs, the first image or its archive, the model."""
-    inputs = plan.run_json["inputs"]
-    yield from (NamedPath("--input", uri) for uri in inputs)
+    """Yield the paths every node must resolve, which stay while a run lasts: the inputs and the model."""
+    yield from (NamedPath("--input", uri) for uri in plan.run_json["inputs"])
     yield NamedPath("--model", request.bundle.uri)
-    first = next(plan.listing.batches()).slice(0, 1).to_pylist()[0]
-    if first["version"] is not None:
-        yield NamedPath("--input", first["container"] or first["uri"], first["version"])
+
+
+def _sample_files(listing: Listing) -> Iterator[NamedPath]:
+    """Yield listed images, or their archives, once each, from evenly spaced rows of the first chunk."""
+    chunk = next(listing.batches())
+    places = range(0, chunk.num_rows, -(-chunk.num_rows // _SAMPLED_ROWS))
+    rows = chunk.select(["uri", "container", "version"]).take(list(places)).to_pylist()
+    files = {row["container"] or row["uri"]: row["version"] for row in rows if row["version"] is not None}
+    yield from (NamedPath("--input", uri, version) for uri, version in files.items())

@@ -46,6 +46,12 @@ class ScoreJob:
     inputs: tuple[str, ...]  # roots of the inputs
     max_unread: float  # share of unreadable images from which an outage is assumed
     shared_paths: SharedPaths
+    checked_nodes: frozenset[str]  # ids of the nodes that see them; workers of other nodes check on start
+
+    def check_paths(self) -> None:
+        """Raise `BadRequest` where this node, unless it was checked before, sees other files than the driver."""
+        if ray.get_runtime_context().get_node_id() not in self.checked_nodes:
+            self.shared_paths.check()
 
     def reader(self) -> Reader:
         """Make the reader of a worker's images."""
@@ -149,7 +155,7 @@ class Scorer:
     def __init__(self, job: ScoreJob) -> None:
         from brainray.models.predictor import Predictor, limit_threads
 
-        job.shared_paths.check()
+        job.check_paths()
         limit_threads(1)
         self._job = job
         self._reader = job.reader()
@@ -190,7 +196,7 @@ class DecodedScorer(Scorer):
 
 def decode_block(block: pa.Table, job: ScoreJob) -> pa.Table:
     """Decode a shard in a task beside the GPU; its pickled pixels go to an actor by the object store."""
-    job.shared_paths.check()
+    job.check_paths()
     shard = _shard(block)
     with count_attempt(shard.shard_id, job.target.writer) as number:
         decoded = _decode(shard, job, job.reader(), number)

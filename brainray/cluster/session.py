@@ -16,7 +16,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from brainray.errors import BadRequest, BrainrayError, StorageError
-from brainray.resources import Node
+from brainray.hardware import Machine, read_machine
+from brainray.resources import Node, missing_memory
 
 from . import ray_internals
 
@@ -73,8 +74,7 @@ def _connect(address: str | None, *, lean: bool) -> None:
             ray_internals.without_monitor_processes() if starts_lean else nullcontext(),
         ):
             if address is None:
-                ray_internals.use_own_token()
-                ray.init(address="local", include_dashboard=False, **quiet)
+                _start(quiet)
             else:
                 bring_token(address)
                 ray.init(address=address, **quiet)
@@ -85,6 +85,34 @@ def _connect(address: str | None, *, lean: bool) -> None:
             else "this machine"
         )
         raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
+
+
+def _start(quiet: dict[str, Any]) -> None:
+    """Start a Ray of this process alone: with at least one processor, and without the working folder's modules.
+
+    Raises `BadRequest` where memory is too small for one worker, because the kernel would kill it again and again.
+    """
+    import ray
+
+    _check_memory(read_machine())
+    ray_internals.use_own_token()
+    with ray_internals.without_relative_python_path():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=ray_internals.processors(),
+            job_config=ray_internals.own_job_config(),
+            **quiet,
+        )
+
+
+def _check_memory(machine: Machine) -> None:
+    missing_bytes = missing_memory(machine.available_bytes) if machine.memory_bytes else 0  # else not known
+    if missing_bytes:
+        raise BadRequest(
+            f"this machine has {machine.available_bytes / 1e9:.2f} GB of memory free, {missing_bytes / 1e9:.2f} GB too "
+            "little for Ray and one worker; end what else uses memory, or raise the limit of the container"
+        )
 
 
 def bring_token(address: str) -> None:

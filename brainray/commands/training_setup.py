@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from brainray.resources import TrainPool
 
+_SAMPLED_IMAGES = 64  # whose paths the nodes compare: some may have gone since they were listed
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
@@ -90,9 +92,9 @@ def decoded_by_ray(
         from brainray.cluster import train_data  # after `session`: importing Ray Data reads the log settings made there
 
         nodes = await_workers(nodes, say=job.say)
-        first_image = NamedPath("--data", job.training_set.table["uri"][0].as_py())
-        named = [first_image, *([NamedPath("--init", job.init.uri)] if job.init else [])]
-        check_every_node(shared_paths_of(named, output=job.output, writer=writer))
+        samples = [NamedPath("--data", uri) for uri in job.training_set.table["uri"][:_SAMPLED_IMAGES].to_pylist()]
+        named = [NamedPath("--init", job.init.uri)] if job.init else []
+        check_every_node(shared_paths_of(named, samples=samples, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=workers, most=most)
         job.say("decoding")
         decoded, selected = train_data.decode(

@@ -17,7 +17,7 @@ import brainray
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.hardware import Machine, read_disk
-from brainray.resources import Node, largest_pool
+from brainray.resources import Node, largest_pool, missing_memory
 
 from .checks import Finding, counted, ok, size_text, warning, wrong
 
@@ -115,7 +115,7 @@ def _version(name: str) -> str | None:
 def check_processors(machine: Machine, architecture: str = platform.machine()) -> Iterator[Finding]:
     count = f"{machine.usable:g} usable of {machine.processors}"
     if machine.usable < 1:
-        yield wrong("processors", f"{count}: a quota below 1, which Ray rounds down to none", "raise the quota to 1")
+        yield warning("processors", f"{count}: a quota below 1, used as one slow processor", "raise the quota to 1")
     elif machine.bf16:
         units = "AMX" if "amx_tile" in machine.features else "AVX512-BF16"
         yield ok("processors", f"{count}, with {units}: scores in bf16")
@@ -136,8 +136,10 @@ def check_memory(machine: Machine) -> Iterator[Finding]:
     wanted, fit = (largest_pool([node]) for node in (Node(cpus=cpus), Node(cpus=cpus, memory_bytes=left)))
     each = f"of {size_text(wanted.memory_bytes)}"
     remedy = "end what else uses memory, or take a larger machine or a higher limit of the container"
-    if fit.memory_bytes < wanted.memory_bytes:
-        yield wrong("memory", f"{free}, too little for one scoring process {each} beside Ray", remedy)
+    if missing_bytes := missing_memory(machine.available_bytes):
+        yield wrong("memory", f"{free}, {size_text(missing_bytes)} too little for Ray and one worker", remedy)
+    elif fit.memory_bytes < wanted.memory_bytes:
+        yield warning("memory", f"{free}, little for one scoring process {each} beside Ray", remedy)
     elif fit.actors < wanted.actors:
         yield warning("memory", f"{free}, room for {fit.actors} of {wanted.actors} scoring processes {each}", remedy)
     else:

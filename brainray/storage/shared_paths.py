@@ -5,8 +5,9 @@ The machine of the command records its paths (`shared_paths_of`); each node comp
 
 import secrets
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
@@ -14,6 +15,7 @@ from brainray.errors import BadRequest, StorageError
 from . import Writer
 
 _ADVICE = "give a path that all nodes share, or s3://"
+_SAMPLES = 16  # of those offered; each costs the machine of the command a stat
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,17 @@ class SharedPaths:
 
     output: str
     mark: str | None  # a file that exists in this output only; None for a bucket
-    seen: tuple[NamedPath, ...]
+    seen: tuple[NamedPath, ...]  # each must be the same on every node
+    samples: tuple[NamedPath, ...] = ()  # files that may change or go while a run lasts: one that is the same suffices
 
     def unseen(self) -> str | None:
         """The first path that is missing or another file on this machine, with its option; None: all are the same."""
         if self.mark is not None and not storage.exists(self.mark):
             return f"--output {self.output}"
-        return next((f"{path.option} {path.uri}" for path in self.seen if not _is_same(path)), None)
+        unseen = next((path for path in self.seen if not _is_same(path)), None)
+        if unseen is None and self.samples and not any(map(_is_same, self.samples)):
+            unseen = self.samples[0]
+        return None if unseen is None else f"{unseen.option} {unseen.uri}"
 
     def check(self) -> None:
         """Raise `BadRequest` where a path is missing or another file on this machine."""
@@ -53,13 +59,27 @@ def unshared_message(failed: Sequence[tuple[str, str]]) -> str:
     return f"{unseen} is not the same on node {host} as where the command runs{others}; {_ADVICE}"
 
 
-def shared_paths_of(named: Iterable[NamedPath], *, output: str, writer: Writer) -> SharedPaths:
-    """Record the output and the named paths. Leaves a mark file in the lease folder of a local output."""
+def shared_paths_of(
+    named: Iterable[NamedPath], *, samples: Iterable[NamedPath] = (), output: str, writer: Writer
+) -> SharedPaths:
+    """Record the output, the named paths, and 16 of the samples. Leaves a mark file in the lease folder of the output.
+
+    Paths that this machine does not find, or not as they were listed, are left out.
+    """
     mark = None
     if _is_local(output) and writer.staging is not None:
         mark = storage.join(writer.staging, f"seen-{secrets.token_hex(8)}")
         writer.create(mark)
-    return SharedPaths(output=output, mark=mark, seen=tuple(path for path in named if _is_local(path.uri)))
+    return SharedPaths(
+        output=output,
+        mark=mark,
+        seen=tuple(_found_here(named)),
+        samples=tuple(islice(_found_here(samples), _SAMPLES)),
+    )
+
+
+def _found_here(paths: Iterable[NamedPath]) -> Iterator[NamedPath]:
+    yield from (path for path in paths if _is_local(path.uri) and _is_same(path))
 
 
 def _is_local(uri: str) -> bool:

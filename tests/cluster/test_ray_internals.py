@@ -38,6 +38,7 @@ NAMES = (
     ("ray._raylet", "Config.initialize", None),
     ("ray._raylet", "AuthenticationTokenLoader.instance", None),
     ("ray._raylet", "AuthenticationTokenLoader.reset_cache", None),
+    ("ray.job_config", "JobConfig", None),
     ("ray.exceptions", "AuthenticationError", None),
     ("ray.data._internal.execution.streaming_executor", "StreamingExecutor.shutdown", ("self", "force", "exception")),
     ("ray.train.v2._internal.callbacks.placement_group_callback", "PlacementGroupCleanerCallback", None),
@@ -110,6 +111,8 @@ def test_processors_are_what_ray_counts(monkeypatch):
     assert 1 <= ray_internals.processors() <= (os.cpu_count() or 1)
     monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda override_docker_cpu_warning: 3.0)
     assert ray_internals.processors() == 3
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda override_docker_cpu_warning: 0.0)
+    assert ray_internals.processors() == 1, "a quota of half a processor is one slow processor"
     monkeypatch.delattr("ray._private.utils.get_num_cpus")
     assert ray_internals.processors() == os.cpu_count(), "without it, what the machine has"
 

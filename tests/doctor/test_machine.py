@@ -128,14 +128,16 @@ def test_processors():
     assert "fp32" in only(check_processors(machine(), "x86_64")).found
     assert only(check_processors(machine(features=("sse2",)), "x86_64")).status == "warning"
     assert only(check_processors(machine(features=("asimd",)), "aarch64")).status == "ok"
-    assert only(check_processors(machine(usable=0.5))).status == "wrong"  # Ray takes it for no processor at all
+    assert only(check_processors(machine(usable=0.5))).status == "warning", "a run takes it for one slow processor"
 
 
 def test_memory_is_held_against_the_processes_that_will_run():
     assert only(check_memory(machine())).status == "ok"
     short = only(check_memory(machine(available=5 * GB)))
     assert short.status == "warning" and "room for 2 of 4 scoring processes" in short.found
-    assert only(check_memory(machine(available=1.5 * GB))).status == "wrong"
+    assert only(check_memory(machine(available=1.5 * GB))).status == "warning", "a run goes well with it"
+    tiny = only(check_memory(machine(available=GB // 2)))
+    assert tiny.status == "wrong" and "300.0 MB too little for Ray and one worker" in tiny.found
 
 
 def test_packages_out_of_range_and_missing_ones_are_named_with_the_command_that_repairs_them(monkeypatch):

@@ -1,0 +1,68 @@
+"""What the workers of a private Ray import: never modules that lie in the working folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support.bundles import CLASSES
+
+import brainray
+from brainray.cluster import ray_internals
+
+PACKAGE_PARENT = str(Path(brainray.__file__).parent.parent)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_a_run_in_a_folder_with_modules_of_other_names(archive, bundle, tmp_path):
+    """Else workers import the user's torch.py, and a run waits minutes for actors that cannot start."""
+    archive("in", images=2)
+    for name in ("torch", "numpy", "pyarrow"):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the working folder')\n")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text("raise RuntimeError('the ray of the working folder')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "brainray", "score", "--input", "in", "--model", bundle.uri, "--output", "run"],
+        env=os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": f":{PACKAGE_PARENT}:."},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / "run" / "predictions").num_rows == 2 * len(CLASSES)
+
+
+def test_ray_cannot_add_folders_to_those_of_the_workers():
+    config = ray_internals.own_job_config()
+    config._py_driver_sys_path.extend(["/working/folder"])
+    assert list(config._get_proto_job_config().py_driver_sys_path) == [PACKAGE_PARENT]
+
+
+def test_installed_packages_need_no_folder_of_their_own(monkeypatch, tmp_path):
+    """Put first, their folder would shadow modules of Python's own."""
+    monkeypatch.setattr(ray_internals, "_PACKAGE", tmp_path / "brainray")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path) if name == "purelib" else "/elsewhere")
+    assert list(ray_internals.own_job_config()._get_proto_job_config().py_driver_sys_path) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "started_with"),
+    [("/a:/b", "/a:/b"), (":/a", "/a"), ("/a:", "/a"), ("/a:.:./:/b", "/a:/b"), ("lib:../b", "lib:../b"), ("", "")],
+)
+def test_entries_of_pythonpath_that_mean_the_working_folder_are_left_out(monkeypatch, given, started_with):
+    monkeypatch.setenv("PYTHONPATH", given)
+    with ray_internals.without_relative_python_path():
+        assert os.environ["PYTHONPATH"] == started_with
+    assert os.environ["PYTHONPATH"] == given
+
+
+def test_without_a_pythonpath_none_is_set(monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with ray_internals.without_relative_python_path():
+        assert "PYTHONPATH" not in os.environ
+    assert "PYTHONPATH" not in os.environ
