@@ -64,7 +64,9 @@ class LabelFile:
         return self._labels.take(found)
 
     def _look_up(self, uris: pa.Array, relative: pa.Array, names: pa.Array) -> tuple[pa.Array, pa.Array]:
-        by_uri, by_relative, by_name = (pc.index_in(values, self._keys) for values in (uris, relative, names))
+        """The rows that name images by URI or path, and by file name; null where none does."""
+        found = pc.index_in(pa.concat_arrays([uris, relative, names]), self._keys)  # builds one table of all keys
+        by_uri, by_relative, by_name = (found.slice(place * len(uris), len(uris)) for place in range(3))
         return pc.coalesce(by_uri, by_relative), by_name
 
     def near_labels(self, chunks: Iterable[tuple[pa.Array, pa.Array, pa.Array]]) -> tuple[Indices, pa.Array]:

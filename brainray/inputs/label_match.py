@@ -4,7 +4,7 @@ A step compares one spelling of the rows with one name of the images. It looks o
 before have left, and matches a row and an image only where neither fits another. Knows no files.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
@@ -21,33 +21,27 @@ _COMPARED = 20_000  # images among which `nearest` looks: about a second for fiv
 Indices = npt.NDArray[np.int64]
 
 
-def plain(names: pa.Array) -> pa.Array:
+def _spellings_of_rows(keys: pa.Array) -> tuple[pa.Array, ...]:
+    """The spellings of rows, in the order in which they count: as plain text, without case, without suffix.
+
+    The last is null for rows with an image suffix, which must not stand for another one: 1.png may be a mask of 1.jpg.
+    """
+    plain = _plain(keys)
+    lower = pc.utf8_lower(plain)
+    return plain, lower, pc.if_else(pc.match_substring_regex(lower, _SUFFIX), pa.scalar(None, pa.string()), lower)
+
+
+def _spellings_of_images(names: pa.Array) -> tuple[pa.Array, ...]:
+    """The spellings of images to compare with those of rows."""
+    plain = _plain(names)
+    lower = pc.utf8_lower(plain)
+    return plain, lower, pc.replace_substring_regex(lower, _SUFFIX, "")
+
+
+def _plain(names: pa.Array) -> pa.Array:
     """Names without blanks around them and `./` before them, with `/` for backslashes, in Unicode's normal form C."""
     tidy = pc.replace_substring(pc.utf8_trim_whitespace(pc.utf8_normalize(names, "NFC")), "\\", "/")
     return pc.replace_substring_regex(tidy, r"^(\./+)+", "")
-
-
-def caseless(names: pa.Array) -> pa.Array:
-    return pc.utf8_lower(plain(names))
-
-
-def stems(names: pa.Array) -> pa.Array:
-    """Names without case and image suffix."""
-    return pc.replace_substring_regex(caseless(names), _SUFFIX, "")
-
-
-def without_suffix(names: pa.Array) -> pa.Array:
-    """Names without case; null for those that have an image suffix, which must not stand for another one."""
-    lower = caseless(names)
-    return pc.if_else(pc.match_substring_regex(lower, _SUFFIX), pa.scalar(None, pa.string()), lower)
-
-
-# Spellings of rows, and of images, that are compared; the first that matches counts.
-_RULES: tuple[tuple[Callable[[pa.Array], pa.Array], Callable[[pa.Array], pa.Array]], ...] = (
-    (plain, plain),
-    (caseless, caseless),
-    (without_suffix, stems),
-)
 
 
 @dataclass
@@ -64,16 +58,18 @@ class NearMatches:
     """Collects which images nearly fit which of the rows that have no image, then pairs them."""
 
     def __init__(self, keys: pa.Array) -> None:
-        self._rows = [_Spelling(of_row(keys)) for of_row, _ in _RULES]
+        self._rows = [_Spelling(values) for values in _spellings_of_rows(keys)]
         self._found: dict[tuple[int, int], list[tuple[Indices, Indices]]] = {}
 
     def add(self, numbers: Indices, names: Sequence[pa.Array]) -> None:
         """Look up images: their numbers, and their names from the fullest to the shortest, one value per image."""
-        for rule, (_, of_image) in enumerate(_RULES):
-            for place, values in enumerate(names):
-                rows, positions = self._rows[rule].find(of_image(values))
-                if len(rows):
-                    self._found.setdefault((rule, place), []).append((rows, numbers[positions]))
+        together = pa.concat_arrays(names)  # for one look-up builds one table of all rows
+        for rule, values in enumerate(_spellings_of_images(together)):
+            rows, positions = self._rows[rule].find(values)
+            places, within = np.divmod(positions, len(numbers))
+            for place in np.unique(places).tolist():
+                here = places == place
+                self._found.setdefault((rule, place), []).append((rows[here], numbers[within[here]]))
 
     def pairs(self, taken: Indices) -> Pairs:
         """Pair rows and images. `taken` are the numbers of images that have a row already."""

@@ -120,3 +120,20 @@ def test_a_near_row_without_label_takes_its_image(tmp_path):
         "glioma/1.jpg": None,
         "2.jpg": "glioma",
     }
+
+
+class TestAnExtendedRun:
+    """Rows may name images that are gone."""
+
+    def test_a_row_whose_image_is_gone_does_not_label_another(self, tmp_path):
+        rows = ("1.jpg,glioma", "s/1.jpg,notumor")
+        wanted = {"1.jpg": "glioma", "s/1.jpg": "notumor"}
+        assert labelled(tmp_path, ["1.jpg", "s/1.jpg"], *rows) == wanted
+        (tmp_path / "in" / "1.jpg").unlink()
+        assert labelled(tmp_path, ["s/1.jpg"], *rows, extending=True) == {"s/1.jpg": "notumor"}
+
+    def test_a_near_name_labels_as_before(self, tmp_path):
+        rows = ("a/1,glioma", "a/2,notumor")
+        labelled(tmp_path, ["a/1.jpg", "a/2.jpg"], *rows)
+        (tmp_path / "in" / "a" / "1.jpg").unlink()
+        assert labelled(tmp_path, ["a/2.jpg"], *rows, extending=True) == {"a/2.jpg": "notumor"}

@@ -11,7 +11,9 @@ from brainray.inputs.listing import Lister, distinct_inputs, scan
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
-def labels_of(root: Path, images: list[str], labels: Path, *, as_list: bool = False) -> dict[str, str | None]:
+def labels_of(
+    root: Path, images: list[str], labels: Path, *, as_list: bool = False, extending: bool = False
+) -> dict[str, str | None]:
     """Make the images below `root`, and return their labels by path; raises what a run would raise."""
     for name in images:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +26,7 @@ def labels_of(root: Path, images: list[str], labels: Path, *, as_list: bool = Fa
     with ArchiveIndexes(str(root.parent / "indexes")) as indexes:
         lister = Lister(distinct_inputs([str(given)]), indexes, classes=CLASSES, label_file=label_file)
         found = scan(lister, str(root.parent / "listing.parquet"))
-    label_file.check_all_used_once(listed=found.batches())
+    label_file.check_all_used_once(some_may_be_gone=extending, listed=found.batches())
     rows = pa.concat_tables(found.batches()).to_pylist()
     assert found.labelled == sum(row["label"] is not None for row in rows)
     return {row["uri"].removeprefix(f"{root}/"): row["label"] for row in rows}
