@@ -105,6 +105,8 @@ def score(
     output = request.output
     check_output(request)
     refuse_if_held(output)
+    if request.label_file is not None and request.label_file.without_label:
+        say(f"--labels: {request.label_file.without_label:,} row(s) have no label (empty, NA or unknown)")
     with scratch_folder() as scratch:
         job = _Job(
             request=request,

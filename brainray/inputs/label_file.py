@@ -1,18 +1,31 @@
-"""The label file (`--labels`): matches its rows to images, and reports rows that match none or several."""
+"""The label file (`--labels`): matches its rows to images, and reports rows that match none or several.
+
+Labels and names of images are text: "01" is not "1".
+"""
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 
-from .archives import kind_of
 from .class_names import LABEL_COLUMNS, class_lookup, match_class
+from .delimited_text import read_rows
+from .label_match import Indices, NearMatches, nearest
 
-_KEY_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_id", "name")
+# Compared without case, blanks, hyphens and underscores; the first that exists counts.
+_KEY_COLUMNS = ("uri", "url", "path", "file", "filename", "image", "imagepath", "key", "imageid", "name")
+_NO_LABEL = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _SHOWN = 5
+_ROWS = 65_536
+_PARQUET = b"PAR1"
 
 
 class LabelFile:
@@ -22,30 +35,91 @@ class LabelFile:
         self._keys = keys
         self._labels = labels
         self._source = source
-        self._uses = np.zeros(len(keys), np.int64)
+        self.begin()
 
-    def labels_of(self, uris: pa.ChunkedArray, relative: pa.Array, names: pa.Array) -> pa.Array:
-        """The label of each image; null without a row. Arguments have one value per image. Counts the uses of rows."""
-        uris = uris.combine_chunks()
-        found = pc.coalesce(*(pc.index_in(candidate, self._keys) for candidate in (uris, relative, names)))
-        self._uses += np.bincount(found.drop_null().to_numpy(), minlength=len(self._keys))
-        return self._labels.take(found)
+    @property
+    def without_label(self) -> int:
+        """The number of rows whose label is empty, NA, unknown or the like."""
+        return int(self._labels.null_count)
+
+    @property
+    def all_used(self) -> bool:
+        return bool(self._uses.all())
 
     def begin(self) -> None:
         """Reset the counts of uses, for a new listing."""
-        self._uses[:] = 0
+        self._uses = np.zeros(len(self._keys), np.int64)
+        self._by_path = np.zeros(len(self._keys), np.int64)  # images that a row names by URI or path
+        self._by_name = np.zeros(len(self._keys), np.int64)  # images with the name, also those with a row of their own
+        self._near_ambiguous = np.empty(0, np.int64)
+        self._second = np.empty(0, np.int64)
 
-    def check_all_used_once(self, *, some_may_be_gone: bool = False) -> None:
-        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone`)."""
-        unknown = self._keys.filter(pa.array(self._uses == 0))
-        if len(unknown) and not some_may_be_gone:
-            raise BadRequest(
-                f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
-            )
-        doubled = self._keys.filter(pa.array(self._uses > 1))
-        if len(doubled):
+    def labels_of(self, uris: pa.Array, relative: pa.Array, names: pa.Array) -> pa.Array:
+        """The label of each image; null without a row. Arguments have one value per image. Counts the uses of rows."""
+        by_path, by_name = self._look_up(uris, relative, names)
+        found = pc.coalesce(by_path, by_name)
+        for counts, rows in ((self._uses, found), (self._by_path, by_path), (self._by_name, by_name)):
+            distinct, times = np.unique(rows.drop_null().to_numpy(), return_counts=True)
+            counts[distinct] += times
+        return self._labels.take(found)
+
+    def _look_up(self, uris: pa.Array, relative: pa.Array, names: pa.Array) -> tuple[pa.Array, pa.Array]:
+        """The rows that name images by URI or path, and by file name; null where none does."""
+        found = pc.index_in(pa.concat_arrays([uris, relative, names]), self._keys)  # builds one table of all keys
+        by_uri, by_relative, by_name = (found.slice(place * len(uris), len(uris)) for place in range(3))
+        return pc.coalesce(by_uri, by_relative), by_name
+
+    def near_labels(self, chunks: Iterable[tuple[pa.Array, pa.Array, pa.Array]]) -> tuple[Indices, pa.Array]:
+        """Match rows without an image to images that they name nearly. To be called when all images were looked up.
+
+        `chunks` are the arguments of `labels_of` again. Returns the positions of images in them, ascending, and their
+        labels.
+        """
+        open_rows = np.flatnonzero(self._uses == 0)
+        near = NearMatches(self._keys.take(pa.array(open_rows)))
+        taken = []
+        begins = 0
+        for chunk in chunks:
+            numbers = np.arange(begins, begins + len(chunk[0]))
+            taken.append(numbers[pc.coalesce(*self._look_up(*chunk)).is_valid().to_numpy(zero_copy_only=False)])
+            near.add(numbers, chunk)
+            begins += len(numbers)
+        pairs = near.pairs(np.concatenate([np.empty(0, np.int64), *taken]))
+        self._near_ambiguous, self._second = open_rows[pairs.ambiguous], open_rows[pairs.second]
+        order = np.argsort(pairs.images)
+        rows = open_rows[pairs.rows[order]]
+        self._uses[rows] = 1
+        self._by_path[rows] = 1
+        return pairs.images[order], self._labels.take(pa.array(rows))
+
+    def check_all_used_once(self, *, some_may_be_gone: bool = False, listed: Iterable[pa.Table] = ()) -> None:
+        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone`).
+
+        `listed` are the rows of the listing, from which the message suggests names.
+        """
+        by_name_only = (self._uses > 0) & (self._by_path == 0)
+        ambiguous = (self._uses > 1) | (by_name_only & (self._by_name > 1))
+        ambiguous[self._near_ambiguous] = True
+        if ambiguous.any():
+            doubled = self._keys.filter(pa.array(ambiguous))
             raise BadRequest(
                 f"{self._source}: {len(doubled)} name(s) fit several images, give their full path: {_some(doubled)}"
+                if (self._uses[ambiguous] > 0).any()
+                else f"{self._source}: {len(doubled)} name(s) fit no image exactly and several nearly, or one image "
+                f"together; give full paths as they are: {_some(doubled)}"
+            )
+        if some_may_be_gone:
+            return
+        if len(self._second):
+            second = self._keys.take(pa.array(self._second))
+            raise BadRequest(
+                f"{self._source}: {len(second)} row(s) name an image that another row names already: {_some(second)}"
+            )
+        unknown = self._keys.filter(pa.array(self._uses == 0))
+        if len(unknown):
+            raise BadRequest(
+                f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
+                + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
             )
 
 
@@ -54,46 +128,98 @@ def _some(values: pa.Array) -> str:
     return shown + (f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else "")
 
 
+def _suggestions(keys: Sequence[str], listed: Iterable[pa.Table]) -> str:
+    found = nearest(keys, (uri for table in listed for uri in table["uri"].to_pylist()))
+    return f"; did you mean {', '.join(map(repr, found))}?" if found else ""
+
+
 def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest`, which names the fault."""
     source = f"--labels {uri}"
-    table = _read_table(uri, source)
-    keys = _column(table, _KEY_COLUMNS, source, "image")
-    raw = _column(table, LABEL_COLUMNS, source, "label")
+    with as_bad_request("--labels"):
+        data = storage.read_bytes(uri)
+    keys, raw = (_parquet_columns if data.startswith(_PARQUET) else _text_columns)(data, source)
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
-    repeated = pc.filter(keys.value_counts().field("values"), pc.greater(keys.value_counts().field("counts"), 1))
+    if keys.null_count:
+        raise BadRequest(f"{source}: {keys.null_count} row(s) name no image")
+    counts = keys.value_counts()
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         raise BadRequest(f"{source}: names images more than once: {_some(repeated)}")
     return LabelFile(keys, _classes_of(raw, classes, source), source=source)
 
 
-def _read_table(uri: str, source: str) -> pa.Table:
+def _text_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
+    rows = read_rows(data, source)
+    _, header = next(rows, (0, []))
+    if not header:
+        raise BadRequest(f"{source}: is empty, so no readable CSV")
+    key, label = _find_columns(header, source)
+    chunks = []
+    while chunk := list(islice(_named_rows(rows, key, source), _ROWS)):
+        columns = ([row[place] for row in chunk] for place in (key, label))
+        chunks.append(pa.table([pa.array(column, pa.string()) for column in columns], ["key", "label"]))
+    if not chunks:
+        raise BadRequest(f"{source}: holds no rows")
+    table = pa.concat_tables(chunks)
+    return table["key"].combine_chunks(), table["label"].combine_chunks()
+
+
+def _named_rows(rows: Iterator[tuple[int, list[str]]], key: int, source: str) -> Iterator[list[str]]:
+    """The rows without those that are empty, as spreadsheets leave them."""
+    for line, row in rows:
+        if row[key].strip():
+            yield row
+        elif any(value.strip() for value in row):
+            raise BadRequest(f"{source}: line {line} names no image")
+
+
+def _parquet_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
     try:
-        with as_bad_request("--labels"):
-            if kind_of(uri) == "parquet":
-                return storage.read_parquet(uri)
-            return pa_csv.read_csv(pa.py_buffer(storage.read_bytes(uri)))
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            schema = file.schema_arrow
+            names = [schema.names[place] for place in _find_columns(schema.names, source)]
+            for name in names:
+                _check_type(name, schema.field(name).type, source, is_label=name == names[1])
+            table = file.read(columns=names)
+            return tuple(table[name].cast(pa.string()).combine_chunks() for name in names)
     except pa.ArrowException as exc:
-        raise BadRequest(f"{source}: is no readable CSV or Parquet ({str(exc).splitlines()[0]})") from exc
+        raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
 
 
-def _column(table: pa.Table, names: tuple[str, ...], source: str, what: str) -> pa.Array:
-    by_name = {name.strip().lower(): name for name in table.column_names}
+def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) -> None:
+    """Refuse columns that are no text. Whole numbers may be labels, but no names: 007 would be 7."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if any(fits(kind) for fits in text) or (is_label and pa.types.is_integer(kind)):
+        return
+    raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
+
+
+def _find_columns(header: Sequence[str], source: str) -> tuple[int, int]:
+    """The places of the image and the label column."""
+    return _find(header, _KEY_COLUMNS, source, "image"), _find(header, LABEL_COLUMNS, source, "label")
+
+
+def _find(header: Sequence[str], names: tuple[str, ...], source: str, what: str) -> int:
+    spelled = [re.sub(r"[\s_-]", "", name).lower() for name in header]
     for name in names:
-        if name in by_name:
-            return table[by_name[name]].cast(pa.string()).combine_chunks()
+        if spelled.count(name) > 1:
+            raise BadRequest(f"{source}: has {spelled.count(name)} columns named {name}")
+        if name in spelled:
+            return spelled.index(name)
     raise BadRequest(
-        f"{source}: has no {what} column; it needs one named {' or '.join(names[:3])}, "
-        f"but has {', '.join(table.column_names)}"
+        f"{source}: has no {what} column; it needs one named {' or '.join(names[:3])}, but has {', '.join(header)}"
     )
 
 
 def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
     lookup = class_lookup(classes)
-    spelled = [value for value in raw.unique().to_pylist() if value is not None and value.strip()]
-    matched = {value: match_class(value, lookup) for value in spelled}
-    unknown = [value for value, label in matched.items() if label is None]
+    values = [value for value in raw.unique().to_pylist() if value is not None]
+    matched = {value: match_class(value, lookup) for value in values}
+    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in _NO_LABEL]
+    unknown = [value for value in spelled if matched[value] is None]
     if unknown:
         raise BadRequest(
             f"{source}: label(s) {_some(pa.array(unknown))} are no class of the model, which knows {', '.join(classes)}"

@@ -4,6 +4,7 @@ An input is a folder, an image, an archive or a file list; folders may hold arch
 """
 
 import gc
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,6 +30,8 @@ from .label_file import LabelFile
 from .schema import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 
 SHARD_IMAGES = 1000
+# The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
+NAMES_SCHEMA = pa.schema([pa.field("relative", pa.string()), pa.field("name", pa.string())])
 # Small inputs get smaller shards, so that every core has work and the last shards end together.
 _SHARDS_AT_LEAST = 16
 _SHARD_IMAGES_AT_LEAST = 64
@@ -45,9 +49,13 @@ class Listing:
 
     def batches(self) -> Iterator[pa.Table]:
         """The rows in order, `CHUNK_ROWS` at a time."""
-        with pq.ParquetFile(self.path, pre_buffer=False) as file:  # pre-buffering would hold the whole file
-            for batch in file.iter_batches(CHUNK_ROWS):
-                yield pa.Table.from_batches([batch])
+        return _tables_of(self.path)
+
+
+def _tables_of(path: str) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # pre-buffering would hold the whole file
+        for batch in file.iter_batches(CHUNK_ROWS):
+            yield pa.Table.from_batches([batch])
 
 
 def distinct_inputs(inputs: Iterable[str]) -> list[str]:
@@ -93,25 +101,31 @@ class Lister:
         self.skipped: Counter[str] = Counter()
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
-    def tables(self) -> Iterator[pa.Table]:
+    @property
+    def label_file(self) -> LabelFile | None:
+        return self._label_file
+
+    def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
         images = self._images()
         while rows := list(islice(images, CHUNK_ROWS)):
             yield self._table([image for image, _ in rows], [path for _, path in rows])
 
-    def _table(self, rows: list[ListedImage], relative: list[str]) -> pa.Table:
+    def _table(self, rows: list[ListedImage], relative: list[str]) -> tuple[pa.Table, pa.Table]:
         columns = list(zip(*rows, strict=True))
         table = pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
         )
         if self._label_file is None:
-            return table
+            return table, NAMES_SCHEMA.empty_table()
         inner = (
             image.uri[len(image.container) + 1 :] if image.container else path
             for image, path in zip(rows, relative, strict=True)
         )
-        names = pa.array([path.rpartition("/")[2] for path in inner], pa.string())
-        labels = self._label_file.labels_of(table["uri"], pa.array(relative), names)
-        return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
+        names = [path.rpartition("/")[2] for path in inner]
+        known_as = pa.table([pa.array(relative, pa.string()), pa.array(names, pa.string())], schema=NAMES_SCHEMA)
+        labels = self._label_file.labels_of(*_spellings(table, known_as))
+        return _with_labels(table, labels), known_as
 
     def _images(self) -> Iterator[tuple[ListedImage, str]]:
         """Every image, with its path below its input."""
@@ -221,21 +235,57 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
     Raises `BadRequest` where an input cannot be listed.
     """
     images = size_bytes = labelled = 0
+    names_path = path + ".names"
     with (
         as_bad_request("--input"),
         _few_collections(),
         pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(names_path, NAMES_SCHEMA, compression="zstd") as names_writer,
     ):
-        for table in lister.tables():
+        for table, names in lister.tables():
             writer.write_table(table)
+            if len(names):
+                names_writer.write_table(names)
             images += len(table)
             size_bytes += pc.sum(table["size_bytes"]).as_py() or 0
             labelled += len(table) - table["label"].null_count
             if progress is not None:
                 progress(images)
+    if lister.label_file is not None and not lister.label_file.all_used:
+        labelled += _label_nearly(lister.label_file, path, names_path)
+    os.unlink(names_path)
     return Listing(
         path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=dict(sorted(lister.skipped.items()))
     )
+
+
+def _label_nearly(label_file: LabelFile, path: str, names_path: str) -> int:
+    """Write the labels of images that rows name only nearly into the listing. Returns their number."""
+    chunks = zip(_tables_of(path), _tables_of(names_path), strict=True)
+    positions, labels = label_file.near_labels(_spellings(table, names) for table, names in chunks)
+    if not len(positions):
+        return 0
+    amended = path + ".amended"
+    begins = 0
+    with pq.ParquetWriter(amended, LISTED_SCHEMA, compression="zstd") as writer:
+        for table in _tables_of(path):
+            first, end = np.searchsorted(positions, [begins, begins + len(table)])
+            mask = np.zeros(len(table), bool)
+            mask[positions[first:end] - begins] = True
+            old = table["label"].combine_chunks()
+            writer.write_table(_with_labels(table, pc.replace_with_mask(old, mask, labels.slice(first, end - first))))
+            begins += len(table)
+    os.replace(amended, path)
+    return len(positions) - int(labels.null_count)
+
+
+def _spellings(table: pa.Table, names: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """URIs, paths below the input and file names, as `LabelFile` takes them."""
+    return tuple(column.combine_chunks() for column in (table["uri"], names["relative"], names["name"]))
+
+
+def _with_labels(table: pa.Table, labels: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def _list_inputs(
             + (f" (passed over: {skipped})" if skipped else "; the folder is empty")
         )
     if request.label_file is not None:
-        request.label_file.check_all_used_once(some_may_be_gone=extending)
+        request.label_file.check_all_used_once(some_may_be_gone=extending, listed=found.batches())
     return found
 
 

@@ -26,7 +26,7 @@ class FileInfo:
     folders: tuple[str, ...]  # names of the folders between the listed root and the file, outermost first
     size_bytes: int
     version: str  # changes with the content: modification time in nanoseconds, or an ETag
-    special: bool = False  # a pipe, socket or device: reading it may never end
+    special: bool = False  # a pipe, socket or device: reading it may never end, so reads refuse it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,7 +74,7 @@ class LocalFiles:
         return os.path.isdir(path_of(uri))
 
     def read_bytes(self, uri: str) -> bytes:
-        with _translated(uri), open(path_of(uri), "rb", buffering=0) as file:
+        with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             data = file.read()
         if len(data) < size_bytes:
@@ -85,7 +85,7 @@ class LocalFiles:
         return self.read_bytes(uri)
 
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
-        with _translated(uri), open(path_of(uri), "rb", buffering=0) as file:
+        with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
             file.seek(start)
             data = file.read(length)
             _check_version(uri, os.fstat(file.fileno()), version)
@@ -94,14 +94,14 @@ class LocalFiles:
         return data
 
     def read_tail(self, uri: str, length: int, version: str | None) -> tuple[bytes, int]:
-        with _translated(uri), open(path_of(uri), "rb", buffering=0) as file:
+        with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
             size_bytes = os.fstat(file.fileno()).st_size
         start = max(0, size_bytes - length)
         return self.read_range(uri, start, size_bytes - start, version), size_bytes
 
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
-        path = path_of(uri)
         with _translated(uri):
+            path = _readable_file(uri)
             file = pa.OSFile(path, "rb")
             _check_version(uri, os.stat(path), version)
         return file
@@ -230,6 +230,15 @@ class LocalFiles:
             except FileExistsError:
                 return False
         return True
+
+
+def _readable_file(uri: str) -> str:
+    """The path of a file, which is no pipe, socket or device: opening or reading one may never end."""
+    path = path_of(uri)
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails, with a reason
+        raise StorageError("unsupported", f"{uri}: is a pipe, socket or device; write its content to a file")
+    return path
 
 
 def _check_version(uri: str, info: os.stat_result, version: str | None) -> None:
