@@ -4,6 +4,7 @@ Imports no Ray. Must never show credentials, only where they come from.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -15,7 +16,7 @@ from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
 from brainray.inputs.archives import kind_of
 from brainray.inputs.file_lists import open_file_list
-from brainray.inputs.image_files import is_hidden, skip_reason
+from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.storage.base import FileInfo
 
@@ -130,7 +131,7 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
             raise BadRequest(f"{uri}: the list is empty; give one that names images")
         return next(iter(storage.list_files(row.uri))), 0
     skipped = 0
-    with closing(storage.list_files(uri)) as files:  # type: ignore[type-var]  # a generator
+    with closing(storage.list_files(uri, InputFolders("--input", Counter()))) as files:  # type: ignore[type-var]  # a generator
         for found in islice(files, _MOST_LISTED):
             file = storage.name_of(found.uri)
             is_archive = kind_of(file) and not found.special and not is_hidden(file, found.folders)

@@ -19,6 +19,7 @@ from brainray.errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
 from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
 from brainray.inputs.image_files import Grouper, image_files, tables_of
+from brainray.inputs.skip_counts import few_reasons
 
 from .descriptors import Descriptors, Flags, Floats, Ints, describe_picture, nothing
 from .search import CANDIDATES, SAME_PICTURE
@@ -66,7 +67,7 @@ def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str
             if not tables:
                 raise BadRequest(f"--{source} {root}: no image files found")
             chunks += tables
-    return AuditListing(table=pa.concat_tables(chunks), skipped=dict(sorted(skipped.items())))
+    return AuditListing(table=pa.concat_tables(chunks), skipped=few_reasons(skipped))
 
 
 def _check_disjoint(roots: Sequence[str]) -> None:

@@ -4,30 +4,55 @@ Knows no file lists, and opens no archive.
 """
 
 import fnmatch
+import glob
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 import pyarrow as pa
 
 from brainray import storage
 from brainray.config import pattern_of
-from brainray.errors import as_bad_request
-from brainray.storage.base import FileInfo
+from brainray.errors import BadRequest, StorageError, as_bad_request
+from brainray.storage.base import FileInfo, FolderRules
 
 from .archives.member import is_archive
 from .schema import CHUNK_ROWS
+from .skip_counts import count_skipped
+from .table_formats import TableGuard
 
 # Formats that Pillow reads, and medical formats, which are listed so that they get a row with `unsupported`.
 _PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"
 _MEDICAL = "heic heif dcm dicom ima nii"
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
 
+# Folders that systems and programs make by themselves, in lower case. What lies in them was deleted, is a thumbnail or
+# a copy, or was never finished.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("@eadir", "#recycle", "#snapshot", "@tmp"),  # Synology
+        *("@recycle", "@recently-snapshot", "@__thumb"),  # QNAP
+        *("~snapshot", "lost+found"),  # NetApp, ext4
+        *("$recycle.bin", "recycler", "system volume information"),  # Windows
+        *("__macosx", "network trash folder"),  # macOS
+        *("_temporary", "_spark_metadata", "_delta_log", "_delta_index", "_change_data", "_symlink_format_manifest"),
+    )
+)
+
+
+@lru_cache(maxsize=4096)
+def is_hidden_folder(name: str) -> bool:
+    """Whether a folder is hidden by its name, or made by a system for its own use (recycle bins, thumbnails, logs)."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
 
 def is_hidden(name: str, folders: Sequence[str]) -> bool:
-    return name.startswith(".") or any(folder.startswith(".") for folder in folders)
+    """Whether a file is hidden, or lies in a folder that is."""
+    return name.startswith(".") or any(map(is_hidden_folder, folders))
 
 
 def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> str | None:
@@ -39,7 +64,8 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
     suffix = os.path.splitext(name)[1].lower()
     if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
         return None
-    return f"suffix {suffix}" if suffix else "no suffix"
+    # A number at the end, as of DICOM files named by UIDs, tells no format.
+    return "no suffix" if not suffix or suffix[1:].isdecimal() else f"suffix {suffix}"
 
 
 def skip_member(name: str, *, refused: bool) -> str | None:
@@ -55,6 +81,7 @@ class Globs:
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self._include, self._exclude = _any_of(include), _any_of(exclude)
+        self._exclude_folders = _any_of([pattern for pattern in exclude if pattern.endswith("*")])
 
     def skip_reason(self, path: str) -> str | None:
         if self._include is not None and not self._include.match(path):
@@ -63,6 +90,10 @@ class Globs:
 
     def excludes(self, path: str) -> bool:
         return self._exclude is not None and self._exclude.match(path) is not None
+
+    def excludes_all_below(self, folder: str) -> bool:
+        """Whether `--exclude` matches every path below a folder: a last `*` matches whatever follows."""
+        return self._exclude_folders is not None and self._exclude_folders.match(f"{folder}/") is not None
 
 
 def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
@@ -86,13 +117,50 @@ class Grouper:
         return found.group(1) if found.re.groups else found.group(0)
 
 
+class InputFolders(FolderRules):
+    """Folders below an input: excluded ones are not entered, hidden ones may be unreadable. Counts what is left out."""
+
+    def __init__(
+        self, option: str, skipped: Counter[str], chosen: Globs | None = None, tables: TableGuard | None = None
+    ) -> None:
+        """Without globs, the option has no `--exclude` that could leave an unreadable folder out."""
+        self._option, self._skipped, self._chosen, self._tables = option, skipped, chosen, tables
+
+    def excludes(self, folders: tuple[str, ...]) -> bool:
+        return self._chosen is not None and self._chosen.excludes_all_below("/".join(folders))
+
+    def hides(self, folders: tuple[str, ...]) -> bool:
+        return any(map(is_hidden_folder, folders))
+
+    def on_excluded(self, folders: tuple[str, ...]) -> None:
+        self._on_folder(folders)
+        count_skipped(self._skipped, "folder in --exclude")
+
+    def on_not_followed(self, folders: tuple[str, ...]) -> None:
+        count_skipped(self._skipped, "hidden" if self.hides(folders) else "linked again")
+
+    def on_forbidden(self, folders: tuple[str, ...], error: StorageError) -> None:
+        self._on_folder(folders)
+        if self.hides(folders):
+            count_skipped(self._skipped, "hidden")
+            return
+        pattern = shlex.quote(glob.escape("/".join(folders)) + "/*")
+        others = "" if self._chosen is None else f", or leave it out by --exclude {pattern}"
+        raise BadRequest(f"{self._option} {error}; let this user read the folder{others}") from error
+
+    def _on_folder(self, folders: tuple[str, ...]) -> None:
+        """Have the log of a table noticed even where it is left out: its Parquet files are then not left out, too."""
+        if self._tables is not None:
+            self._tables.on_file(folders)
+
+
 def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileInfo]:
     """List the image files below `root`. Counts skipped files by reason. Errors are `BadRequest` with the option."""
     with as_bad_request(option):
-        for found in storage.list_files(root):
+        for found in storage.list_files(root, InputFolders(option, skipped)):
             reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
             if reason:
-                skipped[reason] += 1
+                count_skipped(skipped, reason)
             else:
                 yield found
 

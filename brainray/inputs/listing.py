@@ -25,9 +25,11 @@ from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes
 from .class_names import class_lookup, label_from_folders, match_class
 from .file_lists import FileList, FileListRow, open_file_list, resolve_rows
-from .image_files import Globs, Grouper, is_hidden, skip_member, skip_reason
+from .image_files import Globs, Grouper, InputFolders, is_hidden, skip_member, skip_reason
 from .label_file import LabelFile
 from .schema import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
+from .skip_counts import count_skipped, few_reasons
+from .table_formats import TableGuard
 
 SHARD_IMAGES = 1000
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
@@ -135,18 +137,22 @@ class Lister:
                 self.may_repeat = True
                 yield from self._from_list(image_list)
                 continue
-            for found, index in self._indexed(self._below(root)):
+            tables = TableGuard(root)
+            for found, index in self._indexed(self._below(root, tables)):
                 if index is None:
                     yield self._file(found, storage.name_of(root))
-                else:
-                    yield from self._members(found, index.result(), root)
+                    continue
+                if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
+                    tables.on_images(found.folders)
+                yield from self._members(found, index.result(), root)
 
-    def _below(self, root: str) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
+    def _below(self, root: str, tables: TableGuard) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
         """The images (kind None) and archives below an input."""
-        for found in storage.list_files(root):
+        for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
                 continue
             name = storage.name_of(found.uri)
+            tables.on_file(found.folders, name)
             path = "/".join((*found.folders, name))
             kind = None if found.special or is_hidden(name, found.folders) else archives.kind_of(name)
             if kind is not None:
@@ -154,7 +160,7 @@ class Lister:
             else:
                 reason = skip_reason(name, found.folders, special=found.special) or self._chosen.skip_reason(path)
             if reason is not None:
-                self.skipped[reason] += 1
+                count_skipped(self.skipped, reason)
                 continue
             yield found, kind
 
@@ -194,7 +200,7 @@ class Lister:
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
             reason = reason or self._chosen.skip_reason(path)
             if reason is not None:
-                self.skipped[reason] += 1
+                count_skipped(self.skipped, reason)
                 continue
             folders = (*above, *member.split("/")[:-1])
             label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
@@ -210,7 +216,7 @@ class Lister:
             path = image.uri.removeprefix(base)
             reason = self._chosen.skip_reason(path)
             if reason is not None:
-                self.skipped[reason] += 1
+                count_skipped(self.skipped, reason)
                 continue
             folders = tuple(path.split("/")[:-1])
             label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
@@ -255,7 +261,7 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
         labelled += _label_nearly(lister.label_file, path, names_path)
     os.unlink(names_path)
     return Listing(
-        path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=dict(sorted(lister.skipped.items()))
+        path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=few_reasons(lister.skipped)
     )
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from brainray.errors import BadRequest, StorageError, as_bad_request
 
-from .base import CLAIM_FILE, FileInfo, Service, StorageBackend
+from .base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service, StorageBackend
 from .local import LocalFiles
 from .retry import RetryPolicy
 
@@ -231,9 +231,9 @@ def list_names(uri: str, *, policy: RetryPolicy | None = None) -> list[str]:
     return _backend(uri).list_names(uri, policy)
 
 
-def list_files(uri: str) -> Iterator[FileInfo]:
+def list_files(uri: str, rules: FolderRules = EVERY_FOLDER) -> Iterator[FileInfo]:
     """Every file below a folder (or the file itself), streamed, always in the same order.
 
-    A folder that cannot be read raises.
+    `rules` decide which folders of a disk are entered; by default one that cannot be read raises.
     """
-    return _backend(uri).list_files(uri)
+    return _backend(uri).list_files(uri, rules)

@@ -40,6 +40,34 @@ class Service:
     time_s: float | None  # the store's own clock, in whole seconds since 1970; None: not in its answer
 
 
+class FolderRules:
+    """Decides how `list_files` treats the folders of a disk; this class has every one of them listed.
+
+    A folder is given by the names from the listed root down to it. In a bucket nothing is asked: a key needs no folder.
+    """
+
+    def excludes(self, folders: tuple[str, ...]) -> bool:
+        """Whether the folder is not entered. Must hold for all folders below an excluded one, too."""
+        return False
+
+    def hides(self, folders: tuple[str, ...]) -> bool:
+        """Whether the caller passes over all files below the folder: links in it are not followed."""
+        return False
+
+    def on_excluded(self, folders: tuple[str, ...]) -> None:
+        """Take notice of a folder that was excluded."""
+
+    def on_not_followed(self, folders: tuple[str, ...]) -> None:
+        """Take notice of a link to a folder that is hidden, or listed at another place."""
+
+    def on_forbidden(self, folders: tuple[str, ...], error: StorageError) -> None:
+        """Raise, or take notice and pass over the folder, which this user cannot read."""
+        raise error
+
+
+EVERY_FOLDER = FolderRules()
+
+
 def changed(uri: str) -> StorageError:
     """The error for a file whose version is no longer the listed one."""
     return StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
@@ -83,7 +111,7 @@ class StorageBackend(Protocol):
     def list_names(self, uri: str, policy: RetryPolicy | None = None) -> list[str]:
         """Names in one folder, sorted, without hidden ones; none where there is no folder."""
 
-    def list_files(self, uri: str) -> Iterator[FileInfo]:
+    def list_files(self, uri: str, rules: FolderRules = EVERY_FOLDER) -> Iterator[FileInfo]:
         """Every file below a folder (or the file itself), streamed, always in the same order."""
 
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:

@@ -15,45 +15,20 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from brainray.errors import BadRequest, ImageReason, OutputHeld, StorageError
+from brainray.errors import BadRequest, OutputHeld, StorageError
 
-from .base import CLAIM_FILE, FileInfo, Service, changed
+from .base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service, changed
+from .paths import path_of, storage_error, text_of, uri_of
 from .retry import RetryPolicy
+from .walk import Walk
 
-_REASONS: dict[int, ImageReason] = {
-    errno.ENOENT: "not_found",
-    errno.ENOTDIR: "not_found",
-    errno.EACCES: "forbidden",
-    errno.EPERM: "forbidden",
-}
 # A call that was in the kernel before the rename may still add a file: in 6 of 400 revocations with four busy threads
 # on ext4.
 _REVOKE_TRIES = 10
-
-
-def path_of(uri: str) -> str:
-    """The path of a local URI, as the `os` functions take it."""
-    if uri.startswith("file://"):
-        return os.fsdecode(unquote_to_bytes(uri[len("file://") :].removeprefix("localhost")))
-    return uri
-
-
-def uri_of(path: str) -> str:
-    """The URI of a path; `path_of` turns it back."""
-    try:
-        path.encode()
-        return path
-    except UnicodeEncodeError:
-        return "file://" + quote_from_bytes(os.fsencode(path))
-
-
-def text_of(name: str) -> str:
-    """A file name for display: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 class LocalFiles:
@@ -133,14 +108,15 @@ class LocalFiles:
             except FileNotFoundError:
                 return []
 
-    def list_files(self, uri: str) -> Iterator[FileInfo]:
-        """Files sorted by name within each folder. Links are followed, but not into an ancestor of the same path."""
+    def list_files(self, uri: str, rules: FolderRules = EVERY_FOLDER) -> Iterator[FileInfo]:
+        """Files sorted by name within each folder. Links are followed, but each real folder is listed once."""
         root = path_of(uri)
         with _translated(uri):
-            if os.path.isdir(root):
-                yield from _walk(root, (), ())
-            else:
+            if not os.path.isdir(root):
                 yield _file_info(uri, (), os.stat(root))
+                return
+        for path, names, info in Walk(root, rules).files():
+            yield _file_info(uri_of(path), names, info)
 
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
         path = path_of(uri)
@@ -255,32 +231,12 @@ def _file_info(uri: str, folders: tuple[str, ...], info: os.stat_result) -> File
     return FileInfo(uri=uri, folders=folders, size_bytes=info.st_size, version=_version(info), special=not is_file)
 
 
-def _walk(folder: str, names: tuple[str, ...], ancestors: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
-    """The files below a folder. `ancestors` are device and inode of the folders above it."""
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
-    if identity in ancestors:
-        return
-    with os.scandir(folder) as scan:
-        found = sorted(scan, key=lambda item: item.name)
-    for item in found:
-        if item.is_dir():
-            yield from _walk(item.path, (*names, text_of(item.name)), (*ancestors, identity))
-            continue
-        try:
-            info = item.stat()
-        except FileNotFoundError:  # a dangling link: listed, so that it gets a row with not_found
-            info = item.stat(follow_symlinks=False)
-        yield _file_info(uri_of(item.path), names, info)
-
-
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        reason = _REASONS.get(exc.errno or 0, "read_failed")
-        raise StorageError(reason, f"{uri}: {exc.strerror or exc}") from exc
+        raise storage_error(uri, exc) from exc
     except ValueError as exc:  # a NUL byte in a path
         raise StorageError("not_found", f"{uri}: {exc}") from exc
 

@@ -18,6 +18,7 @@ from brainray.config import TrainOptions
 from brainray.errors import BadRequest
 from brainray.inputs.class_names import class_of_folders
 from brainray.inputs.image_files import Grouper, image_files, tables_of
+from brainray.inputs.skip_counts import few_reasons
 from brainray.storage.base import FileInfo
 
 from .splits import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
@@ -74,7 +75,7 @@ def list_training_set(data: str) -> TrainingSet:
     index_of = np.array([classes.index(name) for name in encoded.dictionary.to_pylist()])
     labels = pa.array(index_of[encoded.indices.to_numpy()])
     return TrainingSet(
-        table=table.drop_columns("name").append_column("label", labels), classes=classes, skipped=dict(skipped)
+        table=table.drop_columns("name").append_column("label", labels), classes=classes, skipped=few_reasons(skipped)
     )
 
 

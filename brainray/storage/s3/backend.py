@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from brainray.callbacks import Sleep
 from brainray.errors import BadRequest, Changed, OutputHeld, StorageError
-from brainray.storage.base import CLAIM_FILE, FileInfo, Service
+from brainray.storage.base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service
 from brainray.storage.retry import HEARTBEAT_POLICY, RetryPolicy
 
 from . import uris
@@ -141,7 +141,7 @@ class S3Objects:
             if token is None:
                 return sorted(name for name in names if name and not name.startswith("."))
 
-    def list_files(self, uri: str) -> Iterator[FileInfo]:
+    def list_files(self, uri: str, rules: FolderRules = EVERY_FOLDER) -> Iterator[FileInfo]:
         """Every object below a folder in the order of keys, or the one object. Empty "folder markers" are left out."""
         bucket, key = split(uri)
         prefix = _prefix(uri)
