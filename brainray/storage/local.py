@@ -64,6 +64,13 @@ class LocalFiles:
             raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
         return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
 
+    def normalise_listed(self, uri: str) -> str:
+        return self.normalise(uri)
+
+    def resolve_listed(self, folder: str, path: str) -> str:
+        """Join paths, not URIs: in a folder with a `file://` URI a "%" of the list's path is literal, too."""
+        return uri_of(os.path.abspath(os.path.join(path_of(folder) or "/", path)))
+
     def name_of(self, uri: str) -> str:
         return text_of(os.path.basename(path_of(uri).rstrip("/")))
 
