@@ -33,6 +33,7 @@ _REASONS: dict[int, ImageReason] = {
 # A call that was in the kernel before the rename may still add a file: in 6 of 400 revocations with four busy threads
 # on ext4.
 _REVOKE_TRIES = 10
+_MOVE_TRIES = 10
 
 
 def path_of(uri: str) -> str:
@@ -152,14 +153,15 @@ class LocalFiles:
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
         path = path_of(uri)
         with _translated(uri), _guarded(staging):
-            _make_folder(os.path.dirname(path), staging)
+            if staging is None:  # the temporary file lies beside the file
+                _make_folder(os.path.dirname(path), None)
             temporary = _temporary(path, staging)
             try:
                 with open(temporary, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
+                _move_into_place(temporary, path, staging)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
@@ -170,13 +172,14 @@ class LocalFiles:
         """Copy by a hard link where the file system has them."""
         path = path_of(target)
         with _translated(target), _guarded(staging):
-            _make_folder(os.path.dirname(path), staging)
+            if staging is None:  # the temporary file lies beside the file
+                _make_folder(os.path.dirname(path), None)
             temporary = _temporary(path, staging)
             try:
                 os.link(path_of(source), temporary)
             except OSError:
                 shutil.copyfile(path_of(source), temporary)
-            os.replace(temporary, path)
+            _move_into_place(temporary, path, staging)
             _sync_folder(os.path.dirname(path))
 
     def delete(self, uri: str, staging: str | None) -> None:
@@ -327,6 +330,22 @@ def _make_folder(folder: str, staging: str | None) -> None:
             os.rmdir(prepared)
         if not os.path.isdir(folder):  # else another worker of this holder was faster
             raise
+
+
+def _move_into_place(temporary: str, path: str, staging: str | None) -> None:
+    """Rename a finished file into its folder, again where the folder was replaced meanwhile.
+
+    Of several writers that make a folder, the last one's rename replaces the empty folder of another, whose file then
+    finds no folder.
+    """
+    for tries_left in reversed(range(_MOVE_TRIES)):
+        try:
+            _make_folder(os.path.dirname(path), staging)
+            os.replace(temporary, path)
+            return
+        except FileNotFoundError:
+            if not tries_left or not os.path.lexists(temporary):
+                raise
 
 
 def _sync_folder(folder: str) -> None:
