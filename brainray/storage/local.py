@@ -110,7 +110,7 @@ class LocalFiles:
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         path = path_of(uri)
         with _translated(uri):
-            file = pa.OSFile(path, "rb")
+            file = pa.OSFile(os.fsencode(path), "rb")  # a name that is not UTF-8 must be given as bytes
             _check_version(uri, os.stat(path), version)
         return file
 
