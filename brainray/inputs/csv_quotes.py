@@ -5,6 +5,7 @@ its start, is doubled inside, and may enclose line breaks. Splits and converts n
 """
 
 import re
+import threading
 from collections.abc import Collection
 from typing import Protocol
 
@@ -45,15 +46,22 @@ class CheckedQuotes:
         self._line = 1  # of the first byte of `_rest`, and its column
         self._column = 0
         self._started = False
+        self._lock = threading.Lock()  # Arrow reads ahead in a thread, also after an error
 
     def read(self, nbytes: int | None = None) -> bytes:
-        data = self._file.read(nbytes)
-        text = self._rest + data
-        if not self._started:
-            text = text.removeprefix(b"\xef\xbb\xbf")
-            self._started = True
-        self._rest = text[self._check(text, final=not data) :]
-        return data
+        with self._lock:
+            data = self._file.read(nbytes)
+            text = self._rest + data
+            if not self._started:
+                text = text.removeprefix(b"\xef\xbb\xbf")
+                self._started = True
+            self._rest = text[self._check(text, final=not data) :]
+            return data
+
+    def check_open_quote(self) -> None:
+        """Raise `BadRequest` for a quote that is open where the parser gave up, which it reports as something else."""
+        for _ in range(2):  # up to the end of the file, or more than a value may have
+            self.read(2 * _LONGEST_BYTES)
 
     def close(self) -> None:
         """Does nothing: the caller that opened the file closes it."""
@@ -100,9 +108,9 @@ class CheckedQuotes:
             raise self._refusal("is not closed")
         if lines := _line_breaks(found.group()):
             if after < len(text) and self._end_of_value.match(text, after) is None:
-                raise self._refusal(f"is closed {lines:,} lines below in the middle of a value")
+                raise self._refusal(f"is closed {lines:,} line(s) below, in the middle of a value")
             if self._column in self._one_line:
-                raise self._refusal(f"takes {lines:,} more lines into the name of an image")
+                raise self._refusal(f"takes {lines:,} more line(s) into the name of an image")
             self._line += lines
         return stop
 

@@ -317,14 +317,30 @@ def _tables(uri: str, columns: list[str], *, one_line: Sequence[str]) -> Iterato
             null_values=[""],
         )
         with storage.open_seekable(uri) as file:
-            for batch in _csv(CheckedQuotes(file, source=f"--input {uri}", one_line=single), convert):
+            for batch in _csv_batches(CheckedQuotes(file, source=f"--input {uri}", one_line=single), convert):
                 yield pa.Table.from_batches([batch])
 
 
 def _header(uri: str, file: pa.NativeFile) -> list[str]:
-    with _csv(CheckedQuotes(file, source=f"--input {uri}"), None) as reader:
+    checked = CheckedQuotes(file, source=f"--input {uri}")
+    with _open_quotes_reported(checked), _csv(checked, None) as reader:
         names: list[str] = reader.schema.names
         return names
+
+
+def _csv_batches(file: CheckedQuotes, convert: pa_csv.ConvertOptions) -> Iterator[pa.RecordBatch]:
+    with _open_quotes_reported(file), _csv(file, convert) as reader:
+        yield from reader
+
+
+@contextmanager
+def _open_quotes_reported(file: CheckedQuotes) -> Iterator[None]:
+    """Report an open quote in place of the parser's error that it led to."""
+    try:
+        yield
+    except pa.ArrowInvalid:
+        file.check_open_quote()
+        raise
 
 
 def _csv(file: CheckedQuotes, convert: pa_csv.ConvertOptions | None) -> pa_csv.CSVStreamingReader:
