@@ -14,7 +14,7 @@ from brainray.callbacks import Clock
 from brainray.config import ImageSpec
 from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
-from brainray.inputs.archives import kind_of
+from brainray.inputs.archives import archive_of, kind_of
 from brainray.inputs.file_lists import open_file_list
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
 from brainray.models.bundle import SHIPPED, load_bundle, named
@@ -129,7 +129,9 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
             row = next(rows, None)
         if row is None:
             raise BadRequest(f"{uri}: the list is empty; give one that names images")
-        return next(iter(storage.list_files(row.uri))), 0
+        archive = archive_of(row.uri)
+        file = archive[0] if archive and storage.exists(archive[0]) else row.uri
+        return next(iter(storage.list_files(file))), 0
     skipped = 0
     with closing(storage.list_files(uri, InputFolders("--input", Counter()))) as files:  # type: ignore[type-var]  # a generator
         for found in islice(files, _MOST_LISTED):

@@ -5,6 +5,7 @@ of a CSV is read as text, for "007" is not 7. Memory does not grow with the list
 """
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,23 +17,24 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from brainray import storage
-from brainray.errors import BadRequest, StorageError, as_bad_request
+from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
 from .archives import kind_of
 from .archives.index import ArchiveIndexes, Members
+from .archives.parquet_file import BUCKET_COLUMN, KEY_COLUMN, LOCATION_COLUMNS, holds_images
 from .class_names import LABEL_COLUMNS
+from .csv_quotes import CheckedQuotes
 from .schema import ListedImage
 
-_URI = ("uri", "url", "path", "file", "filename", "file_name")
 _SIZE = ("size_bytes", "size")
 _VERSION = ("version", "etag", "e_tag")
-_BUCKET, _KEY = "bucket", "key"  # of an S3 inventory
 _ROWS = 65_536
 _BLOCK_BYTES = 4 << 20
 _AT_ONCE = 16  # files that are looked up in parallel
 _KEPT_BYTES = 128 << 20  # of indexes in memory: one archive of a million members, or many smaller ones
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Types that are kept as they are; everything else is kept as text.
 _KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_date32)
 
@@ -41,7 +43,7 @@ _KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.type
 class FileListRow:
     """A row of a file list."""
 
-    uri: str  # normalised
+    uri: str  # a local path is normalised; an S3 key, and the name of an archive's member, is as it stands
     size_bytes: int | None
     version: str | None
     label: str | None  # as spelled in the list
@@ -74,14 +76,17 @@ class FileList:
 
     def rows(self, keep: Sequence[str] = ()) -> Iterator[FileListRow]:
         """The rows in order. Raises `BadRequest` for a row that names no image."""
-        location, label, size, version = (self._find(names) for names in (_URI, LABEL_COLUMNS, _SIZE, _VERSION))
-        wanted = [*([location] if location else [_BUCKET, _KEY]), *filter(None, (label, size, version)), *keep]
+        location, label, size, version = (
+            self._find(names) for names in (LOCATION_COLUMNS, LABEL_COLUMNS, _SIZE, _VERSION)
+        )
+        located = [location] if location else [BUCKET_COLUMN, KEY_COLUMN]
+        wanted = [*located, *filter(None, (label, size, version)), *keep]
         number = 0
-        for table in _tables(self.uri, list(dict.fromkeys(wanted))):
-            texts = {name: table[name].cast(pa.string()).to_pylist() for name in table.column_names}
+        for table in _tables(self.uri, list(dict.fromkeys(wanted)), one_line=located):
+            texts = {name: self._texts(table, name) for name in table.column_names}
             none = [None] * len(table)
             listed = zip(
-                texts[location] if location else map(_in_bucket, texts[_BUCKET], texts[_KEY]),
+                texts[location] if location else map(_in_bucket, texts[BUCKET_COLUMN], texts[KEY_COLUMN]),
                 texts[size] if size else none,
                 texts[version] if version else none,
                 texts[label] if label else none,
@@ -93,7 +98,7 @@ class FileList:
                 if not text or not text.strip():
                     raise BadRequest(f"--input {self.uri}: row {number:,} names no image; fill it in or remove it")
                 yield FileListRow(
-                    uri=self._located(text.strip()),
+                    uri=self._located(_unpadded(text, location) if location else text),
                     size_bytes=int(size_bytes) if size_bytes and size_bytes.isdigit() else None,
                     version=tag.strip('"') if tag else None,
                     label=spelled.strip() or None if spelled else None,
@@ -104,9 +109,26 @@ class FileList:
         by_name = {column.strip().lower(): column for column in self.columns}
         return next((by_name[name] for name in names if name in by_name), None)
 
+    def _texts(self, table: pa.Table, name: str) -> list[str | None]:
+        try:
+            texts: list[str | None] = table[name].cast(pa.string()).to_pylist()
+        except pa.ArrowException as exc:
+            kind = self.columns[name]
+            raise BadRequest(
+                f"--input {self.uri}: its column {name} is {kind}, which is no text; write it as text"
+            ) from exc
+        return texts
+
     def _located(self, text: str) -> str:
-        absolute = "://" in text or text.startswith(("/", "~"))
-        return storage.normalise(text if absolute else f"{self.base}/{text}")
+        """The URI of an image. The name of an archive's member stays as it stands."""
+        found = archives.archive_of(text)
+        file = found[0] if found else text
+        return self._file(file) + text[len(file) :]
+
+    def _file(self, text: str) -> str:
+        if text.startswith("~") or _SCHEME.match(text):
+            return storage.normalise_listed(text)
+        return storage.resolve_listed("/" if text.startswith("/") else self.base, text)
 
 
 def open_file_list(uri: str) -> FileList | None:
@@ -125,11 +147,14 @@ def open_file_list(uri: str) -> FileList | None:
                 schema = file.schema_arrow
         else:
             with storage.open_seekable(uri) as file:
-                schema = pa.schema([(name, pa.string()) for name in _header(file)])
-    if any(map(_holds_bytes, schema.types)):
-        return None
+                schema = pa.schema([(name, pa.string()) for name in _header(uri, file)])
+    try:
+        if holds_images(schema):
+            return None
+    except ImageError as exc:
+        raise BadRequest(f"--input {uri}: {exc.detail}") from exc
     found = FileList(uri=uri, columns=dict(zip(schema.names, schema.types, strict=True)))
-    if found._find(_URI) is None and not {_BUCKET, _KEY} <= set(found.columns):
+    if found._find(LOCATION_COLUMNS) is None and not {BUCKET_COLUMN, KEY_COLUMN} <= set(found.columns):
         columns = ", ".join(found.columns)
         raise BadRequest(f"--input {uri}: is no list of images: it needs a column uri or path, and has {columns}")
     return found
@@ -173,6 +198,9 @@ def resolve_rows(
             members = lookup.find({listed.uri for listed in chunk})
             plain = [listed for listed in chunk if listed.uri not in members]
             found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
+            no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and _is_missing(of)]
+            for listed, file in zip(no_members, pool.map(_named_like_a_member, no_members), strict=True):
+                members[listed.uri] = file or members[listed.uri]
             for listed in chunk:
                 image = members.get(listed.uri) or found[listed.uri]
                 yield listed, image._replace(kept=listed.kept)
@@ -193,6 +221,25 @@ def _plain(listed: FileListRow) -> ListedImage:
     return ListedImage(listed.uri, found.size_bytes, found.version)
 
 
+def _named_like_a_member(listed: FileListRow) -> ListedImage | None:
+    """The file that is named like a member of an archive, as `a.zip#1.jpg`; None where there is none.
+
+    Costs a request or two in a bucket, and is asked only for a member that there is not.
+    """
+    try:
+        return _plain(listed) if storage.exists(listed.uri) else None
+    except BadRequest:  # a member's name with "://" makes no path
+        return None
+    except StorageError as exc:
+        if exc.reason == "read_failed":
+            raise
+        return None
+
+
+def _is_missing(image: ListedImage) -> bool:
+    return image.refused is not None and image.refused.startswith("not_found:")
+
+
 class _ArchiveLookup:
     """Finds the members of archives that a list names.
 
@@ -207,30 +254,42 @@ class _ArchiveLookup:
 
     def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
         """The image of each URI that names a member of an archive, also where there is no such member."""
-        wanted: dict[tuple[str, archives.Kind], list[str]] = {}
-        for uri in uris:
-            found = archives.archive_of(uri)
-            if found is not None:
-                wanted.setdefault(found, []).append(uri)
         images: dict[str, ListedImage] = {}
-        for (archive, kind), members in wanted.items():
-            images |= {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in members}
-            try:
-                info, index = self._opened(archive, kind)
-            except StorageError as exc:
-                if exc.reason == "read_failed":
-                    raise
-                images |= {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in members}
-                continue
-            names = [uri.removeprefix(f"{archive}#") for uri in members]
-            images |= {image.uri: image for image in index.find(info, names)}
+        left = {uri: found for uri in uris if (found := archives.archive_of(uri)) is not None}
+        while left:
+            wanted: dict[tuple[str, archives.Kind], list[str]] = {}
+            for uri, found in left.items():
+                wanted.setdefault(found, []).append(uri)
+            left = {}
+            for (archive, kind), members in wanted.items():
+                for uri, image in self._members(archive, kind, members).items():
+                    if not _is_missing(image) or uri not in images:
+                        images[uri] = image
+                    following = archives.archive_of(uri, longer_than=len(archive)) if _is_missing(image) else None
+                    if following is not None:
+                        left[uri] = following
         return images
+
+    def _members(self, archive: str, kind: archives.Kind, uris: list[str]) -> dict[str, ListedImage]:
+        images = {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in uris}
+        try:
+            info, index = self._opened(archive, kind)
+        except StorageError as exc:
+            if exc.reason == "read_failed":
+                raise
+            return {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in uris}
+        names = [uri.removeprefix(f"{archive}#") for uri in uris]
+        return images | {image.uri: image for image in index.find(info, names)}
 
     def _opened(self, archive: str, kind: archives.Kind) -> tuple[FileInfo, Members]:
         if archive in self._kept:
             self._kept.move_to_end(archive)
             return self._kept[archive]
-        info: FileInfo = next(storage.list_files(archive))
+        info = next(storage.list_files(archive), None)
+        if info is None or info.uri != archive:
+            raise StorageError("not_found", f"{archive}: is a folder, and no archive")
+        if info.special:
+            raise StorageError("unsupported", f"{archive}: is no file")
         opened = info, self._indexes.begin(info, kind).result().members()
         self._kept[archive] = opened
         self._bytes += opened[1].size_bytes
@@ -240,7 +299,8 @@ class _ArchiveLookup:
         return opened
 
 
-def _tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:
+def _tables(uri: str, columns: list[str], *, one_line: Sequence[str]) -> Iterator[pa.Table]:
+    """The columns, a part at a time. A CSV with a line break in a column of `one_line` is refused."""
     with _readable(uri):
         if _is_parquet(uri):
             with storage.open_parquet(uri) as file:
@@ -248,26 +308,44 @@ def _tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:
                     yield pa.Table.from_batches([batch])
             return
         with storage.open_seekable(uri) as file:
-            types = dict.fromkeys(_header(file), pa.string())
+            names = _header(uri, file)
+        single = {number for number, name in enumerate(names) if name in one_line}
+        convert = pa_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=columns,
+            strings_can_be_null=True,
+            null_values=[""],
+        )
         with storage.open_seekable(uri) as file:
-            for batch in _csv(
-                file,
-                pa_csv.ConvertOptions(
-                    column_types=types, include_columns=columns, strings_can_be_null=True, null_values=[""]
-                ),
-            ):
+            for batch in _csv_batches(CheckedQuotes(file, source=f"--input {uri}", one_line=single), convert):
                 yield pa.Table.from_batches([batch])
 
 
-def _header(file: pa.NativeFile) -> list[str]:
-    with _csv(file, None) as reader:
+def _header(uri: str, file: pa.NativeFile) -> list[str]:
+    checked = CheckedQuotes(file, source=f"--input {uri}")
+    with _open_quotes_reported(checked), _csv(checked, None) as reader:
         names: list[str] = reader.schema.names
         return names
 
 
-def _csv(file: pa.NativeFile, convert: pa_csv.ConvertOptions | None) -> pa_csv.CSVStreamingReader:
+def _csv_batches(file: CheckedQuotes, convert: pa_csv.ConvertOptions) -> Iterator[pa.RecordBatch]:
+    with _open_quotes_reported(file), _csv(file, convert) as reader:
+        yield from reader
+
+
+@contextmanager
+def _open_quotes_reported(file: CheckedQuotes) -> Iterator[None]:
+    """Report an open quote in place of the parser's error that it led to."""
+    try:
+        yield
+    except pa.ArrowInvalid:
+        file.check_open_quote()
+        raise
+
+
+def _csv(file: CheckedQuotes, convert: pa_csv.ConvertOptions | None) -> pa_csv.CSVStreamingReader:
     return pa_csv.open_csv(
-        file,
+        pa.PythonFile(file, mode="r"),
         read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
         parse_options=pa_csv.ParseOptions(newlines_in_values=True),
         convert_options=convert,
@@ -282,9 +360,11 @@ def _in_bucket(bucket: str | None, key: str | None) -> str | None:
     return f"s3://{bucket}/{key}" if bucket and key else None
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    in_struct = pa.types.is_struct(kind) and any(_holds_bytes(field.type) for field in kind)
-    return in_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+def _unpadded(text: str, column: str) -> str:
+    """A location without the blanks that its column's name has, too: in `label, uri` they belong to the comma."""
+    name = column.strip()
+    before, _, after = column.partition(name)
+    return text.removeprefix(before).removesuffix(after)
 
 
 def _kept_type(kind: pa.DataType) -> str:

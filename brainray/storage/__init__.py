@@ -50,6 +50,19 @@ def normalise(uri: str | os.PathLike[str]) -> str:
     return _backend(text).normalise(text)
 
 
+def normalise_listed(uri: str) -> str:
+    """The URI of a file that a list names by an absolute path or a URI: an S3 key stays exactly as it stands.
+
+    Raises `BadRequest` for a scheme that has no backend.
+    """
+    return _backend(uri).normalise_listed(uri)
+
+
+def resolve_listed(folder: str, path: str) -> str:
+    """The URI of a file that a list in `folder` names by a relative path. Raises `BadRequest` outside a bucket."""
+    return _backend(folder).resolve_listed(folder, path)
+
+
 def join(uri: str, *names: str) -> str:
     return "/".join((uri.rstrip("/"), *names))
 

@@ -29,6 +29,7 @@ from .walk import Walk
 # A call that was in the kernel before the rename may still add a file: in 6 of 400 revocations with four busy threads
 # on ext4.
 _REVOKE_TRIES = 10
+_MOVE_TRIES = 10
 
 
 class LocalFiles:
@@ -38,6 +39,13 @@ class LocalFiles:
         if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
             raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
         return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
+
+    def normalise_listed(self, uri: str) -> str:
+        return self.normalise(uri)
+
+    def resolve_listed(self, folder: str, path: str) -> str:
+        """Join paths, not URIs: in a folder with a `file://` URI a "%" of the list's path is literal, too."""
+        return uri_of(os.path.abspath(os.path.join(path_of(folder) or "/", path)))
 
     def name_of(self, uri: str) -> str:
         return text_of(os.path.basename(path_of(uri).rstrip("/")))
@@ -77,7 +85,7 @@ class LocalFiles:
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         with _translated(uri):
             path = _readable_file(uri)
-            file = pa.OSFile(path, "rb")
+            file = pa.OSFile(os.fsencode(path), "rb")  # a name that is not UTF-8 must be given as bytes
             _check_version(uri, os.stat(path), version)
         return file
 
@@ -121,14 +129,15 @@ class LocalFiles:
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
         path = path_of(uri)
         with _translated(uri), _guarded(staging):
-            _make_folder(os.path.dirname(path), staging)
+            if staging is None:  # the temporary file lies beside the file
+                _make_folder(os.path.dirname(path), None)
             temporary = _temporary(path, staging)
             try:
                 with open(temporary, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
+                _move_into_place(temporary, path, staging)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
@@ -139,13 +148,14 @@ class LocalFiles:
         """Copy by a hard link where the file system has them."""
         path = path_of(target)
         with _translated(target), _guarded(staging):
-            _make_folder(os.path.dirname(path), staging)
+            if staging is None:  # the temporary file lies beside the file
+                _make_folder(os.path.dirname(path), None)
             temporary = _temporary(path, staging)
             try:
                 os.link(path_of(source), temporary)
             except OSError:
                 shutil.copyfile(path_of(source), temporary)
-            os.replace(temporary, path)
+            _move_into_place(temporary, path, staging)
             _sync_folder(os.path.dirname(path))
 
     def delete(self, uri: str, staging: str | None) -> None:
@@ -285,6 +295,22 @@ def _make_folder(folder: str, staging: str | None) -> None:
             os.rmdir(prepared)
         if not os.path.isdir(folder):  # else another worker of this holder was faster
             raise
+
+
+def _move_into_place(temporary: str, path: str, staging: str | None) -> None:
+    """Rename a finished file into its folder, again where the folder was replaced meanwhile.
+
+    Of several writers that make a folder, the last one's rename replaces the empty folder of another, whose file then
+    finds no folder.
+    """
+    for tries_left in reversed(range(_MOVE_TRIES)):
+        try:
+            _make_folder(os.path.dirname(path), staging)
+            os.replace(temporary, path)
+            return
+        except FileNotFoundError:
+            if not tries_left or not os.path.lexists(temporary):
+                raise
 
 
 def _sync_folder(folder: str) -> None:

@@ -67,9 +67,13 @@ def member_uri(archive: str, name: str) -> str:
     return f"{archive}#{name}" if name else archive
 
 
-def archive_of(uri: str) -> tuple[str, Kind] | None:
-    """The archive that a member's URI names, and its kind; None for any other URI."""
-    at = uri.find("#")
+def archive_of(uri: str, *, longer_than: int = 0) -> tuple[str, Kind] | None:
+    """The archive that a member's URI names, and its kind; None for any other URI.
+
+    A folder may be named like a member, as `a.zip#1/b.tar#2.jpg` below the folder `a.zip#1`. `longer_than`, the length
+    of an archive that there is not, gives the next one.
+    """
+    at = uri.find("#", longer_than and longer_than + 1)
     while at >= 0:
         kind = kind_of(uri[:at])
         if kind is not None:

@@ -19,6 +19,10 @@ from brainray.inputs.class_names import LABEL_COLUMNS
 
 from .member import BinaryFile, Member, read_at, size_of, too_many
 
+# Names of the column that locates images. A table with such a column of text is a list of images.
+LOCATION_COLUMNS = ("uri", "url", "path", "file", "filename", "file_name")
+BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # of an S3 inventory, which is a list, too
+_NO_IMAGES = frozenset(LOCATION_COLUMNS) - {"file"}  # names of columns whose bytes are text
 _IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
 _LONGEST_LABEL = 1000  # characters; longer ones are no class names
 _MOST_GROUP_BYTES = 2 << 30
@@ -42,6 +46,8 @@ def list_parquet(file: BinaryFile, most: int) -> Iterator[Member]:
     watched = _Watched(file)
     with _arrow_errors(watched):
         opened = pq.ParquetFile(pa.PythonFile(watched, mode="r"))
+        if not holds_images(opened.schema_arrow):
+            raise NotAnArchive("Parquet without images")
         _image_column(opened.schema_arrow)
         groups = _groups(opened.metadata, most)
         labels = _Labels(opened, watched)
@@ -163,6 +169,38 @@ def _groups(metadata: pq.FileMetaData, most: int) -> list[tuple[int, int, str | 
     if sum(rows for rows, _, _ in groups) > most:
         raise too_many(most)
     return groups
+
+
+def holds_images(schema: pa.Schema) -> bool:
+    """Whether a Parquet file holds images itself. Raises `ImageError` where its columns do not tell.
+
+    Beside a column that locates images, a binary column may be a digest or a thumbnail: it holds the images only if it
+    is named so, or has the layout of Hugging Face's images.
+    """
+    images = [field for field in schema if _image_path(field) is not None]
+    binary_names = [field.name for field in images if field.name.strip().lower() in _NO_IMAGES]
+    if binary_names:
+        raise ImageError("unsupported", f"its column {binary_names[0]} is binary; write it as text")
+    if not images or not _is_list(schema):
+        return bool(images)
+    if any(field.name.lower() in _IMAGES or _is_image_struct(field.type) for field in images):
+        return True
+    structs = [field.name for field in images if types.is_struct(field.type)]
+    if structs:
+        detail = f"has a column of locations and bytes in its column {structs[0]}; remove one, or name the other image"
+        raise ImageError("unsupported", detail)
+    return False
+
+
+def _is_list(schema: pa.Schema) -> bool:
+    """Whether a table has a column of text that locates images."""
+    texts = {field.name.strip().lower() for field in schema if _is_text(field.type)}
+    return not texts.isdisjoint(LOCATION_COLUMNS) or {BUCKET_COLUMN, KEY_COLUMN} <= texts
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    """Whether a column has the layout of Hugging Face's images: bytes and path."""
+    return bool(types.is_struct(kind) and kind.num_fields == 2 and kind.get_field_index("path") >= 0)
 
 
 def _image_column(schema: pa.Schema) -> str:

@@ -49,6 +49,12 @@ class S3Objects:
     def normalise(self, uri: str) -> str:
         return uris.normalise(uri)
 
+    def normalise_listed(self, uri: str) -> str:
+        return uris.exact(uri)
+
+    def resolve_listed(self, folder: str, path: str) -> str:
+        return uris.resolve(folder, path)
+
     def name_of(self, uri: str) -> str:
         return uris.name_of(uri)
 
@@ -82,7 +88,8 @@ class S3Objects:
         return self._requests.persist(partial(self._requests.open_once, uri, version))
 
     def stat(self, uri: str) -> FileInfo | None:
-        return None
+        """Nothing about an object; a bucket itself is a folder, hence `special`."""
+        return None if split(uri)[1] else FileInfo(uri=uri, folders=(), size_bytes=0, version="", special=True)
 
     def check_access(self, uri: str, *, write: bool) -> None:
         """Probe an object that does not exist, for s3:GetObject, or for s3:PutObject and s3:DeleteObject.

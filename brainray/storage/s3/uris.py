@@ -9,16 +9,41 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 def normalise(uri: str) -> str:
-    """The canonical spelling: no "/" at the end or doubled after the bucket. Raises `BadRequest` for a bad URI."""
-    shown = " ".join(uri.split())
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://") or not _BUCKET.fullmatch(bucket):
-        problem = f"{bucket!r} is no valid bucket name" if bucket else "the bucket's name is missing"
-        raise BadRequest(f"{shown}: {problem}; write s3://bucket/folder")
+    """The canonical spelling of what a user types: no "/" at the end or doubled after the bucket.
+
+    Raises `BadRequest` for a bad URI.
+    """
+    bucket, key = split(exact(uri))
     key = key.strip("/")
     if any(part in (".", "..") for part in key.split("/")):
-        raise BadRequest(f"{shown}: S3 has no '.' or '..'; write the key in full")
+        raise BadRequest(f"{_shown(uri)}: S3 has no '.' or '..'; write the key in full")
     return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
+
+
+def exact(uri: str) -> str:
+    """The URI itself, whose key may have any "/", "." or blank. Raises `BadRequest` for a bad bucket name."""
+    bucket, _ = split(uri)
+    if not uri.startswith("s3://") or not _BUCKET.fullmatch(bucket):
+        problem = f"{bucket!r} is no valid bucket name" if bucket else "the bucket's name is missing"
+        raise BadRequest(f"{_shown(uri)}: {problem}; write s3://bucket/folder")
+    return uri
+
+
+def resolve(folder: str, path: str) -> str:
+    """A path relative to a folder. "./" and "../" at its start lead from there; the rest is a key as it stands."""
+    bucket, key = split(folder)
+    parts = key.split("/") if key else []
+    rest = path
+    while rest.startswith(("./", "../")):
+        step, _, rest = rest.partition("/")
+        if step == ".." and not parts:
+            raise BadRequest(f"{_shown(path)}: leads out of the bucket {bucket}; write s3://bucket/key")
+        parts = parts[:-1] if step == ".." else parts
+    return f"s3://{bucket}/{'/'.join((*parts, rest))}"
+
+
+def _shown(uri: str) -> str:
+    return " ".join(uri.split())
 
 
 def split(uri: str) -> tuple[str, str]:
