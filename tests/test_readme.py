@@ -19,7 +19,7 @@ from brainray import errors
 from brainray.cli.app import app, run
 from brainray.commands import score
 from brainray.scoring.manifest import MANIFEST_SCHEMA
-from brainray.scoring.parts import prediction_schema
+from brainray.scoring.prediction_schema import prediction_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 FRONT = ROOT / "README.md"

@@ -21,8 +21,9 @@ from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.manifest import Shard
-from brainray.scoring.parts import PartInfo, prediction_schema
+from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close
+from brainray.scoring.prediction_schema import prediction_schema
 from brainray.scoring.run_folder import (
     STATUS,
     ScoreRequest,

@@ -26,7 +26,7 @@ from .archives.index import ArchiveIndexes, Members
 from .archives.parquet_file import BUCKET_COLUMN, KEY_COLUMN, LOCATION_COLUMNS, holds_images
 from .class_names import LABEL_COLUMNS
 from .csv_quotes import CheckedQuotes
-from .schema import ListedImage
+from .listed_image import ListedImage
 
 _SIZE = ("size_bytes", "size")
 _VERSION = ("version", "etag", "e_tag")

@@ -21,7 +21,7 @@ from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.storage.base import FileInfo, FolderRules
 
 from .archives.member import is_archive
-from .schema import CHUNK_ROWS
+from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
 

@@ -27,7 +27,7 @@ from .class_names import class_lookup, label_from_folders, match_class
 from .file_lists import FileList, FileListRow, open_file_list, resolve_rows
 from .image_files import Globs, Grouper, InputFolders, is_hidden, skip_member, skip_reason
 from .label_file import LabelFile
-from .schema import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
+from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
 

@@ -18,7 +18,8 @@ from brainray.models.bundle import Bundle
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
-from .parts import KeptTypes, part_uri, present_shards
+from .parts import part_uri, present_shards
+from .prediction_schema import KeptTypes
 from .shard_task import Target
 from .verify import Verification, verify_parts
 

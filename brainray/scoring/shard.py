@@ -24,7 +24,8 @@ from brainray.inputs.archives import split_refusal
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
-from .parts import PartInfo, ShardWork, prediction_schema, prob_column
+from .parts import PartInfo, ShardWork
+from .prediction_schema import prediction_schema, prob_column
 from .shard_task import ShardState, Target, commit
 
 Clock = Callable[[], datetime]

@@ -19,7 +19,8 @@ from brainray import storage
 from brainray.errors import StorageError
 
 from .manifest import Shard, read_shard
-from .parts import UNREAD_REASONS, KeptTypes, PartInfo, ShardWork, part_info, part_uri, prediction_schema, write_part
+from .parts import UNREAD_REASONS, PartInfo, ShardWork, part_info, part_uri, write_part
+from .prediction_schema import KeptTypes, prediction_schema
 
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
 # other causes, such as a node that leaves.

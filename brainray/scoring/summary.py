@@ -23,7 +23,8 @@ from brainray.evaluation import metrics
 from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, total
 from brainray.evaluation.plots import draw_confusion
 
-from .parts import PartInfo, part_info, part_uri, present_shards, prob_column
+from .parts import PartInfo, part_info, part_uri, present_shards
+from .prediction_schema import prob_column
 from .run_folder import RUN, check_is_run
 
 SCHEMA_VERSION = 1

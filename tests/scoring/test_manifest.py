@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray.errors import StorageError
+from brainray.inputs.listed_image import LISTED_SCHEMA
 from brainray.inputs.listing import Listing
-from brainray.inputs.schema import LISTED_SCHEMA
 from brainray.scoring import manifest
 from brainray.scoring.manifest import Changes, load_shards, read_shard, repeated_uris, write_first, write_updated
 

@@ -16,6 +16,7 @@ from brainray.imaging.decode import decode
 from brainray.inputs.reader import Reader
 from brainray.scoring import parts, shard, shard_task
 from brainray.scoring.manifest import MANIFEST_SCHEMA, Shard, rows_digest
+from brainray.scoring.prediction_schema import prediction_schema
 
 SPEC = ImageSpec(image_px=16)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -87,7 +88,7 @@ def test_bad_images_keep_their_rows_and_disturb_no_neighbour(tmp_path):
 
 def test_a_row_has_every_column_with_its_type(tmp_path):
     _, rows = score(tmp_path, write(tmp_path, {"a.png": image_bytes(1, size=(30, 20), mode="RGB", kind="PNG")}))
-    assert rows.schema.remove_metadata() == parts.prediction_schema(CLASSES)
+    assert rows.schema.remove_metadata() == prediction_schema(CLASSES)
     (row,) = rows.to_pylist()
     assert (row["width"], row["height"], row["format"]) == (30, 20, "PNG")
     assert row["model"] == "f" * 32
@@ -100,7 +101,7 @@ def test_a_row_has_every_column_with_its_type(tmp_path):
 def test_types_stay_where_every_image_failed(tmp_path):
     info, rows = score(tmp_path, write(tmp_path, {"a.jpg": b"", "b.jpg": b"no"}))
     assert info.failed == info.rows == 2
-    assert rows.schema.remove_metadata() == parts.prediction_schema(CLASSES)
+    assert rows.schema.remove_metadata() == prediction_schema(CLASSES)
     assert rows["predicted"].null_count == 2
 
 

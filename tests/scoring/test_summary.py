@@ -14,7 +14,8 @@ import pytest
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.scoring.parts import PartInfo, ShardWork, part_uri, prediction_schema, write_part
+from brainray.scoring.parts import PartInfo, ShardWork, part_uri, write_part
+from brainray.scoring.prediction_schema import prediction_schema
 from brainray.scoring.summary import build_summary
 
 CLASSES = ("glioma", "notumor")

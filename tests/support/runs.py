@@ -15,7 +15,7 @@ from brainray.inputs.label_file import LabelFile
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
-from brainray.scoring.parts import prediction_schema
+from brainray.scoring.prediction_schema import prediction_schema
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
 from brainray.scoring.shard_task import open_shard

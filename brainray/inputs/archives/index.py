@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs import archives
-from brainray.inputs.schema import ListedImage
+from brainray.inputs.listed_image import ListedImage
 from brainray.storage.base import FileInfo
 
 from . import INDEX_SCHEMA, Kind, NotAnArchive

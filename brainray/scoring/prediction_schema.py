@@ -1,0 +1,43 @@
+"""The columns of a prediction row, which is what DuckDB, pandas and Spark read of a run.
+
+`brainray/scoring/README.md` describes each; a test compares.
+"""
+
+import pyarrow as pa
+
+KeptTypes = tuple[tuple[str, str], ...]  # name and Arrow type of each column of --keep-columns
+
+
+def prob_column(class_name: str) -> str:
+    """The column of the probability of a class."""
+    return f"prob_{class_name}"
+
+
+def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = ()) -> pa.Schema:
+    """The columns of a part file, in order. Types are fixed, also for a column of nulls only."""
+    text, real = pa.string(), pa.float32()
+    return pa.schema(
+        [
+            pa.field("uri", text, nullable=False),
+            pa.field("label", text),
+            pa.field("predicted", text),
+            pa.field("confidence", real),
+            *(pa.field(prob_column(name), real) for name in classes),
+            pa.field("margin", real),
+            pa.field("review", pa.bool_()),
+            pa.field("status", text, nullable=False),
+            pa.field("error", text),
+            pa.field("error_detail", text),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("format", text),
+            pa.field("size_bytes", pa.int64()),
+            pa.field("version", text),
+            pa.field("content_hash", text),
+            pa.field("group", text),
+            pa.field("shard_id", text, nullable=False),
+            pa.field("model", text, nullable=False),
+            pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+            *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept),
+        ]
+    )
