@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _CLEANER = "PlacementGroupCleanerCallback"
+_ABORT_S = 10.0
 _PACKAGE = Path(__file__).parent.parent
 
 TrainerClass = TypeVar("TrainerClass", bound=type[Any])
@@ -285,10 +286,31 @@ def without_sigint_handler(trainer: TrainerClass) -> TrainerClass:
     """Keep a subclass of `TorchTrainer` from handling Ctrl-C; a class decorator.
 
     Replaces `_register_sigint_handler`: the handler would end the process with code 0, and stay when training is over.
-    A Ray that calls no such method keeps its behaviour.
+    A Ray that calls no such method keeps its behaviour. The method is given the controller, which `end_training` ends.
     """
-    trainer._register_sigint_handler = lambda *_: None
+
+    def keep_controller(self: Any, controller: Any) -> None:  # noqa: ANN401
+        self.controller_to_end = controller
+
+    trainer._register_sigint_handler = keep_controller
     return trainer
+
+
+def end_training(trainer: Any) -> None:  # noqa: ANN401
+    """End the controller of a fit that was cut short, and with it the workers and what they hold of the cluster.
+
+    Uses the controller's `abort`, as Ray's own handler of Ctrl-C does. Without it, or in another thread than the main
+    one, where Ray hands out no controller, the workers go on to the last epoch in a Ray that outlives this process.
+    """
+    import ray
+
+    controller = getattr(trainer, "controller_to_end", None)
+    if controller is None:
+        return
+    with suppress(ray.exceptions.RayError):  # its end is an error, too: the actor has died
+        ray.get(controller.abort.remote(), timeout=_ABORT_S)
+    with suppress(ray.exceptions.RayError):
+        ray.kill(controller)
 
 
 def without_cleaner(trainer: TrainerClass) -> TrainerClass:

@@ -47,7 +47,7 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
         before = len(job.work.history())
         try:
             with state_folder(job.work.ray, job.writer) as scratch:
-                _trainer(job, pool, scratch, decoded=decoded, sides=sides).fit()
+                _fit(_trainer(job, pool, scratch, decoded=decoded, sides=sides))
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
             epochs, planned = len(job.work.history()), job.fit_spec.options.epochs
@@ -59,6 +59,17 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
                 times = f"{failures} times one after another without finishing an epoch"
                 raise BrainrayError(f"training failed {times}: {own_exc or _cause(exc)}") from exc
             say(f"a worker failed ({own_exc or _cause(exc)}); going on after epoch {epochs} of {planned}")
+
+
+def _fit(trainer: TorchTrainer) -> None:
+    """Fit to the end. On Ctrl-C or another error here the workers end first: a notebook's Ray would keep them."""
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError:  # Ray Train has ended them
+        raise
+    except BaseException:
+        ray_internals.end_training(trainer)
+        raise
 
 
 @contextmanager

@@ -44,6 +44,7 @@ NAMES = (
     ("ray.train.v2._internal.callbacks.placement_group_callback", "PlacementGroupCleanerCallback", None),
     ("ray.train.torch", "TorchTrainer._register_sigint_handler", ("self", "controller")),
     ("ray.train.torch", "TorchTrainer._create_default_callbacks", ("self",)),
+    ("ray.train.v2._internal.execution.controller.controller", "TrainController.abort", ("self",)),
 )
 
 

@@ -69,6 +69,21 @@ def test_every_type_of_text_is_read(tmp_path, kind):
         TEXT.replace("\n", "\r").encode(),
         ("\n\n" + TEXT + ",\n\n").encode(),
     ],
+    ids=[
+        "utf-8",
+        "utf-8 with its mark",
+        "utf-16",
+        "utf-16-be",
+        "utf-32",
+        "gzip",
+        "gzip of utf-16",
+        "gzip in two pieces",
+        "semicolons",
+        "tabs",
+        "crlf",
+        "cr",
+        "empty lines",
+    ],
 )
 @pytest.mark.parametrize("name", ["labels.csv", "labels.csv.gz", "labels.tsv", "labels.parquet"])
 def test_bytes_tell_the_format_and_names_do_not(tmp_path, data, name):
