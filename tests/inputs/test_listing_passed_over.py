@@ -1,10 +1,9 @@
 """What a listing passes over: folders of systems, excluded and unreadable ones, links, and files of other formats."""
 
-import errno
-import os
 from collections import Counter
 
 import pytest
+from support.folders import forbid, touch
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
@@ -12,6 +11,8 @@ from brainray.inputs.listing import Lister, distinct_inputs, scan
 from brainray.inputs.skip_counts import count_skipped, few_reasons
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+
+__all__ = ["forbid"]  # a fixture
 
 
 def listed(tmp_path, **options):
@@ -21,26 +22,6 @@ def listed(tmp_path, **options):
         found = scan(lister, str(tmp_path / "listing.parquet"))
     rows = [row for table in found.batches() for row in table.to_pylist()]
     return {row["uri"].removeprefix(f"{root}/"): row["label"] for row in rows}, found.skipped
-
-
-def touch(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
-
-
-@pytest.fixture
-def forbid(monkeypatch):
-    """Makes folders unreadable, also for root."""
-    forbidden = set()
-    scandir = os.scandir
-
-    def scan(path):
-        if os.fspath(path) in forbidden:
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scan)
-    return lambda path: forbidden.add(os.fspath(path))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Listing the files below a folder of a disk: links, depth, and folders that cannot be read."""
 
-import errno
 import os
 import random
 
 import pytest
+from support.folders import forbid, touch
 
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.storage.base import FolderRules
+
+__all__ = ["forbid"]  # a fixture
 
 
 class Recorder(FolderRules):
@@ -29,26 +31,6 @@ class Recorder(FolderRules):
 
     def on_forbidden(self, folders, error):
         self.forbidden.append("/".join(folders))
-
-
-@pytest.fixture
-def forbid(monkeypatch):
-    """Makes folders unreadable, also for root."""
-    forbidden = set()
-    scandir = os.scandir
-
-    def scan(path):
-        if os.fspath(path) in forbidden:
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scan)
-    return lambda path: forbidden.add(os.fspath(path))
-
-
-def touch(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
 
 
 def walked(root, rules=None):
