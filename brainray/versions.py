@@ -5,6 +5,7 @@ A library belongs here when it reads, decodes, crops or normalises an image, or 
 """
 
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 
 from . import __version__
@@ -40,5 +41,10 @@ def installed_version(distributions: Sequence[str]) -> str | None:
 
 def package_versions() -> dict[str, str]:
     """Distribution -> version, for brainray, Ray and every library here; stored in run.json and in bundles."""
-    found = {names[0]: installed_version(names) for names in (("ray",), *DISTRIBUTIONS)}
-    return {"brainray": __version__} | {name: version or "unknown" for name, version in found.items()}
+    return {"brainray": __version__} | dict(_library_versions())
+
+
+@cache
+def _library_versions() -> tuple[tuple[str, str], ...]:
+    """Looked up once a process, which imports what was installed when it began."""
+    return tuple((names[0], installed_version(names) or "unknown") for names in (("ray",), *DISTRIBUTIONS))

@@ -165,7 +165,8 @@ class LocalFiles:
             if temporary is not None:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
-                _sync_folder(os.path.dirname(path))
+                with suppress(FileNotFoundError):  # the folder was removed meanwhile, with all that it held
+                    _sync_folder(os.path.dirname(path))
 
     def delete_tree(self, uri: str, staging: str | None, first: Sequence[str] = ()) -> None:
         """Move the whole folder away by a rename, then remove it."""

@@ -22,6 +22,7 @@ from brainray.duplicates.search import similarities
 from brainray.duplicates.transforms import find_transforms
 from brainray.errors import BadRequest, OutputHeld
 from brainray.storage.lease import hold
+from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["fast_s3", "s3_endpoints"]  # fixtures
 
@@ -235,7 +236,9 @@ def test_one_image_and_only_broken_ones_are_no_trouble(command, tmp_path):
     assert (figures["pictures"], figures["largest_group"], rows[0]["error"]) == (0, None, "empty")
 
 
-def test_a_bucket_is_audited_into_a_bucket(data, fast_s3):
+def test_a_bucket_is_audited_into_a_bucket(data, fast_s3, monkeypatch):
+    backend = S3Objects(sleep=lambda _: None)
+    monkeypatch.setattr(storage, "_s3", lambda: backend)
     for path in data.rglob("*.*"):
         fast_s3.put(f"in/{path.relative_to(data)}", path.read_bytes())
     root, output = f"{fast_s3.root}/in", f"{fast_s3.root}/audit"

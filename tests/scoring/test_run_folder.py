@@ -25,7 +25,7 @@ from brainray.scoring.summary import build_summary, read_summary
 
 
 @pytest.fixture
-def run(bundle, tmp_path):
+def run(bundle, tmp_path, no_plot):
     """Scores into one output. `only` stops it dead after so many shards, as a killed run is."""
 
     def start(root, *, only=None, model=bundle, on_shard=None, **options):
