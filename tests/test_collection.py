@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-COLLECT = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", str(TESTS)]
+COLLECT = [sys.executable, "-m", "pytest", "--collect-only", "--assert=plain", "-p", "no:cacheprovider", str(TESTS)]
 
 
 def collecting(folder: Path, *options: str, hash_seed: int) -> "subprocess.Popen[str]":

@@ -232,7 +232,7 @@ def test_one_scores_reports_and_asks_as_the_readme_shows(drawn, tmp_path, monkey
 
 @pytest.mark.parametrize("command", COLLECTED)
 def test_a_command_of_pytest_finds_tests(command):
-    arguments = [sys.executable, *shlex.split(command)[1:], "--collect-only", "-q"]
+    arguments = [sys.executable, *shlex.split(command)[1:], "--collect-only", "--assert=plain", "-q"]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split(": ")[1]) > 0
