@@ -23,6 +23,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that starts the processes
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole set without Ray runs in two processes, as `make test` does, unless `-n` says otherwise."""
+    option = config.option
+    if option.markexpr == "not ray" and option.numprocesses is None and config.args == config.getini("testpaths"):
+        option.numprocesses, option.dist, option.loadscopereorder = min(2, os.cpu_count() or 1), "loadfile", False
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name no test by bytes: compressed ones hold the second in which they were made, and differ between processes."""
     return argname if isinstance(val, bytes) else None
