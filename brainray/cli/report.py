@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from .log import LOG
+from .options import Thumbnails
 
 
 def report(
@@ -12,6 +13,7 @@ def report(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
     ] = False,
+    thumbnails: Thumbnails = True,
 ) -> None:
     """Rebuild the summary of a run from its Parquet.
 
@@ -20,6 +22,7 @@ def report(
     from brainray import storage
     from brainray.commands.report import report as rebuild
     from brainray.commands.report import verify as verify_parts
+    from brainray.config import PageOptions
 
     from .console import output_console, show_summary
 
@@ -28,5 +31,5 @@ def report(
         account = verify_parts(run)
         console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
         return
-    show_summary(console, rebuild(run, say=LOG.say))
+    show_summary(console, rebuild(run, say=LOG.say, page=PageOptions(thumbnails=thumbnails)))
     console.print(f"summary is in {storage.join(storage.normalise(run), 'summary')}")

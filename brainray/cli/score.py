@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .log import LOG, LogFormatOption
-from .options import Precision
+from .options import Precision, Report, Thumbnails
 
 if TYPE_CHECKING:
     from brainray.commands.score import Outcome
@@ -68,6 +68,8 @@ def score(
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score all images again; replaces the run once complete.")
     ] = False,
+    report: Report = True,
+    thumbnails: Thumbnails = True,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be scored, and score nothing.")] = False,
     probe: Annotated[
         bool, typer.Option("--probe", help="With --plan: score some images to estimate the time.")

@@ -1,0 +1,122 @@
+"""Makes the thumbnails of the page from the images in the archive: a bounded number and size of reads.
+
+An image that is gone, has changed or cannot be decoded is a thumbnail with a reason, never an exception. Images are
+decoded in a process apart, as the archive may have changed since its images were scored.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from brainray.config import ImageSpec
+from brainray.errors import BrainrayError, ImageError
+from brainray.imaging.decode import Decoded
+from brainray.imaging.sandbox import SandboxedDecoder
+from brainray.inputs.listed_image import LISTED_SCHEMA
+from brainray.inputs.ranges import Image, RangeReader, RangeRead, plan_reads
+from brainray.inputs.reader import Reader
+from brainray.storage.retry import RetryPolicy
+
+# What `make_thumbnails` needs of each image: its row of the manifest, and the hash of the bytes that were scored.
+ROWS_SCHEMA = pa.schema(
+    [
+        *(LISTED_SCHEMA.field(name) for name in ("uri", "size_bytes", "version", "container", "offset", "stored_bytes")),
+        pa.field("content_hash", pa.string()),
+    ]
+)
+_SPEC = ImageSpec(image_px=192, channels=3, max_pixels=30_000_000)  # the whole image, on a black square
+_DECODE_S = 10.0  # after which an image has no thumbnail
+_QUALITIES = (80, 60, 40, 20)  # of JPEG; the first that gives at most `_MOST_BYTES`
+_MOST_BYTES = 9_000
+_THREADS = 8
+# Most bytes of one read and of all: the page is not worth more. MRI slices have some ten to hundred kB.
+_READ_BYTES, _ALL_BYTES = 64 << 20, 512 << 20
+# The page is made while somebody waits for the end of a run.
+_POLICY = RetryPolicy(attempts=2, refused_attempts=1, patience_s=5.0, longest_wait_s=2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """A picture as a data URI, or why there is none."""
+
+    data_uri: str | None = None
+    missing: str | None = None
+
+
+Decode = Callable[[bytes], Decoded]
+
+
+def make_thumbnails(
+    rows: pa.Table,
+    *,
+    decode: Decode | None = None,
+    read: Callable[[RangeRead], tuple[Image, ...]] | None = None,
+) -> dict[str, Thumbnail]:
+    """The thumbnail of each row of `ROWS_SCHEMA`, by URI. `read` and `decode` replace storage and decoder."""
+    ordered = rows.sort_by([("container", "ascending"), ("offset", "ascending"), ("uri", "ascending")])
+    fits = _within_limits(ordered)
+    hashes = dict(zip(ordered["uri"].to_pylist(), ordered["content_hash"].to_pylist(), strict=True))
+    found = {uri: Thumbnail(missing="too large to be read for this page") for uri in hashes}
+    images = _images(ordered.filter(pa.array(fits)), read or RangeReader())
+    if decode is not None:
+        return found | {uri: _thumbnail(image, hashes[uri], decode) for uri, image in images}
+    with SandboxedDecoder(_SPEC, timeout_s=_DECODE_S) as sandboxed:
+        return found | {uri: _thumbnail(image, hashes[uri], sandboxed) for uri, image in images}
+
+
+def _within_limits(rows: pa.Table) -> NDArray[np.bool_]:
+    """[N] whether each image is read: neither it nor all before it are too large. A block of Parquet is read once."""
+    fits, total = [], 0
+    held: tuple[str, int] | None = None
+    columns = (rows[name].to_pylist() for name in ("container", "offset", "stored_bytes", "size_bytes"))
+    for container, offset, stored_bytes, size_bytes in zip(*columns, strict=True):
+        place = None if container is None else (container, offset)
+        size = max(stored_bytes or 0, size_bytes or 0)
+        cost = 0 if place is not None and place == held else size
+        fits.append(size <= _READ_BYTES and total + cost <= _ALL_BYTES)
+        if fits[-1]:
+            total, held = total + cost, place
+    return np.array(fits, bool)
+
+
+def _images(rows: pa.Table, read: Callable[[RangeRead], tuple[Image, ...]]) -> Iterator[tuple[str, Image]]:
+    """The URI of each row with the image's bytes or its error."""
+    reader = Reader(policy=_POLICY, outage_share=1.0, read=read)
+    uris = iter(rows["uri"].to_pylist())
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="thumbnail") as pool:
+        for result in reader.read_ahead(list(plan_reads(rows)), pool, ahead=_THREADS):
+            for image in result.images:
+                yield next(uris), image
+
+
+def _thumbnail(image: Image, content_hash: str | None, decode: Decode) -> Thumbnail:
+    if isinstance(image, ImageError):
+        return Thumbnail(missing="no longer there" if image.reason == "not_found" else f"unreadable: {image.reason}")
+    if content_hash is not None and hashlib.sha256(image).hexdigest() != content_hash:
+        return Thumbnail(missing="the file has changed since it was scored")
+    try:
+        return Thumbnail(data_uri=_data_uri(decode(image).pixels))
+    except ImageError as exc:
+        return Thumbnail(missing=f"cannot be decoded: {exc.reason}")
+    except BrainrayError:  # the process to decode apart does not start: a page without pictures is better than none
+        return Thumbnail(missing="cannot be decoded here")
+
+
+def _data_uri(pixels_HWC: NDArray[np.uint8]) -> str:
+    from PIL.Image import fromarray
+
+    grey = pixels_HWC.ndim == 3 and bool((pixels_HWC == pixels_HWC[..., :1]).all())
+    picture = fromarray(np.ascontiguousarray(pixels_HWC[..., 0]) if grey else pixels_HWC)
+    for quality in _QUALITIES:
+        sink = io.BytesIO()
+        picture.save(sink, "JPEG", quality=quality, optimize=True)
+        if sink.tell() <= _MOST_BYTES:
+            break
+    return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
