@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # A URI that is longer is shown cut and takes no answer, for the answer must hold it whole: keeps the page small.
 MOST_URI_CHARS = 1_500
+_LONGEST = 400  # characters of any text of a user
 _PROBABILITIES = 3  # of a tile: the highest ones
 _FILTERS = (  # functions of `text`
     "between",
@@ -70,16 +71,23 @@ def render(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> st
 @cache
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import escape
 
     pages = Environment(
         loader=PackageLoader("brainray.page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update({name: getattr(text, name) for name in _FILTERS})
+    pages.filters.update({name: getattr(text, name) for name in _FILTERS} | {"exact": escape})
     return pages
+
+
+def _shown(value: object) -> object:
+    """What the template shows for a value: text is cut and its invisible characters are written out, then escaped."""
+    return text.cut(value, _LONGEST) if type(value) is str else value
 
 
 @cache

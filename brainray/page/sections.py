@@ -3,7 +3,7 @@
 Every function takes a `PageSource` and returns plain values; words about figures stand here, markup in the template.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,7 @@ def reconciliation(source: PageSource) -> Values:
             for reason, images in sorted(figures["failures"].items(), key=lambda each: (-each[1], each[0]))
         ],
         "skipped": sorted(figures["skipped"].items(), key=lambda each: (-each[1], each[0])),
+        "passed_over": sum(figures["skipped"].values()),
         "gone": figures["gone"],
         "before": {"failed": sum(before.values())} if source.previous else None,
     }
@@ -107,12 +108,13 @@ def reconciliation(source: PageSource) -> Values:
 def quality(source: PageSource) -> Values:
     """Confusion, figures of each class beside the model card's, and reliability."""
     confusion = _confusion(source.confusion, source.classes)
+    of_all = [row for row in source.per_class.to_pylist() if row["group"] == ALL]
     return {
         "matrix": _matrix(confusion, source.classes) if len(source.classes) <= MOST_CLASSES else None,
         "cells": _largest_cells(confusion, source.classes),
         "wrong": int(confusion.sum() - confusion.trace()),
-        "classes": _class_rows(source),
-        "low": _scale_low(source),
+        "classes": _class_rows(source, of_all),
+        "low": _scale_low(row[f"{name}_low"] for row in of_all for name in ("precision", "recall", "f1")),
         "card": source.card_metrics,
         "bins": _bins(source.figures["calibration"]["bins"]),
         "ece": source.figures["calibration"]["ece"],
@@ -162,11 +164,10 @@ def _largest_cells(confusion: Ints, classes: Sequence[str]) -> Values:
     return {"shown": shown, "left_out": len(places) - len(shown)}
 
 
-def _class_rows(source: PageSource) -> list[Values]:
+def _class_rows(source: PageSource, of_all: Sequence[Values]) -> list[Values]:
     """Each class with support and precision, recall and F1 as intervals, here and on the model card."""
     card = _card_figures(source.card.get("confusion"), len(source.classes))
     rows = []
-    of_all = [row for row in source.per_class.to_pylist() if row["group"] == ALL]
     for k, row in enumerate(of_all):
         figures = {
             name: {
@@ -194,11 +195,10 @@ def _card_figures(confusion: Sequence[Sequence[int]] | None, classes: int) -> di
     return {name: [None if value != value else value for value in column.tolist()] for name, column in figures.items()}
 
 
-def _scale_low(source: PageSource) -> float:
+def _scale_low(lows: Iterable[float | None]) -> float:
     """The lower end of the scale on which intervals are drawn: the lowest of them, rounded down to a tenth."""
-    names = ("precision_low", "recall_low", "f1_low")
-    lows = [value for name in names for value in source.per_class[name].to_pylist() if value is not None]
-    return min(0.9, int(10 * min(lows)) / 10) if lows else 0.0
+    known = [low for low in lows if low is not None]
+    return min(0.9, int(10 * min(known)) / 10) if known else 0.0
 
 
 def _bins(bins: Sequence[Values]) -> list[Values]:
@@ -229,12 +229,11 @@ def groups(source: PageSource) -> Values:
             }
         )
     rows.sort(key=_badness)
-    lows = [row["accuracy"].low for row in rows[:MOST_GROUPS] if row["accuracy"]]
     return {
         "rows": rows[:MOST_GROUPS],
         "left_out": max(0, len(rows) - MOST_GROUPS),
         "number": len(rows),
-        "low": min(0.9, int(10 * min(lows)) / 10) if lows else 0.0,
+        "low": _scale_low(row["accuracy"].low for row in rows[:MOST_GROUPS] if row["accuracy"]),
     }
 
 

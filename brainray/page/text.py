@@ -11,6 +11,7 @@ from brainray.evaluation.metrics import IntervalEstimate
 
 NAME_CHARS, DETAIL_CHARS = 80, 200  # longest name and longest error detail that is shown
 _UNDEFINED = "–"
+_PERCENT = "\N{NO-BREAK SPACE}%"
 # Control characters, marks that turn or hide text (bidirectional overrides, zero widths), and halves of characters.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
@@ -45,17 +46,17 @@ def percent(share: float | None, digits: int = 1) -> str:
         return _UNDEFINED
     step = 10.0 ** -(digits + 2)
     if 0 < share < step / 2:
-        return f"< {100 * step:.{digits}f} %"
+        return f"< {100 * step:.{digits}f}{_PERCENT}"
     if 1 - step / 2 < share < 1:
-        return f"> {100 * (1 - step):.{digits}f} %"
-    return f"{100 * share:.{digits}f} %"
+        return f"> {100 * (1 - step):.{digits}f}{_PERCENT}"
+    return f"{100 * share:.{digits}f}{_PERCENT}"
 
 
 def between(low: float | None, high: float | None) -> str:
     """A 95 % interval of a share: 95.7 to 97.1 %."""
     if low is None or high is None or low != low:
         return ""
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{100 * low:.1f} to {100 * high:.1f}{_PERCENT}"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

@@ -55,8 +55,9 @@
     select.addEventListener("change", () => (select.value === "-" ? answer(tile, "", "") : wrong(tile, select.value)));
     const group = make("div", { className: "answer" },
       button("Right", "R", "right", right), select,
-      button("No such image", "N", "no_image", (t) => answer(t, "no_image", "")),
-      button("Skip", "S", "skip", (t) => answer(t, "skip", "")));
+      button("Skip", "S", "skip", (t) => answer(t, "skip", "")),
+      button("No such image", "N", "no_image", (t) => answer(t, "no_image", "")));
+    tile.querySelector("img")?.addEventListener("click", () => tile.classList.toggle("big"));
     group.setAttribute("role", "group");
     group.setAttribute("aria-label", "Your answer");
     tile.append(group);
@@ -121,14 +122,14 @@
     const key = event.key.toLowerCase();
     const acts = {
       r: () => right(tile), w: () => wrong(tile, ""), n: () => answer(tile, "no_image", ""), s: () => answer(tile, "skip", ""),
-      u: () => answer(tile, "", ""), arrowright: () => step(tile, 1), arrowleft: () => step(tile, -1),
+      u: () => answer(tile, "", ""), z: () => tile.classList.toggle("big"), arrowright: () => step(tile, 1), arrowleft: () => step(tile, -1),
     };
     const name = /^[1-9]$/.test(key) ? classes[Number(key) - 1] : undefined;
     const act = name === undefined ? acts[key] : () => wrong(tile, name);
     if (!act) return;
     event.preventDefault();
     act();
-    if (!key.startsWith("arrow") && key !== "u") step(tile, 1);
+    if (!key.startsWith("arrow") && key !== "u" && key !== "z") step(tile, 1);
   });
 
   const search = document.querySelector(".search");
