@@ -277,9 +277,7 @@ def train(
     return _train_result(bundle)
 
 
-def report(
-    run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: "Say | None" = None
-) -> ReportResult:
+def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: "Say | None" = None) -> ReportResult:
     """Build the summary of a run again from its Parquet.
 
     With `verify`, compare every part with the manifest instead, and write nothing. Raises `VerificationError` for a

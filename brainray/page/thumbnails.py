@@ -20,14 +20,17 @@ from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import Decoded
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.listed_image import LISTED_SCHEMA
-from brainray.inputs.ranges import Image, RangeReader, RangeRead, plan_reads
+from brainray.inputs.ranges import Image, RangeRead, RangeReader, plan_reads
 from brainray.inputs.reader import Reader
 from brainray.storage.retry import RetryPolicy
 
 # What `make_thumbnails` needs of each image: its row of the manifest, and the hash of the bytes that were scored.
 ROWS_SCHEMA = pa.schema(
     [
-        *(LISTED_SCHEMA.field(name) for name in ("uri", "size_bytes", "version", "container", "offset", "stored_bytes")),
+        *(
+            LISTED_SCHEMA.field(name)
+            for name in ("uri", "size_bytes", "version", "container", "offset", "stored_bytes")
+        ),
         pa.field("content_hash", pa.string()),
     ]
 )

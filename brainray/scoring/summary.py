@@ -91,7 +91,7 @@ def _write_page(
     page: PageOptions,
     writer: storage.Writer,
 ) -> None:
-    """Write report.html; without one, delete that of an earlier summary, whose figures are no longer those of the run."""
+    """Write report.html. Without one, delete that of an earlier summary, whose figures are no longer the run's."""
     uri = storage.join(run.uri, _FOLDER, _PAGE)
     if not page.report:
         writer.delete(uri)

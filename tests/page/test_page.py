@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from brainray.page import sections
 from brainray.scoring.summary import build_summary
 
 CHAPTERS = ["verdict", "reconcile", "look", "good", "groups", "archive", "provenance"]
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>\'{{ 7*7 }}\u202egpj.\u2066exe\x1b[31m&amp;'
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7*7 }}\u202egpj.\u2066exe\x1b[31m&amp;"
 
 
 def page_text(run, **options):
@@ -259,7 +260,7 @@ def test_it_can_be_read_aloud(tmp_path):
     levels = [int(each.tag[1]) for each in page.everything() if re.fullmatch(r"h[1-6]", each.tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     for table in page.all("table"):
         assert next(table.all("caption")).text
         assert all(cell.attributes.get("scope") in ("col", "row") for cell in table.all("th"))

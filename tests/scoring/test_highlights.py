@@ -1,5 +1,7 @@
 """Rows of parts -> the bounded selection of them that people see."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,8 +19,7 @@ def highlights(rows, cuts=()):
     """The selection of rows that are cut into parts at these places."""
     ends = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
     tables = [
-        pa.Table.from_pylist(rows[a:b], schema=SCHEMA).select(columns(CLASSES, grouped=True))
-        for a, b in zip(ends, ends[1:], strict=False)
+        pa.Table.from_pylist(rows[a:b], schema=SCHEMA).select(columns(CLASSES, grouped=True)) for a, b in pairwise(ends)
     ]
     return Highlights.total(select(table, CLASSES) for table in tables)
 

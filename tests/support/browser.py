@@ -1,4 +1,4 @@
-"""Headless Chromium, driven by the DevTools protocol: opens a page, and notes its requests and what its console says."""
+"""Headless Chromium, driven by the DevTools protocol: opens a page, notes its requests and what its console says."""
 
 import asyncio
 import base64
@@ -15,6 +15,7 @@ from typing import Any, Self
 import aiohttp
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+_EXIT_S = 60.0  # in which a browser that was told to closes
 _ADDRESS = re.compile(r"DevTools listening on (ws://\S+)")
 
 
@@ -31,9 +32,7 @@ class Tab:
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
         number = self._number
-        await self._socket.send_json(
-            {"id": number, "method": method, "params": params, "sessionId": self._session}
-        )
+        await self._socket.send_json({"id": number, "method": method, "params": params, "sessionId": self._session})
         while (message := await self._receive()).get("id") != number:
             pass
         if "error" in message:
@@ -72,7 +71,9 @@ class Tab:
 
     async def picture(self, path: Path, *, width: int, height: int, dark: bool = False) -> None:
         """Write a PNG of the page as it looks in a window of this size."""
-        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         shot = await self.call("Page.captureScreenshot", format="png")
@@ -81,7 +82,7 @@ class Tab:
 
 @asynccontextmanager
 async def _tab(*options: str):
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
         process = subprocess.Popen(
             [*command, f"--user-data-dir={profile}", *options, "about:blank"], stderr=subprocess.PIPE, text=True
@@ -98,6 +99,8 @@ async def _tab(*options: str):
                 for domain in ("Page", "Network", "Log", "Runtime"):
                     await tab.call(f"{domain}.enable")
                 yield tab
+                await socket.send_json({"id": 3, "method": "Browser.close"})
+                process.wait(_EXIT_S)
         finally:
             process.kill()
             process.wait()
