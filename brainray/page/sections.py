@@ -20,6 +20,7 @@ Values = dict[str, Any]
 
 MOST_GROUPS = 50  # in the table of groups
 MOST_CLASSES = 40  # up to which the confusion is shown as a matrix
+MOST_CLASS_ROWS = 200  # in tables with a row for each class
 MOST_CELLS = 60  # of the confusion, as a list
 _STABLE, _SHIFTED = 0.1, 0.25  # see `metrics.population_stability`
 _FEW = 200  # scored images, below which the index means nothing
@@ -113,7 +114,8 @@ def quality(source: PageSource) -> Values:
         "matrix": _matrix(confusion, source.classes) if len(source.classes) <= MOST_CLASSES else None,
         "cells": _largest_cells(confusion, source.classes),
         "wrong": int(confusion.sum() - confusion.trace()),
-        "classes": _class_rows(source, of_all),
+        "classes": _class_rows(source, of_all[:MOST_CLASS_ROWS]),
+        "classes_left_out": max(0, len(of_all) - MOST_CLASS_ROWS),
         "low": _scale_low(row[f"{name}_low"] for row in of_all for name in ("precision", "recall", "f1")),
         "card": source.card_metrics,
         "bins": _bins(source.figures["calibration"]["bins"]),
@@ -270,7 +272,7 @@ def _shares(source: PageSource, reference: Mapping[str, float] | None, before: V
             "reference": None if reference is None else reference.get(name),
             "before": earlier[name] / scored_before if name in earlier and scored_before else None,
         }
-        for name in source.classes
+        for name in source.classes[:MOST_CLASS_ROWS]
     ]
 
 
@@ -315,10 +317,9 @@ def _previous(before: Values | None) -> Values | None:
     return {
         "fingerprint": before["fingerprint"],
         "totals": before["totals"],
-        "accuracy": _estimate(before["accuracy"]),
-        "confidence": before["mean_confidence"],
-        "failures": before["failures"],
-        "last": before["last_scored_at"],
+        "accuracy": _estimate(before.get("accuracy")),
+        "confidence": before.get("mean_confidence"),
+        "last": before.get("last_scored_at"),
     }
 
 

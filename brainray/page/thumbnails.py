@@ -7,6 +7,7 @@ decoded in a process apart, as the archive may have changed since its images wer
 import base64
 import hashlib
 import io
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from brainray.callbacks import Clock
 from brainray.config import ImageSpec
-from brainray.errors import BrainrayError, ImageError
+from brainray.errors import BrainrayError, ImageError, StorageError
 from brainray.imaging.decode import Decoded
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.listed_image import LISTED_SCHEMA
@@ -41,7 +43,8 @@ _MOST_BYTES = 9_000
 _THREADS = 8
 # Most bytes of one read and of all: the page is not worth more. MRI slices have some ten to hundred kB.
 _READ_BYTES, _ALL_BYTES = 64 << 20, 512 << 20
-# The page is made while somebody waits for the end of a run.
+# The page is made while somebody waits for the end of a run: a storage that answers late costs pictures, not minutes.
+_PATIENCE_S = 30.0
 _POLICY = RetryPolicy(attempts=2, refused_attempts=1, patience_s=5.0, longest_wait_s=2.0)
 
 
@@ -54,20 +57,22 @@ class Thumbnail:
 
 
 Decode = Callable[[bytes], Decoded]
+Read = Callable[[RangeRead], tuple[Image, ...]]
 
 
 def make_thumbnails(
     rows: pa.Table,
     *,
     decode: Decode | None = None,
-    read: Callable[[RangeRead], tuple[Image, ...]] | None = None,
+    read: Read | None = None,
+    clock: Clock = time.monotonic,
 ) -> dict[str, Thumbnail]:
     """The thumbnail of each row of `ROWS_SCHEMA`, by URI. `read` and `decode` replace storage and decoder."""
     ordered = rows.sort_by([("container", "ascending"), ("offset", "ascending"), ("uri", "ascending")])
     fits = _within_limits(ordered)
     hashes = dict(zip(ordered["uri"].to_pylist(), ordered["content_hash"].to_pylist(), strict=True))
     found = {uri: Thumbnail(missing="too large to be read for this page") for uri in hashes}
-    images = _images(ordered.filter(pa.array(fits)), read or RangeReader())
+    images = _images(ordered.filter(pa.array(fits)), _patient(read or RangeReader(), clock))
     if decode is not None:
         return found | {uri: _thumbnail(image, hashes[uri], decode) for uri, image in images}
     with SandboxedDecoder(_SPEC, timeout_s=_DECODE_S) as sandboxed:
@@ -89,7 +94,24 @@ def _within_limits(rows: pa.Table) -> NDArray[np.bool_]:
     return np.array(fits, bool)
 
 
-def _images(rows: pa.Table, read: Callable[[RangeRead], tuple[Image, ...]]) -> Iterator[tuple[str, Image]]:
+def _patient(read: Read, clock: Clock) -> Read:
+    """Reads until the patience is at its end. Whatever is wrong with the storage, here it costs a picture only."""
+    last = clock() + _PATIENCE_S
+
+    def read_in_time(one: RangeRead) -> tuple[Image, ...]:
+        if clock() > last:
+            return (ImageError("read_failed", "the storage is too slow"),) * one.images
+        try:
+            return read(one)
+        except StorageError:
+            raise
+        except BrainrayError as exc:  # no credentials, no such service
+            raise StorageError("read_failed", str(exc)) from exc
+
+    return read_in_time
+
+
+def _images(rows: pa.Table, read: Read) -> Iterator[tuple[str, Image]]:
     """The URI of each row with the image's bytes or its error."""
     reader = Reader(policy=_POLICY, outage_share=1.0, read=read)
     uris = iter(rows["uri"].to_pylist())

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
+from brainray.errors import StorageError
 from brainray.page.render import render
 from brainray.page.sections import PageSource
 from brainray.page.thumbnails import ROWS_SCHEMA, Thumbnail, make_thumbnails
@@ -54,13 +55,15 @@ def _thumbnails(run_uri: str, run: Mapping[str, Any], rows: Sequence[Row]) -> di
     folder = storage.join(run_uri, MANIFEST)
     names = run.get("manifest") or ()
     shard_ids = set(wanted["shard_id"].to_pylist())
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="manifest") as pool:
-        files = pool.map(lambda name: load_shards([storage.join(folder, name)]), names if rows else ())
-        shards = [shard for shards in files for shard in shards if shard.shard_id in shard_ids]
-        tables = list(pool.map(lambda shard: _listed(shard, wanted), shards))
-    if not tables:  # a run of an older version
-        return {row["uri"]: Thumbnail(missing="not listed") for row in rows}
-    return make_thumbnails(pa.concat_tables(tables))
+    unknown = {row["uri"]: Thumbnail(missing="the manifest does not hold it") for row in rows}
+    try:
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="manifest") as pool:
+            files = pool.map(lambda name: load_shards([storage.join(folder, name)]), names if rows else ())
+            shards = [shard for shards in files for shard in shards if shard.shard_id in shard_ids]
+            tables = list(pool.map(lambda shard: _listed(shard, wanted), shards))
+    except StorageError:  # a damaged manifest costs the pictures; `report --verify` names it
+        return unknown
+    return unknown | (make_thumbnails(pa.concat_tables(tables)) if tables else {})
 
 
 def _listed(shard: Shard, wanted: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ selection of their rows are kept, so memory does not grow with the number of ima
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
@@ -114,9 +115,8 @@ def _write_page(
 def _previous(folder: str, fingerprint: str) -> dict[str, Any] | None:
     """summary.json of the last generation of another model; None where there was none."""
     for name in ("summary.json", _PREVIOUS):
-        uri = storage.join(folder, name)
-        if storage.exists(uri):
-            figures = storage.read_json(uri)
+        with suppress(StorageError):  # there is none, or it is damaged
+            figures = storage.read_json(storage.join(folder, name))
             if figures.get("fingerprint") != fingerprint:
                 return figures
     return None

@@ -16,7 +16,7 @@ from support.images import image_bytes
 from support.runs import engine_of, request_for, score_here
 
 from brainray.config import PageOptions
-from brainray.errors import StorageError
+from brainray.errors import BadRequest, StorageError
 from brainray.page import thumbnails
 from brainray.page.thumbnails import ROWS_SCHEMA, make_thumbnails
 from brainray.scoring.summary import build_summary
@@ -97,6 +97,19 @@ def test_no_more_is_read_than_the_page_is_worth(monkeypatch):
     assert [uri for uri, each in found.items() if each.missing == "too large to be read for this page"] == ["/b", "/d"]
 
 
+def test_a_storage_that_is_misconfigured_or_slow_costs_pictures_only():
+    def refusing(read):
+        raise BadRequest("no credentials")
+
+    images = rows(*[(f"/{i}.jpg", {}) for i in range(40)])
+    found = make_thumbnails(images, read=refusing, decode=pytest.fail)
+    assert {each.missing for each in found.values()} == {"unreadable: read_failed"}
+    hours = iter(range(0, 3_600_000, 3_600))
+    late = make_thumbnails(images, read=pytest.fail, decode=pytest.fail, clock=lambda: float(next(hours)))
+    assert len(late) == 40
+    assert {each.missing for each in late.values()} == {"unreadable: read_failed"}
+
+
 @pytest.fixture(scope="module")
 def mixed_run(tmp_path_factory):
     """A scored archive of files and a tar, of which one file is gone since."""
@@ -138,6 +151,17 @@ def test_a_rebuilt_page_says_which_images_are_gone(mixed_run):
         assert sum(len(list(tile.all("img"))) for tile in tiles.values()) == 6
     finally:
         gone.write_bytes(content)
+
+
+def test_a_damaged_manifest_costs_the_pictures_and_not_the_summary(mixed_run):
+    (manifest,) = (mixed_run / "run" / "manifest").iterdir()
+    content = manifest.read_bytes()
+    manifest.write_bytes(content[:100])
+    try:
+        build_summary(str(mixed_run / "run"))
+    finally:
+        manifest.write_bytes(content)
+    assert {tile.text.count("the manifest does not hold it") for tile in tiles_of(mixed_run / "run").values()} == {1}
 
 
 def test_without_thumbnails_no_image_is_read(mixed_run, monkeypatch):

@@ -51,7 +51,7 @@
     const select = make("select", { title: "wrong: which class it is (keys 1 to 9, W)" });
     select.setAttribute("aria-label", "Wrong: which class it is");
     select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "class unknown" }));
-    for (const name of classes) if (name !== tile.dataset.predicted) select.append(make("option", { value: name, textContent: name.slice(0, 60) }));
+    for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
     select.addEventListener("change", () => (select.value === "-" ? answer(tile, "", "") : wrong(tile, select.value)));
     const group = make("div", { className: "answer" },
       button("Right", "R", "right", right), select,
@@ -64,10 +64,16 @@
     controls.set(tile, { group, select });
     show(tile);
   };
+  /* A model may have a thousand classes: they are listed where somebody asks for them. */
+  const fill = (tile, select) => {
+    if (select.options.length > 2) return;
+    for (const name of classes) if (name !== tile.dataset.predicted) select.append(make("option", { value: name, textContent: name.slice(0, 60) }));
+  };
   const show = (tile) => {
     const { group, select } = controls.get(tile);
     const given = kept.answers[tile.dataset.uri];
     for (const each of group.querySelectorAll("button")) each.setAttribute("aria-pressed", String(!!given && each.dataset.kind === given.answer));
+    if (given && given.answer === "wrong") fill(tile, select);
     select.value = given && given.answer === "wrong" ? given.label : "-";
     select.classList.toggle("chosen", !!given && given.answer === "wrong");
     tile.classList.toggle("answered", !!given);
