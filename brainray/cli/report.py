@@ -23,8 +23,9 @@ def report(
     from brainray.commands.report import report as rebuild
     from brainray.commands.report import verify as verify_parts
     from brainray.config import PageOptions
+    from brainray.scoring.summary import page_of
 
-    from .console import output_console, show_summary
+    from .console import output_console, show_page, show_summary
 
     console = output_console()
     if verify:
@@ -32,4 +33,6 @@ def report(
         console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
         return
     show_summary(console, rebuild(run, say=LOG.say, page=PageOptions(thumbnails=thumbnails)))
-    console.print(f"summary is in {storage.join(storage.normalise(run), 'summary')}")
+    uri = storage.normalise(run)
+    console.print(f"summary is in {storage.join(uri, 'summary')}")
+    show_page(console, page_of(uri))

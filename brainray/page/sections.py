@@ -94,10 +94,16 @@ def reconciliation(source: PageSource) -> Values:
     """Where every listed image and every other file of the input has gone."""
     figures = source.figures
     before = (source.previous or {}).get("failures", {})
+    failures = dict.fromkeys(before, 0) | figures["failures"]
     return {
         "failures": [
-            {"reason": reason, "means": _REASONS.get(reason, _REASONS["other"]), "images": images}
-            for reason, images in sorted(figures["failures"].items(), key=lambda each: (-each[1], each[0]))
+            {
+                "reason": reason,
+                "means": _REASONS.get(reason, _REASONS["other"]),
+                "images": images,
+                "before": before.get(reason, 0) if source.previous else None,
+            }
+            for reason, images in sorted(failures.items(), key=lambda each: (-each[1], each[0]))
         ],
         "skipped": sorted(figures["skipped"].items(), key=lambda each: (-each[1], each[0])),
         "passed_over": sum(figures["skipped"].values()),

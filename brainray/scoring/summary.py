@@ -112,6 +112,12 @@ def _write_page(
     writer.write_bytes(uri, content)
 
 
+def page_of(run_uri: str) -> str | None:
+    """The URI of the page of a run; None where it has none."""
+    uri = storage.join(run_uri, _FOLDER, _PAGE)
+    return uri if storage.exists(uri) else None
+
+
 def _previous(folder: str, fingerprint: str) -> dict[str, Any] | None:
     """summary.json of the last generation of another model; None where there was none."""
     for name in ("summary.json", _PREVIOUS):
