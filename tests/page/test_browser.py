@@ -66,6 +66,19 @@ def test_it_is_whole_where_scripts_are_off(run):
     assert not [name for name in names if "Export" in name or name == "Right"]  # no button that does nothing
 
 
+def test_what_is_searched_for_is_marked(run):
+    async def visit(tab: Tab):
+        await tab.open(page_of(run))
+        await tab.run("document.querySelector('#search').focus()")
+        await tab.call("Input.insertText", text="SAY")
+        marked = await tab.run("[...document.querySelectorAll('.hit')].map((each) => each.dataset.uri)")
+        return marked, await tab.run("document.querySelector('output').textContent")
+
+    marked, said = in_browser(visit)
+    assert [uri.rpartition("/")[2] for uri in marked] == ['say "no".jpg']
+    assert said == "1 found here"
+
+
 def test_answers_by_key_are_kept_and_come_back_as_labels(run):
     async def visit(tab: Tab):
         await tab.open(page_of(run))

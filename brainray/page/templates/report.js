@@ -42,13 +42,14 @@
 
   const controls = new Map();
   const equip = (tile) => {
+    /* Tab goes from tile to tile, as each answer has a key; the list of classes is a stop where there are more than keys. */
     const button = (text, key, kind, act) => {
-      const made = make("button", { type: "button", textContent: text, title: `key ${key}` });
+      const made = make("button", { type: "button", textContent: text, title: `key ${key}`, tabIndex: -1 });
       made.addEventListener("click", () => act(tile));
       made.dataset.kind = kind;
       return made;
     };
-    const select = make("select", { title: "wrong: which class it is (keys 1 to 9, W)" });
+    const select = make("select", { tabIndex: classes.length > 9 ? 0 : -1, title: "wrong: which class it is (keys 1 to 9, W)" });
     select.setAttribute("aria-label", "Wrong: which class it is");
     select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "class unknown" }));
     for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
