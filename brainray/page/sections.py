@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from brainray.evaluation import metrics
 from brainray.evaluation.counts import ALL, Ints
@@ -115,7 +116,7 @@ def reconciliation(source: PageSource) -> Values:
 def quality(source: PageSource) -> Values:
     """Confusion, figures of each class beside the model card's, and reliability."""
     confusion = _confusion(source.confusion, source.classes)
-    of_all = [row for row in source.per_class.to_pylist() if row["group"] == ALL]
+    of_all = source.per_class.filter(pc.equal(source.per_class["group"], ALL)).to_pylist()
     return {
         "matrix": _matrix(confusion, source.classes) if len(source.classes) <= MOST_CLASSES else None,
         "cells": _largest_cells(confusion, source.classes),

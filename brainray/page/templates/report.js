@@ -51,7 +51,7 @@
     };
     const select = make("select", { tabIndex: classes.length > 9 ? 0 : -1, title: "wrong: which class it is (keys 1 to 9, W)" });
     select.setAttribute("aria-label", "Wrong: which class it is");
-    select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "class unknown" }));
+    select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "unclear" }));
     for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
     select.addEventListener("change", () => (select.value === "-" ? answer(tile, "", "") : wrong(tile, select.value)));
     const group = make("div", { className: "answer" },
