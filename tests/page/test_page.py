@@ -10,7 +10,11 @@ from support.html_pages import read_page
 from support.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.config import PageOptions
-from brainray.page import sections
+from brainray.evaluation.counts import REASONS
+from brainray.page import sections, thumbnails
+from brainray.page.thumbnails import Thumbnail
+from brainray.scoring import report_page
+from brainray.scoring.manifest import Shard
 from brainray.scoring.summary import build_summary
 
 CHAPTERS = ["verdict", "reconcile", "look", "good", "groups", "archive", "provenance"]
@@ -293,3 +297,31 @@ def test_the_generation_before_stands_beside_this_one(tmp_path):
         assert "The generation before (model 01d01d01" in page.by_id("archive").text
         assert "1 in the generation before" in page.by_id("reconcile").text
     assert figures_of(run)["fingerprint"] == "f00d" * 8
+
+
+def test_the_largest_page_stays_below_five_megabytes(tmp_path, monkeypatch, no_plot):
+    def largest(rows):
+        data_uri = "data:image/jpeg;base64," + "A" * (thumbnails._MOST_BYTES * 4 // 3 + 4)
+        return {uri: Thumbnail(data_uri=data_uri) for uri in rows["uri"].to_pylist()}
+
+    monkeypatch.setattr(report_page, "load_shards", lambda _: [Shard("0", "d", "m", 0, 1)])
+    monkeypatch.setattr(report_page, "_listed", lambda shard, wanted: wanted.select(["uri"]))
+    monkeypatch.setattr(report_page, "make_thumbnails", largest)
+    classes = tuple(f"{i:02d}" + "'<脑>\"" * 20 for i in range(40))
+    worst = "\"<&'" * 370  # each character takes five bytes
+    rows = [
+        scored(
+            f"/{worst}{i}",
+            classes[i % 40],
+            0.9 - i / 4_000,
+            classes=classes,
+            label=classes[(i + i // 160) % 40],
+            group=f"{worst}{i % 60}",
+        )
+        for i in range(1_600)
+    ]
+    rows += [failed(f"/{i}{worst}", reason, classes=classes, error_detail=worst) for i, reason in enumerate(REASONS)]
+    run = write_run(tmp_path, rows, classes=classes, group_by="folder", manifest=["m"])
+    text = page_text(run)
+    assert text.count("data:image/jpeg") == 180
+    assert len(text.encode()) < 5_000_000
