@@ -43,7 +43,7 @@ _MOST_BYTES = 9_000
 _THREADS = 8
 # Most bytes of one read and of all: the page is not worth more. MRI slices have some ten to hundred kB.
 _READ_BYTES, _ALL_BYTES = 64 << 20, 512 << 20
-# The page is made while somebody waits for the end of a run: a storage that answers late costs pictures, not minutes.
+# The page is made while somebody waits for the end of a run: what is slow costs pictures, not minutes.
 _PATIENCE_S = 30.0
 _POLICY = RetryPolicy(attempts=2, refused_attempts=1, patience_s=5.0, longest_wait_s=2.0)
 
@@ -72,11 +72,10 @@ def make_thumbnails(
     fits = _within_limits(ordered)
     hashes = dict(zip(ordered["uri"].to_pylist(), ordered["content_hash"].to_pylist(), strict=True))
     found = {uri: Thumbnail(missing="too large to be read for this page") for uri in hashes}
-    images = _images(ordered.filter(pa.array(fits)), _patient(read or RangeReader(), clock))
-    if decode is not None:
-        return found | {uri: _thumbnail(image, hashes[uri], decode) for uri, image in images}
+    readable = ordered.filter(pa.array(fits))
     with SandboxedDecoder(_SPEC, timeout_s=_DECODE_S) as sandboxed:
-        return found | {uri: _thumbnail(image, hashes[uri], sandboxed) for uri, image in images}
+        maker = _Maker(read or RangeReader(), decode or sandboxed, clock)
+        return found | {uri: maker.thumbnail(image, hashes[uri]) for uri, image in _images(readable, maker.read)}
 
 
 def _within_limits(rows: pa.Table) -> NDArray[np.bool_]:
@@ -94,21 +93,43 @@ def _within_limits(rows: pa.Table) -> NDArray[np.bool_]:
     return np.array(fits, bool)
 
 
-def _patient(read: Read, clock: Clock) -> Read:
-    """Reads until the patience is at its end. Whatever is wrong with the storage, here it costs a picture only."""
-    last = clock() + _PATIENCE_S
+class _Maker:
+    """Reads and decodes until the patience is at its end. Whatever is wrong, here it costs pictures only."""
 
-    def read_in_time(one: RangeRead) -> tuple[Image, ...]:
-        if clock() > last:
+    def __init__(self, read: Read, decode: Decode, clock: Clock) -> None:
+        self._read = read
+        self._decode = decode
+        self._clock = clock
+        self._last = clock() + _PATIENCE_S
+        self._decoder_works = True
+
+    def read(self, one: RangeRead) -> tuple[Image, ...]:
+        """The images of one read. Raises `StorageError` and nothing else."""
+        if self._clock() > self._last:
             return (ImageError("read_failed", "the storage is too slow"),) * one.images
         try:
-            return read(one)
+            return self._read(one)
         except StorageError:
             raise
         except BrainrayError as exc:  # no credentials, no such service
             raise StorageError("read_failed", str(exc)) from exc
 
-    return read_in_time
+    def thumbnail(self, image: Image, content_hash: str | None) -> Thumbnail:
+        """The thumbnail of an image that was read; `content_hash` is that of the bytes that were scored."""
+        if isinstance(image, ImageError):
+            gone = image.reason == "not_found"
+            return Thumbnail(missing="no longer there" if gone else f"unreadable: {image.reason}")
+        if content_hash is not None and hashlib.sha256(image).hexdigest() != content_hash:
+            return Thumbnail(missing="the file has changed since it was scored")
+        if self._clock() > self._last or not self._decoder_works:
+            return Thumbnail(missing="not decoded: it took too long")
+        try:
+            return Thumbnail(data_uri=_data_uri(self._decode(image).pixels))
+        except ImageError as exc:
+            return Thumbnail(missing=f"cannot be decoded: {exc.reason}")
+        except BrainrayError:  # the process to decode apart does not start, which another try would only wait for
+            self._decoder_works = False
+            return Thumbnail(missing="cannot be decoded here")
 
 
 def _images(rows: pa.Table, read: Read) -> Iterator[tuple[str, Image]]:
@@ -119,19 +140,6 @@ def _images(rows: pa.Table, read: Read) -> Iterator[tuple[str, Image]]:
         for result in reader.read_ahead(list(plan_reads(rows)), pool, ahead=_THREADS):
             for image in result.images:
                 yield next(uris), image
-
-
-def _thumbnail(image: Image, content_hash: str | None, decode: Decode) -> Thumbnail:
-    if isinstance(image, ImageError):
-        return Thumbnail(missing="no longer there" if image.reason == "not_found" else f"unreadable: {image.reason}")
-    if content_hash is not None and hashlib.sha256(image).hexdigest() != content_hash:
-        return Thumbnail(missing="the file has changed since it was scored")
-    try:
-        return Thumbnail(data_uri=_data_uri(decode(image).pixels))
-    except ImageError as exc:
-        return Thumbnail(missing=f"cannot be decoded: {exc.reason}")
-    except BrainrayError:  # the process to decode apart does not start: a page without pictures is better than none
-        return Thumbnail(missing="cannot be decoded here")
 
 
 def _data_uri(pixels_HWC: NDArray[np.uint8]) -> str:

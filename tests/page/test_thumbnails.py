@@ -16,7 +16,7 @@ from support.images import image_bytes
 from support.runs import engine_of, request_for, score_here
 
 from brainray.config import PageOptions
-from brainray.errors import BadRequest, StorageError
+from brainray.errors import BadRequest, BrainrayError, ImageError, StorageError
 from brainray.page import thumbnails
 from brainray.page.thumbnails import ROWS_SCHEMA, make_thumbnails
 from brainray.scoring.summary import build_summary
@@ -108,6 +108,33 @@ def test_a_storage_that_is_misconfigured_or_slow_costs_pictures_only():
     late = make_thumbnails(images, read=pytest.fail, decode=pytest.fail, clock=lambda: float(next(hours)))
     assert len(late) == 40
     assert {each.missing for each in late.values()} == {"unreadable: read_failed"}
+
+
+def test_a_decoder_that_does_not_start_is_tried_once():
+    tries = []
+
+    def broken(content):
+        tries.append(content)
+        raise BrainrayError("the process to decode apart does not start")
+
+    images = rows(*[(f"/{i}.jpg", {}) for i in range(20)])
+    found = make_thumbnails(images, read=lambda one: (b"x",) * one.images, decode=broken)
+    assert len(tries) == 1
+    assert len(found) == 20
+    assert all(each.missing for each in found.values())
+
+
+def test_images_that_decode_slowly_leave_the_others_without_a_picture():
+    now = [0.0]
+
+    def slow(content):
+        now[0] += 20
+        raise ImageError("unsupported", "its decoder took longer than 10 s")
+
+    images = rows(*[(f"/{i}.jpg", {}) for i in range(20)])
+    found = make_thumbnails(images, read=lambda one: (b"x",) * one.images, decode=slow, clock=lambda: now[0])
+    assert now[0] <= 60
+    assert len(found) == 20
 
 
 @pytest.fixture(scope="module")
