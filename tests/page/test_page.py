@@ -17,6 +17,7 @@ from brainray.scoring import report_page
 from brainray.scoring.manifest import Shard
 from brainray.scoring.summary import build_summary
 
+pytestmark = pytest.mark.usefixtures("no_plot")
 CHAPTERS = ["verdict", "reconcile", "look", "good", "groups", "archive", "provenance"]
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7*7 }}\u202egpj.\u2066exe\x1b[31m&amp;"
 
@@ -299,7 +300,7 @@ def test_the_generation_before_stands_beside_this_one(tmp_path):
     assert figures_of(run)["fingerprint"] == "f00d" * 8
 
 
-def test_the_largest_page_stays_below_five_megabytes(tmp_path, monkeypatch, no_plot):
+def test_the_largest_page_stays_below_five_megabytes(tmp_path, monkeypatch):
     def largest(rows):
         data_uri = "data:image/jpeg;base64," + "A" * (thumbnails._MOST_BYTES * 4 // 3 + 4)
         return {uri: Thumbnail(data_uri=data_uri) for uri in rows["uri"].to_pylist()}

@@ -5,12 +5,14 @@ import io
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from support.run_rows import CLASSES, failed, scored, write_run
 
 from brainray import storage
 from brainray.inputs.label_file import read_label_file
 from brainray.scoring.summary import build_summary
 
+pytestmark = pytest.mark.usefixtures("no_plot")
 ROWS = [
     scored("/right.jpg", "glioma", 0.6, label="glioma", review=True),
     scored("/sure.jpg", "glioma", 0.9),
