@@ -177,6 +177,8 @@ def score(
     retry_unread: bool = False,
     forget_missing: bool = False,
     rescore: bool = False,
+    report: bool = True,
+    thumbnails: bool = True,
     on_progress: "Callable[[Progress], None] | None" = None,
     say: "Say | None" = None,
 ) -> ScoreResult:
@@ -202,6 +204,8 @@ def score(
         retry_unread=retry_unread,
         forget_missing=forget_missing,
         rescore=rescore,
+        report=report,
+        thumbnails=thumbnails,
     )
     request = read_request(
         several(input), model=fspath(model), output=fspath(output), labels=_path(labels), options=options
@@ -273,7 +277,7 @@ def train(
     return _train_result(bundle)
 
 
-def report(run: AnyPath, *, verify: bool = False, say: "Say | None" = None) -> ReportResult:
+def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: "Say | None" = None) -> ReportResult:
     """Build the summary of a run again from its Parquet.
 
     With `verify`, compare every part with the manifest instead, and write nothing. Raises `VerificationError` for a
@@ -282,6 +286,7 @@ def report(run: AnyPath, *, verify: bool = False, say: "Say | None" = None) -> R
     from . import storage
     from .commands.report import report as rebuild
     from .commands.report import verify as verify_parts
+    from .config import PageOptions
 
     uri = storage.normalise(fspath(run))
     if verify:
@@ -295,7 +300,7 @@ def report(run: AnyPath, *, verify: bool = False, say: "Say | None" = None) -> R
             confusion=None,
             per_class=None,
         )
-    summary = rebuild(uri, say=say or _ignore)
+    summary = rebuild(uri, say=say or _ignore, page=PageOptions(thumbnails=thumbnails))
     totals = summary.figures["totals"]
     return ReportResult(
         run=uri,

@@ -225,6 +225,14 @@ class MaxFailed(_Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PageOptions(_Spec):
+    """What a summary has for people: a page, and thumbnails on it."""
+
+    report: bool = True  # summary/report.html
+    thumbnails: bool = True  # they show patients, and are read from the archive
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions(_Spec):
     """Options of `score` beside its inputs, model and output."""
 
@@ -242,6 +250,8 @@ class ScoreOptions(_Spec):
     retry_unread: bool = False  # read the images again that an earlier run could not read
     forget_missing: bool = False  # drop the rows of images that are no longer there
     rescore: bool = False  # score all images anew; the old run is replaced when the new one is complete
+    report: bool = True  # see `PageOptions`
+    thumbnails: bool = True
 
     def __post_init__(self) -> None:
         _require(self.workers is None or self.workers >= 1, f"--workers is {self.workers}; it must be 1 or more")
@@ -252,3 +262,7 @@ class ScoreOptions(_Spec):
         _one_of("--precision", self.precision, Precision)
         _require(self.stall_timeout_s > 0, f"--stall-timeout is {self.stall_timeout_s}; it must be above 0")
         _require(0 <= self.max_unread <= 1, f"--max-unread is {self.max_unread:%}; it must lie between 0% and 100%")
+
+    @property
+    def page(self) -> PageOptions:
+        return PageOptions(report=self.report, thumbnails=self.thumbnails)

@@ -38,6 +38,7 @@ RUN = (
 RUN_IN_A_ROW = (
     "brainray score --input archive/ --model model/ --output run/",
     "brainray report run/",
+    "brainray report run/ --no-thumbnails",
     "brainray report run/ --verify",
 )
 # Of pytest: what they name is collected.
@@ -328,7 +329,7 @@ def test_every_path_of_the_repository_that_a_text_names_exists(name):
     here = (ROOT / name).parent
     text = re.sub(r"\[[^]]*\]\([^)]*\)", "", given(name))
     named = re.findall(r"(?<![\w./-])[\w./-]+\.(?:py|csv)\b|\b(?:brainray|jobs|tests)/[\w./-]*\w", text)
-    produced = {"list.csv", "trials.csv", "trade.csv"}
+    produced = {"list.csv", "trials.csv", "trade.csv", "summary/review.csv", "review.csv"}
     missing = [
         path
         for path in set(named) - produced
@@ -339,7 +340,7 @@ def test_every_path_of_the_repository_that_a_text_names_exists(name):
 
 def test_every_step_of_an_image_is_in_the_file_that_the_map_names():
     rows = re.findall(r"^\| [^|]*(?:→|against)[^|]* \| (.*) \| (.*) \|$", given("brainray/README.md"), re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 12
     for functions, files in rows:
         sources = "\n".join(given(f"brainray/{file}") for file in re.findall(r"`([^`]+)`", files))
         for function in re.findall(r"`([^`]+)`", functions):

@@ -252,6 +252,12 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     console.print(f"predictions and summary are in {outcome.plan.uri}", markup=False)
 
 
+def show_page(console: Console, uri: str | None) -> None:
+    """Print where the page of a run is."""
+    if uri is not None:
+        console.print(f"the page to open is {uri}", markup=False)
+
+
 def show_plan(console: Console, plan: Plan) -> None:
     """Print what a run would do."""
     listing = plan.listing

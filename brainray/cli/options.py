@@ -21,3 +21,7 @@ BatchSize = Annotated[int, typer.Option(help="Images in a training step, over al
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal splits and, with one worker, equal weights.")]
 ValFraction = Annotated[float, typer.Option(help="Share of the distinct pictures to validate on.")]
 Precision = Annotated[str, typer.Option(help="Floating-point format: auto, bf16 or fp32.")]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the page summary/report.html.")]
+Thumbnails = Annotated[
+    bool, typer.Option("--thumbnails/--no-thumbnails", help="Show images on the page; they show patients.")
+]

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from .log import LOG
+from .options import Thumbnails
 
 
 def report(
@@ -12,6 +13,7 @@ def report(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
     ] = False,
+    thumbnails: Thumbnails = True,
 ) -> None:
     """Rebuild the summary of a run from its Parquet.
 
@@ -20,13 +22,17 @@ def report(
     from brainray import storage
     from brainray.commands.report import report as rebuild
     from brainray.commands.report import verify as verify_parts
+    from brainray.config import PageOptions
+    from brainray.scoring.summary import page_of
 
-    from .console import output_console, show_summary
+    from .console import output_console, show_page, show_summary
 
     console = output_console()
     if verify:
         account = verify_parts(run)
         console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
         return
-    show_summary(console, rebuild(run, say=LOG.say))
-    console.print(f"summary is in {storage.join(storage.normalise(run), 'summary')}")
+    show_summary(console, rebuild(run, say=LOG.say, page=PageOptions(thumbnails=thumbnails)))
+    uri = storage.normalise(run)
+    console.print(f"summary is in {storage.join(uri, 'summary')}")
+    show_page(console, page_of(uri))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .log import LOG, LogFormatOption
-from .options import Precision
+from .options import Precision, Report, Thumbnails
 
 if TYPE_CHECKING:
     from brainray.commands.score import Outcome
@@ -68,6 +68,8 @@ def score(
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score all images again; replaces the run once complete.")
     ] = False,
+    report: Report = True,
+    thumbnails: Thumbnails = True,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be scored, and score nothing.")] = False,
     probe: Annotated[
         bool, typer.Option("--probe", help="With --plan: score some images to estimate the time.")
@@ -117,12 +119,15 @@ def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
 def _score(request: "ScoreRequest") -> None:
     from brainray.commands.score import check_max_failed
     from brainray.commands.score import score as score_images
+    from brainray.scoring.summary import page_of
 
-    from .console import output_console, show_outcome, watcher
+    from .console import output_console, show_outcome, show_page, watcher
 
     with watcher(LOG) as listener:
         outcome = score_images(request, listener=listener, say=LOG.say)
-    show_outcome(output_console(), outcome)
+    console = output_console()
+    show_outcome(console, outcome)
+    show_page(console, page_of(outcome.plan.uri))
     LOG.event(
         "done", run=outcome.plan.uri, scored=outcome.scored, seconds=round(outcome.elapsed_s, 3), **_totals(outcome)
     )

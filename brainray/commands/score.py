@@ -13,7 +13,7 @@ from functools import partial
 
 from brainray import storage
 from brainray.callbacks import Clock, Say
-from brainray.config import MaxFailed, ScoreOptions
+from brainray.config import MaxFailed, PageOptions, ScoreOptions
 from brainray.errors import StorageError, TooManyFailed
 from brainray.inputs.file_lists import kept_types
 from brainray.inputs.label_file import read_label_file
@@ -178,7 +178,7 @@ class _Job:
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score the new images by `plan`, or by a new plan where another run has changed the output since."""
         output = self.request.output
-        rescore.finish_switch(output, lease.writer)
+        rescore.finish_switch(output, lease.writer, self.request.options.page)
         if plan is None or plan.before != inspect_output(output):
             plan = self.plan()
         return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)
@@ -191,12 +191,12 @@ class _Job:
         new = rescore.next_uri(output)
         begun = read_run(new)
         if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
-            rescore.finish_switch(output, lease.writer)
+            rescore.finish_switch(output, lease.writer, self.request.options.page)
             delete_run(new, lease.writer)  # another model left it unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)
-        rescore.switch(output, lease.writer)
+        rescore.switch(output, lease.writer, self.request.options.page)
         return replace(plan, uri=output), read_summary(output)
 
     def _carry_out(self, plan: Plan, lease: Lease) -> Summary:
@@ -210,7 +210,9 @@ class _Job:
         account = verify_and_close(plan, writer)
         whole = Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.images)
         listener(whole)
-        summary = build_summary(plan.uri, writer)
+        # A generation beside the old one gets its page when it takes its place.
+        page = self.request.options.page if plan.uri == self.request.output else PageOptions(report=False)
+        summary = build_summary(plan.uri, writer, page=page)
         publish(plan.uri, account, fingerprint, writer)
         listener(replace(whole, phase="done"))
         return summary

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 4
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
+CONFUSION = "training/confusion.parquet"  # of the validation images
 SHIPPED = "shipped"  # instead of a URI: the model inside this package, which each node finds in its own copy
 
 
@@ -124,6 +125,30 @@ def load_bundle(uri: str) -> Bundle:
             f"{actual}); the bundle is damaged or was edited: copy it again or train anew"
         )
     return bundle
+
+
+def model_card(bundle: Bundle) -> dict[str, Any]:
+    """What a run keeps of a model's own measurements, so that its report needs no bundle.
+
+    `confusion` is [K, K] of the validation images, rows are labels; None for a bundle without one.
+    """
+    return {
+        "name": bundle.model.name,
+        "metrics": bundle.metrics,
+        "review_below": bundle.calibration.review_below,
+        "confusion": _validation_confusion(bundle),
+    }
+
+
+def _validation_confusion(bundle: Bundle) -> list[list[int]] | None:
+    place = {name: k for k, name in enumerate(bundle.classes)}
+    confusion = [[0] * len(place) for _ in place]
+    try:
+        for row in storage.read_parquet(_file(bundle.uri, CONFUSION)).to_pylist():
+            confusion[place[row["label"]]][place[row["predicted"]]] = row["images"]
+    except (StorageError, KeyError):
+        return None
+    return confusion
 
 
 def _read_files(uri: str) -> tuple[dict[str, Any], bytes]:

@@ -16,6 +16,7 @@ from brainray.inputs import listing
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.listing import Lister, Listing
+from brainray.models.bundle import model_card
 from brainray.storage import Writer
 from brainray.versions import package_versions
 
@@ -271,6 +272,7 @@ def _run_json(request: ScoreRequest, found: Listing, shards: Sequence[Shard], so
         "kept": [list(column) for column in request.kept],
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,
+        "card": model_card(bundle),
         "versions": package_versions(),
         "manifest": [storage.name_of(path) for path in sources],
     }

@@ -6,6 +6,7 @@ switch replaces each part by one of the same name and no image is ever in two pa
 """
 
 from brainray import storage
+from brainray.config import PageOptions
 from brainray.errors import VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.storage import Writer
@@ -37,17 +38,17 @@ def _is_complete(output: str) -> bool:
     return is_published(next_uri(output))
 
 
-def finish_switch(output: str, writer: Writer) -> None:
+def finish_switch(output: str, writer: Writer, page: PageOptions | None = None) -> None:
     """Complete an interrupted switch, after which the output has the run.json of the new generation."""
     if not _is_complete(output) or read_run(output) != read_run(next_uri(output)):
         return
     if is_published(output):
         delete_run(next_uri(output), writer)
     else:
-        switch(output, writer)
+        switch(output, writer, page)
 
 
-def switch(output: str, writer: Writer) -> None:
+def switch(output: str, writer: Writer, page: PageOptions | None = None) -> None:
     """Replace the old generation by the complete new one; idempotent.
 
     Raises `VerificationError` where the rows of the result do not match its manifest.
@@ -67,6 +68,6 @@ def switch(output: str, writer: Writer) -> None:
     verification = verification_of(output)
     if verification.problems:
         raise VerificationError(f"{output}: rows do not add up after the switch: {verification}")
-    build_summary(output, writer)
+    build_summary(output, writer, page=page)
     publish(output, verification, run["fingerprint"], writer)
     delete_run(new, writer)  # last: without it the same command would score everything again

@@ -1,13 +1,14 @@
-"""Builds `summary/` of a run from its parts: tables, a plot, and `summary.json`, which is written last.
+"""Builds `summary/` of a run from its parts: tables, a plot, a page, and `summary.json`, which is written last.
 
-A summary is computed from the parts and run.json only, without a clock, so a rebuilt one has the same bytes. Parts are
-read a few at a time and only their counts are kept, so memory does not grow with the number of images. Must not import
-Ray or torch.
+A summary is computed from the parts and run.json only, without a clock, so a rebuilt one has the same bytes; the
+thumbnails of the page are read from the archive. Parts are read a few at a time and only their counts and a bounded
+selection of their rows are kept, so memory does not grow with the number of images. Must not import Ray or torch.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
@@ -18,17 +19,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
+from brainray.config import PageOptions
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation import metrics
 from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, total
 from brainray.evaluation.plots import draw_confusion
 
+from .highlights import SIDES_PX, Highlights, columns, select
 from .parts import PartInfo, part_info, part_uri, present_shards
 from .prediction_schema import prob_column
+from .review import review_csv, review_figures, review_table
 from .run_folder import RUN, check_is_run
 
 SCHEMA_VERSION = 1
 _FOLDER = "summary"
+_PREVIOUS = "previous.json"  # summary.json of the generation before, which --rescore has replaced
+_PAGE = "report.html"
 _NO_GROUP = "(none)"  # the group of images without one
 # Threads that read parts. Time for a million rows in 1,000 parts on a disk, 2 cores (a bucket gains from more threads):
 #   threads  1      2      4      8
@@ -48,24 +54,78 @@ class Summary:
     per_class: pa.Table
 
 
-def build_summary(run_uri: str, writer: storage.Writer = storage.UNLEASED) -> Summary:
+def build_summary(
+    run_uri: str, writer: storage.Writer = storage.UNLEASED, *, page: PageOptions | None = None
+) -> Summary:
     """Read the parts of a run and write its `summary/`.
 
     Raises `StorageError` that names an unreadable part, and `BadRequest` for a run without parts.
     """
+    page = page or PageOptions()
     run = _read_run(storage.normalise(run_uri))
-    counts, throughput = _read_parts(run)
+    found = _read_parts(run)
     summary = Summary(
-        figures=_figures(run, counts, throughput),
-        confusion=_confusion_table(counts, run.classes),
-        per_class=_per_class_table(counts, run),
+        figures=_figures(run, found),
+        confusion=_confusion_table(found.counts, run.classes),
+        per_class=_per_class_table(found.counts, run),
     )
     folder = storage.join(run.uri, _FOLDER)
+    previous = _previous(folder, run.fingerprint)
+    if previous is not None:
+        writer.write_json(storage.join(folder, _PREVIOUS), previous)
+    review = review_table(found.highlights)
     writer.write_parquet(storage.join(folder, "confusion.parquet"), summary.confusion)
     writer.write_parquet(storage.join(folder, "per_class.parquet"), summary.per_class)
-    writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(counts, run.classes))
+    writer.write_parquet(storage.join(folder, "review.parquet"), review)
+    writer.write_bytes(storage.join(folder, "review.csv"), review_csv(review))
+    writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(found.counts, run.classes))
+    _write_page(run, summary, found.highlights, previous, page, writer)
     writer.write_json(storage.join(folder, "summary.json"), summary.figures)
     return summary
+
+
+def _write_page(
+    run: "_Run",
+    summary: Summary,
+    highlights: Highlights,
+    previous: dict[str, Any] | None,
+    page: PageOptions,
+    writer: storage.Writer,
+) -> None:
+    """Write report.html. Without one, delete that of an earlier summary, whose figures are no longer the run's."""
+    uri = storage.join(run.uri, _FOLDER, _PAGE)
+    if not page.report:
+        writer.delete(uri)
+        return
+    from .report_page import report_page  # its template engine takes 0.1 s to import
+
+    content = report_page(
+        run.uri,
+        run.values,
+        summary.figures,
+        confusion=summary.confusion,
+        per_class=summary.per_class,
+        highlights=highlights,
+        previous=previous,
+        thumbnails=page.thumbnails,
+    )
+    writer.write_bytes(uri, content)
+
+
+def page_of(run_uri: str) -> str | None:
+    """The URI of the page of a run; None where it has none."""
+    uri = storage.join(run_uri, _FOLDER, _PAGE)
+    return uri if storage.exists(uri) else None
+
+
+def _previous(folder: str, fingerprint: str) -> dict[str, Any] | None:
+    """summary.json of the last generation of another model; None where there was none."""
+    for name in ("summary.json", _PREVIOUS):
+        with suppress(StorageError):  # there is none, or it is damaged
+            figures = storage.read_json(storage.join(folder, name))
+            if figures.get("fingerprint") != fingerprint:
+                return figures
+    return None
 
 
 def read_summary(run_uri: str) -> Summary:
@@ -82,9 +142,10 @@ def read_summary(run_uri: str) -> Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What a summary needs of run.json."""
+    """What a summary needs of run.json, which is `values`."""
 
     uri: str
+    values: dict[str, Any]
     classes: tuple[str, ...]
     fingerprint: str
     grouped: bool
@@ -172,6 +233,7 @@ def _read_run(uri: str) -> _Run:
     try:
         return _Run(
             uri=uri,
+            values=values,
             classes=tuple(values["classes"]),
             fingerprint=values["fingerprint"],
             grouped=values.get("group_by") is not None,
@@ -183,35 +245,50 @@ def _read_run(uri: str) -> _Run:
         raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc
 
 
-def _read_parts(run: _Run) -> tuple[Counts, _Throughput]:
-    """The counts and the throughput of all parts."""
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What is kept of the rows of some parts."""
+
+    counts: Counts
+    throughput: _Throughput
+    highlights: Highlights
+
+    @classmethod
+    def total(cls, parts: Iterable[Self]) -> Self:
+        """What is kept of all parts together."""
+        parts = list(parts)
+        return cls(
+            counts=total(part.counts for part in parts),
+            throughput=_Throughput.total([part.throughput for part in parts]),
+            highlights=Highlights.total(part.highlights for part in parts),
+        )
+
+
+def _read_parts(run: _Run) -> _Found:
+    """What is kept of all parts."""
     uris = [part_uri(run.uri, shard_id) for shard_id in sorted(present_shards(run.uri))]
     if not uris:
         raise BadRequest(f"{run.uri}: nothing is scored yet; run `brainray score` with it as --output")
     tasks = [uris[i : i + _PARTS_A_TASK] for i in range(0, len(uris), _PARTS_A_TASK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        sums = pool.map(lambda task: _total(_read_part(run, uri) for uri in task), tasks)
-        return reduce(lambda first, second: _total((first, second)), sums)
+        sums = pool.map(lambda task: _Found.total(_read_part(run, uri) for uri in task), tasks)
+        return reduce(lambda first, second: _Found.total((first, second)), sums)
 
 
-def _total(parts: Iterable[tuple[Counts, _Throughput]]) -> tuple[Counts, _Throughput]:
-    """The sums of counts and throughputs."""
-    counts, throughputs = zip(*parts, strict=True)
-    return total(counts), _Throughput.total(throughputs)
-
-
-def _read_part(run: _Run, uri: str) -> tuple[Counts, _Throughput]:
-    """The counts and the throughput of one part, whose columns are read at once: it has at most 100,000 rows."""
-    probs = [prob_column(name) for name in run.classes]
-    columns = ["label", "predicted", "confidence", "review", "status", "error", "scored_at", *probs]
-    columns += ["group"] if run.grouped else []
+def _read_part(run: _Run, uri: str) -> _Found:
+    """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
+    wanted = [*columns(run.classes, grouped=run.grouped), "scored_at"]
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
-        table = file.read(columns=columns, use_threads=False)
+        table = file.read(columns=wanted, use_threads=False)
     try:
         if info.model != run.fingerprint:
             raise ValueError(f"it is of model {info.model}")
-        return _count(run, table), _Throughput.of_part(info, table["scored_at"])
+        return _Found(
+            counts=_count(run, table),
+            throughput=_Throughput.of_part(info, table["scored_at"]),
+            highlights=select(table.drop_columns("scored_at"), run.classes),
+        )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
         raise StorageError("read_failed", message) from exc
@@ -247,8 +324,9 @@ def _groups(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Ints]:
     return tuple(encoded.dictionary.to_pylist()), np.asarray(encoded.indices, np.int64)
 
 
-def _figures(run: _Run, counts: Counts, throughput: _Throughput) -> dict[str, Any]:
+def _figures(run: _Run, found: _Found) -> dict[str, Any]:
     """The content of summary.json."""
+    counts, throughput, highlights = found.counts, found.throughput, found.highlights
     failures = zip(REASONS, counts.unscored.sum(axis=(0, 1)).tolist(), strict=True)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -264,6 +342,10 @@ def _figures(run: _Run, counts: Counts, throughput: _Throughput) -> dict[str, An
             "bins": metrics.calibration_bins(counts),
         },
         "drift": metrics.drift(counts, run.classes, run.reference) if run.reference else None,
+        "confidence_histogram": counts.histogram.sum(axis=0).tolist(),
+        "formats": dict(highlights.formats),
+        "longest_side_px": {"from": list(SIDES_PX), "images": highlights.sides.tolist()},
+        "review_list": review_figures(highlights),
         "throughput": throughput.figures(),
         "first_scored_at": _iso(throughput.scored_at[0]) if throughput.scored_at else None,
         "last_scored_at": _iso(throughput.scored_at[-1]) if throughput.scored_at else None,

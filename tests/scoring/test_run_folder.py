@@ -483,7 +483,7 @@ def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where,
     root = archive(images=3)
     run(root)
 
-    def die(*_):
+    def die(*_, **__):
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -224,7 +224,15 @@ def test_rebuilding_gives_the_same_bytes(tmp_path):
     before = {p.name: p.read_bytes() for p in Path(run, "summary").iterdir()}
     build_summary(run)
     assert {p.name: p.read_bytes() for p in Path(run, "summary").iterdir()} == before
-    assert sorted(before) == ["confusion.parquet", "confusion.png", "per_class.parquet", "summary.json"]
+    assert sorted(before) == [
+        "confusion.parquet",
+        "confusion.png",
+        "per_class.parquet",
+        "report.html",
+        "review.csv",
+        "review.parquet",
+        "summary.json",
+    ]
 
 
 def test_figures_do_not_depend_on_how_rows_were_cut_into_parts(tmp_path):

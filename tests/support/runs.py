@@ -68,7 +68,7 @@ def engine_of(
 
 def request_for(root, output, bundle: Bundle, *, label_file: LabelFile | None = None, **options) -> ScoreRequest:
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
-    chosen = ScoreOptions(**{"shard_size": 3} | options)
+    chosen = ScoreOptions(**{"shard_size": 3, "report": False} | options)
     kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
     return ScoreRequest(
         inputs=inputs, output=str(output), bundle=bundle, label_file=label_file, options=chosen, kept=kept

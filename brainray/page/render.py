@@ -1,0 +1,153 @@
+"""Renders `summary/report.html`, one file that needs nothing else: no other file, no network, and no script to be read.
+
+The content security policy allows the page's own style and script by their hashes and pictures in the page; every
+value is escaped by the template. There is no clock, so equal runs give equal bytes.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from . import sections, text
+from .sections import PageSource, Values
+from .thumbnails import Thumbnail
+from .tiles import Row, TilePart
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+# A URI that is longer is shown cut and takes no answer, for the answer must hold it whole: keeps the page small.
+MOST_URI_CHARS = 1_500
+_LONGEST = 400  # characters of any text of a user
+_PROBABILITIES = 3  # of a tile: the highest ones
+_FILTERS = (  # functions of `text`
+    "between",
+    "count",
+    "cut",
+    "decimal",
+    "duration",
+    "estimate",
+    "interval_text",
+    "listed",
+    "percent",
+    "plural",
+    "rate",
+    "when",
+)
+
+
+def render(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> str:
+    """The text of the page. Without `thumbnails` its tiles have no pictures."""
+    numbers = iter(range(1, 1_000_000))
+    parts = {part.name: _part(part, source, thumbnails, numbers) for part in source.parts}
+    style, script = _own("report.css"), _own("report.js")
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            style=style,
+            script=script,
+            policy=_policy(style, script),
+            storage_key=_storage_key(source),
+            classes=source.classes,
+            labelled=source.labelled,
+            grouped=bool(source.figures["groups"]),
+            pictures=thumbnails is not None,
+            verdict=sections.verdict(source),
+            reconciliation=sections.reconciliation(source),
+            parts=parts,
+            cell_links=_cell_links(parts["mistakes"]["tiles"]),
+            quality=sections.quality(source),
+            groups=sections.groups(source),
+            archive=sections.archive(source),
+            provenance=sections.provenance(source),
+            review_list=source.figures["review_list"],
+        )
+    )
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import escape
+
+    pages = Environment(
+        loader=PackageLoader("brainray.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters.update({name: getattr(text, name) for name in _FILTERS} | {"exact": escape})
+    return pages
+
+
+def _shown(value: object) -> object:
+    """What the template shows for a value: text is cut and its invisible characters are written out, then escaped."""
+    return text.cut(value, _LONGEST) if type(value) is str else value
+
+
+@cache
+def _own(name: str) -> str:
+    """The text of the page's own style or script, which the template must not escape."""
+    from jinja2 import PackageLoader
+    from markupsafe import Markup
+
+    return Markup(PackageLoader("brainray.page").get_source(_environment(), name)[0])
+
+
+def _policy(style: str, script: str) -> str:
+    """No request to anywhere, whatever a name in the page may try."""
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(content: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+
+
+def _storage_key(source: PageSource) -> str:
+    """Names the answers of this run in a browser: they belong to its model and inputs, wherever the page is moved."""
+    named = "\n".join([source.figures["fingerprint"], *source.run.get("inputs", ())])
+    return f"brainray-answers-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+
+
+def _part(part: TilePart, source: PageSource, thumbnails: Mapping[str, Thumbnail] | None, numbers: Any) -> Values:  # noqa: ANN401
+    tiles = [_tile(row, next(numbers), source, thumbnails) for row in part.rows]
+    return {"tiles": tiles, "images": part.images, "left_out": part.left_out, "reasons": part.reasons}
+
+
+def _tile(row: Row, number: int, source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> Values:
+    uri, classes = row["uri"], source.classes
+    probs = sorted(((row[f"prob_{name}"] or 0.0, name) for name in classes), key=lambda each: -each[0])
+    label = row["label"] if row["label"] in classes else None
+    name = uri.rpartition("/")[2] or uri
+    return {
+        "number": number,
+        "uri": uri if len(uri) <= MOST_URI_CHARS else None,
+        "shown_uri": text.cut(uri, 300),
+        "name": text.cut(name, 60),
+        "group": row.get("group"),
+        "label": label,
+        "predicted": row["predicted"],
+        "wrong": label is not None and label != row["predicted"],
+        "confidence": row["confidence"],
+        "review": row["review"],
+        "probs": [(name, prob) for prob, name in probs[:_PROBABILITIES]],
+        "error": row["error"],
+        "detail": row["error_detail"],
+        "thumbnail": (thumbnails or {}).get(uri),
+    }
+
+
+def _cell_links(tiles: list[Values]) -> dict[str, dict[str, int]]:
+    """The tile that a cell of the confusion leads to, by label and prediction."""
+    links: dict[str, dict[str, int]] = {}
+    for tile in tiles:
+        links.setdefault(tile["label"], {}).setdefault(tile["predicted"], tile["number"])
+    return links

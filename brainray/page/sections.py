@@ -1,0 +1,351 @@
+"""The content of each chapter of the page, computed from the summary and ready for the template.
+
+Every function takes a `PageSource` and returns plain values; words about figures stand here, markup in the template.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brainray.evaluation import metrics
+from brainray.evaluation.counts import ALL, Ints
+from brainray.evaluation.metrics import IntervalEstimate
+
+from .tiles import TilePart
+
+Values = dict[str, Any]
+
+MOST_GROUPS = 50  # in the table of groups
+MOST_CLASSES = 40  # up to which the confusion is shown as a matrix
+MOST_CLASS_ROWS = 200  # in tables with a row for each class
+MOST_CELLS = 60  # of the confusion, as a list
+_STABLE, _SHIFTED = 0.1, 0.25  # see `metrics.population_stability`
+_FEW = 200  # scored images, below which the index means nothing
+
+_REASONS = {  # what a reason means, and what can be done
+    "not_found": "the file was gone when it was read",
+    "forbidden": "it may not be read; check the permissions of the archive",
+    "empty": "the file has no bytes",
+    "not_an_image": "its bytes are no image",
+    "truncated": "the file ends too early; copy it again",
+    "too_large": "it has too many pixels",
+    "unsupported": "a format that is not read",
+    "read_failed": "the storage failed; --retry-unread reads such images again",
+    "other": "a reason that this version does not know",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageSource:
+    """Everything that the page is made from: run.json, summary.json and its tables, and the tiles."""
+
+    run_uri: str
+    run: Values
+    figures: Values
+    confusion: pa.Table
+    per_class: pa.Table
+    parts: Sequence[TilePart]
+    previous: Values | None = None  # summary.json of the generation before, of another model
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.figures["classes"])
+
+    @property
+    def card(self) -> Values:
+        """What run.json holds of the model's own measurements; empty in runs of older versions."""
+        return self.run.get("card") or {}
+
+    @property
+    def card_metrics(self) -> Values:
+        """The model's figures on its validation images, None where unknown."""
+        known = self.card.get("metrics") or {}
+        return {name: known.get(name) for name in ("split", "images", "accuracy", "ece", "brier")}
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.figures["totals"]["scored_and_labelled"])
+
+
+def verdict(source: PageSource) -> Values:
+    """Whether the run reconciles, with what and when it was scored, and how good it is or may be."""
+    figures, listed = source.figures, source.run.get("images")
+    totals = figures["totals"]
+    return {
+        "reconciled": None if listed is None else listed == totals["images"],
+        "listed": listed,
+        "totals": totals,
+        "missing": (listed or 0) - totals["images"],
+        "accuracy": _estimate(figures["accuracy"]),
+        "expected": figures["mean_confidence"],
+        "for_review": figures["for_review"],
+        "accepted": _estimate(figures["accepted_accuracy"]),
+        "model": source.card.get("name"),
+        "first": figures["first_scored_at"],
+        "last": figures["last_scored_at"],
+        "throughput": figures["throughput"],
+    }
+
+
+def reconciliation(source: PageSource) -> Values:
+    """Where every listed image and every other file of the input has gone."""
+    figures = source.figures
+    before = (source.previous or {}).get("failures", {})
+    failures = dict.fromkeys(before, 0) | figures["failures"]
+    return {
+        "failures": [
+            {
+                "reason": reason,
+                "means": _REASONS.get(reason, _REASONS["other"]),
+                "images": images,
+                "before": before.get(reason, 0) if source.previous else None,
+            }
+            for reason, images in sorted(failures.items(), key=lambda each: (-each[1], each[0]))
+        ],
+        "skipped": sorted(figures["skipped"].items(), key=lambda each: (-each[1], each[0])),
+        "passed_over": sum(figures["skipped"].values()),
+        "gone": figures["gone"],
+        "before": {"failed": sum(before.values())} if source.previous else None,
+    }
+
+
+def quality(source: PageSource) -> Values:
+    """Confusion, figures of each class beside the model card's, and reliability."""
+    confusion = _confusion(source.confusion, source.classes)
+    of_all = source.per_class.filter(pc.equal(source.per_class["group"], ALL)).to_pylist()
+    return {
+        "matrix": _matrix(confusion, source.classes) if len(source.classes) <= MOST_CLASSES else None,
+        "cells": _largest_cells(confusion, source.classes),
+        "wrong": int(confusion.sum() - confusion.trace()),
+        "classes": _class_rows(source, of_all[:MOST_CLASS_ROWS]),
+        "classes_left_out": max(0, len(of_all) - MOST_CLASS_ROWS),
+        "low": _scale_low(row[f"{name}_low"] for row in of_all for name in ("precision", "recall", "f1")),
+        "card": source.card_metrics,
+        "bins": _bins(source.figures["calibration"]["bins"]),
+        "ece": source.figures["calibration"]["ece"],
+        "brier": source.figures["calibration"]["brier"],
+    }
+
+
+def _confusion(table: pa.Table, classes: Sequence[str]) -> Ints:
+    """[K, K] the confusion of all groups together; rows are labels, columns are predictions."""
+    place = {name: k for k, name in enumerate(classes)}
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    summed = table.group_by(["label", "predicted"]).aggregate([("images", "sum")])
+    for row in summed.to_pylist():
+        confusion[place[row["label"]], place[row["predicted"]]] = row["images_sum"]
+    return confusion
+
+
+def _matrix(confusion: Ints, classes: Sequence[str]) -> list[Values]:
+    """A row for each label: its cells with their count, their share of the row and a shade from 0 to 10."""
+    rows = []
+    for label, counts in zip(classes, confusion.tolist(), strict=True):
+        support = sum(counts)
+        cells = [
+            {
+                "predicted": predicted,
+                "images": images,
+                "share": images / support if support else None,
+                "shade": -(-10 * images // support) if support else 0,
+                "right": predicted == label,
+            }
+            for predicted, images in zip(classes, counts, strict=True)
+        ]
+        rows.append({"label": label, "support": support, "cells": cells})
+    return rows
+
+
+def _largest_cells(confusion: Ints, classes: Sequence[str]) -> Values:
+    """The most frequent confusions, and how many others there are."""
+    off = confusion.copy()
+    np.fill_diagonal(off, 0)
+    places = [(int(off[i, j]), int(i), int(j)) for i, j in np.argwhere(off)]
+    places.sort(key=lambda cell: (-cell[0], cell[1], cell[2]))
+    shown = [
+        {"label": classes[i], "predicted": classes[j], "images": n, "share": n / int(confusion[i].sum())}
+        for n, i, j in places[:MOST_CELLS]
+    ]
+    return {"shown": shown, "left_out": len(places) - len(shown)}
+
+
+def _class_rows(source: PageSource, of_all: Sequence[Values]) -> list[Values]:
+    """Each class with support and precision, recall and F1 as intervals, here and on the model card."""
+    card = _card_figures(source.card.get("confusion"), len(source.classes))
+    rows = []
+    for k, row in enumerate(of_all):
+        figures = {
+            name: {
+                "value": row[name],
+                "low": row[f"{name}_low"],
+                "high": row[f"{name}_high"],
+                "card": card[name][k] if card else None,
+            }
+            for name in ("precision", "recall", "f1")
+        }
+        predicted = source.figures["predicted"][row["class"]]
+        support = card["support"][k] if card else None
+        rows.append(
+            {**{name: row[name] for name in ("class", "support", "failed")}, "predicted": predicted, **figures}
+            | {"card_support": support}
+        )
+    return rows
+
+
+def _card_figures(confusion: Sequence[Sequence[int]] | None, classes: int) -> dict[str, list[Any]] | None:
+    """The figures of each class on the model card, from its confusion; None where the run does not hold it."""
+    if confusion is None or np.shape(confusion) != (classes, classes):
+        return None
+    figures = metrics.per_class(np.array(confusion, np.int64))
+    return {name: [None if value != value else value for value in column.tolist()] for name, column in figures.items()}
+
+
+def _scale_low(lows: Iterable[float | None]) -> float:
+    """The lower end of the scale on which intervals are drawn: the lowest of them, rounded down to a tenth."""
+    known = [low for low in lows if low is not None]
+    return min(0.9, int(10 * min(known)) / 10) if known else 0.0
+
+
+def _bins(bins: Sequence[Values]) -> list[Values]:
+    """The bins of reliability that hold images, with the interval of their accuracy."""
+    filled = []
+    for each in bins:
+        if each["images"]:
+            low, high = map(float, metrics.wilson(round(each["accuracy"] * each["images"]), each["images"]))
+            filled.append(each | {"accuracy_low": low, "accuracy_high": high})
+    return filled
+
+
+def groups(source: PageSource) -> Values:
+    """The groups, worst first. A group is bad for certain where the upper end of its interval is low."""
+    rows = []
+    for name, group in source.figures["groups"].items():
+        totals, accuracy = group["totals"], group["accuracy"]
+        most = max(group["predicted"].items(), key=lambda each: each[1], default=("", 0))
+        rows.append(
+            {
+                "name": name,
+                **{key: totals[key] for key in ("images", "failed", "scored_and_labelled")},
+                "accuracy": _estimate(accuracy),
+                "confidence": group["mean_confidence"],
+                "for_review": group["for_review"],
+                "most": most if most[1] else None,
+                "ok": totals["ok"],
+            }
+        )
+    rows.sort(key=_badness)
+    return {
+        "rows": rows[:MOST_GROUPS],
+        "left_out": max(0, len(rows) - MOST_GROUPS),
+        "number": len(rows),
+        "low": _scale_low(row["accuracy"].low for row in rows[:MOST_GROUPS] if row["accuracy"]),
+    }
+
+
+def _badness(row: Values) -> tuple[float, float, float, str]:
+    """Sorts groups: first those in which nothing was scored, then by the most that their accuracy may be."""
+    nothing = 0.0 if row["images"] and not row["ok"] else 1.0
+    best = row["accuracy"].high if row["accuracy"] else (row["confidence"] or 0.0)
+    return nothing, best, -row["images"], row["name"]
+
+
+def archive(source: PageSource) -> Values:
+    """The archive beside what the model knows (its validation images) and beside the generation before."""
+    figures, reference, before = source.figures, source.run.get("reference") or {}, source.previous
+    return {
+        "classes": _shares(source, reference.get("predicted_share"), before),
+        "confidence": _distribution(figures.get("confidence_histogram")),
+        "confidence_reference": reference.get("confidence_histogram"),
+        "drift": _drift(figures),
+        "formats": sorted(figures["formats"].items(), key=lambda each: (-each[1], each[0])),
+        "sides": _side_rows(figures["longest_side_px"], (before or {}).get("longest_side_px")),
+        "before": _previous(before),
+    }
+
+
+def _shares(source: PageSource, reference: Mapping[str, float] | None, before: Values | None) -> list[Values]:
+    """The share of each predicted class: here, on the validation images, and before."""
+    predicted, earlier = source.figures["predicted"], (before or {}).get("predicted") or {}
+    scored, scored_before = sum(predicted.values()), sum(earlier.values())
+    return [
+        {
+            "class": name,
+            "images": predicted[name],
+            "share": predicted[name] / scored if scored else None,
+            "reference": None if reference is None else reference.get(name),
+            "before": earlier[name] / scored_before if name in earlier and scored_before else None,
+        }
+        for name in source.classes[:MOST_CLASS_ROWS]
+    ]
+
+
+def _distribution(counts: Sequence[int] | None) -> list[float] | None:
+    """Counts as shares; None for none."""
+    total = sum(counts or ())
+    return [each / total for each in counts or ()] if total else None
+
+
+def _drift(figures: Values) -> Values | None:
+    """The population stability indices, and what they say."""
+    drift, scored = figures["drift"], figures["totals"]["ok"]
+    if drift is None:
+        return None
+    worst = max(drift.values())
+    word = "alike" if worst < _STABLE else "somewhat different" if worst < _SHIFTED else "different"
+    return {**drift, "word": word, "few": scored < _FEW}
+
+
+def _side_rows(sides: Values, before: Values | None) -> list[Values]:
+    """The images by their longest side, here and before."""
+    ends = sides["from"]
+    earlier = before["images"] if before and before["from"] == ends else [None] * len(ends)
+    total = sum(sides["images"])
+    return [
+        {
+            "low": low,
+            "high": high,
+            "images": images,
+            "share": images / total if total else None,
+            "before": images_before,
+        }
+        for low, high, images, images_before in zip(ends, [*ends[1:], None], sides["images"], earlier, strict=True)
+        if images or images_before
+    ]
+
+
+def _previous(before: Values | None) -> Values | None:
+    """The main figures of the generation before."""
+    if before is None:
+        return None
+    return {
+        "fingerprint": before["fingerprint"],
+        "totals": before["totals"],
+        "accuracy": _estimate(before.get("accuracy")),
+        "confidence": before.get("mean_confidence"),
+        "last": before.get("last_scored_at"),
+    }
+
+
+def provenance(source: PageSource) -> Values:
+    """Where the figures come from: model, inputs, options and versions."""
+    run = source.run
+    return {
+        "run": source.run_uri,
+        "model": run.get("model"),
+        "fingerprint": source.figures["fingerprint"],
+        "inputs": list(run.get("inputs") or ()),
+        "image": run.get("image") or {},
+        "group_by": run.get("group_by"),
+        "options": run.get("options") or {},
+        "versions": run.get("versions") or {},
+        "review_below": source.card.get("review_below"),
+        "card": source.card_metrics,
+    }
+
+
+def _estimate(values: Mapping[str, float] | None) -> IntervalEstimate | None:
+    return IntervalEstimate(**values) if values else None

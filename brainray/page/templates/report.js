@@ -1,0 +1,172 @@
+"use strict";
+(() => {
+  const main = document.querySelector("main");
+  const storageKey = main.dataset.answers;
+  const classes = JSON.parse(main.dataset.classes);
+  const tiles = [...document.querySelectorAll(".tile[data-uri]")];
+  const bar = document.getElementById("answers");
+  const findable = [...document.querySelectorAll("[data-find]")].map((each) => {
+    const titles = [...each.querySelectorAll("[title]")].map((inner) => inner.title);
+    return [each, [each.dataset.uri || "", ...titles, each.textContent].join("\n").toLowerCase()];
+  });
+  let kept = { who: "", answers: {} };
+  let lasting = true;
+
+  const load = () => {
+    try {
+      const found = JSON.parse(localStorage.getItem(storageKey));
+      if (found && typeof found.answers === "object") kept = found;
+      localStorage.setItem(storageKey, JSON.stringify(kept));
+    } catch { lasting = false; }
+  };
+  const save = () => {
+    try { localStorage.setItem(storageKey, JSON.stringify(kept)); } catch { lasting = false; }
+  };
+  const make = (tag, values = {}, ...inside) => {
+    const made = Object.assign(document.createElement(tag), values);
+    made.append(...inside);
+    return made;
+  };
+
+  /* An answer is {answer, label, when}; `label` is the class that the person names, "" for none. */
+  const answer = (tile, kind, label) => {
+    if (kind) kept.answers[tile.dataset.uri] = { answer: kind, label, when: new Date().toISOString() };
+    else delete kept.answers[tile.dataset.uri];
+    save();
+    show(tile);
+    tell();
+  };
+  const right = (tile) => answer(tile, "right", tile.dataset.predicted);
+  const wrong = (tile, label) =>
+    label === tile.dataset.predicted ? right(tile) : answer(tile, "wrong", label);
+
+  const controls = new Map();
+  const equip = (tile) => {
+    /* Tab goes from tile to tile, as each answer has a key; the list of classes is a stop where there are more than keys. */
+    const button = (text, key, kind, act) => {
+      const made = make("button", { type: "button", textContent: text, title: `key ${key}`, tabIndex: -1 });
+      made.addEventListener("click", () => act(tile));
+      made.dataset.kind = kind;
+      return made;
+    };
+    const select = make("select", { tabIndex: classes.length > 9 ? 0 : -1, title: "wrong: which class it is (keys 1 to 9, W)" });
+    select.setAttribute("aria-label", "Wrong: which class it is");
+    select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "unclear" }));
+    for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
+    select.addEventListener("change", () => (select.value === "-" ? answer(tile, "", "") : wrong(tile, select.value)));
+    const group = make("div", { className: "answer" },
+      button("Right", "R", "right", right), select,
+      button("Skip", "S", "skip", (t) => answer(t, "skip", "")),
+      button("No such image", "N", "no_image", (t) => answer(t, "no_image", "")));
+    tile.querySelector("img")?.addEventListener("click", () => tile.classList.toggle("big"));
+    group.setAttribute("role", "group");
+    group.setAttribute("aria-label", "Your answer");
+    tile.append(group);
+    controls.set(tile, { group, select });
+    show(tile);
+  };
+  /* A model may have a thousand classes: they are listed where somebody asks for them. */
+  const fill = (tile, select) => {
+    if (select.options.length > 2) return;
+    for (const name of classes) if (name !== tile.dataset.predicted) select.append(make("option", { value: name, textContent: name.slice(0, 60) }));
+  };
+  const show = (tile) => {
+    const { group, select } = controls.get(tile);
+    const given = kept.answers[tile.dataset.uri];
+    for (const each of group.querySelectorAll("button")) each.setAttribute("aria-pressed", String(!!given && each.dataset.kind === given.answer));
+    if (given && given.answer === "wrong") fill(tile, select);
+    select.value = given && given.answer === "wrong" ? given.label : "-";
+    select.classList.toggle("chosen", !!given && given.answer === "wrong");
+    tile.classList.toggle("answered", !!given);
+  };
+
+  const count = make("b");
+  count.setAttribute("role", "status");
+  const tell = () => {
+    const done = tiles.filter((tile) => kept.answers[tile.dataset.uri]).length;
+    count.textContent = `${done} of ${tiles.length} answered`;
+  };
+  const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
+  const csv = () => {
+    const rows = Object.entries(kept.answers).filter(([, each]) => each.answer !== "skip");
+    const lines = rows.map(([uri, each]) => [uri, each.label, each.answer, kept.who, each.when].map(quoted).join(","));
+    return ["uri,label,answer,who,when", ...lines].join("\r\n") + "\r\n";
+  };
+  const download = () => {
+    const url = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
+    const link = make("a", { href: url, download: "brainray-answers.csv" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  };
+  const build = () => {
+    const who = make("input", { value: kept.who, placeholder: "your name or initials", autocomplete: "off" });
+    who.setAttribute("aria-label", "Your name or initials, for the exported answers");
+    who.addEventListener("input", () => { kept.who = who.value; save(); });
+    const save_ = make("button", { type: "button", className: "main", id: "export", textContent: "Export answers (CSV)" });
+    save_.addEventListener("click", download);
+    const clear = make("button", { type: "button", textContent: "Clear" });
+    clear.addEventListener("click", () => {
+      if (!confirm("Forget all answers of this page?")) return;
+      kept.answers = {};
+      save();
+      tiles.forEach(show);
+      tell();
+    });
+    const note = "score … --labels brainray-answers.csv takes them as the labels of the run, in place of all others. They are no random sample: an accuracy on them is not that of the archive.";
+    bar.append(count, who, save_, clear, make("p", { textContent: lasting ? note : `This browser keeps nothing for this page: export before you close it. ${note}` }));
+    bar.hidden = false;
+    tell();
+  };
+
+  const step = (tile, by) => {
+    const next = tiles[tiles.indexOf(tile) + by];
+    if (next) { next.focus(); next.scrollIntoView({ block: "nearest" }); }
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
+    const tile = event.target.closest(".tile[data-uri]");
+    if (!tile) return;
+    const key = event.key.toLowerCase();
+    const acts = {
+      r: () => right(tile), w: () => wrong(tile, ""), n: () => answer(tile, "no_image", ""), s: () => answer(tile, "skip", ""),
+      u: () => answer(tile, "", ""), z: () => tile.classList.toggle("big"), arrowright: () => step(tile, 1), arrowleft: () => step(tile, -1),
+    };
+    const name = /^[1-9]$/.test(key) ? classes[Number(key) - 1] : undefined;
+    const act = name === undefined ? acts[key] : () => wrong(tile, name);
+    if (!act) return;
+    event.preventDefault();
+    act();
+    if (!key.startsWith("arrow") && key !== "u" && key !== "z") step(tile, 1);
+  });
+
+  const search = document.querySelector(".search");
+  const find = () => {
+    const wanted = search.querySelector("input").value.trim().toLowerCase();
+    let hits = 0;
+    for (const [each, text] of findable) {
+      const hit = wanted !== "" && text.includes(wanted);
+      each.classList.toggle("hit", hit);
+      hits += hit;
+    }
+    search.querySelector("output").textContent = wanted === "" ? "" : `${hits} found here`;
+  };
+  search.addEventListener("input", find);
+  search.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const hits = [...document.querySelectorAll(".hit")];
+    const next = hits[(hits.indexOf(document.querySelector(".hit.now")) + 1) % hits.length];
+    for (const each of hits) each.classList.toggle("now", each === next);
+    if (next) next.scrollIntoView({ block: "center" });
+  });
+  search.hidden = false;
+
+  if (tiles.length) {
+    load();
+    tiles.forEach(equip);
+    build();
+    const keys = document.querySelector(".keys");
+    const named = classes.slice(0, 9).map((name, k) => `${k + 1} ${name.slice(0, 24)}`).join(", ");
+    keys.append(` Classes: ${named}.`);
+    keys.hidden = false;
+  }
+})();

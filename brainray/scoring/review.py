@@ -1,0 +1,69 @@
+"""The list of what a person should look at first: `summary/review.parquet`, and the same as `review.csv`.
+
+Mistakes come first, the most confident ones leading, as there the label may be what is wrong; then predictions for
+review without a label; then images that could not be scored. With its `label` column filled in, the CSV can be given
+as `--labels`.
+"""
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from brainray.page.tiles import Kind
+
+from .highlights import Highlights
+
+REVIEW_SCHEMA = pa.schema(
+    [
+        pa.field("place", pa.int64(), nullable=False),  # 1 is to be looked at first
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("predicted", pa.string()),
+        pa.field("confidence", pa.float32()),
+        pa.field("error", pa.string()),
+        pa.field("error_detail", pa.string()),
+        pa.field("group", pa.string()),
+    ]
+)
+_REASONS: dict[Kind, str] = {
+    "mistake": "label_and_prediction_differ",
+    "unsure": "unsure_without_label",
+    "failed": "failed",
+}
+
+
+def review_table(highlights: Highlights) -> pa.Table:
+    """The rows of review.parquet, in order."""
+    columns = [name for name in REVIEW_SCHEMA.names if name not in ("place", "reason")]
+    blocks = []
+    for kind, reason in _REASONS.items():
+        rows = highlights.rows[kind]
+        values = {
+            name: rows[name] if name in rows.column_names else pa.nulls(len(rows), pa.string()) for name in columns
+        }
+        blocks.append(pa.table(values | {"reason": pa.repeat(reason, len(rows))}))
+    table = pa.concat_tables(blocks)
+    place = pa.array(range(1, len(table) + 1), pa.int64())
+    return table.append_column("place", place).select(REVIEW_SCHEMA.names).cast(REVIEW_SCHEMA)
+
+
+def review_csv(table: pa.Table) -> bytes:
+    """The table as CSV; an image without a label has an empty one."""
+    texts = [field.name for field in REVIEW_SCHEMA if field.type == pa.string()]
+    for name in texts:
+        table = table.set_column(table.schema.get_field_index(name), name, pc.fill_null(table[name], ""))
+    sink = io.BytesIO()
+    pa_csv.write_csv(table, sink)
+    return sink.getvalue()
+
+
+def review_figures(highlights: Highlights) -> dict[str, Any]:
+    """For summary.json: the images of each reason, and how many of them are in the list."""
+    return {
+        reason: {"images": highlights.images[kind], "listed": len(highlights.rows[kind])}
+        for kind, reason in _REASONS.items()
+    }
