@@ -1,8 +1,7 @@
-"""The page in a browser, where one is on the PATH; `.ci/run` installs one, and there its absence fails."""
+"""The page in a browser, where one is on the PATH; `.ci/run` installs one."""
 
 import asyncio
 import csv
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from support.runs import contents, engine_of, request_for, score_here
 
 from brainray.inputs.label_file import read_label_file
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="no Chromium on the PATH")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium")
 NAMES = ("a, b.jpg", 'say "no".jpg', "c.jpg", "d.jpg", "脑.jpg", "e <b>.jpg")
 TILES = "[...document.querySelectorAll('.tile[data-uri]')]"
 
