@@ -13,7 +13,6 @@ ORDER = (
     "interpreter",
     "callbacks",
     "errors",
-    "versions",
     "config",
     "resources",
     "hardware",

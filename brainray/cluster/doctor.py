@@ -50,9 +50,9 @@ from brainray.doctor.output import nearest_folder
 from brainray.errors import BadRequest, BrainrayError, StorageError
 from brainray.hardware import Machine, read_disk, read_machine
 from brainray.models.bundle import DESCRIPTION
+from brainray.models.versions import DISTRIBUTIONS
 from brainray.storage.base import FileInfo
 from brainray.storage.shared_paths import NamedPath, SharedPaths
-from brainray.versions import DISTRIBUTIONS
 
 from . import ray_internals, session
 from .session import cluster_address

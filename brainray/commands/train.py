@@ -14,6 +14,7 @@ from brainray.config import TrainOptions
 from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
 from brainray.models.bundle import Bundle, load_bundle, save_bundle
+from brainray.models.versions import package_versions
 from brainray.storage import lease
 from brainray.training import state
 from brainray.training.dataset import describe_data, picture_counts
@@ -28,7 +29,6 @@ from brainray.training.state import (
     read_progress,
     splits_of,
 )
-from brainray.versions import package_versions
 
 from .training_setup import DecodedImages, TrainingJob, decoded_by_ray, list_images
 

@@ -17,8 +17,8 @@ from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.listing import Lister, Listing
 from brainray.models.bundle import model_card
+from brainray.models.versions import package_versions
 from brainray.storage import Writer
-from brainray.versions import package_versions
 
 from . import manifest
 from .manifest import Changes, Shard

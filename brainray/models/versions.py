@@ -1,14 +1,14 @@
 """Versions of the libraries that can change a result, for provenance and to compare the nodes of a cluster.
 
 A library belongs here when it reads, decodes, crops or normalises an image, or predicts or learns from one.
-`tests/test_versions.py` finds libraries that are missing here.
+`tests/models/test_versions.py` finds libraries that are missing here.
 """
 
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 
-from . import __version__
+from brainray import __version__
 
 # Import name -> names of the distributions that provide it, any of which may be installed. The first is the one that
 # brainray requires, and the name used in records.

@@ -6,8 +6,8 @@ from importlib import metadata
 import pytest
 from support.imports import imports, own_imports
 
-from brainray import versions
-from brainray.versions import DISTRIBUTIONS, LIBRARIES, installed_version, package_versions
+from brainray.models import versions
+from brainray.models.versions import DISTRIBUTIONS, LIBRARIES, installed_version, package_versions
 
 # What a worker of a run, a training or an audit runs: all that decodes, crops, normalises, predicts or learns is below.
 WORKERS = ("cluster.score_workers", "cluster.train_worker", "cluster.train_data", "cluster.audit")
