@@ -14,6 +14,7 @@ from brainray import __version__
 from brainray.errors import BadRequest, BrainrayError
 
 from .audit import audit
+from .compare import compare
 from .doctor import doctor
 from .log import LOG
 from .report import report
@@ -37,6 +38,7 @@ app.command()(train)
 app.command()(score)
 app.command()(tune)
 app.command()(report)
+app.command()(compare)
 app.command()(sample)
 app.command(context_settings=SUBMIT_SETTINGS)(submit)
 app.command()(audit)

@@ -42,14 +42,14 @@ def render(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> st
     """The text of the page. Without `thumbnails` its tiles have no pictures."""
     numbers = iter(range(1, 1_000_000))
     parts = {part.name: _part(part, source, thumbnails, numbers) for part in source.parts}
-    style, script = _own("report.css"), _own("report.js")
+    style, script = own("report.css"), own("report.js")
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             style=style,
             script=script,
-            policy=_policy(style, script),
+            policy=policy(style, script),
             storage_key=_storage_key(source),
             classes=source.classes,
             labelled=source.labelled,
@@ -69,7 +69,8 @@ def render(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> st
 
 
 @cache
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """The engine of the templates of all pages: it escapes every value."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import escape
 
@@ -91,15 +92,15 @@ def _shown(value: object) -> object:
 
 
 @cache
-def _own(name: str) -> str:
+def own(name: str) -> str:
     """The text of the page's own style or script, which the template must not escape."""
     from jinja2 import PackageLoader
     from markupsafe import Markup
 
-    return Markup(PackageLoader("brainray.page").get_source(_environment(), name)[0])
+    return Markup(PackageLoader("brainray.page").get_source(environment(), name)[0])
 
 
-def _policy(style: str, script: str) -> str:
+def policy(style: str, script: str) -> str:
     """No request to anywhere, whatever a name in the page may try."""
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "

@@ -125,7 +125,7 @@ def quality(source: PageSource) -> Values:
         "classes_left_out": max(0, len(of_all) - MOST_CLASS_ROWS),
         "low": _scale_low(row[f"{name}_low"] for row in of_all for name in ("precision", "recall", "f1")),
         "card": source.card_metrics,
-        "bins": _bins(source.figures["calibration"]["bins"]),
+        "bins": reliability(source.figures["calibration"]["bins"]),
         "ece": source.figures["calibration"]["ece"],
         "brier": source.figures["calibration"]["brier"],
     }
@@ -210,7 +210,7 @@ def _scale_low(lows: Iterable[float | None]) -> float:
     return min(0.9, int(10 * min(known)) / 10) if known else 0.0
 
 
-def _bins(bins: Sequence[Values]) -> list[Values]:
+def reliability(bins: Sequence[Values]) -> list[Values]:
     """The bins of reliability that hold images, with the interval of their accuracy."""
     filled = []
     for each in bins:

@@ -141,7 +141,7 @@ def write_updated(
 
 def repeated_uris(files: Sequence[str], *, most: int = 5) -> list[str]:
     """At most `most` URIs that occur more than once in local manifest files; a sound manifest has none."""
-    with _duckdb_connection() as connection:
+    with duckdb_connection() as connection:
         query = f"SELECT uri FROM {_parquet(files)} GROUP BY uri HAVING count(*) > 1 ORDER BY uri LIMIT {most}"
         return [row[0] for row in connection.execute(query).fetchall()]
 
@@ -176,7 +176,7 @@ def _duckdb() -> ModuleType:
 
 
 @contextmanager
-def _duckdb_connection() -> Iterator["duckdb.DuckDBPyConnection"]:
+def duckdb_connection() -> Iterator["duckdb.DuckDBPyConnection"]:
     """A DuckDB in memory, limited in size, that spills to the scratch folder."""
     duckdb = _duckdb()
     with scratch_folder() as spill:
@@ -193,7 +193,7 @@ def _duckdb_connection() -> Iterator["duckdb.DuckDBPyConnection"]:
 @contextmanager
 def _manifest_and_listing(old: Sequence[str], listing_path: str) -> Iterator["duckdb.DuckDBPyConnection"]:
     """A DuckDB with the manifest and the listing as the views `old` and `listed`."""
-    with _duckdb_connection() as connection:
+    with duckdb_connection() as connection:
         connection.execute(f"CREATE VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
         connection.execute(f"CREATE VIEW old AS SELECT * FROM {_parquet(old)}")
         yield connection
@@ -201,10 +201,11 @@ def _manifest_and_listing(old: Sequence[str], listing_path: str) -> Iterator["du
 
 def _parquet(files: Sequence[str]) -> str:
     """SQL that reads files, with the file and the number of each row."""
-    return f"read_parquet([{', '.join(map(_quoted, files))}], file_row_number=true, filename=true)"
+    return f"read_parquet([{', '.join(map(quoted, files))}], file_row_number=true, filename=true)"
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
+    """A path as a literal of SQL."""
     return "'" + path.replace("'", "''") + "'"
 
 
@@ -228,8 +229,8 @@ def _query_in_order(
     The result is written to the file `spool` and sorted from there: for 16 million rows a join and a sort at once need
     more memory than `_JOIN_MEMORY`.
     """
-    connection.execute(f"COPY ({query}) TO {_quoted(spool)} (FORMAT parquet)")
-    ordered = f"SELECT * FROM read_parquet({_quoted(spool)}) ORDER BY filename, file_row_number"
+    connection.execute(f"COPY ({query}) TO {quoted(spool)} (FORMAT parquet)")
+    ordered = f"SELECT * FROM read_parquet({quoted(spool)}) ORDER BY filename, file_row_number"
     for batch in connection.sql(ordered).to_arrow_reader(CHUNK_ROWS):
         yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
     os.unlink(spool)

@@ -43,11 +43,11 @@ def report_page(
         parts=parts,
         previous=None if previous is None else dict(previous),
     )
-    pictures = _thumbnails(run_uri, run, pictured(parts)) if thumbnails else None
+    pictures = thumbnails_of(run_uri, run, pictured(parts)) if thumbnails else None
     return render(source, pictures).encode()
 
 
-def _thumbnails(run_uri: str, run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Thumbnail]:
+def thumbnails_of(run_uri: str, run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Thumbnail]:
     """The thumbnails of rows, by URI."""
     wanted = pa.table(
         {name: pa.array([row[name] for row in rows], pa.string()) for name in ("uri", "content_hash", "shard_id")}
