@@ -1,14 +1,15 @@
 """brainray: batch scoring of brain MRI archives with Ray. Not a medical device.
 
-The Python API is what `__all__` names: `score`, `train`, `report` and `audit`, their results and errors. Importing the
-package has no effect and imports nothing heavy: each name is imported from its module when it is first used.
+The Python API is what `__all__` names: `score`, `train`, `report`, `compare` and `audit`, their results and errors.
+Importing the package has no effect and imports nothing heavy: each name is imported from its module when first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import AuditResult, ReportResult, ScoreResult, TrainResult, audit, report, score, train
+    from .api import AuditResult, ReportResult, ScoreResult, TrainResult, audit, compare, report, score, train
+    from .commands.compare import CompareResult
     from .commands.score import Progress
     from .config import MaxFailed
     from .errors import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from .evaluation.metrics import IntervalEstimate
+    from .evaluation.paired import Difference
 
 __version__ = "0.1.0"
 
@@ -30,6 +32,8 @@ __all__ = [
     "AuditResult",
     "BadRequest",
     "BrainrayError",
+    "CompareResult",
+    "Difference",
     "IntervalEstimate",
     "MaxFailed",
     "NoProgress",
@@ -44,6 +48,7 @@ __all__ = [
     "TrainResult",
     "VerificationError",
     "audit",
+    "compare",
     "report",
     "score",
     "train",
@@ -51,11 +56,13 @@ __all__ = [
 
 # The modules of names that are not in `errors`.
 _MODULES = {
+    "CompareResult": "commands.compare",
+    "Difference": "evaluation.paired",
     "IntervalEstimate": "evaluation.metrics",
     "MaxFailed": "config",
     "Progress": "commands.score",
     **dict.fromkeys(("AuditResult", "ReportResult", "ScoreResult", "TrainResult"), "api"),
-    **dict.fromkeys(("audit", "report", "score", "train"), "api"),
+    **dict.fromkeys(("audit", "compare", "report", "score", "train"), "api"),
 }
 
 

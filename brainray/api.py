@@ -1,4 +1,4 @@
-"""The Python API: `brainray.score`, `train`, `report` and `audit`, for notebooks and schedulers.
+"""The Python API: `brainray.score`, `train`, `report`, `compare` and `audit`, for notebooks and schedulers.
 
 Arguments are the options of the command line, and the same functions of `commands` do the work. A call prints nothing,
 installs no signal handler, and uses a Ray that is connected already. It raises the errors of `brainray.errors`.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .callbacks import Say
+    from .commands.compare import CompareResult
     from .commands.score import Outcome, Progress
     from .evaluation.metrics import IntervalEstimate
     from .models.bundle import Bundle
@@ -311,6 +312,15 @@ def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: 
         confusion=summary.confusion,
         per_class=summary.per_class,
     )
+
+
+def compare(
+    a: AnyPath, b: AnyPath, *, output: AnyPath | None = None, thumbnails: bool = True, say: "Say | None" = None
+) -> "CompareResult":
+    """Compare two runs on the images that both have. Writes nothing but into `output`."""
+    from .commands.compare import compare as compare_runs
+
+    return compare_runs(fspath(a), fspath(b), output=_path(output), thumbnails=thumbnails, say=say or _ignore)
 
 
 def audit(

@@ -30,7 +30,13 @@ from brainray.config import ScoreOptions, TrainOptions
 README = Path(__file__).resolve().parents[1] / "README.md"
 OTHER_NAMES = {"stall_timeout": "stall_timeout_s"}  # with the unit, as in all Python code here
 # What only a terminal has, or only Python.
-COMMAND_ONLY = {"score": {"plan", "probe", "price"}, "train": set(), "report": set(), "audit": set()}
+COMMAND_ONLY = {
+    "score": {"plan", "probe", "price"},
+    "train": set(),
+    "report": set(),
+    "audit": set(),
+    "compare": {"as_json"},
+}
 PYTHON_ONLY = {"say", "on_progress"}
 
 
@@ -41,7 +47,7 @@ def no_ray(monkeypatch, bundle):
     monkeypatch.setattr(score_command, "_with_ray", lambda request, plan, lease, *, say: engine(request, plan, lease))
 
 
-@pytest.mark.parametrize("name", ["score", "train", "report", "audit"])
+@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare"])
 def test_each_option_of_the_command_line_is_an_argument_with_the_same_default(name):
     options = {
         OTHER_NAMES.get(option.name, option.name): None if option.required else option.default
@@ -57,7 +63,7 @@ def test_each_option_of_the_command_line_is_an_argument_with_the_same_default(na
     assert arguments == options
 
 
-@pytest.mark.parametrize("name", ["score", "train", "report", "audit"])
+@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare"])
 def test_what_is_required_comes_first_and_the_rest_has_a_name(name):
     for parameter in inspect.signature(getattr(brainray, name)).parameters.values():
         required = parameter.default is parameter.empty

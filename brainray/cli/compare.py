@@ -35,7 +35,7 @@ def compare(
     from brainray.commands.compare import FLIPS, PAGE
     from brainray.commands.compare import compare as compare_runs
 
-    figures = compare_runs(a, b, output=output, thumbnails=thumbnails, say=LOG.say)
+    figures = compare_runs(a, b, output=output, thumbnails=thumbnails, say=LOG.say).figures
     if as_json:
         typer.echo(json.dumps(figures))  # in ASCII, which every terminal and pipe takes
         return

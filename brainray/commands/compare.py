@@ -1,18 +1,64 @@
 """What `brainray compare` does: compare two runs on their common images. Needs neither Ray nor torch."""
 
+from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.errors import BadRequest, as_bad_request
+from brainray.evaluation.metrics import IntervalEstimate
+from brainray.evaluation.paired import Difference
 from brainray.scoring.compare import compare_rows, write_flips
 from brainray.scoring.compare_rows import check_classes, joined_rows, open_run
 
 FIGURES, PAGE, FLIPS = "compare.json", "compare.html", "flips.parquet"
 
 
-def compare(a: str, b: str, *, output: str | None, thumbnails: bool, say: Say) -> dict[str, Any]:
-    """The content of compare.json. With `output` that folder gets it, the page and the flips; else nothing does."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompareResult:
+    """Two runs compared on the images that both scored with the same content. Differences are those of B less A."""
+
+    a: str  # URI
+    b: str  # URI
+    output: str | None  # URI of the folder with compare.json, compare.html and flips.parquet
+    figures: dict[str, Any] = field(repr=False)  # compare.json
+
+    @property
+    def compared(self) -> int:
+        return int(self.figures["images"]["compared"])
+
+    @property
+    def flipped(self) -> int:
+        """Compared images that the runs predict differently."""
+        return int(self.figures["flipped"])
+
+    @property
+    def agreement(self) -> IntervalEstimate | None:
+        """The share of equal predictions; None where no image is compared."""
+        agreement = self.figures["agreement"]
+        return IntervalEstimate(**agreement) if agreement else None
+
+    @property
+    def difference(self) -> Difference | None:
+        """The difference of the accuracies, `low` to `high` as its 95 % interval; None without labels."""
+        accuracy = self.figures["accuracy"]
+        return Difference(**accuracy["difference"]) if accuracy else None
+
+    @property
+    def flips(self) -> pa.Table | None:
+        """flips.parquet, a row for each flipped image; read at each call. None without an output."""
+        return storage.read_parquet(storage.join(self.output, FLIPS)) if self.output else None
+
+    def __str__(self) -> str:
+        agreement = self.agreement
+        share = f"agreement {agreement.value:.4f}" if agreement else "no agreement"
+        return f"{self.compared:,} images compared, {share}, {self.flipped:,} flipped; {self.a} and {self.b}"
+
+
+def compare(a: str, b: str, *, output: str | None, thumbnails: bool, say: Say) -> CompareResult:
+    """Compare two runs. With `output` that folder gets it, the page and the flips; else nothing does."""
     runs = open_run(storage.normalise(a)), open_run(storage.normalise(b))
     check_classes(*runs)
     folder = None if output is None else _checked_output(storage.normalise(output))
@@ -28,7 +74,7 @@ def compare(a: str, b: str, *, output: str | None, thumbnails: bool, say: Say) -
             page = comparison_page(*runs, found, thumbnails=thumbnails)
             storage.write_bytes(storage.join(folder, PAGE), page)
             storage.write_json(storage.join(folder, FIGURES), found.figures)
-    return found.figures
+    return CompareResult(a=runs[0].uri, b=runs[1].uri, output=folder, figures=found.figures)
 
 
 def _checked_output(uri: str) -> str:

@@ -184,8 +184,8 @@ def _side(counts: Counts) -> Figures:
 
 def _accuracy(rows: JoinedRows, *, grouped: bool) -> Figures:
     """Which run is right where, and the difference of their accuracies."""
-    found = rows.connection.execute(f"SELECT {_PAIRS} {_COMPARED} AND label IS NOT NULL").fetchone()
-    pairs = paired.Pairs(*(found or (0, 0, 0, 0)))
+    found = rows.connection.execute(f"SELECT {_PAIRS} {_COMPARED} AND label IS NOT NULL").fetchall()
+    pairs = paired.Pairs(*found[0])
     clusters = _clusters(rows) if grouped else None
     difference = paired.difference(pairs, clusters)
     return {
@@ -219,9 +219,9 @@ def _groups(rows: JoinedRows, *, labelled: bool) -> Figures:
     query = f"""SELECT "group", count(*) AS images, count(*) FILTER (predicted_a <> predicted_b) AS flipped,
         {_PAIRS} {_COMPARED} GROUP BY "group" """
     worst = f'SELECT * FROM ({query}) ORDER BY {order}flipped DESC, images DESC, "group" LIMIT {MOST_GROUPS}'
-    number = rows.connection.execute(f"SELECT count(*) FROM ({query})").fetchone()
+    number = rows.connection.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0]
     found = rows.connection.sql(worst).to_arrow_table().to_pylist()
-    return {"groups": number[0] if number else 0, "listed": [_group(row) for row in found]}
+    return {"groups": number, "listed": [_group(row) for row in found]}
 
 
 def _group(row: Figures) -> Figures:

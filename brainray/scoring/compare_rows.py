@@ -118,8 +118,8 @@ def _join_query(classes: int, *, group_of: str) -> str:
 
 def _check_unique(connection: "duckdb.DuckDBPyConnection", name: str, run: ComparedRun) -> None:
     query = f"SELECT uri FROM {name} GROUP BY uri HAVING count(*) > 1 ORDER BY uri LIMIT 1"
-    if found := connection.execute(query).fetchone():
-        raise BadRequest(f"{run.uri} has two rows for {found[0]}; finish it with its `brainray score` command first")
+    if found := connection.execute(query).fetchall():
+        raise BadRequest(f"{run.uri} has two rows for {found[0][0]}; finish it with its `brainray score` command first")
 
 
 def _copy_parts(run: ComparedRun, classes: Sequence[str], path: str) -> int:
