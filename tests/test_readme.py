@@ -40,6 +40,7 @@ RUN_IN_A_ROW = (
     "brainray report run/",
     "brainray report run/ --no-thumbnails",
     "brainray report run/ --verify",
+    "brainray compare run/ other-run/ --output comparison/",
 )
 # Of pytest: what they name is collected.
 COLLECTED = (
@@ -117,7 +118,12 @@ NOT_RUN = {
     ),
 }
 MEASURED = re.compile(r"(sudo )?\.venv/bin/python tests/bench/\w+\.py\b.*")  # `MEASURES` stands for each
-PYTHON_BLOCKS = {"import brainray": "tests/test_api.py"}  # the first line, and the file that runs the block
+PYTHON_BLOCKS = {
+    "import brainray": "tests/test_api.py",
+    "import pandas as pd": "tests/scoring/test_recipes.py",
+    "import polars as pl": "tests/scoring/test_recipes.py",
+    "from pyspark.sql import SparkSession": "tests/scoring/test_recipes.py",
+}  # the first line, and the file that runs the block
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -223,6 +229,8 @@ def test_one_scores_reports_and_asks_as_the_readme_shows(drawn, tmp_path, monkey
     untrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     for command in RUN_IN_A_ROW:
+        if "other-run/" in command:
+            (tmp_path / "other-run").symlink_to(tmp_path / "run")
         expect_done(command)
     (query,) = blocks(given("README.md"), "sql")
     columns = [column[0] for column in duckdb.sql(query).description]

@@ -139,7 +139,8 @@ def _accuracy_line(figures: dict[str, Any]) -> str:
     if accuracy is None:
         return f"no compared image has a label, so there is agreement and flips, but no accuracy{differ}"
     change = accuracy["difference"]
-    by = f"bootstrap over {accuracy['groups']:,} groups" if change["method"] == "cluster_bootstrap" else "Newcombe"
+    few = ", too few for more than a rough interval" if (accuracy["groups"] or 20) < 20 else ""
+    by = f"bootstrap over {accuracy['groups']:,} groups{few}" if change["method"] == "cluster_bootstrap" else "Newcombe"
     return (
         f"accuracy of B less A {change['value']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f}, {by}), "
         f"McNemar p = {accuracy['mcnemar_p']:.2g}, on {labels['used']:,} labelled images{differ}"
