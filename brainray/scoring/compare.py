@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
@@ -154,7 +155,7 @@ def _counts(path: str, classes: int) -> tuple[Counts, Counts]:
 
 
 def _count(batch: pa.RecordBatch | pa.Table, side: str, classes: int) -> Counts:
-    rows = pa.table(batch).filter(pa.compute.equal(batch["case"], COMPARED))
+    rows = pa.table(batch).filter(pc.equal(batch["case"], COMPARED))
     zeros = np.zeros(len(rows), np.int64)
     return count_rows(
         (ALL,),
