@@ -67,6 +67,7 @@ def check_store(uri: str, *, report: bool = True, clock: Clock = time.time) -> I
     if service is None or not report:
         return
     found = f"{service.host}, region {service.region}, credentials by {service.credentials}"
+    found = "; ".join((found, *service.settings))
     if service.renewed:
         yield ok(f"{name} store", found)
     else:

@@ -29,7 +29,7 @@ def _backend(uri: str) -> StorageBackend:
     scheme, found, _ = uri.partition("://")
     if not found or scheme == "file":
         return _LOCAL
-    if scheme == "s3":
+    if scheme.lower() in ("s3", "s3a", "s3n"):  # the last two are Hadoop's names
         with _MAKING:
             return _s3()
     raise BadRequest(f"{uri}: {scheme}:// is not served; give a local path, file:// or s3://")

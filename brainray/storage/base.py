@@ -38,6 +38,7 @@ class Service:
     credentials: str  # botocore's name for their source: "env", "shared-credentials-file", "iam-role" ...
     renewed: bool  # False: temporary credentials that nothing renews
     time_s: float | None  # the store's own clock, in whole seconds since 1970; None: not in its answer
+    settings: tuple[str, ...] = ()  # how requests are made beyond that, in words
 
 
 class FolderRules:

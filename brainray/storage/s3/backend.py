@@ -119,13 +119,14 @@ class S3Objects:
                 answer = clients.s3.head_bucket(Bucket=bucket)
             except ClientError as exc:
                 answer = exc.response
-            source = clients.session.get_credentials()
+            source = None if clients.settings.unsigned else clients.session.get_credentials()
             date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
             return Service(
                 host=clients.request("s3:ListBucket", uri, bucket).host,
                 region=clients.region,
-                credentials=str(source.method),
-                renewed=source.token is None or isinstance(source, RefreshableCredentials),
+                credentials=str(source.method) if source else "none",
+                renewed=source is None or source.token is None or isinstance(source, RefreshableCredentials),
+                settings=clients.settings.described,
                 time_s=parsedate_to_datetime(date).timestamp() if date else None,
             )
 
