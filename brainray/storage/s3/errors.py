@@ -49,7 +49,7 @@ _KEY = "{host} does not know the access key; check AWS_ACCESS_KEY_ID or AWS_PROF
 _SECRET = "the secret key does not fit the access key; check AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
 _TOKEN = "the session token does not fit the access key; unset AWS_SESSION_TOKEN, or log in again"
 _CLOCK = "this machine's clock differs too much from that of {host}; set it"
-_ARCHIVED = "the object is archived; restore it first"
+_ARCHIVED = "the object is archived; restore it, then run again with --retry-unread"
 _LOST = "the transfer failed"
 _WORDS: dict[str, tuple[ImageReason, str]] = {
     "NoSuchKey": ("not_found", "there is no such object"),
@@ -65,7 +65,7 @@ _WORDS: dict[str, tuple[ImageReason, str]] = {
     "InvalidToken": ("forbidden", _TOKEN),
     "RequestTimeTooSkewed": ("forbidden", _CLOCK),
     "RequestExpired": ("forbidden", _CLOCK),
-    "InvalidObjectState": ("forbidden", _ARCHIVED),
+    "InvalidObjectState": ("archived", _ARCHIVED),
     "AccessControlListNotSupported": ("forbidden", "the bucket takes no ACL; unset AWS_S3_ACL"),
     "InvalidBucketName": ("forbidden", "{bucket} is no valid bucket name at {host}"),
     "KeyTooLongError": ("not_found", "the key is longer than S3 allows"),
