@@ -85,7 +85,7 @@ class Clients:
             bucket=bucket,
             endpoint=endpoint or "",
             region=self.region if made else None,
-            denial_hint=self.settings.denial_hint(action),
+            advice=self.settings.denial_advice(action),
         )
 
     def store(self, bucket: str) -> "S3Store":

@@ -22,7 +22,7 @@ class S3Request:
     bucket: str
     endpoint: str  # may hold user and password; messages show `host`
     region: str | None
-    denial_hint: str = ""  # what else than a permission may be missing where it is denied
+    advice: str = ""  # what to do where the action is denied
 
     @property
     def host(self) -> str:
@@ -41,7 +41,7 @@ class S3Answer:
 
 
 _NO_BUCKET = "there is no bucket {bucket} at {host}; correct the name, or set AWS_ENDPOINT_URL for another store"
-_DENIED = "access denied; the credentials in use need {action} here{hint}"
+_DENIED = "access denied; {advice}"
 _KEY_DENIED = "access denied; the credentials in use need {action} on the KMS key of this object"
 _KEY_PROBLEM = "the KMS key cannot be used; check AWS_SSE_KMS_KEY_ID, or the key of the object"
 _EXPIRED = "the session token has expired; log in again, or renew AWS_SESSION_TOKEN"
@@ -140,7 +140,7 @@ def judge(answer: S3Answer, request: S3Request) -> StorageError:
         reason, words = _WORDS[code]
         action = answer.key_action or request.action
         words = _KEY_DENIED if words == _DENIED and answer.key_action else words
-        filled = words.format(bucket=request.bucket, host=request.host, action=action, hint=request.denial_hint)
+        filled = words.format(bucket=request.bucket, host=request.host, action=action, advice=request.advice)
         return _error(reason, request, f"{filled} ({label})")
     if answer.status >= 500 or answer.status == 409:
         return _error("read_failed", request, f"the store failed ({label})")

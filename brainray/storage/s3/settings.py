@@ -54,15 +54,16 @@ class Settings:
         }
         return tuple(text for text, is_set in words.items() if is_set)
 
-    def denial_hint(self, action: str) -> str:
-        """What else than a permission may be missing where the store denies an action."""
+    def denial_advice(self, action: str) -> str:
+        """What to do where the store denies an action: a permission may be missing, or what the bucket demands."""
         if self.unsigned:
-            return f"; requests are not signed: unset {UNSIGNED[0]} and {UNSIGNED[1]} unless the bucket is public"
+            return f"requests are not signed: unset {UNSIGNED[0]} and {UNSIGNED[1]} unless the bucket is public"
+        permission = f"the credentials in use need {action} here"
         if action == "s3:PutObject" and not (self.encryption and self.acl):
-            return f"; a bucket may also demand encryption ({ENCRYPTION}) or rights for its owner ({ACL})"
+            return f"{permission}; a bucket may also demand encryption ({ENCRYPTION}) or rights for its owner ({ACL})"
         if action in ("s3:GetObject", "s3:ListBucket") and not self.requester_pays:
-            return f"; where the requester pays, set {REQUESTER_PAYS[0]}=requester"
-        return ""
+            return f"{permission}; where the requester pays, set {REQUESTER_PAYS[0]}=requester"
+        return permission
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
