@@ -55,8 +55,8 @@ def unread_process(data: bytes) -> str | None:
 
 
 def has_end(data: bytes) -> bool:
-    """Whether an end marker follows the last scan; an embedded thumbnail has one of its own."""
-    return data.endswith(_END) or data.rfind(_END) > data.rfind(bytes((0xFF, _SCAN)))
+    """Whether there is an end marker, other bytes after it or not. That of an embedded thumbnail does not count."""
+    return data.endswith(_END) or any(segment.marker == _END[1] for segment in _segments(data))
 
 
 def ended(data: bytes) -> bytes | None:

@@ -86,6 +86,16 @@ def test_progressive_jpeg_cut_between_scans_stays_truncated() -> None:
     assert jpeg.ended(data[: min(last_scan, tables)]) is None
 
 
+def test_bytes_after_the_end_marker_are_not_noted() -> None:
+    assert decode(jpeg_of() + b"\0\xff\xda trailer of a camera", SPEC).note is None
+
+
+def test_end_marker_of_a_thumbnail_does_not_count() -> None:
+    data = jpeg_of()
+    thumbnail = b"\xff\xe1" + (2 + len(data)).to_bytes(2) + data
+    assert "no end marker" in (decode((data[:2] + thumbnail + data[2:]).removesuffix(END), SPEC).note or "")
+
+
 def test_zeros_after_the_coded_data_are_no_pixels() -> None:
     whole = jpeg_of()
     assert "all its pixels" in (decode(whole.removesuffix(END) + b"\0" * 300, SPEC).note or "")
