@@ -269,10 +269,14 @@ def show_plan(console: Console, plan: Plan) -> None:
         changes = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing has changed"
         console.print(f"since the last listing: {changes}")
     done = plan.images - plan.todo_images
+    unread = sum(plan.foreseen.values())
     console.print(
         f"{plan.images:,} rows in {len(plan.shards):,} shards: {done:,} are scored already, "
-        f"{plan.todo_images:,} would be scored in {sum(n > 0 for n in plan.pending.values()):,} shards"
+        f"{plan.todo_images - unread:,} would be scored in {sum(n > 0 for n in plan.pending.values()):,} shards"
     )
+    if unread:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.foreseen.items())
+        console.print(f"{unread:,} would get an error row unread: {reasons}")
     console.print(f"output: {plan.uri}; nothing was done", markup=False)
 
 

@@ -29,6 +29,7 @@ Include = Annotated[
     typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
 ]
 GroupBy = Annotated[str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")]
+MaxFileSize = Annotated[str, typer.Option(help="Larger files are not read: their rows say too_large.", metavar="SIZE")]
 MaxUnread = Annotated[str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")]
 
 
@@ -59,6 +60,7 @@ def score(
         float, typer.Option(help="Seconds without a finished shard after which the run ends.")
     ] = 600,
     max_unread: MaxUnread = "50%",
+    max_file_size: MaxFileSize = "1GiB",
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,

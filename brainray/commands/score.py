@@ -22,7 +22,7 @@ from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
-from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close
+from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
 from brainray.scoring.prediction_schema import prediction_schema
 from brainray.scoring.run_folder import (
     STATUS,
@@ -141,14 +141,14 @@ def plan_only(request: ScoreRequest) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
-        return plan_run(request, scratch)
+        return with_foreseen(plan_run(request, scratch), request)
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
     """The plan, and an estimate of its time from scoring some images; None where there is nothing to score."""
     check_output(request)
     with scratch_folder() as scratch:
-        plan = plan_run(request, scratch)
+        plan = with_foreseen(plan_run(request, scratch), request)
         if not plan.todo_images:
             return plan, None
         from brainray.cluster.score import estimate_with_ray

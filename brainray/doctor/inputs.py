@@ -67,6 +67,7 @@ def check_store(uri: str, *, report: bool = True, clock: Clock = time.time) -> I
     if service is None or not report:
         return
     found = f"{service.host}, region {service.region}, credentials by {service.credentials}"
+    found = "; ".join((found, *service.settings))
     if service.renewed:
         yield ok(f"{name} store", found)
     else:
@@ -145,6 +146,9 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
 
 def _time_read(name: str, first: FileInfo) -> Finding:
     """Read a file as scoring does, twice, and time the second read, which needs no new connection."""
+    if first.archived is not None:
+        found = f"{first.uri} is in {first.archived}, as others may be"
+        return warning(name, found, "restore what is to be scored; archived images get a row that says so")
     whole = first.size_bytes <= _WHOLE_BYTES and kind_of(first.uri) is None
     data, took_s = b"", 0.0
     for _ in range(2):

@@ -20,6 +20,7 @@ from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
 from brainray.inputs.image_files import Grouper, image_files, tables_of
 from brainray.inputs.skip_counts import few_reasons
+from brainray.inputs.unread import MOST_FILE_BYTES
 
 from .descriptors import Descriptors, Flags, Floats, Ints, describe_picture, nothing
 from .search import CANDIDATES, SAME_PICTURE
@@ -104,7 +105,7 @@ def describe_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
     errors = np.full(len(rows), READABLE, np.int8)
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
-            descriptors[row] = describe_picture(luminance(storage.read_bytes(uri)))
+            descriptors[row] = describe_picture(luminance(storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES)))
         except (ImageError, StorageError) as exc:
             errors[row] = IMAGE_REASONS.index(exc.reason)
     return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(descriptors).columns()

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
-from brainray.errors import BadRequest, as_bad_request
+from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
@@ -30,6 +30,7 @@ from .label_file import LabelFile
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
+from .unread import MOST_FILE_BYTES, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
@@ -90,6 +91,7 @@ class Lister:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         keep: Sequence[str] = (),
+        most_bytes: int = MOST_FILE_BYTES,
     ) -> None:
         self._inputs = inputs
         self._indexes = indexes
@@ -100,6 +102,7 @@ class Lister:
         self._label_file = label_file
         self._group = Grouper(group_by)
         self._keep = keep
+        self._most_bytes = most_bytes  # of an image that is read
         self.skipped: Counter[str] = Counter()
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
@@ -140,14 +143,18 @@ class Lister:
             tables = TableGuard(root)
             for found, index in self._indexed(self._below(root, tables)):
                 if index is None:
-                    yield self._file(found, storage.name_of(root))
+                    yield self._file(found, storage.name_of(root), refusal_of_file(found, self._most_bytes))
+                    continue
+                unread = _refusal_of_index(index)
+                if unread is not None:
+                    yield self._file(found, storage.name_of(root), unread)
                     continue
                 if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
                     tables.on_images(found.folders)
                 yield from self._members(found, index.result(), root)
 
     def _below(self, root: str, tables: TableGuard) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
-        """The images (kind None) and archives below an input."""
+        """The images (kind None) and archives below an input. An archive in Glacier cannot be listed: kind None."""
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
                 continue
@@ -162,7 +169,7 @@ class Lister:
             if reason is not None:
                 count_skipped(self.skipped, reason)
                 continue
-            yield found, kind
+            yield found, None if found.archived else kind
 
     def _indexed(
         self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
@@ -178,11 +185,11 @@ class Lister:
                 yield held.popleft()
         yield from held
 
-    def _file(self, found: FileInfo, root_name: str) -> tuple[ListedImage, str]:
+    def _file(self, found: FileInfo, root_name: str, refused: str | None) -> tuple[ListedImage, str]:
         label = self._label((root_name, *found.folders))
         group = self._group(found.uri, found.folders)
         path = "/".join((*found.folders, storage.name_of(found.uri)))
-        return ListedImage(found.uri, found.size_bytes, found.version, label, group), path
+        return ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused), path
 
     def _members(self, archive: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:
         """The images of an archive, which counts as a folder."""
@@ -204,7 +211,8 @@ class Lister:
                 continue
             folders = (*above, *member.split("/")[:-1])
             label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
-            yield image._replace(label=label, group=self._group(image.uri, folders)), path
+            refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
+            yield image._replace(label=label, group=self._group(image.uri, folders), refused=refused), path
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
@@ -221,7 +229,8 @@ class Lister:
             folders = tuple(path.split("/")[:-1])
             label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
-            yield image._replace(label=label, group=group), path
+            refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
+            yield image._replace(label=label, group=group, refused=refused), path
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:
@@ -233,6 +242,20 @@ class Lister:
                 f"{', '.join(self._classes)}; correct it, or leave it empty"
             )
         return label
+
+
+def _refusal_of_index(index: Future[ArchiveIndex]) -> str | None:
+    """Why an archive of images cannot be listed although its store is there; None where it can.
+
+    Raises `StorageError` for any other failure.
+    """
+    try:
+        index.result()
+    except StorageError as exc:
+        if exc.reason != "archived":
+            raise
+        return str(ImageError("archived", str(exc)))
+    return None
 
 
 def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:

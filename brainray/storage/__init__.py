@@ -29,7 +29,7 @@ def _backend(uri: str) -> StorageBackend:
     scheme, found, _ = uri.partition("://")
     if not found or scheme == "file":
         return _LOCAL
-    if scheme == "s3":
+    if scheme.lower() in ("s3", "s3a", "s3n"):  # the last two are Hadoop's names
         with _MAKING:
             return _s3()
     raise BadRequest(f"{uri}: {scheme}:// is not served; give a local path, file:// or s3://")
@@ -61,6 +61,11 @@ def normalise_listed(uri: str) -> str:
 def resolve_listed(folder: str, path: str) -> str:
     """The URI of a file that a list in `folder` names by a relative path. Raises `BadRequest` outside a bucket."""
     return _backend(folder).resolve_listed(folder, path)
+
+
+def is_local(uri: str) -> bool:
+    """Whether a location is on a disk, or on a file system that is mounted."""
+    return _backend(uri) is _LOCAL
 
 
 def join(uri: str, *names: str) -> str:
@@ -101,14 +106,17 @@ def unsupported_conditions(uri: str) -> tuple[str, ...]:
     return _backend(uri).unsupported_conditions(uri)
 
 
-def read_bytes(uri: str) -> bytes:
-    """Read a whole file. A short read, as on a flaky network share, raises `StorageError`."""
-    return _backend(uri).read_bytes(uri)
+def read_bytes(uri: str, *, most_bytes: int | None = None) -> bytes:
+    """Read a whole file. A short read, as on a flaky network share, raises `StorageError`.
+
+    So does a file of more than `most_bytes`, of which no more is read, whatever its size when it was listed.
+    """
+    return _backend(uri).read_bytes(uri, most_bytes)
 
 
-def read_once(uri: str) -> bytes:
-    """Read a whole file by one request without retries: for `inputs.reader`, which retries by itself."""
-    return _backend(uri).read_once(uri)
+def read_once(uri: str, *, most_bytes: int | None = None) -> bytes:
+    """As `read_bytes`, by one request without retries: for `inputs.reader`, which retries by itself."""
+    return _backend(uri).read_once(uri, most_bytes)
 
 
 def read_range(uri: str, start: int, length: int, *, version: str | None = None) -> bytes:

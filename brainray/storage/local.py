@@ -15,13 +15,14 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from brainray.errors import BadRequest, OutputHeld, StorageError
 
-from .base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service, changed
+from .base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service, changed, too_large
 from .paths import path_of, storage_error, text_of, uri_of
 from .retry import RetryPolicy
 from .walk import Walk
@@ -56,16 +57,20 @@ class LocalFiles:
     def is_folder(self, uri: str) -> bool:
         return os.path.isdir(path_of(uri))
 
-    def read_bytes(self, uri: str) -> bytes:
+    def read_bytes(self, uri: str, most_bytes: int | None = None) -> bytes:
         with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
             size_bytes = os.fstat(file.fileno()).st_size
-            data = file.read()
+            if most_bytes is not None and size_bytes > most_bytes:
+                raise too_large(uri, most_bytes)
+            data = file.read() if most_bytes is None else _read_up_to(file, size_bytes, most_bytes)
+        if most_bytes is not None and len(data) > most_bytes:
+            raise too_large(uri, most_bytes)
         if len(data) < size_bytes:
             raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {size_bytes} bytes")
         return data
 
-    def read_once(self, uri: str) -> bytes:
-        return self.read_bytes(uri)
+    def read_once(self, uri: str, most_bytes: int | None = None) -> bytes:
+        return self.read_bytes(uri, most_bytes)
 
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
         with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
@@ -226,6 +231,17 @@ def _readable_file(uri: str) -> str:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails, with a reason
         raise StorageError("unsupported", f"{uri}: is a pipe, socket or device; write its content to a file")
     return path
+
+
+def _read_up_to(file: FileIO, size_bytes: int, most_bytes: int) -> bytes:
+    """The rest of a file that may grow while it is read, or one byte more than `most_bytes` of it."""
+    parts: list[bytes] = []
+    left = most_bytes + 1
+    wanted = size_bytes + 1  # so that one read has all of it, and the next one its end
+    while left and (part := file.read(min(wanted, left))):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _check_version(uri: str, info: os.stat_result, version: str | None) -> None:

@@ -51,7 +51,12 @@ def engine_of(
 
     def engine(request: ScoreRequest, plan, lease) -> Iterator:
         target = request.target(plan.uri, lease.writer)
-        reader = Reader(outage_share=request.options.max_unread, roots=plan.run_json["inputs"], sleep=lambda _: None)
+        reader = Reader(
+            outage_share=request.options.max_unread,
+            roots=plan.run_json["inputs"],
+            most_bytes=request.options.max_file_bytes,
+            sleep=lambda _: None,
+        )
         todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
         for number, shard in enumerate(todo):
             if number == only:
