@@ -50,10 +50,10 @@ def group_rows(
 
 def _rows(groups: MeasuredGroups, label_N: Ints, predicted_N: Ints, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
     order = np.argsort(groups.name_N, kind="stable")
+    order = order[groups.name_N[order] != ""]
     names, starts = np.unique(groups.name_N[order], return_index=True)
-    for name, places in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
-        if not name:
-            continue
+    for name, start, end in zip(names.tolist(), starts, [*starts, len(order)][1:], strict=True):
+        places = order[start:end]
         labels, predicted = label_N[places], predicted_N[places]
         wrong = [(classes[a], classes[b]) for a, b in zip(labels, predicted, strict=True) if a != b]
         yield {
