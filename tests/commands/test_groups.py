@@ -1,6 +1,7 @@
 """`--groups` through the commands, with no Ray: stand-ins train, search and read."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,9 +107,7 @@ def test_a_training_by_regex_of_an_earlier_version_is_not_divided_anew(data, tmp
     job = train_job.list_images(
         str(data), output=str(tmp_path), exclude=None, options=TrainOptions(group_regex=r"./\d"), say=print
     )
-    earlier = {"images": 16}
-    begun = state.Progress(states=(None,))
-    object.__setattr__(begun, "states", (type("Saved", (), {"data": earlier})(),))
+    begun = state.Progress(states=(SimpleNamespace(data={"images": 16}),))
     with pytest.raises(BadRequest, match="an earlier version of brainray, which divided groups otherwise; delete"):
         train_job._begin(job, begun, {"images": 16, "groups": {}}, storage.UNLEASED)
 
