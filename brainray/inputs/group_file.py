@@ -40,7 +40,9 @@ class GroupFile:
         if not self._rows.all_used:
             positions, near = self._rows.near_labels([(uris, relative, names)])
             groups = pc.replace_with_mask(groups, np.isin(np.arange(len(groups)), positions), near)
-        self._rows.check_all_used_once(may_name_others=self._rows.matched == len(images), listed=[images])
+        without = len(images) - self._rows.matched
+        remedy = f"; {without:,} image(s) have no row: correct the names, or give each a row, with no group if unknown"
+        self._rows.check_all_used_once(may_name_others=not without, listed=[images], remedy=remedy)
         if groups.null_count == len(groups):
             raise BadRequest(f"{self._source}: no image gets a group by it; leave it out, or fill in the groups")
         return groups

@@ -103,12 +103,17 @@ class LabelFile:
         return pairs.images[order], self._labels.take(pa.array(rows))
 
     def check_all_used_once(
-        self, *, some_may_be_gone: bool = False, may_name_others: bool = False, listed: Iterable[pa.Table] = ()
+        self,
+        *,
+        some_may_be_gone: bool = False,
+        may_name_others: bool = False,
+        listed: Iterable[pa.Table] = (),
+        remedy: str = "",
     ) -> None:
         """Raise `BadRequest` where a row matches several images, or none.
 
         With `some_may_be_gone` a row may match none, or the image of another row; with `may_name_others` only none.
-        `listed` are the rows of the listing, from which the message suggests names.
+        `listed` are the rows of the listing, from which the message suggests names; it ends with `remedy`.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
         ambiguous = (self._uses > 1) | (by_name_only & (self._by_name > 1))
@@ -133,6 +138,7 @@ class LabelFile:
             raise BadRequest(
                 f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
+                + remedy
             )
 
 

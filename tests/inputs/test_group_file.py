@@ -49,7 +49,10 @@ def test_a_file_for_more_images_than_these_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (("a/1.jpg,p1", "a/one.jpg,p2"), "name images that are not in the input: 'a/one.jpg'; did you mean"),
+        (
+            ("a/1.jpg,p1", "a/one.jpg,p2"),
+            "name images that are not in the input: 'a/one.jpg'; did you mean 'a/2.jpg'.*; 3 image.s. have no row",
+        ),
         (("1.jpg,p1",), r"1 name\(s\) fit several images"),
         (("a/1.jpg,p1", "a/1.jpg,p2"), "names images more than once"),
         (("a/1.jpg,p1", "A/1.jpg,p2", "a/2.jpg,p", "b/1.jpg,p", "b/3.jpg,p"), "another row names already"),
