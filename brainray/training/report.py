@@ -59,7 +59,7 @@ class Validation:
         """Metrics and the split they were measured on. One split is optimistic, because it also chose the epoch."""
         counts = self.counts()
         accuracy = self.intervals.accuracy if self.intervals else metrics.accuracy(counts)
-        others = " and no image of its group" if self.groups else ""
+        others = " and no image of the same group" if self.groups else ""
         folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it{others}"
         return {
             "split": folds if self.folds else f"validation: pictures of which no copy{others} was learned from",

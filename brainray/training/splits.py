@@ -118,7 +118,8 @@ def _check_enough(counts_UK: "Numbers", classes: tuple[str, ...], *, least: int)
     what = "distinct readable image(s)" if len(counts_UK) == counts_UK.sum() else "group(s) that share no picture"
     for name, count in zip(classes, (counts_UK > 0).sum(axis=0), strict=True):
         if count < least:
-            raise BadRequest(f"class {name} has {count} {what}; training needs {least} or more of each class")
+            fewer = ", or fewer --folds" if least > 2 else ""
+            raise BadRequest(f"class {name} has {count} {what}; training needs {least} or more of each class{fewer}")
 
 
 def _stratified(unit_labels: "Numbers", classes: int, *, val_fraction: float, seed: int) -> "Numbers":

@@ -60,7 +60,7 @@ def test_the_card_counts_the_groups_and_lists_the_worst():
     card = model_card(validation(groups=GROUPS), provenance(grouped=True), temperature=1.0)
     assert "1,204 groups, such as patients, are given by `--groups`; 26 images (32.5 %) have none." in card
     assert "Some groups share pictures, and stay together: 1,203 are left to divide." in card
-    assert "no copy of it and no image of its group" in card
+    assert "no copy of it and no image of the same group" in card
     assert "2,000 draws of 23 units" in card and "60 pictures of 4 groups and of none" in card
     assert "Among the images without a group, slices of one patient may lie on both sides." in card
     worst = [line for line in card.splitlines() if line.startswith("| p")]
