@@ -42,15 +42,15 @@ class GroupFile:
             groups = pc.replace_with_mask(groups, np.isin(np.arange(len(groups)), positions), near)
         without = len(images) - self._rows.matched
         remedy = f"; {without:,} image(s) have no row: correct the names, or give each a row, with no group if unknown"
-        self._rows.check_all_used_once(may_name_others=not without, listed=[images], remedy=remedy)
+        self._rows.check_all_used_once(may_miss=not without, listed=[images], remedy=remedy)
         if groups.null_count == len(groups):
             raise BadRequest(f"{self._source}: no image gets a group by it; leave it out, or fill in the groups")
         return groups
 
     def describe(self) -> Iterator[str]:
         """Yield lines for the log: rows that name no image, and rows without a group."""
-        if self._rows.unused:
-            yield f"{OPTION}: {self._rows.unused:,} row(s) name none of these images, of which each has a row"
+        if self._rows.without_image:
+            yield f"{OPTION}: {self._rows.without_image:,} row(s) name none of these images, of which each has a row"
         if self._rows.without_label:
             yield f"{OPTION}: {self._rows.without_label:,} row(s) have no group (empty, NA or unknown)"
 

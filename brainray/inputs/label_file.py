@@ -47,9 +47,9 @@ class LabelFile:
         return bool(self._uses.all())
 
     @property
-    def unused(self) -> int:
-        """The number of rows that name none of the images looked up so far."""
-        return int((self._uses == 0).sum())
+    def without_image(self) -> int:
+        """The number of rows that name no image of the listing."""
+        return int((self._uses == 0).sum()) - len(self._second)
 
     @property
     def matched(self) -> int:
@@ -106,13 +106,13 @@ class LabelFile:
         self,
         *,
         some_may_be_gone: bool = False,
-        may_name_others: bool = False,
+        may_miss: bool = False,
         listed: Iterable[pa.Table] = (),
         remedy: str = "",
     ) -> None:
-        """Raise `BadRequest` where a row matches several images, or none.
+        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone` or `may_miss`).
 
-        With `some_may_be_gone` a row may match none, or the image of another row; with `may_name_others` only none.
+        `some_may_be_gone` allows also two rows for one image, of which one may have named an image that is gone.
         `listed` are the rows of the listing, from which the message suggests names; it ends with `remedy`.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
@@ -134,7 +134,7 @@ class LabelFile:
                 f"{self._source}: {len(second)} row(s) name an image that another row names already: {_some(second)}"
             )
         unknown = self._keys.filter(pa.array(self._uses == 0))
-        if len(unknown) and not may_name_others:
+        if len(unknown) and not may_miss:
             raise BadRequest(
                 f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
