@@ -76,6 +76,10 @@ def _advice(figures: dict[str, Any]) -> list[str]:
         advice.append(
             "pictures lie in two groups or more: train keeps such groups together; see whether the groups are right"
         )
+    if any(shared["pictures"] for shared in figures["leaks"]["subjects"].values()):
+        advice.append(
+            "folders share groups: a figure measured on one after training on the other is not one for new ones"
+        )
     if any(shared["pictures"] for shared in figures["leaks"]["folders"].values()):
         advice.append("folders share pictures: do not train on one and measure on the other; train with --exclude")
     return advice

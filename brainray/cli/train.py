@@ -80,8 +80,9 @@ def train(
     bundle = fit_model(data, output=output, exclude=exclude, groups=groups, options=options, init=bundle, say=LOG.say)
     accuracy = bundle.metrics["accuracy"]
     LOG.event("done", model=bundle.uri, fingerprint=bundle.fingerprint, metrics=bundle.metrics)
+    by_groups = ", by groups" if "resampled" in bundle.metrics else ""
     typer.echo(
-        f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}) on "
+        f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}{by_groups}) on "
         f"{bundle.metrics['images']:,} pictures it had not seen\n"
         f"model {bundle.fingerprint} is in {bundle.uri}"
     )

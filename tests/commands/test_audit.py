@@ -165,6 +165,9 @@ def test_a_group_file_tells_which_groups_are_in_both_sets_and_which_pictures_in_
     assert table["groups in both --data and --against"] == "1"
     advice = " ".join(_advice(figures))
     assert "--data and --against share groups" in advice and "pictures lie in two groups or more" in advice
+    assert "folders share groups" not in advice
+    shared = command(group_regex=r"(patient3)", output=tmp_path / "by path")[0]
+    assert "folders share groups" in " ".join(_advice(shared))
 
 
 def test_without_groups_an_audit_has_no_row_for_them(command):

@@ -81,7 +81,8 @@ def test_a_trained_bundle_tells_its_groups(data, groups, tmp_path, monkeypatch, 
             with pytest.raises(ZeroDivisionError):
                 train(*given)
     assert train(*given) == 0
-    assert "--groups: 8 row(s) have no group" in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert "--groups: 8 row(s) have no group" in said.err and ", by groups) on 16 pictures" in said.out
     card = (tmp_path / "model" / "training" / "model-card.md").read_text()
     assert "4 groups, such as patients, are given by `--groups`; 8 images (50.0 %) have none." in card
     rows = list(csv.DictReader((tmp_path / "model" / "training" / "groups.csv").open()))
