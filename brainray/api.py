@@ -237,6 +237,7 @@ def train(
     crop: str | None = None,
     augment: float = 0.5,
     folds: int = 0,
+    groups: AnyPath | None = None,
     group_regex: str | None = None,
     val_fraction: float = 0.15,
     patience: int | None = None,
@@ -274,7 +275,13 @@ def train(
         precision=precision,
     )
     bundle = fit_model(
-        fspath(data), output=fspath(output), exclude=_path(exclude), options=options, init=start, say=say or _ignore
+        fspath(data),
+        output=fspath(output),
+        exclude=_path(exclude),
+        groups=_path(groups),
+        options=options,
+        init=start,
+        say=say or _ignore,
     )
     return _train_result(bundle)
 
@@ -320,6 +327,7 @@ def audit(
     output: AnyPath,
     *,
     against: AnyPath | Iterable[AnyPath] = (),
+    groups: AnyPath | None = None,
     group_regex: str | None = None,
     say: "Say | None" = None,
 ) -> AuditResult:
@@ -327,7 +335,13 @@ def audit(
     from .commands.audit import AuditRequest
     from .commands.audit import audit as find_copies
 
-    request = AuditRequest.of(several(data), against=several(against), output=fspath(output), group_regex=group_regex)
+    request = AuditRequest.of(
+        several(data),
+        against=several(against),
+        output=fspath(output),
+        group_regex=group_regex,
+        groups=_path(groups),
+    )
     return AuditResult(output=request.output, figures=find_copies(request, say=say or _ignore))
 
 

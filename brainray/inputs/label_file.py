@@ -22,7 +22,7 @@ from .label_match import Indices, NearMatches, nearest
 
 # Compared without case, blanks, hyphens and underscores; the first that exists counts.
 _KEY_COLUMNS = ("uri", "url", "path", "file", "filename", "image", "imagepath", "key", "imageid", "name")
-_NO_LABEL = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
+NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _SHOWN = 5
 _ROWS = 65_536
 _PARQUET = b"PAR1"
@@ -45,6 +45,16 @@ class LabelFile:
     @property
     def all_used(self) -> bool:
         return bool(self._uses.all())
+
+    @property
+    def without_image(self) -> int:
+        """The number of rows that name no image of the listing."""
+        return int((self._uses == 0).sum()) - len(self._second)
+
+    @property
+    def matched(self) -> int:
+        """The number of images looked up so far that have a row."""
+        return int(self._uses.sum())
 
     def begin(self) -> None:
         """Reset the counts of uses, for a new listing."""
@@ -92,10 +102,18 @@ class LabelFile:
         self._by_path[rows] = 1
         return pairs.images[order], self._labels.take(pa.array(rows))
 
-    def check_all_used_once(self, *, some_may_be_gone: bool = False, listed: Iterable[pa.Table] = ()) -> None:
-        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone`).
+    def check_all_used_once(
+        self,
+        *,
+        some_may_be_gone: bool = False,
+        may_miss: bool = False,
+        listed: Iterable[pa.Table] = (),
+        remedy: str = "",
+    ) -> None:
+        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone` or `may_miss`).
 
-        `listed` are the rows of the listing, from which the message suggests names.
+        `some_may_be_gone` allows also two rows for one image, of which one may have named an image that is gone.
+        `listed` are the rows of the listing, from which the message suggests names; it ends with `remedy`.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
         ambiguous = (self._uses > 1) | (by_name_only & (self._by_name > 1))
@@ -116,10 +134,11 @@ class LabelFile:
                 f"{self._source}: {len(second)} row(s) name an image that another row names already: {_some(second)}"
             )
         unknown = self._keys.filter(pa.array(self._uses == 0))
-        if len(unknown):
+        if len(unknown) and not may_miss:
             raise BadRequest(
                 f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
+                + remedy
             )
 
 
@@ -136,9 +155,19 @@ def _suggestions(keys: Sequence[str], listed: Iterable[pa.Table]) -> str:
 def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest`, which names the fault."""
     source = f"--labels {uri}"
-    with as_bad_request("--labels"):
+    keys, raw = read_named_values("--labels", uri, LABEL_COLUMNS)
+    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+
+
+def read_named_values(option: str, uri: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
+    """Read the names of images, each once, and the value of each: the first column that exists, the label or such.
+
+    Raises `BadRequest`, which begins with the option and names the fault.
+    """
+    source = f"{option} {uri}"
+    with as_bad_request(option):
         data = storage.read_bytes(uri)
-    keys, raw = (_parquet_columns if data.startswith(_PARQUET) else _text_columns)(data, source)
+    keys, raw = (_parquet_columns if data.startswith(_PARQUET) else _text_columns)(data, source, columns)
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
     if keys.null_count:
@@ -147,19 +176,19 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         raise BadRequest(f"{source}: names images more than once: {_some(repeated)}")
-    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+    return keys, raw
 
 
-def _text_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
+def _text_columns(data: bytes, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
     rows = read_rows(data, source)
     _, header = next(rows, (0, []))
     if not header:
         raise BadRequest(f"{source}: is empty, so no readable CSV")
-    key, label = _find_columns(header, source)
+    key, label = _find_columns(header, source, columns)
     chunks = []
     while chunk := list(islice(_named_rows(rows, key, source), _ROWS)):
-        columns = ([row[place] for row in chunk] for place in (key, label))
-        chunks.append(pa.table([pa.array(column, pa.string()) for column in columns], ["key", "label"]))
+        values = ([row[place] for row in chunk] for place in (key, label))
+        chunks.append(pa.table([pa.array(column, pa.string()) for column in values], ["key", "label"]))
     if not chunks:
         raise BadRequest(f"{source}: holds no rows")
     table = pa.concat_tables(chunks)
@@ -175,11 +204,11 @@ def _named_rows(rows: Iterator[tuple[int, list[str]]], key: int, source: str) ->
             raise BadRequest(f"{source}: line {line} names no image")
 
 
-def _parquet_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
+def _parquet_columns(data: bytes, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             schema = file.schema_arrow
-            names = [schema.names[place] for place in _find_columns(schema.names, source)]
+            names = [schema.names[place] for place in _find_columns(schema.names, source, columns)]
             for name in names:
                 _check_type(name, schema.field(name).type, source, is_label=name == names[1])
             table = file.read(columns=names)
@@ -197,9 +226,9 @@ def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) ->
     raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
 
 
-def _find_columns(header: Sequence[str], source: str) -> tuple[int, int]:
-    """The places of the image and the label column."""
-    return _find(header, _KEY_COLUMNS, source, "image"), _find(header, LABEL_COLUMNS, source, "label")
+def _find_columns(header: Sequence[str], source: str, columns: tuple[str, ...]) -> tuple[int, int]:
+    """The places of the image column, and of the first of `columns` that exists."""
+    return _find(header, _KEY_COLUMNS, source, "image"), _find(header, columns, source, columns[0])
 
 
 def _find(header: Sequence[str], names: tuple[str, ...], source: str, what: str) -> int:
@@ -218,7 +247,7 @@ def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Arra
     lookup = class_lookup(classes)
     values = [value for value in raw.unique().to_pylist() if value is not None]
     matched = {value: match_class(value, lookup) for value in values}
-    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in _NO_LABEL]
+    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in NO_VALUE]
     unknown = [value for value in spelled if matched[value] is None]
     if unknown:
         raise BadRequest(

@@ -90,8 +90,8 @@ class DecodedRows:
                 "make room there, or set TMPDIR on the nodes"
             ) from exc
         order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
-        sorted_rows = in_order(parts, "label", "picture")
-        self.label, self.picture = sorted_rows["label"], sorted_rows["picture"]
+        sorted_rows = in_order(parts, "position", "label", "picture")
+        self.position, self.label, self.picture = (sorted_rows[name] for name in parts[0])
         empty = np.zeros((0, *shape), np.uint8)
         stored = np.memmap(file, np.uint8, "r", shape=(len(order), *shape)) if len(order) else empty
         self.pixels = _Reordered(stored, order)
