@@ -4,9 +4,7 @@ Labels and names of images are text: "01" is not "1".
 """
 
 import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +15,14 @@ from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 
 from .class_names import LABEL_COLUMNS, class_lookup, match_class
-from .delimited_text import read_rows
+from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
+from .table_columns import LABELLED_COLUMNS, find_needed
 
-# Compared without case, blanks, hyphens and underscores; the first that exists counts.
-_KEY_COLUMNS = ("uri", "url", "path", "file", "filename", "image", "imagepath", "key", "imageid", "name")
 _NO_LABEL = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _SHOWN = 5
-_ROWS = 65_536
 _PARQUET = b"PAR1"
+_MOST_BYTES = 8 << 30  # of text, unpacked: far above any label file, and the end of a gzip bomb
 
 
 class LabelFile:
@@ -137,8 +134,9 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest`, which names the fault."""
     source = f"--labels {uri}"
     with as_bad_request("--labels"):
-        data = storage.read_bytes(uri)
-    keys, raw = (_parquet_columns if data.startswith(_PARQUET) else _text_columns)(data, source)
+        with storage.open_seekable(uri) as file:
+            is_parquet = file.read(len(_PARQUET)) == _PARQUET
+        keys, raw = _parquet_columns(storage.read_bytes(uri), source) if is_parquet else _text_columns(uri, source)
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
     if keys.null_count:
@@ -150,29 +148,30 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     return LabelFile(keys, _classes_of(raw, classes, source), source=source)
 
 
-def _text_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
-    rows = read_rows(data, source)
-    _, header = next(rows, (0, []))
-    if not header:
-        raise BadRequest(f"{source}: is empty, so no readable CSV")
-    key, label = _find_columns(header, source)
-    chunks = []
-    while chunk := list(islice(_named_rows(rows, key, source), _ROWS)):
-        columns = ([row[place] for row in chunk] for place in (key, label))
-        chunks.append(pa.table([pa.array(column, pa.string()) for column in columns], ["key", "label"]))
-    if not chunks:
+def _text_columns(uri: str, source: str) -> tuple[pa.Array, pa.Array]:
+    text = open_text_table(uri, source=source, most_bytes=_MOST_BYTES)
+    key, label = _find_columns(text.names, source)
+    keys, labels = [], []
+    first = 1
+    for batch in text.batches():
+        named = batch
+        if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[key]), ""), True)).as_py():
+            named = _named_rows(batch, key, first, source)
+        first += len(batch)
+        keys.append(named[key])
+        labels.append(named[label])
+    if not keys:
         raise BadRequest(f"{source}: holds no rows")
-    table = pa.concat_tables(chunks)
-    return table["key"].combine_chunks(), table["label"].combine_chunks()
+    return pa.concat_arrays(keys), pa.concat_arrays(labels)
 
 
-def _named_rows(rows: Iterator[tuple[int, list[str]]], key: int, source: str) -> Iterator[list[str]]:
-    """The rows without those that are empty, as spreadsheets leave them."""
-    for line, row in rows:
-        if row[key].strip():
-            yield row
-        elif any(value.strip() for value in row):
-            raise BadRequest(f"{source}: line {line} names no image")
+def _named_rows(batch: pa.RecordBatch, key: int, first: int, source: str) -> pa.RecordBatch:
+    """The rows without those that are empty, as spreadsheets leave them. `first` is the number of the first row."""
+    blank = blank_rows(batch)
+    unnamed = [row for row, name in enumerate(batch[key].to_pylist()) if not (name or "").strip() and row not in blank]
+    if unnamed:
+        raise BadRequest(f"{source}: row {first + unnamed[0]:,} names no image")
+    return batch.take(pa.array([row for row in range(len(batch)) if row not in blank], pa.int64()))
 
 
 def _parquet_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
@@ -199,18 +198,9 @@ def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) ->
 
 def _find_columns(header: Sequence[str], source: str) -> tuple[int, int]:
     """The places of the image and the label column."""
-    return _find(header, _KEY_COLUMNS, source, "image"), _find(header, LABEL_COLUMNS, source, "label")
-
-
-def _find(header: Sequence[str], names: tuple[str, ...], source: str, what: str) -> int:
-    spelled = [re.sub(r"[\s_-]", "", name).lower() for name in header]
-    for name in names:
-        if spelled.count(name) > 1:
-            raise BadRequest(f"{source}: has {spelled.count(name)} columns named {name}")
-        if name in spelled:
-            return spelled.index(name)
-    raise BadRequest(
-        f"{source}: has no {what} column; it needs one named {' or '.join(names[:3])}, but has {', '.join(header)}"
+    return (
+        find_needed(header, LABELLED_COLUMNS, source, "image"),
+        find_needed(header, LABEL_COLUMNS, source, "label"),
     )
 
 

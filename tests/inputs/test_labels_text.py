@@ -117,10 +117,10 @@ def test_many_names_name_the_image(tmp_path, name):
         (b"PAR1" + bytes(40), "is no readable Parquet"),
         (
             b'image,label\na.jpg,glioma\n"b.jpg,glioma\nc.jpg,glioma\n',
-            "row that begins in line 3 has an unclosed quote",
+            "the quote in line 3 is not closed",
         ),
-        (b"image,label\na.jpg,glioma,x\n", "line 2 has 3 values, the header has 2"),
-        (b"image,label\n,glioma\n", "line 2 names no image"),
+        (b"image,label\na.jpg,glioma,x\n", "row 1 has 3 value.s. in place of 2"),
+        (b"image,label\n,glioma\n", "row 1 names no image"),
         (b"image,label,Label\na.jpg,glioma,notumor\n", "has 2 columns named label"),
         (bytes(100), "is no text"),
         (b"", "is empty, so no readable CSV"),
