@@ -6,10 +6,10 @@ of a text is read as text, for "007" is not 7. Memory does not grow with the lis
 
 import json
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from brainray import storage
 from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
-from brainray.storage.base import FileInfo
 
 from . import archives
+from .archive_lookup import ArchiveLookup, is_missing
 from .archives import kind_of
-from .archives.index import ArchiveIndexes, Members
+from .archives.index import ArchiveIndexes
 from .archives.parquet_file import holds_images
 from .class_names import LABEL_COLUMNS
 from .delimited_text import TextTable, blank_rows, open_text_table
@@ -45,7 +45,6 @@ _TEXT = re.compile(r"\.(csv|tsv|tab|psv|txt|list|lst|jsonl|ndjson)(\.gz)?$", re.
 _LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a path in each line, without a header
 _ROWS = 65_536
 _AT_ONCE = 16  # files that are looked up in parallel
-_KEPT_BYTES = 128 << 20  # of indexes in memory: one archive of a million members, or many smaller ones
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Types that are kept as they are; everything else is kept as text.
 _KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_date32)
@@ -194,6 +193,7 @@ def open_file_list(uri: str) -> FileList | None:
 
     Raises `BadRequest` where it cannot be read.
     """
+    _refuse_pipe(uri)
     is_text = _TEXT.search(uri) is not None
     if not (is_text or _is_parquet(uri) or uri.lower().endswith(".json")):
         return None
@@ -213,6 +213,14 @@ def open_file_list(uri: str) -> FileList | None:
     except ImageError as exc:
         raise BadRequest(f"--input {uri}: {exc.detail}") from exc
     return _located(_list_of(uri, schema))
+
+
+def _refuse_pipe(uri: str) -> None:
+    """Refuse pipes and devices, as /dev/stdin may be one: an input is read several times, also by other machines."""
+    with suppress(StorageError):  # what does not exist is refused by others
+        found = storage.stat(uri)
+        if found is not None and found.special and not storage.is_folder(uri):
+            raise BadRequest(f"--input {uri}: is a pipe, socket or device; write its content to a file and give that")
 
 
 def _text_list(uri: str) -> FileList:
@@ -286,13 +294,13 @@ def resolve_rows(
     Objects of a bucket are not looked up, which would cost a request each: size and version are those of the list.
     """
     rows = image_list.rows(keep, skipped=skipped)
-    lookup = _ArchiveLookup(indexes)
+    lookup = ArchiveLookup(indexes)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
         while chunk := list(islice(rows, _ROWS)):
             members = lookup.find({listed.uri for listed in chunk})
             plain = [listed for listed in chunk if listed.uri not in members]
             found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
-            no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and _is_missing(of)]
+            no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and is_missing(of)]
             for listed, file in zip(no_members, pool.map(_named_like_a_member, no_members), strict=True):
                 members[listed.uri] = file or members[listed.uri]
             for listed in chunk:
@@ -328,69 +336,6 @@ def _named_like_a_member(listed: FileListRow) -> ListedImage | None:
         if exc.reason == "read_failed":
             raise
         return None
-
-
-def _is_missing(image: ListedImage) -> bool:
-    return image.refused is not None and image.refused.startswith("not_found:")
-
-
-class _ArchiveLookup:
-    """Finds the members of archives that a list names.
-
-    Keeps the most recently used indexes in memory, up to `most_bytes`, so that rows in any order read each index once.
-    """
-
-    def __init__(self, indexes: ArchiveIndexes, *, most_bytes: int = _KEPT_BYTES) -> None:
-        self._indexes = indexes
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
-
-    def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
-        """The image of each URI that names a member of an archive, also where there is no such member."""
-        images: dict[str, ListedImage] = {}
-        left = {uri: found for uri in uris if (found := archives.archive_of(uri)) is not None}
-        while left:
-            wanted: dict[tuple[str, archives.Kind], list[str]] = {}
-            for uri, found in left.items():
-                wanted.setdefault(found, []).append(uri)
-            left = {}
-            for (archive, kind), members in wanted.items():
-                for uri, image in self._members(archive, kind, members).items():
-                    if not _is_missing(image) or uri not in images:
-                        images[uri] = image
-                    following = archives.archive_of(uri, longer_than=len(archive)) if _is_missing(image) else None
-                    if following is not None:
-                        left[uri] = following
-        return images
-
-    def _members(self, archive: str, kind: archives.Kind, uris: list[str]) -> dict[str, ListedImage]:
-        images = {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in uris}
-        try:
-            info, index = self._opened(archive, kind)
-        except StorageError as exc:
-            if exc.reason == "read_failed":
-                raise
-            return {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in uris}
-        names = [uri.removeprefix(f"{archive}#") for uri in uris]
-        return images | {image.uri: image for image in index.find(info, names)}
-
-    def _opened(self, archive: str, kind: archives.Kind) -> tuple[FileInfo, Members]:
-        if archive in self._kept:
-            self._kept.move_to_end(archive)
-            return self._kept[archive]
-        info = next(storage.list_files(archive), None)
-        if info is None or info.uri != archive:
-            raise StorageError("not_found", f"{archive}: is a folder, and no archive")
-        if info.special:
-            raise StorageError("unsupported", f"{archive}: is no file")
-        opened = info, self._indexes.begin(info, kind).result().members()
-        self._kept[archive] = opened
-        self._bytes += opened[1].size_bytes
-        while self._bytes > self._most_bytes:
-            _, (_, oldest) = self._kept.popitem(last=False)
-            self._bytes -= oldest.size_bytes
-        return opened
 
 
 def _parquet_tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:
