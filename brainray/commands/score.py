@@ -106,13 +106,12 @@ def score(
     output = request.output
     check_output(request)
     refuse_if_held(output)
-    if request.label_file is not None and request.label_file.without_label:
-        say(f"--labels: {request.label_file.without_label:,} row(s) have no label (empty, NA or unknown)")
     with scratch_folder() as scratch:
         job = _Job(
             request=request,
             scratch=scratch,
             listener=listener,
+            say=say,
             clock=clock,
             engine=engine or partial(_with_ray, say=say),
         )
@@ -137,11 +136,26 @@ def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = Non
         )
 
 
-def plan_only(request: ScoreRequest) -> Plan:
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+def plan_only(request: ScoreRequest, *, say: Say = _silent) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
-        return plan_run(request, scratch)
+        plan = plan_run(request, scratch)
+        _say_of_labels(request, say=say)
+        return plan
+
+
+def _say_of_labels(request: ScoreRequest, *, say: Say) -> None:
+    """Report the rows of the label file that label no image of a listing that was just made."""
+    labels = request.label_file
+    if labels is not None and labels.without_label:
+        say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
+    if labels is not None and labels.without_image:
+        say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
@@ -149,6 +163,7 @@ def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstima
     check_output(request)
     with scratch_folder() as scratch:
         plan = plan_run(request, scratch)
+        _say_of_labels(request, say=say)
         if not plan.todo_images:
             return plan, None
         from brainray.cluster.score import estimate_with_ray
@@ -163,6 +178,7 @@ class _Job:
     request: ScoreRequest
     scratch: str
     listener: Listener
+    say: Say
     clock: Clock
     engine: ScoreEngine
 
@@ -173,7 +189,9 @@ class _Job:
             self.listener(Progress(phase="listing", total=images))
 
         scratch = tempfile.mkdtemp(dir=self.scratch)
-        return plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        plan = plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        _say_of_labels(self.request, say=self.say)
+        return plan
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score the new images by `plan`, or by a new plan where another run has changed the output since."""

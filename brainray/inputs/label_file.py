@@ -35,9 +35,18 @@ class LabelFile:
         self.begin()
 
     @property
+    def rows(self) -> int:
+        return len(self._keys)
+
+    @property
     def without_label(self) -> int:
         """The number of rows whose label is empty, NA, unknown or the like."""
         return int(self._labels.null_count)
+
+    @property
+    def without_image(self) -> int:
+        """The number of rows that name no image of the listing."""
+        return int((self._uses == 0).sum()) - len(self._second)
 
     @property
     def all_used(self) -> bool:
@@ -89,9 +98,12 @@ class LabelFile:
         self._by_path[rows] = 1
         return pairs.images[order], self._labels.take(pa.array(rows))
 
-    def check_all_used_once(self, *, some_may_be_gone: bool = False, listed: Iterable[pa.Table] = ()) -> None:
-        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone`).
+    def check_all_used_once(
+        self, *, some_may_be_gone: bool = False, may_miss: bool = False, listed: Iterable[pa.Table] = ()
+    ) -> None:
+        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone` or `may_miss`).
 
+        `some_may_be_gone` allows also two rows for one image, of which one may have named an image that is gone.
         `listed` are the rows of the listing, from which the message suggests names.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
@@ -113,10 +125,12 @@ class LabelFile:
                 f"{self._source}: {len(second)} row(s) name an image that another row names already: {_some(second)}"
             )
         unknown = self._keys.filter(pa.array(self._uses == 0))
-        if len(unknown):
+        if len(unknown) and not may_miss:
             raise BadRequest(
                 f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
+                + f"; of {len(self._keys):,} row(s) {len(self._keys) - len(unknown):,} name an image; correct the "
+                "others, or give --labels-may-miss where the file has more than the input"
             )
 
 
