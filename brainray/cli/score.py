@@ -45,7 +45,7 @@ def score(
         str, typer.Option(help="Model that `train` wrote; shipped: the one in the package.", metavar="URI")
     ] = "shipped",
     labels: Annotated[
-        str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
+        str | None, typer.Option(help="Table (text or Parquet) with an image and a label column.", metavar="URI")
     ] = None,
     labels_may_miss: Annotated[
         bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not in the input.")

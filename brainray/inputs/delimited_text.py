@@ -40,6 +40,7 @@ class TextTable:
     kind: Literal["delimited", "json", "lines"] = "delimited"
     separator: str = ","
     has_header: bool = True
+    first_line: str = ""  # that is not empty
     most_bytes: int | None = None  # of text; None: as many as there are
 
     def as_lines(self, name: str) -> Self:
@@ -125,7 +126,14 @@ def open_text_table(uri: str, *, source: str, most_bytes: int | None = None) -> 
             raise BadRequest(f"{source}: is no text, or UTF-16 without a byte-order mark; save it as UTF-8")
         if lines > 1:
             CheckedQuotes(stream, source=source, separator=separator.encode()).check_open_quote()
-        return TextTable(uri=uri, source=source, names=tuple(header), separator=separator, most_bytes=most_bytes)
+        return TextTable(
+            uri=uri,
+            source=source,
+            names=tuple(header),
+            separator=separator,
+            first_line=text.strip("\r\n").splitlines()[0],
+            most_bytes=most_bytes,
+        )
 
 
 def _header(text: str, separator: str) -> tuple[Sequence[str], int]:

@@ -26,6 +26,7 @@ from .archives.index import ArchiveIndexes
 from .archives.parquet_file import holds_images
 from .class_names import LABEL_COLUMNS
 from .delimited_text import TextTable, blank_rows, open_text_table
+from .image_files import skip_reason
 from .listed_image import ListedImage
 from .s3_inventory import Inventory, is_encoded, open_inventory, passed_over, unencoded
 from .skip_counts import count_skipped
@@ -36,6 +37,7 @@ from .table_columns import (
     KEY_COLUMN,
     LATEST_COLUMNS,
     SIZE_COLUMNS,
+    URI_COLUMNS,
     VERSION_COLUMNS,
     find_column,
 )
@@ -43,6 +45,8 @@ from .table_columns import (
 # Names of lists. The bytes tell what they hold.
 _TEXT = re.compile(r"\.(csv|tsv|tab|psv|txt|list|lst|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
 _LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a path in each line, without a header
+_LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]+$")
+_BEHIND_IMAGE = re.compile(r"(.*?\.[A-Za-z0-9.]+)[\s,;|]+\S")
 _ROWS = 65_536
 _AT_ONCE = 16  # files that are looked up in parallel
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -137,7 +141,7 @@ class FileList:
     def location(self) -> list[str]:
         """The column that names the image, or those of its bucket and key; none where there is no such column."""
         bucket, key = self._find([BUCKET_COLUMN]), self._find([KEY_COLUMN])
-        found = self._find(name for name in IMAGE_COLUMNS if not (bucket and key and name == KEY_COLUMN))
+        found = self._find(URI_COLUMNS if bucket and key else IMAGE_COLUMNS)
         return [found] if found else [bucket, key] if bucket and key else []
 
     def _find(self, names: Iterable[str]) -> str | None:
@@ -227,9 +231,22 @@ def _text_list(uri: str) -> FileList:
     text = open_text_table(uri, source=f"--input {uri}")
     found = _list_of(uri, _text_schema(text.names), text=text)
     if _LINES.search(uri) and text.kind == "delimited" and not found.location():
+        _refuse_other_lines(uri, text.first_line)
         text = text.as_lines("path")
         found = _list_of(uri, _text_schema(text.names), text=text)
     return _located(found)
+
+
+def _refuse_other_lines(uri: str, line: str) -> None:
+    """Refuse a text without a header whose first line is no path: prose, or a path with a label behind it."""
+    cut = _BEHIND_IMAGE.match(line)
+    if cut is not None and skip_reason(line, ()) is not None and skip_reason(cut[1], ()) is None:
+        raise BadRequest(f"--input {uri}: its first line {line!r} is more than a path; add a header, as image,label")
+    if not _LIKE_A_PATH.search(line):
+        raise BadRequest(
+            f"--input {uri}: is no list of images: its first line {line[:80]!r} is neither a path nor a header with a "
+            "column uri, path, image or filename"
+        )
 
 
 def _inventory_list(uri: str, inventory: Inventory) -> FileList:
@@ -257,7 +274,8 @@ def _located(found: FileList) -> FileList:
     if not found.location():
         raise BadRequest(
             f"--input {found.uri}: is no list of images: it needs a column uri or path, and has "
-            f"{', '.join(found.columns)}; image, filename, key, or bucket and key serve, too"
+            f"{', '.join(found.columns)}; image, filename, key, or bucket and key serve, too; "
+            "for a CSV of an S3 inventory, which has no header, give its manifest.json"
         )
     return found
 

@@ -16,6 +16,8 @@ IMAGE_COLUMNS = (
     "uri", "url", "imageuri", "imageurl", "path", "imagepath", "filepath", "file", "filename", "imagefile",
     "imagefilename", "imagename", "image", "key",
 )  # fmt: skip
+# With columns of bucket and key only these count more than them.
+URI_COLUMNS = ("uri", "url", "imageuri", "imageurl")
 # Of a label file also what may be a name without folder and suffix. Its rows must name images that are listed.
 LABELLED_COLUMNS = (*IMAGE_COLUMNS, "imageid", "name")
 BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # together they name an object, as in an S3 inventory

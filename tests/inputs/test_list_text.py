@@ -61,6 +61,24 @@ def test_a_text_may_hold_a_path_in_each_line(tmp_path, data):
 
 
 @pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("Some notes on the scans.", "first line 'Some notes on the scans.' is neither a path nor a header"),
+        ("name,age", "first line 'name,age' is neither"),
+        ("a/1.jpg,glioma", "first line 'a/1.jpg,glioma' is more than a path; add a header, as image,label"),
+        ("a/b c.jpg 0", "is more than a path"),
+    ],
+)
+def test_lines_that_are_no_paths_are_refused(tmp_path, line, told):
+    with pytest.raises(BadRequest, match=told):
+        names_of(tmp_path / "l.txt", f"\n{line}\n".encode())
+
+
+def test_an_object_is_named_by_bucket_and_key_rather_than_by_a_name(tmp_path):
+    assert names_of(tmp_path / "l.csv", b"image,bucket,key\nno 5,scans,5.jpg\n") == ["s3://scans/5.jpg"]
+
+
+@pytest.mark.parametrize(
     "name",
     ["image", "Filename", "file", "image_path", "ImagePath", "IMAGE PATH", "key", "Key", "uri", "path", "file-name"],
 )
