@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 import pyarrow as pa
@@ -369,7 +369,7 @@ def _text_tables(
     with as_bad_request("--input"):
         for batch in text.batches(one_line={places[name] for name in one_line}):
             table = pa.table({name: batch[place] for name, place in places.items()})
-            yield table, partial(blank_rows, batch)
+            yield table, cache(partial(blank_rows, batch))
 
 
 def _none() -> Collection[int]:

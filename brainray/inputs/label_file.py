@@ -17,7 +17,7 @@ from brainray.errors import BadRequest, as_bad_request
 from .class_names import LABEL_COLUMNS, class_lookup, match_class
 from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
-from .table_columns import LABELLED_COLUMNS, find_needed
+from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
 
 _NO_LABEL = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _SHOWN = 5
@@ -164,19 +164,26 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
 
 def _text_columns(uri: str, source: str) -> tuple[pa.Array, pa.Array]:
     text = open_text_table(uri, source=source, most_bytes=_MOST_BYTES)
-    key, label = _find_columns(text.names, source)
+    *located, label = _find_columns(text.names, source)
     keys, labels = [], []
     first = 1
     for batch in text.batches():
         named = batch
-        if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[key]), ""), True)).as_py():
-            named = _named_rows(batch, key, first, source)
+        if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
+            named = _named_rows(batch, located[-1], first, source)
         first += len(batch)
-        keys.append(named[key])
+        keys.append(_names_of_images([named[place] for place in located]))
         labels.append(named[label])
     if not keys:
         raise BadRequest(f"{source}: holds no rows")
     return pa.concat_arrays(keys), pa.concat_arrays(labels)
+
+
+def _names_of_images(columns: Sequence[pa.Array]) -> pa.Array:
+    """The names from the column that has them, or from those of bucket and key; null where one is empty."""
+    if len(columns) == 1:
+        return columns[0]
+    return pc.binary_join_element_wise(pc.binary_join_element_wise("s3://", columns[0], ""), columns[1], "/")
 
 
 def _named_rows(batch: pa.RecordBatch, key: int, first: int, source: str) -> pa.RecordBatch:
@@ -194,9 +201,10 @@ def _parquet_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
             schema = file.schema_arrow
             names = [schema.names[place] for place in _find_columns(schema.names, source)]
             for name in names:
-                _check_type(name, schema.field(name).type, source, is_label=name == names[1])
+                _check_type(name, schema.field(name).type, source, is_label=name == names[-1])
             table = file.read(columns=names)
-            return tuple(table[name].cast(pa.string()).combine_chunks() for name in names)
+            *located, labels = (table[name].cast(pa.string()).combine_chunks() for name in names)
+            return _names_of_images(located), labels
     except pa.ArrowException as exc:
         raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
 
@@ -210,12 +218,14 @@ def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) ->
     raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
 
 
-def _find_columns(header: Sequence[str], source: str) -> tuple[int, int]:
-    """The places of the image and the label column."""
-    return (
-        find_needed(header, LABELLED_COLUMNS, source, "image"),
-        find_needed(header, LABEL_COLUMNS, source, "label"),
-    )
+def _find_columns(header: Sequence[str], source: str) -> list[int]:
+    """The places of the column that names the image, or of bucket and key, and of the label column."""
+    uri, bucket, key = (find_column(header, names, source) for names in (URI_COLUMNS, [BUCKET_COLUMN], [KEY_COLUMN]))
+    if uri is None and bucket is not None and key is not None:
+        located = [bucket, key]
+    else:
+        located = [find_needed(header, LABELLED_COLUMNS, source, "image")]
+    return [*located, find_needed(header, LABEL_COLUMNS, source, "label")]
 
 
 def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
