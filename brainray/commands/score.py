@@ -125,6 +125,15 @@ def score(
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
 
+def say_of_labels(request: ScoreRequest, *, say: Say) -> None:
+    """Report the rows of the label file that label no image of a listing that was just made."""
+    labels = request.label_file
+    if labels is not None and labels.without_label:
+        say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
+    if labels is not None and labels.without_image:
+        say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
+
+
 def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:
     """Raise `TooManyFailed`, which carries `result`, where more images failed than the limit allows."""
     totals = outcome.summary.figures["totals"]
@@ -136,26 +145,11 @@ def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = Non
         )
 
 
-def _silent(_: str) -> None:
-    """Say nothing."""
-
-
-def plan_only(request: ScoreRequest, *, say: Say = _silent) -> Plan:
+def plan_only(request: ScoreRequest) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
-        plan = plan_run(request, scratch)
-        _say_of_labels(request, say=say)
-        return plan
-
-
-def _say_of_labels(request: ScoreRequest, *, say: Say) -> None:
-    """Report the rows of the label file that label no image of a listing that was just made."""
-    labels = request.label_file
-    if labels is not None and labels.without_label:
-        say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
-    if labels is not None and labels.without_image:
-        say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
+        return plan_run(request, scratch)
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
@@ -163,7 +157,6 @@ def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstima
     check_output(request)
     with scratch_folder() as scratch:
         plan = plan_run(request, scratch)
-        _say_of_labels(request, say=say)
         if not plan.todo_images:
             return plan, None
         from brainray.cluster.score import estimate_with_ray
@@ -190,7 +183,7 @@ class _Job:
 
         scratch = tempfile.mkdtemp(dir=self.scratch)
         plan = plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
-        _say_of_labels(self.request, say=self.say)
+        say_of_labels(self.request, say=self.say)
         return plan
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:

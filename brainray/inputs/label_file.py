@@ -19,7 +19,7 @@ from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
 from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
 
-_NO_LABEL = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
+NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _SHOWN = 5
 _PARQUET = b"PAR1"
 _MOST_BYTES = 8 << 30  # of text, unpacked: far above any label file, and the end of a gzip bomb
@@ -47,6 +47,11 @@ class LabelFile:
     def without_image(self) -> int:
         """The number of rows that name no image of the listing."""
         return int((self._uses == 0).sum()) - len(self._second)
+
+    @property
+    def matched(self) -> int:
+        """The number of images looked up so far that have a row."""
+        return int(self._uses.sum())
 
     @property
     def all_used(self) -> bool:
@@ -99,12 +104,17 @@ class LabelFile:
         return pairs.images[order], self._labels.take(pa.array(rows))
 
     def check_all_used_once(
-        self, *, some_may_be_gone: bool = False, may_miss: bool = False, listed: Iterable[pa.Table] = ()
+        self,
+        *,
+        some_may_be_gone: bool = False,
+        may_miss: bool = False,
+        listed: Iterable[pa.Table] = (),
+        remedy: str = "",
     ) -> None:
         """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone` or `may_miss`).
 
         `some_may_be_gone` allows also two rows for one image, of which one may have named an image that is gone.
-        `listed` are the rows of the listing, from which the message suggests names.
+        `listed` are the rows of the listing, from which the message suggests names; it ends with `remedy`.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
         ambiguous = (self._uses > 1) | (by_name_only & (self._by_name > 1))
@@ -129,8 +139,8 @@ class LabelFile:
             raise BadRequest(
                 f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
-                + f"; of {len(self._keys):,} row(s) {len(self._keys) - len(unknown):,} name an image; correct the "
-                "others, or give --labels-may-miss where the file has more than the input"
+                + f" (of {len(self._keys):,} row(s) {len(self._keys) - len(unknown):,} name one)"
+                + remedy
             )
 
 
@@ -145,12 +155,25 @@ def _suggestions(keys: Sequence[str], listed: Iterable[pa.Table]) -> str:
 
 
 def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
-    """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest`, which names the fault."""
+    """Read a table with an image and a label column. Raises `BadRequest`, which names the fault."""
     source = f"--labels {uri}"
-    with as_bad_request("--labels"):
+    keys, raw = read_named_values("--labels", uri, LABEL_COLUMNS)
+    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+
+
+def read_named_values(option: str, uri: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
+    """Read the names of images, each once, and the value of each: the first column that exists, the label or such.
+
+    Raises `BadRequest`, which begins with the option and names the fault.
+    """
+    source = f"{option} {uri}"
+    with as_bad_request(option):
         with storage.open_seekable(uri) as file:
             is_parquet = file.read(len(_PARQUET)) == _PARQUET
-        keys, raw = _parquet_columns(storage.read_bytes(uri), source) if is_parquet else _text_columns(uri, source)
+        if is_parquet:
+            keys, raw = _parquet_columns(storage.read_bytes(uri), source, columns)
+        else:
+            keys, raw = _text_columns(uri, source, columns)
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
     if keys.null_count:
@@ -159,12 +182,12 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         raise BadRequest(f"{source}: names images more than once: {_some(repeated)}")
-    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+    return keys, raw
 
 
-def _text_columns(uri: str, source: str) -> tuple[pa.Array, pa.Array]:
+def _text_columns(uri: str, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
     text = open_text_table(uri, source=source, most_bytes=_MOST_BYTES)
-    *located, label = _find_columns(text.names, source)
+    *located, label = _find_columns(text.names, source, columns)
     keys, labels = [], []
     first = 1
     for batch in text.batches():
@@ -195,11 +218,11 @@ def _named_rows(batch: pa.RecordBatch, key: int, first: int, source: str) -> pa.
     return batch.take(pa.array([row for row in range(len(batch)) if row not in blank], pa.int64()))
 
 
-def _parquet_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
+def _parquet_columns(data: bytes, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             schema = file.schema_arrow
-            names = [schema.names[place] for place in _find_columns(schema.names, source)]
+            names = [schema.names[place] for place in _find_columns(schema.names, source, columns)]
             for name in names:
                 _check_type(name, schema.field(name).type, source, is_label=name == names[-1])
             table = file.read(columns=names)
@@ -218,21 +241,21 @@ def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) ->
     raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
 
 
-def _find_columns(header: Sequence[str], source: str) -> list[int]:
-    """The places of the column that names the image, or of bucket and key, and of the label column."""
+def _find_columns(header: Sequence[str], source: str, columns: tuple[str, ...]) -> list[int]:
+    """The places of the column that names the image, or of bucket and key, and of the first of `columns`."""
     uri, bucket, key = (find_column(header, names, source) for names in (URI_COLUMNS, [BUCKET_COLUMN], [KEY_COLUMN]))
     if uri is None and bucket is not None and key is not None:
         located = [bucket, key]
     else:
         located = [find_needed(header, LABELLED_COLUMNS, source, "image")]
-    return [*located, find_needed(header, LABEL_COLUMNS, source, "label")]
+    return [*located, find_needed(header, columns, source, columns[0])]
 
 
 def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
     lookup = class_lookup(classes)
     values = [value for value in raw.unique().to_pylist() if value is not None]
     matched = {value: match_class(value, lookup) for value in values}
-    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in _NO_LABEL]
+    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in NO_VALUE]
     unknown = [value for value in spelled if matched[value] is None]
     if unknown:
         raise BadRequest(

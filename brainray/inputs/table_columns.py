@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 
 from brainray.errors import BadRequest
 
-from .class_names import LABEL_COLUMNS
-
 # The fuller a name says where the image is, the earlier it stands.
 IMAGE_COLUMNS = (
     "uri", "url", "imageuri", "imageurl", "path", "imagepath", "filepath", "file", "filename", "imagefile",
@@ -55,5 +53,5 @@ def find_needed(header: Sequence[str], names: Sequence[str], source: str, what: 
 
 
 def _or(names: Sequence[str]) -> str:
-    shown = [name for name in ("image", "path", "uri", *LABEL_COLUMNS[:3]) if name in names]
+    shown = [name for name in ("image", "path", "uri") if name in names]
     return " or ".join(shown or names[:3])

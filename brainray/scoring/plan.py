@@ -190,7 +190,10 @@ def _list_inputs(
         )
     if request.label_file is not None:
         request.label_file.check_all_used_once(
-            some_may_be_gone=extending, may_miss=request.options.labels_may_miss, listed=found.batches()
+            some_may_be_gone=extending,
+            may_miss=request.options.labels_may_miss,
+            listed=found.batches(),
+            remedy="; correct them, or give --labels-may-miss where the file has more than the input",
         )
     return found
 

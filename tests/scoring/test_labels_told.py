@@ -39,7 +39,7 @@ MORE = "image,label\nnotumor/0.jpg,glioma\nnone.jpg,glioma\nother.jpg,NA\n"
 
 def test_labels_that_name_no_image_are_counted_and_refused(archive, bundle, tmp_path):
     with pytest.raises(
-        BadRequest, match=r"2 row\(s\) name images that are not in .*; of 3 row\(s\) 1 name an image"
+        BadRequest, match=r"2 row\(s\) name images that are not in .* .of 3 row\(s\) 1 name one.; correct"
     ) as no:
         run_with(archive(images=1) / "notumor", MORE.replace("notumor/", ""), bundle, tmp_path)
     assert "--labels-may-miss" in str(no.value)
