@@ -47,6 +47,9 @@ _TEXT = re.compile(r"\.(csv|tsv|tab|psv|txt|list|lst|jsonl|ndjson)(\.gz)?$", re.
 _LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a path in each line, without a header
 _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]+$")
 _BEHIND_IMAGE = re.compile(r"(.*?\.[A-Za-z0-9.]+)[\s,;|]+\S")
+_LONGEST_NAME = 8192  # characters; a path has 4096 bytes at most, a key 1024
+_ENCODED_IMAGES = ("data:", "/9j/", "iVBORw0KGgo")  # how base64 of JPEG and PNG begins
+_TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
 _ROWS = 65_536
 _AT_ONCE = 16  # files that are looked up in parallel
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -127,6 +130,8 @@ class FileList:
                     if place in blank():
                         continue
                     raise BadRequest(f"--input {self.uri}: row {number:,} names no image; fill it in or remove it")
+                if len(text) > _LONGEST_NAME or (text.startswith(_ENCODED_IMAGES) and "." not in text):
+                    raise self._no_name(text, number, located[0])
                 if is_object and (reason := passed_over(self.inventory, text, size_bytes, newest, gone)) is not None:
                     count_skipped(counted, reason)
                     continue
@@ -138,11 +143,23 @@ class FileList:
                     kept=kept,
                 )
 
+    def _no_name(self, text: str, number: int, column: str) -> BadRequest:
+        return BadRequest(
+            f"--input {self.uri}: row {number:,} has {text[:20]!r} … in its column {column}, which is no name of an "
+            "image; write encoded images to files, or as binary to Parquet"
+        )
+
     def location(self) -> list[str]:
         """The column that names the image, or those of its bucket and key; none where there is no such column."""
         bucket, key = self._find([BUCKET_COLUMN]), self._find([KEY_COLUMN])
-        found = self._find(URI_COLUMNS if bucket and key else IMAGE_COLUMNS)
+        # A column `image` of other types holds images, if in a layout that is not read.
+        taken = [name for name in IMAGE_COLUMNS if name != "image" or self._is_text("image")]
+        found = self._find(URI_COLUMNS if bucket and key else taken)
         return [found] if found else [bucket, key] if bucket and key else []
+
+    def _is_text(self, column: str) -> bool:
+        name = self._find([column])
+        return name is not None and any(fits(self.columns[name]) for fits in _TEXT_TYPES)
 
     def _find(self, names: Iterable[str]) -> str | None:
         place = find_column(self.names, names, f"--input {self.uri}")

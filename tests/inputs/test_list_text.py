@@ -113,6 +113,8 @@ def test_numbers_in_json_stay_as_they_are_written(tmp_path):
         (b"PK\x03\x04" + bytes(9), "is a zip archive or a spreadsheet"),
         (b"uri,a\n1.jpg,1\n2.jpg,1,2\n", "row 2 has 3 value.s. in place of 2: '2.jpg,1,2'"),
         (b"uri,a\n1.jpg,1\n,5\n", "row 2 names no image"),
+        (b"image\n1.jpg\n/9j/4AAQSkZJRg==\n", "row 2 has '/9j/4AAQSkZJRg==' … in its column image, which is no name"),
+        (b"image\n" + b"A" * 9000 + b"\n", "row 1 has 'AAAAAAAAAAAAAAAAAAAA' … in its column image"),
         (b"Uri,URI\n1.jpg,1\n", r"has 2 columns named uri \('Uri', 'URI'\); keep one"),
         (b"uri,a\n1.jpg," + b"x" * (9 << 20), "a row has more than 4,194,304 bytes"),
         (b'[{"uri": "a"},\n{"uri": "b"}]\n', "line 1 is no JSON object of its own"),
@@ -156,4 +158,10 @@ def test_text_that_unpacks_without_end_is_refused():
 
 def test_a_table_of_image_names_and_digests_is_a_list(tmp_path):
     pq.write_table(pa.table({"ImagePath": ["1.jpg"], "sha256": [b"x"]}), tmp_path / "l.parquet")
+    assert [row.uri for row in open_file_list(str(tmp_path / "l.parquet")).rows()] == [f"{tmp_path}/1.jpg"]
+
+
+@pytest.mark.parametrize("image", [[1], [[[1, 2]]], [{"height": 5}]])
+def test_a_column_of_images_names_none(tmp_path, image):
+    pq.write_table(pa.table({"image": image, "key": ["1.jpg"]}), tmp_path / "l.parquet")
     assert [row.uri for row in open_file_list(str(tmp_path / "l.parquet")).rows()] == [f"{tmp_path}/1.jpg"]
