@@ -163,6 +163,7 @@ def score(
     *,
     model: AnyPath = "shipped",
     labels: AnyPath | None = None,
+    labels_may_miss: bool = False,
     workers: int | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -191,6 +192,7 @@ def score(
     from .commands.score import score as score_images
 
     options = score_options(
+        labels_may_miss=labels_may_miss,
         workers=workers,
         batch_size=batch_size,
         shard_size=shard_size,

@@ -37,6 +37,9 @@ def doctor(
             "--cluster/--no-cluster", help="Require a cluster, or skip it. [default: check one if it is there]"
         ),
     ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(help="More inputs, as a shell makes of --input scans/*.jpg.", metavar="URI")
+    ] = None,
     format: Annotated[str, typer.Option(help="Findings as text, a line each, or as one json list.")] = "text",
 ) -> None:
     """Check this machine, the cluster and the locations of a run.
@@ -47,7 +50,7 @@ def doctor(
 
     if format not in _FORMATS:
         raise BadRequest(f"--format is {format!r}; it must be one of {', '.join(_FORMATS)}")
-    checks = _checks(tuple(input or ()), output=output, model=model, data=data, cluster=cluster)
+    checks = _checks((*(input or ()), *(more or ())), output=output, model=model, data=data, cluster=cluster)
     findings = run_checks(checks)
     shown = _show_json(findings) if format == "json" else _show_text(findings)
     if any(finding.status == "wrong" for finding in shown):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from brainray.scoring.run_folder import ScoreRequest
 
 # Parameters that are no fields of `ScoreOptions`.
-_NO_OPTIONS = ("input", "output", "model", "labels", "stall_timeout", "plan", "probe", "price", "log_format")
+_NO_OPTIONS = ("input", "output", "model", "labels", "more", "stall_timeout", "plan", "probe", "price", "log_format")
 
 KeepColumns = Annotated[
     list[str] | None, typer.Option(help="Columns of an input list to copy into the predictions.", metavar="NAMES")
@@ -22,6 +22,10 @@ KeepColumns = Annotated[
 Input = Annotated[
     list[str],
     typer.Option(help="Folder, image, tar, zip, Parquet or list; repeatable.", metavar="URI"),
+]
+More = Annotated[
+    list[str] | None,
+    typer.Argument(help="More inputs, as a shell makes of --input scans/*.jpg.", metavar="URI", show_default=False),
 ]
 AllowedFailures = Annotated[str, typer.Option(help="Allowed failed images, a share or a count; more: exit code 3.")]
 Include = Annotated[
@@ -37,12 +41,16 @@ def score(
     context: typer.Context,
     input: Input,
     output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
+    more: More = None,
     model: Annotated[
         str, typer.Option(help="Model that `train` wrote; shipped: the one in the package.", metavar="URI")
     ] = "shipped",
     labels: Annotated[
-        str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
+        str | None, typer.Option(help="Table (text or Parquet) with an image and a label column.", metavar="URI")
     ] = None,
+    labels_may_miss: Annotated[
+        bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not in the input.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Scoring processes. [default: as many as the cluster holds]")
     ] = None,
@@ -88,7 +96,8 @@ def score(
     from brainray.commands.score import read_request
 
     options = options_of(context.params)
-    request = read_request(input, model=model, output=output, labels=labels, options=options)
+    inputs = [*input, *(more or ())]
+    request = read_request(inputs, model=model, output=output, labels=labels, options=options)
     if plan or probe or price is not None:
         _plan(request, probe=probe or price is not None, price=price)
     else:
@@ -104,16 +113,18 @@ def options_of(params: Mapping[str, Any]) -> "ScoreOptions":
 
 
 def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
-    from brainray.commands.score import plan_only, plan_with_probe
+    from brainray.commands.score import plan_only, plan_with_probe, say_of_labels
 
     from .console import output_console, show_estimate, show_plan
 
     console = output_console()
     if not probe:
         show_plan(console, plan_only(request))
+        say_of_labels(request, say=LOG.say)
         return
     plan, expected = plan_with_probe(request, say=LOG.say)
     show_plan(console, plan)
+    say_of_labels(request, say=LOG.say)
     if expected is not None:
         show_estimate(console, expected, price=price)
 

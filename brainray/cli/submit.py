@@ -115,7 +115,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
         if value is None or getattr(option, "metavar", None) != "URI":
             continue
         for uri in value if isinstance(value, (list, tuple)) else [value]:
-            _check_visible(option.opts[0], uri)
+            _check_visible(option.opts[0] if option.opts[0].startswith("-") else "--input", uri)
     return storage.normalise(values["output"])
 
 

@@ -106,13 +106,12 @@ def score(
     output = request.output
     check_output(request)
     refuse_if_held(output)
-    if request.label_file is not None and request.label_file.without_label:
-        say(f"--labels: {request.label_file.without_label:,} row(s) have no label (empty, NA or unknown)")
     with scratch_folder() as scratch:
         job = _Job(
             request=request,
             scratch=scratch,
             listener=listener,
+            say=say,
             clock=clock,
             engine=engine or partial(_with_ray, say=say),
         )
@@ -124,6 +123,15 @@ def score(
             check_output(request)  # again: another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
+
+
+def say_of_labels(request: ScoreRequest, *, say: Say) -> None:
+    """Report the rows of the label file that label no image of a listing that was just made."""
+    labels = request.label_file
+    if labels is not None and labels.without_label:
+        say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
+    if labels is not None and labels.without_image:
+        say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
 
 
 def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:
@@ -163,6 +171,7 @@ class _Job:
     request: ScoreRequest
     scratch: str
     listener: Listener
+    say: Say
     clock: Clock
     engine: ScoreEngine
 
@@ -173,7 +182,9 @@ class _Job:
             self.listener(Progress(phase="listing", total=images))
 
         scratch = tempfile.mkdtemp(dir=self.scratch)
-        return plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        plan = plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        say_of_labels(self.request, say=self.say)
+        return plan
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score the new images by `plan`, or by a new plan where another run has changed the output since."""

@@ -73,7 +73,13 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
                 raise BadRequest(f"--input {uri}: no such file or folder")
             storage.check_access(uri, write=False)
         roots.append(uri)
-    return [uri for uri in roots if not any(uri.startswith(other.rstrip("/") + "/") for other in roots if other != uri)]
+    above = {root.rstrip("/") for root in roots}
+    return [uri for uri in roots if not any(uri[:end] in above for end in _ends_of_folders(uri))]
+
+
+def _ends_of_folders(uri: str) -> Iterator[int]:
+    """The lengths of the folders that hold a location, as parts of its URI."""
+    return (at for at, sign in enumerate(uri[:-1]) if sign == "/")
 
 
 class Lister:
@@ -220,7 +226,9 @@ class Lister:
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""
         base = image_list.base + "/"
-        for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep):
+        for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped):
+            if image_list.inventory and self._own and image.uri.startswith(self._own):
+                continue
             path = image.uri.removeprefix(base)
             reason = self._chosen.skip_reason(path)
             if reason is not None:

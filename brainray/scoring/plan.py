@@ -194,7 +194,7 @@ def _list_inputs(
     """List all images into the local file `path`.
 
     Raises `BadRequest` where there are no images, one is listed twice, or labels name unknown images; when `extending`
-    a run, labels may name images that are gone.
+    a run, labels may name images that are gone, and with `labels_may_miss` any.
     """
     if request.label_file is not None:
         request.label_file.begin()
@@ -221,7 +221,12 @@ def _list_inputs(
             + (f" (passed over: {skipped})" if skipped else "; the folder is empty")
         )
     if request.label_file is not None:
-        request.label_file.check_all_used_once(some_may_be_gone=extending, listed=found.batches())
+        request.label_file.check_all_used_once(
+            some_may_be_gone=extending,
+            may_miss=request.options.labels_may_miss,
+            listed=found.batches(),
+            remedy="; correct them, or give --labels-may-miss where the file has more than the input",
+        )
     return found
 
 

@@ -90,6 +90,8 @@ class LocalFiles:
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         with _translated(uri):
             path = _readable_file(uri)
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             file = pa.OSFile(os.fsencode(path), "rb")  # a name that is not UTF-8 must be given as bytes
             _check_version(uri, os.stat(path), version)
         return file

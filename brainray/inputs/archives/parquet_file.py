@@ -16,12 +16,12 @@ from pyarrow import types
 
 from brainray.errors import ImageError, ImageReason
 from brainray.inputs.class_names import LABEL_COLUMNS
+from brainray.inputs.table_columns import BUCKET_COLUMN, IMAGE_COLUMNS, KEY_COLUMN, spelled
 
 from .member import BinaryFile, Member, read_at, size_of, too_many
 
 # Names of the column that locates images. A table with such a column of text is a list of images.
 LOCATION_COLUMNS = ("uri", "url", "path", "file", "filename", "file_name")
-BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # of an S3 inventory, which is a list, too
 _NO_IMAGES = frozenset(LOCATION_COLUMNS) - {"file"}  # names of columns whose bytes are text
 _IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
 _LONGEST_LABEL = 1000  # characters; longer ones are no class names
@@ -194,8 +194,8 @@ def holds_images(schema: pa.Schema) -> bool:
 
 def _is_list(schema: pa.Schema) -> bool:
     """Whether a table has a column of text that locates images."""
-    texts = {field.name.strip().lower() for field in schema if _is_text(field.type)}
-    return not texts.isdisjoint(LOCATION_COLUMNS) or {BUCKET_COLUMN, KEY_COLUMN} <= texts
+    texts = {spelled(field.name) for field in schema if _is_text(field.type)}
+    return not texts.isdisjoint(set(IMAGE_COLUMNS) - {KEY_COLUMN}) or {BUCKET_COLUMN, KEY_COLUMN} <= texts
 
 
 def _is_image_struct(kind: pa.DataType) -> bool:
