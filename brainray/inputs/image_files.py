@@ -25,8 +25,8 @@ from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
 
-# Formats that Pillow reads, and medical formats, which are listed so that they get a row with `unsupported`.
-_PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"
+# Formats that `imaging` reads, and medical formats, which are listed so that they get a row with `unsupported`.
+_PILLOW = "jpg jpeg jpe jfif jp2 j2k jpc jpf jpx j2c png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm pfm"
 _MEDICAL = "heic heif dcm dicom ima nii"
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
 
