@@ -52,6 +52,9 @@ def score(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Leave out paths that match; repeatable.", metavar="GLOB")
     ] = None,
+    any_suffix: Annotated[
+        bool, typer.Option("--any-suffix", help="Take images by their first bytes, whatever their suffix.")
+    ] = False,
     keep_columns: KeepColumns = None,
     group_by: GroupBy = None,
     precision: Precision = "auto",
@@ -106,7 +109,7 @@ def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
 
     console = output_console()
     if not probe:
-        show_plan(console, plan_only(request))
+        show_plan(console, plan_only(request, say=LOG.say))
         return
     plan, expected = plan_with_probe(request, say=LOG.say)
     show_plan(console, plan)

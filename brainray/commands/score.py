@@ -73,6 +73,10 @@ class Outcome:
         return int(self.summary.figures["totals"]["failed"])
 
 
+def _ignore(_: str) -> None:
+    """Take a message and do nothing with it."""
+
+
 def read_request(
     inputs: Sequence[str], *, model: str | None, output: str, labels: str | None, options: ScoreOptions
 ) -> ScoreRequest:
@@ -115,6 +119,7 @@ def score(
             listener=listener,
             clock=clock,
             engine=engine or partial(_with_ray, say=say),
+            say=_Once(say),
         )
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete:
@@ -137,11 +142,14 @@ def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = Non
         )
 
 
-def plan_only(request: ScoreRequest) -> Plan:
+def plan_only(request: ScoreRequest, *, say: Say = _ignore) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
-        return plan_run(request, scratch)
+        plan = plan_run(request, scratch)
+    for note in plan.listing.notes:
+        say(note)
+    return plan
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
@@ -149,11 +157,26 @@ def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstima
     check_output(request)
     with scratch_folder() as scratch:
         plan = plan_run(request, scratch)
+        for note in plan.listing.notes:
+            say(note)
         if not plan.todo_images:
             return plan, None
         from brainray.cluster.score import estimate_with_ray
 
         return plan, estimate_with_ray(request, plan, say=say)
+
+
+class _Once:
+    """Passes each message on once: a run may list its inputs again."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._said: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._say(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +188,7 @@ class _Job:
     listener: Listener
     clock: Clock
     engine: ScoreEngine
+    say: Say
 
     def plan(self, *, uri: str | None = None, seed: str | None = None) -> Plan:
         """List the input and compare it with the run at `uri`, which starts with the shards of the run at `seed`."""
@@ -173,7 +197,10 @@ class _Job:
             self.listener(Progress(phase="listing", total=images))
 
         scratch = tempfile.mkdtemp(dir=self.scratch)
-        return plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        plan = plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        for note in plan.listing.notes:
+            self.say(note)
+        return plan
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score the new images by `plan`, or by a new plan where another run has changed the output since."""

@@ -47,7 +47,7 @@ def match_class(name: str, lookup: dict[str, str]) -> str | None:
 def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | None:
     """The label of an image below `folders` (outermost first): the nearest folder whose name is a class.
 
-    A Hive partition such as `label=no%20tumor` counts by its value. One with another key, as `site=normal`, is no class.
+    A Hive partition such as `label=no%20tumor` counts by its value. Others, as `site=normal`, are no class.
     """
     for folder in reversed(folders):
         label = match_class(folder, lookup)
@@ -82,7 +82,7 @@ def class_of_folders(folders: Sequence[str]) -> str | None:
 
 
 def _is_no_class(folder: str) -> bool:
-    """Whether a folder is a split, also as a Hive partition (`split=train`), or the partition of rows without a label."""
+    """Whether a folder is a split, also as `split=train`, or Hive's partition of rows without a label."""
     _, separator, value = folder.partition("=")
     return _key(value if separator else folder) in _SPLITS or value == _HIVE_NULL
 

@@ -15,7 +15,7 @@ def test_a_file_at_or_above_an_output_is_named(tmp_path, below, said):
     with pytest.raises(BadRequest) as refused:
         storage.check_is_folder("--output", f"{file}{below}", give="a new folder")
     assert str(refused.value) == f"--output {file}{below} {said.format(file=file)}; give a new folder"
-    with pytest.raises(BadRequest, match="--output .*is a file; give"):
+    with pytest.raises(BadRequest, match=r"--output .*is a file; give"):
         write_archive(f"{file}{below}", images=1, seed=0)
 
 
