@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from brainray import storage
-from brainray.errors import ImageError
+from brainray.errors import ImageError, StorageError
+from brainray.storage.base import changed
 
 from . import archives
 
@@ -108,6 +109,7 @@ class RangeReader:
 
     def __init__(self) -> None:
         self._tails = _Tails()
+        self._streams = archives.CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
     def __call__(self, read: RangeRead) -> tuple[Image, ...]:
         """The bytes of each image, or the error of a member. Raises `StorageError` where the read fails."""
@@ -120,8 +122,21 @@ class RangeReader:
             return tuple(archives.parquet_rows(file, groups, [member.name for member in read.members]))
         start = read.members[0].offset
         length = _end(read.members) - start
-        data = memoryview(storage.read_range(read.uri, start, length, version=read.version) if length else b"")
+        if kind == "compressed tar":
+            data = memoryview(self._unpacked_range(read.uri, read.version, start, length))
+        else:
+            data = memoryview(storage.read_range(read.uri, start, length, version=read.version) if length else b"")
         return tuple(_unpacked(kind or "tar", member, data[member.offset - start :]) for member in read.members)
+
+    def _unpacked_range(self, uri: str, version: str | None, start: int, length: int) -> bytes:
+        """Bytes of an unpacked stream. It may have been opened long ago, so the version is checked each time."""
+        found = storage.stat(uri)
+        if found is not None and version is not None and found.version != version:
+            raise changed(uri)
+        try:
+            return self._streams.read(uri, version, start, length)
+        except OSError as exc:
+            raise StorageError("read_failed", f"{uri}: {exc}") from exc
 
 
 class _Tails:

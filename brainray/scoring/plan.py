@@ -207,7 +207,7 @@ def _empty(uri: str) -> str:
     kind = kind_of(uri)
     if storage.is_folder(uri):
         return "the folder"
-    return f"the {kind}" if kind in ("tar", "zip") else "the list of images"
+    return f"the {kind}" if kind in ("tar", "compressed tar", "zip") else "the list of images"
 
 
 def _check_no_repeats(path: str, roots: Sequence[str]) -> None:

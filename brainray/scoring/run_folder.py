@@ -81,7 +81,7 @@ def inspect_output(uri: str) -> OutputState:
 
 
 def check_output(request: ScoreRequest) -> None:
-    """Raise `BadRequest` for an output that is a file or below one, a folder of other files, or a run that does not fit.
+    """Raise `BadRequest` for an output that is a file or below one, other files, or a run that does not fit.
 
     That is a run of another format, of more inputs, or of another model (then `OtherModel`) without --rescore.
     """
