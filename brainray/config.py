@@ -260,6 +260,7 @@ class ScoreOptions(_Spec):
     include: tuple[str, ...] = ()  # globs over the path below the input; empty: all files
     exclude: tuple[str, ...] = ()
     labels_may_miss: bool = False  # a label file may name images that are not in the input
+    any_suffix: bool = False  # also files whose names tell no format are scored, if their first bytes are an image's
     keep_columns: tuple[str, ...] = ()  # columns of file lists that are copied to the predictions
     group_by: str | None = None  # "folder", or a regular expression whose first group names the group
     precision: Precision = "auto"

@@ -61,6 +61,9 @@ def score(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Leave out paths that match; repeatable.", metavar="GLOB")
     ] = None,
+    any_suffix: Annotated[
+        bool, typer.Option("--any-suffix", help="Take images by their first bytes, whatever their suffix.")
+    ] = False,
     keep_columns: KeepColumns = None,
     group_by: GroupBy = None,
     precision: Precision = "auto",
@@ -113,18 +116,16 @@ def options_of(params: Mapping[str, Any]) -> "ScoreOptions":
 
 
 def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
-    from brainray.commands.score import plan_only, plan_with_probe, say_of_labels
+    from brainray.commands.score import plan_only, plan_with_probe
 
     from .console import output_console, show_estimate, show_plan
 
     console = output_console()
     if not probe:
-        show_plan(console, plan_only(request))
-        say_of_labels(request, say=LOG.say)
+        show_plan(console, plan_only(request, say=LOG.say))
         return
     plan, expected = plan_with_probe(request, say=LOG.say)
     show_plan(console, plan)
-    say_of_labels(request, say=LOG.say)
     if expected is not None:
         show_estimate(console, expected, price=price)
 

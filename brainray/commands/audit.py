@@ -27,7 +27,7 @@ from brainray.duplicates.groups import (
 )
 from brainray.duplicates.report import page
 from brainray.duplicates.search import Pairs, find_copies, group_copies
-from brainray.errors import BadRequest, as_bad_request
+from brainray.errors import BadRequest
 from brainray.inputs.group_file import read_group_file
 from brainray.storage import Writer, lease
 from brainray.storage.scratch import scratch_folder
@@ -112,12 +112,7 @@ def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dic
 
 def check_output(uri: str) -> None:
     """Raise `BadRequest` for a file, and for a folder that holds anything but an earlier audit, which is replaced."""
-    with as_bad_request("--output"):
-        exists = storage.exists(uri)
-    if not exists:
-        return
-    if not storage.is_folder(uri):
-        raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier audit")
+    storage.check_is_folder("--output", uri, give="a folder that is new or holds an earlier audit")
     names = storage.list_names(uri)
     foreign = sorted(set(names) - {GROUPS, PAGE, SUMMARY})
     if not foreign and SUMMARY in names:

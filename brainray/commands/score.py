@@ -73,6 +73,10 @@ class Outcome:
         return int(self.summary.figures["totals"]["failed"])
 
 
+def _ignore(_: str) -> None:
+    """Take a message and do nothing with it."""
+
+
 def read_request(
     inputs: Sequence[str], *, model: str | None, output: str, labels: str | None, options: ScoreOptions
 ) -> ScoreRequest:
@@ -111,9 +115,9 @@ def score(
             request=request,
             scratch=scratch,
             listener=listener,
-            say=say,
             clock=clock,
             engine=engine or partial(_with_ray, say=say),
+            say=_Once(say),
         )
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete:
@@ -125,8 +129,10 @@ def score(
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
 
-def say_of_labels(request: ScoreRequest, *, say: Say) -> None:
-    """Report the rows of the label file that label no image of a listing that was just made."""
+def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
+    """Say what was noticed in a listing that was just made, and which rows of the label file label none of it."""
+    for note in plan.listing.notes:
+        say(note)
     labels = request.label_file
     if labels is not None and labels.without_label:
         say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
@@ -145,11 +151,13 @@ def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = Non
         )
 
 
-def plan_only(request: ScoreRequest) -> Plan:
+def plan_only(request: ScoreRequest, *, say: Say = _ignore) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
-        return with_foreseen(plan_run(request, scratch), request)
+        plan = with_foreseen(plan_run(request, scratch), request)
+    _say_of_listing(request, plan, say)
+    return plan
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
@@ -157,11 +165,25 @@ def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstima
     check_output(request)
     with scratch_folder() as scratch:
         plan = with_foreseen(plan_run(request, scratch), request)
+        _say_of_listing(request, plan, say)
         if not plan.todo_images:
             return plan, None
         from brainray.cluster.score import estimate_with_ray
 
         return plan, estimate_with_ray(request, plan, say=say)
+
+
+class _Once:
+    """Passes each message on once: a run may list its inputs again."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._said: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._say(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +205,7 @@ class _Job:
 
         scratch = tempfile.mkdtemp(dir=self.scratch)
         plan = plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
-        say_of_labels(self.request, say=self.say)
+        _say_of_listing(self.request, plan, self.say)
         return plan
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:

@@ -30,6 +30,7 @@ from .label_file import LabelFile
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
+from .unnamed_files import UnnamedFiles
 from .unread import MOST_FILE_BYTES, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
@@ -49,6 +50,7 @@ class Listing:
     size_bytes: int
     labelled: int
     skipped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # for the user, one line each
 
     def batches(self) -> Iterator[pa.Table]:
         """The rows in order, `CHUNK_ROWS` at a time."""
@@ -96,6 +98,7 @@ class Lister:
         group_by: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        any_suffix: bool = False,
         keep: Sequence[str] = (),
         most_bytes: int = MOST_FILE_BYTES,
     ) -> None:
@@ -107,14 +110,22 @@ class Lister:
         self._lookup = class_lookup(classes)
         self._label_file = label_file
         self._group = Grouper(group_by)
+        self._any_suffix = any_suffix
         self._keep = keep
         self._most_bytes = most_bytes  # of an image that is read
         self.skipped: Counter[str] = Counter()
+        self._notes: list[str] = []
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
     def label_file(self) -> LabelFile | None:
         return self._label_file
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the listing, one line each; complete after the last of the tables."""
+        globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
+        return (*self._notes, *globs)
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -160,22 +171,37 @@ class Lister:
                 yield from self._members(found, index.result(), root)
 
     def _below(self, root: str, tables: TableGuard) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
-        """The images (kind None) and archives below an input. An archive in Glacier cannot be listed: kind None."""
+        """The images (kind None) and archives below an input; last those whose names tell no format, if they count.
+
+        An archive in Glacier cannot be listed: its kind is None.
+        """
+        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix)
+        named = 0
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
                 continue
             name = storage.name_of(found.uri)
             tables.on_file(found.folders, name)
             path = "/".join((*found.folders, name))
+            self._chosen.on_path(path)
             kind = None if found.special or is_hidden(name, found.folders) else archives.kind_of(name)
             if kind is not None:
                 reason = "in --exclude" if self._chosen.excludes(path) else None
             else:
-                reason = skip_reason(name, found.folders, special=found.special) or self._chosen.skip_reason(path)
-            if reason is not None:
+                reason = skip_reason(name, found.folders, special=found.special)
+                if reason is None or unnamed.wants(reason):
+                    reason = self._chosen.skip_reason(path) or reason
+            if reason is None:
+                named += 1
+                yield found, None if found.archived else kind
+            elif unnamed.wants(reason):
+                for image in unnamed.add(found, reason):
+                    yield image, None
+            else:
                 count_skipped(self.skipped, reason)
-                continue
-            yield found, None if found.archived else kind
+        for image in unnamed.rest(named):
+            yield image, None
+        self._notes += unnamed.notes
 
     def _indexed(
         self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
@@ -210,6 +236,7 @@ class Lister:
         within = "/".join((*archive.folders, name))
         for member, image, spelled in index.images(archive):
             path = archives.member_uri(within, member)
+            self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
             reason = reason or self._chosen.skip_reason(path)
             if reason is not None:
@@ -230,6 +257,7 @@ class Lister:
             if image_list.inventory and self._own and image.uri.startswith(self._own):
                 continue
             path = image.uri.removeprefix(base)
+            self._chosen.on_path(path)
             reason = self._chosen.skip_reason(path)
             if reason is not None:
                 count_skipped(self.skipped, reason)
@@ -292,7 +320,12 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
         labelled += _label_nearly(lister.label_file, path, names_path)
     os.unlink(names_path)
     return Listing(
-        path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=few_reasons(lister.skipped)
+        path=path,
+        images=images,
+        size_bytes=size_bytes,
+        labelled=labelled,
+        skipped=few_reasons(lister.skipped),
+        notes=lister.notes,
     )
 
 

@@ -16,7 +16,7 @@ from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, StorageError, VerificationError
 from brainray.inputs import listing
-from brainray.inputs.archives import split_refusal
+from brainray.inputs.archives import kind_of, split_refusal
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.listing import Lister, Listing
@@ -208,6 +208,7 @@ def _list_inputs(
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,
+        any_suffix=request.options.any_suffix,
         keep=request.options.keep_columns,
         most_bytes=request.options.max_file_bytes,
     )
@@ -215,11 +216,7 @@ def _list_inputs(
     if lister.may_repeat:
         _check_no_repeats(path, roots)
     if found.images == 0:
-        skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
-        raise BadRequest(
-            f"--input {', '.join(roots)}: no image files found"
-            + (f" (passed over: {skipped})" if skipped else "; the folder is empty")
-        )
+        raise BadRequest(_nothing_found(roots, found))
     if request.label_file is not None:
         request.label_file.check_all_used_once(
             some_may_be_gone=extending,
@@ -228,6 +225,25 @@ def _list_inputs(
             remedy="; correct them, or give --labels-may-miss where the file has more than the input",
         )
     return found
+
+
+def _nothing_found(roots: Sequence[str], found: Listing) -> str:
+    skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
+    if skipped:
+        why = f" (passed over: {skipped})"
+    else:
+        empty = [_empty(uri) for uri in roots]
+        why = f"; {empty[0]} is empty" if len(empty) == 1 else f"; all are empty: {', '.join(empty)}"
+    notes = "".join(f"; {note.removeprefix(f'--input {roots[0]}: ')}" for note in found.notes)
+    return f"--input {', '.join(roots)}: no image files found{why}{notes}"
+
+
+def _empty(uri: str) -> str:
+    """What an input is that holds nothing at all."""
+    kind = kind_of(uri)
+    if storage.is_folder(uri):
+        return "the folder"
+    return f"the {kind}" if kind in ("tar", "compressed tar", "zip") else "the list of images"
 
 
 def _check_no_repeats(path: str, roots: Sequence[str]) -> None:

@@ -96,6 +96,18 @@ def check_writable(option: str, uri: str) -> None:
         check_access(uri, write=True)
 
 
+def check_is_folder(option: str, uri: str, *, give: str) -> None:
+    """Raise `BadRequest` where the folder that an option names is a file, or would lie below one.
+
+    `give` says what to give in its place. In a bucket a key may lie below an object.
+    """
+    with as_bad_request(option):  # often the first access: a missing bucket, a wrong region, no credentials
+        file = _backend(uri).file_in_the_way(uri)
+    if file is not None:
+        what = "is a file" if file == uri else f"lies below {file}, which is a file"
+        raise BadRequest(f"{option} {uri} {what}; give {give}")
+
+
 def describe_service(uri: str) -> Service | None:
     """The object store of a location; None for a disk. Makes one request, which may be denied."""
     return _backend(uri).describe_service(uri)

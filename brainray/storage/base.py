@@ -94,6 +94,9 @@ class StorageBackend(Protocol):
     def exists(self, uri: str) -> bool: ...
     def is_folder(self, uri: str) -> bool: ...
 
+    def file_in_the_way(self, uri: str) -> str | None:
+        """The file at `uri`, or on a disk above it, where a folder is wanted; None where one is or can be made."""
+
     def read_bytes(self, uri: str, most_bytes: int | None = None) -> bytes:
         """A whole file. `too_large` where it has more than `most_bytes`, and no more of it is read."""
 

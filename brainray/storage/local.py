@@ -57,6 +57,12 @@ class LocalFiles:
     def is_folder(self, uri: str) -> bool:
         return os.path.isdir(path_of(uri))
 
+    def file_in_the_way(self, uri: str) -> str | None:
+        path = path_of(uri)
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        return None if os.path.isdir(path) else uri_of(path)
+
     def read_bytes(self, uri: str, most_bytes: int | None = None) -> bytes:
         with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
             size_bytes = os.fstat(file.fileno()).st_size

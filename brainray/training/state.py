@@ -136,9 +136,8 @@ def _digest_of_columns(table: pa.Table, *names: str) -> str:
 
 
 def check_is_folder(output: str) -> None:
-    """Raise `BadRequest` for an output that is a file."""
-    if storage.exists(output) and not storage.is_folder(output):
-        raise BadRequest(f"--output {output} is a file; give a folder that is new or empty")
+    """Raise `BadRequest` for an output that is a file, or lies below one."""
+    storage.check_is_folder("--output", output, give="a folder that is new or empty")
 
 
 def inspect_output(output: str, request: TrainRequest) -> TrainingState:

@@ -72,6 +72,10 @@ class S3Objects:
         prefix = _prefix(uri)
         return self._requests.first_key(uri, prefix) is not None or not prefix
 
+    def file_in_the_way(self, uri: str) -> str | None:
+        """An object of that very key. Keys may lie below an object."""
+        return uri if self.exists(uri) and not self.is_folder(uri) else None
+
     def read_bytes(self, uri: str, most_bytes: int | None = None) -> bytes:
         return self._requests.persist(partial(self._requests.get_once, uri, most_bytes))
 
