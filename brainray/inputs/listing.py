@@ -121,7 +121,7 @@ class Lister:
         if self._label_file is None:
             return table, NAMES_SCHEMA.empty_table()
         inner = (
-            image.uri[len(image.container) + 1 :] if image.container else path
+            archives.inner_path(image.container, image.uri[len(image.container) + 1 :]) if image.container else path
             for image, path in zip(rows, relative, strict=True)
         )
         names = [path.rpartition("/")[2] for path in inner]
@@ -196,13 +196,14 @@ class Lister:
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
         for member, image, spelled in index.images(archive):
-            path = archives.member_uri(within, member)
+            inner = archives.inner_path(name, member)
+            path = archives.member_uri(within, inner)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
             reason = reason or self._chosen.skip_reason(path)
             if reason is not None:
                 count_skipped(self.skipped, reason)
                 continue
-            folders = (*above, *member.split("/")[:-1])
+            folders = (*above, *inner.split("/")[:-1])
             label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
             yield image._replace(label=label, group=self._group(image.uri, folders)), path
 

@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "NotAnArchive",
     "footer_bytes",
+    "inner_path",
     "kind_of",
     "list_members",
     "member_uri",
@@ -65,6 +66,11 @@ def stem(name: str) -> str:
 def member_uri(archive: str, name: str) -> str:
     """The URI of a member; the archive's own for the name ""."""
     return f"{archive}#{name}" if name else archive
+
+
+def inner_path(archive: str, name: str) -> str:
+    """The path of a member within its archive, with `/` between folders: tools of Windows write `\\` into a zip."""
+    return name.replace("\\", "/") if kind_of(archive) == "zip" else name
 
 
 def archive_of(uri: str, *, longer_than: int = 0) -> tuple[str, Kind] | None:
