@@ -97,6 +97,7 @@ class Lister:
         self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this run are no input
         self._classes = classes
         self._lookup = class_lookup(classes)
+        self._numbered = {str(number): name for number, name in enumerate(classes)}
         self._label_file = label_file
         self._group = Grouper(group_by)
         self._keep = keep
@@ -204,11 +205,25 @@ class Lister:
                 count_skipped(self.skipped, reason)
                 continue
             folders = (*above, *inner.split("/")[:-1])
-            label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
+            label = self._member_label(spelled, image) if spelled else self._label((root_name, *folders))
             yield image._replace(label=label, group=self._group(image.uri, folders)), path
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
+
+    def _member_label(self, spelled: str, image: ListedImage) -> str | None:
+        """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0."""
+        if self._label_file is not None or not spelled.strip():
+            return None
+        label = match_class(spelled, self._lookup)
+        if label is None and image.container and archives.kind_of(image.container) == "tar":
+            label = self._numbered.get(spelled)
+        if label is None:
+            raise BadRequest(
+                f"--input {image.uri}: its label {spelled!r} is no class of the model, which knows "
+                f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
+            )
+        return label
 
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""

@@ -1,8 +1,10 @@
 """The labels that archives hold beside their images, and folders of zips from Windows."""
 
 import pytest
+from support.archive_rows import parquet_of, rows_of
 from support.archives import tar_of, zip_of
 
+from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.label_file import read_label_file
 from brainray.inputs.listing import Lister, scan
@@ -44,3 +46,49 @@ def test_a_label_file_names_members_of_a_zip_from_windows(listed, tmp_path, key)
     (tmp_path / "labels.csv").write_text(f"image,label\n{key},glioma\n")
     label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
     assert labels(listed("w.zip", zip_of({"a\\1.jpg": b"x"}), label_file=label_file)) == {"a\\1.jpg": "glioma"}
+
+
+def test_a_file_beside_the_image_labels_it_in_a_tar(listed):
+    files = {
+        "a/0.jpg": b"x", "a/0.cls": b"No Tumor\n",
+        "1.cls": b"0", "1.jpg": b"x", "1.mask.png": b"x",
+        "2.jpg": b"x", "2.json": b'{"label": "glioma"}', "2.cls": b"1",
+        "3.jpg": b"x", "3.json": b'{"label": 1, "id": 3}',
+        "4.jpg": b"x", "4.json": b"[" * 60_000, "4.cls": b"\xff",
+        "5.jpg": b"x", "glioma/5.cls": b"1", "glioma/6.jpg": b"x", "glioma/6.cls": b" ",
+    }  # fmt: skip
+    assert labels(listed("w.tar", tar_of(files))) == {
+        "a/0.jpg": "notumor",
+        "1.jpg": "glioma",
+        "1.mask.png": "glioma",
+        "2.jpg": "notumor",
+        "3.jpg": "notumor",
+        "4.jpg": None,
+        "5.jpg": None,
+        "glioma/6.jpg": "glioma",
+    }
+
+
+def test_images_before_the_damage_of_a_tar_are_labelled():
+    rows = rows_of("tar", tar_of({"0.jpg": b"x", "0.cls": b"glioma"})[: 4 * 512] + b"x" * 512)
+    assert [(row["name"], row["label"]) for row in rows] == [("0.jpg", "glioma"), ("0.cls", "glioma"), ("", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("w.tar", tar_of({"0.jpg": b"x", "0.cls": b"7"})),
+        ("p.parquet", parquet_of({"image": [b"x"], "label": ["7"]})),
+    ],
+)
+def test_a_label_that_is_no_class_refuses_the_archive(listed, tmp_path, name, data):
+    with pytest.raises(BadRequest, match=f"{name}#0.*: its label '7' is no class of the model, which knows glioma, no"):
+        listed(name, data)
+    (tmp_path / "labels.csv").write_text("image,label\n0.jpg,glioma\n0,glioma\n")
+    label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
+    assert set(labels(listed(name, data, label_file=label_file)).values()) == {"glioma"}
+
+
+def test_an_empty_label_of_a_table_is_none(listed):
+    rows = listed("p.parquet", parquet_of({"image": [b"x"] * 3, "label": ["", " ", None]}))
+    assert set(labels(rows).values()) == {None}

@@ -47,7 +47,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),  # tar: of the data; zip: of the local header; Parquet: number of the row group
         # tar: the data; zip: local header, data and descriptor; Parquet: the row group's images
         pa.field("stored_bytes", pa.int64()),
-        pa.field("label", pa.string()),  # Parquet only
+        pa.field("label", pa.string()),  # as spelled in Parquet, or in a WebDataset sample
         pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
     ]
 )

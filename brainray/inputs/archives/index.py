@@ -28,7 +28,7 @@ from . import INDEX_SCHEMA, Kind, NotAnArchive
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 2  # raised when a new version lists the same bytes differently
+_FORMAT = 3  # raised when a new version lists the same bytes differently
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NAME_HEX = 32
 

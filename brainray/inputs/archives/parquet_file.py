@@ -17,14 +17,13 @@ from pyarrow import types
 from brainray.errors import ImageError, ImageReason
 from brainray.inputs.class_names import LABEL_COLUMNS
 
-from .member import BinaryFile, Member, read_at, size_of, too_many
+from .member import LONGEST_LABEL, BinaryFile, Member, read_at, size_of, too_many
 
 # Names of the column that locates images. A table with such a column of text is a list of images.
 LOCATION_COLUMNS = ("uri", "url", "path", "file", "filename", "file_name")
 BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # of an S3 inventory, which is a list, too
 _NO_IMAGES = frozenset(LOCATION_COLUMNS) - {"file"}  # names of columns whose bytes are text
 _IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
-_LONGEST_LABEL = 1000  # characters; longer ones are no class names
 _MOST_GROUP_BYTES = 2 << 30
 _MOST_FOOTER_BYTES = 64 << 20  # a file of images has about 200 bytes of footer per row group
 # Upper limit for several row groups in one read. `ranges` joins no more than 8 MiB of them.
@@ -270,7 +269,7 @@ class _Labels:
     def _label(self, value: Any) -> str | None:  # noqa: ANN401 - what the column holds
         if isinstance(value, int):
             return self._classes[value] if 0 <= value < len(self._classes) else None
-        return value if isinstance(value, str) and len(value) <= _LONGEST_LABEL else None
+        return value if isinstance(value, str) and len(value) <= LONGEST_LABEL else None
 
 
 def _label_column(schema: pa.Schema) -> tuple[str | None, list[str]]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from brainray.errors import ImageError
 
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from .sample_labels import MOST_BYTES, is_label, with_labels
 
 _BLOCK = tarfile.BLOCKSIZE
 # Bytes per read: small where members are large and skipped, growing where headers follow one another.
@@ -50,12 +51,20 @@ def list_tar(file: BinaryFile, most: int) -> Iterator[Member]:
             raise ImageError(
                 "unsupported", f"is compressed with {what}; unpack it to a plain tar, which allows seeking"
             )
+    yield from with_labels(_members(window, most))
+
+
+def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | None]]:
+    """All members, those that may hold labels with their bytes."""
     for count, entry in enumerate(_entries(window), 1):
         if count > most:
             raise too_many(most)
         is_folder = entry.type in (tarfile.DIRTYPE, *_NO_FILES) or (entry.name.endswith("/") and not entry.size_bytes)
-        if not is_folder:
-            yield _member(entry, window.size_bytes)
+        if is_folder:
+            continue
+        member = _member(entry, window.size_bytes)
+        small = member.refused is None and entry.size_bytes <= MOST_BYTES
+        yield member, window.read(entry.offset, entry.size_bytes) if small and is_label(member.name) else None
 
 
 def unpack_tar(size_bytes: int, stored: bytes) -> bytes:
