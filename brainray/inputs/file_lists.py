@@ -24,6 +24,7 @@ from . import archives
 from .archives import kind_of
 from .archives.index import ArchiveIndexes, Members
 from .archives.parquet_file import BUCKET_COLUMN, KEY_COLUMN, LOCATION_COLUMNS, holds_images
+from .archives.parquet_images import not_read
 from .class_names import LABEL_COLUMNS
 from .csv_quotes import CheckedQuotes
 from .listed_image import ListedImage
@@ -156,7 +157,8 @@ def open_file_list(uri: str) -> FileList | None:
     found = FileList(uri=uri, columns=dict(zip(schema.names, schema.types, strict=True)))
     if found._find(LOCATION_COLUMNS) is None and not {BUCKET_COLUMN, KEY_COLUMN} <= set(found.columns):
         columns = ", ".join(found.columns)
-        raise BadRequest(f"--input {uri}: is no list of images: it needs a column uri or path, and has {columns}")
+        seen = f"; {unread}" if (unread := not_read(schema)) else ""
+        raise BadRequest(f"--input {uri}: is no list of images: it needs a column uri or path, and has {columns}{seen}")
     return found
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 from brainray.errors import IMAGE_REASONS, ImageError, ImageReason
 
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
-from .parquet_file import NotAnArchive, footer_bytes, list_parquet, parquet_rows
+from .parquet_file import footer_bytes, list_parquet, parquet_rows
+from .parquet_images import NotAnArchive
 from .tar_file import list_tar, unpack_tar
 from .zip_file import list_zip, unpack_zip
 
