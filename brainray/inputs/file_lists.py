@@ -57,6 +57,7 @@ class FileList:
 
     uri: str
     columns: Mapping[str, pa.DataType]  # by name as the file spells it
+    holds_images: bool = False  # whether it is no list but an archive, whose rows are the images
 
     @property
     def base(self) -> str:
@@ -72,7 +73,8 @@ class FileList:
         for name in names:
             if name not in self.columns:
                 known = ", ".join(self.columns)
-                raise BadRequest(f"--keep-columns {name}: the list {self.uri} has no such column; it has {known}")
+                what = "table" if self.holds_images else "list"
+                raise BadRequest(f"--keep-columns {name}: the {what} {self.uri} has no such column; it has {known}")
         return {name: _kept_type(self.columns[name]) for name in names}
 
     def rows(self, keep: Sequence[str] = ()) -> Iterator[FileListRow]:
@@ -106,6 +108,11 @@ class FileList:
                     kept=kept,
                 )
 
+    def kept_rows(self, keep: Sequence[str]) -> Iterator[str]:
+        """The values of columns to be kept, of each row as `FileListRow.kept` has them."""
+        for table in _tables(self.uri, list(keep), one_line=()):
+            yield from map(json.dumps, zip(*(self._texts(table, name) for name in keep), strict=True))
+
     def _find(self, names: Sequence[str]) -> str | None:
         by_name = {column.strip().lower(): column for column in self.columns}
         return next((by_name[name] for name in names if name in by_name), None)
@@ -137,6 +144,12 @@ def open_file_list(uri: str) -> FileList | None:
 
     Raises `BadRequest` where it cannot be read.
     """
+    found = open_table(uri)
+    return None if found is None or found.holds_images else found
+
+
+def open_table(uri: str) -> FileList | None:
+    """Open a file list, or a Parquet file that holds the images themselves; None for any other name."""
     if not (uri.lower().endswith(".csv") or _is_parquet(uri)):
         return None
     with as_bad_request("--input"):
@@ -150,11 +163,13 @@ def open_file_list(uri: str) -> FileList | None:
             with storage.open_seekable(uri) as file:
                 schema = pa.schema([(name, pa.string()) for name in _header(uri, file)])
     try:
-        if holds_images(schema):
-            return None
+        is_archive = holds_images(schema)
     except ImageError as exc:
         raise BadRequest(f"--input {uri}: {exc.detail}") from exc
-    found = FileList(uri=uri, columns=dict(zip(schema.names, schema.types, strict=True)))
+    columns_by_name = dict(zip(schema.names, schema.types, strict=True))
+    found = FileList(uri=uri, columns=columns_by_name, holds_images=is_archive)
+    if is_archive:
+        return found
     if found._find(LOCATION_COLUMNS) is None and not {BUCKET_COLUMN, KEY_COLUMN} <= set(found.columns):
         columns = ", ".join(found.columns)
         seen = f"; {unread}" if (unread := not_read(schema)) else ""
@@ -163,7 +178,7 @@ def open_file_list(uri: str) -> FileList | None:
 
 
 def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Name and Arrow type of each column to be kept. Raises `BadRequest` where not every list among the inputs has it.
+    """Name and Arrow type of each column to be kept. Raises `BadRequest` where a table among the inputs lacks it.
 
     `taken` are the names that predictions have already.
     """
@@ -172,9 +187,12 @@ def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[s
     clash = next((name for name in names if name in set(taken) or names.count(name) > 1), None)
     if clash is not None:
         raise BadRequest(f"--keep-columns {clash}: predictions have such a column already; name it otherwise")
-    lists = [image_list for uri in inputs if (image_list := open_file_list(storage.normalise(uri))) is not None]
+    lists = [table for uri in inputs if (table := open_table(storage.normalise(uri))) is not None]
     if not lists:
-        raise BadRequest("--keep-columns needs an --input that is a list of images: CSV or Parquet with a column uri")
+        raise BadRequest(
+            "--keep-columns needs an --input that is a list of images (CSV or Parquet with a column uri) or a Parquet "
+            "file of images; give Parquet files below a folder each by an --input"
+        )
     types = [image_list.kept_types(names) for image_list in lists]
     for image_list, other in zip(lists, types, strict=True):
         for name in names:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, repeat
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes
 from .class_names import class_lookup, label_from_folders, match_class
-from .file_lists import FileList, FileListRow, open_file_list, resolve_rows
+from .file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .image_files import Globs, Grouper, InputFolders, is_hidden, skip_member, skip_reason
 from .label_file import LabelFile
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
@@ -196,7 +196,8 @@ class Lister:
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
-        for member, image, spelled in index.images(archive):
+        kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
+        for (member, image, spelled), values in zip(index.images(archive), kept, strict=False):
             inner = archives.inner_path(name, member)
             path = archives.member_uri(within, inner)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
@@ -206,7 +207,15 @@ class Lister:
                 continue
             folders = (*above, *inner.split("/")[:-1])
             label = self._member_label(spelled, image) if spelled else self._label((root_name, *folders))
-            yield image._replace(label=label, group=self._group(image.uri, folders)), path
+            yield (
+                image._replace(label=label, group=self._group(image.uri, folders), kept=values if member else None),
+                path,
+            )
+
+    def _kept_rows(self, uri: str) -> Iterator[str | None]:
+        """The values of columns to be kept of each row of a Parquet archive, then None: for its damage."""
+        table = open_table(uri) if self._keep else None
+        return chain(table.kept_rows(self._keep) if table is not None else (), repeat(None))
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
