@@ -24,13 +24,14 @@ from . import archives
 from .archives import kind_of
 from .archives.index import ArchiveIndexes, Members
 from .archives.parquet_file import BUCKET_COLUMN, KEY_COLUMN, LOCATION_COLUMNS, holds_images
-from .archives.parquet_images import not_read
+from .archives.parquet_images import is_text, not_read
 from .class_names import LABEL_COLUMNS
 from .csv_quotes import CheckedQuotes
 from .listed_image import ListedImage
 
 _SIZE = ("size_bytes", "size")
 _VERSION = ("version", "etag", "e_tag")
+_LONGEST_SIZE = 19  # digits; shorter numbers fit in 64 bits
 _ROWS = 65_536
 _BLOCK_BYTES = 4 << 20
 _AT_ONCE = 16  # files that are looked up in parallel
@@ -83,6 +84,7 @@ class FileList:
             self._find(names) for names in (LOCATION_COLUMNS, LABEL_COLUMNS, _SIZE, _VERSION)
         )
         located = [location] if location else [BUCKET_COLUMN, KEY_COLUMN]
+        self._check_names(located)
         wanted = [*located, *filter(None, (label, size, version)), *keep]
         number = 0
         for table in _tables(self.uri, list(dict.fromkeys(wanted)), one_line=located):
@@ -102,7 +104,7 @@ class FileList:
                     raise BadRequest(f"--input {self.uri}: row {number:,} names no image; fill it in or remove it")
                 yield FileListRow(
                     uri=self._located(_unpadded(text, location) if location else text),
-                    size_bytes=int(size_bytes) if size_bytes and size_bytes.isdigit() else None,
+                    size_bytes=_size(size_bytes),
                     version=tag.strip('"') if tag else None,
                     label=spelled.strip() or None if spelled else None,
                     kept=kept,
@@ -116,6 +118,15 @@ class FileList:
     def _find(self, names: Sequence[str]) -> str | None:
         by_name = {column.strip().lower(): column for column in self.columns}
         return next((by_name[name] for name in names if name in by_name), None)
+
+    def _check_names(self, located: Sequence[str]) -> None:
+        """Refuse names of images in a column of numbers: 007 would be 7."""
+        for name in located:
+            kind = self.columns[name]
+            if not (is_text(kind) or pa.types.is_null(kind)):
+                raise BadRequest(
+                    f"--input {self.uri}: its column {name} names the images and is {kind}; write it as text"
+                )
 
     def _texts(self, table: pa.Table, name: str) -> list[str | None]:
         try:
@@ -374,6 +385,11 @@ def _csv(file: CheckedQuotes, convert: pa_csv.ConvertOptions | None) -> pa_csv.C
 
 def _is_parquet(uri: str) -> bool:
     return kind_of(uri) == "parquet"
+
+
+def _size(text: str | None) -> int | None:
+    """A size in bytes; None for what is none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < _LONGEST_SIZE else None
 
 
 def _in_bucket(bucket: str | None, key: str | None) -> str | None:
