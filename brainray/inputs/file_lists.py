@@ -110,6 +110,10 @@ class FileList:
                     kept=kept,
                 )
 
+    def keeps(self, names: Sequence[str]) -> bool:
+        """Whether the columns are to be kept: of lists all must exist, a table of images may have none of them."""
+        return not self.holds_images or not self.columns.keys().isdisjoint(names)
+
     def kept_rows(self, keep: Sequence[str]) -> Iterator[str]:
         """The values of columns to be kept, of each row as `FileListRow.kept` has them."""
         for table in _tables(self.uri, list(keep), one_line=()):
@@ -189,7 +193,7 @@ def open_table(uri: str) -> FileList | None:
 
 
 def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Name and Arrow type of each column to be kept. Raises `BadRequest` where a table among the inputs lacks it.
+    """Name and Arrow type of each column to be kept. Raises `BadRequest` where a list among the inputs lacks it.
 
     `taken` are the names that predictions have already.
     """
@@ -198,7 +202,8 @@ def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[s
     clash = next((name for name in names if name in set(taken) or names.count(name) > 1), None)
     if clash is not None:
         raise BadRequest(f"--keep-columns {clash}: predictions have such a column already; name it otherwise")
-    lists = [table for uri in inputs if (table := open_table(storage.normalise(uri))) is not None]
+    tables = [table for uri in inputs if (table := open_table(storage.normalise(uri))) is not None]
+    lists = [table for table in tables if table.keeps(names)] or tables[:1]
     if not lists:
         raise BadRequest(
             "--keep-columns needs an --input that is a list of images (CSV or Parquet with a column uri) or a Parquet "

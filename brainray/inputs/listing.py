@@ -215,7 +215,7 @@ class Lister:
     def _kept_rows(self, uri: str) -> Iterator[str | None]:
         """The values of columns to be kept of each row of a Parquet archive, then None: for its damage."""
         table = open_table(uri) if self._keep else None
-        return chain(table.kept_rows(self._keep) if table is not None else (), repeat(None))
+        return chain(table.kept_rows(self._keep) if table and table.keeps(self._keep) else (), repeat(None))
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None

@@ -64,6 +64,15 @@ def test_a_list_and_a_table_keep_one_column_of_one_type(table, tmp_path):
         kept_types([inputs[0], table("n.parquet", id=[1, 2, 3])], ["id"], taken=())
 
 
+def test_a_table_has_all_the_columns_or_none(table, tmp_path):
+    one, other, some = table(id=list("abc"), age=[1, 2, 3]), table("o.parquet", note=list("abc")), "s.parquet"
+    assert kept_types([other, one], ["id", "age"], taken=()) == (("id", "string"), ("age", "int64"))
+    found = listed(tmp_path, [other, one], ["id", "age"])
+    assert (found["o.parquet#0"], found["t.parquet#0"]) == (None, ["a", "1"])
+    with pytest.raises(BadRequest, match=r"age: the table .*s\.parquet has no such column"):
+        kept_types([one, table(some, id=list("abc"))], ["id", "age"], taken=())
+
+
 def test_what_cannot_be_kept_is_refused_by_name_and_type(table, tmp_path):
     uri = table(meta=[{"a": 1}] * 3, tags=[["x"]] * 3, digest=[b"\xff"] * 3)
     for name, kind in (("meta", "struct<a: int64>"), ("tags", "list<element: string>"), ("digest", "binary")):
