@@ -206,7 +206,10 @@ class Lister:
                 count_skipped(self.skipped, reason)
                 continue
             folders = (*above, *inner.split("/")[:-1])
-            label = self._member_label(spelled, image) if spelled else self._label((root_name, *folders))
+            if spelled:
+                label = self._member_label(spelled, image, known=index.in_run)
+            else:
+                label = self._label((root_name, *folders))
             yield (
                 image._replace(label=label, group=self._group(image.uri, folders), kept=values if member else None),
                 path,
@@ -220,14 +223,18 @@ class Lister:
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
 
-    def _member_label(self, spelled: str, image: ListedImage) -> str | None:
-        """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0."""
+    def _member_label(self, spelled: str, image: ListedImage, *, known: bool) -> str | None:
+        """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0.
+
+        Runs may hold archives whose labels are no classes, which had no label in earlier versions: `known` ones still
+        have none, so that these runs can be extended. Raises `BadRequest` for any other.
+        """
         if self._label_file is not None or not spelled.strip():
             return None
         label = match_class(spelled, self._lookup)
         if label is None and image.container and archives.kind_of(image.container) == "tar":
             label = self._numbered.get(spelled)
-        if label is None:
+        if label is None and not known:
             raise BadRequest(
                 f"--input {image.uri}: its label {spelled!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"

@@ -4,7 +4,9 @@ import pytest
 from support.archive_rows import parquet_of, rows_of
 from support.archives import tar_of, zip_of
 
+from brainray import storage
 from brainray.errors import BadRequest
+from brainray.inputs.archives import index
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.label_file import read_label_file
 from brainray.inputs.listing import Lister, scan
@@ -92,3 +94,19 @@ def test_a_label_that_is_no_class_refuses_the_archive(listed, tmp_path, name, da
 def test_an_empty_label_of_a_table_is_none(listed):
     rows = listed("p.parquet", parquet_of({"image": [b"x"] * 3, "label": ["", " ", None]}))
     assert set(labels(rows).values()) == {None}
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_an_archive_that_a_run_has_already_is_not_refused(tmp_path, monkeypatch, number):
+    """Runs of versions whose indexes have format 2 took a label that is no class for none."""
+    kept = tmp_path / "containers"
+    data = parquet_of({"image": [b"x", b"y"], "label": ["dog", "glioma"]})
+    (tmp_path / "p.parquet").write_bytes(data)
+    archive = next(storage.list_files(str(tmp_path / "p.parquet")))
+    monkeypatch.setattr(index, "_FORMAT", number)
+    with ArchiveIndexes(str(kept)) as indexes:
+        indexes.begin(archive, "parquet").result()
+    monkeypatch.undo()
+    with ArchiveIndexes(str(tmp_path / "scratch"), kept=str(kept)) as indexes:
+        ((table, _),) = Lister([archive.uri], indexes, classes=CLASSES).tables()
+    assert table["label"].to_pylist() == [None, "glioma"]
