@@ -133,6 +133,8 @@ class FileList:
                 )
 
     def _texts(self, table: pa.Table, name: str) -> list[str | None]:
+        if table.column_names.count(name) > 1:
+            raise BadRequest(f"--input {self.uri}: has {table.column_names.count(name)} columns named {name}")
         try:
             texts: list[str | None] = table[name].cast(pa.string()).to_pylist()
         except pa.ArrowException as exc:

@@ -54,3 +54,11 @@ def test_what_is_no_size_is_none(rows, tmp_path, size):
 def test_columns_of_nulls_and_of_dictionaries_are_read(rows):
     (row,) = rows(["x"], uri=pa.array(["a.jpg"]).dictionary_encode(), label=pa.nulls(1), size=[3], x=pa.nulls(1))
     assert (row.uri.rpartition("/")[2], row.label, row.size_bytes, row.kept) == ("a.jpg", None, 3, "[null]")
+
+
+@pytest.mark.parametrize("name", ["uri", "label", "x"])
+def test_two_columns_of_one_name_are_refused(tmp_path, name):
+    names = ["uri", "label", "x", name]
+    pq.write_table(pa.table([["a.jpg"]] * len(names), names), tmp_path / "l.parquet")
+    with pytest.raises(BadRequest, match=rf"l\.parquet: has 2 columns named {name}"):
+        list(open_file_list(str(tmp_path / "l.parquet")).rows(["x"]))
