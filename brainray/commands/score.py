@@ -15,7 +15,7 @@ from brainray import storage
 from brainray.callbacks import Clock, Say
 from brainray.config import MaxFailed, PageOptions, ScoreOptions
 from brainray.errors import StorageError, TooManyFailed
-from brainray.inputs.file_lists import kept_types
+from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
 
@@ -24,6 +24,7 @@ from .archive_lookup import ArchiveLookup, is_missing
 from .archives import kind_of
 from .archives.index import ArchiveIndexes
 from .archives.parquet_file import holds_images
+from .archives.parquet_images import is_text, not_read
 from .class_names import LABEL_COLUMNS
 from .delimited_text import TextTable, blank_rows, open_text_table
 from .image_files import skip_reason
@@ -49,7 +50,7 @@ _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]+$")
 _BEHIND_IMAGE = re.compile(r"(.*?\.[A-Za-z0-9.]+)[\s,;|]+\S")
 _LONGEST_NAME = 8192  # characters; a path has 4096 bytes at most, a key 1024
 _ENCODED_IMAGES = ("data:", "/9j/", "iVBORw0KGgo")  # how base64 of JPEG and PNG begins
-_TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
+_LONGEST_SIZE = 19  # digits; shorter numbers fit in 64 bits
 _ROWS = 65_536
 _AT_ONCE = 16  # files that are looked up in parallel
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -77,6 +78,7 @@ class FileList:
     names: tuple[str, ...]  # of all columns in order, also where two are alike
     text: TextTable | None = None  # None: the list is Parquet, or an inventory in several files
     inventory: Inventory | None = None  # None: a list of its own
+    holds_images: bool = False  # whether it is no list but an archive, whose rows are the images
 
     @property
     def base(self) -> str:
@@ -89,12 +91,13 @@ class FileList:
 
     def kept_types(self, names: Sequence[str]) -> dict[str, str]:
         """The Arrow types of columns to be kept. Raises `BadRequest` for one that the list does not have."""
+        what = "table" if self.holds_images else "list"
         for name in names:
             if name not in self.columns:
                 known = ", ".join(self.columns)
-                raise BadRequest(f"--keep-columns {name}: the list {self.uri} has no such column; it has {known}")
+                raise BadRequest(f"--keep-columns {name}: the {what} {self.uri} has no such column; it has {known}")
             if self.names.count(name) > 1:
-                raise BadRequest(f"--keep-columns {name}: the list {self.uri} has several such columns; keep one")
+                raise BadRequest(f"--keep-columns {name}: the {what} {self.uri} has several such columns; keep one")
         return {name: _kept_type(self.columns[name]) for name in names}
 
     def rows(self, keep: Sequence[str] = (), *, skipped: Counter[str] | None = None) -> Iterator[FileListRow]:
@@ -104,6 +107,7 @@ class FileList:
         """
         counted = Counter[str]() if skipped is None else skipped
         located = self.location()
+        self._check_names(located)
         label, size, version, latest, deleted = map(
             self._find, (LABEL_COLUMNS, SIZE_COLUMNS, VERSION_COLUMNS, LATEST_COLUMNS, DELETED_COLUMNS)
         )
@@ -137,7 +141,7 @@ class FileList:
                     continue
                 yield FileListRow(
                     uri=self._located(text if is_object else _unpadded(text, located[0])),
-                    size_bytes=int(size_bytes) if size_bytes and size_bytes.isdigit() else None,
+                    size_bytes=_size(size_bytes),
                     version=tag.strip('"') if tag else None,
                     label=spelled.strip() or None if spelled else None,
                     kept=kept,
@@ -149,6 +153,15 @@ class FileList:
             "image; write encoded images to files, or as binary to Parquet"
         )
 
+    def keeps(self, names: Sequence[str]) -> bool:
+        """Whether the columns are to be kept: of lists all must exist, a table of images may have none of them."""
+        return not self.holds_images or not self.columns.keys().isdisjoint(names)
+
+    def kept_rows(self, keep: Sequence[str]) -> Iterator[str]:
+        """The values of columns to be kept, of each row as `FileListRow.kept` has them."""
+        for table, _ in self._tables(list(keep), one_line=()):
+            yield from map(json.dumps, zip(*(self._texts(table, name) for name in keep), strict=True))
+
     def location(self) -> list[str]:
         """The column that names the image, or those of its bucket and key; none where there is no such column."""
         bucket, key = self._find([BUCKET_COLUMN]), self._find([KEY_COLUMN])
@@ -159,7 +172,16 @@ class FileList:
 
     def _is_text(self, column: str) -> bool:
         name = self._find([column])
-        return name is not None and any(fits(self.columns[name]) for fits in _TEXT_TYPES)
+        return name is not None and is_text(self.columns[name])
+
+    def _check_names(self, located: Sequence[str]) -> None:
+        """Refuse names of images in a column of numbers: 007 would be 7."""
+        for name in located:
+            kind = self.columns[name]
+            if not (is_text(kind) or pa.types.is_null(kind)):
+                raise BadRequest(
+                    f"--input {self.uri}: its column {name} names the images and is {kind}; write it as text"
+                )
 
     def _find(self, names: Iterable[str]) -> str | None:
         place = find_column(self.names, names, f"--input {self.uri}")
@@ -188,6 +210,8 @@ class FileList:
         return self.inventory.encoded if self.inventory else self.text is not None and is_encoded(self.names)
 
     def _texts(self, table: pa.Table, name: str) -> list[str | None]:
+        if self.names.count(name) > 1:
+            raise BadRequest(f"--input {self.uri}: has {self.names.count(name)} columns named {name}")
         try:
             texts: list[str | None] = table[name].cast(pa.string()).to_pylist()
         except pa.ArrowException as exc:
@@ -214,6 +238,12 @@ def open_file_list(uri: str) -> FileList | None:
 
     Raises `BadRequest` where it cannot be read.
     """
+    found = open_table(uri)
+    return None if found is None or found.holds_images else found
+
+
+def open_table(uri: str) -> FileList | None:
+    """Open a file list, or a Parquet file that holds the images themselves; None for any other name."""
     _refuse_pipe(uri)
     is_text = _TEXT.search(uri) is not None
     if not (is_text or _is_parquet(uri) or uri.lower().endswith(".json")):
@@ -229,11 +259,11 @@ def open_file_list(uri: str) -> FileList | None:
     with _readable(uri), storage.open_parquet(uri) as file:
         schema = file.schema_arrow
     try:
-        if holds_images(schema):
-            return None
+        is_archive = holds_images(schema)
     except ImageError as exc:
         raise BadRequest(f"--input {uri}: {exc.detail}") from exc
-    return _located(_list_of(uri, schema))
+    found = replace(_list_of(uri, schema), holds_images=is_archive)
+    return found if is_archive else _located(found, seen=not_read(schema))
 
 
 def _refuse_pipe(uri: str) -> None:
@@ -287,38 +317,15 @@ def _list_of(
     return FileList(uri=uri, columns=columns, names=tuple(schema.names), text=text, inventory=inventory)
 
 
-def _located(found: FileList) -> FileList:
+def _located(found: FileList, *, seen: str | None = None) -> FileList:
     if not found.location():
         raise BadRequest(
             f"--input {found.uri}: is no list of images: it needs a column uri or path, and has "
-            f"{', '.join(found.columns)}; image, filename, key, or bucket and key serve, too; "
+            f"{', '.join(found.columns)}{f'; {seen}' if seen else ''}; "
+            "image, filename, key, or bucket and key serve, too; "
             "for a CSV of an S3 inventory, which has no header, give its manifest.json"
         )
     return found
-
-
-def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Name and Arrow type of each column to be kept. Raises `BadRequest` where not every list among the inputs has it.
-
-    `taken` are the names that predictions have already.
-    """
-    if not names:
-        return ()
-    clash = next((name for name in names if name in set(taken) or names.count(name) > 1), None)
-    if clash is not None:
-        raise BadRequest(f"--keep-columns {clash}: predictions have such a column already; name it otherwise")
-    lists = [image_list for uri in inputs if (image_list := open_file_list(storage.normalise(uri))) is not None]
-    if not lists:
-        raise BadRequest("--keep-columns needs an --input that is a list of images: CSV or Parquet with a column uri")
-    types = [image_list.kept_types(names) for image_list in lists]
-    for image_list, other in zip(lists, types, strict=True):
-        for name in names:
-            if other[name] != types[0][name]:
-                raise BadRequest(
-                    f"--keep-columns {name}: is {types[0][name]} in {lists[0].uri} and {other[name]} in "
-                    f"{image_list.uri}; give it one type"
-                )
-    return tuple(types[0].items())
 
 
 def resolve_rows(
@@ -395,6 +402,11 @@ def _none() -> Collection[int]:
 
 def _is_parquet(uri: str) -> bool:
     return kind_of(uri) == "parquet"
+
+
+def _size(text: str | None) -> int | None:
+    """A size in bytes; None for what is none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < _LONGEST_SIZE else None
 
 
 def _unpadded(text: str, column: str) -> str:

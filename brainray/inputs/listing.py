@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, repeat
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes
 from .class_names import class_lookup, label_from_folders, match_class
-from .file_lists import FileList, FileListRow, open_file_list, resolve_rows
+from .file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .image_files import Globs, Grouper, InputFolders, is_hidden, skip_member, skip_reason
 from .label_file import LabelFile
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
@@ -108,6 +108,7 @@ class Lister:
         self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this run are no input
         self._classes = classes
         self._lookup = class_lookup(classes)
+        self._numbered = {str(number): name for number, name in enumerate(classes)}
         self._label_file = label_file
         self._group = Grouper(group_by)
         self._any_suffix = any_suffix
@@ -141,7 +142,7 @@ class Lister:
         if self._label_file is None:
             return table, NAMES_SCHEMA.empty_table()
         inner = (
-            image.uri[len(image.container) + 1 :] if image.container else path
+            archives.inner_path(image.container, image.uri[len(image.container) + 1 :]) if image.container else path
             for image, path in zip(rows, relative, strict=True)
         )
         names = [path.rpartition("/")[2] for path in inner]
@@ -234,21 +235,50 @@ class Lister:
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
-        for member, image, spelled in index.images(archive):
-            path = archives.member_uri(within, member)
+        kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
+        for (member, image, spelled), values in zip(index.images(archive), kept, strict=False):
+            inner = archives.inner_path(name, member)
+            path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
             reason = reason or self._chosen.skip_reason(path)
             if reason is not None:
                 count_skipped(self.skipped, reason)
                 continue
-            folders = (*above, *member.split("/")[:-1])
-            label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
+            folders = (*above, *inner.split("/")[:-1])
+            if spelled:
+                label = self._member_label(spelled, image, known=index.in_run)
+            else:
+                label = self._label((root_name, *folders))
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
-            yield image._replace(label=label, group=self._group(image.uri, folders), refused=refused), path
+            group = self._group(image.uri, folders)
+            yield image._replace(label=label, group=group, kept=values if member else None, refused=refused), path
+
+    def _kept_rows(self, uri: str) -> Iterator[str | None]:
+        """The values of columns to be kept of each row of a Parquet archive, then None: for its damage."""
+        table = open_table(uri) if self._keep else None
+        return chain(table.kept_rows(self._keep) if table and table.keeps(self._keep) else (), repeat(None))
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
+
+    def _member_label(self, spelled: str, image: ListedImage, *, known: bool) -> str | None:
+        """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0.
+
+        Runs may hold archives whose labels are no classes, which had no label in earlier versions: `known` ones still
+        have none, so that these runs can be extended. Raises `BadRequest` for any other.
+        """
+        if self._label_file is not None or not spelled.strip():
+            return None
+        label = match_class(spelled, self._lookup)
+        if label is None and image.container and archives.kind_of(image.container) == "tar":
+            label = self._numbered.get(spelled)
+        if label is None and not known:
+            raise BadRequest(
+                f"--input {image.uri}: its label {spelled!r} is no class of the model, which knows "
+                f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
+            )
+        return label
 
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""

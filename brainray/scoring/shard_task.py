@@ -129,7 +129,7 @@ def commit(state: ShardState, new: pa.Table, target: Target, *, work: tuple[Shar
 
 
 def _kept_columns(manifest: pa.Table, kept: KeptTypes) -> Iterator[tuple[str, pa.Array]]:
-    """The columns of --keep-columns in their types; null for images that are not from a list."""
+    """The columns of --keep-columns in their types; null for images that come from no table among the inputs."""
     if not kept:
         return
     rows = [json.loads(values) if values else [None] * len(kept) for values in manifest["kept"].to_pylist()]

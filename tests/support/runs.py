@@ -10,7 +10,7 @@ from support.bundles import CLASSES
 from brainray import storage
 from brainray.commands.score import Outcome, ScoreEngine, score
 from brainray.config import ScoreOptions
-from brainray.inputs.file_lists import kept_types
+from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import LabelFile
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle

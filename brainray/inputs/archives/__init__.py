@@ -14,7 +14,8 @@ from brainray.errors import IMAGE_REASONS, ImageError, ImageReason
 
 from .compressed import CompressedStreams
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
-from .parquet_file import NotAnArchive, footer_bytes, list_parquet, parquet_rows
+from .parquet_file import footer_bytes, list_parquet, parquet_rows
+from .parquet_images import NotAnArchive
 from .tar_file import list_compressed_tar, list_tar, unpack_tar
 from .zip_file import list_zip, unpack_zip
 
@@ -26,6 +27,7 @@ __all__ = [
     "Kind",
     "NotAnArchive",
     "footer_bytes",
+    "inner_path",
     "kind_of",
     "list_members",
     "member_uri",
@@ -55,7 +57,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),
         # tar: the data; zip: local header, data and descriptor; Parquet: the row group's images
         pa.field("stored_bytes", pa.int64()),
-        pa.field("label", pa.string()),  # Parquet only
+        pa.field("label", pa.string()),  # as spelled in Parquet, or in a WebDataset sample
         pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
     ]
 )
@@ -75,6 +77,11 @@ def stem(name: str) -> str:
 def member_uri(archive: str, name: str) -> str:
     """The URI of a member; the archive's own for the name ""."""
     return f"{archive}#{name}" if name else archive
+
+
+def inner_path(archive: str, name: str) -> str:
+    """The path of a member within its archive, with `/` between folders: tools of Windows write `\\` into a zip."""
+    return name.replace("\\", "/") if kind_of(archive) == "zip" else name
 
 
 def archive_of(uri: str, *, longer_than: int = 0) -> tuple[str, Kind] | None:

@@ -13,6 +13,7 @@ from brainray.errors import ImageError
 
 from .compressed import UnpackedFile
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from .sample_labels import MOST_BYTES, is_label, with_labels
 
 _BLOCK = tarfile.BLOCKSIZE
 # Bytes per read: small where members are large and skipped, growing where headers follow one another.
@@ -52,7 +53,7 @@ def list_tar(file: BinaryFile, most: int) -> Iterator[Member]:
                 "unsupported",
                 f"is compressed with {what}; name it .tar.gz, .tar.bz2, .tar.xz or .tar.zst, or unpack it",
             )
-    yield from _members(window, most)
+    yield from with_labels(_members(window, most))
 
 
 def list_compressed_tar(file: BinaryFile, most: int) -> Iterator[Member]:
@@ -62,20 +63,24 @@ def list_compressed_tar(file: BinaryFile, most: int) -> Iterator[Member]:
     """
     stream = UnpackedFile(file)
     try:
-        yield from _members(_Window(stream), most)
+        yield from with_labels(_members(_Window(stream), most))
     except ImageError as exc:
         raise stream.damage or exc from exc
     if stream.damage is not None:
         raise stream.damage
 
 
-def _members(window: "_Window", most: int) -> Iterator[Member]:
+def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | None]]:
+    """All members, those that may hold labels with their bytes."""
     for count, entry in enumerate(_entries(window), 1):
         if count > most:
             raise too_many(most)
         is_folder = entry.type in (tarfile.DIRTYPE, *_NO_FILES) or (entry.name.endswith("/") and not entry.size_bytes)
-        if not is_folder:
-            yield _member(entry, window.size_bytes)
+        if is_folder:
+            continue
+        member = _member(entry, window.size_bytes)
+        small = member.refused is None and entry.size_bytes <= MOST_BYTES
+        yield member, window.read(entry.offset, entry.size_bytes) if small and is_label(member.name) else None
 
 
 def unpack_tar(size_bytes: int, stored: bytes) -> bytes:
