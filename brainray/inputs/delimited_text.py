@@ -19,6 +19,7 @@ import pyarrow.csv as pa_csv
 from brainray.errors import BadRequest
 
 from .csv_quotes import CheckedQuotes
+from .image_files import skip_reason
 from .json_lines import column_names, is_json_lines, json_batches
 from .table_columns import LABELLED_COLUMNS, find_column
 from .text_stream import TextStream, open_text
@@ -27,6 +28,8 @@ _BLOCK_BYTES = 4 << 20  # the longest row
 _HEAD_BYTES = 1 << 20  # in which the header ends
 _SEPARATORS = (",", ";", "\t", "|")
 _UNIT_SEPARATOR = "\x1f"  # no part of a path, so that a line is one value
+_LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]+$")
+_BEHIND_IMAGE = re.compile(r"(.*?\.[A-Za-z0-9.]+)[\s,;|]+\S")
 _WIDTHS = re.compile(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)")
 
 
@@ -43,9 +46,23 @@ class TextTable:
     first_line: str = ""  # that is not empty
     most_bytes: int | None = None  # of text; None: as many as there are
 
-    def as_lines(self, name: str) -> Self:
-        """The same file with a value in each line, which has no header: one column, called `name`."""
-        return replace(self, names=(name,), kind="lines", separator=_UNIT_SEPARATOR, has_header=False)
+    def as_paths(self) -> Self:
+        """The same file with a path in each line, which has no header: one column, called `path`.
+
+        Raises `BadRequest` where the first line is prose, or has a label behind its path.
+        """
+        line = self.first_line
+        cut = _BEHIND_IMAGE.match(line)
+        if cut is not None and skip_reason(line, ()) is not None and skip_reason(cut[1], ()) is None:
+            raise BadRequest(
+                f"{self.source}: its first line {line!r} is more than a path; add a header, as image,label"
+            )
+        if not _LIKE_A_PATH.search(line):
+            raise BadRequest(
+                f"{self.source}: is no list of images: its first line {line[:80]!r} is neither a path nor a header "
+                "with a column uri, path, image or filename"
+            )
+        return replace(self, names=("path",), kind="lines", separator=_UNIT_SEPARATOR, has_header=False)
 
     def batches(self, *, one_line: Collection[int] = ()) -> Iterator[pa.RecordBatch]:
         """All columns, a part at a time, named by their places "0", "1" …; an empty value is null.

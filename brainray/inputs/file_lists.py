@@ -27,7 +27,6 @@ from .archives.parquet_file import holds_images
 from .archives.parquet_images import is_text, not_read
 from .class_names import LABEL_COLUMNS
 from .delimited_text import TextTable, blank_rows, open_text_table
-from .image_files import skip_reason
 from .listed_image import ListedImage
 from .s3_inventory import Inventory, is_encoded, open_inventory, passed_over, unencoded
 from .skip_counts import count_skipped
@@ -46,8 +45,6 @@ from .table_columns import (
 # Names of lists. The bytes tell what they hold.
 _TEXT = re.compile(r"\.(csv|tsv|tab|psv|txt|list|lst|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
 _LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a path in each line, without a header
-_LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]+$")
-_BEHIND_IMAGE = re.compile(r"(.*?\.[A-Za-z0-9.]+)[\s,;|]+\S")
 _LONGEST_NAME = 8192  # characters; a path has 4096 bytes at most, a key 1024
 _ENCODED_IMAGES = ("data:", "/9j/", "iVBORw0KGgo")  # how base64 of JPEG and PNG begins
 _LONGEST_SIZE = 19  # digits; shorter numbers fit in 64 bits
@@ -278,22 +275,9 @@ def _text_list(uri: str) -> FileList:
     text = open_text_table(uri, source=f"--input {uri}")
     found = _list_of(uri, _text_schema(text.names), text=text)
     if _LINES.search(uri) and text.kind == "delimited" and not found.location():
-        _refuse_other_lines(uri, text.first_line)
-        text = text.as_lines("path")
+        text = text.as_paths()
         found = _list_of(uri, _text_schema(text.names), text=text)
     return _located(found)
-
-
-def _refuse_other_lines(uri: str, line: str) -> None:
-    """Refuse a text without a header whose first line is no path: prose, or a path with a label behind it."""
-    cut = _BEHIND_IMAGE.match(line)
-    if cut is not None and skip_reason(line, ()) is not None and skip_reason(cut[1], ()) is None:
-        raise BadRequest(f"--input {uri}: its first line {line!r} is more than a path; add a header, as image,label")
-    if not _LIKE_A_PATH.search(line):
-        raise BadRequest(
-            f"--input {uri}: is no list of images: its first line {line[:80]!r} is neither a path nor a header with a "
-            "column uri, path, image or filename"
-        )
 
 
 def _inventory_list(uri: str, inventory: Inventory) -> FileList:
