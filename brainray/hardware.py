@@ -7,6 +7,7 @@ Docker, schedulers and services limit processors and memory by control groups (c
 import ctypes
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,26 @@ def read_disk(folder: str, *, root: str = "/") -> Disk:
         total_bytes=stat.f_blocks * stat.f_frsize,
         free_files=stat.f_favail if stat.f_files else None,
     )
+
+
+def has_working_folder() -> bool:
+    """Whether the working folder exists; a program may run on in one that was deleted, but starts none from it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_writable(folder: str) -> bool:
+    """Whether this user can make files in a folder, or in what it would be made in. Tries it with a nameless file."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder) or os.curdir
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _mounted(folder: str, mountinfo: str) -> str:

@@ -42,11 +42,22 @@ _EXIT_CODE = 2
 _MOST_NAMED = 4  # packages that a message names
 
 
+def keep_docstrings(program: Sequence[str]) -> None:
+    """Replace this process by `program` (arguments) with docstrings where Python was told to drop them (-OO).
+
+    Ray Data cannot be imported without them, and they are the help texts of the commands.
+    """
+    if sys.flags.optimize > 1:
+        os.environ["PYTHONOPTIMIZE"] = "1"  # also for the workers
+        os.execv(sys.executable, [sys.executable, "-O", *program])
+
+
 def ensure_packages(program: Sequence[str]) -> None:
     """Return if this Python has all packages; else replace this process by `program` (arguments) in Ray's Python.
 
     Where that Python is not found, or lacks packages too, prints one line and exits with code 2.
     """
+    keep_docstrings(program)
     lacks = _describe_missing()
     left = os.environ.pop(_LEFT, None)
     if not lacks:
