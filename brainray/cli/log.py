@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TextIO, get_args
 
 import typer
 
+from brainray.cluster.guard import Guard
 from brainray.errors import BadRequest
 
 LogFormat = Literal["text", "json"]
@@ -24,6 +25,7 @@ class Log:
         if name not in get_args(LogFormat):
             raise BadRequest(f"--log-format is {name!r}; it must be one of {', '.join(get_args(LogFormat))}")
         self.log_format = "json" if name == "json" else "text"
+        Guard.as_json = name == "json"
 
     def say(self, text: str) -> None:
         """Log a message."""

@@ -35,6 +35,7 @@ from brainray.doctor.checks import (
     wrong,
 )
 from brainray.doctor.inputs import first_image
+from brainray.doctor.local_ray import check_loopback, session_folder
 from brainray.doctor.machine import check_objects, check_session_folder
 from brainray.doctor.nodes import (
     ClusterNode,
@@ -147,8 +148,9 @@ def check_local_ray(machine: Machine) -> Iterator[Finding]:
         yield warning("ray", f"{found}, of which {machine.usable:g} may be used", advice)
     else:
         yield ok("ray", found)
+    yield from guarded("loopback network", check_loopback)
+    yield from guarded("ray session folder", lambda: check_session_folder(session_folder()))
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    yield from guarded("ray session folder", lambda: check_session_folder(folder))
     yield from guarded("ray objects", lambda: check_objects(machine, read_disk("/dev/shm").free_bytes, folder))
 
 
