@@ -36,7 +36,9 @@ def session_folder(environment: Mapping[str, str] = os.environ) -> str:
             if problem is None:
                 return folder
             problems.append(problem)
-    raise BadRequest(f"{problems[0]}; set RAY_TMPDIR to a short folder that this user may write to")
+    raise BadRequest(
+        f"{problems[0]}; set {'RAY_TMPDIR' if named else 'TMPDIR'} to a short folder that this user may write to"
+    )
 
 
 def _unfit(folder: str) -> str | None:

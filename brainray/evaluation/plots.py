@@ -6,7 +6,6 @@ Functions import matplotlib when they draw; importing this module must not. No p
 import io
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainray.hardware import is_writable
+from brainray.storage.scratch import temporary_folder
 
 from . import metrics
 from .counts import Counts, Ints
@@ -30,7 +30,7 @@ def _new_figure(**options: Any) -> "Figure":  # noqa: ANN401
     own = [os.path.expanduser(f"~/{folder}/matplotlib") for folder in (".config", ".cache")]
     if "MPLCONFIGDIR" not in os.environ and not all(map(is_writable, own)):
         # Else it would make a folder at each import, and leave it where the process ends by `os._exit`.
-        os.environ["MPLCONFIGDIR"] = f"{tempfile.gettempdir()}/matplotlib-of-{os.getuid()}"
+        os.environ["MPLCONFIGDIR"] = f"{temporary_folder()}/matplotlib-of-{os.getuid()}"
     from matplotlib.figure import Figure
 
     return Figure(**options)

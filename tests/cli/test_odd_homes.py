@@ -12,6 +12,7 @@ from brainray.doctor.checks import findings_of
 from brainray.errors import BadRequest
 from brainray.evaluation import plots
 from brainray.hardware import has_working_folder, is_writable
+from brainray.storage.scratch import scratch_folder
 
 
 @pytest.fixture
@@ -41,6 +42,15 @@ def test_where_no_home_holds_its_cache_matplotlib_has_a_folder_and_is_silent(mon
     plots._new_figure()
     assert os.environ["MPLCONFIGDIR"] == f"{tmp_path}/matplotlib-of-{os.getuid()}"
     assert not logging.getLogger("matplotlib").isEnabledFor(logging.WARNING)
+
+
+def test_no_folder_for_temporary_files_is_one_line(monkeypatch):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(BadRequest, match="set TMPDIR"), scratch_folder():
+        pass
 
 
 def test_a_folder_is_writable_where_it_can_be_made(tmp_path):
