@@ -17,7 +17,7 @@ from brainray.interpreter import keep_docstrings
 
 from .audit import audit
 from .doctor import doctor
-from .log import LOG
+from .log import LOG, take_warnings
 from .report import report
 from .sample import sample
 from .score import score
@@ -109,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if arguments is None and os.path.isfile(sys.argv[0]):
         keep_docstrings(sys.argv)
     streams = Streams()
+    take_warnings()
     for number in (signal.SIGTERM, signal.SIGHUP):  # sent by a scheduler that stops the run, or a closed terminal
         signal.signal(number, _interrupt)
     code = run(sys.argv[1:] if arguments is None else arguments)

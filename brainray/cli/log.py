@@ -1,7 +1,9 @@
 """Messages on the standard error stream: text lines, or with `--log-format json` a JSON object a line."""
 
 import json
+import logging
 import sys
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TextIO, get_args
@@ -31,6 +33,11 @@ class Log:
         """Log a message."""
         self._line(text, level="info", event="remark", text=text)
 
+    def warn(self, text: str) -> None:
+        """Log a message of a library in one line."""
+        text = " ".join(text.split())
+        self._line(text, level="warning", event="remark", text=text)
+
     def fail(self, message: str, *, exit_code: int) -> None:
         """Log the error that ends the command, in one line."""
         text = " ".join(message.split("\n"))
@@ -49,6 +56,23 @@ class Log:
 
 
 LOG = Log()
+
+
+class _Warnings(logging.Handler):
+    """Takes what libraries log where nobody handles it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        LOG.warn(record.getMessage())
+
+
+def take_warnings() -> None:
+    """Log warnings of Python and of libraries in the format of the command, for the rest of the process."""
+    logging.lastResort = _Warnings(logging.WARNING)
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    LOG.warn(f"{category.__name__}: {message}")
 
 
 def _set_format(name: str) -> str:
