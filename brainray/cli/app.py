@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from brainray import __version__
 from brainray.errors import BadRequest, BrainrayError
-from brainray.interpreter import keep_docstrings
+from brainray.interpreter import ensure_mode
 
 from .audit import audit
 from .doctor import doctor
@@ -107,7 +107,7 @@ def _describe_defect(exc: Exception) -> str:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program `brainray`. It ends by `os._exit`: the exit handlers of the libraries would take 0.4 s more."""
     if arguments is None and os.path.isfile(sys.argv[0]):
-        keep_docstrings(sys.argv)
+        ensure_mode(sys.argv)
     streams = Streams()
     take_warnings()
     for number in (signal.SIGTERM, signal.SIGHUP):  # sent by a scheduler that stops the run, or a closed terminal

@@ -64,3 +64,10 @@ def test_python_without_docstrings_shows_the_help():
     command = [sys.executable, "-OO", "-m", "brainray", "score", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     assert "Score every image under the inputs" in shown
+
+
+def test_a_file_has_one_name_in_all_locales(tmp_path):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "brainray", "sample", "--images", "4", "--output", f"{tmp_path}/é"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | locale).stdout
+    assert shown == f"4 drawn images in class folders are in {tmp_path}/é\n"
