@@ -111,6 +111,7 @@ def _start(quiet: dict[str, Any]) -> None:
     if sys.flags.optimize > 1:
         raise BadRequest("Python runs without docstrings, which Ray needs; start it with -O in place of -OO")
     local_ray.require()
+    folder = local_ray.session_folder()
     _check_memory(read_machine())
     if not has_working_folder():
         os.chdir("/")  # Ray and its workers cannot start in a folder that was deleted
@@ -121,7 +122,9 @@ def _start(quiet: dict[str, Any]) -> None:
             include_dashboard=False,
             num_cpus=ray_internals.processors(),
             job_config=ray_internals.own_job_config(),
-            _temp_dir=local_ray.session_folder(),
+            _temp_dir=folder,
+            # Where shared memory is too small, Ray chooses the same by itself.
+            _plasma_directory=None if local_ray.shared_memory_bytes() else folder,
             **quiet,
         )
 

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from brainray.errors import BadRequest
-from brainray.hardware import is_writable
+from brainray.hardware import is_writable, read_disk
 
 from .checks import Finding, ok, warning, wrong
 
+SHARED_MEMORY = "/dev/shm"
 _SESSION = "session_2026-01-31_00-00-00_000000_4194304"  # with the largest process id
 _LONGEST_SOCKET = 107  # bytes in the path of a Unix socket
 _FEW_FILES, _TOO_FEW_FILES = 4096, 256  # Ray warns below the former; 64 reads at a time need more than the latter
@@ -47,6 +48,11 @@ def _unfit(folder: str) -> str | None:
     if longest > _LONGEST_SOCKET:
         return f"{folder} is too long for the sockets in it ({longest} bytes, {_LONGEST_SOCKET} allowed)"
     return None if is_writable(folder) else f"{folder} cannot be written to"
+
+
+def shared_memory_bytes(folder: str = SHARED_MEMORY) -> int:
+    """The free bytes of shared memory for Ray's objects; 0 where none can be used."""
+    return read_disk(folder).free_bytes if os.path.isdir(folder) and is_writable(folder) else 0
 
 
 def check_open_files() -> Iterator[Finding]:

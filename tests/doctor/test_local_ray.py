@@ -26,6 +26,13 @@ def test_the_loopback_network():
     assert down.status == "wrong" and "192.0.2.1" in down.found
 
 
+def test_shared_memory_that_is_missing_or_read_only_has_no_room(tmp_path, monkeypatch):
+    assert local_ray.shared_memory_bytes(str(tmp_path)) > 0
+    assert local_ray.shared_memory_bytes(f"{tmp_path}/none") == 0
+    monkeypatch.setattr(local_ray, "is_writable", lambda _: False)
+    assert local_ray.shared_memory_bytes(str(tmp_path)) == 0
+
+
 def test_a_command_refuses_in_the_words_of_doctor(monkeypatch):
     require()
     monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _: (64, 64))
