@@ -110,9 +110,10 @@ def _start(quiet: dict[str, Any]) -> None:
 
     if sys.flags.optimize > 1:
         raise BadRequest("Python runs without docstrings, which Ray needs; start it with -O in place of -OO")
-    local_ray.require()
+    machine = read_machine()
+    local_ray.require(machine)
     folder = local_ray.session_folder()
-    _check_memory(read_machine())
+    _check_memory(machine)
     if not has_working_folder():
         os.chdir("/")  # Ray and its workers cannot start in a folder that was deleted
     ray_internals.use_own_token()

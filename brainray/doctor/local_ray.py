@@ -1,4 +1,4 @@
-"""What a Ray on this machine needs before it can start: a folder for its sockets, open files, the loopback network.
+"""What a Ray on this machine needs to start: a folder for its sockets, open files, processes, the loopback network.
 
 `brainray doctor` reports it; a command that starts Ray refuses to where it is missing, instead of waiting for Ray.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from brainray.errors import BadRequest
-from brainray.hardware import is_writable, read_disk
+from brainray.hardware import Machine, is_writable, read_disk, tasks_left
 
 from .checks import Finding, ok, warning, wrong
 
@@ -19,6 +19,8 @@ _SESSION = "session_2026-01-31_00-00-00_000000_4194304"  # with the largest proc
 _LONGEST_SOCKET = 107  # bytes in the path of a Unix socket
 _FEW_FILES, _TOO_FEW_FILES = 4096, 256  # Ray warns below the former; 64 reads at a time need more than the latter
 _RAISED_TO = 65536  # soft limit of open files that Ray sets where the hard limit allows
+# Threads and processes of a run: 251 on two processors, where it hung with 200.
+_TASKS, _TASKS_A_PROCESSOR = 150, 50
 _ANSWER_S = 5.0
 
 
@@ -69,6 +71,21 @@ def check_open_files() -> Iterator[Finding]:
         yield ok("open files", f"at most {limit:,}")
 
 
+def check_tasks(left: int | None, processors: float) -> Iterator[Finding]:
+    """Check how many processes and threads may be started, `left`; None: any number. Ray hangs where it lacks some."""
+    if left is None:
+        yield ok("processes", "no limit")
+        return
+    wanted, least = (_TASKS + int(_TASKS_A_PROCESSOR * count) for count in (processors, min(processors, 2)))
+    remedy = "raise `ulimit -u`, or pids.max of the container (--pids-limit)"
+    if left < least:
+        yield wrong("processes", f"{left:,} more processes and threads allowed, Ray needs {least:,}", remedy)
+    elif left < wanted:
+        yield warning("processes", f"{left:,} more processes and threads allowed, Ray may need {wanted:,}", remedy)
+    else:
+        yield ok("processes", f"{left:,} more processes and threads allowed")
+
+
 def check_loopback(host: str = "127.0.0.1") -> Iterator[Finding]:
     """Check that processes of this machine reach each other, which Ray waits for without end."""
     try:
@@ -82,8 +99,8 @@ def check_loopback(host: str = "127.0.0.1") -> Iterator[Finding]:
         yield wrong("loopback network", found, "bring the network of this machine or container up: ip link set lo up")
 
 
-def require() -> None:
+def require(machine: Machine) -> None:
     """Raise `BadRequest` where a local Ray could not start or work; says what `brainray doctor` says."""
-    for finding in (*check_open_files(), *check_loopback()):
+    for finding in (*check_open_files(), *check_tasks(tasks_left(), machine.usable), *check_loopback()):
         if finding.status == "wrong":
             raise BadRequest(f"{finding.check}: {finding.found}; {finding.remedy}")

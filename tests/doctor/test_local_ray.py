@@ -3,11 +3,12 @@
 import os
 
 import pytest
-from support.findings import only
+from support.findings import machine, only
 
 from brainray.doctor import local_ray
-from brainray.doctor.local_ray import check_loopback, check_open_files, require, session_folder
+from brainray.doctor.local_ray import check_loopback, check_open_files, check_tasks, require, session_folder
 from brainray.errors import BadRequest
+from brainray.hardware import tasks_left
 
 LONG = "/tmp/" + 90 * "x"
 
@@ -18,6 +19,32 @@ LONG = "/tmp/" + 90 * "x"
 def test_open_files(monkeypatch, limits, status):
     monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _: limits)
     assert only(check_open_files()).status == status
+
+
+@pytest.mark.parametrize(
+    ("left", "processors", "status"),
+    [(None, 2, "ok"), (250, 2, "ok"), (249, 2, "wrong"), (300, 8, "warning"), (200, 0.5, "ok"), (-7, 2, "wrong")],
+)
+def test_processes_and_threads(left, processors, status):
+    assert only(check_tasks(left, processors)).status == status
+
+
+def test_the_tasks_left_are_the_fewest_that_the_user_and_its_groups_leave(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/box",
+        "proc/7/status": f"Name:\tpython\nUid:\t{os.getuid()}\t0\t0\t0\nThreads:\t30\n",
+        "proc/8/status": f"Uid:\t{os.getuid()}1\t0\t0\t0\nThreads:\t1000\n",
+        "sys/fs/cgroup/pids.max": "max",
+        "sys/fs/cgroup/box/pids.max": "100",
+        "sys/fs/cgroup/box/pids.current": "40",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert tasks_left(f"{tmp_path}/", limit=1000) == 60
+    assert tasks_left(f"{tmp_path}/", limit=50) == 20
+    (tmp_path / "sys/fs/cgroup/box/pids.max").unlink()
+    assert tasks_left(f"{tmp_path}/", limit=1000) == 970
 
 
 def test_the_loopback_network():
@@ -34,10 +61,10 @@ def test_shared_memory_that_is_missing_or_read_only_has_no_room(tmp_path, monkey
 
 
 def test_a_command_refuses_in_the_words_of_doctor(monkeypatch):
-    require()
+    require(machine())
     monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _: (64, 64))
     with pytest.raises(BadRequest, match=r"^open files: at most 64, too few .*; ulimit -n 65536"):
-        require()
+        require(machine())
 
 
 @pytest.mark.parametrize(
