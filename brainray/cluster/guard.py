@@ -7,8 +7,10 @@ The guard waits until the run has ended. It is this file, run as a program, so i
 
 import json
 import os
+import re
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -38,7 +40,7 @@ class Guard:
         self._mark = secrets.token_hex(16)
 
     def __enter__(self) -> Self:
-        arguments = [self._mark, "json" if Guard.as_json else "text"]
+        arguments = [self._mark, str(os.getpid()), "json" if Guard.as_json else "text"]
         # A session of its own: signals to the process group of the run do not reach it.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, *arguments],
@@ -70,28 +72,45 @@ class Guard:
         try:
             yield
         except BaseException:
-            _kill(self._mark)
+            _kill(self._mark, os.getpid())
             raise
         finally:
             del os.environ[_MARK]
 
 
-def _processes(mark: str) -> list[int]:
-    """The ids of the processes with the mark in the environment that they were started with."""
-    wanted, found = f"{_MARK}={mark}".encode(), []
-    for name in os.listdir("/proc"):
-        with suppress(OSError, ValueError):
-            number = int(name)
-            with open(f"/proc/{number}/environ", "rb") as file:
-                if wanted in file.read().split(b"\0"):
-                    found.append(number)
+def _processes(mark: str, owner: int) -> list[int]:
+    """The ids of the processes of the private Ray of `owner`: they have its mark, or write the log of its raylet.
+
+    Agents of the raylet overwrite their environment, which Linux shows as it is in memory, by their titles.
+    """
+    wanted = f"{_MARK}={mark}".encode()
+    log = re.compile(rf"/session_[-\d]+_[-\d]+_\d+_{owner}/logs/raylet\.(out|err)$")
+    found = []
+    for number in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with suppress(OSError):  # another user's, or gone
+            if number != owner and (wanted in _environment(number) or any(map(log.search, _written(number)))):
+                found.append(number)
     return found
 
 
-def _kill(mark: str, *, grace_s: float = 0.0) -> None:
-    """Kill the processes with a mark, also those that they start meanwhile; before that, let them end for a while."""
+def _environment(number: int) -> list[bytes]:
+    with open(f"/proc/{number}/environ", "rb") as file:
+        return file.read().split(b"\0")
+
+
+def _written(number: int) -> Iterator[str]:
+    """Yield the paths of the files that a process has open to write."""
+    for name in os.listdir(f"/proc/{number}/fd"):
+        link = f"/proc/{number}/fd/{name}"
+        with suppress(FileNotFoundError):
+            if os.lstat(link).st_mode & stat.S_IWUSR:
+                yield os.readlink(link)
+
+
+def _kill(mark: str, owner: int, *, grace_s: float = 0.0) -> None:
+    """Kill the processes of a private Ray, also those they start meanwhile; before that, let them end for a while."""
     began_s = time.monotonic()
-    while (found := _processes(mark)) and time.monotonic() < began_s + grace_s + _KILLING_S:
+    while (found := _processes(mark, owner)) and time.monotonic() < began_s + grace_s + _KILLING_S:
         if time.monotonic() >= began_s + grace_s:
             for number in found:
                 with suppress(ProcessLookupError):
@@ -109,7 +128,7 @@ def _report(text: str, log_format: str) -> None:
         os.write(2, f"{shown}\n".encode(errors="backslashreplace"))
 
 
-def _main(mark: str, log_format: str) -> None:
+def _main(mark: str, owner: str, log_format: str) -> None:
     """Wait until the run closes its end of the pipe, which the kernel does too when it ends the run."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -118,7 +137,7 @@ def _main(mark: str, log_format: str) -> None:
         text = line.decode(errors="replace").strip()
     if text != _ENDED:
         _report(text, log_format)
-    _kill(mark, grace_s=_GRACE_S)
+    _kill(mark, int(owner), grace_s=_GRACE_S)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The process beside a run: no process of the run's Ray survives, and no end of the run is silent. Without any Ray."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -67,6 +68,21 @@ def test_a_start_that_is_cut_short_leaves_nothing_at_once():
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+def test_an_agent_that_has_overwritten_its_environment_is_known_by_the_log_of_its_raylet(tmp_path):
+    logs = tmp_path / f"session_2026-01-31_00-00-00_000000_{os.getpid()}" / "logs"
+    logs.mkdir(parents=True)
+    with open(logs / "raylet.out", "wb") as log:
+        agent = subprocess.Popen(SLEEP, stdout=log, env={})
+    with open(logs / "raylet.out", "rb") as log:
+        reader = subprocess.Popen(SLEEP, stdin=log, env={})
+    with Guard():
+        pass
+    assert agent.wait(30) == -9
+    assert reader.poll() is None
+    reader.kill()
+    reader.wait()
 
 
 def test_a_guard_that_was_killed_does_not_end_a_run():
