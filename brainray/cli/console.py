@@ -201,7 +201,7 @@ def per_class_table(per_class: pa.Table) -> Table:
 def _estimate(row: dict[str, float | None], name: str) -> str:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
 
 

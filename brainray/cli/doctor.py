@@ -66,6 +66,7 @@ def _checks(
     from brainray.doctor.gpu import TIMEOUT_S as TORCH_S
     from brainray.doctor.gpu import check_torch
     from brainray.doctor.inputs import check_data_option, check_input_option, check_model_option
+    from brainray.doctor.local_ray import check_open_files
     from brainray.doctor.nodes import TIMEOUT_S as RAY_S
     from brainray.doctor.nodes import check_ray
     from brainray.doctor.output import check_output_option
@@ -91,7 +92,7 @@ def _checks(
         Check(name="processors", run=partial(this.check_processors, machine)),
         Check(name="memory", run=partial(this.check_memory, machine)),
         Check(name="temporary folder", run=this.check_temporary_folder),
-        Check(name="open files", run=this.check_open_files),
+        Check(name="open files", run=check_open_files),
         Check(name="torch", run=check_torch, timeout_s=TORCH_S + _SPARE_S),
         Check(name="ray", run=partial(check_ray, asked), timeout_s=RAY_S + _SPARE_S),
         *(

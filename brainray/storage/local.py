@@ -39,7 +39,10 @@ class LocalFiles:
     def normalise(self, uri: str) -> str:
         if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
             raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
-        return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
+        try:
+            return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
+        except FileNotFoundError as exc:  # from os.getcwd
+            raise BadRequest(f"{uri}: the working folder is gone; change to another, or give the whole path") from exc
 
     def normalise_listed(self, uri: str) -> str:
         return self.normalise(uri)

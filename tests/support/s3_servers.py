@@ -4,12 +4,14 @@ moto is the stricter one: it honours `If-Match` and `If-None-Match`. rclone igno
 The servers are processes of their own, so that Ray's workers reach them too.
 """
 
+import ctypes
 import io
 import os
 import random
 import re
 import secrets
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -43,6 +45,8 @@ ENVIRONMENT = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 
 
@@ -79,9 +83,20 @@ def plain_client(endpoint: str):
     )
 
 
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the tests are killed, which then end no server."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @contextmanager
 def _served(command: list[str], port: int) -> Iterator[str]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
     try:
         deadline = time.monotonic() + 120
         while True:
