@@ -78,8 +78,7 @@ def test_a_trained_bundle_tells_its_groups(data, groups, tmp_path, monkeypatch, 
     if killed:
         with monkeypatch.context() as patch:
             patch.setattr(train_job, "_write", lambda *_, **__: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                train(*given)
+            assert train(*given) == 1
     assert train(*given) == 0
     said = capfd.readouterr()
     assert "--groups: 8 row(s) have no group" in said.err and ", by groups) on 16 pictures" in said.out
@@ -96,8 +95,7 @@ def test_a_trained_bundle_tells_its_groups(data, groups, tmp_path, monkeypatch, 
 def test_an_unfinished_training_goes_on_only_with_the_groups_it_began_with(data, groups, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(train_job, "_fit", fit_here)
     monkeypatch.setattr(train_job, "_write", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(data, tmp_path / "model", "--groups", str(groups))
+    assert train(data, tmp_path / "model", "--groups", str(groups)) == 1
     groups.write_text(groups.read_text().replace("a/1.jpg,a0", "a/1.jpg,a1"))
     capfd.readouterr()
     assert train(data, tmp_path / "model", "--groups", str(groups)) == 2
