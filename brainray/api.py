@@ -164,17 +164,20 @@ def score(
     *,
     model: AnyPath = "shipped",
     labels: AnyPath | None = None,
+    labels_may_miss: bool = False,
     workers: int | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
     max_failed: str | int | MaxFailed = "1%",
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
+    any_suffix: bool = False,
     keep_columns: str | Iterable[str] = (),
     group_by: str | None = None,
     precision: str = "auto",
     stall_timeout_s: float = 600,
     max_unread: str | float = "50%",
+    max_file_size: str | int = "1GiB",
     retry_unread: bool = False,
     forget_missing: bool = False,
     rescore: bool = False,
@@ -191,17 +194,20 @@ def score(
     from .commands.score import score as score_images
 
     options = score_options(
+        labels_may_miss=labels_may_miss,
         workers=workers,
         batch_size=batch_size,
         shard_size=shard_size,
         max_failed=max_failed,
         include=include,
         exclude=exclude,
+        any_suffix=any_suffix,
         keep_columns=keep_columns,
         group_by=group_by,
         precision=precision,
         stall_timeout_s=stall_timeout_s,
         max_unread=max_unread,
+        max_file_size=max_file_size,
         retry_unread=retry_unread,
         forget_missing=forget_missing,
         rescore=rescore,
@@ -236,6 +242,7 @@ def train(
     crop: str | None = None,
     augment: float = 0.5,
     folds: int = 0,
+    groups: AnyPath | None = None,
     group_regex: str | None = None,
     val_fraction: float = 0.15,
     patience: int | None = None,
@@ -273,7 +280,13 @@ def train(
         precision=precision,
     )
     bundle = fit_model(
-        fspath(data), output=fspath(output), exclude=_path(exclude), options=options, init=start, say=say or _ignore
+        fspath(data),
+        output=fspath(output),
+        exclude=_path(exclude),
+        groups=_path(groups),
+        options=options,
+        init=start,
+        say=say or _ignore,
     )
     return _train_result(bundle)
 
@@ -328,6 +341,7 @@ def audit(
     output: AnyPath,
     *,
     against: AnyPath | Iterable[AnyPath] = (),
+    groups: AnyPath | None = None,
     group_regex: str | None = None,
     say: "Say | None" = None,
 ) -> AuditResult:
@@ -335,7 +349,13 @@ def audit(
     from .commands.audit import AuditRequest
     from .commands.audit import audit as find_copies
 
-    request = AuditRequest.of(several(data), against=several(against), output=fspath(output), group_regex=group_regex)
+    request = AuditRequest.of(
+        several(data),
+        against=several(against),
+        output=fspath(output),
+        group_regex=group_regex,
+        groups=_path(groups),
+    )
     return AuditResult(output=request.output, figures=find_copies(request, say=say or _ignore))
 
 

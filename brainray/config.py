@@ -193,6 +193,23 @@ def parse_share(name: str, text: str) -> float:
     return share
 
 
+_SIZE_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+}
+
+
+def parse_size(name: str, text: str) -> int:
+    """Parse `500 MB` (10^6 bytes), `1GiB` (2^30) or `4096` as bytes. Raises `BadRequest` that names the option."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
+    unit = _SIZE_UNITS.get(found[2]) if found else None
+    if found is None or unit is None:
+        raise BadRequest(f"{name} is {text!r}; give a size such as 500MB or 2GiB")
+    return int(float(found[1]) * unit)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaxFailed(_Spec):
     """How many images may fail before `score` ends with exit code 3: a count or a share of all images."""
@@ -242,10 +259,13 @@ class ScoreOptions(_Spec):
     max_failed: MaxFailed = field(default_factory=lambda: MaxFailed(share=0.01))
     include: tuple[str, ...] = ()  # globs over the path below the input; empty: all files
     exclude: tuple[str, ...] = ()
+    labels_may_miss: bool = False  # a label file may name images that are not in the input
+    any_suffix: bool = False  # also files whose names tell no format are scored, if their first bytes are an image's
     keep_columns: tuple[str, ...] = ()  # columns of file lists that are copied to the predictions
     group_by: str | None = None  # "folder", or a regular expression whose first group names the group
     precision: Precision = "auto"
     stall_timeout_s: float = 600.0  # the run ends after so long without a finished shard
+    max_file_bytes: int = 1 << 30  # larger files, and larger members of archives, get the row `too_large` unread
     max_unread: float = 0.5  # a greater share of failed reads counts as an outage; 1.0: never
     retry_unread: bool = False  # read the images again that an earlier run could not read
     forget_missing: bool = False  # drop the rows of images that are no longer there
@@ -261,6 +281,7 @@ class ScoreOptions(_Spec):
         _require(size is None or 1 <= size <= 100_000, f"--shard-size is {size}; it must be from 1 to 100000")
         _one_of("--precision", self.precision, Precision)
         _require(self.stall_timeout_s > 0, f"--stall-timeout is {self.stall_timeout_s}; it must be above 0")
+        _require(self.max_file_bytes >= 1, f"--max-file-size is {self.max_file_bytes} bytes; it must be 1 or more")
         _require(0 <= self.max_unread <= 1, f"--max-unread is {self.max_unread:%}; it must lie between 0% and 100%")
 
     @property

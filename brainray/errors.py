@@ -16,6 +16,7 @@ ImageReason = Literal[
     "too_large",
     "unsupported",
     "read_failed",
+    "archived",
 ]
 IMAGE_REASONS: tuple[str, ...] = get_args(ImageReason)
 

@@ -7,6 +7,8 @@ Docker, schedulers and services limit processors and memory by control groups (c
 import ctypes
 import os
 import re
+import resource
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +90,52 @@ def read_disk(folder: str, *, root: str = "/") -> Disk:
         total_bytes=stat.f_blocks * stat.f_frsize,
         free_files=stat.f_favail if stat.f_files else None,
     )
+
+
+def tasks_left(root: str = "/", *, limit: int | None = None) -> int | None:
+    """How many more processes and threads this user and its cgroups may start; None: no limit.
+
+    `limit` is the user's; None: as the kernel has it, for which root is no user with a limit.
+    """
+    if limit is None and os.getuid():
+        soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+        limit = None if soft == resource.RLIM_INFINITY else soft
+    lefts = [] if limit is None else [limit - _tasks(root, os.getuid())]
+    for group in _groups(root, "pids"):
+        allowed, used = _number(f"{group}/pids.max"), _number(f"{group}/pids.current")
+        if allowed is not None:
+            lefts.append(allowed - (used or 0))
+    return min(lefts, default=None)
+
+
+def _tasks(root: str, user: int) -> int:
+    """The number of threads of all processes of a user."""
+    statuses = (_text(f"{root}proc/{name}/status") for name in os.listdir(f"{root}proc") if name.isdigit())
+    return sum(
+        int(threads[1])
+        for status in statuses
+        if re.search(rf"^Uid:\s*{user}\b", status, re.M) and (threads := re.search(r"^Threads:\s*(\d+)", status, re.M))
+    )
+
+
+def has_working_folder() -> bool:
+    """Whether the working folder exists; a program may run on in one that was deleted, but starts none from it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_writable(folder: str) -> bool:
+    """Whether this user can make files in a folder, or in what it would be made in. Tries it with a nameless file."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder) or os.curdir
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _mounted(folder: str, mountinfo: str) -> str:

@@ -42,11 +42,28 @@ _EXIT_CODE = 2
 _MOST_NAMED = 4  # packages that a message names
 
 
+def ensure_mode(program: Sequence[str]) -> None:
+    """Replace this process by `program` (arguments) where Python drops docstrings (-OO) or names no files in UTF-8.
+
+    Ray Data cannot be imported without docstrings, and they are the help texts of the commands. In another encoding a
+    name has another URI, so that a run started in the C locale would score each such image a second time.
+    """
+    if sys.flags.optimize < 2 and sys.getfilesystemencoding() == "utf-8":
+        return
+    # The environment is also that of the workers.
+    os.environ["PYTHONOPTIMIZE"] = str(min(sys.flags.optimize, 1) or "")
+    os.environ["PYTHONUTF8"] = "1"
+    if sys.stdout is not None:  # what the terminal shows
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+    os.execv(sys.executable, [sys.executable, *["-O"][: sys.flags.optimize], *program])
+
+
 def ensure_packages(program: Sequence[str]) -> None:
     """Return if this Python has all packages; else replace this process by `program` (arguments) in Ray's Python.
 
     Where that Python is not found, or lacks packages too, prints one line and exits with code 2.
     """
+    ensure_mode(program)
     lacks = _describe_missing()
     left = os.environ.pop(_LEFT, None)
     if not lacks:

@@ -10,6 +10,6 @@ from brainray.interpreter import ensure_packages
 
 if __name__ == "__main__":
     ensure_packages([__file__, *sys.argv[1:]])
-    from brainray.cli.app import run
+    from brainray.cli.app import main
 
-    sys.exit(run(["train", *sys.argv[1:]]))
+    main(["train", *sys.argv[1:]])

@@ -27,6 +27,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a 
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """The whole set without Ray runs in two processes, as `make test` does, unless `-n` says otherwise."""
     option = config.option
+    if hasattr(config, "workerinput"):  # one of those processes, which must start none
+        return
     if option.markexpr == "not ray" and option.numprocesses is None and config.args == config.getini("testpaths"):
         option.numprocesses, option.dist, option.loadscopereorder = min(2, os.cpu_count() or 1), "loadfile", False
 

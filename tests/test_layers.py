@@ -171,6 +171,8 @@ OPENED = {
     },
     "hardware": {"Path(path).read_text": "what the kernel tells of this machine"},
     "cluster/session": {"open": "the null device"},
+    "cluster/guard": {"open": "the environment of a process, as the kernel tells"},
+    "cli/streams": {"os.open": "the null device"},
     "storage/s3/clients": {"Path(authorities).read_bytes": "a file that the AWS configuration names, for the client"},
     "storage/scratch": {"os.open": "the lock of a scratch folder"},
     "commands/submit": {"path.read_bytes": "the package's own files, which are uploaded"},

@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -12,14 +13,16 @@ from typer.exceptions import TyperException
 
 from brainray import __version__
 from brainray.errors import BadRequest, BrainrayError
+from brainray.interpreter import ensure_mode
 
 from .audit import audit
 from .compare import compare
 from .doctor import doctor
-from .log import LOG
+from .log import LOG, take_warnings
 from .report import report
 from .sample import sample
 from .score import score
+from .streams import Streams
 from .submit import SETTINGS as SUBMIT_SETTINGS
 from .submit import submit
 from .train import train
@@ -45,6 +48,7 @@ app.command()(audit)
 app.command()(doctor)
 
 _INTERRUPTED = 130  # by Ctrl-C or a signal: 128 + SIGINT, as shells have it
+_LONGEST_DEFECT = 300  # characters
 
 
 def _show_version(value: bool) -> None:
@@ -78,6 +82,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("stopped; what was finished is kept, run the same command to go on", _INTERRUPTED)
     except BrokenPipeError:
         return 0  # the reader has closed the pipe, as `| head` does
+    except Exception as exc:  # noqa: BLE001  a defect, or a fault of the machine
+        return _fail(_describe_defect(exc), BrainrayError.exit_code)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -89,12 +95,31 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def main() -> NoReturn:
+def _describe_defect(exc: Exception) -> str:
+    """Describe an error that no code expected in one line, and keep its traceback in a file."""
+    what = " ".join(f"{type(exc).__name__}: {exc}".split())[:_LONGEST_DEFECT]
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="brainray-error-", suffix=".txt", delete=False) as file:
+            file.write("".join(traceback.format_exception(exc)))
+    except OSError:
+        return f"unexpected {what}"
+    return f"unexpected {what}; {file.name} has the traceback, for a report of a defect"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program `brainray`. It ends by `os._exit`: the exit handlers of the libraries would take 0.4 s more."""
+    if arguments is None and os.path.isfile(sys.argv[0]):
+        ensure_mode(sys.argv)
+    streams = Streams()
+    take_warnings()
     for number in (signal.SIGTERM, signal.SIGHUP):  # sent by a scheduler that stops the run, or a closed terminal
         signal.signal(number, _interrupt)
-    code = run(sys.argv[1:])
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(BrokenPipeError):
-            stream.flush()
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    streams.flush()
+    if lost := streams.lost():
+        code = code or BrainrayError.exit_code
+        LOG.fail(
+            f"standard output: {lost}; part of the text is lost, files that were written are whole", exit_code=code
+        )
+        streams.flush()
     os._exit(code)

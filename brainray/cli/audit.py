@@ -16,6 +16,10 @@ def audit(
             help="Folder that should share no picture with --data, such as a test set; repeatable.", metavar="URI"
         ),
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(help="CSV or Parquet with an image and a group column, such as the patient.", metavar="URI"),
+    ] = None,
     group_regex: Annotated[
         str | None, typer.Option(help="Regular expression that finds the subject in a URI.", metavar="RE")
     ] = None,
@@ -28,7 +32,7 @@ def audit(
     from brainray.commands.audit import AuditRequest
     from brainray.commands.audit import audit as find_copies
 
-    request = AuditRequest.of(data, against=against or (), output=output, group_regex=group_regex)
+    request = AuditRequest.of(data, against=against or (), output=output, group_regex=group_regex, groups=groups)
     figures = find_copies(request, say=LOG.say)
     LOG.event("done", output=request.output, **{name: figures[name] for name in ("images", "pictures", "surplus")})
     _show(figures, request.output)
@@ -62,6 +66,19 @@ def _advice(figures: dict[str, Any]) -> list[str]:
         advice.append(
             f"--data and --against share pictures: train with --exclude {figures['against'][0]}, "
             "or no figure measured on it counts"
+        )
+    if figures["against"] and figures["leaks"]["subjects_against"]["pictures"]:
+        advice.append(
+            "--data and --against share groups, such as patients: a figure measured on --against is not one for new "
+            "patients, unless the images of these groups are taken out of --data"
+        )
+    if figures["subjects"]["pictures_in_several"]:
+        advice.append(
+            "pictures lie in two groups or more: train keeps such groups together; see whether the groups are right"
+        )
+    if any(shared["pictures"] for shared in figures["leaks"]["subjects"].values()):
+        advice.append(
+            "folders share groups: a figure measured on one after training on the other is not one for new ones"
         )
     if any(shared["pictures"] for shared in figures["leaks"]["folders"].values()):
         advice.append("folders share pictures: do not train on one and measure on the other; train with --exclude")

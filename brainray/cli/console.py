@@ -201,7 +201,7 @@ def per_class_table(per_class: pa.Table) -> Table:
 def _estimate(row: dict[str, float | None], name: str) -> str:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
 
 
@@ -269,10 +269,14 @@ def show_plan(console: Console, plan: Plan) -> None:
         changes = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing has changed"
         console.print(f"since the last listing: {changes}")
     done = plan.images - plan.todo_images
+    unread = sum(plan.foreseen.values())
     console.print(
         f"{plan.images:,} rows in {len(plan.shards):,} shards: {done:,} are scored already, "
-        f"{plan.todo_images:,} would be scored in {sum(n > 0 for n in plan.pending.values()):,} shards"
+        f"{plan.todo_images - unread:,} would be scored in {sum(n > 0 for n in plan.pending.values()):,} shards"
     )
+    if unread:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.foreseen.items())
+        console.print(f"{unread:,} would get an error row unread: {reasons}")
     console.print(f"output: {plan.uri}; nothing was done", markup=False)
 
 

@@ -37,6 +37,9 @@ def doctor(
             "--cluster/--no-cluster", help="Require a cluster, or skip it. [default: check one if it is there]"
         ),
     ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(help="More inputs, as a shell makes of --input scans/*.jpg.", metavar="URI")
+    ] = None,
     format: Annotated[str, typer.Option(help="Findings as text, a line each, or as one json list.")] = "text",
 ) -> None:
     """Check this machine, the cluster and the locations of a run.
@@ -47,7 +50,7 @@ def doctor(
 
     if format not in _FORMATS:
         raise BadRequest(f"--format is {format!r}; it must be one of {', '.join(_FORMATS)}")
-    checks = _checks(tuple(input or ()), output=output, model=model, data=data, cluster=cluster)
+    checks = _checks((*(input or ()), *(more or ())), output=output, model=model, data=data, cluster=cluster)
     findings = run_checks(checks)
     shown = _show_json(findings) if format == "json" else _show_text(findings)
     if any(finding.status == "wrong" for finding in shown):
@@ -63,6 +66,7 @@ def _checks(
     from brainray.doctor.gpu import TIMEOUT_S as TORCH_S
     from brainray.doctor.gpu import check_torch
     from brainray.doctor.inputs import check_data_option, check_input_option, check_model_option
+    from brainray.doctor.local_ray import check_open_files
     from brainray.doctor.nodes import TIMEOUT_S as RAY_S
     from brainray.doctor.nodes import check_ray
     from brainray.doctor.output import check_output_option
@@ -88,7 +92,7 @@ def _checks(
         Check(name="processors", run=partial(this.check_processors, machine)),
         Check(name="memory", run=partial(this.check_memory, machine)),
         Check(name="temporary folder", run=this.check_temporary_folder),
-        Check(name="open files", run=this.check_open_files),
+        Check(name="open files", run=check_open_files),
         Check(name="torch", run=check_torch, timeout_s=TORCH_S + _SPARE_S),
         Check(name="ray", run=partial(check_ray, asked), timeout_s=RAY_S + _SPARE_S),
         *(

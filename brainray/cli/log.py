@@ -1,13 +1,16 @@
 """Messages on the standard error stream: text lines, or with `--log-format json` a JSON object a line."""
 
 import json
+import logging
 import sys
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TextIO, get_args
 
 import typer
 
+from brainray.cluster.guard import Guard
 from brainray.errors import BadRequest
 
 LogFormat = Literal["text", "json"]
@@ -24,10 +27,16 @@ class Log:
         if name not in get_args(LogFormat):
             raise BadRequest(f"--log-format is {name!r}; it must be one of {', '.join(get_args(LogFormat))}")
         self.log_format = "json" if name == "json" else "text"
+        Guard.as_json = name == "json"
 
     def say(self, text: str) -> None:
         """Log a message."""
         self._line(text, level="info", event="remark", text=text)
+
+    def warn(self, text: str) -> None:
+        """Log a message of a library in one line."""
+        text = " ".join(text.split())
+        self._line(text, level="warning", event="remark", text=text)
 
     def fail(self, message: str, *, exit_code: int) -> None:
         """Log the error that ends the command, in one line."""
@@ -47,6 +56,23 @@ class Log:
 
 
 LOG = Log()
+
+
+class _Warnings(logging.Handler):
+    """Takes what libraries log where nobody handles it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        LOG.warn(record.getMessage())
+
+
+def take_warnings() -> None:
+    """Log warnings of Python and of libraries in the format of the command, for the rest of the process."""
+    logging.lastResort = _Warnings(logging.WARNING)
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    LOG.warn(f"{category.__name__}: {message}")
 
 
 def _set_format(name: str) -> str:

@@ -15,6 +15,13 @@ GroupRegex = Annotated[
         metavar="RE",
     ),
 ]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        help="CSV or Parquet with an image and a group column, such as the patient; a group stays in one split.",
+        metavar="URI",
+    ),
+]
 Model = Annotated[str | None, typer.Option(help="Network: compact, lite0 or one of torchvision. [default: compact]")]
 Weights = Annotated[str, typer.Option(help="First weights. none: random; imagenet: pretrained on photographs.")]
 BatchSize = Annotated[int, typer.Option(help="Images in a training step, over all workers.")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from brainray.scoring.run_folder import ScoreRequest
 
 # Parameters that are no fields of `ScoreOptions`.
-_NO_OPTIONS = ("input", "output", "model", "labels", "stall_timeout", "plan", "probe", "price", "log_format")
+_NO_OPTIONS = ("input", "output", "model", "labels", "more", "stall_timeout", "plan", "probe", "price", "log_format")
 
 KeepColumns = Annotated[
     list[str] | None, typer.Option(help="Columns of an input list to copy into the predictions.", metavar="NAMES")
@@ -23,12 +23,17 @@ Input = Annotated[
     list[str],
     typer.Option(help="Folder, image, tar, zip, Parquet or list; repeatable.", metavar="URI"),
 ]
+More = Annotated[
+    list[str] | None,
+    typer.Argument(help="More inputs, as a shell makes of --input scans/*.jpg.", metavar="URI", show_default=False),
+]
 AllowedFailures = Annotated[str, typer.Option(help="Allowed failed images, a share or a count; more: exit code 3.")]
 Include = Annotated[
     list[str] | None,
     typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
 ]
 GroupBy = Annotated[str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")]
+MaxFileSize = Annotated[str, typer.Option(help="Larger files are not read: their rows say too_large.", metavar="SIZE")]
 MaxUnread = Annotated[str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")]
 
 
@@ -36,12 +41,16 @@ def score(
     context: typer.Context,
     input: Input,
     output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
+    more: More = None,
     model: Annotated[
         str, typer.Option(help="Model that `train` wrote; shipped: the one in the package.", metavar="URI")
     ] = "shipped",
     labels: Annotated[
-        str | None, typer.Option(help="CSV or Parquet with an image and a label column.", metavar="URI")
+        str | None, typer.Option(help="Table (text or Parquet) with an image and a label column.", metavar="URI")
     ] = None,
+    labels_may_miss: Annotated[
+        bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not in the input.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Scoring processes. [default: as many as the cluster holds]")
     ] = None,
@@ -52,6 +61,9 @@ def score(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Leave out paths that match; repeatable.", metavar="GLOB")
     ] = None,
+    any_suffix: Annotated[
+        bool, typer.Option("--any-suffix", help="Take images by their first bytes, whatever their suffix.")
+    ] = False,
     keep_columns: KeepColumns = None,
     group_by: GroupBy = None,
     precision: Precision = "auto",
@@ -59,6 +71,7 @@ def score(
         float, typer.Option(help="Seconds without a finished shard after which the run ends.")
     ] = 600,
     max_unread: MaxUnread = "50%",
+    max_file_size: MaxFileSize = "1GiB",
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,
@@ -86,7 +99,8 @@ def score(
     from brainray.commands.score import read_request
 
     options = options_of(context.params)
-    request = read_request(input, model=model, output=output, labels=labels, options=options)
+    inputs = [*input, *(more or ())]
+    request = read_request(inputs, model=model, output=output, labels=labels, options=options)
     if plan or probe or price is not None:
         _plan(request, probe=probe or price is not None, price=price)
     else:
@@ -108,7 +122,7 @@ def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
 
     console = output_console()
     if not probe:
-        show_plan(console, plan_only(request))
+        show_plan(console, plan_only(request, say=LOG.say))
         return
     plan, expected = plan_with_probe(request, say=LOG.say)
     show_plan(console, plan)

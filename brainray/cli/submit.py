@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,8 +75,6 @@ def submit(
         LOG.say("the same command without --detach follows it, with --stop it is stopped")
         typer.echo(job.job_id)
         return
-    if isinstance(sys.stdout, TextIOWrapper):  # cron may set ASCII, and logs hold other characters
-        sys.stdout.reconfigure(errors="replace")
     jobs.check_ending(jobs.follow(job, api, out=sys.stdout, say=LOG.say))
 
 
@@ -115,7 +112,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
         if value is None or getattr(option, "metavar", None) != "URI":
             continue
         for uri in value if isinstance(value, (list, tuple)) else [value]:
-            _check_visible(option.opts[0], uri)
+            _check_visible(option.opts[0] if option.opts[0].startswith("-") else "--input", uri)
     return storage.normalise(values["output"])
 
 

@@ -7,7 +7,7 @@ import typer
 from brainray.errors import BadRequest
 
 from .log import LOG, LogFormatOption
-from .options import BatchSize, Data, Exclude, GroupRegex, Model, Precision, Seed, ValFraction, Weights
+from .options import BatchSize, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
 
 if TYPE_CHECKING:
     from brainray.training.search import Trial
@@ -30,6 +30,7 @@ def tune(
     weights: Weights = "none",
     batch_size: BatchSize = 32,
     seed: Seed = 0,
+    groups: Groups = None,
     group_regex: GroupRegex = None,
     val_fraction: ValFraction = 0.15,
     precision: Precision = "auto",
@@ -65,15 +66,16 @@ def tune(
         val_fraction=val_fraction,
         precision=precision,  # type: ignore[arg-type]
     )
-    ranked = run_search(
-        TuneRequest(data=data, output=output, exclude=exclude, options=options, space=space, trials=trials), say=LOG.say
+    request = TuneRequest(
+        data=data, output=output, exclude=exclude, groups=groups, options=options, space=space, trials=trials
     )
+    ranked = run_search(request, say=LOG.say)
     best = ranked[0]
     LOG.event("done", trials=len(ranked), best=best.varied, mean_recall=(best.best or {})["val_balanced_accuracy"])
     _show([row for row in ranked if not row.failure][:_SHOWN])
     typer.echo(
         f"best of {len(ranked)}, and chosen by these figures, so they flatter it; to train and measure it:\n"
-        f"{command_for(best)}"
+        f"{command_for(best, grouped=groups is not None)}"
     )
 
 

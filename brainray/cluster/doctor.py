@@ -35,6 +35,7 @@ from brainray.doctor.checks import (
     wrong,
 )
 from brainray.doctor.inputs import first_image
+from brainray.doctor.local_ray import check_loopback, check_tasks, session_folder, shared_memory_bytes
 from brainray.doctor.machine import check_objects, check_session_folder
 from brainray.doctor.nodes import (
     ClusterNode,
@@ -48,7 +49,7 @@ from brainray.doctor.nodes import (
 )
 from brainray.doctor.output import nearest_folder
 from brainray.errors import BadRequest, BrainrayError, StorageError
-from brainray.hardware import Machine, read_disk, read_machine
+from brainray.hardware import Machine, read_machine, tasks_left
 from brainray.models.bundle import DESCRIPTION
 from brainray.models.versions import DISTRIBUTIONS
 from brainray.storage.base import FileInfo
@@ -147,9 +148,11 @@ def check_local_ray(machine: Machine) -> Iterator[Finding]:
         yield warning("ray", f"{found}, of which {machine.usable:g} may be used", advice)
     else:
         yield ok("ray", found)
+    yield from guarded("processes", lambda: check_tasks(tasks_left(), machine.usable))
+    yield from guarded("loopback network", check_loopback)
+    yield from guarded("ray session folder", lambda: check_session_folder(session_folder()))
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    yield from guarded("ray session folder", lambda: check_session_folder(folder))
-    yield from guarded("ray objects", lambda: check_objects(machine, read_disk("/dev/shm").free_bytes, folder))
+    yield from guarded("ray objects", lambda: check_objects(machine, shared_memory_bytes(), folder))
 
 
 def check_nodes(questions: NodeQuestions, address: str) -> Iterator[Finding]:

@@ -128,7 +128,10 @@ def last_address() -> str | None:
     from ray._private import utils
 
     read = getattr(utils, "read_ray_address", None)
-    found = read() if read else None
+    try:
+        found = read() if read else None
+    except OSError:  # another user's, who keeps it private
+        return None
     return str(found) if found else None
 
 

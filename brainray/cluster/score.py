@@ -44,6 +44,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             precision=options.precision,
             inputs=tuple(plan.run_json["inputs"]),
             max_unread=options.max_unread,
+            most_bytes=options.max_file_bytes,
             shared_paths=shared_paths,
             checked_nodes=checked_nodes,
         )

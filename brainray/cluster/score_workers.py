@@ -45,6 +45,7 @@ class ScoreJob:
     precision: Precision
     inputs: tuple[str, ...]  # roots of the inputs
     max_unread: float  # share of unreadable images from which an outage is assumed
+    most_bytes: int  # of a file that is read
     shared_paths: SharedPaths
     checked_nodes: frozenset[str]  # ids of the nodes that see them; workers of other nodes check on start
 
@@ -55,7 +56,7 @@ class ScoreJob:
 
     def reader(self) -> Reader:
         """Make the reader of a worker's images."""
-        return Reader(outage_share=self.max_unread, roots=self.inputs)
+        return Reader(outage_share=self.max_unread, roots=self.inputs, most_bytes=self.most_bytes)
 
 
 def score_shards(

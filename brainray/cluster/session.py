@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from brainray.doctor import local_ray
 from brainray.errors import BadRequest, BrainrayError, StorageError
-from brainray.hardware import Machine, read_machine
+from brainray.hardware import Machine, has_working_folder, read_machine
 from brainray.resources import Node, missing_memory
 
 from . import ray_internals
+from .guard import Guard
 
 _ANSWER_TIMEOUT_S = 5.0
 _OWN_EXCEPTION = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of brainray in a traceback
@@ -51,10 +53,13 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         yield cluster_nodes()
         return
     ray_internals.mute_workers()
-    with ray_internals.auth_settings_kept():
-        _connect(cluster_address(), lean=lean)
+    with Guard() as guard, ray_internals.auth_settings_kept():
+        _connect(cluster_address(), guard, lean=lean)
         try:
             yield cluster_nodes()
+        except BrainrayError as exc:
+            guard.tell(str(exc))  # Ray may end this process in `ray.shutdown`, before the error is shown
+            raise
         finally:
             _mute_dying_threads()
             ray_internals.end_executors()
@@ -62,7 +67,8 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
             _restore_sigterm_handler()
 
 
-def _connect(address: str | None, *, lean: bool) -> None:
+def _connect(address: str | None, guard: Guard, *, lean: bool) -> None:
+    """Connect to the Ray at an address, or start one. A start that is cut short leaves no process behind."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -74,27 +80,42 @@ def _connect(address: str | None, *, lean: bool) -> None:
             ray_internals.without_monitor_processes() if starts_lean else nullcontext(),
         ):
             if address is None:
-                _start(quiet)
+                with guard.marked():
+                    _start(quiet)
             else:
                 bring_token(address)
                 ray.init(address=address, **quiet)
-    except (ray.exceptions.RayError, ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
+    except BrainrayError:
+        raise
+    except Exception as exc:  # Ray has no class for all that may go wrong in a start
         where = (
             f"{address}, with RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'disabled')}"
             if address
             else "this machine"
         )
-        raise BrainrayError(f"could not start or reach Ray at {where}: {str(exc).splitlines()[0]}") from exc
+        raise BrainrayError(f"could not start or reach Ray at {where}: {_first_line(exc)}") from exc
+
+
+def _first_line(exc: Exception) -> str:
+    return next(iter(str(exc).splitlines()), "") or type(exc).__name__
 
 
 def _start(quiet: dict[str, Any]) -> None:
     """Start a Ray of this process alone: with at least one processor, and without the working folder's modules.
 
-    Raises `BadRequest` where memory is too small for one worker, because the kernel would kill it again and again.
+    Raises `BadRequest` where memory is too small for one worker, because the kernel would kill it again and again, and
+    where the machine lacks what Ray would wait for (`local_ray`).
     """
     import ray
 
-    _check_memory(read_machine())
+    if sys.flags.optimize > 1:
+        raise BadRequest("Python runs without docstrings, which Ray needs; start it with -O in place of -OO")
+    machine = read_machine()
+    local_ray.require(machine)
+    folder = local_ray.session_folder()
+    _check_memory(machine)
+    if not has_working_folder():
+        os.chdir("/")  # Ray and its workers cannot start in a folder that was deleted
     ray_internals.use_own_token()
     with ray_internals.without_relative_python_path():
         ray.init(
@@ -102,6 +123,9 @@ def _start(quiet: dict[str, Any]) -> None:
             include_dashboard=False,
             num_cpus=ray_internals.processors(),
             job_config=ray_internals.own_job_config(),
+            _temp_dir=folder,
+            # Where shared memory is too small, Ray chooses the same by itself.
+            _plasma_directory=None if local_ray.shared_memory_bytes() else folder,
             **quiet,
         )
 
@@ -129,17 +153,23 @@ def bring_token(address: str) -> None:
         )
 
 
+class _WithoutRayErrors:
+    """A `threading.excepthook` that drops tracebacks of errors of Ray and passes on all others."""
+
+    def __init__(self) -> None:
+        self._previous = threading.excepthook
+
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        from ray.exceptions import RayError
+
+        if args.exc_type is None or not issubclass(args.exc_type, RayError):
+            self._previous(args)
+
+
 def _mute_dying_threads() -> None:
     """Drop the tracebacks of Ray Data's threads, which fail with a `RayError` when Ray is shut down under them."""
-    from ray.exceptions import RayError
-
-    previous_hook = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if args.exc_type is None or not issubclass(args.exc_type, RayError):
-            previous_hook(args)
-
-    threading.excepthook = hook
+    if not isinstance(threading.excepthook, _WithoutRayErrors):
+        threading.excepthook = _WithoutRayErrors()
 
 
 def _restore_sigterm_handler() -> None:
@@ -167,16 +197,21 @@ def _sigterm_handler_kept() -> Iterator[None]:
 @contextmanager
 def _stderr_muted() -> Iterator[None]:
     """Discard the standard error stream, also of C++: Ray prints a greeting there at any log level."""
-    sys.stderr.flush()
+    _flush_stderr()
     saved = os.dup(2)
     with open(os.devnull, "wb") as devnull:
         os.dup2(devnull.fileno(), 2)
     try:
         yield
     finally:
-        sys.stderr.flush()
+        _flush_stderr()
         os.dup2(saved, 2)
         os.close(saved)
+
+
+def _flush_stderr() -> None:
+    if sys.stderr is not None:  # None: closed by the caller
+        sys.stderr.flush()
 
 
 def cluster_address() -> str | None:

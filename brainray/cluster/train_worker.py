@@ -70,7 +70,7 @@ class _WorkerState:
     def __init__(self, job: TrainJob, resume_from: Checkpoint | None, *, rank: int, workers: int) -> None:
         self._job, self._rank, self._workers = job, rank, workers
         self.history = list(resume_from.history) if resume_from else []
-        self._best = (resume_from.best, resume_from.logits_NK, resume_from.labels_N) if resume_from else None
+        self._best = _best_of(resume_from) if resume_from else None
         shares = min(workers, job.fit_spec.pictures)
         self._train_rows, self._validation_rows = _worker_rows("train"), _worker_rows("validation")
         device = ray.train.torch.get_device() if torch.cuda.is_available() else pick_device()
@@ -89,7 +89,7 @@ class _WorkerState:
         trainer, options = self._trainer, self._job.fit_spec.options
         loss = trainer.epoch(self._train_rows, rank=self._rank)
         train_ended = time.perf_counter()
-        logits_NK, labels_N = self._validate()
+        logits_NK, labels_N, positions_N = self._validate()
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": float(np.mean(_all_gather(loss))),
@@ -103,22 +103,23 @@ class _WorkerState:
         if row["best"]:
             # A copy, because further steps change the weights in place.
             best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.eval_model.state_dict().items()}
-            self._best = (best, torch.from_numpy(logits_NK), torch.from_numpy(labels_N))
+            self._best = (best, *map(torch.from_numpy, (logits_NK, labels_N, positions_N)))
         self.history.append(row)
 
-    def _validate(self) -> tuple[Array, Array]:
-        """Return logits [N, K] and labels [N] of all validation images, in the same order on every worker."""
+    def _validate(self) -> tuple[Array, ...]:
+        """Return logits [N, K], labels and positions [N] of all validation images, in one order on every worker."""
         # Batch statistics differ between workers; the checkpoint has the first one's, so all validate with those.
         for buffer in self._trainer.eval_model.buffers():
             if torch.distributed.is_initialized():
                 torch.distributed.broadcast(buffer, 0)
-        shares = _all_gather((self._trainer.evaluate(self._validation_rows), self._validation_rows.label))
-        return np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
+        rows = self._validation_rows
+        shares = _all_gather((self._trainer.evaluate(rows), rows.label, rows.position))
+        return tuple(np.concatenate(parts) for parts in zip(*shares, strict=True))
 
     def report(self) -> None:
         """Write the checkpoint in the first worker, and report the epoch to Ray Train."""
         if self._rank == 0 and self._best:
-            best, logits_NK, labels_N = self._best
+            best, logits_NK, labels_N, positions_N = self._best
             trainer = self._trainer
             state = Checkpoint(
                 model=loop.unwrap(trainer.model).state_dict(),
@@ -129,10 +130,15 @@ class _WorkerState:
                 logits_NK=logits_NK,
                 labels_N=labels_N,
                 data=self._job.data,
+                positions_N=positions_N,
             )
             self._job.writer.write_bytes(self._job.work.checkpoint, checkpoint.to_bytes(state))
             self._job.writer.write_json(self._job.work.progress, {"history": self.history})
         ray.train.report(self.history[-1])
+
+
+def _best_of(saved: Checkpoint) -> tuple[Any, ...]:
+    return saved.best, saved.logits_NK, saved.labels_N, saved.positions_N
 
 
 def _worker_rows(name: str) -> DecodedRows:

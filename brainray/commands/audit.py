@@ -27,7 +27,8 @@ from brainray.duplicates.groups import (
 )
 from brainray.duplicates.report import page
 from brainray.duplicates.search import Pairs, find_copies, group_copies
-from brainray.errors import BadRequest, as_bad_request
+from brainray.errors import BadRequest
+from brainray.inputs.group_file import read_group_file
 from brainray.storage import Writer, lease
 from brainray.storage.scratch import scratch_folder
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
@@ -62,14 +63,24 @@ class AuditRequest:
     against: tuple[str, ...]
     output: str
     group_regex: str | None
+    groups: str | None = None
 
     @classmethod
-    def of(cls, data: Sequence[str], *, against: Sequence[str], output: str, group_regex: str | None) -> "AuditRequest":
+    def of(
+        cls,
+        data: Sequence[str],
+        *,
+        against: Sequence[str],
+        output: str,
+        group_regex: str | None,
+        groups: str | None = None,
+    ) -> "AuditRequest":
         return cls(
             data=tuple(map(storage.normalise, data)),
             against=tuple(map(storage.normalise, against)),
             output=storage.normalise(output),
             group_regex=group_regex,
+            groups=storage.normalise(groups) if groups else None,
         )
 
 
@@ -80,8 +91,11 @@ def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dic
     """
     check_output(request.output)
     lease.refuse_if_held(request.output)
-    listed = list_images(request.data, request.against, group_regex=request.group_regex)
+    group_file = read_group_file(request.groups) if request.groups else None
+    listed = list_images(request.data, request.against, group_regex=request.group_regex, group_file=group_file)
     say(f"{len(listed.table):,} images")
+    for line in group_file.describe() if group_file else ():
+        say(line)
     if listed.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in listed.skipped.items()))
     storage.check_writable("--output", request.output)
@@ -98,12 +112,7 @@ def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dic
 
 def check_output(uri: str) -> None:
     """Raise `BadRequest` for a file, and for a folder that holds anything but an earlier audit, which is replaced."""
-    with as_bad_request("--output"):
-        exists = storage.exists(uri)
-    if not exists:
-        return
-    if not storage.is_folder(uri):
-        raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier audit")
+    storage.check_is_folder("--output", uri, give="a folder that is new or holds an earlier audit")
     names = storage.list_names(uri)
     foreign = sorted(set(names) - {GROUPS, PAGE, SUMMARY})
     if not foreign and SUMMARY in names:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from brainray.config import MaxFailed, ScoreOptions, TrainOptions, parse_share, parse_workers
+from brainray.config import MaxFailed, ScoreOptions, TrainOptions, parse_share, parse_size, parse_workers
 from brainray.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def score_options(
     *,
     max_failed: str | int | MaxFailed,
     max_unread: str | float,
+    max_file_size: str | int = ScoreOptions.max_file_bytes,
     include: str | Iterable[str] | None,
     exclude: str | Iterable[str] | None,
     keep_columns: str | Iterable[str] | None,
@@ -39,6 +40,9 @@ def score_options(
     """The options of `score`. Raises `BadRequest` that names the option."""
     return ScoreOptions(
         max_failed=max_failed if isinstance(max_failed, MaxFailed) else MaxFailed.parse(str(max_failed)),
+        max_file_bytes=(
+            parse_size("--max-file-size", max_file_size) if isinstance(max_file_size, str) else max_file_size
+        ),
         max_unread=parse_share("--max-unread", max_unread) if isinstance(max_unread, str) else max_unread,
         include=several(include),
         exclude=several(exclude),

@@ -15,14 +15,14 @@ from brainray import storage
 from brainray.callbacks import Clock, Say
 from brainray.config import MaxFailed, PageOptions, ScoreOptions
 from brainray.errors import StorageError, TooManyFailed
-from brainray.inputs.file_lists import kept_types
+from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
-from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close
+from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
 from brainray.scoring.prediction_schema import prediction_schema
 from brainray.scoring.run_folder import (
     STATUS,
@@ -73,6 +73,10 @@ class Outcome:
         return int(self.summary.figures["totals"]["failed"])
 
 
+def _ignore(_: str) -> None:
+    """Take a message and do nothing with it."""
+
+
 def read_request(
     inputs: Sequence[str], *, model: str | None, output: str, labels: str | None, options: ScoreOptions
 ) -> ScoreRequest:
@@ -106,8 +110,6 @@ def score(
     output = request.output
     check_output(request)
     refuse_if_held(output)
-    if request.label_file is not None and request.label_file.without_label:
-        say(f"--labels: {request.label_file.without_label:,} row(s) have no label (empty, NA or unknown)")
     with scratch_folder() as scratch:
         job = _Job(
             request=request,
@@ -115,6 +117,7 @@ def score(
             listener=listener,
             clock=clock,
             engine=engine or partial(_with_ray, say=say),
+            say=_Once(say),
         )
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete:
@@ -124,6 +127,17 @@ def score(
             check_output(request)  # again: another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
+
+
+def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
+    """Say what was noticed in a listing that was just made, and which rows of the label file label none of it."""
+    for note in plan.listing.notes:
+        say(note)
+    labels = request.label_file
+    if labels is not None and labels.without_label:
+        say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
+    if labels is not None and labels.without_image:
+        say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
 
 
 def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:
@@ -137,23 +151,39 @@ def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = Non
         )
 
 
-def plan_only(request: ScoreRequest) -> Plan:
+def plan_only(request: ScoreRequest, *, say: Say = _ignore) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
-        return plan_run(request, scratch)
+        plan = with_foreseen(plan_run(request, scratch), request)
+    _say_of_listing(request, plan, say)
+    return plan
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
     """The plan, and an estimate of its time from scoring some images; None where there is nothing to score."""
     check_output(request)
     with scratch_folder() as scratch:
-        plan = plan_run(request, scratch)
+        plan = with_foreseen(plan_run(request, scratch), request)
+        _say_of_listing(request, plan, say)
         if not plan.todo_images:
             return plan, None
         from brainray.cluster.score import estimate_with_ray
 
         return plan, estimate_with_ray(request, plan, say=say)
+
+
+class _Once:
+    """Passes each message on once: a run may list its inputs again."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._said: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._say(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +193,7 @@ class _Job:
     request: ScoreRequest
     scratch: str
     listener: Listener
+    say: Say
     clock: Clock
     engine: ScoreEngine
 
@@ -173,7 +204,9 @@ class _Job:
             self.listener(Progress(phase="listing", total=images))
 
         scratch = tempfile.mkdtemp(dir=self.scratch)
-        return plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        plan = plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
+        _say_of_listing(self.request, plan, self.say)
+        return plan
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score the new images by `plan`, or by a new plan where another run has changed the output since."""

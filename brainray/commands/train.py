@@ -41,6 +41,7 @@ def train(
     *,
     output: str,
     exclude: str | None,
+    groups: str | None = None,
     options: TrainOptions,
     init: Bundle | None = None,
     say: Say,
@@ -55,7 +56,7 @@ def train(
     state.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
     options = replace(options, init=init.fingerprint if init else None)
-    job = list_images(data, output=output_uri, exclude=exclude, options=options, init=init, say=say)
+    job = list_images(data, output=output_uri, exclude=exclude, groups=groups, options=options, init=init, say=say)
     if state.inspect_output(output_uri, job.request) != "trained":
         from brainray.models.networks import check_network
 
@@ -111,6 +112,8 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
     with decoded_by_ray(job, writer, workers=options.workers, most=options.most_workers) as images:
         data = describe_data(images.selected, job.model.classes)
         _begin(job, begun, data, writer)
+        if images.selected.is_grouped:
+            state.write_groups(job.output, images.selected, writer=writer)
         job.say(f"training with {_count(images.pool)} worker(s); they take half a minute to start")
         for part, saved, split in zip(parts, begun.states, splits_of(images.selected), strict=True):
             if saved is None or not loop.is_finished(saved.history, options):
@@ -154,6 +157,11 @@ def _begin(job: TrainingJob, begun: Progress, data: dict[str, Any], writer: stor
     before = begun.data
     if before is None:
         state.begin_training(job.output, job.request, writer=writer)
+    elif "groups" in data and "groups" not in before:
+        raise BadRequest(
+            f"this training was begun by an earlier version of brainray, which divided groups otherwise; "
+            f"delete {job.work.uri} to begin anew"
+        )
     elif before != data:
         # One more image moves others between training and validation, so images trained on would be measured on.
         raise BadRequest(
@@ -177,6 +185,7 @@ def _write(job: TrainingJob, progress: Progress, writer: storage.Writer, *, seco
         labels_N=fitted.labels_N,
         fold_N=fitted.fold_N,
         review=fitted.review,
+        groups=state.read_groups(job.output, fitted.positions_N),
         history=last.history,
         best_epoch=best["epoch"] if best else 0,
     )

@@ -30,6 +30,7 @@ class TuneRequest:
     data: str
     output: str
     exclude: str | None
+    groups: str | None = None
     options: TrainOptions
     space: Space
     trials: int
@@ -40,7 +41,14 @@ def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
     output = storage.normalise(request.output)
     check_is_folder(output)
     lease.refuse_if_held(output)
-    job = list_images(request.data, output=output, exclude=request.exclude, options=request.options, say=say)
+    job = list_images(
+        request.data,
+        output=output,
+        exclude=request.exclude,
+        groups=request.groups,
+        options=request.options,
+        say=say,
+    )
     drawn = tuple(request.space.draw(request.options, number) for number in range(request.trials))
     # A wrong option ends the command before anything is written and Ray is started.
     specs = [options.model_spec(job.training_set.classes) for options in drawn]

@@ -19,6 +19,7 @@ from queue import Empty, Queue
 from typing import Literal
 
 from brainray.errors import BrainrayError, StorageError
+from brainray.hardware import has_working_folder
 
 Status = Literal["ok", "warning", "wrong"]
 _SKEW_S, _BAD_SKEW_S = 60, 300  # clock differences to warn of, to report as wrong; AWS refuses 900 s
@@ -179,11 +180,16 @@ def findings_of(module: str, check: str, *arguments: str, timeout_s: int, remedy
     """
     # -P: the program must not import from the working folder, unless this process does so too.
     command = [sys.executable, "-P", "-m", module, str(timeout_s), *arguments]
-    modules = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    modules = os.pathsep.join(folder or os.getcwd() for folder in sys.path if folder or has_working_folder())
     environment = os.environ | {"PYTHONPATH": modules}
     try:
         process = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            env=environment,
+            cwd=None if has_working_folder() else "/",
         )
     except subprocess.TimeoutExpired as exc:
         yield from _parsed(exc.stdout)

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from .checks import Finding, findings_of, ok, one_line, print_findings, size_text, warning, wrong
+from brainray.storage.scratch import temporary_folder
+
+from .checks import Finding, findings_of, guarded, ok, one_line, print_findings, size_text, warning, wrong
 
 TIMEOUT_S = 120  # the first import of torch reads 2 GB, perhaps from a network disk
 _SMI_TIMEOUT_S = 20
@@ -49,6 +51,7 @@ class Torch:
 def torch_findings() -> Iterator[Finding]:
     """Check torch and GPUs in this process."""
     versions = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
+    temporary_folder()  # without one the import of torch fails as with a wrong build
     try:
         _run_torchvision()
     except Exception as exc:  # noqa: BLE001  a wrong build raises many kinds
@@ -160,4 +163,4 @@ def _assess_gpu(number: int, gpu: Gpu, torch: Torch, driver_gpus: Sequence[str])
 
 
 if __name__ == "__main__":
-    print_findings(torch_findings)
+    print_findings(lambda: guarded("torch", torch_findings))

@@ -17,6 +17,7 @@ from brainray.imaging.decode import decode
 from brainray.inputs.archives import archive_of, kind_of
 from brainray.inputs.file_lists import open_file_list
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
+from brainray.inputs.unnamed_files import DICOM, NO_SUFFIX, format_of, read_head
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.storage.base import FileInfo
 
@@ -24,6 +25,7 @@ from .checks import Finding, Skew, counted, finding_of_error, ok, size_text, war
 
 _MOST_LISTED = 1000  # files listed to find the first image
 _WHOLE_BYTES = 32 << 20  # larger files are read only in part
+_MOST_UNNAMED = 64  # files without suffix that are looked into
 _HEAD_BYTES = 64 << 10
 _SLOW_S = 1.0
 _SHOWN_NAMES = 6
@@ -67,6 +69,7 @@ def check_store(uri: str, *, report: bool = True, clock: Clock = time.time) -> I
     if service is None or not report:
         return
     found = f"{service.host}, region {service.region}, credentials by {service.credentials}"
+    found = "; ".join((found, *service.settings))
     if service.renewed:
         yield ok(f"{name} store", found)
     else:
@@ -133,18 +136,26 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
         file = archive[0] if archive and storage.exists(archive[0]) else row.uri
         return next(iter(storage.list_files(file))), 0
     skipped = 0
+    unnamed: list[FileInfo] = []
     with closing(storage.list_files(uri, InputFolders("--input", Counter()))) as files:  # type: ignore[type-var]  # a generator
         for found in islice(files, _MOST_LISTED):
             file = storage.name_of(found.uri)
             is_archive = kind_of(file) and not found.special and not is_hidden(file, found.folders)
-            if is_archive or skip_reason(file, found.folders, special=found.special) is None:
+            reason = skip_reason(file, found.folders, special=found.special)
+            if is_archive or reason is None:
                 return found, skipped
             skipped += 1
-    return None, skipped
+            if reason == NO_SUFFIX and len(unnamed) < _MOST_UNNAMED:
+                unnamed.append(found)
+    image = next((found for found in unnamed if format_of(read_head(found)) not in (None, DICOM)), None)
+    return image, skipped
 
 
 def _time_read(name: str, first: FileInfo) -> Finding:
     """Read a file as scoring does, twice, and time the second read, which needs no new connection."""
+    if first.archived is not None:
+        found = f"{first.uri} is in {first.archived}, as others may be"
+        return warning(name, found, "restore what is to be scored; archived images get a row that says so")
     whole = first.size_bytes <= _WHOLE_BYTES and kind_of(first.uri) is None
     data, took_s = b"", 0.0
     for _ in range(2):

@@ -1,11 +1,10 @@
-"""Checks this machine: Python, packages, processors, memory, folders, open files, and what a local Ray needs.
+"""Checks this machine: Python, packages, processors, memory, and the room in the folders of a run.
 
 Imports neither Ray nor torch, and changes nothing.
 """
 
 import os
 import platform
-import resource
 import sys
 import tempfile
 import tomllib
@@ -28,11 +27,7 @@ _SHOWN = ("ray", "torch", "torchvision", "numpy", "pyarrow", "pillow", "obstore"
 # Memory of the driver (0.3 GB) and of Ray's own processes (0.7 GB) on a local Ray.
 _OTHERS_BYTES = 1 << 30
 _OBJECTS_SHARE = 0.3  # share of the free memory that Ray takes for objects; workers get the rest
-_SESSION = "session_2026-01-31_00-00-00_000000"
-_LONGEST_SOCKET = 107  # bytes in the path of a Unix socket
 _FULL = 0.95  # share of a disk in use above which Ray writes no objects to it
-_FEW_FILES, _TOO_FEW_FILES = 4096, 256  # Ray warns below the former; 64 reads at a time need more than the latter
-_RAISED_TO = 65536  # soft limit of open files that Ray sets where the hard limit allows
 _FEW_BYTES, _TOO_FEW_BYTES = 5e9, 0.5e9
 _FEW_INODES = 1000
 
@@ -176,17 +171,14 @@ def check_room(check: str, folder: str, variable: str) -> Finding:
 
 
 def check_session_folder(folder: str) -> Iterator[Finding]:
-    """Check the folder where a local Ray keeps logs, sockets, and objects spilled from memory."""
-    check, longest = "ray session folder", f"{folder}/ray/{_SESSION}_{os.getpid()}/sockets/plasma_store"
-    if len(os.fsencode(longest)) > _LONGEST_SOCKET:
-        found = f"{folder} is too long for the sockets in it ({len(longest)} bytes, {_LONGEST_SOCKET} allowed)"
-        yield wrong(check, found, "set RAY_TMPDIR to a shorter folder, such as /tmp")
-        return
-    finding = check_room(check, folder, "RAY_TMPDIR")
+    """Check the room in the folder where a local Ray keeps logs, sockets, and objects spilled from memory."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    finding = check_room("ray session folder", folder, "RAY_TMPDIR")
     disk = read_disk(folder)
     if finding.status == "ok" and disk.free_bytes < (1 - _FULL) * disk.total_bytes:
         advice = "free some, or set RAY_TMPDIR to a folder on another disk"
-        finding = warning(check, f"{finding.found}: above 95 % Ray moves no objects to the disk", advice)
+        finding = warning(finding.check, f"{finding.found}: above 95 % Ray moves no objects to the disk", advice)
     yield finding
 
 
@@ -199,17 +191,3 @@ def check_objects(machine: Machine, shared_bytes: int, folder: str) -> Iterator[
         return
     advice = f"enlarge it: docker run --shm-size={wanted / 1e9 * 1.1:.0f}g, or mount -o remount,size=... /dev/shm"
     yield warning("ray objects", f"{found}, not the {size_text(wanted)} Ray wants, which go to {folder}", advice)
-
-
-def check_open_files() -> Iterator[Finding]:
-    """Check the limit of open files; Ray raises the soft limit up to 65,536 where the hard one allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
-    limit = max(limit, _RAISED_TO if hard == resource.RLIM_INFINITY else min(hard, _RAISED_TO))
-    remedy = f"ulimit -n {_RAISED_TO} before the run, or LimitNOFILE={_RAISED_TO} in its service"
-    if limit < _TOO_FEW_FILES:
-        yield wrong("open files", f"at most {limit:,}, too few for 64 reads at a time", remedy)
-    elif limit < _FEW_FILES:
-        yield warning("open files", f"at most {limit:,}; connections may fail", remedy)
-    else:
-        yield ok("open files", f"at most {limit:,}")

@@ -18,8 +18,10 @@ from brainray import storage
 from brainray.errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
 from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
+from brainray.inputs.group_file import GroupFile
 from brainray.inputs.image_files import Grouper, image_files, tables_of
 from brainray.inputs.skip_counts import few_reasons
+from brainray.inputs.unread import MOST_FILE_BYTES
 
 from .descriptors import Descriptors, Flags, Floats, Ints, describe_picture, nothing
 from .search import CANDIDATES, SAME_PICTURE
@@ -40,7 +42,8 @@ SCHEMA = pa.schema(  # of groups.parquet
         ("error", pa.string()),  # reason why the image could not be read; then it has no group
     ]
 )
-_LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in ("uri", "source", "label", "folder", "subject")])
+_LISTING_COLUMNS = ("uri", "source", "label", "folder", "subject", "relative")
+_LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in _LISTING_COLUMNS])
 _ID_DIGITS = 16
 _NOTHING_SHARED: dict[str, Any] = {"pictures": 0, "images": {}}
 
@@ -51,12 +54,19 @@ _NOTHING_SHARED: dict[str, Any] = {"pictures": 0, "images": {}}
 class AuditListing:
     """Every image file below the roots, once."""
 
-    table: pa.Table  # uri, source, label, folder (the first, unless it names the class), subject; null for none
+    # uri, source, label, folder (the first, unless it names the class), subject (its group, such as a patient), and
+    # relative (its path below the root); null for none
+    table: pa.Table
     skipped: dict[str, int]  # files that are no images, by reason
 
 
-def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str | None) -> AuditListing:
-    """List the image files below all roots. Raises `BadRequest` for a root without images or inside another root."""
+def list_images(
+    data: Sequence[str], against: Sequence[str], *, group_regex: str | None, group_file: GroupFile | None = None
+) -> AuditListing:
+    """List the image files below all roots. A subject is told by the group file, else by the regular expression.
+
+    Raises `BadRequest` for a root without images or inside another root, and what `GroupFile` refuses.
+    """
     _check_disjoint([*data, *against])
     subject_of = Grouper(group_regex, option="--group-regex")
     skipped: Counter[str] = Counter()
@@ -67,7 +77,11 @@ def list_images(data: Sequence[str], against: Sequence[str], *, group_regex: str
             if not tables:
                 raise BadRequest(f"--{source} {root}: no image files found")
             chunks += tables
-    return AuditListing(table=pa.concat_tables(chunks), skipped=few_reasons(skipped))
+    table = pa.concat_tables(chunks)
+    if group_file is not None:
+        subjects = pc.coalesce(group_file.groups_of(table), table["subject"])
+        table = table.set_column(table.schema.get_field_index("subject"), "subject", subjects)
+    return AuditListing(table=table, skipped=few_reasons(skipped))
 
 
 def _check_disjoint(roots: Sequence[str]) -> None:
@@ -85,7 +99,8 @@ def _listing_rows(
     for image in image_files(f"--{source}", root, skipped):
         label, folder = _label_and_folder(image.folders)
         subject = subject_of(image.uri, image.folders)
-        yield {"uri": image.uri, "source": source, "label": label, "folder": folder, "subject": subject}
+        relative = "/".join((*image.folders, storage.name_of(image.uri)))
+        yield dict(zip(_LISTING_COLUMNS, (image.uri, source, label, folder, subject, relative), strict=True))
 
 
 def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]:
@@ -104,7 +119,7 @@ def describe_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
     errors = np.full(len(rows), READABLE, np.int8)
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
-            descriptors[row] = describe_picture(luminance(storage.read_bytes(uri)))
+            descriptors[row] = describe_picture(luminance(storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES)))
         except (ImageError, StorageError) as exc:
             errors[row] = IMAGE_REASONS.index(exc.reason)
     return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(descriptors).columns()
@@ -217,7 +232,11 @@ def figures_of(table: pa.Table, folders: pa.ChunkedArray) -> dict[str, Any]:
             "against": _shared(rows["group"], rows["source"]).get(f"{AGAINST}{JOINED}{DATA}", _NOTHING_SHARED),
             "folders": _shared(rows["group"], folders),
             "subjects": _shared(rows["subject"], folders),
+            "subjects_against": _shared(rows["subject"], rows["source"]).get(
+                f"{AGAINST}{JOINED}{DATA}", _NOTHING_SHARED
+            ),
         },
+        "subjects": _subjects(rows),
         "conflicts": {
             "pictures": len(mixed),
             "images": pc.sum(pc.is_in(rows["group"], value_set=mixed)).as_py() or 0,
@@ -249,6 +268,17 @@ def _by_class(rows: pa.Table) -> Iterator[tuple[str, dict[str, int]]]:
     for row in sorted(counted.to_pylist(), key=lambda row: row["label"] or ""):
         images, pictures = row["uri_count"], row["group_count_distinct"]
         yield row["label"] or "(none)", {"images": images, "pictures": pictures, "surplus": images - pictures}
+
+
+def _subjects(rows: pa.Table) -> dict[str, Any]:
+    """The number of subjects, the readable images without one, and the pictures with copies in two subjects or more."""
+    without = rows["subject"].null_count
+    return {
+        "subjects": pc.count_distinct(rows["subject"]).as_py(),
+        "images_without": without,
+        "share_without": without / len(rows) if len(rows) else None,
+        "pictures_in_several": len(mixed_groups(rows["group"], rows["subject"])),
+    }
 
 
 def _transforms(words: pa.ChunkedArray) -> dict[str, int]:

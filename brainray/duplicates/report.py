@@ -109,10 +109,24 @@ def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "pictures in both --data and --against", f"{leaked['pictures']:,}"
         for source, images in leaked["images"].items():
             yield f"of --{source} those are images", f"{images:,}"
-    for kind in ("folders", "subjects"):
-        for names, shared in figures["leaks"][kind].items():
-            yield f"{names}: {'pictures' if kind == 'folders' else 'subjects'} in both", f"{shared['pictures']:,}"
+    for names, shared in figures["leaks"]["folders"].items():
+        yield f"{names}: pictures in both", f"{shared['pictures']:,}"
+    yield from _subject_rows(figures)
     for word, images in figures["transforms"].items():
         yield f"copies: {word}", f"{images:,}"
     if figures["largest_group"]:
         yield "images in the largest group", f"{figures['largest_group']['images']:,}"
+
+
+def _subject_rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is known of the groups, such as patients; nothing where no image has one."""
+    known = figures["subjects"]
+    if not known["subjects"]:
+        return
+    yield "groups, such as patients", f"{known['subjects']:,}"
+    yield "images without a group", f"{known['images_without']:,} ({known['share_without']:.1%})"
+    yield "pictures in two groups or more", f"{known['pictures_in_several']:,}"
+    if figures["against"]:
+        yield "groups in both --data and --against", f"{figures['leaks']['subjects_against']['pictures']:,}"
+    for names, shared in figures["leaks"]["subjects"].items():
+        yield f"{names}: groups in both", f"{shared['pictures']:,}"

@@ -1,14 +1,19 @@
 """Plots as PNG bytes: the confusion matrix of a run, the learning curves and the reliability diagram of a training.
 
-Functions import matplotlib when they draw; importing this module must not. Nothing is written to files.
+Functions import matplotlib when they draw; importing this module must not. No plot is written to a file.
 """
 
 import io
+import logging
+import os
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from brainray.hardware import is_writable
+from brainray.storage.scratch import temporary_folder
 
 from . import metrics
 from .counts import Counts, Ints
@@ -19,12 +24,22 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 
+def _new_figure(**options: Any) -> "Figure":  # noqa: ANN401
+    """An empty figure. Imports matplotlib, which takes 0.5 s, without its messages on where it caches fonts."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    own = [os.path.expanduser(f"~/{folder}/matplotlib") for folder in (".config", ".cache")]
+    if "MPLCONFIGDIR" not in os.environ and not all(map(is_writable, own)):
+        # Else it would make a folder at each import, and leave it where the process ends by `os._exit`.
+        os.environ["MPLCONFIGDIR"] = f"{temporary_folder()}/matplotlib-of-{os.getuid()}"
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
 def draw_confusion(counts: Counts, classes: Sequence[str]) -> bytes:
     """A PNG of the confusion matrix, or of the predicted classes where no image is scored and labelled."""
-    from matplotlib.figure import Figure  # takes 0.5 s to import
-
     side = min(3 + 0.45 * len(classes), 24)  # inches
-    figure = Figure(figsize=(side + 2.5, side + 1.5), layout="constrained")
+    figure = _new_figure(figsize=(side + 2.5, side + 1.5), layout="constrained")
     axes = figure.subplots()
     names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
     if counts.scored_and_labelled:
@@ -84,10 +99,8 @@ def _title(counts: Counts) -> str:
 
 def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
     """A PNG of loss and accuracy by epoch. `history` has a row of figures for each epoch."""
-    from matplotlib.figure import Figure
-
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = _new_figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for key, name in (("train_loss", "training"), ("val_loss", "validation")):
         left.plot(epochs, [row[key] for row in history], label=name)
@@ -105,12 +118,10 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:
 
 def draw_reliability(counts: Counts) -> bytes:
     """A PNG of the reliability diagram: accuracy by confidence; a calibrated model lies on the diagonal."""
-    from matplotlib.figure import Figure
-
     names = ("mean_confidence", "accuracy", "images")
     filled = [each for each in metrics.calibration_bins(counts) if each["images"]]
     bins = [[float(each[name] or 0) for name in names] for each in filled]
-    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    figure = _new_figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as good as it says")
     axes.plot([confidence for confidence, _, _ in bins], [share for _, share, _ in bins], marker="o", label="measured")

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from brainray.config import ImageSpec
 from brainray.errors import ImageError, ImageReason
 
-from .formats import plugin_for, unsupported_format
+from . import jpeg
+from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
 from .normalise import Box, head_box, usual_tone
 
 _TURNS = {  # EXIF orientation -> the operation that turns the image upright
@@ -41,6 +42,8 @@ _WIDE_MODES = ("I", "F")  # first letters of Pillow's modes with 16-bit, 32-bit 
 _WIDE_WINDOW = (0.1, 99.9)  # percentiles of the values of such an image that become 0 and 255
 _WIDE_BLOCK = 1 << 20  # pixels that are scaled at a time, or sampled for the percentiles: limits memory
 _FULL_SIZE_SCANS = 20  # most scans of a progressive image of max_pixels, more for smaller ones; encoders write about 10
+_NO_END = "it has no end marker (EOI), but all its pixels"
+_PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
 _QUIET_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -52,6 +55,7 @@ class Decoded:
     width: int
     height: int
     format: str  # Pillow's name: JPEG, PNG, TIFF ...
+    note: str | None = None  # what is wrong with the file although its pixels are whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,11 @@ class Header:
 
 def decode(data: bytes, spec: ImageSpec) -> Decoded:
     """Decode an image and fit it to the spec. Raises `ImageError` and nothing else, whatever the bytes."""
-    return _render(_open(data, spec.max_pixels), spec)
+    try:
+        return _noted(_render(_open(data, spec.max_pixels), spec), data)
+    except ImageError as exc:
+        ended = _ended_jpeg(data, exc)
+    return _noted(_render(_open(ended, spec.max_pixels), spec), data)
 
 
 def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray[np.uint8]:
@@ -73,13 +81,21 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
 
     The same pixels give the same values in every lossless format, be grey stored as L, R=G=B or a palette.
     """
-    return _luminance(_open(data, max_pixels))
+    try:
+        return _luminance(_open(data, max_pixels))
+    except ImageError as exc:
+        ended = _ended_jpeg(data, exc)
+    return _luminance(_open(ended, max_pixels))
 
 
 def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArray[np.uint8]]:
     """The results of `decode` and `luminance`, byte for byte, in less time than both unless the image is a JPEG."""
-    image = _open(data, spec.max_pixels)
-    decoded = _render(image, spec)
+    try:
+        image = _open(data, spec.max_pixels)
+        decoded = _noted(_render(image, spec), data)
+    except ImageError as exc:
+        ended = _ended_jpeg(data, exc)
+        return decode(data, spec), _luminance(_open(ended, spec.max_pixels))
     # `decode` unpacks a JPEG only as far as its own size needs, so it has to be unpacked again.
     return decoded, _luminance(_open(data, spec.max_pixels) if isinstance(image, JpegImageFile) else image)
 
@@ -109,6 +125,26 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile:
     return image
 
 
+def _noted(decoded: Decoded, data: bytes) -> Decoded:
+    """Note a missing end marker, which Pillow itself overlooks in some files, as in those with zeros at their end."""
+    if decoded.format != JpegImageFile.format or jpeg.has_end(data):
+        return decoded
+    return replace(decoded, note=_PADDED if jpeg.ended(data) is None else _NO_END)
+
+
+def _ended_jpeg(data: bytes, error: ImageError) -> bytes:
+    """The JPEG with an end marker, where `decode` failed for that alone. Raises the image's true error otherwise."""
+    if error.reason != "truncated" or plugin_for(data) is not JpegImageFile:
+        raise error
+    process = jpeg.unread_process(data)
+    if process is not None:
+        raise ImageError("unsupported", f"it is {process}, which is not read; save it as PNG first") from error
+    ended = jpeg.ended(data)
+    if ended is None:
+        raise error
+    return ended
+
+
 def _check_size(image: ImageFile, data: bytes, max_pixels: int) -> None:
     """Raise `too_large` by what the header says, while nothing is unpacked."""
     pixels = image.width * image.height
@@ -135,6 +171,9 @@ def _pillow_errors(otherwise: ImageReason, what: str) -> Iterator[None]:
         yield
     except Exception as exc:  # damaged files raise nearly every type there is; none may take down a shard
         message = " ".join(str(exc).split())[:200].encode("ascii", "backslashreplace").decode()
+        compression = TIFF_COMPRESSIONS.get(int(message)) if message.isdecimal() else None
+        if compression is not None:
+            raise ImageError("unsupported", f"{what}: is compressed as {compression}; save it as PNG first") from exc
         raise ImageError(_reason(exc, otherwise), f"{what}: {message or type(exc).__name__}") from exc
 
 

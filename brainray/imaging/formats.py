@@ -32,11 +32,16 @@ _PICTURES: dict[bytes, type[ImageFile]] = {
 _NIFTI = rb".{344}n[+i]1\0|.{4}n[+i]2\0"
 # Other formats that occur in data sets under an image's name. The first match counts; the last ones are vague.
 _OTHER_FORMATS: tuple[tuple[bytes, ImageReason, str], ...] = (
-    (rb".{128}DICM", "unsupported", "a DICOM file; export its slices as PNG first"),
+    # With its preamble, or from the first tag on: group 2 or 8, then a type of two letters or a length.
+    (rb".{128}DICM|[\2\x08]\0.\0([A-Z]{2}|.\0\0\0)", "unsupported", "a DICOM file; export its slices as PNG first"),
     (_NIFTI, "unsupported", "a NIfTI volume; export its slices as PNG first"),
     (rb".{4}ftyp(hei|hev|mif1|msf1)", "unsupported", "a HEIC image; save it as JPEG or PNG first"),
-    (rb"8BPS|%!PS|\0\0[\1\2]\0|SIMPLE  =|NRRD|\x89HDF|\xff\x0a|.{4}JXL ", "unsupported",
-     "an image or volume of a format that is not read; save it as PNG first"),
+    (rb"\xff\x0a|.{4}JXL ", "unsupported", "a JPEG XL image; save it as PNG first"),
+    (rb"II\xbc\x01", "unsupported", "a JPEG XR image; save it as PNG first"),
+    (rb"NRRD", "unsupported", "an NRRD volume; export its slices as PNG first"),
+    (rb"\x89HDF", "unsupported", "an HDF5 file, such as MINC or MATLAB's; export its slices as PNG first"),
+    (rb"8BPS|%!PS|\0\0[\1\2]\0|SIMPLE  =", "unsupported",
+     "a Photoshop, PostScript, icon or FITS file; save it as PNG first"),
     (rb"version https://git-lfs", "not_an_image", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
     (rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html)", "not_an_image", "an HTML page, often a server's error or login"),
     (rb"(\xef\xbb\xbf)?\s*<(\?xml|error|svg)", "not_an_image", "an XML document, often a server's error message"),
@@ -46,6 +51,17 @@ _OTHER_FORMATS: tuple[tuple[bytes, ImageReason, str], ...] = (
     (rb"\0{16}", "not_an_image", "zero bytes, as an interrupted copy leaves them"),
     (rb"[\s!-~]{64}|[\s!-~]*$", "not_an_image", "plain text"),
 )  # fmt: skip
+
+TIFF_COMPRESSIONS = {  # numbers of the tag Compression that Pillow does not know
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+    34892: "lossy JPEG of a DNG",
+    34933: "PNG",
+    34934: "JPEG XR",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
 
 
 def plugin_for(data: bytes) -> type[ImageFile] | None:

@@ -161,8 +161,9 @@ def write_archive(output_uri: str, *, images: int, seed: int, progress: Callable
     for option, value, least in (("--images", images, 1), ("--seed", seed, 0)):
         if value < least:
             raise BadRequest(f"{option} is {value}; it must be {least} or more")
-    if storage.exists(output) and (not storage.is_folder(output) or storage.list_names(output)):
-        raise BadRequest(f"{output} is a file or holds some already; give a folder that is new or empty")
+    storage.check_is_folder("--output", output, give="a folder that is new or empty")
+    if storage.list_names(output):
+        raise BadRequest(f"--output {output} holds files already; give a folder that is new or empty")
     for index in range(images):
         pixels, name = draw(index, seed)
         data, suffix = encode(pixels, index, seed)

@@ -6,6 +6,7 @@ Nothing here assumes four classes. The aliases let public copies of the brain-MR
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from urllib.parse import unquote
 
 # Spellings seen in public copies of the brain-MRI sets, compared without case, spaces and punctuation.
 _ALIASES = {
@@ -18,6 +19,7 @@ _ALIASES = {
 LABEL_COLUMNS = ("label", "class", "diagnosis", "target")
 # Names of split folders in public copies, which are above the class folders and no class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one
 _CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}
 
 
@@ -43,23 +45,46 @@ def match_class(name: str, lookup: dict[str, str]) -> str | None:
 
 
 def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | None:
-    """The label of an image below `folders` (outermost first): the nearest folder whose name is a class."""
+    """The label of an image below `folders` (outermost first): the nearest folder whose name is a class.
+
+    A Hive partition such as `label=no%20tumor` counts by its value. Others, as `site=normal`, are no class.
+    """
     for folder in reversed(folders):
         label = match_class(folder, lookup)
+        if label is None and (value := _hive_label(folder)) is not None:
+            label = match_class(value, lookup)
         if label is not None:
             return label
     return None
 
 
+@lru_cache(4096)
+def _hive_label(folder: str) -> str | None:
+    """The value of a Hive partition whose key is that of a label column; None for any other folder."""
+    key, separator, value = folder.partition("=")
+    is_label = separator and value != _HIVE_NULL and key.strip().casefold() in LABEL_COLUMNS
+    return unquote(value).strip() or None if is_label else None
+
+
 def class_of_folders(folders: Sequence[str]) -> str | None:
     """The class of a training image below `folders` (outermost first); None outside class folders.
 
-    It is the nearest folder with a known spelling, else the outermost that is not the name of a split.
+    It is the nearest folder with a known spelling, else that of a Hive partition by label, else the outermost that is
+    not the name of a split.
     """
     known = label_from_folders(folders, _KNOWN)
     if known is not None:
         return known
-    return next((class_name(folder) for folder in folders if _key(folder) not in _SPLITS), None)
+    for folder in reversed(folders):
+        if (value := _hive_label(folder)) is not None:
+            return class_name(value)
+    return next((class_name(folder) for folder in folders if not _is_no_class(folder)), None)
+
+
+def _is_no_class(folder: str) -> bool:
+    """Whether a folder is a split, also as `split=train`, or Hive's partition of rows without a label."""
+    _, separator, value = folder.partition("=")
+    return _key(value if separator else folder) in _SPLITS or value == _HIVE_NULL
 
 
 _KNOWN = class_lookup(_ALIASES)

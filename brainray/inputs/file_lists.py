@@ -1,39 +1,55 @@
-"""File lists: CSV or Parquet inputs that name one image per row, with its label and columns to keep.
+"""File lists: inputs of text or Parquet that name one image per row, with its label and columns to keep.
 
 First the list itself (`open_file_list`, `FileList.rows`), then the lookup of its images (`resolve_rows`). Every column
-of a CSV is read as text, for "007" is not 7. Memory does not grow with the list. Opens no image.
+of a text is read as text, for "007" is not 7. Memory does not grow with the list. Opens no image.
 """
 
 import json
 import re
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import islice
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from brainray import storage
 from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
-from brainray.storage.base import FileInfo
 
 from . import archives
+from .archive_lookup import ArchiveLookup, is_missing
 from .archives import kind_of
-from .archives.index import ArchiveIndexes, Members
-from .archives.parquet_file import BUCKET_COLUMN, KEY_COLUMN, LOCATION_COLUMNS, holds_images
+from .archives.index import ArchiveIndexes
+from .archives.parquet_file import holds_images
+from .archives.parquet_images import is_text, not_read
 from .class_names import LABEL_COLUMNS
-from .csv_quotes import CheckedQuotes
+from .delimited_text import TextTable, blank_rows, open_text_table
 from .listed_image import ListedImage
+from .s3_inventory import Inventory, is_encoded, open_inventory, passed_over, unencoded
+from .skip_counts import count_skipped
+from .table_columns import (
+    BUCKET_COLUMN,
+    DELETED_COLUMNS,
+    IMAGE_COLUMNS,
+    KEY_COLUMN,
+    LATEST_COLUMNS,
+    SIZE_COLUMNS,
+    URI_COLUMNS,
+    VERSION_COLUMNS,
+    find_column,
+)
 
-_SIZE = ("size_bytes", "size")
-_VERSION = ("version", "etag", "e_tag")
+# Names of lists. The bytes tell what they hold.
+_TEXT = re.compile(r"\.(csv|tsv|tab|psv|txt|list|lst|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
+_LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a path in each line, without a header
+_LONGEST_NAME = 8192  # characters; a path has 4096 bytes at most, a key 1024
+_ENCODED_IMAGES = ("data:", "/9j/", "iVBORw0KGgo")  # how base64 of JPEG and PNG begins
+_LONGEST_SIZE = 19  # digits; shorter numbers fit in 64 bits
 _ROWS = 65_536
-_BLOCK_BYTES = 4 << 20
 _AT_ONCE = 16  # files that are looked up in parallel
-_KEPT_BYTES = 128 << 20  # of indexes in memory: one archive of a million members, or many smaller ones
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Types that are kept as they are; everything else is kept as text.
 _KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_date32)
@@ -56,11 +72,15 @@ class FileList:
 
     uri: str
     columns: Mapping[str, pa.DataType]  # by name as the file spells it
+    names: tuple[str, ...]  # of all columns in order, also where two are alike
+    text: TextTable | None = None  # None: the list is Parquet, or an inventory in several files
+    inventory: Inventory | None = None  # None: a list of its own
+    holds_images: bool = False  # whether it is no list but an archive, whose rows are the images
 
     @property
     def base(self) -> str:
-        """The folder of the list, to which relative paths are resolved."""
-        return self.uri.rpartition("/")[0]
+        """The folder of the list, to which relative paths are resolved; the bucket of an inventory."""
+        return self.inventory.bucket if self.inventory else self.uri.rpartition("/")[0]
 
     @property
     def labelled(self) -> bool:
@@ -68,48 +88,127 @@ class FileList:
 
     def kept_types(self, names: Sequence[str]) -> dict[str, str]:
         """The Arrow types of columns to be kept. Raises `BadRequest` for one that the list does not have."""
+        what = "table" if self.holds_images else "list"
         for name in names:
             if name not in self.columns:
                 known = ", ".join(self.columns)
-                raise BadRequest(f"--keep-columns {name}: the list {self.uri} has no such column; it has {known}")
+                raise BadRequest(f"--keep-columns {name}: the {what} {self.uri} has no such column; it has {known}")
+            if self.names.count(name) > 1:
+                raise BadRequest(f"--keep-columns {name}: the {what} {self.uri} has several such columns; keep one")
         return {name: _kept_type(self.columns[name]) for name in names}
 
-    def rows(self, keep: Sequence[str] = ()) -> Iterator[FileListRow]:
-        """The rows in order. Raises `BadRequest` for a row that names no image."""
-        location, label, size, version = (
-            self._find(names) for names in (LOCATION_COLUMNS, LABEL_COLUMNS, _SIZE, _VERSION)
+    def rows(self, keep: Sequence[str] = (), *, skipped: Counter[str] | None = None) -> Iterator[FileListRow]:
+        """The rows in order, without the deleted and older objects of an inventory, which `skipped` counts by reason.
+
+        Raises `BadRequest` for a row that names no image.
+        """
+        counted = Counter[str]() if skipped is None else skipped
+        located = self.location()
+        self._check_names(located)
+        label, size, version, latest, deleted = map(
+            self._find, (LABEL_COLUMNS, SIZE_COLUMNS, VERSION_COLUMNS, LATEST_COLUMNS, DELETED_COLUMNS)
         )
-        located = [location] if location else [BUCKET_COLUMN, KEY_COLUMN]
+        is_object = len(located) == 2
         wanted = [*located, *filter(None, (label, size, version)), *keep]
+        wanted += filter(None, (latest, deleted)) if is_object else ()
         number = 0
-        for table in _tables(self.uri, list(dict.fromkeys(wanted)), one_line=located):
+        for table, blank in self._tables(list(dict.fromkeys(wanted)), one_line=located):
             texts = {name: self._texts(table, name) for name in table.column_names}
             none = [None] * len(table)
             listed = zip(
-                texts[location] if location else map(_in_bucket, texts[BUCKET_COLUMN], texts[KEY_COLUMN]),
+                map(self._object, *(texts[name] for name in located)) if is_object else texts[located[0]],
                 texts[size] if size else none,
                 texts[version] if version else none,
                 texts[label] if label else none,
                 map(json.dumps, zip(*(texts[name] for name in keep), strict=True)) if keep else none,
+                texts[latest] if latest and is_object else none,
+                texts[deleted] if deleted and is_object else none,
                 strict=True,
             )
-            for text, size_bytes, tag, spelled, kept in listed:
+            for place, (text, size_bytes, tag, spelled, kept, newest, gone) in enumerate(listed):
                 number += 1
                 if not text or not text.strip():
+                    if place in blank():
+                        continue
                     raise BadRequest(f"--input {self.uri}: row {number:,} names no image; fill it in or remove it")
+                if len(text) > _LONGEST_NAME or (text.startswith(_ENCODED_IMAGES) and "." not in text):
+                    raise self._no_name(text, number, located[0])
+                if is_object and (reason := passed_over(self.inventory, text, size_bytes, newest, gone)) is not None:
+                    count_skipped(counted, reason)
+                    continue
                 yield FileListRow(
-                    uri=self._located(_unpadded(text, location) if location else text),
-                    size_bytes=int(size_bytes) if size_bytes and size_bytes.isdigit() else None,
+                    uri=self._located(text if is_object else _unpadded(text, located[0])),
+                    size_bytes=_size(size_bytes),
                     version=tag.strip('"') if tag else None,
                     label=spelled.strip() or None if spelled else None,
                     kept=kept,
                 )
 
-    def _find(self, names: Sequence[str]) -> str | None:
-        by_name = {column.strip().lower(): column for column in self.columns}
-        return next((by_name[name] for name in names if name in by_name), None)
+    def _no_name(self, text: str, number: int, column: str) -> BadRequest:
+        return BadRequest(
+            f"--input {self.uri}: row {number:,} has {text[:20]!r} … in its column {column}, which is no name of an "
+            "image; write encoded images to files, or as binary to Parquet"
+        )
+
+    def keeps(self, names: Sequence[str]) -> bool:
+        """Whether the columns are to be kept: of lists all must exist, a table of images may have none of them."""
+        return not self.holds_images or not self.columns.keys().isdisjoint(names)
+
+    def kept_rows(self, keep: Sequence[str]) -> Iterator[str]:
+        """The values of columns to be kept, of each row as `FileListRow.kept` has them."""
+        for table, _ in self._tables(list(keep), one_line=()):
+            yield from map(json.dumps, zip(*(self._texts(table, name) for name in keep), strict=True))
+
+    def location(self) -> list[str]:
+        """The column that names the image, or those of its bucket and key; none where there is no such column."""
+        bucket, key = self._find([BUCKET_COLUMN]), self._find([KEY_COLUMN])
+        # A column `image` of other types holds images, if in a layout that is not read.
+        taken = [name for name in IMAGE_COLUMNS if name != "image" or self._is_text("image")]
+        found = self._find(URI_COLUMNS if bucket and key else taken)
+        return [found] if found else [bucket, key] if bucket and key else []
+
+    def _is_text(self, column: str) -> bool:
+        name = self._find([column])
+        return name is not None and is_text(self.columns[name])
+
+    def _check_names(self, located: Sequence[str]) -> None:
+        """Refuse names of images in a column of numbers: 007 would be 7."""
+        for name in located:
+            kind = self.columns[name]
+            if not (is_text(kind) or pa.types.is_null(kind)):
+                raise BadRequest(
+                    f"--input {self.uri}: its column {name} names the images and is {kind}; write it as text"
+                )
+
+    def _find(self, names: Iterable[str]) -> str | None:
+        place = find_column(self.names, names, f"--input {self.uri}")
+        return None if place is None else self.names[place]
+
+    def _tables(
+        self, columns: list[str], *, one_line: Sequence[str]
+    ) -> Iterator[tuple[pa.Table, Callable[[], Collection[int]]]]:
+        """The columns, a part at a time, and how to find rows without any value in them."""
+        for part in self.inventory.parts if self.inventory else [self.text or self.uri]:
+            if isinstance(part, TextTable):
+                yield from _text_tables(part, columns, one_line=one_line)
+            else:
+                yield from ((table, _none) for table in _parquet_tables(part, columns))
+
+    def _object(self, bucket: str | None, key: str | None) -> str | None:
+        """The URI of the object that a row names by bucket and key."""
+        if not bucket or not key:
+            return None
+        if self._encoded:
+            key = unencoded(key, f"--input {self.uri}")
+        return f"s3://{bucket}/{key}"
+
+    @property
+    def _encoded(self) -> bool:
+        return self.inventory.encoded if self.inventory else self.text is not None and is_encoded(self.names)
 
     def _texts(self, table: pa.Table, name: str) -> list[str | None]:
+        if self.names.count(name) > 1:
+            raise BadRequest(f"--input {self.uri}: has {self.names.count(name)} columns named {name}")
         try:
             texts: list[str | None] = table[name].cast(pa.string()).to_pylist()
         except pa.ArrowException as exc:
@@ -136,69 +235,98 @@ def open_file_list(uri: str) -> FileList | None:
 
     Raises `BadRequest` where it cannot be read.
     """
-    if not (uri.lower().endswith(".csv") or _is_parquet(uri)):
+    found = open_table(uri)
+    return None if found is None or found.holds_images else found
+
+
+def open_table(uri: str) -> FileList | None:
+    """Open a file list, or a Parquet file that holds the images themselves; None for any other name."""
+    _refuse_pipe(uri)
+    is_text = _TEXT.search(uri) is not None
+    if not (is_text or _is_parquet(uri) or uri.lower().endswith(".json")):
         return None
     with as_bad_request("--input"):
         if storage.is_folder(uri):
             return None
-    with _readable(uri):
-        if _is_parquet(uri):
-            with storage.open_parquet(uri) as file:
-                schema = file.schema_arrow
-        else:
-            with storage.open_seekable(uri) as file:
-                schema = pa.schema([(name, pa.string()) for name in _header(uri, file)])
+        if is_text:
+            return _text_list(uri)
+        if not _is_parquet(uri):
+            inventory = open_inventory(uri)
+            return None if inventory is None else _inventory_list(uri, inventory)
+    with _readable(uri), storage.open_parquet(uri) as file:
+        schema = file.schema_arrow
     try:
-        if holds_images(schema):
-            return None
+        is_archive = holds_images(schema)
     except ImageError as exc:
         raise BadRequest(f"--input {uri}: {exc.detail}") from exc
-    found = FileList(uri=uri, columns=dict(zip(schema.names, schema.types, strict=True)))
-    if found._find(LOCATION_COLUMNS) is None and not {BUCKET_COLUMN, KEY_COLUMN} <= set(found.columns):
-        columns = ", ".join(found.columns)
-        raise BadRequest(f"--input {uri}: is no list of images: it needs a column uri or path, and has {columns}")
+    found = replace(_list_of(uri, schema), holds_images=is_archive)
+    return found if is_archive else _located(found, seen=not_read(schema))
+
+
+def _refuse_pipe(uri: str) -> None:
+    """Refuse pipes and devices, as /dev/stdin may be one: an input is read several times, also by other machines."""
+    with suppress(StorageError):  # what does not exist is refused by others
+        found = storage.stat(uri)
+        if found is not None and found.special and not storage.is_folder(uri):
+            raise BadRequest(f"--input {uri}: is a pipe, socket or device; write its content to a file and give that")
+
+
+def _text_list(uri: str) -> FileList:
+    text = open_text_table(uri, source=f"--input {uri}")
+    found = _list_of(uri, _text_schema(text.names), text=text)
+    if _LINES.search(uri) and text.kind == "delimited" and not found.location():
+        text = text.as_paths()
+        found = _list_of(uri, _text_schema(text.names), text=text)
+    return _located(found)
+
+
+def _inventory_list(uri: str, inventory: Inventory) -> FileList:
+    first = inventory.parts[0] if inventory.parts else None
+    if isinstance(first, str):
+        with _readable(first), storage.open_parquet(first) as file:
+            schema = file.schema_arrow
+    else:
+        schema = _text_schema(inventory.names)
+    return _located(_list_of(uri, schema, inventory=inventory))
+
+
+def _text_schema(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def _list_of(
+    uri: str, schema: pa.Schema, *, text: TextTable | None = None, inventory: Inventory | None = None
+) -> FileList:
+    columns = dict(zip(schema.names, schema.types, strict=True))
+    return FileList(uri=uri, columns=columns, names=tuple(schema.names), text=text, inventory=inventory)
+
+
+def _located(found: FileList, *, seen: str | None = None) -> FileList:
+    if not found.location():
+        raise BadRequest(
+            f"--input {found.uri}: is no list of images: it needs a column uri or path, and has "
+            f"{', '.join(found.columns)}{f'; {seen}' if seen else ''}; "
+            "image, filename, key, or bucket and key serve, too; "
+            "for a CSV of an S3 inventory, which has no header, give its manifest.json"
+        )
     return found
 
 
-def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Name and Arrow type of each column to be kept. Raises `BadRequest` where not every list among the inputs has it.
-
-    `taken` are the names that predictions have already.
-    """
-    if not names:
-        return ()
-    clash = next((name for name in names if name in set(taken) or names.count(name) > 1), None)
-    if clash is not None:
-        raise BadRequest(f"--keep-columns {clash}: predictions have such a column already; name it otherwise")
-    lists = [image_list for uri in inputs if (image_list := open_file_list(storage.normalise(uri))) is not None]
-    if not lists:
-        raise BadRequest("--keep-columns needs an --input that is a list of images: CSV or Parquet with a column uri")
-    types = [image_list.kept_types(names) for image_list in lists]
-    for image_list, other in zip(lists, types, strict=True):
-        for name in names:
-            if other[name] != types[0][name]:
-                raise BadRequest(
-                    f"--keep-columns {name}: is {types[0][name]} in {lists[0].uri} and {other[name]} in "
-                    f"{image_list.uri}; give it one type"
-                )
-    return tuple(types[0].items())
-
-
 def resolve_rows(
-    image_list: FileList, indexes: ArchiveIndexes, *, keep: Sequence[str] = ()
+    image_list: FileList, indexes: ArchiveIndexes, *, keep: Sequence[str] = (), skipped: Counter[str] | None = None
 ) -> Iterator[tuple[FileListRow, ListedImage]]:
     """The rows of a list in order, each with its image, also where that does not exist.
 
     Objects of a bucket are not looked up, which would cost a request each: size and version are those of the list.
     """
-    rows = image_list.rows(keep)
-    lookup = _ArchiveLookup(indexes)
+    rows = image_list.rows(keep, skipped=skipped)
+    lookup = ArchiveLookup(indexes)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
         while chunk := list(islice(rows, _ROWS)):
             members = lookup.find({listed.uri for listed in chunk})
             plain = [listed for listed in chunk if listed.uri not in members]
             found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
-            no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and _is_missing(of)]
+            no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and is_missing(of)]
             for listed, file in zip(no_members, pool.map(_named_like_a_member, no_members), strict=True):
                 members[listed.uri] = file or members[listed.uri]
             for listed in chunk:
@@ -236,128 +364,33 @@ def _named_like_a_member(listed: FileListRow) -> ListedImage | None:
         return None
 
 
-def _is_missing(image: ListedImage) -> bool:
-    return image.refused is not None and image.refused.startswith("not_found:")
+def _parquet_tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:
+    with _readable(uri), storage.open_parquet(uri) as file:
+        for batch in file.iter_batches(_ROWS, columns=columns):
+            yield pa.Table.from_batches([batch])
 
 
-class _ArchiveLookup:
-    """Finds the members of archives that a list names.
-
-    Keeps the most recently used indexes in memory, up to `most_bytes`, so that rows in any order read each index once.
-    """
-
-    def __init__(self, indexes: ArchiveIndexes, *, most_bytes: int = _KEPT_BYTES) -> None:
-        self._indexes = indexes
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
-
-    def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
-        """The image of each URI that names a member of an archive, also where there is no such member."""
-        images: dict[str, ListedImage] = {}
-        left = {uri: found for uri in uris if (found := archives.archive_of(uri)) is not None}
-        while left:
-            wanted: dict[tuple[str, archives.Kind], list[str]] = {}
-            for uri, found in left.items():
-                wanted.setdefault(found, []).append(uri)
-            left = {}
-            for (archive, kind), members in wanted.items():
-                for uri, image in self._members(archive, kind, members).items():
-                    if not _is_missing(image) or uri not in images:
-                        images[uri] = image
-                    following = archives.archive_of(uri, longer_than=len(archive)) if _is_missing(image) else None
-                    if following is not None:
-                        left[uri] = following
-        return images
-
-    def _members(self, archive: str, kind: archives.Kind, uris: list[str]) -> dict[str, ListedImage]:
-        images = {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in uris}
-        try:
-            info, index = self._opened(archive, kind)
-        except StorageError as exc:
-            if exc.reason == "read_failed":
-                raise
-            return {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in uris}
-        names = [uri.removeprefix(f"{archive}#") for uri in uris]
-        return images | {image.uri: image for image in index.find(info, names)}
-
-    def _opened(self, archive: str, kind: archives.Kind) -> tuple[FileInfo, Members]:
-        if archive in self._kept:
-            self._kept.move_to_end(archive)
-            return self._kept[archive]
-        info = next(storage.list_files(archive), None)
-        if info is None or info.uri != archive:
-            raise StorageError("not_found", f"{archive}: is a folder, and no archive")
-        if info.special:
-            raise StorageError("unsupported", f"{archive}: is no file")
-        opened = info, self._indexes.begin(info, kind).result().members()
-        self._kept[archive] = opened
-        self._bytes += opened[1].size_bytes
-        while self._bytes > self._most_bytes:
-            _, (_, oldest) = self._kept.popitem(last=False)
-            self._bytes -= oldest.size_bytes
-        return opened
+def _text_tables(
+    text: TextTable, columns: Sequence[str], *, one_line: Sequence[str]
+) -> Iterator[tuple[pa.Table, Callable[[], Collection[int]]]]:
+    places = {name: text.names.index(name) for name in columns}
+    with as_bad_request("--input"):
+        for batch in text.batches(one_line={places[name] for name in one_line}):
+            table = pa.table({name: batch[place] for name, place in places.items()})
+            yield table, cache(partial(blank_rows, batch))
 
 
-def _tables(uri: str, columns: list[str], *, one_line: Sequence[str]) -> Iterator[pa.Table]:
-    """The columns, a part at a time. A CSV with a line break in a column of `one_line` is refused."""
-    with _readable(uri):
-        if _is_parquet(uri):
-            with storage.open_parquet(uri) as file:
-                for batch in file.iter_batches(_ROWS, columns=columns):
-                    yield pa.Table.from_batches([batch])
-            return
-        with storage.open_seekable(uri) as file:
-            names = _header(uri, file)
-        single = {number for number, name in enumerate(names) if name in one_line}
-        convert = pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            include_columns=columns,
-            strings_can_be_null=True,
-            null_values=[""],
-        )
-        with storage.open_seekable(uri) as file:
-            for batch in _csv_batches(CheckedQuotes(file, source=f"--input {uri}", one_line=single), convert):
-                yield pa.Table.from_batches([batch])
-
-
-def _header(uri: str, file: pa.NativeFile) -> list[str]:
-    checked = CheckedQuotes(file, source=f"--input {uri}")
-    with _open_quotes_reported(checked), _csv(checked, None) as reader:
-        names: list[str] = reader.schema.names
-        return names
-
-
-def _csv_batches(file: CheckedQuotes, convert: pa_csv.ConvertOptions) -> Iterator[pa.RecordBatch]:
-    with _open_quotes_reported(file), _csv(file, convert) as reader:
-        yield from reader
-
-
-@contextmanager
-def _open_quotes_reported(file: CheckedQuotes) -> Iterator[None]:
-    """Report an open quote in place of the parser's error that it led to."""
-    try:
-        yield
-    except pa.ArrowInvalid:
-        file.check_open_quote()
-        raise
-
-
-def _csv(file: CheckedQuotes, convert: pa_csv.ConvertOptions | None) -> pa_csv.CSVStreamingReader:
-    return pa_csv.open_csv(
-        pa.PythonFile(file, mode="r"),
-        read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=convert,
-    )
+def _none() -> Collection[int]:
+    return ()
 
 
 def _is_parquet(uri: str) -> bool:
     return kind_of(uri) == "parquet"
 
 
-def _in_bucket(bucket: str | None, key: str | None) -> str | None:
-    return f"s3://{bucket}/{key}" if bucket and key else None
+def _size(text: str | None) -> int | None:
+    """A size in bytes; None for what is none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < _LONGEST_SIZE else None
 
 
 def _unpadded(text: str, column: str) -> str:
@@ -377,5 +410,4 @@ def _readable(uri: str) -> Iterator[None]:
         try:
             yield
         except pa.ArrowException as exc:
-            what = "Parquet" if _is_parquet(uri) else "CSV"
-            raise BadRequest(f"--input {uri}: is no readable {what} ({str(exc).splitlines()[0]})") from exc
+            raise BadRequest(f"--input {uri}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc

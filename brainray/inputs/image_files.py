@@ -24,9 +24,10 @@ from .archives.member import is_archive
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
+from .unnamed_files import NO_SUFFIX
 
-# Formats that Pillow reads, and medical formats, which are listed so that they get a row with `unsupported`.
-_PILLOW = "jpg jpeg jpe jfif jp2 j2k png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm tga"
+# Formats that `imaging` reads, and medical formats, which are listed so that they get a row with `unsupported`.
+_PILLOW = "jpg jpeg jpe jfif jp2 j2k jpc jpf jpx j2c png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm pfm"
 _MEDICAL = "heic heif dcm dicom ima nii"
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
 
@@ -65,7 +66,7 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
     if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
         return None
     # A number at the end, as of DICOM files named by UIDs, tells no format.
-    return "no suffix" if not suffix or suffix[1:].isdecimal() else f"suffix {suffix}"
+    return NO_SUFFIX if not suffix or suffix[1:].isdecimal() else f"suffix {suffix}"
 
 
 def skip_member(name: str, *, refused: bool) -> str | None:
@@ -82,11 +83,30 @@ class Globs:
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self._include, self._exclude = _any_of(include), _any_of(exclude)
         self._exclude_folders = _any_of([pattern for pattern in exclude if pattern.endswith("*")])
+        globs = [("--include", pattern) for pattern in include] + [("--exclude", pattern) for pattern in exclude]
+        self._unmatched = {(option, glob): re.compile(fnmatch.translate(glob)) for option, glob in globs}
 
     def skip_reason(self, path: str) -> str | None:
         if self._include is not None and not self._include.match(path):
             return "not in --include"
         return "in --exclude" if self.excludes(path) else None
+
+    @property
+    def unmatched(self) -> list[tuple[str, str]]:
+        """Option and glob of those that matched no path so far. Order and repetitions are those of the options."""
+        return list(self._unmatched)
+
+    def on_path(self, path: str) -> None:
+        """Take notice of the path of any file, also of one that no glob decides about."""
+        if self._unmatched:
+            for key in [key for key, pattern in self._unmatched.items() if pattern.match(path)]:
+                del self._unmatched[key]
+
+    def on_excluded(self, folder: str) -> None:
+        """Take notice of a folder that is not entered: other globs may match below it."""
+        self.on_path(f"{folder}/")
+        for key in [key for key in self._unmatched if key[1].startswith(f"{folder}/")]:
+            del self._unmatched[key]
 
     def excludes(self, path: str) -> bool:
         return self._exclude is not None and self._exclude.match(path) is not None
@@ -134,6 +154,8 @@ class InputFolders(FolderRules):
 
     def on_excluded(self, folders: tuple[str, ...]) -> None:
         self._on_folder(folders)
+        if self._chosen is not None:
+            self._chosen.on_excluded("/".join(folders))
         count_skipped(self._skipped, "folder in --exclude")
 
     def on_not_followed(self, folders: tuple[str, ...]) -> None:

@@ -4,9 +4,7 @@ Labels and names of images are text: "01" is not "1".
 """
 
 import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +15,14 @@ from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 
 from .class_names import LABEL_COLUMNS, class_lookup, match_class
-from .delimited_text import read_rows
+from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
+from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
 
-# Compared without case, blanks, hyphens and underscores; the first that exists counts.
-_KEY_COLUMNS = ("uri", "url", "path", "file", "filename", "image", "imagepath", "key", "imageid", "name")
-_NO_LABEL = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
+NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _SHOWN = 5
-_ROWS = 65_536
 _PARQUET = b"PAR1"
+_MOST_BYTES = 8 << 30  # of text, unpacked: far above any label file, and the end of a gzip bomb
 
 
 class LabelFile:
@@ -38,9 +35,23 @@ class LabelFile:
         self.begin()
 
     @property
+    def rows(self) -> int:
+        return len(self._keys)
+
+    @property
     def without_label(self) -> int:
         """The number of rows whose label is empty, NA, unknown or the like."""
         return int(self._labels.null_count)
+
+    @property
+    def without_image(self) -> int:
+        """The number of rows that name no image of the listing."""
+        return int((self._uses == 0).sum()) - len(self._second)
+
+    @property
+    def matched(self) -> int:
+        """The number of images looked up so far that have a row."""
+        return int(self._uses.sum())
 
     @property
     def all_used(self) -> bool:
@@ -92,10 +103,18 @@ class LabelFile:
         self._by_path[rows] = 1
         return pairs.images[order], self._labels.take(pa.array(rows))
 
-    def check_all_used_once(self, *, some_may_be_gone: bool = False, listed: Iterable[pa.Table] = ()) -> None:
-        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone`).
+    def check_all_used_once(
+        self,
+        *,
+        some_may_be_gone: bool = False,
+        may_miss: bool = False,
+        listed: Iterable[pa.Table] = (),
+        remedy: str = "",
+    ) -> None:
+        """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone` or `may_miss`).
 
-        `listed` are the rows of the listing, from which the message suggests names.
+        `some_may_be_gone` allows also two rows for one image, of which one may have named an image that is gone.
+        `listed` are the rows of the listing, from which the message suggests names; it ends with `remedy`.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
         ambiguous = (self._uses > 1) | (by_name_only & (self._by_name > 1))
@@ -116,10 +135,12 @@ class LabelFile:
                 f"{self._source}: {len(second)} row(s) name an image that another row names already: {_some(second)}"
             )
         unknown = self._keys.filter(pa.array(self._uses == 0))
-        if len(unknown):
+        if len(unknown) and not may_miss:
             raise BadRequest(
                 f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
+                + f" (of {len(self._keys):,} row(s) {len(self._keys) - len(unknown):,} name one)"
+                + remedy
             )
 
 
@@ -134,11 +155,25 @@ def _suggestions(keys: Sequence[str], listed: Iterable[pa.Table]) -> str:
 
 
 def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
-    """Read a CSV or Parquet file with an image and a label column. Raises `BadRequest`, which names the fault."""
+    """Read a table with an image and a label column. Raises `BadRequest`, which names the fault."""
     source = f"--labels {uri}"
-    with as_bad_request("--labels"):
-        data = storage.read_bytes(uri)
-    keys, raw = (_parquet_columns if data.startswith(_PARQUET) else _text_columns)(data, source)
+    keys, raw = read_named_values("--labels", uri, LABEL_COLUMNS)
+    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+
+
+def read_named_values(option: str, uri: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
+    """Read the names of images, each once, and the value of each: the first column that exists, the label or such.
+
+    Raises `BadRequest`, which begins with the option and names the fault.
+    """
+    source = f"{option} {uri}"
+    with as_bad_request(option):
+        with storage.open_seekable(uri) as file:
+            is_parquet = file.read(len(_PARQUET)) == _PARQUET
+        if is_parquet:
+            keys, raw = _parquet_columns(storage.read_bytes(uri), source, columns)
+        else:
+            keys, raw = _text_columns(uri, source, columns)
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
     if keys.null_count:
@@ -147,43 +182,52 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         raise BadRequest(f"{source}: names images more than once: {_some(repeated)}")
-    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+    return keys, raw
 
 
-def _text_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
-    rows = read_rows(data, source)
-    _, header = next(rows, (0, []))
-    if not header:
-        raise BadRequest(f"{source}: is empty, so no readable CSV")
-    key, label = _find_columns(header, source)
-    chunks = []
-    while chunk := list(islice(_named_rows(rows, key, source), _ROWS)):
-        columns = ([row[place] for row in chunk] for place in (key, label))
-        chunks.append(pa.table([pa.array(column, pa.string()) for column in columns], ["key", "label"]))
-    if not chunks:
+def _text_columns(uri: str, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
+    text = open_text_table(uri, source=source, most_bytes=_MOST_BYTES)
+    *located, label = _find_columns(text.names, source, columns)
+    keys, labels = [], []
+    first = 1
+    for batch in text.batches():
+        named = batch
+        if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
+            named = _named_rows(batch, located[-1], first, source)
+        first += len(batch)
+        keys.append(_names_of_images([named[place] for place in located]))
+        labels.append(named[label])
+    if not keys:
         raise BadRequest(f"{source}: holds no rows")
-    table = pa.concat_tables(chunks)
-    return table["key"].combine_chunks(), table["label"].combine_chunks()
+    return pa.concat_arrays(keys), pa.concat_arrays(labels)
 
 
-def _named_rows(rows: Iterator[tuple[int, list[str]]], key: int, source: str) -> Iterator[list[str]]:
-    """The rows without those that are empty, as spreadsheets leave them."""
-    for line, row in rows:
-        if row[key].strip():
-            yield row
-        elif any(value.strip() for value in row):
-            raise BadRequest(f"{source}: line {line} names no image")
+def _names_of_images(columns: Sequence[pa.Array]) -> pa.Array:
+    """The names from the column that has them, or from those of bucket and key; null where one is empty."""
+    if len(columns) == 1:
+        return columns[0]
+    return pc.binary_join_element_wise(pc.binary_join_element_wise("s3://", columns[0], ""), columns[1], "/")
 
 
-def _parquet_columns(data: bytes, source: str) -> tuple[pa.Array, pa.Array]:
+def _named_rows(batch: pa.RecordBatch, key: int, first: int, source: str) -> pa.RecordBatch:
+    """The rows without those that are empty, as spreadsheets leave them. `first` is the number of the first row."""
+    blank = blank_rows(batch)
+    unnamed = [row for row, name in enumerate(batch[key].to_pylist()) if not (name or "").strip() and row not in blank]
+    if unnamed:
+        raise BadRequest(f"{source}: row {first + unnamed[0]:,} names no image")
+    return batch.take(pa.array([row for row in range(len(batch)) if row not in blank], pa.int64()))
+
+
+def _parquet_columns(data: bytes, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             schema = file.schema_arrow
-            names = [schema.names[place] for place in _find_columns(schema.names, source)]
+            names = [schema.names[place] for place in _find_columns(schema.names, source, columns)]
             for name in names:
-                _check_type(name, schema.field(name).type, source, is_label=name == names[1])
+                _check_type(name, schema.field(name).type, source, is_label=name == names[-1])
             table = file.read(columns=names)
-            return tuple(table[name].cast(pa.string()).combine_chunks() for name in names)
+            *located, labels = (table[name].cast(pa.string()).combine_chunks() for name in names)
+            return _names_of_images(located), labels
     except pa.ArrowException as exc:
         raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
 
@@ -197,28 +241,21 @@ def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) ->
     raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
 
 
-def _find_columns(header: Sequence[str], source: str) -> tuple[int, int]:
-    """The places of the image and the label column."""
-    return _find(header, _KEY_COLUMNS, source, "image"), _find(header, LABEL_COLUMNS, source, "label")
-
-
-def _find(header: Sequence[str], names: tuple[str, ...], source: str, what: str) -> int:
-    spelled = [re.sub(r"[\s_-]", "", name).lower() for name in header]
-    for name in names:
-        if spelled.count(name) > 1:
-            raise BadRequest(f"{source}: has {spelled.count(name)} columns named {name}")
-        if name in spelled:
-            return spelled.index(name)
-    raise BadRequest(
-        f"{source}: has no {what} column; it needs one named {' or '.join(names[:3])}, but has {', '.join(header)}"
-    )
+def _find_columns(header: Sequence[str], source: str, columns: tuple[str, ...]) -> list[int]:
+    """The places of the column that names the image, or of bucket and key, and of the first of `columns`."""
+    uri, bucket, key = (find_column(header, names, source) for names in (URI_COLUMNS, [BUCKET_COLUMN], [KEY_COLUMN]))
+    if uri is None and bucket is not None and key is not None:
+        located = [bucket, key]
+    else:
+        located = [find_needed(header, LABELLED_COLUMNS, source, "image")]
+    return [*located, find_needed(header, columns, source, columns[0])]
 
 
 def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
     lookup = class_lookup(classes)
     values = [value for value in raw.unique().to_pylist() if value is not None]
     matched = {value: match_class(value, lookup) for value in values}
-    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in _NO_LABEL]
+    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in NO_VALUE]
     unknown = [value for value in spelled if matched[value] is None]
     if unknown:
         raise BadRequest(

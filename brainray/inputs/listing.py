@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, repeat
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +18,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
-from brainray.errors import BadRequest, as_bad_request
+from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes
 from .class_names import class_lookup, label_from_folders, match_class
-from .file_lists import FileList, FileListRow, open_file_list, resolve_rows
+from .file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .image_files import Globs, Grouper, InputFolders, is_hidden, skip_member, skip_reason
 from .label_file import LabelFile
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
+from .unnamed_files import UnnamedFiles
+from .unread import MOST_FILE_BYTES, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
@@ -48,6 +50,7 @@ class Listing:
     size_bytes: int
     labelled: int
     skipped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # for the user, one line each
 
     def batches(self) -> Iterator[pa.Table]:
         """The rows in order, `CHUNK_ROWS` at a time."""
@@ -72,7 +75,13 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
                 raise BadRequest(f"--input {uri}: no such file or folder")
             storage.check_access(uri, write=False)
         roots.append(uri)
-    return [uri for uri in roots if not any(uri.startswith(other.rstrip("/") + "/") for other in roots if other != uri)]
+    above = {root.rstrip("/") for root in roots}
+    return [uri for uri in roots if not any(uri[:end] in above for end in _ends_of_folders(uri))]
+
+
+def _ends_of_folders(uri: str) -> Iterator[int]:
+    """The lengths of the folders that hold a location, as parts of its URI."""
+    return (at for at, sign in enumerate(uri[:-1]) if sign == "/")
 
 
 class Lister:
@@ -89,7 +98,9 @@ class Lister:
         group_by: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        any_suffix: bool = False,
         keep: Sequence[str] = (),
+        most_bytes: int = MOST_FILE_BYTES,
     ) -> None:
         self._inputs = inputs
         self._indexes = indexes
@@ -97,15 +108,25 @@ class Lister:
         self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this run are no input
         self._classes = classes
         self._lookup = class_lookup(classes)
+        self._numbered = {str(number): name for number, name in enumerate(classes)}
         self._label_file = label_file
         self._group = Grouper(group_by)
+        self._any_suffix = any_suffix
         self._keep = keep
+        self._most_bytes = most_bytes  # of an image that is read
         self.skipped: Counter[str] = Counter()
+        self._notes: list[str] = []
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
     def label_file(self) -> LabelFile | None:
         return self._label_file
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the listing, one line each; complete after the last of the tables."""
+        globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
+        return (*self._notes, *globs)
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -121,7 +142,7 @@ class Lister:
         if self._label_file is None:
             return table, NAMES_SCHEMA.empty_table()
         inner = (
-            image.uri[len(image.container) + 1 :] if image.container else path
+            archives.inner_path(image.container, image.uri[len(image.container) + 1 :]) if image.container else path
             for image, path in zip(rows, relative, strict=True)
         )
         names = [path.rpartition("/")[2] for path in inner]
@@ -140,29 +161,48 @@ class Lister:
             tables = TableGuard(root)
             for found, index in self._indexed(self._below(root, tables)):
                 if index is None:
-                    yield self._file(found, storage.name_of(root))
+                    yield self._file(found, storage.name_of(root), refusal_of_file(found, self._most_bytes))
+                    continue
+                unread = _refusal_of_index(index)
+                if unread is not None:
+                    yield self._file(found, storage.name_of(root), unread)
                     continue
                 if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
                     tables.on_images(found.folders)
                 yield from self._members(found, index.result(), root)
 
     def _below(self, root: str, tables: TableGuard) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
-        """The images (kind None) and archives below an input."""
+        """The images (kind None) and archives below an input; last those whose names tell no format, if they count.
+
+        An archive in Glacier cannot be listed: its kind is None.
+        """
+        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix)
+        named = 0
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
                 continue
             name = storage.name_of(found.uri)
             tables.on_file(found.folders, name)
             path = "/".join((*found.folders, name))
+            self._chosen.on_path(path)
             kind = None if found.special or is_hidden(name, found.folders) else archives.kind_of(name)
             if kind is not None:
                 reason = "in --exclude" if self._chosen.excludes(path) else None
             else:
-                reason = skip_reason(name, found.folders, special=found.special) or self._chosen.skip_reason(path)
-            if reason is not None:
+                reason = skip_reason(name, found.folders, special=found.special)
+                if reason is None or unnamed.wants(reason):
+                    reason = self._chosen.skip_reason(path) or reason
+            if reason is None:
+                named += 1
+                yield found, None if found.archived else kind
+            elif unnamed.wants(reason):
+                for image in unnamed.add(found, reason):
+                    yield image, None
+            else:
                 count_skipped(self.skipped, reason)
-                continue
-            yield found, kind
+        for image in unnamed.rest(named):
+            yield image, None
+        self._notes += unnamed.notes
 
     def _indexed(
         self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
@@ -178,11 +218,11 @@ class Lister:
                 yield held.popleft()
         yield from held
 
-    def _file(self, found: FileInfo, root_name: str) -> tuple[ListedImage, str]:
+    def _file(self, found: FileInfo, root_name: str, refused: str | None) -> tuple[ListedImage, str]:
         label = self._label((root_name, *found.folders))
         group = self._group(found.uri, found.folders)
         path = "/".join((*found.folders, storage.name_of(found.uri)))
-        return ListedImage(found.uri, found.size_bytes, found.version, label, group), path
+        return ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused), path
 
     def _members(self, archive: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:
         """The images of an archive, which counts as a folder."""
@@ -195,25 +235,59 @@ class Lister:
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
-        for member, image, spelled in index.images(archive):
-            path = archives.member_uri(within, member)
+        kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
+        for (member, image, spelled), values in zip(index.images(archive), kept, strict=False):
+            inner = archives.inner_path(name, member)
+            path = archives.member_uri(within, inner)
+            self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
             reason = reason or self._chosen.skip_reason(path)
             if reason is not None:
                 count_skipped(self.skipped, reason)
                 continue
-            folders = (*above, *member.split("/")[:-1])
-            label = match_class(spelled, self._lookup) if spelled else self._label((root_name, *folders))
-            yield image._replace(label=label, group=self._group(image.uri, folders)), path
+            folders = (*above, *inner.split("/")[:-1])
+            if spelled:
+                label = self._member_label(spelled, image, known=index.in_run)
+            else:
+                label = self._label((root_name, *folders))
+            refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
+            group = self._group(image.uri, folders)
+            yield image._replace(label=label, group=group, kept=values if member else None, refused=refused), path
+
+    def _kept_rows(self, uri: str) -> Iterator[str | None]:
+        """The values of columns to be kept of each row of a Parquet archive, then None: for its damage."""
+        table = open_table(uri) if self._keep else None
+        return chain(table.kept_rows(self._keep) if table and table.keeps(self._keep) else (), repeat(None))
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
 
+    def _member_label(self, spelled: str, image: ListedImage, *, known: bool) -> str | None:
+        """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0.
+
+        Runs may hold archives whose labels are no classes, which had no label in earlier versions: `known` ones still
+        have none, so that these runs can be extended. Raises `BadRequest` for any other.
+        """
+        if self._label_file is not None or not spelled.strip():
+            return None
+        label = match_class(spelled, self._lookup)
+        if label is None and image.container and archives.kind_of(image.container) == "tar":
+            label = self._numbered.get(spelled)
+        if label is None and not known:
+            raise BadRequest(
+                f"--input {image.uri}: its label {spelled!r} is no class of the model, which knows "
+                f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
+            )
+        return label
+
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""
         base = image_list.base + "/"
-        for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep):
+        for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped):
+            if image_list.inventory and self._own and image.uri.startswith(self._own):
+                continue
             path = image.uri.removeprefix(base)
+            self._chosen.on_path(path)
             reason = self._chosen.skip_reason(path)
             if reason is not None:
                 count_skipped(self.skipped, reason)
@@ -221,7 +295,8 @@ class Lister:
             folders = tuple(path.split("/")[:-1])
             label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
-            yield image._replace(label=label, group=group), path
+            refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
+            yield image._replace(label=label, group=group, refused=refused), path
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:
@@ -233,6 +308,20 @@ class Lister:
                 f"{', '.join(self._classes)}; correct it, or leave it empty"
             )
         return label
+
+
+def _refusal_of_index(index: Future[ArchiveIndex]) -> str | None:
+    """Why an archive of images cannot be listed although its store is there; None where it can.
+
+    Raises `StorageError` for any other failure.
+    """
+    try:
+        index.result()
+    except StorageError as exc:
+        if exc.reason != "archived":
+            raise
+        return str(ImageError("archived", str(exc)))
+    return None
 
 
 def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
@@ -261,7 +350,12 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
         labelled += _label_nearly(lister.label_file, path, names_path)
     os.unlink(names_path)
     return Listing(
-        path=path, images=images, size_bytes=size_bytes, labelled=labelled, skipped=few_reasons(lister.skipped)
+        path=path,
+        images=images,
+        size_bytes=size_bytes,
+        labelled=labelled,
+        skipped=few_reasons(lister.skipped),
+        notes=lister.notes,
     )
 
 

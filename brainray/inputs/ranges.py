@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from brainray import storage
-from brainray.errors import ImageError
+from brainray.errors import ImageError, StorageError
+from brainray.storage.base import changed
 
 from . import archives
+from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
 RANGE_BYTES = 8 << 20
@@ -106,22 +108,45 @@ class RangeReader:
     A Parquet file takes one more request, for its footer, which is cached. Safe to share between threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_bytes: int = MOST_FILE_BYTES) -> None:
+        self._most_bytes = most_bytes  # of a file; most sizes were compared when it was listed
         self._tails = _Tails()
+        self._streams = archives.CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
     def __call__(self, read: RangeRead) -> tuple[Image, ...]:
         """The bytes of each image, or the error of a member. Raises `StorageError` where the read fails."""
         if not read.members:
-            return (storage.read_once(read.uri),)
+            return (storage.read_once(read.uri, most_bytes=self._most_bytes),)
         kind = archives.kind_of(read.uri)
         if kind == "parquet":
             groups = sorted({member.offset for member in read.members})
             file = _ParquetFile(read.uri, read.version, *self._tails.of(read.uri, read.version))
-            return tuple(archives.parquet_rows(file, groups, [member.name for member in read.members]))
+            images = archives.parquet_rows(file, groups, [member.name for member in read.members])
+            return tuple(self._limited(image) for image in images)
+        if kind is None:  # `plan_reads` makes members of archives only, whose names have a kind
+            raise StorageError("unsupported", f"{read.uri}: images are listed in it, but its name is of no archive")
         start = read.members[0].offset
         length = _end(read.members) - start
-        data = memoryview(storage.read_range(read.uri, start, length, version=read.version) if length else b"")
-        return tuple(_unpacked(kind or "tar", member, data[member.offset - start :]) for member in read.members)
+        if kind == "compressed tar":
+            data = memoryview(self._unpacked_range(read.uri, read.version, start, length))
+        else:
+            data = memoryview(storage.read_range(read.uri, start, length, version=read.version) if length else b"")
+        return tuple(_unpacked(kind, member, data[member.offset - start :]) for member in read.members)
+
+    def _limited(self, image: Image) -> Image:
+        """The image, or the error of a row of Parquet that is too large: its size is known only now."""
+        refused = None if isinstance(image, ImageError) else refusal_of_size(len(image), self._most_bytes)
+        return image if refused is None else archives.split_refusal(refused)
+
+    def _unpacked_range(self, uri: str, version: str | None, start: int, length: int) -> bytes:
+        """Bytes of an unpacked stream. It may have been opened long ago, so the version is checked each time."""
+        found = storage.stat(uri)
+        if found is not None and version is not None and found.version != version:
+            raise changed(uri)
+        try:
+            return self._streams.read(uri, version, start, length)
+        except OSError as exc:
+            raise StorageError("read_failed", f"{uri}: {exc}") from exc
 
 
 class _Tails:

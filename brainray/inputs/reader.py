@@ -4,6 +4,7 @@ An image that stays unreadable is data, an `ImageError`. An unavailable storage 
 drops half-way does not turn the rest of the input into error rows. Knows no Ray, no torch, no decoder.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,10 +12,11 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 from brainray import storage
-from brainray.errors import ImageError, Outage, StorageError
+from brainray.errors import ImageError, ImageReason, Outage, StorageError
 from brainray.storage.retry import ConcurrencyLimit, RetryPolicy, RetryState
 
 from .ranges import Image, RangeRead, RangeReader
+from .unread import MOST_FILE_BYTES
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.
 READS_IN_FLIGHT = 8
@@ -37,6 +39,8 @@ _UNKNOWN_BYTES = 1 << 20  # assumed for a file that was listed without its size
 # The last reads of a worker whose share of failures decides about an outage. With fewer, a few neighbouring files that
 # were deleted since the listing would count as one; with more, a shard may end before an outage is noticed.
 OUTAGE_WINDOW = 32
+# Reasons that the storage gives for one image, and that say nothing about the others.
+_OF_ONE_IMAGE = ("too_large", "archived", "unsupported", "empty")
 
 _REMEDY = (
     "is the input still mounted and readable? Finished parts are kept: run the same command to go on, or with "
@@ -50,7 +54,7 @@ class ReadResult:
 
     images: tuple[Image, ...]
     retries: int
-    unread: str | None = None  # why the read as a whole failed; None: it did not
+    unread: str | None = None  # why the storage could not give it; None: it could, or the image itself is the cause
 
 
 class Reader:
@@ -68,6 +72,7 @@ class Reader:
         limit: ConcurrencyLimit | None = None,
         outage_share: float = 0.5,
         roots: Sequence[str] = (),
+        most_bytes: int = MOST_FILE_BYTES,
         sleep: Callable[[float], None] | None = None,
         read: Callable[[RangeRead], tuple[Image, ...]] | None = None,
     ) -> None:
@@ -75,8 +80,8 @@ class Reader:
         self._limit = limit or ConcurrencyLimit()
         self._outage_share = outage_share
         self._roots = tuple(roots)
-        self._read = read or RangeReader()
-        self._unreadable: deque[bool] = deque(maxlen=OUTAGE_WINDOW)
+        self._read = read or RangeReader(most_bytes=most_bytes)
+        self._failures: deque[ImageReason | None] = deque(maxlen=OUTAGE_WINDOW)  # None: the read succeeded
         self._lock = threading.Lock()  # guards the deque
         self._last_good: RangeRead | None = None
         self._outage: str | None = None
@@ -107,7 +112,7 @@ class Reader:
                 if result.unread is not None:
                     unread += 1
                     if done == len(reads):
-                        self._check_for_outage(result.unread, all_failed=unread == len(reads))
+                        self._check_for_outage(reads[-1], result.unread, all_failed=unread == len(reads))
                 yield result
                 del result  # else one more is in memory while the next is awaited
         finally:
@@ -123,10 +128,13 @@ class Reader:
             images = self._persist(read, tries)
         except StorageError as exc:
             detail = f"{exc} (tried {tries.count} times)" if tries.count > 1 else str(exc)
-            self._note_unreadable(detail)
-            return ReadResult((ImageError(exc.reason, detail),) * read.images, tries.count - 1, unread=detail)
+            errors = (ImageError(exc.reason, detail),) * read.images
+            if exc.reason in _OF_ONE_IMAGE:
+                return ReadResult(errors, tries.count - 1)
+            self._note_failure(read, exc.reason, detail)
+            return ReadResult(errors, tries.count - 1, unread=detail)
         with self._lock:
-            self._unreadable.append(False)
+            self._failures.append(None)
         self._last_good = read
         return ReadResult(images, tries.count - 1)
 
@@ -138,29 +146,48 @@ class Reader:
 
         return tries.persist(read_once, self._sleep)
 
-    def _note_unreadable(self, detail: str) -> None:
-        with self._lock:
-            self._unreadable.append(True)
-            count = sum(self._unreadable)
-            full = len(self._unreadable) == OUTAGE_WINDOW
-        if full and count > self._outage_share * OUTAGE_WINDOW:
-            self._declare(f"{count} of the last {OUTAGE_WINDOW} images could not be read (the last: {detail})")
+    def _note_failure(self, read: RangeRead, reason: ImageReason, detail: str) -> None:
+        """Count a failed read, and detect an outage.
 
-    def _check_for_outage(self, detail: str, *, all_failed: bool) -> None:
+        Files that are not found are one only where the storage has lost more than them: else a list of files that were
+        deleted long ago would read as an outage. After a look for that, the counting begins anew.
+        """
+        with self._lock:
+            self._failures.append(reason)
+            failed = [reason for reason in self._failures if reason is not None]
+            too_many = len(self._failures) == OUTAGE_WINDOW and len(failed) > self._outage_share * OUTAGE_WINDOW
+            missing = failed.count("not_found")
+            is_doubtful = too_many and len(failed) - missing <= self._outage_share * OUTAGE_WINDOW
+            if is_doubtful:
+                self._failures.clear()
+        if not too_many:
+            return
+        loss = self._find_loss(read) if is_doubtful else None
+        if not is_doubtful or loss is not None:
+            because = f" and {loss}" if loss else ""
+            self._declare(
+                f"{len(failed)} of the last {OUTAGE_WINDOW} images could not be read (the last: {detail}){because}"
+            )
+
+    def _check_for_outage(self, read: RangeRead, detail: str, *, all_failed: bool) -> None:
         """Detect an outage at the end of a shard whose last read failed, where the window is not full yet.
 
         Repeats a read that succeeded before; where none did, checks that the inputs exist.
         """
         if self._outage_share >= 1:
             return
-        loss = None
-        if self._last_good is not None:
-            loss = self._loss_of(self._last_good)
-        elif all_failed:
-            loss = next(filter(None, map(_loss, self._roots)), None)
+        loss = self._find_loss(read) if all_failed or self._last_good is not None else None
         if loss is not None:
             self._declare(f"the last image of a shard could not be read ({detail}) and {loss}")
             self._raise_outage()
+
+    def _find_loss(self, read: RangeRead) -> str | None:
+        """What the storage has lost beside a file that could not be read; None where nothing is known to be lost."""
+        if self._last_good is not None:
+            return self._loss_of(self._last_good)
+        lost_root = next(filter(None, map(_loss, self._roots)), None)
+        below_a_root = any(read.uri.startswith(root.rstrip("/") + "/") for root in self._roots)
+        return lost_root if lost_root or below_a_root else _loss_around(read.uri)
 
     def _loss_of(self, read: RangeRead) -> str | None:
         try:
@@ -243,3 +270,17 @@ def _loss(root: str) -> str | None:
     except StorageError as exc:
         is_file = not _in_bucket(root) and storage.exists(root) and not storage.is_folder(root)
         return None if is_file else f"the input {exc}"
+
+
+def _loss_around(uri: str) -> str | None:
+    """How the place of a listed file was lost, as an empty mount point or a missing bucket; None where it is there."""
+    try:
+        if _in_bucket(uri):
+            storage.exists(uri)  # raises where there is no such bucket
+            return None
+        folder = uri
+        while not storage.is_folder(folder) and os.path.dirname(folder) != folder:
+            folder = os.path.dirname(folder)
+        return None if storage.list_names(folder) else f"the folder {folder} is empty"
+    except StorageError as exc:
+        return None if exc.reason == "forbidden" else str(exc)

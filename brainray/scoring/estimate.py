@@ -76,7 +76,7 @@ def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> ProbeTimes
     from .shard import decode_shard
 
     limit_threads(1)
-    reader = Reader(outage_share=1.0)
+    reader = Reader(outage_share=1.0, most_bytes=options.max_file_bytes)
     predict = Predictor(bundle, batch_size=options.batch_size, precision=options.precision)
     predict(decode_shard(rows.slice(0, _WARM_IMAGES), bundle.image, reader=reader).images)
     began_s, cpu_began_s = time.perf_counter(), time.process_time()

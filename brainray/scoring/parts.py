@@ -16,7 +16,9 @@ from brainray.errors import StorageError
 
 PARTS = "predictions"  # the folder
 # Reasons that lie with the storage rather than with the image, so that reading the image later may succeed.
-UNREAD_REASONS = ("not_found", "forbidden", "read_failed")
+UNREAD_REASONS = ("not_found", "forbidden", "read_failed", "archived")
+# Reasons of the listing for not reading an image that has not changed, which it may withdraw.
+REFUSED_REASONS = ("archived", "too_large")
 _PART_NAME = re.compile(r"part-([0-9a-f]+)\.parquet")
 _METADATA_KEY = b"brainray"
 

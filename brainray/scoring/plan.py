@@ -4,15 +4,19 @@ Planning only reads; `begin_run` writes the plan. run.json names the manifest fi
 so writing run.json switches to the new manifest atomically. Must not decode images or score.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow as pa
 
 from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, StorageError, VerificationError
 from brainray.inputs import listing
+from brainray.inputs.archives import kind_of, split_refusal
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.listing import Lister, Listing
@@ -21,7 +25,7 @@ from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
 from . import manifest
-from .manifest import Changes, Shard
+from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
 from .run_folder import (
     MANIFEST,
@@ -56,6 +60,7 @@ class Plan:
     pending: Mapping[str, int]  # for each shard whose part is to be written: its images to be scored, may be 0
     stale: frozenset[str]  # shards that exist in the output and no longer in the manifest
     before: OutputState  # the output before this run
+    foreseen: Mapping[str, int] = field(default_factory=dict)  # pending images that will not be read, by reason
     run_json: dict[str, Any]  # the future content of run.json
 
     @property
@@ -119,6 +124,31 @@ def plan_run(
     )
 
 
+def with_foreseen(plan: Plan, request: ScoreRequest) -> Plan:
+    """The plan with the number of pending images of which the listing tells already that they will not be scored.
+
+    Reads the manifest of the pending shards. Objects that a list names are not looked up, so nothing is known of them.
+    """
+    target = request.target(plan.uri, Writer())
+    counts: Counter[str] = Counter()
+    for shard in plan.todo:
+        if pending := plan.pending[shard.shard_id]:
+            rows = read_shard(shard) if pending == shard.images else open_shard(shard, target).pending
+            counts.update(_foreseen_reasons(rows))
+    return replace(plan, foreseen=dict(sorted(counts.items())))
+
+
+def _foreseen_reasons(rows: pa.Table) -> Iterator[str]:
+    """The reason of each image that is gone, refused, or a file of a list that was not there when it was listed."""
+    columns = (rows[name].to_pylist() for name in ("uri", "gone", "refused", "size_bytes", "container"))
+    for uri, gone, refused, size_bytes, archive in zip(*columns, strict=True):
+        is_missing = size_bytes is None and archive is None and storage.is_local(uri)
+        if refused is not None and not gone:
+            yield split_refusal(refused).reason
+        elif gone or is_missing:
+            yield "not_found"
+
+
 def begin_run(plan: Plan, writer: Writer) -> Plan:
     """Write manifest and run.json; return the plan with the shards of the written manifest. Finished parts stay."""
     folder = storage.join(plan.uri, MANIFEST)
@@ -164,7 +194,7 @@ def _list_inputs(
     """List all images into the local file `path`.
 
     Raises `BadRequest` where there are no images, one is listed twice, or labels name unknown images; when `extending`
-    a run, labels may name images that are gone.
+    a run, labels may name images that are gone, and with `labels_may_miss` any.
     """
     if request.label_file is not None:
         request.label_file.begin()
@@ -178,20 +208,42 @@ def _list_inputs(
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,
+        any_suffix=request.options.any_suffix,
         keep=request.options.keep_columns,
+        most_bytes=request.options.max_file_bytes,
     )
     found = listing.scan(lister, path, progress=progress)
     if lister.may_repeat:
         _check_no_repeats(path, roots)
     if found.images == 0:
-        skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
-        raise BadRequest(
-            f"--input {', '.join(roots)}: no image files found"
-            + (f" (passed over: {skipped})" if skipped else "; the folder is empty")
-        )
+        raise BadRequest(_nothing_found(roots, found))
     if request.label_file is not None:
-        request.label_file.check_all_used_once(some_may_be_gone=extending, listed=found.batches())
+        request.label_file.check_all_used_once(
+            some_may_be_gone=extending,
+            may_miss=request.options.labels_may_miss,
+            listed=found.batches(),
+            remedy="; correct them, or give --labels-may-miss where the file has more than the input",
+        )
     return found
+
+
+def _nothing_found(roots: Sequence[str], found: Listing) -> str:
+    skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
+    if skipped:
+        why = f" (passed over: {skipped})"
+    else:
+        empty = [_empty(uri) for uri in roots]
+        why = f"; {empty[0]} is empty" if len(empty) == 1 else f"; all are empty: {', '.join(empty)}"
+    notes = "".join(f"; {note.removeprefix(f'--input {roots[0]}: ')}" for note in found.notes)
+    return f"--input {', '.join(roots)}: no image files found{why}{notes}"
+
+
+def _empty(uri: str) -> str:
+    """What an input is that holds nothing at all."""
+    kind = kind_of(uri)
+    if storage.is_folder(uri):
+        return "the folder"
+    return f"the {kind}" if kind in ("tar", "compressed tar", "zip") else "the list of images"
 
 
 def _check_no_repeats(path: str, roots: Sequence[str]) -> None:

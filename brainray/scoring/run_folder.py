@@ -11,7 +11,7 @@ from typing import Any
 
 from brainray import storage
 from brainray.config import ScoreOptions
-from brainray.errors import BadRequest, OtherModel, VerificationError, as_bad_request
+from brainray.errors import BadRequest, OtherModel, VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.label_file import LabelFile
 from brainray.models.bundle import Bundle
@@ -81,15 +81,12 @@ def inspect_output(uri: str) -> OutputState:
 
 
 def check_output(request: ScoreRequest) -> None:
-    """Raise `BadRequest` for an output that is a file, a folder of other files, or a run that does not fit the request.
+    """Raise `BadRequest` for an output that is a file or below one, other files, or a run that does not fit.
 
     That is a run of another format, of more inputs, or of another model (then `OtherModel`) without --rescore.
     """
     uri = request.output
-    with as_bad_request("--output"):  # the first access: a missing bucket, a wrong region, no credentials
-        exists = storage.exists(uri)
-    if exists and not storage.is_folder(uri):
-        raise BadRequest(f"--output {uri} is a file; give a folder that is new or holds an earlier run")
+    storage.check_is_folder("--output", uri, give="a folder that is new or holds an earlier run")
     before = read_run(uri)
     if before is None:
         # A run that is killed before it writes run.json leaves these two.

@@ -168,6 +168,7 @@ def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDAr
         known: Decoded | Header = decoder.read_header(content)
     else:
         pixels[...] = decoded.pixels
+        detail.error_detail = decoded.note
         known = decoded
     detail.width, detail.height, detail.format = known.width, known.height, known.format
     return detail

@@ -19,7 +19,7 @@ from brainray import storage
 from brainray.errors import StorageError
 
 from .manifest import Shard, read_shard
-from .parts import UNREAD_REASONS, PartInfo, ShardWork, part_info, part_uri, write_part
+from .parts import REFUSED_REASONS, UNREAD_REASONS, PartInfo, ShardWork, part_info, part_uri, write_part
 from .prediction_schema import KeptTypes, prediction_schema
 
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
@@ -73,6 +73,9 @@ def open_shard(shard: Shard, target: Target) -> ShardState:
         both_null = pc.and_(pc.is_null(manifest[name]), pc.is_null(found[name]))
         equal = pc.or_(pc.fill_null(pc.equal(manifest[name], found[name]), False), both_null)
         kept_N[~np.asarray(equal)] = -1
+    # What the listing refused is read once it does not: a restored object, or a file below a limit that was raised.
+    refused_before = np.asarray(pc.is_in(found["error"], pa.array(REFUSED_REASONS)))
+    kept_N[refused_before & np.asarray(pc.is_null(manifest["refused"]))] = -1
     if target.retry_unread:
         unread = pc.is_in(found["error"], pa.array(UNREAD_REASONS))
         kept_N[np.asarray(unread)] = -1
@@ -126,7 +129,7 @@ def commit(state: ShardState, new: pa.Table, target: Target, *, work: tuple[Shar
 
 
 def _kept_columns(manifest: pa.Table, kept: KeptTypes) -> Iterator[tuple[str, pa.Array]]:
-    """The columns of --keep-columns in their types; null for images that are not from a list."""
+    """The columns of --keep-columns in their types; null for images that come from no table among the inputs."""
     if not kept:
         return
     rows = [json.loads(values) if values else [None] * len(kept) for values in manifest["kept"].to_pylist()]

@@ -29,7 +29,7 @@ def _backend(uri: str) -> StorageBackend:
     scheme, found, _ = uri.partition("://")
     if not found or scheme == "file":
         return _LOCAL
-    if scheme == "s3":
+    if scheme.lower() in ("s3", "s3a", "s3n"):  # the last two are Hadoop's names
         with _MAKING:
             return _s3()
     raise BadRequest(f"{uri}: {scheme}:// is not served; give a local path, file:// or s3://")
@@ -63,6 +63,11 @@ def resolve_listed(folder: str, path: str) -> str:
     return _backend(folder).resolve_listed(folder, path)
 
 
+def is_local(uri: str) -> bool:
+    """Whether a location is on a disk, or on a file system that is mounted."""
+    return _backend(uri) is _LOCAL
+
+
 def join(uri: str, *names: str) -> str:
     return "/".join((uri.rstrip("/"), *names))
 
@@ -91,6 +96,18 @@ def check_writable(option: str, uri: str) -> None:
         check_access(uri, write=True)
 
 
+def check_is_folder(option: str, uri: str, *, give: str) -> None:
+    """Raise `BadRequest` where the folder that an option names is a file, or would lie below one.
+
+    `give` says what to give in its place. In a bucket a key may lie below an object.
+    """
+    with as_bad_request(option):  # often the first access: a missing bucket, a wrong region, no credentials
+        file = _backend(uri).file_in_the_way(uri)
+    if file is not None:
+        what = "is a file" if file == uri else f"lies below {file}, which is a file"
+        raise BadRequest(f"{option} {uri} {what}; give {give}")
+
+
 def describe_service(uri: str) -> Service | None:
     """The object store of a location; None for a disk. Makes one request, which may be denied."""
     return _backend(uri).describe_service(uri)
@@ -101,14 +118,17 @@ def unsupported_conditions(uri: str) -> tuple[str, ...]:
     return _backend(uri).unsupported_conditions(uri)
 
 
-def read_bytes(uri: str) -> bytes:
-    """Read a whole file. A short read, as on a flaky network share, raises `StorageError`."""
-    return _backend(uri).read_bytes(uri)
+def read_bytes(uri: str, *, most_bytes: int | None = None) -> bytes:
+    """Read a whole file. A short read, as on a flaky network share, raises `StorageError`.
+
+    So does a file of more than `most_bytes`, of which no more is read, whatever its size when it was listed.
+    """
+    return _backend(uri).read_bytes(uri, most_bytes)
 
 
-def read_once(uri: str) -> bytes:
-    """Read a whole file by one request without retries: for `inputs.reader`, which retries by itself."""
-    return _backend(uri).read_once(uri)
+def read_once(uri: str, *, most_bytes: int | None = None) -> bytes:
+    """As `read_bytes`, by one request without retries: for `inputs.reader`, which retries by itself."""
+    return _backend(uri).read_once(uri, most_bytes)
 
 
 def read_range(uri: str, start: int, length: int, *, version: str | None = None) -> bytes:

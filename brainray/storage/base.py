@@ -26,6 +26,7 @@ class FileInfo:
     folders: tuple[str, ...]  # names of the folders between the listed root and the file, outermost first
     size_bytes: int
     version: str  # changes with the content: modification time in nanoseconds, or an ETag
+    archived: str | None = None  # the storage class of an object that must be restored before it can be read
     special: bool = False  # a pipe, socket or device: reading it may never end, so reads refuse it
 
 
@@ -38,6 +39,7 @@ class Service:
     credentials: str  # botocore's name for their source: "env", "shared-credentials-file", "iam-role" ...
     renewed: bool  # False: temporary credentials that nothing renews
     time_s: float | None  # the store's own clock, in whole seconds since 1970; None: not in its answer
+    settings: tuple[str, ...] = ()  # how requests are made beyond that, in words
 
 
 class FolderRules:
@@ -68,6 +70,11 @@ class FolderRules:
 EVERY_FOLDER = FolderRules()
 
 
+def too_large(uri: str, most_bytes: int) -> StorageError:
+    """The error for a file that is not read because of its size."""
+    return StorageError("too_large", f"{uri}: has more than the {most_bytes:,} bytes that are read")
+
+
 def changed(uri: str) -> StorageError:
     """The error for a file whose version is no longer the listed one."""
     return StorageError("not_found", f"{uri}: has changed since it was listed; run the same command again")
@@ -86,8 +93,15 @@ class StorageBackend(Protocol):
     def name_of(self, uri: str) -> str: ...
     def exists(self, uri: str) -> bool: ...
     def is_folder(self, uri: str) -> bool: ...
-    def read_bytes(self, uri: str) -> bytes: ...
-    def read_once(self, uri: str) -> bytes: ...
+
+    def file_in_the_way(self, uri: str) -> str | None:
+        """The file at `uri`, or on a disk above it, where a folder is wanted; None where one is or can be made."""
+
+    def read_bytes(self, uri: str, most_bytes: int | None = None) -> bytes:
+        """A whole file. `too_large` where it has more than `most_bytes`, and no more of it is read."""
+
+    def read_once(self, uri: str, most_bytes: int | None = None) -> bytes:
+        """As `read_bytes`, by one request without retries."""
 
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
         """`length` bytes from `start`, by one request. `not_found` where the file has another version."""

@@ -15,13 +15,14 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from brainray.errors import BadRequest, OutputHeld, StorageError
 
-from .base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service, changed
+from .base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service, changed, too_large
 from .paths import path_of, storage_error, text_of, uri_of
 from .retry import RetryPolicy
 from .walk import Walk
@@ -38,7 +39,10 @@ class LocalFiles:
     def normalise(self, uri: str) -> str:
         if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
             raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
-        return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
+        try:
+            return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
+        except FileNotFoundError as exc:  # from os.getcwd
+            raise BadRequest(f"{uri}: the working folder is gone; change to another, or give the whole path") from exc
 
     def normalise_listed(self, uri: str) -> str:
         return self.normalise(uri)
@@ -56,16 +60,26 @@ class LocalFiles:
     def is_folder(self, uri: str) -> bool:
         return os.path.isdir(path_of(uri))
 
-    def read_bytes(self, uri: str) -> bytes:
+    def file_in_the_way(self, uri: str) -> str | None:
+        path = path_of(uri)
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        return None if os.path.isdir(path) else uri_of(path)
+
+    def read_bytes(self, uri: str, most_bytes: int | None = None) -> bytes:
         with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
             size_bytes = os.fstat(file.fileno()).st_size
-            data = file.read()
+            if most_bytes is not None and size_bytes > most_bytes:
+                raise too_large(uri, most_bytes)
+            data = file.read() if most_bytes is None else _read_up_to(file, size_bytes, most_bytes)
+        if most_bytes is not None and len(data) > most_bytes:
+            raise too_large(uri, most_bytes)
         if len(data) < size_bytes:
             raise StorageError("read_failed", f"{uri}: short read, got {len(data)} of {size_bytes} bytes")
         return data
 
-    def read_once(self, uri: str) -> bytes:
-        return self.read_bytes(uri)
+    def read_once(self, uri: str, most_bytes: int | None = None) -> bytes:
+        return self.read_bytes(uri, most_bytes)
 
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
         with _translated(uri), open(_readable_file(uri), "rb", buffering=0) as file:
@@ -85,6 +99,8 @@ class LocalFiles:
     def open_seekable(self, uri: str, version: str | None = None) -> pa.NativeFile:
         with _translated(uri):
             path = _readable_file(uri)
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             file = pa.OSFile(os.fsencode(path), "rb")  # a name that is not UTF-8 must be given as bytes
             _check_version(uri, os.stat(path), version)
         return file
@@ -226,6 +242,17 @@ def _readable_file(uri: str) -> str:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails, with a reason
         raise StorageError("unsupported", f"{uri}: is a pipe, socket or device; write its content to a file")
     return path
+
+
+def _read_up_to(file: FileIO, size_bytes: int, most_bytes: int) -> bytes:
+    """The rest of a file that may grow while it is read, or one byte more than `most_bytes` of it."""
+    parts: list[bytes] = []
+    left = most_bytes + 1
+    wanted = size_bytes + 1  # so that one read has all of it, and the next one its end
+    while left and (part := file.read(min(wanted, left))):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _check_version(uri: str, info: os.stat_result, version: str | None) -> None:

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from brainray.errors import BadRequest
+
 _PREFIX = "brainray-"
 _HELD = ".held"  # a file that the owner of the folder keeps locked while it lives
 
@@ -18,9 +20,18 @@ _HELD = ".held"  # a file that the owner of the folder keeps locked while it liv
 @contextmanager
 def scratch_folder() -> Iterator[str]:
     """An empty folder, removed at the end. Folders of processes that have died are removed first."""
+    temporary_folder()
     _remove_abandoned()
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder, _held(folder):
         yield folder
+
+
+def temporary_folder() -> str:
+    """The folder for temporary files. Raises `BadRequest` where none can be written to."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as exc:
+        raise BadRequest("no folder for temporary files can be written to; set TMPDIR to one with room") from exc
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Checkpoint:
     logits_NK: Tensor  # output of the best epoch for the validation images
     labels_N: Tensor  # labels of the validation images
     data: dict[str, Any]  # description of the images, for the bundle's provenance
+    positions_N: Tensor | None = None  # of the validation images in the training set; earlier versions kept none
 
     @property
     def epoch(self) -> int:

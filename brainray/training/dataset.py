@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from brainray import storage
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
 from brainray.inputs.class_names import class_of_folders
+from brainray.inputs.group_file import OPTION, GroupFile
 from brainray.inputs.image_files import Grouper, image_files, tables_of
 from brainray.inputs.skip_counts import few_reasons
 from brainray.storage.base import FileInfo
@@ -24,15 +26,22 @@ from brainray.storage.base import FileInfo
 from .splits import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
 
 Array = npt.NDArray[Any]
+REGEX = "--group-regex"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
     """Every image file below the class folders."""
 
-    table: pa.Table  # position, uri, version (size and version of the file), label (index of the class)
+    # position, uri, version (size and version of the file), label (index of the class), group (null for none)
+    table: pa.Table
     classes: tuple[str, ...]  # sorted names of the class folders
     skipped: dict[str, int]  # files that are no images, by reason
+
+    @property
+    def has_group_file(self) -> bool:
+        """Whether a group file gave some image its group."""
+        return bool(self.table["group"].null_count < len(self.table))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,9 @@ class SelectedImages:
     positions: Array  # rows of the training set's table
     labels: Array  # index of the class
     pictures: Array  # number of the picture; copies of one picture have the same number
+    groups: Array  # name of the group, such as a patient; "" for none
+    grouped_by: tuple[str, ...]  # the options that tell the groups
+    units: Array  # number of the unit: pictures and groups that are connected, which no split divides
     splits: tuple[Split, ...]  # of indices into `positions`: one split, or one for each fold
     digest: str  # of the pictures and their labels: equal for equal data, whatever the names
     unreadable: dict[str, int]  # images left out because they cannot be decoded, by reason
@@ -53,13 +65,21 @@ class SelectedImages:
         """Number of different pictures."""
         return len(np.unique(self.pictures))
 
+    @property
+    def is_grouped(self) -> bool:
+        """Whether some image has a group."""
+        return bool((self.groups != "").any())
+
     def positions_at(self, places: Array) -> Array:
         """Rows of the training set for indices into the selected images, such as one side of a split."""
         return self.positions[places]
 
 
-def list_training_set(data: str) -> TrainingSet:
-    """List images by class folder. Raises `BadRequest` for fewer than two classes, or fewer than two images of one."""
+def list_training_set(data: str, groups: GroupFile | None = None) -> TrainingSet:
+    """List images by class folder, with their groups by the group file.
+
+    Raises `BadRequest` for fewer than two classes, fewer than two images of one, and what `GroupFile` refuses.
+    """
     skipped: Counter[str] = Counter()
     table = _table("--data", data, class_of_folders, skipped)
     names = table["name"].unique().to_pylist()
@@ -74,9 +94,9 @@ def list_training_set(data: str) -> TrainingSet:
     encoded = table["name"].combine_chunks().dictionary_encode()
     index_of = np.array([classes.index(name) for name in encoded.dictionary.to_pylist()])
     labels = pa.array(index_of[encoded.indices.to_numpy()])
-    return TrainingSet(
-        table=table.drop_columns("name").append_column("label", labels), classes=classes, skipped=few_reasons(skipped)
-    )
+    of_images = pa.nulls(len(table), pa.string()) if groups is None else groups.groups_of(table)
+    table = table.drop_columns(["name", "relative"]).append_column("label", labels).append_column("group", of_images)
+    return TrainingSet(table=table, classes=classes, skipped=few_reasons(skipped))
 
 
 def list_excluded(uri: str) -> pa.Table:
@@ -84,12 +104,15 @@ def list_excluded(uri: str) -> pa.Table:
     table = _table("--exclude", uri, lambda _: "", Counter())
     if len(table) == 0:
         raise BadRequest(f"--exclude {uri}: no image files found")
-    return table.drop_columns("name").append_column("label", pa.array(np.zeros(len(table), np.int64)))
+    return table.drop_columns(["name", "relative"]).append_column("label", pa.array(np.zeros(len(table), np.int64)))
 
 
 def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]) -> pa.Table:
-    """List the images below `root` as (position, uri, name, version). Counts skipped files by reason in `skipped`."""
-    schema = pa.schema([("uri", pa.string()), ("name", pa.string()), ("version", pa.string())])
+    """List the images below `root` as (position, uri, name, version, relative: the path below `root`).
+
+    Counts skipped files by reason in `skipped`.
+    """
+    schema = pa.schema([(name, pa.string()) for name in ("uri", "name", "version", "relative")])
     rows = _rows(image_files(option, root, skipped), name_of, skipped)
     table = pa.concat_tables([schema.empty_table(), *tables_of(rows, schema)])
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
@@ -103,29 +126,36 @@ def _rows(
         if name is None:
             skipped["not in a class folder"] += 1
         else:
-            yield {"uri": file.uri, "name": name, "version": f"{file.size_bytes} {file.version}"}
+            relative = "/".join((*file.folders, storage.name_of(file.uri)))
+            version = f"{file.size_bytes} {file.version}"
+            yield {"uri": file.uri, "name": name, "version": version, "relative": relative}
 
 
 def select_images(
-    training_set: TrainingSet, groups: Array, digests: Array, errors: Array, *, excluded: Array, options: TrainOptions
+    training_set: TrainingSet, copies: Array, digests: Array, errors: Array, *, excluded: Array, options: TrainOptions
 ) -> SelectedImages:
-    """Leave out images that are unreadable, excluded or labelled twice, and split the rest by picture.
+    """Leave out images that are unreadable, excluded or labelled twice, and split the rest by picture and group.
 
-    All arrays are [N], one value for each image of the training set: `groups` has equal numbers for copies, `digests`
+    All arrays are [N], one value for each image of the training set: `copies` has equal numbers for copies, `digests`
     the digest of the pixels, `errors` why an image cannot be decoded or "", `excluded` whether it must be left out.
     Raises `BadRequest` where too few pictures of a class are left.
     """
     labels = training_set.table["label"].to_numpy()
     readable = errors == ""
     usable = np.flatnonzero(readable & ~excluded)
-    pictures = number_pictures(groups[usable], digests[usable])
+    pictures = number_pictures(copies[usable], digests[usable])
     conflicting_N = conflicting(pictures, labels[usable])
     positions, pictures = usable[~conflicting_N], pictures[~conflicting_N]
+    groups = group_names(training_set, options)[positions]
+    units = join_subjects(pictures, groups)
     return SelectedImages(
         positions=positions,
         labels=labels[positions],
         pictures=pictures,
-        splits=_splits(training_set, positions, pictures, labels[positions], options),
+        groups=groups,
+        grouped_by=_grouped_by(training_set, options),
+        units=units,
+        splits=_splits(pictures, labels[positions], units, training_set.classes, options),
         digest=_digest(digests[positions], labels[positions]),
         unreadable=dict(Counter(errors[~readable].tolist())),
         excluded=int((readable & excluded).sum()),
@@ -133,21 +163,28 @@ def select_images(
     )
 
 
-def _splits(
-    training_set: TrainingSet, positions: Array, pictures: Array, labels: Array, options: TrainOptions
-) -> tuple[Split, ...]:
-    joined, classes = pictures, training_set.classes
+def group_names(training_set: TrainingSet, options: TrainOptions) -> Array:
+    """The group of each image by the group file, else by --group-regex; "" for none."""
+    names = training_set.table["group"].to_pylist()
     if options.group_regex:
-        subject_of = Grouper(options.group_regex, option="--group-regex")
-        uris = training_set.table["uri"].take(pa.array(positions)).to_pylist()
-        joined = join_subjects(pictures, np.array([subject_of(uri, ()) or "" for uri in uris]))
+        group_of = Grouper(options.group_regex, option=REGEX)
+        uris = training_set.table["uri"].to_pylist()
+        names = [name or group_of(uri, ()) for name, uri in zip(names, uris, strict=True)]
+    return np.array([name or "" for name in names], dtype=np.str_)
+
+
+def _grouped_by(training_set: TrainingSet, options: TrainOptions) -> tuple[str, ...]:
+    given = {OPTION: training_set.has_group_file, REGEX: options.group_regex is not None}
+    return tuple(option for option, is_given in given.items() if is_given)
+
+
+def _splits(
+    pictures: Array, labels: Array, units: Array, classes: tuple[str, ...], options: TrainOptions
+) -> tuple[Split, ...]:
+    shared: dict[str, Any] = {"joined": units, "classes": classes, "seed": options.seed}
     if options.folds:
-        folds, seed = options.folds, options.seed
-        return tuple(fold_by_picture(pictures, labels, joined=joined, classes=classes, folds=folds, seed=seed))
-    fraction = options.val_fraction
-    return (
-        split_by_picture(pictures, labels, joined=joined, classes=classes, val_fraction=fraction, seed=options.seed),
-    )
+        return tuple(fold_by_picture(pictures, labels, folds=options.folds, **shared))
+    return (split_by_picture(pictures, labels, val_fraction=options.val_fraction, **shared),)
 
 
 def _digest(digests: Array, labels: Array) -> str:
@@ -168,6 +205,12 @@ def describe_selection(selected: SelectedImages) -> Iterator[str]:
         yield f"left out, for copies of them lie in another class folder: {selected.conflicts:,}"
     if selected.distinct < images:
         yield f"{images:,} images show {selected.distinct:,} pictures; copies stay together and count once in figures"
+    if selected.is_grouped:
+        groups = describe_groups(selected)
+        share = f"{groups['images_without']:,} images ({groups['share_without']:.1%})"
+        yield f"{groups['groups']:,} groups, each on one side of every split; {share} have none"
+    elif selected.grouped_by:
+        yield f"{REGEX} finds no group in any path"
     if len(selected.splits) > 1:
         yield f"each picture is measured on in one of {len(selected.splits)} folds by a model that has not seen it"
     else:
@@ -179,6 +222,19 @@ def picture_counts(selected: SelectedImages, places: Array, classes: int) -> Arr
     """Count the different pictures of each class among the given indices; returns [K]."""
     _, first = np.unique(selected.pictures[places], return_index=True)
     return np.bincount(selected.labels[places][first], minlength=classes)
+
+
+def describe_groups(selected: SelectedImages) -> dict[str, Any]:
+    """Count the groups, the images without one, and what remains of the groups when those that share copies are one."""
+    known = selected.groups != ""
+    without = int((~known).sum())
+    return {
+        "by": list(selected.grouped_by),
+        "groups": len(np.unique(selected.groups[known])),
+        "separate": len(np.unique(selected.units[known])),
+        "images_without": without,
+        "share_without": without / len(known),
+    }
 
 
 def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -196,4 +252,4 @@ def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[st
         "excluded": selected.excluded,
         "by_class": dict(zip(classes, np.bincount(selected.labels, minlength=len(classes)).tolist(), strict=True)),
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
-    }
+    } | ({"groups": describe_groups(selected)} if selected.is_grouped else {})

@@ -17,6 +17,7 @@ from brainray.config import ImageSpec
 from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing
 from brainray.errors import BrainrayError, ImageError, StorageError
 from brainray.imaging.decode import decode_with_luminance
+from brainray.inputs.unread import MOST_FILE_BYTES
 
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]
@@ -33,7 +34,7 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
     errors = np.full(len(rows), "", "U32")
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
-            decoded, luminance_HW = decode_with_luminance(storage.read_bytes(uri), spec)
+            decoded, luminance_HW = decode_with_luminance(storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES), spec)
             pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
         except (ImageError, StorageError) as exc:
             errors[row] = exc.reason
@@ -89,8 +90,8 @@ class DecodedRows:
                 "make room there, or set TMPDIR on the nodes"
             ) from exc
         order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
-        sorted_rows = in_order(parts, "label", "picture")
-        self.label, self.picture = sorted_rows["label"], sorted_rows["picture"]
+        sorted_rows = in_order(parts, "position", "label", "picture")
+        self.position, self.label, self.picture = (sorted_rows[name] for name in parts[0])
         empty = np.zeros((0, *shape), np.uint8)
         stored = np.memmap(file, np.uint8, "r", shape=(len(order), *shape)) if len(order) else empty
         self.pixels = _Reordered(stored, order)

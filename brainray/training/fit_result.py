@@ -26,6 +26,7 @@ class FitResult:
     probs_NK: npt.NDArray[np.float64]
     labels_N: npt.NDArray[np.int64]
     fold_N: npt.NDArray[np.int64]  # from 0; the fold in which an image was validated
+    positions_N: npt.NDArray[np.int64] | None  # in the training set; None where earlier versions measured
 
 
 def calibrate(checkpoints: Sequence[Checkpoint]) -> FitResult:
@@ -55,7 +56,13 @@ def calibrate(checkpoints: Sequence[Checkpoint]) -> FitResult:
         probs_NK=probs_NK,
         labels_N=labels_N,
         fold_N=fold_N,
+        positions_N=_positions(measured),
     )
+
+
+def _positions(measured: Sequence[Checkpoint]) -> npt.NDArray[np.int64] | None:
+    known = [each.positions_N.numpy() for each in measured if each.positions_N is not None]
+    return np.concatenate(known) if len(known) == len(measured) else None
 
 
 def _temperature_without(fold: int, logits: list[npt.NDArray[np.float32]], labels: list[Labels]) -> float:

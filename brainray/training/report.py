@@ -1,10 +1,11 @@
-"""The training report of a bundle, its folder `training/`: history, validation figures, plots and model card.
+"""The training report of a bundle, its folder `training/`: history, validation figures, groups, plots and model card.
 
 Reads no checkpoint and no image. File names and columns are a stored format.
 """
 
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,14 @@ from brainray import storage
 from brainray.config import LITE_NAMES, TrainOptions
 from brainray.evaluation import metrics
 from brainray.evaluation.calibration import Review
+from brainray.evaluation.clusters import RESAMPLES, ClusterIntervals, cluster_intervals
 from brainray.evaluation.counts import CALIBRATION_BINS, Counts, count_probabilities
 from brainray.evaluation.plots import draw_curves, draw_reliability
 
+from .group_figures import MeasuredGroups, group_rows
+
 FOLDER = "training"
+_WORST_GROUPS = 10  # on the card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class Validation:
     labels_N: npt.NDArray[np.int64]
     fold_N: npt.NDArray[np.int64]
     review: Review
+    groups: MeasuredGroups | None = None  # None where no image has a group; then intervals are by picture
     history: list[dict[str, Any]]
     best_epoch: int
 
@@ -52,10 +58,11 @@ class Validation:
     def figures(self) -> dict[str, Any]:
         """Metrics and the split they were measured on. One split is optimistic, because it also chose the epoch."""
         counts = self.counts()
-        accuracy = metrics.accuracy(counts)
-        folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it"
+        accuracy = self.intervals.accuracy if self.intervals else metrics.accuracy(counts)
+        others = " and no image of the same group" if self.groups else ""
+        folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it{others}"
         return {
-            "split": folds if self.folds else "validation: pictures of which no copy was learned from",
+            "split": folds if self.folds else f"validation: pictures of which no copy{others} was learned from",
             "images": len(self.labels_N),
             "best_epoch": self.best_epoch,
             "accuracy": accuracy and accuracy._asdict(),
@@ -64,7 +71,32 @@ class Validation:
             "ece": metrics.expected_calibration_error(counts),
             "brier": metrics.brier(counts),
             "review": self.review._asdict(),
-        }
+        } | ({"resampled": {"groups": len(self.groups.names), "units": self.groups.units}} if self.groups else {})
+
+    @cached_property
+    def intervals(self) -> ClusterIntervals | None:
+        """Intervals by resampling groups; None without groups, and without pictures."""
+        if self.groups is None or not len(self.labels_N):
+            return None
+        return cluster_intervals(
+            self.labels_N, self.probs_NK.argmax(axis=1), self.groups.unit_N, classes=len(self.classes)
+        )
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """One row of metrics for each class; the interval of recall is by groups where there are any."""
+        figures = metrics.per_class(self.counts().confusion)
+        if self.intervals:
+            figures |= {"recall_low": self.intervals.recall_low, "recall_high": self.intervals.recall_high}
+        return [
+            {"name": name} | {figure: values[k] for figure, values in figures.items()}
+            for k, name in enumerate(self.classes)
+        ]
+
+    def group_table(self) -> list[dict[str, Any]]:
+        """One row for each group, the worst first; none without groups."""
+        if self.groups is None:
+            return []
+        return group_rows(self.groups, self.labels_N, self.probs_NK.argmax(axis=1), self.classes)
 
     def fold_table(self) -> list[dict[str, Any]]:
         """One row for each fold: pictures, accuracy, and recall of each class."""
@@ -100,7 +132,10 @@ def write_training_report(
     temperature: float,
     writer: storage.Writer = storage.UNLEASED,
 ) -> None:
-    """Write history and confusion (Parquet), curves and reliability (PNG), model-card.md, and with folds folds.csv."""
+    """Write history and confusion (Parquet), curves and reliability (PNG) and model-card.md.
+
+    With folds also folds.csv, and with groups groups.csv.
+    """
     folder = storage.join(uri, FOLDER)
     writer.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
     writer.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
@@ -108,11 +143,11 @@ def write_training_report(
         storage.join(folder, "curves.png"), draw_curves(validation.history, best_epoch=validation.best_epoch)
     )
     writer.write_bytes(storage.join(folder, "reliability.png"), draw_reliability(validation.counts()))
-    if validation.folds:
-        table = pa.Table.from_pylist(validation.fold_table())
-        content = pa.BufferOutputStream()
-        csv.write_csv(table, content)
-        writer.write_bytes(storage.join(folder, "folds.csv"), content.getvalue().to_pybytes())
+    for name, rows in (("folds.csv", validation.fold_table()), ("groups.csv", validation.group_table())):
+        if rows:
+            content = pa.BufferOutputStream()
+            csv.write_csv(pa.Table.from_pylist(rows), content)
+            writer.write_bytes(storage.join(folder, name), content.getvalue().to_pybytes())
     card = model_card(validation, provenance, temperature=temperature)
     writer.write_bytes(storage.join(folder, "model-card.md"), card.encode())
 
@@ -129,29 +164,24 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {"figure": _figure, "thousands": "{:,}".format, "percent": _percent}
+    templates.filters |= {"figure": _figure, "thousands": "{:,}".format, "percent": _percent, "cell": _cell}
     return templates.get_template("model-card.md").render(
         **{name: provenance[name] for name in ("options", "data", "cost", "versions", "seconds")},
         classes=validation.classes,
         figures=validation.figures(),
-        per_class=_per_class(validation),
+        per_class=validation.per_class(),
+        groups=provenance["data"].get("groups"),
+        measured_groups=validation.groups,
+        worst_groups=[row for row in validation.group_table() if row["errors"]][:_WORST_GROUPS],
+        resamples=RESAMPLES,
         confusion=validation.counts().confusion.tolist(),
         calibration_bins=CALIBRATION_BINS,
         temperature=temperature,
         folds=validation.folds,
         review=validation.review,
         is_lite=options["model"] in LITE_NAMES,
-        command=command_of(options),
+        command=command_of(options, grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"]),
     )
-
-
-def _per_class(validation: Validation) -> list[dict[str, Any]]:
-    """One row of metrics for each class."""
-    figures = metrics.per_class(validation.counts().confusion)
-    return [
-        {"name": name} | {figure: values[k] for figure, values in figures.items()}
-        for k, name in enumerate(validation.classes)
-    ]
 
 
 def _figure(value: float) -> str:
@@ -162,8 +192,16 @@ def _percent(share: float, digits: int) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def command_of(options: dict[str, Any]) -> str:
-    """Return the command that trains the same model from the same images. `options` is `TrainOptions.to_json()`."""
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def command_of(options: dict[str, Any], *, grouped: bool = False) -> str:
+    """Return the command that trains the same model from the same images. `options` is `TrainOptions.to_json()`.
+
+    `grouped`: with a group file.
+    """
     defaults = TrainOptions().to_json()
     changed = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
@@ -171,4 +209,5 @@ def command_of(options: dict[str, Any]) -> str:
         if value != defaults[name] and name not in ("workers", "most_workers", "init")
     ]
     init = ["--init MODEL"] if options["init"] else []
-    return " ".join(["brainray train --data DATA --output MODEL", *init, *changed])
+    groups = ["--groups GROUPS"] if grouped else []
+    return " ".join(["brainray train --data DATA --output MODEL", *groups, *init, *changed])

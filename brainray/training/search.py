@@ -152,6 +152,6 @@ def table_csv(trials: list[Trial]) -> bytes:
     return text.getvalue().encode()
 
 
-def command_for(trial: Trial) -> str:
-    """Return the command that trains a model with the options of a trial."""
-    return command_of(trial.options.to_json())
+def command_for(trial: Trial, *, grouped: bool = False) -> str:
+    """Return the command that trains a model with the options of a trial; `grouped`: with --groups."""
+    return command_of(trial.options.to_json(), grouped=grouped)

@@ -66,58 +66,111 @@ def split_by_picture(
     val_fraction: float,
     seed: int,
 ) -> Split:
-    """Split by class and seed; about `val_fraction` of the units in `joined` go to validation, at least one a class.
+    """Split by class and seed; about `val_fraction` of each class's pictures go to validation. Units stay whole.
 
-    Raises `BadRequest` where a class has fewer than two units: one for training, one for validation.
+    Raises `BadRequest` where a class has fewer than two units, or is on both sides in no split that was found.
     """
-    from sklearn.model_selection import train_test_split
-
-    unit_labels = _unit_labels(joined, labels)
-    _check_enough(unit_labels, classes, least=2)
-    units = len(unit_labels)
-    wanted = min(max(round(val_fraction * units), len(classes)), units - len(classes))
-    train, validation = train_test_split(np.arange(units), test_size=wanted, stratify=unit_labels, random_state=seed)
-    _, validation = _one_of_each_class(train, validation, unit_labels)
-    return _split(np.isin(_places(joined), validation), pictures)
+    counts_UK, unit = _count_pictures(pictures, labels, joined, len(classes))
+    _check_enough(counts_UK, classes, least=2)
+    if len(counts_UK) == counts_UK.sum():
+        validation = _stratified(counts_UK.argmax(axis=1), len(classes), val_fraction=val_fraction, seed=seed)
+        return _split(np.isin(unit, validation), pictures)
+    held_U = _hold_out(counts_UK, fraction=val_fraction, rng=np.random.default_rng(seed))
+    _check_both_sides(counts_UK, held_U, classes)
+    return _split(held_U[unit], pictures)
 
 
 def fold_by_picture(
     pictures: "Numbers", labels: "Numbers", *, joined: "Numbers", classes: tuple[str, ...], folds: int, seed: int
 ) -> Iterator[Split]:
-    """Divide the units in `joined` into folds by class and seed; each fold is validated by a fit on all others.
+    """Divide the pictures into folds by class and seed; each fold is validated by a fit on all others.
 
     Raises `BadRequest` where a class has fewer units than there are folds.
     """
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    unit_labels, unit = _unit_labels(joined, labels), _places(joined)
-    _check_enough(unit_labels, classes, least=folds)
-    for _, validation in StratifiedKFold(folds, shuffle=True, random_state=seed).split(unit_labels, unit_labels):
-        yield _split(np.isin(unit, validation), pictures)
-
-
-def _places(joined: "Numbers") -> "Numbers":
-    """Renumber units from 0 without a gap, keeping their order."""
-    places: Numbers = np.unique(joined, return_inverse=True)[1].astype(np.int64)
-    return places
-
-
-def _unit_labels(joined: "Numbers", labels: "Numbers") -> "Numbers":
-    """Label each unit; where a subject has several labels, the rarest one, because those are the hardest to spread."""
-    unit = _places(joined)
-    counts = np.bincount(labels)
-    by_rarity = np.lexsort((counts[labels], unit))
-    _, first = np.unique(unit[by_rarity], return_index=True)
-    rarest: Numbers = labels[by_rarity][first]
-    return rarest
+    counts_UK, unit = _count_pictures(pictures, labels, joined, len(classes))
+    _check_enough(counts_UK, classes, least=folds)
+    if len(counts_UK) == counts_UK.sum():
+        unit_labels = counts_UK.argmax(axis=1)
+        for _, validation in StratifiedKFold(folds, shuffle=True, random_state=seed).split(unit_labels, unit_labels):
+            yield _split(np.isin(unit, validation), pictures)
+        return
+    of_U, of_K = np.repeat(np.argwhere(counts_UK), counts_UK[counts_UK > 0], axis=0).T  # a row for each picture
+    for _, validation in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(of_K, of_K, of_U):
+        held_U = np.isin(np.arange(len(counts_UK)), of_U[validation])
+        _check_both_sides(counts_UK, held_U, classes, every_class=False)
+        yield _split(held_U[unit], pictures)
 
 
-def _check_enough(unit_labels: "Numbers", classes: tuple[str, ...], *, least: int) -> None:
-    for name, count in zip(classes, np.bincount(unit_labels, minlength=len(classes)), strict=True):
+def _count_pictures(
+    pictures: "Numbers", labels: "Numbers", joined: "Numbers", classes: int
+) -> tuple["Numbers", "Numbers"]:
+    """Count the pictures of each unit by class [U, K]; returns also the place of each image's unit in that [N]."""
+    names, unit = np.unique(joined, return_inverse=True)
+    _, first = np.unique(pictures, return_index=True)
+    counts_UK = np.zeros((len(names), classes), np.int64)
+    np.add.at(counts_UK, (unit[first], labels[first]), 1)
+    return counts_UK, unit.astype(np.int64)
+
+
+def _check_enough(counts_UK: "Numbers", classes: tuple[str, ...], *, least: int) -> None:
+    what = "distinct readable image(s)" if len(counts_UK) == counts_UK.sum() else "group(s) that share no picture"
+    for name, count in zip(classes, (counts_UK > 0).sum(axis=0), strict=True):
         if count < least:
-            raise BadRequest(
-                f"class {name} has {count} distinct readable image(s); training needs {least} or more of each class"
-            )
+            fewer = ", or fewer --folds" if least > 2 else ""
+            raise BadRequest(f"class {name} has {count} {what}; training needs {least} or more of each class{fewer}")
+
+
+def _stratified(unit_labels: "Numbers", classes: int, *, val_fraction: float, seed: int) -> "Numbers":
+    """Draw units of one picture each for validation; returns their places."""
+    from sklearn.model_selection import train_test_split
+
+    units = len(unit_labels)
+    wanted = min(max(round(val_fraction * units), classes), units - classes)
+    train, validation = train_test_split(np.arange(units), test_size=wanted, stratify=unit_labels, random_state=seed)
+    validation_places: Numbers = _one_of_each_class(train, validation, unit_labels)[1]
+    return validation_places
+
+
+def _hold_out(counts_UK: "Numbers", *, fraction: float, rng: np.random.Generator) -> "npt.NDArray[np.bool_]":
+    """Draw units of any size for validation; returns a mask [U].
+
+    Units are taken in random order, each that brings the shares of the classes closer to the fraction. Then a class
+    that has none yet, because its units are few and large, gets the one that fits best. scikit-learn has no such split:
+    GroupShuffleSplit is not stratified, and a fold of StratifiedGroupKFold may lack a class.
+    """
+    shares_UK = counts_UK / counts_UK.sum(axis=0)
+    held_U, sums_K = np.zeros(len(shares_UK), bool), np.zeros(shares_UK.shape[1])
+
+    def miss(units: "Numbers") -> "npt.NDArray[np.float64]":
+        sums = sums_K + shares_UK[units]
+        leaves_none = (sums > 1 - 1e-9).any(axis=-1)
+        return np.asarray(np.where(leaves_none, np.inf, ((sums - fraction) ** 2).sum(axis=-1)))
+
+    order = rng.permutation(len(shares_UK))
+    for unit in order:
+        if miss(unit) < ((sums_K - fraction) ** 2).sum():
+            held_U[unit], sums_K = True, sums_K + shares_UK[unit]
+    for k in np.argsort((counts_UK > 0).sum(axis=0), kind="stable"):
+        if sums_K[k] == 0:
+            able = order[shares_UK[order, k] > 0]
+            unit = able[np.argmin(miss(able))]
+            held_U[unit], sums_K = True, sums_K + shares_UK[unit]
+    return held_U
+
+
+def _check_both_sides(
+    counts_UK: "Numbers", held_U: "npt.NDArray[np.bool_]", classes: tuple[str, ...], *, every_class: bool = True
+) -> None:
+    """Raise `BadRequest` for a class that is not learned, or not measured (with `every_class`), or for no picture."""
+    learned_K, measured_K = counts_UK[~held_U].sum(axis=0), counts_UK[held_U].sum(axis=0)
+    missing = (learned_K == 0) | (every_class & (measured_K == 0)) | (measured_K.sum() == 0)
+    if missing.any():
+        raise BadRequest(
+            f"the groups can hardly be divided: class {classes[int(missing.argmax())]} would lie on one side of a "
+            "split only; give more or smaller groups, fewer --folds, or another --seed"
+        )
 
 
 def _split(held_out: "npt.NDArray[np.bool_]", pictures: "Numbers") -> Split:

@@ -23,16 +23,20 @@ from brainray.errors import BadRequest, StorageError
 from brainray.models.bundle import DESCRIPTION, WEIGHTS
 
 from .dataset import SelectedImages, TrainingSet
+from .group_figures import MeasuredGroups
 from .report import FOLDER as REPORT
 from .splits import Split
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from .checkpoint import Checkpoint
 
 WORK = ".training"
 _REQUEST = "request.json"
 _CHECKPOINT = "checkpoint.pt"
 _PROGRESS = "progress.json"
+_GROUPS = "groups.parquet"
 FIRST_FOLD = "fold-1"
 _RAY = "ray"  # folder for the state of Ray Train, from which nothing is ever read
 _POLL_S = 1.0  # between two reads of the progress file
@@ -61,6 +65,10 @@ class WorkFolder:
     @property
     def progress(self) -> str:
         return storage.join(self.uri, _PROGRESS)
+
+    @property
+    def groups(self) -> str:
+        return storage.join(self.uri, _GROUPS)
 
     @property
     def ray(self) -> str:
@@ -110,21 +118,26 @@ def describe_request(
             "images": _digest_of_listing(training_set.table),
             "excluded": None if excluded is None else _digest_of_listing(excluded),
         }
+        # Only with --groups, so that a request without has the digest that earlier versions gave it.
+        | ({"groups": _digest_of_columns(training_set.table, "uri", "group")} if training_set.has_group_file else {})
     )
 
 
 def _digest_of_listing(table: pa.Table) -> str:
     """Digest of the URI, label, size and version of every image."""
+    return _digest_of_columns(table, "uri", "label", "version")
+
+
+def _digest_of_columns(table: pa.Table, *names: str) -> str:
     digest = hashlib.sha256()
-    for uri, label, version in zip(*(table[name].to_pylist() for name in ("uri", "label", "version")), strict=True):
-        digest.update(f"{uri}\0{label}\0{version}\n".encode())
+    for values in zip(*(table[name].to_pylist() for name in names), strict=True):
+        digest.update(("\0".join("" if value is None else str(value) for value in values) + "\n").encode())
     return digest.hexdigest()[:32]
 
 
 def check_is_folder(output: str) -> None:
-    """Raise `BadRequest` for an output that is a file."""
-    if storage.exists(output) and not storage.is_folder(output):
-        raise BadRequest(f"--output {output} is a file; give a folder that is new or empty")
+    """Raise `BadRequest` for an output that is a file, or lies below one."""
+    storage.check_is_folder("--output", output, give="a folder that is new or empty")
 
 
 def inspect_output(output: str, request: TrainRequest) -> TrainingState:
@@ -182,9 +195,14 @@ def differences(before: object, now: dict[str, Any]) -> Iterator[str]:
     for name in sorted(old.keys() | now["options"].keys()):
         if old.get(name) != now["options"].get(name):
             yield f"--{name.replace('_', '-')} was {old.get(name)} and is {now['options'].get(name)}"
-    wording = {"classes": "other classes", "images": "other images below --data", "excluded": "another --exclude"}
+    wording = {
+        "classes": "other classes",
+        "images": "other images below --data",
+        "excluded": "another --exclude",
+        "groups": "other --groups",
+    }
     for name, words in wording.items():
-        if before.get(name) != now[name]:
+        if before.get(name) != now.get(name):
             yield words
 
 
@@ -193,6 +211,23 @@ def begin_training(output: str, request: TrainRequest, *, writer: storage.Writer
     work = WorkFolder.of(output)
     writer.delete_tree(work.uri)
     writer.write_json(work.request, {"digest": request.digest, "described": request.described})
+
+
+def write_groups(output: str, selected: SelectedImages, *, writer: storage.Writer) -> None:
+    """Keep group and unit of each image by its position, for the report of a training that ends in another process."""
+    columns = {"position": selected.positions, "group": selected.groups, "unit": selected.units}
+    writer.write_parquet(WorkFolder.of(output).groups, pa.table(columns))
+
+
+def read_groups(output: str, positions_N: "npt.NDArray[np.int64] | None") -> MeasuredGroups | None:
+    """Read the groups of the images at these positions; None where no image has one."""
+    uri = WorkFolder.of(output).groups
+    if positions_N is None or not storage.exists(uri):
+        return None
+    table = storage.read_parquet(uri)
+    place = np.searchsorted(table["position"].to_numpy(), positions_N)
+    names = np.array(table["group"].to_pylist(), np.str_)
+    return MeasuredGroups(name_N=names[place], unit_N=table["unit"].to_numpy()[place])
 
 
 @dataclass(frozen=True, kw_only=True)

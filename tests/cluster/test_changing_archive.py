@@ -59,6 +59,7 @@ def test_a_worker_checks_the_paths_on_a_node_that_was_not_checked_before(monkeyp
         precision="fp32",
         inputs=(),
         max_unread=0.5,
+        most_bytes=1 << 30,
         shared_paths=shared_paths,
         checked_nodes=frozenset(["a"]),
     )

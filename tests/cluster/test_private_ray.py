@@ -19,7 +19,8 @@ with session(lean=True):
     lines = [process.cmdline() for process in psutil.Process().children(recursive=True)]
     worker = ray.get(ray.remote(settings).remote())
     told = {
-        "processes": sorted({os.path.basename(line[0]).strip() for line in lines if line}),
+        "processes": sorted({os.path.basename(line[0]).strip() for line in lines if line} - {"python"}),
+        "guards": sum(any(word.endswith("/cluster/guard.py") for word in line) for line in lines),
         "shown": worker.get("RAY_AUTH_TOKEN", "?") in str(lines),
         "worker": worker,
         "driver": settings(),
@@ -62,6 +63,7 @@ def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone
         "ray::RuntimeEnvAgent",
         "raylet",
     ]
+    assert told["guards"] == 1
     assert told["private"] and not told["dashboard"]
     assert told["processors"][0] == told["processors"][1]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from brainray.cluster import session
+from brainray.cluster.guard import Guard
 from brainray.doctor.machine import check_memory
 from brainray.errors import BadRequest
 from brainray.hardware import Machine
@@ -46,7 +47,7 @@ def test_memory_too_small_for_one_worker_is_said_before_ray_starts(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr(session.ray_internals, "use_own_token", lambda: None)
     with pytest.raises(BadRequest, match=r"0\.30 GB of memory free, 0\.50 GB too little for Ray and one worker"):
-        session._connect(None, lean=False)
+        session._connect(None, Guard(), lean=False)
 
 
 @pytest.mark.parametrize("available_bytes", [0, GB // 2, 799_999_999, 800_000_000, 15 * GB // 10, 64 * GB])

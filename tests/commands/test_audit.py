@@ -14,10 +14,12 @@ from support.s3_servers import fast_s3, s3_endpoints
 
 from brainray import storage
 from brainray.cli.app import run
+from brainray.cli.audit import _advice
 from brainray.commands import audit as audit_job
 from brainray.commands.audit import AuditRequest, audit
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.groups import SCHEMA, describe_rows
+from brainray.duplicates.report import figure_rows
 from brainray.duplicates.search import similarities
 from brainray.duplicates.transforms import find_transforms
 from brainray.errors import BadRequest, OutputHeld
@@ -79,13 +81,14 @@ def data(tmp_path):
 
 @pytest.fixture
 def command(data, tmp_path):
-    def find(*, against=(), output=tmp_path / "audit", roots=(data,), group_regex=None):
+    def find(*, against=(), output=tmp_path / "audit", roots=(data,), group_regex=None, groups=None):
         said = []
         request = AuditRequest.of(
             [str(root) for root in roots],
             against=[str(root) for root in against],
             output=str(output),
             group_regex=group_regex,
+            groups=groups,
         )
         figures = audit(request, say=said.append, start=here)
         rows = pq.read_table(output / "groups.parquet")
@@ -139,6 +142,38 @@ def test_conflicts_and_leaks_between_folders_are_counted(command):
     assert figures["leaks"]["folders"] == figures["leaks"]["subjects"] == {"Testing + Training": both}
     assert figures["by_class"]["glioma"] == {"images": 6, "pictures": 4, "surplus": 2}
     assert figures["transforms"] == {"identical": 2, "mirrored": 1, "resized": 1}
+
+
+def test_a_group_file_tells_which_groups_are_in_both_sets_and_which_pictures_in_two(command, data, tmp_path):
+    other = save(head(30), tmp_path, "other", "y.png")
+    file = tmp_path / "groups.csv"
+    rows = ("patient3_b.png,p3", "patient3_a.png,other", "patient0_a.png,p0", "y.png,p0", "black1.png,")
+    file.write_text("\n".join(["file,patient", *rows]) + "\n")
+    figures, rows, said = command(against=[other.parent], groups=str(file), group_regex=r"patient(9)")
+    subjects = {name: row["subject"] for name, row in by_name(rows).items() if row["subject"]}
+    names = ("patient3_b.png", "patient3_a.png", "patient0_a.png", "y.png", "patient9_a.png")
+    assert subjects == dict(zip(names, ("p3", "other", "p0", "p0", "9"), strict=True))
+    assert figures["subjects"] == {
+        "subjects": 4,
+        "images_without": 6,
+        "share_without": 6 / 11,
+        "pictures_in_several": 1,
+    }
+    assert figures["leaks"]["subjects_against"] == {"pictures": 1, "images": {"against": 1, "data": 1}}
+    assert "--groups: 1 row(s) have no group (empty, NA or unknown)" in said
+    table = dict(figure_rows(figures))
+    assert table["groups, such as patients"] == "4" and table["images without a group"] == "6 (54.5%)"
+    assert table["groups in both --data and --against"] == "1"
+    advice = " ".join(_advice(figures))
+    assert "--data and --against share groups" in advice and "pictures lie in two groups or more" in advice
+    assert "folders share groups" not in advice
+    shared = command(group_regex=r"(patient3)", output=tmp_path / "by path")[0]
+    assert "folders share groups" in " ".join(_advice(shared))
+
+
+def test_without_groups_an_audit_has_no_row_for_them(command):
+    table = dict(figure_rows(command()[0]))
+    assert not any("group," in name or "groups" in name or "without a group" in name for name in table)
 
 
 def test_what_the_data_shares_with_another_set_is_counted(command, data, tmp_path):

@@ -188,11 +188,3 @@ def test_no_folder_for_temporary_files_at_all(monkeypatch):
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
     assert only(doctor_machine.check_temporary_folder()).status == "wrong"
-
-
-@pytest.mark.parametrize(
-    ("limits", "status"), [((1024, 10**6), "ok"), ((1024, 1024), "warning"), ((64, 64), "wrong"), ((-1, -1), "ok")]
-)
-def test_open_files(monkeypatch, limits, status):
-    monkeypatch.setattr(doctor_machine.resource, "getrlimit", lambda _: limits)
-    assert only(doctor_machine.check_open_files()).status == status

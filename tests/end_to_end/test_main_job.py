@@ -1,5 +1,7 @@
 """The whole main job as a user runs it: draw, train with two workers, score, report."""
 
+import csv
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,14 +13,18 @@ from brainray.models.bundle import load_bundle
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, local_ray):
-    """A training set with a copy under another name and format, a broken file, an archive, and a model."""
+    """A training set in groups with a copy under another name, a broken file, an archive, and a model."""
     root = tmp_path_factory.mktemp("job")
     write_archive(str(root / "training"), images=64, seed=1)
     write_archive(str(root / "archive"), images=20, seed=2)
     first = sorted((root / "training" / "glioma").iterdir())[0]
     (root / "training" / "glioma" / f"copy{first.suffix}").write_bytes(first.read_bytes())
     (root / "training" / "glioma" / "broken.jpg").write_bytes(b"broken")
+    named = [(path.parent.name, path.name) for path in sorted((root / "training").glob("*/*"))]
+    rows = [f"{name}/{file},{name} {place // 2}" for place, (name, file) in enumerate(named) if file != "broken.jpg"]
+    (root / "groups.csv").write_text("\n".join(["uri,patient", *rows]) + "\n")
     options = ["--workers", "2", "--epochs", "2", "--image-px", "32", "--seed", "5"]
+    options += ["--groups", str(root / "groups.csv")]
     code = run(["train", "--data", str(root / "training"), "--output", str(root / "model"), *options])
     assert code == 0
     return root
@@ -38,6 +44,15 @@ def test_training_writes_a_bundle_that_says_what_it_is(folders):
     assert storage.list_names(str(folders / "model")) == ["bundle.json", "model.safetensors", "training"]
     confusion = pq.read_table(folders / "model" / "training" / "confusion.parquet")
     assert sum(confusion["images"].to_pylist()) == data["validation_images"]
+
+
+@pytest.mark.timeout(600)
+def test_pictures_that_two_workers_measured_are_told_their_groups(folders):
+    data = load_bundle(str(folders / "model")).provenance["data"]
+    assert (data["groups"]["by"], data["groups"]["images_without"]) == (["--groups"], 0)
+    rows = list(csv.DictReader((folders / "model" / "training" / "groups.csv").open()))
+    assert sum(int(row["pictures"]) for row in rows) == data["validation_images"]
+    assert [row["classes"] for row in rows] == [row["group"].split()[0] for row in rows]
     assert "Not a medical device" in (folders / "model" / "training" / "model-card.md").read_text()
 
 

@@ -204,7 +204,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(BadRequest, match=f"{tmp_path} is a file or holds"):
+    with pytest.raises(BadRequest, match=f"{tmp_path} holds files already"):
         phantom.write_archive(str(tmp_path), images=4, seed=0)
     assert storage.list_names(str(tmp_path)) == ["mine.txt"]
 

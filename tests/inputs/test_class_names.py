@@ -43,3 +43,23 @@ def test_training_classes_are_found_below_the_folders_of_a_published_split():
     assert class_of_folders(("glioma", "patient 7")) == "glioma"
     assert class_of_folders(("train",)) is None
     assert class_of_folders(()) is None
+
+
+@pytest.mark.parametrize(
+    ("folders", "label"),
+    [
+        (("split=train", "label=glioma"), "glioma"),
+        (("Class=no%20tumor", "part=1"), "notumor"),
+        (("diagnosis=pituitary%5Ftumor",), "pituitary"),
+        (("label=glioma", "site=normal"), "glioma"),
+        (("label=__HIVE_DEFAULT_PARTITION__",), None),
+    ],
+)
+def test_hive_partitions_label_by_their_value(folders, label):
+    assert label_from_folders(folders, class_lookup(CLASSES)) == label
+    assert class_of_folders(folders) == label
+
+
+def test_hive_partitions_name_new_classes():
+    assert class_of_folders(("site=A", "split=train", "label=grade%20IV")) == "grade IV"
+    assert class_of_folders(("split=train", "grade=4")) == "grade=4"

@@ -4,6 +4,7 @@ import pytest
 from support.archives import zip_of
 
 from brainray.inputs import file_lists
+from brainray.inputs.archive_lookup import ArchiveLookup
 from brainray.inputs.archives import archive_of, index
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.file_lists import open_file_list, resolve_rows
@@ -57,7 +58,7 @@ def test_indexes_are_kept_up_to_a_bound_and_found_again_without_one(listed, tmp_
     expected = entries(listed, tmp_path)
     once = len(opened)
     with ArchiveIndexes(str(tmp_path / "again")) as made:
-        archives = file_lists._ArchiveLookup(made, most_bytes=1)
+        archives = ArchiveLookup(made, most_bytes=1)
         uris = [entry.uri for entry in expected]
         assert [archives.find([uri])[uri] for uri in uris] == expected
         assert archives._kept == {} and archives._bytes == 0
@@ -68,7 +69,7 @@ def test_the_archive_itself_is_no_member(listed, tmp_path):
     with ArchiveIndexes(str(tmp_path / "scratch")) as made:
         archive = str(tmp_path / "a.zip")
         uri = f"{archive}#"
-        assert file_lists._ArchiveLookup(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
+        assert ArchiveLookup(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
 
 
 @pytest.mark.parametrize(

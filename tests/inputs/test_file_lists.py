@@ -143,13 +143,17 @@ def test_predictions_of_an_earlier_run_are_a_list(run, folder, tmp_path):
     ("text", "options", "told"),
     [
         ("uri\nin/a.jpg\n./in/a.jpg\n", {}, r"images are listed more than once \(.*in/a.jpg\); list each once"),
-        ("name,age\nx,1\n", {}, "is no list of images: it needs a column uri or path, and has name, age"),
+        (
+            "name,age\nx,1\n",
+            {},
+            "is no list of images: it needs a column uri or path, and has name, age",
+        ),
         ("uri\nin/a.jpg\n\nelsewhere/c\n,\n", {}, "is no readable CSV"),
         ("uri,b\nin/a.jpg,1\n,2\n", {}, "row 2 names no image"),
         ("uri\ngs://bucket/x.jpg\n", {}, "gs:// is not served"),
         ("uri,a\nin/a.jpg,1\n", {"keep_columns": ("b",)}, "has no such column; it has uri, a"),
         ("uri,label\nin/a.jpg,\n", {"keep_columns": ("label",)}, "predictions have such a column already"),
-        ("", {}, "is no readable CSV"),
+        ("", {}, "is empty, so no readable CSV"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_refused_with_a_line(run, folder, text, options, told):
@@ -188,7 +192,7 @@ def test_objects_of_a_bucket_are_listed_without_a_request_for_each(strict_s3, ru
 
 def test_a_list_is_read_a_part_at_a_time(tmp_path, monkeypatch):
     """A list of 40 million rows must not come into memory at once."""
-    monkeypatch.setattr("brainray.inputs.file_lists._BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr("brainray.inputs.delimited_text._BLOCK_BYTES", 1 << 12)
     listed = write(tmp_path / "list.csv", "uri\n" + "".join(f"/in/{number:06}.jpg\n" for number in range(50_000)))
     before = pa.total_allocated_bytes()
     for number, row in enumerate(open_file_list(str(listed)).rows()):

@@ -65,6 +65,7 @@ def test_every_type_of_text_is_read(tmp_path, kind):
         gzip.compress(TEXT[:12].encode()) + gzip.compress(TEXT[12:].encode()),
         TEXT.replace(",", ";").encode(),
         TEXT.replace(",", "\t").encode(),
+        TEXT.replace(",", "|").encode(),
         TEXT.replace("\n", "\r\n").encode(),
         TEXT.replace("\n", "\r").encode(),
         ("\n\n" + TEXT + ",\n\n").encode(),
@@ -80,6 +81,7 @@ def test_every_type_of_text_is_read(tmp_path, kind):
         "gzip in two pieces",
         "semicolons",
         "tabs",
+        "bars",
         "crlf",
         "cr",
         "empty lines",
@@ -117,10 +119,10 @@ def test_many_names_name_the_image(tmp_path, name):
         (b"PAR1" + bytes(40), "is no readable Parquet"),
         (
             b'image,label\na.jpg,glioma\n"b.jpg,glioma\nc.jpg,glioma\n',
-            "row that begins in line 3 has an unclosed quote",
+            "the quote in line 3 is not closed",
         ),
-        (b"image,label\na.jpg,glioma,x\n", "line 2 has 3 values, the header has 2"),
-        (b"image,label\n,glioma\n", "line 2 names no image"),
+        (b"image,label\na.jpg,glioma,x\n", "row 1 has 3 value.s. in place of 2"),
+        (b"image,label\n,glioma\n", "row 1 names no image"),
         (b"image,label,Label\na.jpg,glioma,notumor\n", "has 2 columns named label"),
         (bytes(100), "is no text"),
         (b"", "is empty, so no readable CSV"),
@@ -152,3 +154,19 @@ def test_no_label_is_counted_and_labels_nothing(tmp_path, spelled):
 def test_unknown_is_a_label_where_it_is_a_class(tmp_path):
     (tmp_path / "l.csv").write_text("image,label\n1.jpg,unknown\n")
     assert read_label_file(str(tmp_path / "l.csv"), ("glioma", "unknown")).without_label == 0
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_bucket_and_key_name_an_object(tmp_path, suffix):
+    path = tmp_path / f"l.{suffix}"
+    path.write_text("label,Bucket,name,Key\nglioma,scans,x,a/1.jpg\n")
+    if suffix == "parquet":
+        pq.write_table(pa.table({"label": ["glioma"], "bucket": ["scans"], "key": ["a/1.jpg"]}), path)
+    label_file = read_label_file(str(path), CLASSES)
+    images = (pa.array([name]) for name in ("s3://scans/a/1.jpg", "a/1.jpg", "1.jpg"))
+    assert label_file.labels_of(*images).to_pylist() == ["glioma"]
+
+
+def test_labels_may_be_json_lines(tmp_path):
+    data = b'{"image_path": "gl\xc3\xafoma/1.jpg", "Label": "pituitary"}\n'
+    assert labelled(tmp_path, gzip.compress(data), "labels.jsonl.gz") == WANTED

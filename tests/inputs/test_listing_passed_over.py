@@ -124,3 +124,17 @@ def test_memory_for_suffixes_is_bounded_and_no_file_is_lost():
     reasons = few_reasons(skipped)
     assert len(reasons) == 11
     assert sum(reasons.values()) == 50_000
+
+
+def test_globs_that_match_nothing_are_told_once(tmp_path):
+    touch(tmp_path / "in" / "old" / "sub" / "1.jpg")
+    touch(tmp_path / "in" / "a.jpg")
+    touch(tmp_path / "in" / "notes.txt")
+    with ArchiveIndexes(str(tmp_path / "indexes")) as indexes:
+        exclude = ["old/*", "old/sub/*", "*.txt", "odl/*", "odl/*"]
+        lister = Lister([str(tmp_path / "in")], indexes, classes=CLASSES, include=["*.jpg", "*.JPG"], exclude=exclude)
+        found = scan(lister, str(tmp_path / "listing.parquet"))
+    assert found.notes == (
+        "--include '*.JPG': matches no path below the inputs",
+        "--exclude 'odl/*': matches no path below the inputs",
+    )

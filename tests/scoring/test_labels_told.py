@@ -1,8 +1,10 @@
 """What a run says of a label file, and where its labels go."""
 
+import pytest
 from support.runs import contents, engine_of, request_for
 
 from brainray.commands.score import score
+from brainray.errors import BadRequest
 from brainray.inputs.label_file import read_label_file
 
 
@@ -21,3 +23,35 @@ def test_rows_without_label_are_told_and_near_names_label_the_predictions(archiv
         "notumor/0.jpg": None,
         "pituitary/0.jpg": "glioma",
     }
+
+
+def run_with(root, text, bundle, tmp_path, **options):
+    (tmp_path / "l.csv").write_text(text)
+    label_file = read_label_file(str(tmp_path / "l.csv"), bundle.classes)
+    told: list[str] = []
+    request = request_for(root, tmp_path / "run", bundle, label_file=label_file, **options)
+    outcome = score(request, listener=lambda _: None, say=told.append, engine=engine_of(bundle))
+    return told, {uri.rpartition("/")[2]: row["label"] for uri, row in contents(outcome.plan.uri).items()}
+
+
+MORE = "image,label\nnotumor/0.jpg,glioma\nnone.jpg,glioma\nother.jpg,NA\n"
+
+
+def test_labels_that_name_no_image_are_counted_and_refused(archive, bundle, tmp_path):
+    with pytest.raises(
+        BadRequest, match=r"2 row\(s\) name images that are not in .* .of 3 row\(s\) 1 name one.; correct"
+    ) as no:
+        run_with(archive(images=1) / "notumor", MORE.replace("notumor/", ""), bundle, tmp_path)
+    assert "--labels-may-miss" in str(no.value)
+
+
+def test_labels_may_name_no_image_where_that_is_allowed(archive, bundle, tmp_path):
+    root = archive(images=1) / "notumor"
+    told, labels = run_with(root, MORE.replace("notumor/", ""), bundle, tmp_path, labels_may_miss=True)
+    assert labels == {"0.jpg": "glioma"}
+    assert "--labels: 2 of 3 row(s) name no image of the input" in told
+
+
+def test_labels_that_may_miss_may_not_fit_several_images(archive, bundle, tmp_path):
+    with pytest.raises(BadRequest, match="fit several images"):
+        run_with(archive(images=1), "image,label\n0.jpg,glioma\nx,glioma\n", bundle, tmp_path, labels_may_miss=True)

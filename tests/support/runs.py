@@ -10,7 +10,7 @@ from support.bundles import CLASSES
 from brainray import storage
 from brainray.commands.score import Outcome, ScoreEngine, score
 from brainray.config import ScoreOptions
-from brainray.inputs.file_lists import kept_types
+from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import LabelFile
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
@@ -51,7 +51,12 @@ def engine_of(
 
     def engine(request: ScoreRequest, plan, lease) -> Iterator:
         target = request.target(plan.uri, lease.writer)
-        reader = Reader(outage_share=request.options.max_unread, roots=plan.run_json["inputs"], sleep=lambda _: None)
+        reader = Reader(
+            outage_share=request.options.max_unread,
+            roots=plan.run_json["inputs"],
+            most_bytes=request.options.max_file_bytes,
+            sleep=lambda _: None,
+        )
         todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
         for number, shard in enumerate(todo):
             if number == only:

@@ -4,12 +4,15 @@ moto is the stricter one: it honours `If-Match` and `If-None-Match`. rclone igno
 The servers are processes of their own, so that Ray's workers reach them too.
 """
 
+import atexit
+import ctypes
 import io
 import os
 import random
 import re
 import secrets
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -43,6 +46,10 @@ ENVIRONMENT = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+# Every session of botocore would parse its description of S3 anew, which takes 0.1 s.
+botocore.session.create_loader = cache(botocore.session.create_loader)
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 
 
@@ -79,9 +86,20 @@ def plain_client(endpoint: str):
     )
 
 
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the tests are killed, which then end no server."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @contextmanager
 def _served(command: list[str], port: int) -> Iterator[str]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -367,19 +385,22 @@ class Server:
         return found
 
 
+_servers = ExitStack()  # of this process: every file that names the fixture has one of its own, but not its servers
+_endpoints: dict[str, str] = {}
+atexit.register(_servers.close)
+
+
 @pytest.fixture(scope="session")
-def s3_endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """The endpoint of a server by its kind; each starts when it is first asked for."""
-    running: dict[str, str] = {}
-    with ExitStack() as stack:
+def s3_endpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The endpoint of a server by its kind; each starts when it is first asked for, once a process."""
 
-        def endpoint(kind: str) -> str:
-            if kind not in running:
-                folder = str(tmp_path_factory.mktemp("rclone"))
-                running[kind] = stack.enter_context(moto() if kind == "moto" else rclone(folder))
-            return running[kind]
+    def endpoint(kind: str) -> str:
+        if kind not in _endpoints:
+            folder = str(tmp_path_factory.mktemp("rclone"))
+            _endpoints[kind] = _servers.enter_context(moto() if kind == "moto" else rclone(folder))
+        return _endpoints[kind]
 
-        yield endpoint
+    return endpoint
 
 
 def _server(kind: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:

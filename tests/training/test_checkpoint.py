@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 from dataclasses import replace
@@ -97,6 +98,19 @@ def test_what_is_written_is_what_is_read(third_epoch, tmp_path):
     assert (read.epoch, read.history, read.data) == (3, third_epoch.history, third_epoch.data)
     assert torch.equal(read.logits_NK, third_epoch.logits_NK)
     assert read.moments.keys() == third_epoch.moments.keys()
+
+
+def test_a_file_of_an_earlier_version_has_no_positions_and_goes_on(third_epoch, monkeypatch):
+    known = [field for field in dataclasses.fields(Checkpoint) if field.name != "positions_N"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "fields", lambda _: known)
+        earlier = checkpoint.to_bytes(third_epoch)
+    read = checkpoint.from_bytes(earlier)
+    assert read.positions_N is None and read.epoch == 3
+    assert calibrate([read]).positions_N is None
+    measured = dataclasses.replace(read, positions_N=torch.tensor([4, 9]))
+    assert calibrate([measured, measured, read]).positions_N.tolist() == [4, 9, 4, 9]
+    assert calibrate([measured, read, read]).positions_N is None
 
 
 def test_there_is_nothing_in_it_that_could_run(third_epoch):

@@ -1,4 +1,4 @@
-"""Archives: tar (also WebDataset shards), zip, and Parquet with a column of image bytes.
+"""Archives: tar (also compressed, and WebDataset shards), zip, and Parquet with a column of image bytes.
 
 Each archive is listed once, into an index of where the bytes of each member lie. To get a member, its bytes are read
 and unpacked here. Opens no file: callers pass open files and bytes.
@@ -12,18 +12,22 @@ import pyarrow as pa
 
 from brainray.errors import IMAGE_REASONS, ImageError, ImageReason
 
+from .compressed import CompressedStreams
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
-from .parquet_file import NotAnArchive, footer_bytes, list_parquet, parquet_rows
-from .tar_file import list_tar, unpack_tar
+from .parquet_file import footer_bytes, list_parquet, parquet_rows
+from .parquet_images import NotAnArchive
+from .tar_file import list_compressed_tar, list_tar, unpack_tar
 from .zip_file import list_zip, unpack_zip
 
 __all__ = [
     "INDEX_SCHEMA",
     "MOST_MEMBERS",
     "MOST_MEMBER_BYTES",
+    "CompressedStreams",
     "Kind",
     "NotAnArchive",
     "footer_bytes",
+    "inner_path",
     "kind_of",
     "list_members",
     "member_uri",
@@ -33,20 +37,27 @@ __all__ = [
     "unpack",
 ]
 
-Kind = Literal["tar", "zip", "parquet"]
+Kind = Literal["tar", "compressed tar", "zip", "parquet"]
 MOST_MEMBERS = 1_000_000
-_KINDS: dict[str, Kind] = {".tar": "tar", ".zip": "zip", ".parquet": "parquet", ".pq": "parquet"}
-_LISTERS = {"tar": list_tar, "zip": list_zip, "parquet": list_parquet}
+_KINDS: dict[str, Kind] = {
+    ".tar": "tar",
+    ".zip": "zip",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "compressed tar"),
+}
+_LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip, "parquet": list_parquet}
 _TABLE_ROWS = 16_384
 
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),  # "": the archive itself, whose damage `refused` describes
         pa.field("size_bytes", pa.int64()),  # unpacked; null for Parquet
-        pa.field("offset", pa.int64()),  # tar: of the data; zip: of the local header; Parquet: number of the row group
+        # tar: of the data, as unpacked if compressed; zip: of the local header; Parquet: number of the row group
+        pa.field("offset", pa.int64()),
         # tar: the data; zip: local header, data and descriptor; Parquet: the row group's images
         pa.field("stored_bytes", pa.int64()),
-        pa.field("label", pa.string()),  # Parquet only
+        pa.field("label", pa.string()),  # as spelled in Parquet, or in a WebDataset sample
         pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
     ]
 )
@@ -59,12 +70,18 @@ def kind_of(name: str) -> Kind | None:
 
 def stem(name: str) -> str:
     """The name of the folder that an archive counts as: its own without the suffix."""
-    return name.rpartition(".")[0] if kind_of(name) else name
+    suffix = next((suffix for suffix in _KINDS if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
 
 
 def member_uri(archive: str, name: str) -> str:
     """The URI of a member; the archive's own for the name ""."""
     return f"{archive}#{name}" if name else archive
+
+
+def inner_path(archive: str, name: str) -> str:
+    """The path of a member within its archive, with `/` between folders: tools of Windows write `\\` into a zip."""
+    return name.replace("\\", "/") if kind_of(archive) == "zip" else name
 
 
 def archive_of(uri: str, *, longer_than: int = 0) -> tuple[str, Kind] | None:

@@ -28,7 +28,8 @@ from . import INDEX_SCHEMA, Kind, NotAnArchive
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 2  # raised when a new version lists the same bytes differently
+_FORMAT = 3  # raised when a new version lists the same bytes differently
+_FORMATS = (2, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NAME_HEX = 32
 
@@ -36,8 +37,9 @@ _NAME_HEX = 32
 class ArchiveIndex:
     """The index of one archive, as a local file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, in_run: bool = False) -> None:
         self._path = path
+        self.in_run = in_run  # whether the run has images of this very archive, as this or an earlier version listed it
 
     @property
     def skipped(self) -> str | None:
@@ -114,18 +116,18 @@ class ArchiveIndexes:
         return self._pool.submit(self._index, archive, kind)
 
     def _index(self, archive: FileInfo, kind: Kind) -> ArchiveIndex:
-        identity = "\0".join((str(_FORMAT), archive.uri, str(archive.size_bytes), archive.version))
-        name = f"{hashlib.sha256(identity.encode()).hexdigest()[:_NAME_HEX]}.parquet"
+        name = _name(archive, _FORMAT)
         path = os.path.join(self._scratch, name)
+        in_run = any(_name(archive, number) in self._there for number in _FORMATS)
         if os.path.exists(path):  # a file list may name members of one archive many times
-            return ArchiveIndex(path)
+            return ArchiveIndex(path, in_run=in_run)
         if self._kept and name in self._there:
             storage.write_bytes(path, storage.read_bytes(storage.join(self._kept, name)))
         else:
             temporary = f"{path}.{secrets.token_hex(4)}"
             _write(temporary, archive, kind)
             os.replace(temporary, path)
-        return ArchiveIndex(path)
+        return ArchiveIndex(path, in_run=in_run)
 
 
 def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
@@ -141,6 +143,12 @@ def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
         done += [pool.submit(writer.delete, storage.join(folder, name)) for name in there - names.keys()]
         for future in done:
             future.result()
+
+
+def _name(archive: FileInfo, number: int) -> str:
+    """The file name of the index of an archive in the format of that number."""
+    identity = "\0".join((str(number), archive.uri, str(archive.size_bytes), archive.version))
+    return f"{hashlib.sha256(identity.encode()).hexdigest()[:_NAME_HEX]}.parquet"
 
 
 def _write(path: str, archive: FileInfo, kind: Kind) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from brainray.errors import ImageError
 
 MOST_MEMBER_BYTES = 1 << 30
+LONGEST_LABEL = 1000  # characters; longer ones are no class names
 _LONGEST_NAME = 4096  # characters; PATH_MAX of Linux
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break lines of logs and CSV files
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")

@@ -5,7 +5,6 @@ The listing reads the footer and the labels, never an image. A member's name is 
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any
 
@@ -14,18 +13,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from brainray.errors import ImageError, ImageReason
+from brainray.errors import ImageError
 from brainray.inputs.class_names import LABEL_COLUMNS
+from brainray.inputs.table_columns import BUCKET_COLUMN, IMAGE_COLUMNS, KEY_COLUMN, spelled
 
-from .member import BinaryFile, Member, read_at, size_of, too_many
+from .member import LONGEST_LABEL, BinaryFile, Member, read_at, size_of, too_many
+from .parquet_images import (
+    BYTES_COLUMNS,
+    NotAnArchive,
+    encoded,
+    image_path,
+    is_empty,
+    is_spark_image,
+    is_text,
+    not_read,
+    only_a_path,
+    path_column,
+)
+from .parquet_reads import MOST_GROUP_BYTES, ReadBuffer, ReadRequested, Watched, arrow_errors
 
 # Names of the column that locates images. A table with such a column of text is a list of images.
 LOCATION_COLUMNS = ("uri", "url", "path", "file", "filename", "file_name")
-BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # of an S3 inventory, which is a list, too
 _NO_IMAGES = frozenset(LOCATION_COLUMNS) - {"file"}  # names of columns whose bytes are text
-_IMAGES = ("image", "img", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
-_LONGEST_LABEL = 1000  # characters; longer ones are no class names
-_MOST_GROUP_BYTES = 2 << 30
 _MOST_FOOTER_BYTES = 64 << 20  # a file of images has about 200 bytes of footer per row group
 # Upper limit for several row groups in one read. `ranges` joins no more than 8 MiB of them.
 _MOST_STRETCH_BYTES = 16 << 20
@@ -36,18 +45,14 @@ _IMAGES_AT_ONCE = 16
 _LABELS_AT_ONCE = 1024
 
 
-class NotAnArchive(Exception):
-    """The Parquet file has no column of images, such as a table of labels."""
-
-
 def list_parquet(file: BinaryFile, most: int) -> Iterator[Member]:
     """The rows in order. Raises `ImageError` where some cannot be listed, `NotAnArchive` without images."""
     _check_ends(file)
-    watched = _Watched(file)
-    with _arrow_errors(watched):
+    watched = Watched(file)
+    with arrow_errors(watched):
         opened = pq.ParquetFile(pa.PythonFile(watched, mode="r"))
         if not holds_images(opened.schema_arrow):
-            raise NotAnArchive("Parquet without images")
+            raise NotAnArchive(_without_images(opened.schema_arrow))
         _image_column(opened.schema_arrow)
         groups = _groups(opened.metadata, most)
         labels = _Labels(opened, watched)
@@ -69,12 +74,12 @@ def parquet_rows(file: BinaryFile, row_groups: Sequence[int], names: Sequence[st
     The footer is read first, then the images of all the row groups at once. Exceptions of
     `file` are passed on.
     """
-    watched = _Watched(file)
+    watched = Watched(file)
     wanted = set(names)
     images: dict[str, bytes | ImageError] = {}
     missing = ImageError("not_found", f"no row of row group {', '.join(map(str, row_groups))}")
     try:
-        with _arrow_errors(watched):
+        with arrow_errors(watched):
             opened = _Opened(watched)
             opened.read_ahead(row_groups)
         for group in row_groups:
@@ -89,15 +94,16 @@ def parquet_rows(file: BinaryFile, row_groups: Sequence[int], names: Sequence[st
 class _Opened:
     """An open Parquet file, from which the images of some row groups are read."""
 
-    def __init__(self, watched: "_Watched") -> None:
+    def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._buffer = _ReadBuffer(watched)
+        self._buffer = ReadBuffer(watched)
         footer = _read_footer(watched)
         self._metadata = pq.read_metadata(pa.BufferReader(footer))
         self._file = pq.ParquetFile(
             pa.PythonFile(self._buffer, mode="r"), metadata=self._metadata, page_checksum_verification=True
         )
         self._column = _image_column(self._file.schema_arrow)
+        self._path_column = path_column(self._file.schema_arrow, self._column)
 
     def read_ahead(self, groups: Sequence[int]) -> None:
         """Read the images of the row groups at once, unless the footer places them too far apart."""
@@ -109,19 +115,32 @@ class _Opened:
 
     def read_group(self, group: int, wanted: set[str], images: dict[str, bytes | ImageError]) -> None:
         """Add the wanted rows of a row group to `images`; rows that cannot be read get the reason."""
-        with _arrow_errors(self._watched):
+        with arrow_errors(self._watched):
             rows = self._metadata.row_group(group).num_rows
             first = row = sum(self._metadata.row_group(k).num_rows for k in range(group))
         here = {name for name in wanted if name.isdecimal() and first <= int(name) < first + rows}
         try:
-            with _arrow_errors(self._watched):
+            with arrow_errors(self._watched):
                 for batch in self._batches(group):
                     _take(batch.column(0), row, here, images)
                     row += len(batch)
                     if here <= images.keys():
-                        return
+                        break
+                empty = {name for name in here if is_empty(images.get(name))}
+                if empty and self._path_column is not None:
+                    self._note_paths(group, first, empty, images)
         except ImageError as exc:
             images |= {name: exc for name in here if name not in images}
+
+    def _note_paths(self, group: int, row: int, empty: set[str], images: dict[str, bytes | ImageError]) -> None:
+        """Give rows that have a path in place of bytes that reason. `datasets` writes them if it embeds no files."""
+        for batch in self._file.iter_batches(
+            _LABELS_AT_ONCE, row_groups=[group], columns=[self._path_column], use_threads=False
+        ):
+            for number, path in enumerate(pc.struct_field(batch.column(0), "path").to_pylist(), row):
+                if path and str(number) in empty:
+                    images[str(number)] = only_a_path(str(number), path)
+            row += len(batch)
 
     def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
         batches: Iterator[pa.RecordBatch] = self._file.iter_batches(
@@ -137,7 +156,7 @@ class _Opened:
         try:
             with self._buffer.recording():
                 next(self._batches(group), None)
-        except _ReadRequested as place:
+        except ReadRequested as place:
             return place.offset, place.length
         except Exception:  # noqa: BLE001  # a damaged footer, which reading the row group reports
             return None
@@ -145,11 +164,11 @@ class _Opened:
 
 
 def _take(values: pa.Array, first: int, wanted: set[str], images: dict[str, bytes | ImageError]) -> None:
-    values = pc.struct_field(values, "bytes") if types.is_struct(values.type) else values
+    if types.is_struct(values.type) and not is_spark_image(values.type):
+        values = pc.struct_field(values, "bytes")
     for row, value in enumerate(values, first):
         if (name := str(row)) in wanted:
-            data = value.as_py()
-            images[name] = data if data is not None else ImageError("empty", f"row {name} has no image")
+            images[name] = encoded(value.as_py(), name)
 
 
 def _groups(metadata: pq.FileMetaData, most: int) -> list[tuple[int, int, str | None]]:
@@ -162,7 +181,7 @@ def _groups(metadata: pq.FileMetaData, most: int) -> list[tuple[int, int, str | 
         if rows < 0 or size_bytes < 0:
             raise ImageError("truncated", f"its footer is damaged: row group {k} has {rows} rows in {size_bytes} bytes")
         refused = None
-        if size_bytes > _MOST_GROUP_BYTES:
+        if size_bytes > MOST_GROUP_BYTES:
             detail = f"row group of {size_bytes / (1 << 30):.1f} GiB; write smaller row groups"
             refused = str(ImageError("too_large", detail))
         groups.append((rows, size_bytes, refused))
@@ -175,15 +194,15 @@ def holds_images(schema: pa.Schema) -> bool:
     """Whether a Parquet file holds images itself. Raises `ImageError` where its columns do not tell.
 
     Beside a column that locates images, a binary column may be a digest or a thumbnail: it holds the images only if it
-    is named so, or has the layout of Hugging Face's images.
+    is named so, or has the layout of Hugging Face's or Spark's images.
     """
-    images = [field for field in schema if _image_path(field) is not None]
+    images = [field for field in schema if image_path(field) is not None]
     binary_names = [field.name for field in images if field.name.strip().lower() in _NO_IMAGES]
     if binary_names:
         raise ImageError("unsupported", f"its column {binary_names[0]} is binary; write it as text")
     if not images or not _is_list(schema):
         return bool(images)
-    if any(field.name.lower() in _IMAGES or _is_image_struct(field.type) for field in images):
+    if any(field.name.lower() in BYTES_COLUMNS or _is_image_struct(field.type) for field in images):
         return True
     structs = [field.name for field in images if types.is_struct(field.type)]
     if structs:
@@ -192,57 +211,42 @@ def holds_images(schema: pa.Schema) -> bool:
     return False
 
 
+def _without_images(schema: pa.Schema) -> str:
+    seen = not_read(schema)
+    return f"Parquet without images ({seen})" if seen else "Parquet without images"
+
+
 def _is_list(schema: pa.Schema) -> bool:
     """Whether a table has a column of text that locates images."""
-    texts = {field.name.strip().lower() for field in schema if _is_text(field.type)}
-    return not texts.isdisjoint(LOCATION_COLUMNS) or {BUCKET_COLUMN, KEY_COLUMN} <= texts
+    texts = {spelled(field.name) for field in schema if is_text(field.type)}
+    return not texts.isdisjoint(set(IMAGE_COLUMNS) - {KEY_COLUMN}) or {BUCKET_COLUMN, KEY_COLUMN} <= texts
 
 
 def _is_image_struct(kind: pa.DataType) -> bool:
-    """Whether a column has the layout of Hugging Face's images: bytes and path."""
-    return bool(types.is_struct(kind) and kind.num_fields == 2 and kind.get_field_index("path") >= 0)
+    """Whether a column has the layout of Hugging Face's images (bytes and path) or of Spark's."""
+    if not types.is_struct(kind):
+        return False
+    return is_spark_image(kind) or bool(kind.num_fields == 2 and kind.get_field_index("path") >= 0)
 
 
 def _image_column(schema: pa.Schema) -> str:
     """The path of the column of image bytes. Raises `NotAnArchive` where there is none."""
-    paths = {field.name: path for field in schema if (path := _image_path(field)) is not None}
+    paths = {field.name: path for field in schema if (path := image_path(field)) is not None}
     if not paths:
-        raise NotAnArchive("Parquet without images")
+        raise NotAnArchive(_without_images(schema))
     if len(paths) == 1:
         return next(iter(paths.values()))
     by_key = {name.lower(): path for name, path in paths.items()}
-    for name in _IMAGES:
+    for name in BYTES_COLUMNS:
         if name in by_key:
             return by_key[name]
     raise ImageError("unsupported", f"has several binary columns ({', '.join(paths)}); name one of them image")
 
 
-def _image_path(field: pa.Field) -> str | None:
-    """The path of a binary column, or of `bytes` in a struct (Hugging Face); None for other columns."""
-    if _is_binary(field.type):
-        return str(field.name)
-    if (
-        types.is_struct(field.type)
-        and (k := field.type.get_field_index("bytes")) >= 0
-        and _is_binary(field.type[k].type)
-    ):
-        return f"{field.name}.bytes"
-    return None
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return any(fits(kind) for fits in (types.is_binary, types.is_large_binary, types.is_binary_view))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return any(fits(kind) for fits in (types.is_string, types.is_large_string, types.is_string_view))
-
-
 class _Labels:
     """The labels of the rows: strings unchanged, numbers only where the schema names their classes."""
 
-    def __init__(self, opened: pq.ParquetFile, watched: "_Watched") -> None:
+    def __init__(self, opened: pq.ParquetFile, watched: Watched) -> None:
         self._opened = opened
         self._watched = watched
         self._column, self._classes = _label_column(opened.schema_arrow)
@@ -257,7 +261,7 @@ class _Labels:
         )
         while True:
             try:
-                with _arrow_errors(self._watched):
+                with arrow_errors(self._watched):
                     batch = next(batches, None)
                     values = batch.column(0).to_pylist() if batch is not None else []
             except ImageError as exc:
@@ -270,7 +274,7 @@ class _Labels:
     def _label(self, value: Any) -> str | None:  # noqa: ANN401 - what the column holds
         if isinstance(value, int):
             return self._classes[value] if 0 <= value < len(self._classes) else None
-        return value if isinstance(value, str) and len(value) <= _LONGEST_LABEL else None
+        return value if isinstance(value, str) and len(value) <= LONGEST_LABEL else None
 
 
 def _label_column(schema: pa.Schema) -> tuple[str | None, list[str]]:
@@ -278,7 +282,7 @@ def _label_column(schema: pa.Schema) -> tuple[str | None, list[str]]:
     by_key = {field.name.lower(): field for field in schema}
     for field in filter(None, map(by_key.get, LABEL_COLUMNS)):
         classes = _class_names(schema, field.name) if types.is_integer(field.type) else []
-        if classes or _is_text(field.type):
+        if classes or is_text(field.type):
             return str(field.name), classes
     return None, []
 
@@ -317,107 +321,3 @@ def _read_footer(file: BinaryFile) -> bytes:
     size_bytes = size_of(file)
     length = footer_bytes(read_at(file, max(0, size_bytes - _END_BYTES), _END_BYTES))
     return read_at(file, max(0, size_bytes - length), length)
-
-
-class _ReadRequested(Exception):
-    """A read that `_ReadBuffer` was asked for while it records."""
-
-    def __init__(self, offset: int, length: int) -> None:
-        super().__init__()
-        self.offset = offset
-        self.length = length
-
-
-class _ReadBuffer:
-    """A file with one range of its bytes in memory. Reads of other bytes go to the file."""
-
-    closed = False
-
-    def __init__(self, file: BinaryFile) -> None:
-        self._file = file
-        self._at = 0
-        self._start = 0
-        self._held = b""
-        self._recording = False
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Within, reads raise `_ReadRequested` and read nothing."""
-        self._recording = True
-        try:
-            yield
-        finally:
-            self._recording = False
-
-    def hold(self, start: int, length: int) -> None:
-        self._start, self._held = start, read_at(self._file, start, length)
-
-    def read(self, size: int) -> bytes:
-        if self._recording:
-            raise _ReadRequested(self._at, size)
-        if size > _MOST_GROUP_BYTES:
-            raise ImageError("too_large", f"images of {size:,} bytes in a row group; write smaller row groups")
-        within = self._at - self._start
-        if within >= 0 and within + size <= len(self._held):
-            data = self._held[within : within + size]
-        else:
-            data = read_at(self._file, self._at, size)
-        self._at += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + {0: 0, 1: self._at, 2: size_of(self._file)}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def close(self) -> None:
-        """Does nothing: the caller that opened the file closes it."""
-
-
-class _Watched:
-    """A file that remembers its own exception, because Arrow raises `OSError` for damaged data, too."""
-
-    closed = False
-
-    def __init__(self, file: BinaryFile) -> None:
-        self._file = file
-        self.failure: Exception | None = None
-
-    def read(self, size: int) -> bytes:
-        with self._failure_noted():
-            return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        with self._failure_noted():
-            return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        with self._failure_noted():
-            return self._file.tell()
-
-    def close(self) -> None:
-        """Does nothing: the caller that opened the file closes it."""
-
-    @contextmanager
-    def _failure_noted(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as exc:
-            self.failure = exc
-            raise
-
-
-@contextmanager
-def _arrow_errors(watched: _Watched) -> Iterator[None]:
-    """Turn an exception of Arrow about damaged data into `ImageError`; one of the file itself is raised again."""
-    try:
-        yield
-    except (ImageError, NotAnArchive):
-        raise
-    except Exception as exc:  # damaged files raise nearly every type there is
-        if watched.failure is not None:
-            raise watched.failure from None
-        reason: ImageReason = "unsupported" if isinstance(exc, pa.ArrowNotImplementedError) else "truncated"
-        raise ImageError(reason, " ".join(str(exc).split())[:200] or type(exc).__name__) from exc

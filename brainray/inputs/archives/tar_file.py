@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from brainray.errors import ImageError
 
+from .compressed import UnpackedFile
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from .sample_labels import MOST_BYTES, is_label, with_labels
 
 _BLOCK = tarfile.BLOCKSIZE
 # Bytes per read: small where members are large and skipped, growing where headers follow one another.
@@ -48,14 +50,37 @@ def list_tar(file: BinaryFile, most: int) -> Iterator[Member]:
     for magic, what in _COMPRESSED.items():
         if window.read(0, len(magic)) == magic:
             raise ImageError(
-                "unsupported", f"is compressed with {what}; unpack it to a plain tar, which allows seeking"
+                "unsupported",
+                f"is compressed with {what}; name it .tar.gz, .tar.bz2, .tar.xz or .tar.zst, or unpack it",
             )
+    yield from with_labels(_members(window, most))
+
+
+def list_compressed_tar(file: BinaryFile, most: int) -> Iterator[Member]:
+    """As `list_tar`, for a tar with gzip, bzip2, xz or zstd around it. Offsets are those in the unpacked stream.
+
+    That the last member is cut off is found when it is read.
+    """
+    stream = UnpackedFile(file)
+    try:
+        yield from with_labels(_members(_Window(stream), most))
+    except ImageError as exc:
+        raise stream.damage or exc from exc
+    if stream.damage is not None:
+        raise stream.damage
+
+
+def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | None]]:
+    """All members, those that may hold labels with their bytes."""
     for count, entry in enumerate(_entries(window), 1):
         if count > most:
             raise too_many(most)
         is_folder = entry.type in (tarfile.DIRTYPE, *_NO_FILES) or (entry.name.endswith("/") and not entry.size_bytes)
-        if not is_folder:
-            yield _member(entry, window.size_bytes)
+        if is_folder:
+            continue
+        member = _member(entry, window.size_bytes)
+        small = member.refused is None and entry.size_bytes <= MOST_BYTES
+        yield member, window.read(entry.offset, entry.size_bytes) if small and is_label(member.name) else None
 
 
 def unpack_tar(size_bytes: int, stored: bytes) -> bytes:
@@ -227,6 +252,11 @@ class _Window:
         near = skipped <= _MOST_READ
         self._read_bytes = min(2 * self._read_bytes, _MOST_READ) if near else _LEAST_READ
         wanted = max(length, self._read_bytes)
-        self._start, self._data = offset, b""  # frees the old buffer before the next is read
-        if offset < self.size_bytes:
-            self._data = read_at(self._file, offset, wanted)
+        # What is there stays, for a compressed file is read in one direction; the rest of the old buffer is freed.
+        self._start, self._data = offset, self._data[offset - self._start :] if offset >= self._start else b""
+        behind = offset + len(self._data)
+        if behind < self.size_bytes:
+            more = read_at(self._file, behind, wanted)
+            self._data += more
+            if len(more) < wanted:
+                self.size_bytes = behind + len(more)  # a compressed file does not tell it before

@@ -72,7 +72,7 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
     ends = np.append(np.asarray(offsets)[in_order], np.uint64(directory.offset))[1:]
     for k, end in zip(in_order, ends, strict=True):
         entry = _entry(directory, starts[k])
-        if not (entry.name.endswith("/") and not entry.size_bytes):
+        if not (entry.name.endswith(("/", "\\")) and not entry.size_bytes):
             yield _member(entry, int(end))
     if damage is None and (len(starts) - directory.members) % (_FULL_16 + 1):  # zips without zip64 count modulo that
         damage = ImageError("truncated", f"its directory has {len(starts):,} of {directory.members:,} members")

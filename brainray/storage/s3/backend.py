@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,7 +23,7 @@ from brainray.storage.retry import HEARTBEAT_POLICY, RetryPolicy
 
 from . import uris
 from .conditional import SETTLE_S, Probe, ballot, write_first
-from .listing import Page, list_objects
+from .listing import ARCHIVES, Page, list_objects
 from .requests import DELETE_KEYS, PART_BYTES, Requests
 from .uris import join, parent, split
 
@@ -71,11 +72,15 @@ class S3Objects:
         prefix = _prefix(uri)
         return self._requests.first_key(uri, prefix) is not None or not prefix
 
-    def read_bytes(self, uri: str) -> bytes:
-        return self._requests.persist(partial(self._requests.get_once, uri))
+    def file_in_the_way(self, uri: str) -> str | None:
+        """An object of that very key. Keys may lie below an object."""
+        return uri if self.exists(uri) and not self.is_folder(uri) else None
 
-    def read_once(self, uri: str) -> bytes:
-        return self._requests.get_once(uri)
+    def read_bytes(self, uri: str, most_bytes: int | None = None) -> bytes:
+        return self._requests.persist(partial(self._requests.get_once, uri, most_bytes))
+
+    def read_once(self, uri: str, most_bytes: int | None = None) -> bytes:
+        return self._requests.get_once(uri, most_bytes)
 
     def read_range(self, uri: str, start: int, length: int, version: str | None) -> bytes:
         return self._requests.get_range_once(uri, start, length, version)
@@ -119,13 +124,14 @@ class S3Objects:
                 answer = clients.s3.head_bucket(Bucket=bucket)
             except ClientError as exc:
                 answer = exc.response
-            source = clients.session.get_credentials()
+            source = None if clients.settings.unsigned else clients.session.get_credentials()
             date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
             return Service(
                 host=clients.request("s3:ListBucket", uri, bucket).host,
                 region=clients.region,
-                credentials=str(source.method),
-                renewed=source.token is None or isinstance(source, RefreshableCredentials),
+                credentials=str(source.method) if source else "none",
+                renewed=source is None or source.token is None or isinstance(source, RefreshableCredentials),
+                settings=clients.settings.described,
                 time_s=parsedate_to_datetime(date).timestamp() if date else None,
             )
 
@@ -161,6 +167,7 @@ class S3Objects:
                     folders=tuple(listed.key[len(prefix) :].split("/")[:-1]),
                     size_bytes=listed.size_bytes,
                     version=listed.version or "",
+                    archived=listed.archived,
                 )
         if empty and key:
             yield self._file(uri)
@@ -169,7 +176,9 @@ class S3Objects:
         found = self._requests.head(uri)
         if found is None:
             raise StorageError("not_found", f"{uri}: there is no such object or folder")
-        return FileInfo(uri=uri, folders=(), size_bytes=found["ContentLength"], version=found["ETag"].strip('"'))
+        archived = found.get("StorageClass") if _is_archived(found) else None
+        version = found["ETag"].strip('"')
+        return FileInfo(uri=uri, folders=(), size_bytes=found["ContentLength"], version=version, archived=archived)
 
     def write_bytes(self, uri: str, data: bytes, staging: str | None) -> None:
         """Write by one PUT with its MD5; above 64 MiB by parts, which the store joins to an object at once."""
@@ -307,6 +316,12 @@ class S3Objects:
 
     def _remove_keys(self, uri: str, keys: list[str], staging: str | None) -> None:
         self._change(partial(self._requests.remove_many_once, uri, keys), staging)
+
+
+def _is_archived(head: dict[str, Any]) -> bool:
+    """Whether an object must be restored before it can be read, by the answer to HEAD."""
+    in_archive = head.get("StorageClass") in ARCHIVES or "ArchiveStatus" in head
+    return in_archive and "expiry-date" not in head.get("Restore", "")
 
 
 def _prefix(uri: str) -> str:

@@ -18,10 +18,13 @@ from brainray.errors import StorageError
 
 from .errors import S3Request
 from .listing import parse_page
+from .settings import Settings, read_settings
+from .uris import is_access_point
 
 if TYPE_CHECKING:
     import boto3.session
     from botocore.client import BaseClient
+    from botocore.model import OperationModel
     from botocore.session import Session
     from obstore.store import S3Credential, S3Store
 
@@ -47,6 +50,7 @@ class Clients:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self.session: Any = None
+        self.settings = Settings()  # those of the environment once the clients are made
         self._s3: Any = None
         self._stores: dict[str, S3Store] = {}
         self._thread = threading.local()
@@ -76,7 +80,12 @@ class Clients:
         made = self._s3 is not None and self._pid == os.getpid()
         endpoint = self.endpoint if made else os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL"))
         return S3Request(
-            action=action, uri=uri, bucket=bucket, endpoint=endpoint or "", region=self.region if made else None
+            action=action,
+            uri=uri,
+            bucket=bucket,
+            endpoint=endpoint or "",
+            region=self.region if made else None,
+            advice=self.settings.denial_advice(action),
         )
 
     def store(self, bucket: str) -> "S3Store":
@@ -116,6 +125,7 @@ class Clients:
             import boto3.session
             import botocore.session
 
+            self.settings = read_settings(os.environ)
             session = botocore.session.Session()
             if "AWS_REGION" in os.environ:  # botocore alone of all AWS SDKs ignores it
                 session.set_config_variable("region", os.environ["AWS_REGION"])
@@ -130,9 +140,11 @@ class Clients:
             self._s3 = s3
 
     def _create(self, session: "boto3.session.Session", addressing_style: str) -> "BaseClient":
+        from botocore import UNSIGNED
         from botocore.config import Config
 
         config = Config(
+            signature_version=UNSIGNED if self.settings.unsigned else None,
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
             retries={"total_max_attempts": 1, "mode": "standard"},
@@ -145,19 +157,24 @@ class Clients:
         s3: BaseClient = session.client("s3", config=config)
         _parse_lists_once(s3)
         s3.meta.events.register_first("before-parameter-build.s3", _stay_in_region)
+        s3.meta.events.register_first("before-parameter-build.s3", self._add_settings)
         s3.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
         s3.meta.events.register_first("before-send.s3", self._refuse_late)
         return s3
 
+    def _add_settings(self, params: dict[str, Any], model: "OperationModel", **_: object) -> None:
+        """Add the settings to the parameters of an operation that takes them."""
+        taken = model.input_shape.members if model.input_shape else {}
+        for name, value in self.settings.parameters.items():
+            if name in taken:
+                params.setdefault(name, value)
+
     def _make_store(self, bucket: str, s3: "BaseClient") -> "S3Store":
         from obstore.store import S3Store
 
-        parts = urlsplit(str(s3.meta.endpoint_url))
-        style = (s3.meta.config.s3 or {}).get("addressing_style")
-        virtual = style == "virtual" or (style == "auto" and "." not in bucket)
-        endpoint = f"{parts.scheme}://{bucket + '.' if virtual else ''}{parts.netloc}{parts.path}".rstrip("/")
+        endpoint, region, virtual = _access_point(bucket, s3) if is_access_point(bucket) else self._place(bucket, s3)
         options: dict[str, Any] = {
-            "allow_http": parts.scheme == "http",
+            "allow_http": endpoint.startswith("http:"),
             "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
             "read_timeout": f"{READ_TIMEOUT_S}s",
             "timeout": f"{_WHOLE_GET_S}s",
@@ -168,12 +185,28 @@ class Clients:
         return S3Store(
             bucket,
             endpoint=endpoint,
-            region=self.region,
+            region=region,
             virtual_hosted_style_request=virtual,
-            credential_provider=_Credentials(self.session),
+            skip_signature=self.settings.unsigned,
+            request_payer=self.settings.requester_pays,
+            credential_provider=None if self.settings.unsigned else _Credentials(self.session),
             client_options=options,  # type: ignore[arg-type]  # a TypedDict, filled in steps
             retry_config={"max_retries": 0},  # callers retry, see `retry`
         )
+
+    def _place(self, bucket: str, s3: "BaseClient") -> tuple[str, str, bool]:
+        """Endpoint and region of a bucket, and whether its name is in the host."""
+        parts = urlsplit(str(s3.meta.endpoint_url))
+        style = (s3.meta.config.s3 or {}).get("addressing_style")
+        virtual = style == "virtual" or (style == "auto" and "." not in bucket)
+        host = f"{bucket + '.' if virtual else ''}{parts.netloc}"
+        return f"{parts.scheme}://{host}{parts.path}".rstrip("/"), self.region, virtual
+
+
+def _access_point(arn: str, s3: "BaseClient") -> tuple[str, str, bool]:
+    """Endpoint and region of an access point, as botocore finds them: its host has the name and the account."""
+    parts = urlsplit(s3.generate_presigned_url("get_object", Params={"Bucket": arn, "Key": "k"}))
+    return f"{parts.scheme}://{parts.netloc}", arn.split(":")[3], True
 
 
 class _Credentials:

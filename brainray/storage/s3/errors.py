@@ -22,6 +22,7 @@ class S3Request:
     bucket: str
     endpoint: str  # may hold user and password; messages show `host`
     region: str | None
+    advice: str = ""  # what to do where the action is denied
 
     @property
     def host(self) -> str:
@@ -36,16 +37,19 @@ class S3Answer:
     status: int
     code: str
     region: str | None = None
+    key_action: str | None = None  # the permission on a KMS key that the answer says is missing: "kms:Decrypt"
 
 
 _NO_BUCKET = "there is no bucket {bucket} at {host}; correct the name, or set AWS_ENDPOINT_URL for another store"
-_DENIED = "access denied; the credentials in use need {action} here"
+_DENIED = "access denied; {advice}"
+_KEY_DENIED = "access denied; the credentials in use need {action} on the KMS key of this object"
+_KEY_PROBLEM = "the KMS key cannot be used; check AWS_SSE_KMS_KEY_ID, or the key of the object"
 _EXPIRED = "the session token has expired; log in again, or renew AWS_SESSION_TOKEN"
 _KEY = "{host} does not know the access key; check AWS_ACCESS_KEY_ID or AWS_PROFILE"
 _SECRET = "the secret key does not fit the access key; check AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
 _TOKEN = "the session token does not fit the access key; unset AWS_SESSION_TOKEN, or log in again"
 _CLOCK = "this machine's clock differs too much from that of {host}; set it"
-_ARCHIVED = "the object is archived; restore it first"
+_ARCHIVED = "the object is archived; restore it, then run again with --retry-unread"
 _LOST = "the transfer failed"
 _WORDS: dict[str, tuple[ImageReason, str]] = {
     "NoSuchKey": ("not_found", "there is no such object"),
@@ -61,7 +65,8 @@ _WORDS: dict[str, tuple[ImageReason, str]] = {
     "InvalidToken": ("forbidden", _TOKEN),
     "RequestTimeTooSkewed": ("forbidden", _CLOCK),
     "RequestExpired": ("forbidden", _CLOCK),
-    "InvalidObjectState": ("forbidden", _ARCHIVED),
+    "InvalidObjectState": ("archived", _ARCHIVED),
+    "AccessControlListNotSupported": ("forbidden", "the bucket takes no ACL; unset AWS_S3_ACL"),
     "InvalidBucketName": ("forbidden", "{bucket} is no valid bucket name at {host}"),
     "KeyTooLongError": ("not_found", "the key is longer than S3 allows"),
     # These come with status 400, but a retry may succeed.
@@ -127,11 +132,15 @@ def judge(answer: S3Answer, request: S3Request) -> StorageError:
         return _error("read_failed", request, "the object is shorter than expected", kind=OutOfRange)
     if code in _THROTTLING or (answer.status in (429, 503, 509) and code not in _WORDS):
         return _error("read_failed", request, f"{request.host} asks for fewer requests ({label})", kind=Throttled)
+    if code.startswith("KMS."):
+        return _error("forbidden", request, f"{_KEY_PROBLEM} ({label})")
     if code not in _WORDS:
         code = _STATUS_CODES.get(answer.status, code)
     if code in _WORDS:
         reason, words = _WORDS[code]
-        filled = words.format(bucket=request.bucket, host=request.host, action=request.action)
+        action = answer.key_action or request.action
+        words = _KEY_DENIED if words == _DENIED and answer.key_action else words
+        filled = words.format(bucket=request.bucket, host=request.host, action=action, advice=request.advice)
         return _error(reason, request, f"{filled} ({label})")
     if answer.status >= 500 or answer.status == 409:
         return _error("read_failed", request, f"the store failed ({label})")
@@ -173,7 +182,10 @@ def _from_botocore(exc: Exception, request: S3Request) -> StorageError:
 def _configuration_message(name: str) -> str:
     """The message for a client that cannot be made or finds no credentials, by the exception's name."""
     if name == "NoCredentialsError":
-        return "no credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return (
+            "no credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "or for a public bucket AWS_NO_SIGN_REQUEST=true"
+        )
     if name == "ProfileNotFound":
         return "AWS_PROFILE names a profile that the AWS configuration does not have; correct it"
     if "Region" in name:
@@ -187,7 +199,17 @@ def _answer_of(exc: Exception) -> S3Answer:
     response = getattr(exc, "response", {})
     error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
     region = error.get("Region") or metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region")
-    return S3Answer(status=metadata.get("HTTPStatusCode", 0), code=str(error.get("Code", "")), region=region)
+    return S3Answer(
+        status=metadata.get("HTTPStatusCode", 0),
+        code=str(error.get("Code", "")),
+        region=region,
+        key_action=_key_action(str(error.get("Message", ""))),
+    )
+
+
+def _key_action(message: str) -> str | None:
+    found = re.search(r"\bkms:[A-Za-z]+", message)
+    return found[0] if found else None
 
 
 _OBSTORE_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
@@ -215,7 +237,12 @@ def _from_obstore(exc: Exception, request: S3Request) -> StorageError:
         status = 301
     if status is not None:
         code, region = _OBSTORE_CODE.search(text), _OBSTORE_REGION.search(text)
-        answer = S3Answer(status=status, code=code[1] if code else str(status), region=region[1] if region else None)
+        answer = S3Answer(
+            status=status,
+            code=code[1] if code else str(status),
+            region=region[1] if region else None,
+            key_action=_key_action(text),
+        )
         return judge(answer, request)
     if name in ("InvalidPathError", "NotSupportedError", "UnknownConfigurationKeyError"):
         return _error("forbidden", request, f"the client could not be used ({name}); check the AWS configuration")

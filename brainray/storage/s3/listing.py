@@ -32,6 +32,7 @@ _SHARES = 16  # spans that a page of more than `_WIDE` folders gives
 _FLAT_PAGES = 16  # pages of a folder without folders that are listed before the rest is divided
 _FEW = 8  # with fewer spans than this, each is divided once more
 _LAST = chr(0x10FFFF)
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # storage classes; a listing does not show the tiers of INTELLIGENT_TIERING
 _PRINTABLE = tuple(chr(code) for code in range(0x21, 0x7F) if chr(code) != "/")
 _ALPHANUMERIC = tuple(char for char in _PRINTABLE if char.isalnum())
 
@@ -43,6 +44,7 @@ class ListedKey:
     key: str
     size_bytes: int = 0
     version: str | None = None
+    archived: str | None = None  # the storage class of an object that must be restored before it can be read
 
     @property
     def is_folder(self) -> bool:
@@ -236,7 +238,7 @@ class _SpanQueue:
 
     def put(self, entries: list[ListedKey]) -> bool:
         """Add a page, after a wait for room; False once the listing was closed."""
-        rows = [(entry.key, entry.size_bytes, entry.version) for entry in entries]
+        rows = [(entry.key, entry.size_bytes, entry.version, entry.archived) for entry in entries]
         data = zlib.compress(pickle.dumps(rows), 1)
         with self.budget.changed:
             self.budget.changed.wait_for(self._has_room)
@@ -256,8 +258,8 @@ class _SpanQueue:
             with self.budget.changed:
                 self._hold(-len(page))
                 self.budget.changed.notify_all()
-            for key, size_bytes, version in pickle.loads(zlib.decompress(page)):
-                yield ListedKey(key=key, size_bytes=size_bytes, version=version)
+            for key, size_bytes, version, archived in pickle.loads(zlib.decompress(page)):
+                yield ListedKey(key=key, size_bytes=size_bytes, version=version, archived=archived)
 
     def _has_room(self) -> bool:
         own_share = self.budget.current is self and self.held_bytes < _TURN_BYTES
@@ -311,12 +313,26 @@ def _parse(body: bytes) -> Page:
         if encoded:
             key = unquote_plus(key)
         if name == "Contents":
-            entries.append(ListedKey(key=key, size_bytes=int(parts["Size"]), version=parts.get("ETag", "").strip('"')))
+            entries.append(
+                ListedKey(
+                    key=key,
+                    size_bytes=int(parts["Size"]),
+                    version=parts.get("ETag", "").strip('"'),
+                    archived=_archived(node, parts.get("StorageClass", "")),
+                )
+            )
         else:
             entries.append(ListedKey(key=key))
     entries.sort(key=lambda entry: entry.key)  # by code point, which is the order of UTF-8 bytes
     truncated = fields.get("IsTruncated", "").strip() == "true"
     return Page(entries=entries, next_token=fields["NextContinuationToken"] if truncated else None)
+
+
+def _archived(node: ElementTree.Element, storage_class: str) -> str | None:
+    """The storage class of an archived object without a restored copy, which alone has a date of expiry."""
+    if storage_class not in ARCHIVES or any(_name(part) == "RestoreExpiryDate" for part in node.iter()):
+        return None
+    return storage_class
 
 
 def _name(node: ElementTree.Element) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from brainray.callbacks import Sleep
 from brainray.errors import Changed, OutOfRange, StorageError, WrongRegion
-from brainray.storage.base import changed
+from brainray.storage.base import changed, too_large
 from brainray.storage.retry import RetryPolicy, RetryState
 
 from .clients import Clients, content_md5
@@ -83,15 +83,20 @@ class Requests:
             answer: dict[str, Any] = call(**{name: value for name, value in parameters.items() if value is not None})
         return answer
 
-    def get_once(self, uri: str) -> bytes:
-        """One GET and no HEAD. A body that ends early raises `read_failed`."""
+    def get_once(self, uri: str, most_bytes: int | None = None) -> bytes:
+        """One GET and no HEAD. A body that ends early raises `read_failed`.
+
+        The body of an object of more than `most_bytes` is not read: the head of the answer has its size.
+        """
         bucket, key = split(uri)
         if not _plain(key):  # obstore refuses such keys, or reads another object
-            return self._body(uri)
+            return self._body(uri, most_bytes=most_bytes)
         with self.translated("s3:GetObject", uri):
             import obstore
 
-            return obstore.get(self.clients.store(bucket), key).bytes().to_bytes()
+            found = obstore.get(self.clients.store(bucket), key)
+            _check_size(uri, found.meta["size"], most_bytes)
+            return found.bytes().to_bytes()
 
     def open_once(self, uri: str, version: str | None = None) -> pa.NativeFile:
         """Open an object: by one GET up to `WHOLE_BYTES`, else as a file that is read by ranges."""
@@ -147,13 +152,20 @@ class Requests:
             raise StorageError("read_failed", f"{uri}: got {len(data)} of {end - start} bytes")
         return data
 
-    def _body(self, uri: str, tag: str | None = None, **parameters: object) -> bytes:
-        return self._get(uri, tag, **parameters)[0]
+    def _body(self, uri: str, tag: str | None = None, *, most_bytes: int | None = None, **parameters: object) -> bytes:
+        return self._get(uri, tag, most_bytes=most_bytes, **parameters)[0]
 
-    def _get(self, uri: str, tag: str | None, **parameters: object) -> tuple[bytes, dict[str, Any]]:
+    def _get(
+        self, uri: str, tag: str | None, *, most_bytes: int | None = None, **parameters: object
+    ) -> tuple[bytes, dict[str, Any]]:
         """The body and the rest of the answer. Raises `StorageError` where the ETag is not `tag`."""
         answer = self.once("get_object", "s3:GetObject", uri, **parameters)
-        _check_version(uri, answer.get("ETag"), tag)
+        try:
+            _check_version(uri, answer.get("ETag"), tag)
+            _check_size(uri, answer.get("ContentLength", 0), most_bytes)
+        except StorageError:
+            answer["Body"].close()  # with its connection, on which the rest of the body would follow
+            raise
         with self.translated("s3:GetObject", uri):
             return answer["Body"].read(), answer
 
@@ -200,6 +212,21 @@ class Requests:
         return [listed.key[len(prefix) :] for listed in self.page(folder, prefix).entries]
 
     def _list_once(self, uri: str, **parameters: object) -> Page:
+        """One page. Where it has archived objects, it is asked for again, with those that are restored for now.
+
+        That takes a header that not every store knows, so it is sent for those pages only.
+        """
+        page = self._page_once(uri, **parameters)
+        if not any(entry.archived for entry in page.entries):
+            return page
+        try:
+            return self._page_once(uri, OptionalObjectAttributes=["RestoreStatus"], **parameters)
+        except StorageError:
+            if self.clients.is_aws:
+                raise
+            return page
+
+    def _page_once(self, uri: str, **parameters: object) -> Page:
         page: Page = self.once("list_objects_v2", "s3:ListBucket", uri, Key=None, **parameters)[FIELD]
         return page
 
@@ -290,6 +317,11 @@ class RangeFile(io.RawIOBase):
 def _check_version(uri: str, tag: str | None, version: str | None) -> None:
     if version and tag and tag.strip('"') != version:
         raise changed(uri)
+
+
+def _check_size(uri: str, size_bytes: int, most_bytes: int | None) -> None:
+    if most_bytes is not None and size_bytes > most_bytes:
+        raise too_large(uri, most_bytes)
 
 
 @contextmanager

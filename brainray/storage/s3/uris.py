@@ -6,6 +6,12 @@ from brainray.errors import BadRequest
 
 # AWS allows fewer names for new buckets; older buckets and other stores have these.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_SCHEME = re.compile(r"s3[an]?://", re.IGNORECASE)  # s3a:// and s3n:// are Hadoop's names for the same
+# The ARN of an access point, in place of a bucket's name. One without a region is a multi-Region access point, whose
+# requests need another signature (SigV4A).
+_ACCESS_POINT = re.compile(
+    r"arn:aws[a-z-]*:s3(-object-lambda|-outposts)?:[a-z0-9-]+:\d{12}:(outpost[/:][\w-]+[/:])?accesspoint[/:][\w.-]+"
+)
 
 
 def normalise(uri: str) -> str:
@@ -21,12 +27,26 @@ def normalise(uri: str) -> str:
 
 
 def exact(uri: str) -> str:
-    """The URI itself, whose key may have any "/", "." or blank. Raises `BadRequest` for a bad bucket name."""
+    """The URI with s3:// as its scheme. Its key may have any "/", "." or blank.
+
+    Raises `BadRequest` for a bad bucket name.
+    """
+    uri = _SCHEME.sub("s3://", uri, count=1)
     bucket, _ = split(uri)
-    if not uri.startswith("s3://") or not _BUCKET.fullmatch(bucket):
+    if bucket.startswith("arn:") and not is_access_point(bucket):
+        raise BadRequest(
+            f"{_shown(uri)}: is no ARN of an access point in one region; write "
+            "s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/folder, or the alias of the access point as a bucket"
+        )
+    if not uri.startswith("s3://") or not (is_access_point(bucket) or _BUCKET.fullmatch(bucket)):
         problem = f"{bucket!r} is no valid bucket name" if bucket else "the bucket's name is missing"
         raise BadRequest(f"{_shown(uri)}: {problem}; write s3://bucket/folder")
     return uri
+
+
+def is_access_point(bucket: str) -> bool:
+    """Whether a bucket is named by the ARN of an access point."""
+    return bucket.startswith("arn:") and _ACCESS_POINT.fullmatch(bucket) is not None
 
 
 def resolve(folder: str, path: str) -> str:
@@ -47,8 +67,12 @@ def _shown(uri: str) -> str:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and key; the key is "" for the bucket itself."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    """Bucket (or the ARN of an access point) and key; the key is "" for the bucket itself."""
+    path = uri.removeprefix("s3://")
+    arn = _ACCESS_POINT.match(path) if path.startswith("arn:") else None
+    if arn is not None:
+        return arn[0], path[arn.end() :].removeprefix("/")
+    bucket, _, key = path.partition("/")
     return bucket, key
 
 

@@ -67,7 +67,7 @@ class TestParquet:
         assert file.given < 100_000
 
     def test_giant_row_groups_are_refused(self, monkeypatch):
-        monkeypatch.setattr(parquet_file, "_MOST_GROUP_BYTES", 5000)
+        monkeypatch.setattr(parquet_file, "MOST_GROUP_BYTES", 5000)
         data = parquet_of({"image": [b"1", b"2" * 9000]}, row_group_size=1)
         assert refusals("parquet", data) == {"1": "too_large: row group of 0.0 GiB; write smaller row groups"}
 

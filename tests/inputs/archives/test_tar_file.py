@@ -53,7 +53,7 @@ class TestRefusedInTar:
         ("data", "refused"),
         [
             (b"", "empty: the file has no bytes"),
-            (b"\x1f\x8b\x08" + bytes(600), "unsupported: is compressed with gzip; unpack it to a plain tar"),
+            (b"\x1f\x8b\x08" + bytes(600), "unsupported: is compressed with gzip; name it .tar.gz,"),
             (tar_of({"a.jpg": b"x"}, mode="w:xz"), "unsupported: is compressed with xz"),
             (b"<html>" * 200, "not_an_image: is named .tar but is none"),
             (bytes(20_480), "truncated: only zeros from byte 0 on, as an interrupted copy leaves them"),

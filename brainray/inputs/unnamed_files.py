@@ -1,0 +1,150 @@
+"""Files whose names tell no format, as of a PACS export: their first bytes say which of them are images.
+
+Reads the first bytes only. That they are read at all is decided by their number, see `UnnamedFiles`.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from brainray import storage
+from brainray.errors import StorageError
+from brainray.storage.base import FileInfo
+from brainray.storage.retry import RetryPolicy, RetryState
+
+from .skip_counts import count_skipped
+
+NO_SUFFIX = "no suffix"
+DICOM = "DICOM"
+# The formats that `imaging` reads, by their first bytes as there, and DICOM, which it does not read.
+_FORMATS = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "WebP": rb"RIFF.{4}WEBP",
+    "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
+    "AVIF": rb".{4}ftyp.{0,28}avi[fs]",
+    "PNM": rb"P[1-6f]\s[\s#\d]",
+    DICOM: rb".{128}DICM",
+}
+_HEAD_BYTES = 132  # as far as DICOM's mark
+# Files without suffix that are looked into unasked. It takes 0.1 ms for each on a disk, and a request in a bucket.
+_MOST_ON_DISK = 100_000
+_MOST_IN_BUCKET = 1_000
+_SAMPLE = 64  # that are looked into where there are more, for the advice
+_CHUNK = 1_000
+_READS_AT_ONCE = 32
+_UNREAD = "DICOM, which is not read; export their slices as PNG first"
+
+ReadHead = Callable[[FileInfo], bytes]
+
+
+def format_of(head: bytes) -> str | None:
+    """The format of a file by its first 132 bytes: one that is read, or DICOM; None for any other."""
+    return next((name for name, magic in _FORMATS.items() if re.match(magic, head, re.DOTALL)), None)
+
+
+def read_head(found: FileInfo) -> bytes:
+    """The first bytes of a file; none where it is gone, or this user may not read it. Raises `StorageError`."""
+    length = min(found.size_bytes, _HEAD_BYTES)
+    if not length:
+        return b""
+    tries = RetryState(policy=RetryPolicy(), in_bucket=found.uri.startswith("s3://"))
+    try:
+        return tries.persist(lambda: storage.read_range(found.uri, 0, length), time.sleep)
+    except StorageError as exc:
+        if exc.reason == "read_failed":
+            raise
+        return b""
+
+
+class UnnamedFiles:
+    """The files below one input whose names tell no format. Finds the images among them, and counts the others.
+
+    With `any_suffix` all are looked into, also those with an unknown suffix. Without it, those without a suffix are,
+    if they outnumber the images that names tell and are not too many; else a sample is, so that the user can be told.
+    """
+
+    def __init__(
+        self, root: str, skipped: Counter[str], *, any_suffix: bool = False, read: ReadHead = read_head
+    ) -> None:
+        self._root = root
+        self._skipped = skipped
+        self._any_suffix = any_suffix
+        self._read = read
+        self._most = _MOST_IN_BUCKET if root.startswith("s3://") else _MOST_ON_DISK
+        self._held: list[tuple[FileInfo, str]] = []  # with the reason to skip it
+        self._without_suffix = 0
+        self._formats: Counter[str] = Counter()
+        self.notes: list[str] = []  # for the user, one line each; complete after `rest`
+
+    def wants(self, reason: str) -> bool:
+        """Whether a file that is skipped for this reason is to be added."""
+        return reason == NO_SUFFIX or (self._any_suffix and reason.startswith("suffix "))
+
+    def add(self, found: FileInfo, reason: str) -> Iterator[FileInfo]:
+        """Take a file. Gives images among those taken, if enough are held to look into them together."""
+        self._without_suffix += reason == NO_SUFFIX
+        if self._any_suffix or self._without_suffix <= self._most:
+            self._held.append((found, reason))
+        else:
+            del self._held[_SAMPLE:]
+        if self._any_suffix and len(self._held) >= _CHUNK:
+            yield from self._images()
+            self._held = []
+
+    def rest(self, named: int) -> Iterator[FileInfo]:
+        """The images among the files that are still held, after an input with `named` other images."""
+        few = self._without_suffix <= self._most and self._without_suffix > named
+        if self._any_suffix or few:
+            yield from self._images()
+            self._note_formats()
+        elif self._held:
+            self._advise()
+
+    def _images(self) -> Iterator[FileInfo]:
+        files = [found for found, _ in self._held]
+        for (found, reason), name in zip(self._held, self._formats_of(files), strict=True):
+            if name is not None:
+                self._formats[name] += 1
+            if name is None or name == DICOM:
+                count_skipped(self._skipped, reason if name is None else "DICOM without its suffix")
+            else:
+                yield found
+
+    def _note_formats(self) -> None:
+        images = self._formats.total() - self._formats[DICOM]
+        if images and not self._any_suffix:
+            self.notes.append(
+                f"--input {self._root}: {images:,} of {self._without_suffix:,} files without suffix are images by "
+                f"their first bytes ({_images_in(self._formats)}), and are scored"
+            )
+        if self._formats[DICOM]:
+            self.notes.append(
+                f"--input {self._root}: {self._formats[DICOM]:,} of the files without an image's suffix are {_UNREAD}"
+            )
+
+    def _advise(self) -> None:
+        """Pass over the files, and note how many of a sample are images."""
+        sample = [found for found, _ in self._held[:_SAMPLE]]
+        formats = Counter(name for name in self._formats_of(sample) if name)
+        self._skipped[NO_SUFFIX] += self._without_suffix
+        if formats:
+            images = _images_in(formats)
+            found = f"look like images: {images}; give --any-suffix to score such files"
+            self.notes.append(
+                f"--input {self._root}: {self._without_suffix:,} files without suffix were passed over; of the first "
+                f"{len(sample)}, {found if images else f'{formats[DICOM]:,} are {_UNREAD}'}"
+            )
+
+    def _formats_of(self, files: Sequence[FileInfo]) -> Iterator[str | None]:
+        with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="first-bytes") as pool:
+            yield from map(format_of, pool.map(self._read, files))
+
+
+def _images_in(formats: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in formats.most_common() if name != DICOM)

@@ -1,0 +1,25 @@
+"""Decides from a listing alone which images are not read: those that are archived or too large.
+
+Their rows of the manifest have the reason in the column `refused`.
+"""
+
+from brainray.config import ScoreOptions
+from brainray.errors import ImageError
+from brainray.storage.base import FileInfo
+
+MOST_FILE_BYTES = ScoreOptions.max_file_bytes  # the default; `archives` refuses members of more, whatever the option
+
+
+def refusal_of_file(file: FileInfo, most_bytes: int) -> str | None:
+    """Why a listed file is not read; None where it is."""
+    if file.archived is not None:
+        words = f"{file.uri}: is in {file.archived}; restore it, then run the same command again"
+        return str(ImageError("archived", words))
+    return refusal_of_size(file.size_bytes, most_bytes)
+
+
+def refusal_of_size(size_bytes: int | None, most_bytes: int) -> str | None:
+    """Why an image of this size is not read; None where it is, or the size is not known."""
+    if size_bytes is None or size_bytes <= most_bytes:
+        return None
+    return str(ImageError("too_large", f"{size_bytes:,} bytes are more than the {most_bytes:,} that are read"))

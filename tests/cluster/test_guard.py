@@ -1,0 +1,92 @@
+"""The process beside a run: no process of the run's Ray survives, and no end of the run is silent. Without any Ray."""
+
+import json
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+from support.waiting import until
+
+from brainray.cluster.guard import Guard
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+RUN = f"""
+import os, subprocess, sys
+from brainray.cluster.guard import Guard
+Guard.as_json = {{as_json}}
+with Guard() as guard:
+    with guard.marked():
+        print(subprocess.Popen({SLEEP!r}, start_new_session=True).pid, flush=True)
+    {{then}}
+"""
+
+
+def ended(then, *, as_json=False):
+    """Runs a script to its end; gives its exit code and standard error, and the id of what it started."""
+    script = RUN.format(then=then, as_json=as_json)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr, int(done.stdout)
+
+
+def is_gone(number):
+    return not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_end_without_a_word_is_told_and_its_processes_are_killed():
+    code, err, number = ended("os._exit(1)")
+    assert code == 1
+    assert err.count("\n") == 1 and err.startswith("brainray: the process was killed")
+    assert is_gone(number)
+
+
+def test_the_error_that_ended_a_run_is_told_where_the_run_could_not():
+    _, err, _ = ended("guard.tell('no shard\\nwas finished'); os.kill(os.getpid(), 9)", as_json=True)
+    told = json.loads(err)
+    assert (told["event"], told["text"]) == ("error", "no shard was finished")
+
+
+def test_a_run_that_ends_well_says_nothing_and_leaves_nothing():
+    code, err, number = ended("pass")
+    assert (code, err) == (0, "")
+    assert is_gone(number)
+
+
+def test_a_start_that_is_cut_short_leaves_nothing_at_once():
+    started = []
+
+    def start_and_stop():
+        started.append(subprocess.Popen(SLEEP))
+        raise KeyboardInterrupt
+
+    other = subprocess.Popen(SLEEP)
+    with Guard() as guard:
+        with pytest.raises(KeyboardInterrupt), guard.marked():
+            start_and_stop()
+        assert started[0].wait(30) == -9
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_an_agent_that_has_overwritten_its_environment_is_known_by_the_log_of_its_raylet(tmp_path):
+    logs = tmp_path / f"session_2026-01-31_00-00-00_000000_{os.getpid()}" / "logs"
+    logs.mkdir(parents=True)
+    with open(logs / "raylet.out", "wb") as log:
+        agent = subprocess.Popen(SLEEP, stdout=log, env={})
+    with open(logs / "raylet.out", "rb") as log:
+        reader = subprocess.Popen(SLEEP, stdin=log, env={})
+    with Guard():
+        pass
+    assert agent.wait(30) == -9
+    assert reader.poll() is None
+    reader.kill()
+    reader.wait()
+
+
+def test_a_guard_that_was_killed_does_not_end_a_run():
+    with Guard() as guard:
+        guard._process.kill()
+        until(lambda: guard._process.poll() is not None)
+        guard.tell("anything")

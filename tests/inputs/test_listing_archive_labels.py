@@ -1,0 +1,112 @@
+"""The labels that archives hold beside their images, and folders of zips from Windows."""
+
+import pytest
+from support.archive_rows import parquet_of, rows_of
+from support.archives import tar_of, zip_of
+
+from brainray import storage
+from brainray.errors import BadRequest
+from brainray.inputs.archives import index
+from brainray.inputs.archives.index import ArchiveIndexes
+from brainray.inputs.label_file import read_label_file
+from brainray.inputs.listing import Lister, scan
+
+CLASSES = ("glioma", "notumor")
+
+
+@pytest.fixture
+def listed(tmp_path):
+    def run(name, data, **options):
+        (tmp_path / name).write_bytes(data)
+        with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+            lister = Lister([str(tmp_path / name)], indexes, classes=CLASSES, **options)
+            listing = scan(lister, str(tmp_path / "listing.parquet"))
+            rows = [row for table in listing.batches() for row in table.to_pylist()]
+        return {row["uri"].partition("#")[2]: row for row in rows}
+
+    return run
+
+
+def labels(rows):
+    return {name: row["label"] for name, row in rows.items()}
+
+
+def test_folders_of_a_zip_from_windows_are_folders(listed):
+    data = zip_of({"glioma\\": b"", "glioma\\1.jpg": b"x", "s\\No Tumor\\2.jpg": b"x"})
+    rows = listed("w.zip", data, group_by="folder", exclude=["w.zip#x/*"])
+    assert labels(rows) == {"glioma\\1.jpg": "glioma", "s\\No Tumor\\2.jpg": "notumor"}
+    assert [row["group"] for row in rows.values()] == ["glioma", "s"]
+    assert list(listed("w.zip", data, exclude=["w.zip#glioma/*"])) == ["s\\No Tumor\\2.jpg"]
+
+
+def test_a_backslash_in_a_tar_is_part_of_a_name(listed):
+    assert labels(listed("t.tar", tar_of({"glioma\\1.jpg": b"x"}))) == {"glioma\\1.jpg": None}
+
+
+@pytest.mark.parametrize("key", ["1.jpg", "w.zip#a/1.jpg", "w.zip#a\\1.jpg"])
+def test_a_label_file_names_members_of_a_zip_from_windows(listed, tmp_path, key):
+    (tmp_path / "labels.csv").write_text(f"image,label\n{key},glioma\n")
+    label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
+    assert labels(listed("w.zip", zip_of({"a\\1.jpg": b"x"}), label_file=label_file)) == {"a\\1.jpg": "glioma"}
+
+
+def test_a_file_beside_the_image_labels_it_in_a_tar(listed):
+    files = {
+        "a/0.jpg": b"x", "a/0.cls": b"No Tumor\n",
+        "1.cls": b"0", "1.jpg": b"x", "1.mask.png": b"x",
+        "2.jpg": b"x", "2.json": b'{"label": "glioma"}', "2.cls": b"1",
+        "3.jpg": b"x", "3.json": b'{"label": 1, "id": 3}',
+        "4.jpg": b"x", "4.json": b"[" * 60_000, "4.cls": b"\xff",
+        "5.jpg": b"x", "glioma/5.cls": b"1", "glioma/6.jpg": b"x", "glioma/6.cls": b" ",
+    }  # fmt: skip
+    assert labels(listed("w.tar", tar_of(files))) == {
+        "a/0.jpg": "notumor",
+        "1.jpg": "glioma",
+        "1.mask.png": "glioma",
+        "2.jpg": "notumor",
+        "3.jpg": "notumor",
+        "4.jpg": None,
+        "5.jpg": None,
+        "glioma/6.jpg": "glioma",
+    }
+
+
+def test_images_before_the_damage_of_a_tar_are_labelled():
+    rows = rows_of("tar", tar_of({"0.jpg": b"x", "0.cls": b"glioma"})[: 4 * 512] + b"x" * 512)
+    assert [(row["name"], row["label"]) for row in rows] == [("0.jpg", "glioma"), ("0.cls", "glioma"), ("", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("w.tar", tar_of({"0.jpg": b"x", "0.cls": b"7"})),
+        ("p.parquet", parquet_of({"image": [b"x"], "label": ["7"]})),
+    ],
+)
+def test_a_label_that_is_no_class_refuses_the_archive(listed, tmp_path, name, data):
+    with pytest.raises(BadRequest, match=f"{name}#0.*: its label '7' is no class of the model, which knows glioma, no"):
+        listed(name, data)
+    (tmp_path / "labels.csv").write_text("image,label\n0.jpg,glioma\n0,glioma\n")
+    label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
+    assert set(labels(listed(name, data, label_file=label_file)).values()) == {"glioma"}
+
+
+def test_an_empty_label_of_a_table_is_none(listed):
+    rows = listed("p.parquet", parquet_of({"image": [b"x"] * 3, "label": ["", " ", None]}))
+    assert set(labels(rows).values()) == {None}
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_an_archive_that_a_run_has_already_is_not_refused(tmp_path, monkeypatch, number):
+    """Runs of versions whose indexes have format 2 took a label that is no class for none."""
+    kept = tmp_path / "containers"
+    data = parquet_of({"image": [b"x", b"y"], "label": ["dog", "glioma"]})
+    (tmp_path / "p.parquet").write_bytes(data)
+    archive = next(storage.list_files(str(tmp_path / "p.parquet")))
+    monkeypatch.setattr(index, "_FORMAT", number)
+    with ArchiveIndexes(str(kept)) as indexes:
+        indexes.begin(archive, "parquet").result()
+    monkeypatch.undo()
+    with ArchiveIndexes(str(tmp_path / "scratch"), kept=str(kept)) as indexes:
+        ((table, _),) = Lister([archive.uri], indexes, classes=CLASSES).tables()
+    assert table["label"].to_pylist() == [None, "glioma"]

@@ -1,0 +1,92 @@
+"""Files that are missing, archived or too large are rows, however many; a storage that is lost is an outage."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from brainray import storage
+from brainray.errors import ImageError, Outage, StorageError
+from brainray.inputs.ranges import RangeRead
+from brainray.inputs.reader import OUTAGE_WINDOW, Reader, ReadResult
+
+COUNT = 4 * OUTAGE_WINDOW
+
+
+def read_all(reader: Reader, uris: Sequence[str]) -> list[ReadResult]:
+    with ThreadPoolExecutor(4) as pool:
+        return list(reader.read_ahead([RangeRead(uri, None) for uri in uris], pool, ahead=3))
+
+
+def reasons(results: Sequence[ReadResult]) -> set[str | None]:
+    images = [result.images[0] for result in results]
+    return {image.reason if isinstance(image, ImageError) else None for image in images}
+
+
+def listed_files(folder: Path, *, there: int) -> list[str]:
+    """The names in a list of many files, of which the first few exist."""
+    folder.mkdir()
+    for number in range(there):
+        (folder / f"{number}.jpg").write_bytes(b"pixels")
+    (folder / "other.txt").write_bytes(b"")
+    return [f"{folder}/{number}.jpg" for number in range(COUNT)]
+
+
+@pytest.mark.parametrize("there", [0, 3])
+def test_list_of_mostly_missing_files_gives_rows(tmp_path: Path, there: int) -> None:
+    uris = listed_files(tmp_path / "scans", there=there)
+    (tmp_path / "list.csv").write_text("uri")
+    results = read_all(Reader(roots=[f"{tmp_path}/list.csv"]), uris)
+    assert len(results) == COUNT and reasons(results[there:]) == {"not_found"}
+
+
+def test_list_whose_mount_point_is_empty_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "nas").mkdir()
+    (tmp_path / "list.csv").write_text("uri")
+    uris = [f"{tmp_path}/nas/a/{number}.jpg" for number in range(COUNT)]
+    with pytest.raises(Outage, match=f"the folder {tmp_path}/nas is empty"):
+        read_all(Reader(roots=[f"{tmp_path}/list.csv"]), uris)
+
+
+def test_files_that_go_with_their_storage_are_an_outage(tmp_path: Path) -> None:
+    uris = listed_files(tmp_path / "scans", there=COUNT)
+    reader = Reader(roots=[str(tmp_path)])
+    with ThreadPoolExecutor(1) as pool, pytest.raises(Outage, match="what could be read before can not be read now"):
+        for number, _ in enumerate(reader.read_ahead([RangeRead(uri, None) for uri in uris], pool, ahead=0)):
+            if number == OUTAGE_WINDOW:
+                (tmp_path / "scans").rename(tmp_path / "away")
+
+
+@pytest.mark.parametrize("bucket_exists", [True, False])
+def test_missing_objects_are_an_outage_only_with_their_bucket(
+    monkeypatch: pytest.MonkeyPatch, bucket_exists: bool
+) -> None:
+    def read(piece: RangeRead) -> tuple[bytes, ...]:
+        raise StorageError("not_found", f"{piece.uri}: is not there")
+
+    def exists(uri: str) -> bool:
+        if not bucket_exists:
+            raise StorageError("not_found", f"{uri}: there is no bucket")
+        return False
+
+    monkeypatch.setattr(storage, "exists", exists)
+    reader = Reader(read=read, sleep=lambda _: None)
+    uris = [f"s3://bucket/{number}.jpg" for number in range(COUNT)]
+    if bucket_exists:
+        assert reasons(read_all(reader, uris)) == {"not_found"}
+    else:
+        with pytest.raises(Outage, match="there is no bucket"):
+            read_all(reader, uris)
+
+
+@pytest.mark.parametrize("reason", ["archived", "too_large"])
+def test_images_that_are_not_to_be_read_are_no_outage(reason: str) -> None:
+    attempts: list[str] = []
+
+    def read(piece: RangeRead) -> tuple[bytes, ...]:
+        attempts.append(piece.uri)
+        raise StorageError(reason, f"{piece.uri}: not read")
+
+    results = read_all(Reader(read=read, outage_share=0.0), [f"s3://bucket/{n}.jpg" for n in range(COUNT)])
+    assert reasons(results) == {reason} and len(attempts) == COUNT
