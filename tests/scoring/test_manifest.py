@@ -136,7 +136,10 @@ def test_many_shards_stand_in_many_files_and_unchanged_files_keep_their_names(kn
     assert load_shards(files(known.shards)) == known.shards
 
 
-def test_a_name_that_stands_twice_is_found(known):
+@pytest.mark.parametrize("in_memory", [65_536, 0])
+def test_a_name_that_stands_twice_is_found(known, monkeypatch, in_memory):
+    """Also where there are more rows than are held in memory."""
+    monkeypatch.setattr(manifest, "_COUNTED_IN_MEMORY", in_memory)
     assert repeated_uris(files(known.shards)) == []
     assert repeated_uris(files(known.shards) * 2, most=2) == ["/in/a.jpg", "/in/b.jpg"]
 
