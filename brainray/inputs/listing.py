@@ -271,14 +271,23 @@ class Lister:
         if self._label_file is not None or not spelled.strip():
             return None
         label = match_class(spelled, self._lookup)
-        if label is None and image.container and archives.kind_of(image.container) == "tar":
+        if label is None and image.container and archives.kind_of(image.container) in ("tar", "compressed tar"):
             label = self._numbered.get(spelled)
+            if label is not None:
+                self._note_numbers()
         if label is None and not known:
             raise BadRequest(
                 f"--input {image.uri}: its label {spelled!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
             )
         return label
+
+    def _note_numbers(self) -> None:
+        """Say once how numbers are read, for another data set may count its classes otherwise."""
+        order = ", ".join(f"{number} {name}" for number, name in self._numbered.items())
+        note = f"labels that are numbers name the classes in the model's order: {order}; else give --labels"
+        if note not in self._notes:
+            self._notes.append(note)
 
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""

@@ -1,5 +1,7 @@
 """The labels that archives hold beside their images, and folders of zips from Windows."""
 
+import gzip
+
 import pytest
 from support.archive_rows import parquet_of, rows_of
 from support.archives import tar_of, zip_of
@@ -69,6 +71,21 @@ def test_a_file_beside_the_image_labels_it_in_a_tar(listed):
         "5.jpg": None,
         "glioma/6.jpg": "glioma",
     }
+
+
+@pytest.mark.parametrize("name", ["w.tar", "w.tar.gz"])
+def test_labels_that_are_numbers_are_said_once(tmp_path, name):
+    """Another data set may count its classes otherwise: nobody must find out by the accuracy."""
+    data = tar_of({"0.jpg": b"x", "0.cls": b"1", "1.jpg": b"x", "1.cls": b"0"})
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path / name)], indexes, classes=CLASSES)
+        listing = scan(lister, str(tmp_path / "listing.parquet"))
+        found = [row["label"] for table in listing.batches() for row in table.to_pylist()]
+    assert found == ["notumor", "glioma"]
+    assert listing.notes == (
+        "labels that are numbers name the classes in the model's order: 0 glioma, 1 notumor; else give --labels",
+    )
 
 
 def test_images_before_the_damage_of_a_tar_are_labelled():
