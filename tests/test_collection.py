@@ -33,8 +33,15 @@ def names_of(process: "subprocess.Popen[str]") -> list[str]:
     return names
 
 
-def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor_machine(tmp_path):
-    """`support.elsewhere` moves the clock, so that nobody has to wait for another second."""
-    here = collecting(tmp_path / "here", hash_seed=1)
-    there = collecting(tmp_path / "there", "-p", "support.elsewhere", hash_seed=77)
-    assert names_of(here) == names_of(there)
+def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor_machine(tmp_path, request):
+    """`support.elsewhere` moves the clock, so that nobody has to wait for another second.
+
+    Where this process has collected all tests itself, it need not be done once more.
+    """
+    wanted = ("-m", request.config.option.markexpr)
+    there = collecting(tmp_path / "there", *wanted, "-p", "support.elsewhere", hash_seed=77)
+    if len(request.session.items) > 1000 and not request.config.option.keyword:
+        here = [item.nodeid for item in request.session.items]
+    else:
+        here = names_of(collecting(tmp_path / "here", *wanted, hash_seed=1))
+    assert here == names_of(there)
