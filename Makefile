@@ -29,9 +29,9 @@ demo: install
 	$(BIN)/brainray score --input $(DEMO)/archive --model $(DEMO)/model --output $(DEMO)/run
 
 # Two test processes where there are two processors: what waits for Ray waits side by side. A file's tests stay together;
-# conftest.py says which come first.
+# conftest.py says which come first. A process that crashes is not replaced: xdist would wait for ever at the end.
 test: install
-	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(2, os.cpu_count() or 1))') --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(2, os.cpu_count() or 1))') --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: install
 	$(BIN)/ruff format --check .
