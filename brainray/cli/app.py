@@ -113,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     streams = Streams()
     take_warnings()
     for number in (signal.SIGTERM, signal.SIGHUP):  # sent by a scheduler that stops the run, or a closed terminal
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     code = run(sys.argv[1:] if arguments is None else arguments)
     streams.flush()
     if lost := streams.lost():

@@ -62,7 +62,8 @@ class _Warnings(logging.Handler):
     """Takes what libraries log where nobody handles it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        LOG.warn(record.getMessage())
+        error = record.exc_info[1] if record.exc_info else None
+        LOG.warn(record.getMessage() + (f": {error!r}" if error else ""))
 
 
 def take_warnings() -> None:

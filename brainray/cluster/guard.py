@@ -38,9 +38,10 @@ class Guard:
 
     def __init__(self) -> None:
         self._mark = secrets.token_hex(16)
+        self._began = _ticks()
 
     def __enter__(self) -> Self:
-        arguments = [self._mark, str(os.getpid()), "json" if Guard.as_json else "text"]
+        arguments = [self._mark, str(os.getpid()), str(self._began), "json" if Guard.as_json else "text"]
         # A session of its own: signals to the process group of the run do not reach it.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, *arguments],
@@ -72,25 +73,39 @@ class Guard:
         try:
             yield
         except BaseException:
-            _kill(self._mark, os.getpid())
+            _kill(self._mark, os.getpid(), self._began)
             raise
         finally:
             del os.environ[_MARK]
 
 
-def _processes(mark: str, owner: int) -> list[int]:
+def _ticks() -> int:
+    """The time since boot in clock ticks, as the starts of processes are given."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def _processes(mark: str, owner: int, began: int) -> list[int]:
     """The ids of the processes of the private Ray of `owner`: they have its mark, or write the log of its raylet.
 
-    Agents of the raylet overwrite their environment, which Linux shows as it is in memory, by their titles.
+    Agents of the raylet overwrite their environment, which Linux shows as it is in memory, by their titles. Processes
+    from before `began` are of another Ray: one that this process had before, or whose starter had the same id.
     """
     wanted = f"{_MARK}={mark}".encode()
     log = re.compile(rf"/session_[-\d]+_[-\d]+_\d+_{owner}/logs/raylet\.(out|err)$")
     found = []
     for number in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         with suppress(OSError):  # another user's, or gone
-            if number != owner and (wanted in _environment(number) or any(map(log.search, _written(number)))):
+            if number == owner or _started(number) < began:
+                continue
+            if wanted in _environment(number) or any(map(log.search, _written(number))):
                 found.append(number)
     return found
+
+
+def _started(number: int) -> int:
+    """The start of a process in clock ticks since boot: field 22 of proc_pid_stat(5)."""
+    with open(f"/proc/{number}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
 
 
 def _environment(number: int) -> list[bytes]:
@@ -107,10 +122,10 @@ def _written(number: int) -> Iterator[str]:
                 yield os.readlink(link)
 
 
-def _kill(mark: str, owner: int, *, grace_s: float = 0.0) -> None:
+def _kill(mark: str, owner: int, began: int, *, grace_s: float = 0.0) -> None:
     """Kill the processes of a private Ray, also those they start meanwhile; before that, let them end for a while."""
     began_s = time.monotonic()
-    while (found := _processes(mark, owner)) and time.monotonic() < began_s + grace_s + _KILLING_S:
+    while (found := _processes(mark, owner, began)) and time.monotonic() < began_s + grace_s + _KILLING_S:
         if time.monotonic() >= began_s + grace_s:
             for number in found:
                 with suppress(ProcessLookupError):
@@ -128,7 +143,7 @@ def _report(text: str, log_format: str) -> None:
         os.write(2, f"{shown}\n".encode(errors="backslashreplace"))
 
 
-def _main(mark: str, owner: str, log_format: str) -> None:
+def _main(mark: str, owner: str, began: str, log_format: str) -> None:
     """Wait until the run closes its end of the pipe, which the kernel does too when it ends the run."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -137,7 +152,7 @@ def _main(mark: str, owner: str, log_format: str) -> None:
         text = line.decode(errors="replace").strip()
     if text != _ENDED:
         _report(text, log_format)
-    _kill(mark, int(owner), grace_s=_GRACE_S)
+    _kill(mark, int(owner), int(began), grace_s=_GRACE_S)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,12 @@ def difference(pairs: Pairs, clusters: Ints | None = None) -> Difference | None:
     value, low, high = (float(each) for each in newcombe(pairs))
     if clusters is None or clusters[:, 2].sum() < 2:
         return Difference(value, low, high, "newcombe")
-    return Difference(value, *_bootstrap(clusters), "cluster_bootstrap")
+    low_drawn, high_drawn = _bootstrap(clusters)
+    if low_drawn == high_drawn:  # the draws do not vary, which is no certainty: groups count as trials
+        trials = np.asarray(pairs, np.float64) * (clusters[:, 2].sum() / sum(pairs))
+        _, low, high = (float(each) for each in newcombe(trials))
+        return Difference(value, low, high, "newcombe")
+    return Difference(value, low_drawn, high_drawn, "cluster_bootstrap")
 
 
 def _bootstrap(clusters: Ints) -> tuple[float, float]:

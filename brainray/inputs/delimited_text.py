@@ -132,7 +132,7 @@ def open_text_table(uri: str, *, source: str, most_bytes: int | None = None) -> 
         if not head.strip():
             raise BadRequest(f"{source}: is empty, so no readable CSV")
         if is_json_lines(head):
-            names = column_names(head, source)
+            names = column_names(head, source, is_whole=len(head) < _HEAD_BYTES)
             return TextTable(uri=uri, source=source, names=names, kind="json", has_header=False, most_bytes=most_bytes)
         text = head.decode(errors="ignore")  # the head may end within a character
         separator, header, lines = max(

@@ -12,10 +12,9 @@ import pyarrow.compute as pc
 from brainray.errors import BadRequest
 
 from .label_file import NO_VALUE, LabelFile, read_named_values
+from .table_columns import GROUP_COLUMNS
 
 OPTION = "--groups"
-# Compared without case, blanks, hyphens and underscores; the first that exists counts.
-_COLUMNS = ("group", "subject", "patient", "groupid", "subjectid", "patientid", "participantid")
 
 
 class GroupFile:
@@ -57,7 +56,7 @@ class GroupFile:
 
 def read_group_file(uri: str) -> GroupFile:
     """Read a CSV or Parquet file with an image and a group column. Raises `BadRequest`, which names the fault."""
-    keys, raw = read_named_values(OPTION, uri, _COLUMNS)
+    keys, raw = read_named_values(OPTION, uri, GROUP_COLUMNS)
     groups = pc.utf8_trim_whitespace(pc.utf8_normalize(raw, "NFC"))
     is_none = pc.is_in(pc.utf8_lower(groups), value_set=pa.array(sorted(NO_VALUE)))
     return GroupFile(keys, pc.if_else(is_none, pa.scalar(None, pa.string()), groups), uri=uri)

@@ -248,6 +248,8 @@ class Lister:
             folders = (*above, *inner.split("/")[:-1])
             if spelled:
                 label = self._member_label(spelled, image, known=index.in_run)
+                if label is None and index.in_run and not in_parquet:  # the label that earlier versions gave it
+                    label = self._label((root_name, *folders))
             else:
                 label = self._label((root_name, *folders))
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)

@@ -43,7 +43,7 @@ def open_inventory(uri: str) -> Inventory | None:
         data = file.read(_MOST_BYTES)
     try:
         manifest = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict) or not {"fileSchema", "files"} <= manifest.keys():
         return None

@@ -21,6 +21,7 @@ LABELLED_COLUMNS = (*IMAGE_COLUMNS, "imageid", "name")
 BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # together they name an object, as in an S3 inventory
 SIZE_COLUMNS = ("sizebytes", "size")
 VERSION_COLUMNS = ("version", "etag")
+GROUP_COLUMNS = ("group", "subject", "patient", "groupid", "subjectid", "patientid", "participantid")
 LATEST_COLUMNS = ("islatest",)
 DELETED_COLUMNS = ("isdeletemarker",)
 

@@ -40,16 +40,28 @@ _CHUNK = 1_000
 _READS_AT_ONCE = 32
 _UNREAD = "DICOM, which is not read; export their slices as PNG first"
 
-ReadHead = Callable[[FileInfo], bytes]
+_UNREADABLE = "unreadable"
+
+ReadHead = Callable[[FileInfo], bytes | None]
 
 
-def format_of(head: bytes) -> str | None:
-    """The format of a file by its first 132 bytes: one that is read, or DICOM; None for any other."""
+def format_of(head: bytes | None) -> str | None:
+    """The format of a file by its first 132 bytes: one that is read, or DICOM; None for any other.
+
+    Without a head, because it cannot be read: "unreadable".
+    """
+    if head is None:
+        return _UNREADABLE
     return next((name for name, magic in _FORMATS.items() if re.match(magic, head, re.DOTALL)), None)
 
 
-def read_head(found: FileInfo) -> bytes:
-    """The first bytes of a file; none where it is gone, or this user may not read it. Raises `StorageError`."""
+def read_head(found: FileInfo) -> bytes | None:
+    """The first bytes of a file, empty where it is gone; None where it is archived, or this user may not read it.
+
+    Raises `StorageError` for a read that may succeed later.
+    """
+    if found.archived:
+        return None
     length = min(found.size_bytes, _HEAD_BYTES)
     if not length:
         return b""
@@ -59,7 +71,7 @@ def read_head(found: FileInfo) -> bytes:
     except StorageError as exc:
         if exc.reason == "read_failed":
             raise
-        return b""
+        return b"" if exc.reason == "not_found" else None
 
 
 class UnnamedFiles:
@@ -109,6 +121,9 @@ class UnnamedFiles:
     def _images(self) -> Iterator[FileInfo]:
         files = [found for found, _ in self._held]
         for (found, reason), name in zip(self._held, self._formats_of(files), strict=True):
+            if name == _UNREADABLE:  # it may be an image that an earlier run has: its row tells the reason
+                yield found
+                continue
             if name is not None:
                 self._formats[name] += 1
             if name is None or name == DICOM:
@@ -131,7 +146,7 @@ class UnnamedFiles:
     def _advise(self) -> None:
         """Pass over the files, and note how many of a sample are images."""
         sample = [found for found, _ in self._held[:_SAMPLE]]
-        formats = Counter(name for name in self._formats_of(sample) if name)
+        formats = Counter(name for name in self._formats_of(sample) if name and name != _UNREADABLE)
         self._skipped[NO_SUFFIX] += self._without_suffix
         if formats:
             images = _images_in(formats)

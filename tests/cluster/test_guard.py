@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -73,16 +74,29 @@ def test_a_start_that_is_cut_short_leaves_nothing_at_once():
 def test_an_agent_that_has_overwritten_its_environment_is_known_by_the_log_of_its_raylet(tmp_path):
     logs = tmp_path / f"session_2026-01-31_00-00-00_000000_{os.getpid()}" / "logs"
     logs.mkdir(parents=True)
-    with open(logs / "raylet.out", "wb") as log:
-        agent = subprocess.Popen(SLEEP, stdout=log, env={})
-    with open(logs / "raylet.out", "rb") as log:
-        reader = subprocess.Popen(SLEEP, stdin=log, env={})
     with Guard():
-        pass
+        with open(logs / "raylet.out", "wb") as log:
+            agent = subprocess.Popen(SLEEP, stdout=log, env={})
+        with open(logs / "raylet.out", "rb") as log:
+            reader = subprocess.Popen(SLEEP, stdin=log, env={})
     assert agent.wait(30) == -9
     assert reader.poll() is None
     reader.kill()
     reader.wait()
+
+
+def test_an_earlier_ray_of_the_same_process_id_is_left_alone(tmp_path):
+    """It is another one of this process, or a cluster that a process with this number has started."""
+    logs = tmp_path / f"session_2026-01-31_00-00-00_000000_{os.getpid()}" / "logs"
+    logs.mkdir(parents=True)
+    with open(logs / "raylet.out", "wb") as log:
+        earlier = subprocess.Popen(SLEEP, stdout=log, env={})
+    time.sleep(0.05)  # starts are counted in hundredths of a second
+    with Guard() as guard, pytest.raises(KeyboardInterrupt), guard.marked():
+        raise KeyboardInterrupt
+    assert earlier.poll() is None
+    earlier.kill()
+    earlier.wait()
 
 
 def test_a_guard_that_was_killed_does_not_end_a_run():

@@ -88,3 +88,12 @@ def test_a_list_within_a_folder_is_no_archive(tmp_path):
         lister = Lister([str(tmp_path / "in")], indexes, classes=("glioma",))
         assert list(lister.tables()) == []
     assert lister.skipped == {"Parquet without images": 1}
+
+
+def test_an_id_beside_images_makes_no_list_of_them(opened):
+    """A run of an earlier version has such a table: its rows must not be gone."""
+    assert opened(image_name=["a"], photo=[image_bytes(1)]) is None
+
+
+def test_a_path_beside_a_digest_makes_a_list(opened):
+    assert opened(image_path=["a.jpg"], sha256=[DIGEST]) is not None

@@ -58,6 +58,7 @@ def test_a_file_beside_the_image_labels_it_in_a_tar(listed):
         "1.cls": b"0", "1.jpg": b"x", "1.mask.png": b"x",
         "2.jpg": b"x", "2.json": b'{"label": "glioma"}', "2.cls": b"1",
         "3.jpg": b"x", "3.json": b'{"label": 1, "id": 3}',
+        "7.jpg": b"x", "7.json": b'{"label": "\\ud800"}',
         "4.jpg": b"x", "4.json": b"[" * 60_000, "4.cls": b"\xff",
         "5.jpg": b"x", "glioma/5.cls": b"1", "glioma/6.jpg": b"x", "glioma/6.cls": b" ",
     }  # fmt: skip
@@ -67,6 +68,7 @@ def test_a_file_beside_the_image_labels_it_in_a_tar(listed):
         "1.mask.png": "glioma",
         "2.jpg": "notumor",
         "3.jpg": "notumor",
+        "7.jpg": None,
         "4.jpg": None,
         "5.jpg": None,
         "glioma/6.jpg": "glioma",

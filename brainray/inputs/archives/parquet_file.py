@@ -15,7 +15,7 @@ from pyarrow import types
 
 from brainray.errors import ImageError
 from brainray.inputs.class_names import LABEL_COLUMNS
-from brainray.inputs.table_columns import BUCKET_COLUMN, IMAGE_COLUMNS, KEY_COLUMN, spelled
+from brainray.inputs.table_columns import BUCKET_COLUMN, KEY_COLUMN, spelled
 
 from .member import LONGEST_LABEL, BinaryFile, Member, read_at, size_of, too_many
 from .parquet_images import (
@@ -34,6 +34,8 @@ from .parquet_reads import MOST_GROUP_BYTES, ReadBuffer, ReadRequested, Watched,
 
 # Names of the column that locates images. A table with such a column of text is a list of images.
 LOCATION_COLUMNS = ("uri", "url", "path", "file", "filename", "file_name")
+# A column `image_name` or the like beside binary images is their id.
+_LOCATIONS = {spelled(name) for name in (*LOCATION_COLUMNS, "image_path", "file_path")}
 _NO_IMAGES = frozenset(LOCATION_COLUMNS) - {"file"}  # names of columns whose bytes are text
 _MOST_FOOTER_BYTES = 64 << 20  # a file of images has about 200 bytes of footer per row group
 # Upper limit for several row groups in one read. `ranges` joins no more than 8 MiB of them.
@@ -219,7 +221,7 @@ def _without_images(schema: pa.Schema) -> str:
 def _is_list(schema: pa.Schema) -> bool:
     """Whether a table has a column of text that locates images."""
     texts = {spelled(field.name) for field in schema if is_text(field.type)}
-    return not texts.isdisjoint(set(IMAGE_COLUMNS) - {KEY_COLUMN}) or {BUCKET_COLUMN, KEY_COLUMN} <= texts
+    return not texts.isdisjoint(_LOCATIONS) or {BUCKET_COLUMN, KEY_COLUMN} <= texts
 
 
 def _is_image_struct(kind: pa.DataType) -> bool:

@@ -68,4 +68,6 @@ def _label(extension: str, data: bytes) -> str | None:
         value = value.get(_JSON_KEY) if isinstance(value, dict) else None
         value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     text = value.strip() if isinstance(value, str) else ""
+    if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair in JSON, which is no text
+        return None
     return text if 0 < len(text) <= LONGEST_LABEL else None
