@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from . import text
 from .render import environment, own, policy
-from .sections import MOST_CELLS, MOST_CLASSES, Values, reliability
+from .sections import MOST_CELLS, MOST_CLASSES, Values, confusion_rows, reliability
 from .thumbnails import Thumbnail
 from .tiles import Row
 
@@ -43,7 +43,7 @@ def render_comparison(source: ComparisonSource, thumbnails: Mapping[str, Thumbna
             figures=figures,
             sides=[("A", figures["a"]), ("B", figures["b"])],
             pictures=thumbnails is not None,
-            matrix=_matrix(figures) if len(classes) <= MOST_CLASSES else None,
+            matrix=confusion_rows(figures["predictions"], classes) if len(classes) <= MOST_CLASSES else None,
             flips=figures["flips"][:MOST_CELLS],
             flips_left_out=max(0, len(figures["flips"]) - MOST_CELLS),
             parts=[_part(name, source, thumbnails) for name in _TITLES if figures["outcomes"][name]],
@@ -52,25 +52,6 @@ def render_comparison(source: ComparisonSource, thumbnails: Mapping[str, Thumbna
             versions=source.versions,
         )
     )
-
-
-def _matrix(figures: Values) -> list[Values]:
-    """A row for each class of the first run: cells with the images of each class of the second."""
-    classes = figures["classes"]
-    rows = []
-    for name, counts in zip(classes, figures["predictions"], strict=True):
-        images = sum(counts)
-        cells = [
-            {
-                "images": count,
-                "share": count / images if images else None,
-                "shade": -(-10 * count // images) if images else 0,
-                "same": other == name,
-            }
-            for other, count in zip(classes, counts, strict=True)
-        ]
-        rows.append({"name": name, "images": images, "cells": cells})
-    return rows
 
 
 def _part(name: str, source: ComparisonSource, thumbnails: Mapping[str, Thumbnail] | None) -> Values:

@@ -118,7 +118,7 @@ def quality(source: PageSource) -> Values:
     confusion = _confusion(source.confusion, source.classes)
     of_all = source.per_class.filter(pc.equal(source.per_class["group"], ALL)).to_pylist()
     return {
-        "matrix": _matrix(confusion, source.classes) if len(source.classes) <= MOST_CLASSES else None,
+        "matrix": confusion_rows(confusion.tolist(), source.classes) if len(source.classes) <= MOST_CLASSES else None,
         "cells": _largest_cells(confusion, source.classes),
         "wrong": int(confusion.sum() - confusion.trace()),
         "classes": _class_rows(source, of_all[:MOST_CLASS_ROWS]),
@@ -141,10 +141,10 @@ def _confusion(table: pa.Table, classes: Sequence[str]) -> Ints:
     return confusion
 
 
-def _matrix(confusion: Ints, classes: Sequence[str]) -> list[Values]:
+def confusion_rows(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[Values]:
     """A row for each label: its cells with their count, their share of the row and a shade from 0 to 10."""
     rows = []
-    for label, counts in zip(classes, confusion.tolist(), strict=True):
+    for label, counts in zip(classes, confusion, strict=True):
         support = sum(counts)
         cells = [
             {
