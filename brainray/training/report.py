@@ -76,7 +76,7 @@ class Validation:
         } | ({"resampled": {"groups": len(self.groups.names), "units": self.groups.units}} if self.groups else {})
 
     @property
-    def unit_N(self) -> npt.NDArray[np.int64]:
+    def units(self) -> npt.NDArray[np.int64]:
         """The unit of each picture, for resampling; each picture is one where no image has a group."""
         return self.groups.unit_N if self.groups else np.arange(len(self.labels_N))
 
@@ -85,7 +85,7 @@ class Validation:
         """Intervals by resampling groups, or pictures where there are none; None without pictures."""
         if not len(self.labels_N):
             return None
-        return cluster_intervals(self.labels_N, self.probs_NK.argmax(axis=1), self.unit_N, classes=len(self.classes))
+        return cluster_intervals(self.labels_N, self.probs_NK.argmax(axis=1), self.units, classes=len(self.classes))
 
     def other_intervals(self) -> dict[str, IntervalEstimate]:
         """The intervals of the figures that are no proportions of pictures, by the bootstrap; none without pictures."""
@@ -95,7 +95,7 @@ class Validation:
         return {
             "macro_f1": self.intervals.macro_f1,
             "balanced_accuracy": self.intervals.balanced_accuracy,
-            "ece": calibration_interval(self.unit_N, self.probs_NK.max(axis=1), right_N),
+            "ece": calibration_interval(self.units, self.probs_NK.max(axis=1), right_N),
         }
 
     def per_class(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from brainray.evaluation import clusters
 from brainray.evaluation.calibration import fit_temperature, softmax
 from brainray.evaluation.metrics import wilson
-from brainray.evaluation.review import PROMISES, calibrate_review, choose_review
+from brainray.evaluation.review import calibrate_review, choose_review
 
 rows = st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9, 0.99]), st.booleans()), max_size=60)
 
@@ -130,4 +130,3 @@ def test_one_split_has_no_other_folds():
     calibrated = calibrate_review(logits, labels, fold_N=0 * fold)
     assert calibrated.review.accepted_unseen is calibrated.review.right_unseen is None
     assert calibrated.probs_NK == pytest.approx(softmax(logits, calibrated.temperature))
-    assert max(PROMISES) == PROMISES[0]
