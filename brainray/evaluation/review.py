@@ -65,8 +65,8 @@ def calibrate_review(
     `unit_N` are any numbers, equal for images of one patient, none of which lies in two folds; None: no image has one.
     """
     temperature = fit_temperature(logits_NK, labels_N)
-    probs_NK, *judged = _judge(logits_NK, labels_N, temperature, class_bias)
-    review, folds = choose_review(*judged, unit_N), np.unique(fold_N)
+    probs_NK, confidence_N, right_N = _judge(logits_NK, labels_N, temperature, class_bias)
+    review, folds = choose_review(confidence_N, right_N, unit_N), np.unique(fold_N)
     if len(folds) < 2:
         return Calibrated(temperature, review, probs_NK)
     accepted_N, promises = np.zeros(len(fold_N), bool), () if review.promise is None else (review.promise,)
@@ -77,6 +77,7 @@ def calibrate_review(
         units = None if unit_N is None else unit_N[other_N]
         chosen = choose_review(confidence_N[other_N], right_N[other_N], units, promises=promises)
         probs_NK[own_N], accepted_N[own_N] = by_others_NK[own_N], confidence_N[own_N] >= chosen.below
+    right_N = probs_NK.argmax(axis=1) == labels_N
     return Calibrated(temperature, _with_unseen(review, accepted_N, right_N, unit_N), probs_NK)
 
 

@@ -101,18 +101,29 @@ def folds_of_logits():
     return logits, np.where(fold == 1, np.arange(800) % 2, 0), fold
 
 
-@pytest.mark.parametrize("units", [None, np.arange(800) // 5])
+@pytest.mark.parametrize("units", [None, np.arange(1200) // 2])
 def test_each_fold_is_judged_by_temperature_and_threshold_of_the_others(units):
-    logits, labels, fold = folds_of_logits()
-    logits[400:600] += np.float32([3.0, 0.0])  # the surer half of fold 1
-    labels[400:600] = 0
-    calibrated = calibrate_review(logits, labels, fold_N=fold, unit_N=units, class_bias=(0.1, -0.1))
+    """With a bias the temperature decides which class is predicted: here of 3 images in each fold."""
+    rng, bias = np.random.default_rng(0), (-0.2, 0.2)
+    fold = np.arange(1200) // 600
+    logits = np.stack([rng.normal(np.where(fold == 0, 6, 2), 0.5), np.zeros(1200)], axis=1).astype(np.float32)
+    labels = (np.arange(1200) % 60 == 1).astype(np.int64)  # errors
+    logits[::200, 0] = 0.3  # class 0 at the temperature of fold 1, which judges fold 0; else class 1
+    calibrated = calibrate_review(logits, labels, fold_N=fold, unit_N=units, class_bias=bias)
     assert calibrated.temperature == fit_temperature(logits, labels)
-    for own in (0, 1):
-        others = fit_temperature(logits[fold != own], labels[fold != own])
-        expected = softmax(logits[fold == own], others, (0.1, -0.1))
-        assert calibrated.probs_NK[fold == own] == pytest.approx(expected)
-    assert calibrated.review.accepted_unseen is not None
+    right, accepted = np.zeros(1200, bool), np.zeros(1200, bool)
+    for own, other in ((fold == 0, fold == 1), (fold == 1, fold == 0)):
+        probs = softmax(logits, fit_temperature(logits[other], labels[other]), bias)
+        assert calibrated.probs_NK[own] == pytest.approx(probs[own])
+        confidence, hit = probs.max(1).astype(np.float32), probs.argmax(1) == labels
+        promised = (calibrated.review.promise,)
+        chosen = choose_review(
+            confidence[other], hit[other], units if units is None else units[other], promises=promised
+        )
+        right[own], accepted[own] = hit[own], (confidence >= chosen.below)[own]
+    assert accepted.mean() == calibrated.review.accepted_unseen > 0
+    assert calibrated.review.right_unseen == right[accepted].mean()
+    assert calibrated.review.right_unseen_low <= right[accepted].mean() <= calibrated.review.right_unseen_high
 
 
 def test_what_other_folds_do_not_promise_is_not_accepted():
