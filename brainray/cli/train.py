@@ -84,8 +84,19 @@ def train(
     typer.echo(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}{by_groups}) on "
         f"{bundle.metrics['images']:,} pictures it had not seen\n"
+        f"{_promise_line(bundle.metrics.get('review') or {})}"
         f"model {bundle.fingerprint} is in {bundle.uri}"
     )
+
+
+def _promise_line(review: Mapping[str, Any]) -> str:
+    """What the accepted predictions promise; nothing for models of earlier versions, which promise nothing."""
+    if "promise" not in review:
+        return ""
+    if review["promise"] is None:
+        return "too few pictures or patients are right for a promise: every prediction will be marked for review\n"
+    share = f"{review['accepted']:.1%} of the pictures"
+    return f"{review['promise']:.0%} or more of the predictions not marked for review, {share}, are right\n"
 
 
 def options_of(params: Mapping[str, Any], init: "Bundle | None" = None) -> "TrainOptions":

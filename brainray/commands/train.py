@@ -174,10 +174,11 @@ def _write(job: TrainingJob, progress: Progress, writer: storage.Writer, *, seco
     """The training report, then the bundle."""
     from brainray.models.networks import cost_of
     from brainray.training import loop
-    from brainray.training.fit_result import calibrate
+    from brainray.training.fit_result import calibrate, measured_positions
 
     saved = [one for one in progress.states if one]
-    last, fitted = saved[-1], calibrate(saved)
+    last, groups = saved[-1], state.read_groups(job.output, measured_positions(saved))
+    fitted = calibrate(saved, groups.unit_N if groups else None)
     best = loop.best_of(last.history)
     validation = Validation(
         classes=job.model.classes,
@@ -185,7 +186,7 @@ def _write(job: TrainingJob, progress: Progress, writer: storage.Writer, *, seco
         labels_N=fitted.labels_N,
         fold_N=fitted.fold_N,
         review=fitted.review,
-        groups=state.read_groups(job.output, fitted.positions_N),
+        groups=groups,
         history=last.history,
         best_epoch=best["epoch"] if best else 0,
     )

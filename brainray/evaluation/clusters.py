@@ -4,11 +4,12 @@ Errors come by the patient, so that an interval from images alone would be too n
 JRSS B 69, 2007). Axes: N images, U clusters, K classes, M proportions, R resamples. Must not read files.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from .counts import Flags, Ints, Reals
+from .counts import CALIBRATION_BINS, Flags, Ints, Reals, confidence_bin
 from .metrics import IntervalEstimate, wilson
 
 RESAMPLES = 2000
@@ -17,30 +18,86 @@ _ENDS = (0.025, 0.975)
 
 
 class ClusterIntervals(NamedTuple):
-    """Accuracy, and the recall of each class; NaN for a class without images."""
+    """Intervals of the figures of a classifier; NaN for a class without images."""
 
     accuracy: IntervalEstimate
-    recall_low: Reals  # [K]
-    recall_high: Reals  # [K]
+    macro_f1: IntervalEstimate
+    balanced_accuracy: IntervalEstimate
+    per_class: dict[str, Reals]  # [K] each: low and high ends, named as the columns of `metrics.per_class`
 
 
 def cluster_intervals(label_N: Ints, predicted_N: Ints, cluster_N: Ints, *, classes: int) -> ClusterIntervals:
     """The intervals of one labelled image or more; `cluster_N` are any numbers."""
-    right_N = label_N == predicted_N
-    column_N = np.concatenate([label_N, np.full_like(label_N, classes)])  # the last column counts every image
-    low_M, high_M = bootstrap(np.tile(cluster_N, 2), column_N, np.tile(right_N, 2), columns=classes + 1)
-    accuracy = IntervalEstimate(float(right_N.mean()), float(low_M[-1]), float(high_M[-1]))
-    return ClusterIntervals(accuracy=accuracy, recall_low=low_M[:-1], recall_high=high_M[:-1])
+    K, right_N = classes, label_N == predicted_N
+    # Columns: recall, precision and F1 of each class, accuracy. F1 = 2 TP / (labelled + predicted) is the share of
+    # right ones where each image is a row of its label and one of its prediction.
+    column_N = np.concatenate([label_N, K + predicted_N, 2 * K + label_N, 2 * K + predicted_N, 0 * label_N + 3 * K])
+    rows = (np.tile(cluster_N, 5), column_N, np.tile(right_N, 5))
+    shares_RM, value_M, clusters_M = _resampled_shares(*rows, columns=3 * K + 1)
+    low_M, high_M = _ends(shares_RM, clusters_M)
+    ends = {
+        f"{name}_{end}": values_M[place * K : (place + 1) * K]
+        for place, name in enumerate(("recall", "precision", "f1"))
+        for end, values_M in (("low", low_M), ("high", high_M))
+    }
+    recall_RK, f1_RK = shares_RM[:, :K], np.where(np.isnan(shares_RM[:, :K]), np.nan, shares_RM[:, 2 * K : 3 * K])
+    supported_K = clusters_M[:K] > 0
+    means_R2 = np.stack([np.nanmean(each_RK, axis=1) for each_RK in (f1_RK, recall_RK)], axis=1)
+    mean_low, mean_high = _ends(means_R2, np.repeat(clusters_M[-1:], 2))
+    means = [value_M[2 * K : 3 * K][supported_K].mean(), value_M[:K][supported_K].mean()]
+    macro_f1, balanced = (IntervalEstimate(*map(float, ends)) for ends in zip(means, mean_low, mean_high, strict=True))
+    accuracy = IntervalEstimate(float(value_M[-1]), float(low_M[-1]), float(high_M[-1]))
+    return ClusterIntervals(accuracy=accuracy, macro_f1=macro_f1, balanced_accuracy=balanced, per_class=ends)
 
 
-def bootstrap(
-    cluster_N: Ints, column_N: Ints, right_N: Flags, *, columns: int, resamples: int = RESAMPLES
-) -> tuple[Reals, Reals]:
+def bootstrap(cluster_N: Ints, column_N: Ints, right_N: Flags, *, columns: int) -> tuple[Reals, Reals]:
     """Low and high end of the share of right rows in each column, [M] each, by the percentiles of the resamples.
 
     A resample draws U of the U clusters with replacement; one that holds no row of a column does not count there.
     Where resamples do not vary (all is right, or there is one cluster), the ends are those of `wilson` with clusters
     as trials. The seed is fixed, so that equal rows give equal ends.
+    """
+    shares_RM, _, clusters_M = _resampled_shares(cluster_N, column_N, right_N, columns=columns)
+    return _ends(shares_RM, clusters_M)
+
+
+def calibration_interval(cluster_N: Ints, confidence_N: Reals, right_N: Flags) -> IntervalEstimate:
+    """The expected calibration error of one image or more, 0 to 1, with its interval.
+
+    Noise raises the error of a resample above that of the sample, so the percentiles are moved down by the mean
+    excess. One cluster says nothing of others: 0 to 1.
+    """
+    clusters, place_N = np.unique(cluster_N, return_inverse=True)
+    cell_N = place_N * CALIBRATION_BINS + confidence_bin(confidence_N, CALIBRATION_BINS)
+    gap_UB = np.bincount(cell_N, right_N - confidence_N, minlength=len(clusters) * CALIBRATION_BINS)
+    gap_UB, size_U = gap_UB.reshape(len(clusters), CALIBRATION_BINS), np.bincount(place_N)
+    value = float(np.abs(gap_UB.sum(axis=0)).sum() / len(cluster_N))
+    if len(clusters) == 1:
+        return IntervalEstimate(value, 0.0, 1.0)
+    errors_R = np.concatenate(
+        [np.abs(weights_RU @ gap_UB).sum(axis=1) / (weights_RU @ size_U) for weights_RU in resample(len(clusters))]
+    )
+    low, high = np.quantile(errors_R, _ENDS) - max(0.0, errors_R.mean() - value)
+    return IntervalEstimate(value, float(np.clip(low, 0, value)), float(np.clip(high, value, 1)))
+
+
+def resample(clusters: int) -> Iterator[Reals]:
+    """[R, U] how often each of U clusters is drawn, for some of the resamples at a time; always the same draws."""
+    rng = np.random.default_rng(0)
+    at_once = max(1, _AT_ONCE // max(1, clusters))
+    for start in range(0, RESAMPLES, at_once):
+        yield np.stack([_draw(rng, clusters) for _ in range(min(at_once, RESAMPLES - start))])
+
+
+def _draw(rng: np.random.Generator, clusters: int) -> Reals:
+    """How often each cluster is drawn."""
+    return np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64)
+
+
+def _resampled_shares(cluster_N: Ints, column_N: Ints, right_N: Flags, *, columns: int) -> tuple[Reals, Reals, Ints]:
+    """The share of right rows in each column: [R, M] of resamples, [M] of all rows; and [M] the clusters it has.
+
+    NaN where a column has no row.
     """
     from scipy.sparse import coo_array
 
@@ -50,20 +107,13 @@ def bootstrap(
         coo_array((rows.astype(np.float64), (place_N, column_N)), shape=shape).tocsr()
         for rows in (np.ones(len(column_N)), right_N)
     )
-    rng = np.random.default_rng(0)
-    shares = []
-    at_once = max(1, _AT_ONCE // max(1, len(clusters)))
-    for start in range(0, resamples, at_once):
-        rows = min(at_once, resamples - start)
-        weights_RU = np.stack([_draw(rng, len(clusters)) for _ in range(rows)])
-        trials_RM, hits_RM = weights_RU @ trials_UM, weights_RU @ hits_UM
-        shares.append(np.divide(hits_RM, trials_RM, out=np.full(trials_RM.shape, np.nan), where=trials_RM > 0))
-    return _ends(np.concatenate(shares), (trials_UM > 0).sum(axis=0))
+    shares = [_ratio(weights_RU @ hits_UM, weights_RU @ trials_UM) for weights_RU in resample(len(clusters))]
+    value_M = _ratio(hits_UM.sum(axis=0), trials_UM.sum(axis=0))
+    return np.concatenate(shares), value_M, (trials_UM > 0).sum(axis=0)
 
 
-def _draw(rng: np.random.Generator, clusters: int) -> Reals:
-    """How often each cluster is drawn."""
-    return np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64)
+def _ratio(hits: Reals, trials: Reals) -> Reals:
+    return np.asarray(np.divide(hits, trials, out=np.full(trials.shape, np.nan), where=trials > 0))
 
 
 def _ends(shares_RM: Reals, clusters_M: Ints) -> tuple[Reals, Reals]:

@@ -137,7 +137,7 @@ def count_rows(
         groups=tuple(groups),
         scored=_count_in_grid((G, K + 1, K), group, label, predicted),
         unscored=_count_in_grid((G, K + 1, len(REASONS)), group_N[bad], label_N[bad], reason_N[bad]),
-        histogram=_count_in_grid((G, _HISTOGRAM_BINS), group, _bin(confidence, _HISTOGRAM_BINS)),
+        histogram=_count_in_grid((G, _HISTOGRAM_BINS), group, confidence_bin(confidence, _HISTOGRAM_BINS)),
         confidence=_count_in_grid((G,), group, weights=_units(confidence)),
         calibration=_calibration(G, group[labelled], correct[labelled], confidence[labelled]),
         squared_error=_count_in_grid(
@@ -175,14 +175,14 @@ def _units(values: Reals) -> Ints:
     return np.rint(values * UNITS).astype(np.int64)
 
 
-def _bin(confidence: Reals, bins: int) -> Ints:
+def confidence_bin(confidence: Reals, bins: int) -> Ints:
     """The bin of each confidence: equal bins over [0, 1], closed on the left, the last also on the right."""
     return np.minimum((confidence * bins).astype(np.int64), bins - 1)
 
 
 def _calibration(G: int, group: Ints, correct: Flags, confidence: Reals) -> Ints:
     """[G, B, 3] images, correct images and units of confidence, by confidence."""
-    shape, place = (G, CALIBRATION_BINS), _bin(confidence, CALIBRATION_BINS)
+    shape, place = (G, CALIBRATION_BINS), confidence_bin(confidence, CALIBRATION_BINS)
     values = (None, correct.astype(np.int64), _units(confidence))
     return np.stack([_count_in_grid(shape, group, place, weights=weights) for weights in values], axis=-1)
 

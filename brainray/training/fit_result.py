@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from brainray.config import Calibration
-from brainray.evaluation.calibration import Labels, Review, cross_review, fit_temperature, rare_class_bias, softmax
+from brainray.evaluation.calibration import rare_class_bias
+from brainray.evaluation.review import Review, calibrate_review
 from brainray.models.bundle import weights_bytes
 
 from .checkpoint import Checkpoint
@@ -29,26 +30,22 @@ class FitResult:
     positions_N: npt.NDArray[np.int64] | None  # in the training set; None where earlier versions measured
 
 
-def calibrate(checkpoints: Sequence[Checkpoint]) -> FitResult:
+def calibrate(checkpoints: Sequence[Checkpoint], unit_N: npt.NDArray[np.int64] | None = None) -> FitResult:
     """Calibrate the model of the last checkpoint.
 
     A single checkpoint is calibrated on its own validation images. Of several, all but the last have measured a fold
-    each; each fold's probabilities use the temperature of the other folds, so that no image calibrates itself.
+    each; temperature and threshold are those of all folds, and the probabilities of a fold use the temperature of the
+    others, so that no image calibrates itself. `unit_N` are the units of `measured_positions`; None without groups.
     """
-    measured = list(checkpoints[:-1]) or list(checkpoints)
-    logits = [each.logits_NK.numpy() for each in measured]
+    measured = _measured(checkpoints)
     labels = [each.labels_N.numpy() for each in measured]
-    class_bias = rare_class_bias(np.array(list(checkpoints[-1].data["pictures_by_class"].values())))
-    probs_NK = np.concatenate(
-        [
-            softmax(fold_logits, _temperature_without(fold, logits, labels), class_bias)
-            for fold, fold_logits in enumerate(logits)
-        ]
-    )
     labels_N = np.concatenate(labels)
     fold_N = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
-    review = cross_review(probs_NK.max(1), probs_NK.argmax(1) == labels_N, fold_N)
-    temperature = fit_temperature(np.concatenate(logits), labels_N)
+    class_bias = rare_class_bias(np.array(list(checkpoints[-1].data["pictures_by_class"].values())))
+    logits_NK = np.concatenate([each.logits_NK.numpy() for each in measured])
+    temperature, review, probs_NK = calibrate_review(
+        logits_NK, labels_N, fold_N=fold_N, unit_N=unit_N, class_bias=class_bias
+    )
     return FitResult(
         weights=weights_bytes(checkpoints[-1].best),
         calibration=Calibration(temperature=temperature, class_bias=class_bias, review_below=review.below),
@@ -56,16 +53,17 @@ def calibrate(checkpoints: Sequence[Checkpoint]) -> FitResult:
         probs_NK=probs_NK,
         labels_N=labels_N,
         fold_N=fold_N,
-        positions_N=_positions(measured),
+        positions_N=measured_positions(checkpoints),
     )
 
 
-def _positions(measured: Sequence[Checkpoint]) -> npt.NDArray[np.int64] | None:
+def measured_positions(checkpoints: Sequence[Checkpoint]) -> npt.NDArray[np.int64] | None:
+    """The positions of the validation images in the training set; None where earlier versions measured."""
+    measured = _measured(checkpoints)
     known = [each.positions_N.numpy() for each in measured if each.positions_N is not None]
     return np.concatenate(known) if len(known) == len(measured) else None
 
 
-def _temperature_without(fold: int, logits: list[npt.NDArray[np.float32]], labels: list[Labels]) -> float:
-    """Fit the temperature on all folds but one; on that one where there is no other."""
-    others = [other for other in range(len(logits)) if other != fold] or [fold]
-    return fit_temperature(np.concatenate([logits[n] for n in others]), np.concatenate([labels[n] for n in others]))
+def _measured(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those whose validation images are measured: the folds, or the only one."""
+    return list(checkpoints[:-1]) or list(checkpoints)

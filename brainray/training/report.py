@@ -16,10 +16,11 @@ from pyarrow import csv
 from brainray import storage
 from brainray.config import LITE_NAMES, TrainOptions
 from brainray.evaluation import metrics
-from brainray.evaluation.calibration import Review
-from brainray.evaluation.clusters import RESAMPLES, ClusterIntervals, cluster_intervals
+from brainray.evaluation.clusters import RESAMPLES, ClusterIntervals, calibration_interval, cluster_intervals
 from brainray.evaluation.counts import CALIBRATION_BINS, Counts, count_probabilities
+from brainray.evaluation.metrics import IntervalEstimate
 from brainray.evaluation.plots import draw_curves, draw_reliability
+from brainray.evaluation.review import PROMISES, Review
 
 from .group_figures import MeasuredGroups, group_rows
 
@@ -58,7 +59,7 @@ class Validation:
     def figures(self) -> dict[str, Any]:
         """Metrics and the split they were measured on. One split is optimistic, because it also chose the epoch."""
         counts = self.counts()
-        accuracy = self.intervals.accuracy if self.intervals else metrics.accuracy(counts)
+        accuracy = self.intervals.accuracy if self.groups and self.intervals else metrics.accuracy(counts)
         others = " and no image of the same group" if self.groups else ""
         folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it{others}"
         return {
@@ -70,23 +71,38 @@ class Validation:
             "balanced_accuracy": metrics.balanced_accuracy(counts),
             "ece": metrics.expected_calibration_error(counts),
             "brier": metrics.brier(counts),
+            "intervals": {name: each._asdict() for name, each in self.other_intervals().items()},
             "review": self.review._asdict(),
         } | ({"resampled": {"groups": len(self.groups.names), "units": self.groups.units}} if self.groups else {})
 
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """The unit of each picture, for resampling; each picture is one where no image has a group."""
+        return self.groups.unit_N if self.groups else np.arange(len(self.labels_N))
+
     @cached_property
     def intervals(self) -> ClusterIntervals | None:
-        """Intervals by resampling groups; None without groups, and without pictures."""
-        if self.groups is None or not len(self.labels_N):
+        """Intervals by resampling groups, or pictures where there are none; None without pictures."""
+        if not len(self.labels_N):
             return None
-        return cluster_intervals(
-            self.labels_N, self.probs_NK.argmax(axis=1), self.groups.unit_N, classes=len(self.classes)
-        )
+        return cluster_intervals(self.labels_N, self.probs_NK.argmax(axis=1), self.units, classes=len(self.classes))
+
+    def other_intervals(self) -> dict[str, IntervalEstimate]:
+        """The intervals of the figures that are no proportions of pictures, by the bootstrap; none without pictures."""
+        if not self.intervals:
+            return {}
+        right_N = self.probs_NK.argmax(axis=1) == self.labels_N
+        return {
+            "macro_f1": self.intervals.macro_f1,
+            "balanced_accuracy": self.intervals.balanced_accuracy,
+            "ece": calibration_interval(self.units, self.probs_NK.max(axis=1), right_N),
+        }
 
     def per_class(self) -> list[dict[str, Any]]:
-        """One row of metrics for each class; the interval of recall is by groups where there are any."""
+        """One row of metrics for each class; the intervals are by groups where there are any."""
         figures = metrics.per_class(self.counts().confusion)
-        if self.intervals:
-            figures |= {"recall_low": self.intervals.recall_low, "recall_high": self.intervals.recall_high}
+        if self.groups and self.intervals:
+            figures |= self.intervals.per_class
         return [
             {"name": name} | {figure: values[k] for figure, values in figures.items()}
             for k, name in enumerate(self.classes)
@@ -164,7 +180,13 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {"figure": _figure, "thousands": "{:,}".format, "percent": _percent, "cell": _cell}
+    templates.filters |= {
+        "figure": _figure,
+        "thousands": "{:,}".format,
+        "percent": _percent,
+        "ends": _ends,
+        "cell": _cell,
+    }
     return templates.get_template("model-card.md").render(
         **{name: provenance[name] for name in ("options", "data", "cost", "versions", "seconds")},
         classes=validation.classes,
@@ -179,6 +201,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         temperature=temperature,
         folds=validation.folds,
         review=validation.review,
+        promises=PROMISES,
         is_lite=options["model"] in LITE_NAMES,
         command=command_of(options, grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"]),
     )
@@ -190,6 +213,10 @@ def _figure(value: float) -> str:
 
 def _percent(share: float, digits: int) -> str:
     return f"{100 * share:.{digits}f} %"
+
+
+def _ends(interval: dict[str, float]) -> str:
+    return f"{interval['low']:.4f} to {interval['high']:.4f}"
 
 
 def _cell(text: str) -> str:

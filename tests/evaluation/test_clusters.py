@@ -56,7 +56,7 @@ def test_each_class_has_its_interval_and_one_without_images_has_none():
     predicted = np.where(np.arange(500) % 10 == 0, 1 - label, label)
     found = cluster_intervals(label, predicted, np.arange(500) // 5, classes=3)
     assert found.accuracy.value == 0.9 and found.accuracy.low < 0.9 < found.accuracy.high
-    assert (found.recall_low[:2] < 0.9).all() and (found.recall_high[:2] > 0.9).all()
-    assert np.isnan(found.recall_low[2]) and np.isnan(found.recall_high[2])
+    assert (found.per_class["recall_low"][:2] < 0.9).all() and (found.per_class["recall_high"][:2] > 0.9).all()
+    assert np.isnan(found.per_class["recall_low"][2]) and np.isnan(found.per_class["recall_high"][2])
     again = cluster_intervals(label, predicted, np.arange(500) // 5, classes=3)
     assert again.accuracy == found.accuracy, "one result for equal rows"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainray.config import TrainOptions
-from brainray.evaluation.calibration import choose_review
 from brainray.evaluation.metrics import wilson
+from brainray.evaluation.review import choose_review
 from brainray.training.group_figures import MeasuredGroups, group_rows
 from brainray.training.report import Validation, model_card, write_training_report
 
@@ -31,7 +31,7 @@ def validation(*, groups=None, folds=3):
         probs_NK=probs,
         labels_N=LABELS,
         fold_N=np.arange(60) % max(folds, 1),
-        review=choose_review(probs.max(1), PREDICTED == LABELS),
+        review=choose_review(probs.max(1), PREDICTED == LABELS, groups.unit_N if groups else None),
         groups=groups,
         history=[
             dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy")) | {"epoch": 1, "train_loss": 1.0}

@@ -9,7 +9,7 @@ import pytest
 
 from brainray import storage
 from brainray.config import TrainOptions
-from brainray.evaluation.calibration import choose_review
+from brainray.evaluation.review import choose_review
 from brainray.training.report import Validation, command_of, model_card, write_training_report
 
 CLASSES = ("glioma", "notumor")
@@ -26,7 +26,7 @@ def validation(*, folds=3, rows=60):
         probs_NK=probs,
         labels_N=labels,
         fold_N=np.arange(rows) % max(folds, 1),
-        review=choose_review(probs.max(1), right, least_right=0.8),
+        review=choose_review(probs.max(1), right, promises=(0.95, 0.7)),
         history=[
             {"epoch": 1, "train_loss": 1.0, "val_loss": None, "val_accuracy": None, "val_balanced_accuracy": None}
         ],
@@ -46,13 +46,17 @@ def provenance(**options):
     }
 
 
+def judged_by_other_folds():
+    unseen = {"accepted_unseen": 0.5, "right_unseen": 0.98, "right_unseen_low": 0.95, "right_unseen_high": 0.99}
+    return validation().review._replace(**unseen)
+
+
 CARDS = Path(__file__).parent / "cards"
 
 
 def card_in_folds():
-    review = validation().review._replace(accepted_unseen=0.5, right_unseen=0.98)
     begun = provenance(model="lite0", weights="imagenet", folds=3, group_regex="p(.)|q")
-    return model_card(replace(validation(), review=review), begun, temperature=1.2)
+    return model_card(replace(validation(), review=judged_by_other_folds()), begun, temperature=1.2)
 
 
 def card_of_one_split():
@@ -62,7 +66,7 @@ def card_of_one_split():
 def card_of_which_nothing_is_accepted():
     """Of one class no picture was measured on, and the model goes on from another."""
     few = validation(folds=0, rows=9)
-    few = replace(few, labels_N=np.zeros(9, np.int64), review=few.review._replace(below=1.0, accepted=0.0, right=None))
+    few = replace(few, labels_N=np.zeros(9, np.int64), review=choose_review(np.ones(9), np.ones(9, bool)))
     options = {"model": "resnet18", "weights": "imagenet", "channels": 3, "epochs": 3, "init": "f" * 32}
     return model_card(few, provenance(**options), temperature=0.8703)
 
@@ -100,10 +104,9 @@ def test_the_card_says_what_to_accept_and_who_made_what_it_began_with():
     card = model_card(validation(), provenance(model="lite0", weights="imagenet", folds=3), temperature=1.0)
     assert "Google, Apache-2.0" in card
     assert "brainray train --data DATA --output MODEL --model lite0 --weights imagenet --folds 3" in card
-    assert "From a confidence of 0.9000 on" in card and "It was chosen on these pictures." in card
-    review = validation().review._replace(accepted_unseen=0.5, right_unseen=0.98)
-    card = model_card(replace(validation(), review=review), provenance(folds=3), temperature=1.0)
-    assert "by the threshold of the other folds 98.00 % were right of 50.0 %." in card
+    assert "where its confidence is below 0.9000" in card and "The threshold was chosen on these pictures." in card
+    card = model_card(replace(validation(), review=judged_by_other_folds()), provenance(folds=3), temperature=1.0)
+    assert "50.0 % are accepted, and 98.00 % of these are right (95.00 % to 99.00 %, 95 %)." in card
     assert "Not a medical device" in card
 
 
