@@ -15,7 +15,9 @@ from brainray.models.bundle import Bundle
 pytest_plugins = ("support.ray_guard",)
 
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
-# Threads that wait for each other asleep: beside other processes, those that spin made some tests six times as long.
+# One thread, for tests compute little: a second one spins while it waits, beside another process for ten times as long
+# as they compute. What a command needs it sets itself; there, those that wait for each other are to do so asleep.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Ray Train takes in one report at each look at its workers: with its 2 s, epochs of 0.1 s would wait for it.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
@@ -69,10 +71,20 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return untrained(tmp_path_factory.mktemp("bundle"))
 
 
+_PLOTS = ("scoring.summary.draw_confusion", "training.report.draw_curves", "training.report.draw_reliability")
+
+
 @pytest.fixture
-def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw no confusion matrix, which takes 0.2 s each."""
-    monkeypatch.setattr("brainray.scoring.summary.draw_confusion", lambda *_: b"no plot")
+def plots() -> None:
+    """For tests that look at plots, or at what could break them: they are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def no_plot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and trainings draw no plots, which take 0.2 s each, but where a test asks for `plots`."""
+    if "plots" not in request.fixturenames:
+        for name in _PLOTS:
+            monkeypatch.setattr(f"brainray.{name}", lambda *_, **__: b"no plot")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,8 @@ def few_reasons(skipped: Counter[str]) -> dict[str, int]:
     """
     suffixes = sorted((name for name in skipped if name.startswith(_SUFFIX)), key=lambda name: (-skipped[name], name))
     others = suffixes[_SHOWN:]
-    counts = {reason: count for reason, count in skipped.items() if reason not in {*others, _OTHER}}
+    together = {*others, _OTHER}
+    counts = {reason: count for reason, count in skipped.items() if reason not in together}
     if others:
         examples = ", ".join(name.removeprefix(_SUFFIX) for name in others[:_SHOWN_OTHERS])
         counts[f"{_OTHER} ({examples} ...)"] = sum(skipped[name] for name in others) + skipped[_OTHER]

@@ -76,6 +76,14 @@ def stub():
     server.close()
 
 
+@pytest.fixture
+def small_package(monkeypatch) -> str:
+    """The name of what is uploaded: one file, for to compress the whole package takes 0.3 s."""
+    files = {"brainray/py.typed": b""}
+    monkeypatch.setattr(submit, "package_files", lambda: files)
+    return submit.pack(files)[0]
+
+
 def api_of(stub, *, said: list[str] | None = None, patience_s=5.0) -> JobsApi:
     """Seconds pass at each wait, and not otherwise."""
     now = [0.0]
@@ -183,21 +191,20 @@ class TestStub:
         with pytest.raises(BadRequest, match="is no Ray dashboard"):
             api_of(stub).jobs()
 
-    def test_a_submission_whose_answer_was_lost_is_not_made_twice(self, stub):
-        name, _ = submit.pack(submit.package_files())
+    def test_a_submission_whose_answer_was_lost_is_not_made_twice(self, stub, small_package):
         job_id = f"{submission().stem}-1"
         stub.says("GET /api/jobs/", [])
-        stub.says(f"GET /api/packages/gcs/{name}", {})
+        stub.says(f"GET /api/packages/gcs/{small_package}", {})
         stub.says("POST /api/jobs/", None, (500, b"ValueError: already exists", {}))
         stub.says(f"GET /api/jobs/{job_id}", record("PENDING", submission_id=job_id))
         assert submit.place_job(submission(), api_of(stub), say=silent).job_id == job_id
         assert [path for path, _ in stub.seen].count("POST /api/jobs/") == 2
 
-    def test_the_next_number_is_taken_when_the_last_job_has_ended(self, stub):
+    def test_the_next_number_is_taken_when_the_last_job_has_ended(self, stub, small_package):
         ids = [f"{submission().stem}-{n}" for n in (9, 10, 2)]
         others = [record(submission_id=None), record(submission_id="raysubmit_x"), record(submission_id=f"x-{ids[0]}")]
         stub.says("GET /api/jobs/", [record("FAILED", submission_id=i) for i in ids] + others)
-        stub.says(f"GET /api/packages/gcs/{submit.pack(submit.package_files())[0]}", {})
+        stub.says(f"GET /api/packages/gcs/{small_package}", {})
         stub.says("POST /api/jobs/", {})
         stub.says(f"GET /api/jobs/{submission().stem}-11", record(submission_id=f"{submission().stem}-11"))
         assert submit.place_job(submission(), api_of(stub), say=silent).job_id == f"{submission().stem}-11"

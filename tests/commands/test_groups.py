@@ -72,7 +72,7 @@ def train(data, output, *options):
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["at once", "after its last epoch"])
-def test_a_trained_bundle_tells_its_groups(data, groups, tmp_path, monkeypatch, killed, capfd):
+def test_a_trained_bundle_tells_its_groups(data, groups, tmp_path, monkeypatch, killed, capfd, plots):
     monkeypatch.setattr(train_job, "_fit", fit_here)
     given = (data, tmp_path / "model", "--folds", "2", "--groups", str(groups))
     if killed:

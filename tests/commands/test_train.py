@@ -105,7 +105,7 @@ def kill_in(monkeypatch, command, name):
             command()
 
 
-def test_a_training_leaves_a_bundle_and_nothing_of_its_own(command, trainer):
+def test_a_training_leaves_a_bundle_and_nothing_of_its_own(command, trainer, plots):
     bundle, said = command()
     assert trainer.began_after == [0]
     assert not any("going on" in line for line in said)

@@ -16,7 +16,7 @@ from brainray.training.decoded import DecodedRows, decode_rows
 
 TWO, FIVE = ("healthy", "tumor"), ("a", "b", "c", "d", "e")
 IMAGES = 4  # of each class
-OPTIONS = TrainOptions(image_px=32, width=0.25, epochs=40, batch_size=5, augment=0.0, outliers=0.0, averaging=0.0)
+OPTIONS = TrainOptions(image_px=32, width=0.25, epochs=40, batch_size=20, augment=0.0, outliers=0.0, averaging=0.0)
 
 
 def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None = None) -> Bundle:
@@ -35,7 +35,7 @@ def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None =
 
 
 @pytest.mark.parametrize("classes", [TWO, FIVE], ids=["two", "five"])
-def test_a_model_of_so_many_classes_is_trained_scores_and_is_reported(classes, archive, tmp_path, capfd):
+def test_a_model_of_so_many_classes_is_trained_scores_and_is_reported(classes, archive, tmp_path, capfd, plots):
     root = archive(images=IMAGES, classes=classes)
     bundle = trained(root, tmp_path / "model")
     named = bundle.classes

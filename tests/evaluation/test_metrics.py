@@ -9,11 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-)
 
 from brainray.evaluation import metrics
 from brainray.evaluation.counts import REASONS, SCORED, Counts, count_probabilities, count_rows, total
@@ -21,6 +16,14 @@ from brainray.evaluation.counts import REASONS, SCORED, Counts, count_probabilit
 CLASSES = ("glioma", "meningioma", "pituitary")
 K = len(CLASSES)
 NONE = K  # the label of an image that has none
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The figures of scikit-learn, imported by who uses them: that takes a second."""
+    import sklearn.metrics
+
+    return sklearn.metrics
 
 
 def random_rows(rows, *, seed=0, groups=3):
@@ -58,10 +61,10 @@ def test_rows_of_the_confusion_matrix_are_truth_and_columns_are_prediction():
     assert counted.confusion.tolist() == [[1, 0, 2], [0, 1, 0], [0, 0, 0]]
 
 
-def test_confusion_matrix_is_that_of_scikit_learn():
+def test_confusion_matrix_is_that_of_scikit_learn(reference):
     rows = random_rows(500)
     use = (rows["reason_N"] == SCORED) & (rows["label_N"] != NONE)
-    expected = confusion_matrix(rows["label_N"][use], rows["predicted_N"][use], labels=range(K))
+    expected = reference.confusion_matrix(rows["label_N"][use], rows["predicted_N"][use], labels=range(K))
     assert count_rows("abc", **rows).confusion.tolist() == expected.tolist()
 
 
@@ -140,16 +143,17 @@ def test_scored_row_without_a_prediction_is_refused():
         count_rows("abc", **rows)
 
 
-def test_per_class_figures_are_those_of_scikit_learn():
+def test_per_class_figures_are_those_of_scikit_learn(reference):
     rng = np.random.default_rng(1)
     labels, predicted = rng.integers(0, K, 300), rng.integers(0, K, 300)
     counted = labelled(labels, predicted)
     columns = metrics.per_class(counted.confusion)
-    expected = precision_recall_fscore_support(labels, predicted)
+    expected = reference.precision_recall_fscore_support(labels, predicted)
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         np.testing.assert_allclose(columns[name], values, rtol=1e-15)
     assert metrics.macro_f1(counted) == pytest.approx(expected[2].mean(), abs=1e-15)
-    assert metrics.balanced_accuracy(counted) == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-15)
+    balanced = reference.balanced_accuracy_score(labels, predicted)
+    assert metrics.balanced_accuracy(counted) == pytest.approx(balanced, abs=1e-15)
 
 
 def test_what_is_undefined_is_nan_and_never_zero():

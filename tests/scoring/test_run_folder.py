@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import derived, untrained
+from support.bundles import CLASSES, derived, untrained
 from support.faults import Killed, mark_lease_dead
 from support.images import image_bytes
 from support.runs import Stopped, contents, engine_of, request_for, rows, score_here
@@ -189,11 +189,26 @@ def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, t
     assert set(outcome.summary.figures["groups"]) == {"(none)", "meningioma", "notumor", "pituitary"}
 
 
+@pytest.fixture(scope="module")
+def forty_shards(bundle, tmp_path_factory):
+    """An archive and its run of 40 shards of an image each, made once: that takes a second."""
+    folder = tmp_path_factory.mktemp("forty")
+    root = folder / "archive"
+    for number in range(40):
+        path = root / CLASSES[number % 4] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image_bytes(number))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainray.scoring.summary.draw_confusion", lambda *_: b"no plot")
+        score_here(request_for(root, folder / "run", bundle, shard_size=1), engine_of(bundle))
+    return root, folder / "run"
+
+
 @pytest.fixture
-def relabelling(run, archive, bundle):
+def relabelling(run, forty_shards, bundle):
     """A run of 40 shards of an image each, and how to give all of them a group; tells what the listener heard."""
-    root = archive(images=10)
-    run(root, shard_size=1)
+    root, made = forty_shards
+    shutil.copytree(made, run.uri)
     request = request_for(root, run.uri, bundle, shard_size=1, group_by="folder")
 
     def start(listener=lambda _: None):

@@ -12,7 +12,7 @@ import pytest
 from support.bundles import CLASSES
 from support.images import image_bytes
 from support.runs import Stopped, brightness, contents, engine_of, request_for, score_here
-from support.s3_servers import Server, fast_s3, s3, s3_endpoints, strict_s3
+from support.s3_servers import Server, decided_s3, fast_s3, s3, s3_endpoints
 
 from brainray import storage
 from brainray.errors import BrainrayError, Outage
@@ -25,7 +25,7 @@ from brainray.storage.retry import RetryPolicy
 from brainray.storage.s3 import clients
 from brainray.storage.s3.backend import S3Objects
 
-__all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
+__all__ = ["decided_s3", "fast_s3", "s3", "s3_endpoints"]  # fixtures
 
 FILES = {f"{name}/{i}.jpg": image_bytes(100 * k + i) for k, name in enumerate(CLASSES) for i in range(6)}
 FILES["glioma/5.jpg"] = b"no image"
@@ -108,8 +108,8 @@ def bucket_run(bundle, monkeypatch, no_plot) -> Callable[[Server], BucketRun]:
 
 
 @pytest.fixture
-def site(strict_s3, bucket_run) -> Iterator[BucketRun]:
-    return bucket_run(strict_s3)
+def site(decided_s3, bucket_run) -> Iterator[BucketRun]:
+    return bucket_run(decided_s3)
 
 
 def test_an_image_costs_one_get_and_no_head(s3, bucket_run, expected):

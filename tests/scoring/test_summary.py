@@ -218,7 +218,7 @@ def test_drift_is_measured_against_the_reference_of_the_model(tmp_path):
     assert drift["confidence_psi"] > 0.25  # a fifth of the run has confidence 1
 
 
-def test_rebuilding_gives_the_same_bytes(tmp_path):
+def test_rebuilding_gives_the_same_bytes(tmp_path, plots):
     run = small_run(tmp_path, group_by="folder")
     build_summary(run)
     before = {p.name: p.read_bytes() for p in Path(run, "summary").iterdir()}
@@ -264,7 +264,7 @@ def test_summary_json_is_written_last(tmp_path, monkeypatch):
     assert written[-1] == "summary.json"
 
 
-def test_part_without_rows_is_fine(tmp_path):
+def test_part_without_rows_is_fine(tmp_path, plots):
     run = run_folder(tmp_path, group_by="folder")
     part(run, "a1", [])
     summary = build_summary(run)
@@ -336,7 +336,7 @@ def test_part_that_cannot_be_trusted_is_named(tmp_path, spoil):
     "classes", [("a", "b"), tuple(f"class number {k}, with a name" for k in range(30)), ("$x", "脑$_{")]
 )
 @pytest.mark.parametrize("label", [0, None])
-def test_picture_is_drawn_for_any_classes_labelled_or_not(tmp_path, recwarn, classes, label):
+def test_picture_is_drawn_for_any_classes_labelled_or_not(tmp_path, recwarn, plots, classes, label):
     run = run_folder(tmp_path, classes=list(classes))
     part(run, "a1", [row(label if label is None else classes[0], classes[1], classes=classes)], classes=classes)
     build_summary(run)

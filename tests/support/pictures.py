@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,17 @@ Picture = NDArray[np.uint8]
 Change = Callable[[Picture, np.random.Generator], Picture]
 
 
+@cache
 def head(index: int, *, seed: int = 3) -> Picture:
-    """A drawn head as luminance [H, W]."""
+    """A drawn head as luminance [H, W]; each is drawn once, so it cannot be written to."""
+    return _drawn(index, seed)
+
+
+def _drawn(index: int, seed: int) -> Picture:
     pixels, _ = phantom.draw(index, seed)
-    return np.asarray(Image.fromarray(pixels).convert("L"))
+    picture = np.array(Image.fromarray(pixels).convert("L"))
+    picture.setflags(write=False)
+    return picture
 
 
 def neighbour(index: int, *, seed: int = 3, step: float) -> Picture:
@@ -35,7 +43,7 @@ def neighbour(index: int, *, seed: int = 3, step: float) -> Picture:
 
     phantom._noise, phantom._scan = moved_on, scanned_again
     try:
-        return head(index, seed=seed)
+        return _drawn(index, seed)
     finally:
         phantom._noise, phantom._scan = drawn, scanned
 

@@ -171,6 +171,7 @@ class Proxy:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     connections: int = 0
     seed: int = 0
+    decides: bool = False  # whether conditional writes succeed, for a server that ignores their conditions
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -240,16 +241,28 @@ class Proxy:
         body = _read_body(incoming, fields)
         fault = self._next_fault(method, target)
         if fault and fault.kind[0].isdigit():
-            client.sendall(_answer(fault, method))
+            client.sendall(b"".join(_answer(fault, method)))
             return True
         # S3 decides conditional writes atomically. moto looks and then writes, so it gets one of them at a time.
         conditional = method != "GET" and ("if-match" in fields or "if-none-match" in fields)
         with self._conditional if conditional else nullcontext():
-            answer, content = server.ask(method, head + body)
+            refusal = self._refusal(target, fields) if self.decides and method == "PUT" and conditional else None
+            answer, content = _answer(refusal, method) if refusal else server.ask(method, head + body)
         if fault is None:
             client.sendall(answer + content)
             return True
         return _spoil(fault, client, answer, content)
+
+    def _refusal(self, target: str, fields: dict[str, str]) -> "Fault | None":
+        """What S3 answers to a conditional PUT whose condition does not hold."""
+        bucket, _, key = unquote(urlsplit(target).path).lstrip("/").partition("/")
+        wanted, tag, client = fields.get("if-match"), "", plain_client(self.upstream)
+        with suppress(client.exceptions.ClientError):  # there is none
+            tag = client.head_object(Bucket=bucket, Key=key)["ETag"]
+        if wanted and not tag:
+            return Fault("404 NoSuchKey")
+        holds = wanted.strip('"') == tag.strip('"') if wanted else not tag
+        return None if holds else Fault("412 PreconditionFailed")
 
     def _next_fault(self, method: str, target: str) -> Fault | None:
         with self._lock:
@@ -324,7 +337,7 @@ def _read_body(stream: io.BufferedReader, fields: dict[str, str], *, until_close
     return stream.read() if until_close else b""
 
 
-def _answer(fault: Fault, method: str) -> bytes:
+def _answer(fault: Fault, method: str) -> tuple[bytes, bytes]:
     status, code = fault.kind.split(" ", 1)
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>injected</Message>{fault.body}'
@@ -332,7 +345,7 @@ def _answer(fault: Fault, method: str) -> bytes:
     ).encode()
     headers = "".join(f"{name}: {value}\r\n" for name, value in fault.headers)
     head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n{headers}\r\n"
-    return head.encode() + (b"" if method == "HEAD" else text)
+    return head.encode(), b"" if method == "HEAD" else text
 
 
 def _spoil(fault: Fault, client: socket.socket, answer: bytes, content: bytes) -> bool:
@@ -371,7 +384,7 @@ class Server:
     @property
     def conditional(self) -> bool:
         """Whether it honours conditional writes."""
-        return self.kind == "moto"
+        return self.kind == "moto" or self.proxy.decides
 
     def put(self, key: str, data: bytes = b"x") -> str:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
@@ -379,10 +392,8 @@ class Server:
 
     def there(self) -> list[str]:
         """All keys in the bucket."""
-        found: list[str] = []
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
-            found += [entry["Key"] for entry in page.get("Contents", [])]
-        return found
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
 
 _servers = ExitStack()  # of this process: every file that names the fixture has one of its own, but not its servers
@@ -403,8 +414,8 @@ def s3_endpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], st
     return endpoint
 
 
-def _server(kind: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    proxy = Proxy(endpoint)
+def _server(kind: str, endpoint: str, monkeypatch: pytest.MonkeyPatch, *, decides: bool = False) -> Iterator[Server]:
+    proxy = Proxy(endpoint, decides=decides)
     client = plain_client(endpoint)
     bucket = f"bucket-{secrets.token_hex(6)}"
     client.create_bucket(Bucket=bucket)
@@ -425,6 +436,12 @@ def s3(request: pytest.FixtureRequest, s3_endpoints: Callable[[str], str], monke
 def strict_s3(s3_endpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """The server with conditional writes."""
     yield from _server("moto", s3_endpoints("moto"), monkeypatch)
+
+
+@pytest.fixture
+def decided_s3(s3_endpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The fast server with conditional writes, on which the proxy decides: a request costs a quarter of moto's."""
+    yield from _server("rclone", s3_endpoints("rclone"), monkeypatch, decides=True)
 
 
 @pytest.fixture

@@ -25,15 +25,6 @@ OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32)
 FITTING = plain_fitting()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Beside other work, two threads for these few numbers wait for each other ten times longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def images(count=24):
     rng = np.random.default_rng(0)
     return rng.integers(0, 255, (count, 32, 32), dtype=np.uint8), np.arange(count) % 2

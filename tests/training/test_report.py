@@ -78,7 +78,7 @@ def test_the_card_reads_as_it_is_kept_here(card):
     assert text == (CARDS / f"{card.__name__}.md").read_text()
 
 
-def test_with_folds_there_is_a_table_of_them_and_no_word_of_flattery(tmp_path):
+def test_with_folds_there_is_a_table_of_them_and_no_word_of_flattery(tmp_path, plots):
     write_training_report(str(tmp_path), validation(), provenance(folds=3), temperature=1.2)
     folder = tmp_path / "training"
     lines = (folder / "folds.csv").read_text().splitlines()

@@ -7,6 +7,7 @@ import lzma
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pyarrow as pa
 import pytest
@@ -23,12 +24,18 @@ DATA = random.Random(0).randbytes(40 * 150_000)
 FILES = {f"glioma/{number}.jpg": DATA[number * 150_000 :][:150_000] for number in range(40)}
 TAR = tar_of(FILES)
 COMPRESSIONS = {
-    "tar.gz": gzip.compress(TAR, 1),
-    "tar.bz2": bz2.compress(TAR, 1),
-    "tar.xz": lzma.compress(TAR, preset=0),
-    "tar.zst": pa.compress(TAR, "zstd", asbytes=True),
-    "tgz": TAR,  # a plain one that is named so
+    "tar.gz": lambda: gzip.compress(TAR, 1),
+    "tar.bz2": lambda: bz2.compress(TAR, 1),
+    "tar.xz": lambda: lzma.compress(TAR, preset=0),
+    "tar.zst": lambda: pa.compress(TAR, "zstd", asbytes=True),
+    "tgz": lambda: TAR,  # a plain one that is named so
 }
+
+
+@cache
+def compressed_tar(suffix):
+    """When a test asks for it: all take a second, which every process that collects this file would need."""
+    return COMPRESSIONS[suffix]()
 
 
 class Failing(io.BytesIO):
@@ -52,8 +59,8 @@ def ranges(rows, *, each):
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
 def test_members_are_read_as_they_were_packed(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
-    path.write_bytes(COMPRESSIONS[suffix])
-    rows = members(COMPRESSIONS[suffix])
+    path.write_bytes(compressed_tar(suffix))
+    rows = members(compressed_tar(suffix))
     reader = RangeReader()
     read = [
         image
@@ -66,15 +73,15 @@ def test_members_are_read_as_they_were_packed(tmp_path, suffix):
 
 def test_a_changed_archive_is_not_read(tmp_path):
     path = tmp_path / "a.tgz"
-    path.write_bytes(COMPRESSIONS["tar.gz"])
-    some = ranges(members(COMPRESSIONS["tar.gz"]), each=7)[0]
+    path.write_bytes(compressed_tar("tar.gz"))
+    some = ranges(members(compressed_tar("tar.gz")), each=7)[0]
     with pytest.raises(StorageError, match="has changed"):
         RangeReader()(RangeRead(str(path), None, "1", some))
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz", "tar.zst"])
 def test_what_is_before_the_damage_is_read(tmp_path, suffix):
-    data = COMPRESSIONS[suffix][: len(COMPRESSIONS[suffix]) // 2]
+    data = compressed_tar(suffix)[: len(compressed_tar(suffix)) // 2]
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(data)
     *whole, last = members(data)
@@ -99,15 +106,15 @@ def test_a_bomb_ends_the_listing(monkeypatch):
 
 
 def test_a_file_that_cannot_be_read_is_no_damage():
-    stream = UnpackedFile(Failing(COMPRESSIONS["tar.gz"]))
+    stream = UnpackedFile(Failing(compressed_tar("tar.gz")))
     with pytest.raises(OSError, match="Input/output error"):
         stream.read(1 << 20)
 
 
 def test_an_archive_that_goes_away_is_a_failed_read(tmp_path):
     path = tmp_path / "a.tgz"
-    path.write_bytes(COMPRESSIONS["tar.gz"])
-    first, *_, last = ranges(members(COMPRESSIONS["tar.gz"]), each=7)
+    path.write_bytes(compressed_tar("tar.gz"))
+    first, *_, last = ranges(members(compressed_tar("tar.gz")), each=7)
     reader, version = RangeReader(), str(path.stat().st_mtime_ns)
     reader(RangeRead(str(path), None, version, first))
     path.write_bytes(b"other")
@@ -117,9 +124,9 @@ def test_an_archive_that_goes_away_is_a_failed_read(tmp_path):
 
 
 def test_a_stream_that_breaks_is_a_failed_read(tmp_path, monkeypatch):
-    rows = members(COMPRESSIONS["tar.gz"])
+    rows = members(compressed_tar("tar.gz"))
     monkeypatch.setattr(storage, "stat", lambda uri: None)
-    monkeypatch.setattr(storage, "open_seekable", lambda uri, version: Failing(COMPRESSIONS["tar.gz"]))
+    monkeypatch.setattr(storage, "open_seekable", lambda uri, version: Failing(compressed_tar("tar.gz")))
     with pytest.raises(StorageError, match=r"a.tgz: .*Input/output error"):
         RangeReader()(RangeRead("/a.tgz", None, None, ranges(rows, each=7)[0]))
 
@@ -131,9 +138,9 @@ def test_threads_share_streams_which_only_go_forward(monkeypatch):
 
     def open_file(uri, version):
         opened.append((uri, version))
-        return pa.BufferReader(COMPRESSIONS["tar.gz"])
+        return pa.BufferReader(compressed_tar("tar.gz"))
 
-    rows = members(COMPRESSIONS["tar.gz"])
+    rows = members(compressed_tar("tar.gz"))
     streams = CompressedStreams(open_file)
 
     def read(row):
