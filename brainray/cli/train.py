@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .log import LOG, LogFormatOption
-from .options import BatchSize, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
+from .options import BatchSize, Boxes, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
 
 if TYPE_CHECKING:
     from brainray.config import TrainOptions
     from brainray.models.bundle import Bundle
 
 # Parameters that are no fields of `TrainOptions`.
-_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "log_format")
+_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "boxes", "log_format")
 
 Workers = Annotated[
     str | None,
@@ -59,6 +59,7 @@ def train(
     augment: Augment = 0.5,
     folds: Folds = 0,
     groups: Groups = None,
+    boxes: Boxes = None,
     group_regex: GroupRegex = None,
     val_fraction: ValFraction = 0.15,
     patience: Annotated[
@@ -77,7 +78,16 @@ def train(
 
     bundle = load_bundle(named(init)) if init else None
     options = options_of(context.params, bundle)
-    bundle = fit_model(data, output=output, exclude=exclude, groups=groups, options=options, init=bundle, say=LOG.say)
+    bundle = fit_model(
+        data,
+        output=output,
+        exclude=exclude,
+        groups=groups,
+        boxes=boxes,
+        options=options,
+        init=bundle,
+        say=LOG.say,
+    )
     accuracy = bundle.metrics["accuracy"]
     LOG.event("done", model=bundle.uri, fingerprint=bundle.fingerprint, metrics=bundle.metrics)
     by_groups = ", by groups" if "resampled" in bundle.metrics else ""

@@ -42,6 +42,7 @@ def train(
     output: str,
     exclude: str | None,
     groups: str | None = None,
+    boxes: str | None = None,
     options: TrainOptions,
     init: Bundle | None = None,
     say: Say,
@@ -56,11 +57,14 @@ def train(
     state.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
     options = replace(options, init=init.fingerprint if init else None)
-    job = list_images(data, output=output_uri, exclude=exclude, groups=groups, options=options, init=init, say=say)
+    job = list_images(
+        data, output=output_uri, exclude=exclude, groups=groups, boxes=boxes, options=options, init=init, say=say
+    )
     if state.inspect_output(output_uri, job.request) != "trained":
         from brainray.models.networks import check_network
 
-        check_network(job.model, options.weights)  # before anything is written and Ray is started
+        # Before anything is written and Ray is started:
+        check_network(job.model, options.weights, needs_maps=job.training_set.has_boxes)
     elif not storage.exists(job.work.uri):
         return _trained_already(job)
     storage.check_writable("--output", output_uri)
@@ -141,7 +145,13 @@ def _fit_part(
 
     selected, pool = images.selected, images.pool
     counts = picture_counts(selected, split.train, len(job.model.classes))
-    fit_spec = FitSpec(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
+    fit_spec = FitSpec(
+        options=job.options,
+        model=job.model,
+        class_counts=tuple(counts.tolist()),
+        init=job.init,
+        has_boxes=job.training_set.has_boxes,
+    )
     work = TrainJob(fit_spec=fit_spec, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
     sides = {
         "train": SplitSide.of(selected.positions_at(split.train), selected.pictures[split.train], by="picture"),

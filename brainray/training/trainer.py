@@ -21,6 +21,7 @@ from brainray.models.predictor import use_bf16
 from . import loop
 from .checkpoint import Checkpoint
 from .decoded import DecodedRows
+from .regions import WithMaps
 
 _VALIDATION_BATCH = 128
 
@@ -33,6 +34,7 @@ class FitSpec:
     model: ModelSpec
     class_counts: tuple[int, ...]  # training pictures of each class
     init: Bundle | None  # model whose weights training starts from
+    has_boxes: bool = False  # whether some images have a box, so that maps are trained
 
     @property
     def pictures(self) -> int:
@@ -73,12 +75,14 @@ class Trainer:
             label_smoothing=options.label_smoothing,
             augment=options.augment,
             outliers=options.outliers,
+            region_weight=options.region_weight,
         )
+        self._has_boxes = fit_spec.has_boxes
         model = _first_weights(fit_spec)
         if resume_from:
             model.load_state_dict(resume_from.model)
         self.average = self._average_of(model, resume_from) if options.averaging else None
-        self.model = (wrap or (lambda module: module.to(device)))(model)
+        self.model = (wrap or (lambda module: module.to(device)))(WithMaps(model) if self._has_boxes else model)
         self.optimizer = loop.make_optimizer(self.model, options, moments=resume_from.moments if resume_from else None)
         self.schedule = loop.make_schedule(
             self.optimizer,
@@ -106,7 +110,13 @@ class Trainer:
         return loop.train_epoch(
             self.model,
             loop.shuffled_batches(
-                rows.pixels, rows.label, rows.picture, batch_size=self.batch, steps=self.steps, generator=generator
+                rows.pixels,
+                rows.label,
+                rows.picture,
+                rows.box if self._has_boxes else None,
+                batch_size=self.batch,
+                steps=self.steps,
+                generator=generator,
             ),
             step_config=self._step_config,
             optimizer=self.optimizer,
