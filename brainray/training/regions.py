@@ -46,7 +46,8 @@ def region_loss(maps_NKhw: Tensor, labels_N: Tensor, regions_N1HW: Tensor) -> Te
     if not known.any():
         return maps_NKhw.new_zeros(())
     of_class_Nhw = maps_NKhw[known, labels_N[known]].float()
-    inside_Nhw = functional.adaptive_avg_pool2d(regions_N1HW[known], tuple(of_class_Nhw.shape[-2:]))[:, 0]
+    height, width = of_class_Nhw.shape[-2:]
+    inside_Nhw = functional.adaptive_avg_pool2d(regions_N1HW[known], (height, width))[:, 0]
     weight = (inside_Nhw / inside_Nhw.amax((1, 2), keepdim=True)).clamp_min(_LEAST).log()
     shares = functional.log_softmax(of_class_Nhw.flatten(1), dim=1) + weight.flatten(1)
     return -torch.logsumexp(shares, dim=1).mean()
