@@ -16,6 +16,7 @@ Crop = Literal["head", "none"]
 Tone = Literal["as_is", "usual"]
 Weights = Literal["none", "imagenet"]
 COMPACT = "compact"  # our own network, see `models.networks`
+LITE_FAST = "lite0-fast"  # EfficientNet-Lite0 with a plain beginning, see `models.lite_fast`
 LITE_NAMES = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, see `models.efficientnet_lite`
 
 

@@ -29,7 +29,9 @@ Boxes = Annotated[
         metavar="URI",
     ),
 ]
-Model = Annotated[str | None, typer.Option(help="Network: compact, lite0 or one of torchvision. [default: compact]")]
+Model = Annotated[
+    str | None, typer.Option(help="Network: compact, lite0-fast, lite0 or one of torchvision. [default: compact]")
+]
 Weights = Annotated[str, typer.Option(help="First weights. none: random; imagenet: pretrained on photographs.")]
 BatchSize = Annotated[int, typer.Option(help="Images in a training step, over all workers.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal splits and, with one worker, equal weights.")]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from brainray import storage
-from brainray.config import LITE_NAMES, TrainOptions
+from brainray.config import LITE_FAST, LITE_NAMES, TrainOptions
 from brainray.evaluation import metrics
 from brainray.evaluation.calibration import Review
 from brainray.evaluation.clusters import RESAMPLES, ClusterIntervals, cluster_intervals
@@ -179,7 +179,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         temperature=temperature,
         folds=validation.folds,
         review=validation.review,
-        is_lite=options["model"] in LITE_NAMES,
+        is_lite=options["model"] in (LITE_FAST, *LITE_NAMES),
         command=command_of(options, grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"]),
     )
 
