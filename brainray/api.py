@@ -233,6 +233,7 @@ def train(
     model: str | None = None,
     init: AnyPath | None = None,
     weights: str = "none",
+    teacher: AnyPath | None = None,
     image_px: int | None = None,
     channels: int | None = None,
     width: float | None = None,
@@ -242,6 +243,7 @@ def train(
     crop: str | None = None,
     augment: float = 0.5,
     folds: int = 0,
+    keep_folds: bool = False,
     groups: AnyPath | None = None,
     boxes: AnyPath | None = None,
     group_regex: str | None = None,
@@ -288,6 +290,8 @@ def train(
         boxes=_path(boxes),
         options=options,
         init=start,
+        teacher=load_bundle(named(fspath(teacher))) if teacher else None,
+        keep_folds=keep_folds,
         say=say or _ignore,
     )
     return _train_result(bundle)

@@ -112,6 +112,7 @@ class TrainOptions(_Spec):
     model: str = "compact"
     weights: Weights = "none"  # the initial weights of the network
     init: str | None = None  # fingerprint of the model whose weights are the initial ones instead
+    teacher: str | None = None  # fingerprint of the model whose fold networks teach beside the labels
     image_px: int = 160
     channels: int = 1
     width: float = 1.0  # see `ModelSpec`

@@ -35,6 +35,7 @@ class TrainingJob:
     excluded: pa.Table | None  # listing of --exclude
     options: TrainOptions
     init: Bundle | None  # the model whose weights training begins with
+    teacher: Bundle | None = None  # the model whose fold networks teach
     say: Say
 
     @property
@@ -64,6 +65,7 @@ def list_images(
     boxes: str | None = None,
     options: TrainOptions,
     init: Bundle | None = None,
+    teacher: Bundle | None = None,
     say: Say,
 ) -> TrainingJob:
     """List the images to train on, and read their groups and boxes.
@@ -90,6 +92,7 @@ def list_images(
         excluded=excluded,
         options=options,
         init=init,
+        teacher=teacher,
         say=say,
     )
 
@@ -109,7 +112,8 @@ def decoded_by_ray(
 
         nodes = await_workers(nodes, say=job.say)
         samples = [NamedPath("--data", uri) for uri in job.training_set.table["uri"][:_SAMPLED_IMAGES].to_pylist()]
-        named = [NamedPath("--init", job.init.uri)] if job.init else []
+        given = (("--init", job.init), ("--teacher", job.teacher))
+        named = [NamedPath(option, bundle.uri) for option, bundle in given if bundle]
         check_every_node(shared_paths_of(named, samples=samples, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=workers, most=most)
         job.say("decoding")

@@ -75,7 +75,7 @@ def load_first_weights(model: LiteFastCNN) -> None:
 
     Raises `BadRequest` where the package of the weights is missing.
     """
-    channels = model.features.stem[0].weight.shape[1]  # type: ignore[union-attr, index]
+    channels = model.features.stem[0].get_parameter("weight").shape[1]
     lite = LiteCNN("lite0", channels=channels, classes=2)
     load_imagenet(lite, "lite0")
     layers = list(lite.features)

@@ -28,6 +28,7 @@ from brainray.models.predictor import normalise, planes, standardise
 from .augment import augment_with_regions
 from .outliers import outliers
 from .regions import Boxes, region_loss, region_masks
+from .teaching import Teachers, taught_loss
 
 _OUTLIER_WEIGHT = 0.5  # of the loss on outliers (Hendrycks et al. 2019)
 
@@ -38,6 +39,7 @@ class Batch(NamedTuple):
     images: Tensor  # uint8 [N, H, W] or [N, H, W, 3]
     labels: Tensor  # int64 [N]
     boxes: Boxes | None = None  # where the finding is; None: not taught
+    folds: npt.NDArray[np.int8] | None = None  # the teacher's network that has not seen the image; None: no teacher
 
 
 Labels = npt.NDArray[np.int64]
@@ -82,8 +84,11 @@ class StepConfig:
         images_MCHW = torch.cat([changed, outlier_images]).to(self.device, non_blocking=True)
         return standardise(images_MCHW, self.spec), regions.to(self.device, non_blocking=True)
 
-    def loss(self, logits_MK: Tensor, labels_N: Tensor) -> Tensor:
-        """Cross entropy of the first N rows, plus that of the outliers after them against a uniform distribution."""
+    def loss(self, logits_MK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> Tensor:
+        """Cross entropy of the first N rows, plus that of the outliers after them against a uniform distribution.
+
+        `teacher_NK` are the teacher's logits of the first N rows.
+        """
         count = len(labels_N)
         own = functional.cross_entropy(
             logits_MK[:count],
@@ -91,6 +96,8 @@ class StepConfig:
             weight=self.class_weights_K.to(self.device),
             label_smoothing=self.label_smoothing,
         )
+        if teacher_NK is not None:
+            own = taught_loss(own, logits_MK[:count], teacher_NK)
         if len(logits_MK) == count:
             return own
         return own - _OUTLIER_WEIGHT * functional.log_softmax(logits_MK[count:], dim=1).mean()
@@ -155,6 +162,7 @@ def shuffled_batches(
     labels: Labels,
     pictures: Labels,
     boxes: Boxes | None = None,
+    folds: npt.NDArray[np.int8] | None = None,
     *,
     batch_size: int,
     steps: int,
@@ -174,8 +182,8 @@ def shuffled_batches(
     order_of_use = members[starts[order_of_use] + copy]
     for start in range(0, len(order_of_use), batch_size):
         selected = order_of_use[start : start + batch_size]
-        of_selected = None if boxes is None else boxes[selected]
-        yield Batch(torch.from_numpy(images[selected]), torch.from_numpy(labels[selected]), of_selected)
+        of_selected = (None if values is None else values[selected] for values in (boxes, folds))
+        yield Batch(torch.from_numpy(images[selected]), torch.from_numpy(labels[selected]), *of_selected)
 
 
 def ordered_batches(images: Pixels, labels: Labels, *, batch_size: int) -> Iterator[Batch]:
@@ -194,10 +202,11 @@ def train_epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
     average: AveragedModel | None = None,
+    teachers: Teachers | None = None,
 ) -> float:
     """Train on the batches once; returns the mean loss of the steps, NaN where there is no batch.
 
-    `average`, a moving average of the weights, is updated after each step.
+    `average`, a moving average of the weights, is updated after each step. With `teachers`, batches have folds.
     """
     model.train()
     losses: list[Tensor] = []
@@ -207,7 +216,10 @@ def train_epoch(
         with step_config.autocast():
             outputs = model(images_MCHW)
         logits_MK, maps = outputs if isinstance(outputs, tuple) else (outputs, None)
-        loss = step_config.loss(logits_MK.float(), batch.labels)
+        taught_NK = None
+        if teachers is not None and batch.folds is not None:
+            taught_NK = teachers.logits(images_MCHW[: len(batch.labels)], batch.folds)
+        loss = step_config.loss(logits_MK.float(), batch.labels, taught_NK)
         if maps is not None and regions.shape[1]:
             labels_N = batch.labels.to(maps.device)
             loss = loss + step_config.region_weight * region_loss(maps[: len(labels_N)], labels_N, regions)

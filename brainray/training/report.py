@@ -206,8 +206,9 @@ def command_of(options: dict[str, Any], *, grouped: bool = False) -> str:
     changed = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, value in options.items()
-        if value != defaults[name] and name not in ("workers", "most_workers", "init")
+        if value != defaults[name] and name not in ("workers", "most_workers", "init", "teacher")
     ]
     init = ["--init MODEL"] if options["init"] else []
+    init += ["--teacher MODEL"] if options.get("teacher") else []
     groups = ["--groups GROUPS"] if grouped else []
     return " ".join(["brainray train --data DATA --output MODEL", *groups, *init, *changed])

@@ -22,6 +22,7 @@ from . import loop
 from .checkpoint import Checkpoint
 from .decoded import DecodedRows
 from .regions import WithMaps
+from .teaching import Teachers, Teaching
 
 _VALIDATION_BATCH = 128
 
@@ -35,6 +36,7 @@ class FitSpec:
     class_counts: tuple[int, ...]  # training pictures of each class
     init: Bundle | None  # model whose weights training starts from
     has_boxes: bool = False  # whether some images have a box, so that maps are trained
+    teaching: Teaching | None = None  # the model that teaches
 
     @property
     def pictures(self) -> int:
@@ -77,7 +79,8 @@ class Trainer:
             outliers=options.outliers,
             region_weight=options.region_weight,
         )
-        self._has_boxes = fit_spec.has_boxes
+        self._has_boxes, self._teaching = fit_spec.has_boxes, fit_spec.teaching
+        self._teachers = self._load_teachers()
         model = _first_weights(fit_spec)
         if resume_from:
             model.load_state_dict(resume_from.model)
@@ -98,6 +101,10 @@ class Trainer:
             average.load_state_dict({"n_averaged": steps, **resume_from.average})
         return average
 
+    def _load_teachers(self) -> Teachers | None:
+        device, bf16 = self._step_config.device, self._step_config.bf16
+        return Teachers(self._teaching.bundle, device, bf16=bf16) if self._teaching else None
+
     @property
     def eval_model(self) -> nn.Module:
         """The network that is validated and stored: the average where there is one."""
@@ -114,6 +121,7 @@ class Trainer:
                 rows.label,
                 rows.picture,
                 rows.box if self._has_boxes else None,
+                self._teaching.fold_N[rows.position] if self._teaching else None,
                 batch_size=self.batch,
                 steps=self.steps,
                 generator=generator,
@@ -123,6 +131,7 @@ class Trainer:
             schedule=self.schedule,
             generator=generator,
             average=self.average,
+            teachers=self._teachers,
         )
 
     def evaluate(self, rows: DecodedRows) -> npt.NDArray[np.float32]:
