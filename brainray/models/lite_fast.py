@@ -5,13 +5,14 @@ memory. Here five plain convolutions take their place, fitted to give the same f
 stride 16 and 32 are added, so that class maps have cells of 16 pixels. Axes: N images, C channels, H height, W width.
 """
 
-from importlib import resources
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import brainray
+from brainray import storage
 
 from .efficientnet_lite import DROPOUT, LiteCNN, conv_norm, load_imagenet
 
@@ -91,7 +92,7 @@ def stem_weights(channels: int) -> dict[str, Tensor]:
     """
     from safetensors.torch import load
 
-    content = (resources.files(brainray) / _STEM_FILE).read_bytes()
+    content = storage.read_bytes(str(Path(brainray.__file__).parent / _STEM_FILE))
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()}
     if channels > 1:
         state["0.weight"] = state["0.weight"].expand(-1, channels, -1, -1) / channels
