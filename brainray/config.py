@@ -16,6 +16,7 @@ Crop = Literal["head", "none"]
 Tone = Literal["as_is", "usual"]
 Weights = Literal["none", "imagenet"]
 COMPACT = "compact"  # our own network, see `models.networks`
+LITE_FAST = "lite0-fast"  # EfficientNet-Lite0 with a plain beginning, see `models.lite_fast`
 LITE_NAMES = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, see `models.efficientnet_lite`
 
 
@@ -111,6 +112,7 @@ class TrainOptions(_Spec):
     model: str = "compact"
     weights: Weights = "none"  # the initial weights of the network
     init: str | None = None  # fingerprint of the model whose weights are the initial ones instead
+    teacher: str | None = None  # fingerprint of the model whose fold networks teach beside the labels
     image_px: int = 160
     channels: int = 1
     width: float = 1.0  # see `ModelSpec`
@@ -125,6 +127,7 @@ class TrainOptions(_Spec):
     # images: 76 % at 1, 97 % at 0.5. With ImageNet weights, or in a long training, 1 is good.
     augment: float = 0.5
     outliers: float = 0.125  # pictures of no head per image; the model learns low confidence for them
+    region_weight: float = 0.3  # of the loss on where the finding is, for images with a box
     averaging: float = 0.99  # decay of the moving average of the weights; 0: the last weights are kept
     patience: int = 8  # epochs without a better validation, after which training stops
     val_fraction: float = 0.15
@@ -145,6 +148,7 @@ class TrainOptions(_Spec):
         _require(0 <= self.augment <= 2, f"--augment is {self.augment}; it must be from 0 to 2")
         _require(0 <= self.averaging < 1, f"--averaging is {self.averaging}; it must be 0 or more, and below 1")
         _require(0 <= self.seed < 2**32, f"--seed is {self.seed}; it must be from 0 to {2**32 - 1}")
+        _require(0 <= self.region_weight <= 10, f"region_weight is {self.region_weight}; it must be from 0 to 10")
         _require(0 <= self.outliers <= 1, f"outliers is {self.outliers}; it must be from 0 to 1")
         _one_of("--weights", self.weights, Weights)
         _require(

@@ -22,7 +22,16 @@ Groups = Annotated[
         metavar="URI",
     ),
 ]
-Model = Annotated[str | None, typer.Option(help="Network: compact, lite0 or one of torchvision. [default: compact]")]
+Boxes = Annotated[
+    str | None,
+    typer.Option(
+        help="CSV or Parquet with an image column and left, top, right, bottom: learn also where the finding is.",
+        metavar="URI",
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(help="Network: compact, lite0-fast, lite0 or one of torchvision. [default: compact]")
+]
 Weights = Annotated[str, typer.Option(help="First weights. none: random; imagenet: pretrained on photographs.")]
 BatchSize = Annotated[int, typer.Option(help="Images in a training step, over all workers.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal splits and, with one worker, equal weights.")]

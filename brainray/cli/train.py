@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .log import LOG, LogFormatOption
-from .options import BatchSize, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
+from .options import BatchSize, Boxes, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
 
 if TYPE_CHECKING:
     from brainray.config import TrainOptions
     from brainray.models.bundle import Bundle
 
 # Parameters that are no fields of `TrainOptions`.
-_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "log_format")
+_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "boxes", "teacher", "keep_folds", "log_format")
 
 Workers = Annotated[
     str | None,
@@ -29,6 +29,14 @@ Init = Annotated[
         metavar="URI",
     ),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help="Model trained on the same data with --folds --keep-folds; its networks teach beside the labels.",
+        metavar="URI",
+    ),
+]
+KeepFolds = Annotated[bool, typer.Option("--keep-folds", help="Keep the networks of the folds: for --teacher.")]
 Width = Annotated[
     float | None, typer.Option(help="Factor on the channels of compact; cost grows with its square. [default: 1]")
 ]
@@ -49,6 +57,7 @@ def train(
     model: Model = None,
     init: Init = None,
     weights: Weights = "none",
+    teacher: Teacher = None,
     image_px: Annotated[int | None, typer.Option(help="Side of the square network input. [default: by preset]")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels. 1: luminance; 3: RGB. [default: 1]")] = None,
     width: Width = None,
@@ -58,7 +67,9 @@ def train(
     crop: Crop = None,
     augment: Augment = 0.5,
     folds: Folds = 0,
+    keep_folds: KeepFolds = False,
     groups: Groups = None,
+    boxes: Boxes = None,
     group_regex: GroupRegex = None,
     val_fraction: ValFraction = 0.15,
     patience: Annotated[
@@ -77,7 +88,18 @@ def train(
 
     bundle = load_bundle(named(init)) if init else None
     options = options_of(context.params, bundle)
-    bundle = fit_model(data, output=output, exclude=exclude, groups=groups, options=options, init=bundle, say=LOG.say)
+    bundle = fit_model(
+        data,
+        output=output,
+        exclude=exclude,
+        groups=groups,
+        boxes=boxes,
+        options=options,
+        init=bundle,
+        teacher=load_bundle(named(teacher)) if teacher else None,
+        keep_folds=keep_folds,
+        say=LOG.say,
+    )
     accuracy = bundle.metrics["accuracy"]
     LOG.event("done", model=bundle.uri, fingerprint=bundle.fingerprint, metrics=bundle.metrics)
     by_groups = ", by groups" if "resampled" in bundle.metrics else ""

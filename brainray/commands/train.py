@@ -13,7 +13,7 @@ from brainray.callbacks import Say
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
-from brainray.models.bundle import Bundle, load_bundle, save_bundle
+from brainray.models.bundle import Bundle, fold_uri, load_bundle, save_bundle, weights_bytes
 from brainray.models.versions import package_versions
 from brainray.storage import lease
 from brainray.training import state
@@ -34,6 +34,7 @@ from .training_setup import DecodedImages, TrainingJob, decoded_by_ray, list_ima
 
 if TYPE_CHECKING:
     from brainray.resources import TrainPool
+    from brainray.training.teaching import Teaching
 
 
 def train(
@@ -42,25 +43,46 @@ def train(
     output: str,
     exclude: str | None,
     groups: str | None = None,
+    boxes: str | None = None,
     options: TrainOptions,
     init: Bundle | None = None,
+    teacher: Bundle | None = None,
+    keep_folds: bool = False,
     say: Say,
     clock: Callable[[], float] = time.monotonic,
 ) -> Bundle:
     """Fit a model to class folders and write its bundle. Nothing is written before the request has been checked.
 
     With `init`, training begins with that model's weights; its network and image spec must be those of the options.
+    With `teacher`, the fold networks of that model teach beside the labels; `keep_folds` keeps those of this one.
     """
     began = clock()
     output_uri = storage.normalise(output)
     state.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
-    options = replace(options, init=init.fingerprint if init else None)
-    job = list_images(data, output=output_uri, exclude=exclude, groups=groups, options=options, init=init, say=say)
+    options = replace(
+        options, init=init.fingerprint if init else None, teacher=teacher.fingerprint if teacher else None
+    )
+    job = list_images(
+        data,
+        output=output_uri,
+        exclude=exclude,
+        groups=groups,
+        boxes=boxes,
+        options=options,
+        init=init,
+        teacher=teacher,
+        say=say,
+    )
     if state.inspect_output(output_uri, job.request) != "trained":
         from brainray.models.networks import check_network
 
-        check_network(job.model, options.weights)  # before anything is written and Ray is started
+        # Before anything is written and Ray is started:
+        check_network(job.model, options.weights, needs_maps=job.training_set.has_boxes)
+        if teacher:
+            from brainray.training.teaching import check_teacher
+
+            check_teacher(teacher, job.model.classes, options.image_spec)
     elif not storage.exists(job.work.uri):
         return _trained_already(job)
     storage.check_writable("--output", output_uri)
@@ -69,7 +91,7 @@ def train(
         if before == "trained":
             bundle = _trained_already(job)
         else:
-            bundle = _train(job, before, held.writer, lambda: clock() - began)
+            bundle = _train(job, before, held.writer, lambda: clock() - began, keep_folds=keep_folds)
         held.writer.delete_tree(job.work.uri)
     return bundle
 
@@ -79,7 +101,14 @@ def _trained_already(job: TrainingJob) -> Bundle:
     return load_bundle(job.output)
 
 
-def _train(job: TrainingJob, before: TrainingState, writer: storage.Writer, seconds: Callable[[], float]) -> Bundle:
+def _train(
+    job: TrainingJob,
+    before: TrainingState,
+    writer: storage.Writer,
+    seconds: Callable[[], float],
+    *,
+    keep_folds: bool,
+) -> Bundle:
     """Train what is not trained yet, and write the bundle."""
     parts = parts_of(job.output, job.options)
     begun = _begun(job, parts) if before == "unfinished" else Progress(states=(None,) * len(parts))
@@ -89,7 +118,16 @@ def _train(job: TrainingJob, before: TrainingState, writer: storage.Writer, seco
         progress = read_progress(parts)
     if not progress.is_finished(job.options):
         raise BrainrayError("training ended before its last epoch; run the same command to go on")
+    if keep_folds:
+        _keep_folds(job, progress, writer)
     return _write(job, progress, writer, seconds=begun.seconds + seconds())
+
+
+def _keep_folds(job: TrainingJob, progress: Progress, writer: storage.Writer) -> None:
+    """Write the networks of the folds into the bundle, where they can teach another network."""
+    for number, saved in enumerate(progress.states[:-1], 1):
+        if saved:
+            writer.write_bytes(fold_uri(job.output, number), weights_bytes(saved.best))
 
 
 def _begun(job: TrainingJob, parts: tuple[FitPart, ...]) -> Progress:
@@ -112,6 +150,7 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
     with decoded_by_ray(job, writer, workers=options.workers, most=options.most_workers) as images:
         data = describe_data(images.selected, job.model.classes)
         _begin(job, begun, data, writer)
+        teaching = _teaching(job, images, data)
         if images.selected.is_grouped:
             state.write_groups(job.output, images.selected, writer=writer)
         job.say(f"training with {_count(images.pool)} worker(s); they take half a minute to start")
@@ -119,7 +158,13 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
             if saved is None or not loop.is_finished(saved.history, options):
                 writer.write_json(part.work.progress, {"history": saved.history if saved else []})
                 with progress_logged(part, epochs=options.epochs, say=job.say):
-                    _fit_part(job, part, images, split, data, writer)
+                    _fit_part(job, part, images, split, data, writer, teaching)
+
+
+def _teaching(job: TrainingJob, images: DecodedImages, data: dict[str, Any]) -> "Teaching | None":
+    from brainray.training.teaching import fold_numbers
+
+    return fold_numbers(job.teacher, images.selected, data) if job.teacher else None
 
 
 def _count(pool: "TrainPool") -> str:
@@ -133,6 +178,7 @@ def _fit_part(
     split: Split,
     data: dict[str, Any],
     writer: storage.Writer,
+    teaching: "Teaching | None",
 ) -> None:
     from brainray.cluster import train as ray_train
     from brainray.cluster.train_shares import SplitSide
@@ -141,7 +187,14 @@ def _fit_part(
 
     selected, pool = images.selected, images.pool
     counts = picture_counts(selected, split.train, len(job.model.classes))
-    fit_spec = FitSpec(options=job.options, model=job.model, class_counts=tuple(counts.tolist()), init=job.init)
+    fit_spec = FitSpec(
+        options=job.options,
+        model=job.model,
+        class_counts=tuple(counts.tolist()),
+        init=job.init,
+        has_boxes=job.training_set.has_boxes,
+        teaching=teaching,
+    )
     work = TrainJob(fit_spec=fit_spec, data=data, threads=pool.threads_per_worker, work=part.work, writer=writer)
     sides = {
         "train": SplitSide.of(selected.positions_at(split.train), selected.pictures[split.train], by="picture"),

@@ -10,6 +10,7 @@ import pyarrow as pa
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import ModelSpec, TrainOptions
+from brainray.inputs.box_file import read_box_file
 from brainray.inputs.group_file import read_group_file
 from brainray.models.bundle import Bundle
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
@@ -34,6 +35,7 @@ class TrainingJob:
     excluded: pa.Table | None  # listing of --exclude
     options: TrainOptions
     init: Bundle | None  # the model whose weights training begins with
+    teacher: Bundle | None = None  # the model whose fold networks teach
     say: Say
 
     @property
@@ -60,23 +62,28 @@ def list_images(
     output: str,
     exclude: str | None,
     groups: str | None = None,
+    boxes: str | None = None,
     options: TrainOptions,
     init: Bundle | None = None,
+    teacher: Bundle | None = None,
     say: Say,
 ) -> TrainingJob:
-    """List the images to train on, and read their groups. Raises `BadRequest` where there are no classes or no images.
+    """List the images to train on, and read their groups and boxes.
 
-    `output` is normalised.
+    `output` is normalised. Raises `BadRequest` where there are no classes or no images.
     """
     data_uri, exclude_uri = storage.normalise(data), storage.normalise(exclude) if exclude else None
     group_file = read_group_file(storage.normalise(groups)) if groups else None
-    training_set = list_training_set(data_uri, group_file)
+    box_file = read_box_file(storage.normalise(boxes)) if boxes else None
+    training_set = list_training_set(data_uri, group_file, box_file)
     excluded = list_excluded(exclude_uri) if exclude_uri else None
     classes = training_set.classes
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
     if training_set.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
     for line in group_file.describe() if group_file else ():
+        say(line)
+    for line in box_file.describe(training_set.boxes) if box_file else ():
         say(line)
     return TrainingJob(
         output=output,
@@ -85,6 +92,7 @@ def list_images(
         excluded=excluded,
         options=options,
         init=init,
+        teacher=teacher,
         say=say,
     )
 
@@ -104,7 +112,8 @@ def decoded_by_ray(
 
         nodes = await_workers(nodes, say=job.say)
         samples = [NamedPath("--data", uri) for uri in job.training_set.table["uri"][:_SAMPLED_IMAGES].to_pylist()]
-        named = [NamedPath("--init", job.init.uri)] if job.init else []
+        given = (("--init", job.init), ("--teacher", job.teacher))
+        named = [NamedPath(option, bundle.uri) for option, bundle in given if bundle]
         check_every_node(shared_paths_of(named, samples=samples, output=job.output, writer=writer))
         pool = train_pool(nodes, workers=workers, most=most)
         job.say("decoding")

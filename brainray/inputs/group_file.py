@@ -56,7 +56,7 @@ class GroupFile:
 
 def read_group_file(uri: str) -> GroupFile:
     """Read a CSV or Parquet file with an image and a group column. Raises `BadRequest`, which names the fault."""
-    keys, raw = read_named_values(OPTION, uri, GROUP_COLUMNS)
+    keys, (raw,) = read_named_values(OPTION, uri, GROUP_COLUMNS)
     groups = pc.utf8_trim_whitespace(pc.utf8_normalize(raw, "NFC"))
     is_none = pc.is_in(pc.utf8_lower(groups), value_set=pa.array(sorted(NO_VALUE)))
     return GroupFile(keys, pc.if_else(is_none, pa.scalar(None, pa.string()), groups), uri=uri)

@@ -157,23 +157,24 @@ def _suggestions(keys: Sequence[str], listed: Iterable[pa.Table]) -> str:
 def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     """Read a table with an image and a label column. Raises `BadRequest`, which names the fault."""
     source = f"--labels {uri}"
-    keys, raw = read_named_values("--labels", uri, LABEL_COLUMNS)
+    keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS)
     return LabelFile(keys, _classes_of(raw, classes, source), source=source)
 
 
-def read_named_values(option: str, uri: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
-    """Read the names of images, each once, and the value of each: the first column that exists, the label or such.
+def read_named_values(option: str, uri: str, *roles: Sequence[str]) -> tuple[pa.Array, list[pa.Array]]:
+    """Read the names of images, each once, and for each role, such as the label, the values of each image as text.
 
-    Raises `BadRequest`, which begins with the option and names the fault.
+    A role is the names of its column, of which the first that exists counts. Raises `BadRequest`, which begins with the
+    option and names the fault.
     """
     source = f"{option} {uri}"
     with as_bad_request(option):
         with storage.open_seekable(uri) as file:
             is_parquet = file.read(len(_PARQUET)) == _PARQUET
         if is_parquet:
-            keys, raw = _parquet_columns(storage.read_bytes(uri), source, columns)
+            keys, values = _parquet_columns(storage.read_bytes(uri), source, roles)
         else:
-            keys, raw = _text_columns(uri, source, columns)
+            keys, values = _text_columns(uri, source, roles)
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
     if keys.null_count:
@@ -182,24 +183,25 @@ def read_named_values(option: str, uri: str, columns: tuple[str, ...]) -> tuple[
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         raise BadRequest(f"{source}: names images more than once: {_some(repeated)}")
-    return keys, raw
+    return keys, values
 
 
-def _text_columns(uri: str, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
+def _text_columns(uri: str, source: str, roles: Sequence[Sequence[str]]) -> tuple[pa.Array, list[pa.Array]]:
     text = open_text_table(uri, source=source, most_bytes=_MOST_BYTES)
-    *located, label = _find_columns(text.names, source, columns)
-    keys, labels = [], []
+    located, places = _find_columns(text.names, source, roles)
+    batches = []
     first = 1
     for batch in text.batches():
         named = batch
         if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
             named = _named_rows(batch, located[-1], first, source)
         first += len(batch)
-        keys.append(_names_of_images([named[place] for place in located]))
-        labels.append(named[label])
-    if not keys:
+        names = _names_of_images([named[place] for place in located])
+        batches.append([names, *(named[place] for place in places)])
+    if not batches:
         raise BadRequest(f"{source}: holds no rows")
-    return pa.concat_arrays(keys), pa.concat_arrays(labels)
+    keys, *values = (pa.concat_arrays(column) for column in zip(*batches, strict=True))
+    return keys, values
 
 
 def _names_of_images(columns: Sequence[pa.Array]) -> pa.Array:
@@ -218,37 +220,41 @@ def _named_rows(batch: pa.RecordBatch, key: int, first: int, source: str) -> pa.
     return batch.take(pa.array([row for row in range(len(batch)) if row not in blank], pa.int64()))
 
 
-def _parquet_columns(data: bytes, source: str, columns: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
+def _parquet_columns(data: bytes, source: str, roles: Sequence[Sequence[str]]) -> tuple[pa.Array, list[pa.Array]]:
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             schema = file.schema_arrow
-            names = [schema.names[place] for place in _find_columns(schema.names, source, columns)]
-            for name in names:
-                _check_type(name, schema.field(name).type, source, is_label=name == names[-1])
-            table = file.read(columns=names)
-            *located, labels = (table[name].cast(pa.string()).combine_chunks() for name in names)
-            return _names_of_images(located), labels
+            located, values = (
+                [schema.names[n] for n in places] for places in _find_columns(schema.names, source, roles)
+            )
+            for name in (*located, *values):
+                _check_type(name, schema.field(name).type, source, names_images=name in located)
+            table = file.read(columns=[*located, *values])
+            text = {name: table[name].cast(pa.string()).combine_chunks() for name in table.column_names}
+            return _names_of_images([text[name] for name in located]), [text[name] for name in values]
     except pa.ArrowException as exc:
         raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
 
 
-def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) -> None:
-    """Refuse columns that are no text. Whole numbers may be labels, but no names: 007 would be 7."""
+def _check_type(name: str, kind: pa.DataType, source: str, *, names_images: bool) -> None:
+    """Refuse columns that are no text. Numbers may be values, but no names: 007 would be 7."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    if any(fits(kind) for fits in text) or (is_label and pa.types.is_integer(kind)):
+    if any(fits(kind) for fits in text) or (
+        not names_images and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    ):
         return
     raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
 
 
-def _find_columns(header: Sequence[str], source: str, columns: tuple[str, ...]) -> list[int]:
-    """The places of the column that names the image, or of bucket and key, and of the first of `columns`."""
+def _find_columns(header: Sequence[str], source: str, roles: Sequence[Sequence[str]]) -> tuple[list[int], list[int]]:
+    """The places of the column that names the image, or of bucket and key; and of the column of each role."""
     uri, bucket, key = (find_column(header, names, source) for names in (URI_COLUMNS, [BUCKET_COLUMN], [KEY_COLUMN]))
     if uri is None and bucket is not None and key is not None:
         located = [bucket, key]
     else:
         located = [find_needed(header, LABELLED_COLUMNS, source, "image")]
-    return [*located, find_needed(header, columns, source, columns[0])]
+    return located, [find_needed(header, names, source, names[0]) for names in roles]
 
 
 def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:

@@ -22,6 +22,8 @@ BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # together they name an object, as 
 SIZE_COLUMNS = ("sizebytes", "size")
 VERSION_COLUMNS = ("version", "etag")
 GROUP_COLUMNS = ("group", "subject", "patient", "groupid", "subjectid", "patientid", "participantid")
+# Of a box, as shares of the width and height of the image.
+BOX_COLUMNS = (("left", "xmin", "x1"), ("top", "ymin", "y1"), ("right", "xmax", "x2"), ("bottom", "ymax", "y2"))
 LATEST_COLUMNS = ("islatest",)
 DELETED_COLUMNS = ("isdeletemarker",)
 

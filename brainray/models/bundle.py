@@ -21,6 +21,7 @@ FORMAT_VERSION = 4
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "bundle.json"
 CONFUSION = "training/confusion.parquet"  # of the validation images
+FOLDS = "training/folds"  # networks of the folds, kept to teach another network
 SHIPPED = "shipped"  # instead of a URI: the model inside this package, which each node finds in its own copy
 
 
@@ -171,6 +172,27 @@ def load_model(bundle: Bundle) -> "nn.Module":
 
     Raises `BrainrayError` for weights of another network.
     """
+    return _load(bundle, _file(bundle.uri, WEIGHTS))
+
+
+def fold_uri(uri: str, number: int) -> str:
+    """The file of the network of a fold, from 1, of the bundle at `uri`."""
+    return storage.join(uri, FOLDS, f"{number}.safetensors")
+
+
+def fold_uris(bundle: Bundle) -> list[str]:
+    """The files of the networks of all folds, in order; empty where they were not kept."""
+    folds = bundle.provenance.get("options", {}).get("folds", 0)
+    uris = [] if bundle.uri == SHIPPED else [fold_uri(bundle.uri, number) for number in range(1, folds + 1)]
+    return uris if uris and all(storage.exists(uri) for uri in uris) else []
+
+
+def load_fold(bundle: Bundle, uri: str) -> "nn.Module":
+    """The network of one of `fold_uris`, in evaluation mode, on the CPU. Raises what `load_model` raises."""
+    return _load(bundle, uri)
+
+
+def _load(bundle: Bundle, uri: str) -> "nn.Module":
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -178,9 +200,9 @@ def load_model(bundle: Bundle) -> "nn.Module":
 
     model = build_model(bundle.model)
     try:
-        model.load_state_dict(load(storage.read_bytes(_file(bundle.uri, WEIGHTS))))
+        model.load_state_dict(load(storage.read_bytes(uri)))
     except (SafetensorError, RuntimeError) as exc:
-        raise BrainrayError(f"{bundle.uri}: the weights do not fit {bundle.model.name}: {exc}".splitlines()[0]) from exc
+        raise BrainrayError(f"{uri}: the weights do not fit {bundle.model.name}: {exc}".splitlines()[0]) from exc
     return model.eval()
 
 

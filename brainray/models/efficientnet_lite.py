@@ -32,7 +32,7 @@ _HEAD = 1280  # channels before the last layer
 # By name: multipliers of channels (width) and of the blocks of a stage (depth).
 _SCALES = dict(zip(LITE_NAMES, ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2)), strict=True))
 _DROP_PATH = 0.1  # probability that the last block is skipped in training; it falls linearly to 0 at the first
-_DROPOUT = 0.2
+DROPOUT = 0.2
 
 
 class LiteCNN(nn.Module):
@@ -47,9 +47,7 @@ class LiteCNN(nn.Module):
             layers.append(Bottleneck(inputs, outputs, expansion=expansion, kernel=kernel, stride=stride, drop=drop))
         layers.append(_conv(blocks[-1][1], _HEAD, kernel=1))
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(_DROPOUT), nn.Linear(_HEAD, classes)
-        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(_HEAD, classes))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         logits_NK: Tensor = self.head(self.features(images_NCHW))
@@ -112,10 +110,15 @@ def _conv(
     inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, active: bool = True
 ) -> nn.Sequential:
     """Convolution and batch normalisation, with ReLU6 if `active`."""
+    layers = conv_norm(inputs, outputs, kernel=kernel, stride=stride, groups=groups)
+    return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if active else nn.Sequential(*layers)
+
+
+def conv_norm(inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Convolution and batch normalisation."""
     # The original has a momentum of 0.01, too slow for the few hundred steps of a fine-tuning.
     norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), norm]
-    return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if active else nn.Sequential(*layers)
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), norm]
 
 
 def imagenet_file(name: str) -> Path:

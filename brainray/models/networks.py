@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from brainray.config import COMPACT, LITE_NAMES, ImageSpec, ModelSpec, Weights
+from brainray.config import COMPACT, LITE_FAST, LITE_NAMES, ImageSpec, ModelSpec, Weights
 from brainray.errors import BadRequest
 
 from .efficientnet_lite import LiteCNN, freeze_depthwise, imagenet_file, load_imagenet
+from .lite_fast import LiteFastCNN, load_first_weights
 
 _STEM = 24  # channels after the first convolution
 # Channels and residual blocks of each stage of `CompactCNN`. The stem and each stage halve height and width.
@@ -93,6 +94,9 @@ class CompactCNN(nn.Module):
         return logits_NK
 
 
+_LITE = (LiteCNN, LiteFastCNN)
+
+
 class _ChannelRepeated(nn.Module):
     """A three-channel backbone for one-channel images, which it repeats three times."""
 
@@ -116,6 +120,8 @@ def build_model(spec: ModelSpec) -> nn.Module:
     """A network with random weights. Raises `BadRequest` for an unknown name."""
     if spec.name == COMPACT:
         return CompactCNN(channels=spec.channels, classes=len(spec.classes), width=spec.width)
+    if spec.name == LITE_FAST:
+        return LiteFastCNN(channels=spec.channels, classes=len(spec.classes))
     if spec.name in LITE_NAMES:
         return LiteCNN(spec.name, channels=spec.channels, classes=len(spec.classes))
     from torchvision import models
@@ -138,6 +144,9 @@ def begin_with(model: nn.Module, spec: ModelSpec, weights: Weights) -> nn.Module
         return model
     if isinstance(model, LiteCNN):
         load_imagenet(model, spec.name)
+    elif isinstance(model, LiteFastCNN):
+        load_first_weights(model)
+    if isinstance(model, _LITE):
         freeze_depthwise(model)
         return model
     backbone = model.backbone if isinstance(model, _ChannelRepeated) else model
@@ -145,11 +154,16 @@ def begin_with(model: nn.Module, spec: ModelSpec, weights: Weights) -> nn.Module
     return model
 
 
-def check_network(spec: ModelSpec, weights: Weights) -> None:
-    """Raise `BadRequest` for an unknown network, and for EfficientNet-Lite without its weights installed."""
-    build_model(spec)
-    if weights != "none" and spec.name in LITE_NAMES:
-        imagenet_file(spec.name)
+def check_network(spec: ModelSpec, weights: Weights, *, needs_maps: bool = False) -> None:
+    """Raise `BadRequest` for an unknown network, and for EfficientNet-Lite without its weights installed.
+
+    With `needs_maps` also for a network that has no exact map of each class.
+    """
+    network = build_model(spec)
+    if needs_maps and not has_maps(network):
+        raise BadRequest(f"--boxes: {spec.name} has no map of each class to train; choose {COMPACT} or {LITE_NAMES[0]}")
+    if weights != "none" and spec.name in (LITE_FAST, *LITE_NAMES):
+        imagenet_file(LITE_NAMES[0] if spec.name == LITE_FAST else spec.name)
 
 
 def go_on_from(model: nn.Module, state: dict[str, Tensor], *, same_classes: bool) -> nn.Module:
@@ -157,7 +171,7 @@ def go_on_from(model: nn.Module, state: dict[str, Tensor], *, same_classes: bool
     last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
     kept = {n: t for n, t in state.items() if same_classes or not n.startswith(tuple(f"{name}." for name in last))}
     _load_shapes_that_fit(model, kept)
-    if isinstance(model, LiteCNN):
+    if isinstance(model, _LITE):
         freeze_depthwise(model)
     return model
 
@@ -179,6 +193,13 @@ def _load_shapes_that_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Load the tensors whose name and shape fit: all but those that depend on the number of classes."""
     own = model.state_dict()
     model.load_state_dict(own | {name: t for name, t in state.items() if name in own and t.shape == own[name].shape})
+
+
+def has_maps(network: nn.Module) -> bool:
+    """Whether the last layer is linear, after an average over the grid of `features`: logits are means of maps."""
+    head = list(getattr(network, "head", nn.Sequential()).children())
+    kinds = (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Linear)
+    return hasattr(network, "features") and tuple(map(type, head)) == kinds
 
 
 class Cost(NamedTuple):

@@ -47,14 +47,22 @@ def augment(images_NCHW: Tensor, generator: torch.Generator, *, strength: float 
 
     `generator` must be a CPU generator.
     """
+    return augment_with_regions(images_NCHW, images_NCHW[:, :0], generator, strength=strength)[0]
+
+
+def augment_with_regions(
+    images_NCHW: Tensor, regions_NRHW: Tensor, generator: torch.Generator, *, strength: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return an augmented batch, and the regions moved as the images are: masks, of which there may be none (R = 0)."""
     if strength == 0:
-        return images_NCHW
+        return images_NCHW, regions_NRHW
     draw = _Draw(len(images_NCHW), generator, strength, images_NCHW.device)
-    images = _move(_equalise(images_NCHW, draw), draw)
-    images = _refocus(_tone(images, draw), draw)
+    channels = images_NCHW.shape[1]
+    moved = _move(torch.cat([_equalise(images_NCHW, draw), regions_NRHW], 1), draw)
+    images = _refocus(_tone(moved[:, :channels], draw), draw)
     noise = torch.randn(images[:, :1].shape, generator=generator).to(images.device)
     noisy = (images + noise * draw.between(0, _MAX_NOISE)).clamp(0, 1)
-    return _cover(_compress(_write(noisy, draw), draw), draw)
+    return _cover(_compress(_write(noisy, draw), draw), draw), moved[:, channels:]
 
 
 class _Draw:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from brainray import storage
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
+from brainray.inputs.box_file import BoxFile
 from brainray.inputs.class_names import class_of_folders
 from brainray.inputs.group_file import OPTION, GroupFile
 from brainray.inputs.image_files import Grouper, image_files, tables_of
@@ -33,7 +34,8 @@ REGEX = "--group-regex"
 class TrainingSet:
     """Every image file below the class folders."""
 
-    # position, uri, version (size and version of the file), label (index of the class), group (null for none)
+    # position, uri, version (size and version of the file), label (index of the class), group (null for none), box
+    # (left, top, right, bottom as shares of the image; NaN for none)
     table: pa.Table
     classes: tuple[str, ...]  # sorted names of the class folders
     skipped: dict[str, int]  # files that are no images, by reason
@@ -42,6 +44,16 @@ class TrainingSet:
     def has_group_file(self) -> bool:
         """Whether a group file gave some image its group."""
         return bool(self.table["group"].null_count < len(self.table))
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float32]:
+        """The box of each image [N, 4]; NaN for none."""
+        return _flat(self.table["box"]).reshape(-1, 4)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether some image has a box."""
+        return bool(np.isfinite(self.boxes).any())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +87,10 @@ class SelectedImages:
         return self.positions[places]
 
 
-def list_training_set(data: str, groups: GroupFile | None = None) -> TrainingSet:
-    """List images by class folder, with their groups by the group file.
+def list_training_set(data: str, groups: GroupFile | None = None, boxes: BoxFile | None = None) -> TrainingSet:
+    """List images by class folder, with their groups by the group file, and their boxes by the box file.
 
-    Raises `BadRequest` for fewer than two classes, fewer than two images of one, and what `GroupFile` refuses.
+    Raises `BadRequest` for fewer than two classes, fewer than two images of one, and what the files refuse.
     """
     skipped: Counter[str] = Counter()
     table = _table("--data", data, class_of_folders, skipped)
@@ -95,8 +107,17 @@ def list_training_set(data: str, groups: GroupFile | None = None) -> TrainingSet
     index_of = np.array([classes.index(name) for name in encoded.dictionary.to_pylist()])
     labels = pa.array(index_of[encoded.indices.to_numpy()])
     of_images = pa.nulls(len(table), pa.string()) if groups is None else groups.groups_of(table)
-    table = table.drop_columns(["name", "relative"]).append_column("label", labels).append_column("group", of_images)
+    boxes_N4 = np.full((len(table), 4), np.nan, np.float32) if boxes is None else boxes.boxes_of(table)
+    box = pa.FixedSizeListArray.from_arrays(pa.array(boxes_N4.ravel()), 4)
+    table = table.drop_columns(["name", "relative"])
+    for name, column in (("label", labels), ("group", of_images), ("box", box)):
+        table = table.append_column(name, column)
     return TrainingSet(table=table, classes=classes, skipped=few_reasons(skipped))
+
+
+def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """The values of a column of lists, one after the other."""
+    return np.concatenate([np.zeros(0, np.float32), *(chunk.flatten().to_numpy() for chunk in column.chunks)])
 
 
 def list_excluded(uri: str) -> pa.Table:

@@ -1,6 +1,6 @@
 """Decodes training images and holds them: here pixels are made, and from here the training loop reads them.
 
-A row is (position in the training set, label, picture, pixels). Imports no Ray: `brainray.cluster.train_data` runs
+A row is (position in the training set, label, picture, pixels, box). Imports no Ray: `brainray.cluster.train_data` runs
 these functions as tasks, `brainray.cluster.train_shares` moves the rows to workers.
 """
 
@@ -19,6 +19,8 @@ from brainray.errors import BrainrayError, ImageError, StorageError
 from brainray.imaging.decode import decode_with_luminance
 from brainray.inputs.unread import MOST_FILE_BYTES
 
+from .regions import NO_BOX, in_square
+
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]
 
@@ -26,20 +28,24 @@ Rows = dict[str, Array]
 def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
     """Decode images (position, uri, label) to uint8 pixels [N, H, W] or [N, H, W, 3] and descriptors.
 
+    Column `box`, where there is one, holds boxes as shares of the image; they become shares of the pixels.
     An image that cannot be read keeps its row, with the reason in column `error`.
     """
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     pixels = np.zeros(shape, np.uint8)
     signatures = [nothing()] * len(rows)
+    boxes = np.full((len(rows), 4), NO_BOX, np.float32)
+    given = np.array(rows["box"].to_pylist(), np.float32) if "box" in rows.column_names else boxes
     errors = np.full(len(rows), "", "U32")
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
             decoded, luminance_HW = decode_with_luminance(storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES), spec)
             pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
+            boxes[row] = in_square(given[row], size=(decoded.width, decoded.height), square=decoded.square)
         except (ImageError, StorageError) as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    return columns | {"pixels": pixels, "error": errors} | Descriptors.stack(signatures).columns()
+    return columns | {"pixels": pixels, "box": boxes, "error": errors} | Descriptors.stack(signatures).columns()
 
 
 def take_rows(batch: Rows, wanted: Array, pictures: Array) -> Rows:
@@ -47,7 +53,7 @@ def take_rows(batch: Rows, wanted: Array, pictures: Array) -> Rows:
     order = np.argsort(batch["position"])
     is_here = np.isin(wanted, batch["position"])
     rows = order[np.searchsorted(batch["position"][order], wanted[is_here])]
-    return {name: batch[name][rows] for name in ("position", "label", "pixels")} | {"picture": pictures[is_here]}
+    return {name: batch[name][rows] for name in ("position", "label", "pixels", "box")} | {"picture": pictures[is_here]}
 
 
 def share_rows(batch: Rows, by: str, share: tuple[int, int]) -> Rows:
@@ -75,7 +81,8 @@ class DecodedRows:
 
     def __init__(self, batches: Iterable[Rows]) -> None:
         """Store the rows of all batches. Raises `BrainrayError` where the disk is full."""
-        parts: list[Rows] = [{name: np.zeros(0, np.int64) for name in ("position", "label", "picture")}]
+        empty_rows = {name: np.zeros(0, np.int64) for name in ("position", "label", "picture")}
+        parts: list[Rows] = [empty_rows | {"box": np.zeros((0, 4), np.float32)}]
         shape: tuple[int, ...] = (0, 0)
         file = tempfile.TemporaryFile(prefix="brainray-")  # noqa: SIM115 - open as long as this object
         try:
@@ -90,8 +97,8 @@ class DecodedRows:
                 "make room there, or set TMPDIR on the nodes"
             ) from exc
         order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
-        sorted_rows = in_order(parts, "position", "label", "picture")
-        self.position, self.label, self.picture = (sorted_rows[name] for name in parts[0])
+        sorted_rows = in_order(parts, *parts[0])
+        self.position, self.label, self.picture, self.box = (sorted_rows[name] for name in parts[0])
         empty = np.zeros((0, *shape), np.uint8)
         stored = np.memmap(file, np.uint8, "r", shape=(len(order), *shape)) if len(order) else empty
         self.pixels = _Reordered(stored, order)

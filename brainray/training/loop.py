@@ -2,7 +2,7 @@
 
 Imports no Ray, opens no file, starts no process: `Trainer` builds what the loop needs.
 
-Axes: N images, K classes, H height, W width. A batch is (uint8 images [N, H, W] or [N, H, W, 3], int64 labels [N]).
+Axes: N images, K classes, H height, W width, M images and outliers.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +25,23 @@ from brainray.evaluation.calibration import cross_entropy
 from brainray.evaluation.counts import count_confusion
 from brainray.models.predictor import normalise, planes, standardise
 
-from .augment import augment
+from .augment import augment_with_regions
 from .outliers import outliers
+from .regions import Boxes, region_loss, region_masks
+from .teaching import Teachers, taught_loss
 
 _OUTLIER_WEIGHT = 0.5  # of the loss on outliers (Hendrycks et al. 2019)
 
-Batch = tuple[Tensor, Tensor]
+
+class Batch(NamedTuple):
+    """Images with what they teach."""
+
+    images: Tensor  # uint8 [N, H, W] or [N, H, W, 3]
+    labels: Tensor  # int64 [N]
+    boxes: Boxes | None = None  # where the finding is; None: not taught
+    folds: npt.NDArray[np.int8] | None = None  # the teacher's network that has not seen the image; None: no teacher
+
+
 Labels = npt.NDArray[np.int64]
 
 
@@ -51,6 +62,7 @@ class StepConfig:
     label_smoothing: float
     augment: float = 1.0  # strength of augmentation, 0 to 1
     outliers: float = 0.0  # synthetic outliers for each image of a batch
+    region_weight: float = 0.0  # of the loss on where the finding is
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in bf16 where the settings say so."""
@@ -60,15 +72,23 @@ class StepConfig:
         """Convert uint8 images to the network's input [N, C, H, W] on the device."""
         return normalise(images.to(self.device, non_blocking=True), self.spec)
 
-    def prepare_changed(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Convert uint8 images to augmented input [M, C, H, W]; outliers follow the N images, so that M >= N."""
-        images_NCHW = planes(images).to(torch.float32).div(255)
-        outlier_images = outliers(images_NCHW, round(self.outliers * len(images)), generator)
-        images_NCHW = torch.cat([augment(images_NCHW, generator, strength=self.augment), outlier_images])
-        return standardise(images_NCHW.to(self.device, non_blocking=True), self.spec)
+    def prepare_changed(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Convert a batch to augmented input [M, C, H, W] and regions [N, R, H, W], R = 0 for a batch without boxes.
 
-    def loss(self, logits_MK: Tensor, labels_N: Tensor) -> Tensor:
-        """Cross entropy of the first N rows, plus that of the outliers after them against a uniform distribution."""
+        Outliers follow the N images, so that M >= N.
+        """
+        images_NCHW = planes(batch.images).to(torch.float32).div(255)
+        regions = images_NCHW[:, :0] if batch.boxes is None else region_masks(batch.boxes, images_NCHW.shape[-1])
+        outlier_images = outliers(images_NCHW, round(self.outliers * len(images_NCHW)), generator)
+        changed, regions = augment_with_regions(images_NCHW, regions, generator, strength=self.augment)
+        images_MCHW = torch.cat([changed, outlier_images]).to(self.device, non_blocking=True)
+        return standardise(images_MCHW, self.spec), regions.to(self.device, non_blocking=True)
+
+    def loss(self, logits_MK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> Tensor:
+        """Cross entropy of the first N rows, plus that of the outliers after them against a uniform distribution.
+
+        `teacher_NK` are the teacher's logits of the first N rows.
+        """
         count = len(labels_N)
         own = functional.cross_entropy(
             logits_MK[:count],
@@ -76,6 +96,8 @@ class StepConfig:
             weight=self.class_weights_K.to(self.device),
             label_smoothing=self.label_smoothing,
         )
+        if teacher_NK is not None:
+            own = taught_loss(own, logits_MK[:count], teacher_NK)
         if len(logits_MK) == count:
             return own
         return own - _OUTLIER_WEIGHT * functional.log_softmax(logits_MK[count:], dim=1).mean()
@@ -136,7 +158,15 @@ def make_schedule(
 
 
 def shuffled_batches(
-    images: Pixels, labels: Labels, pictures: Labels, *, batch_size: int, steps: int, generator: torch.Generator
+    images: Pixels,
+    labels: Labels,
+    pictures: Labels,
+    boxes: Boxes | None = None,
+    folds: npt.NDArray[np.int8] | None = None,
+    *,
+    batch_size: int,
+    steps: int,
+    generator: torch.Generator,
 ) -> Iterator[Batch]:
     """Yield `steps` full batches of pictures in random order, each picture by a random one of its copies.
 
@@ -152,14 +182,15 @@ def shuffled_batches(
     order_of_use = members[starts[order_of_use] + copy]
     for start in range(0, len(order_of_use), batch_size):
         selected = order_of_use[start : start + batch_size]
-        yield torch.from_numpy(images[selected]), torch.from_numpy(labels[selected])
+        of_selected = (None if values is None else values[selected] for values in (boxes, folds))
+        yield Batch(torch.from_numpy(images[selected]), torch.from_numpy(labels[selected]), *of_selected)
 
 
 def ordered_batches(images: Pixels, labels: Labels, *, batch_size: int) -> Iterator[Batch]:
     """Yield every image once, in order."""
     for start in range(0, len(labels), batch_size):
         stop = start + batch_size
-        yield torch.from_numpy(images[start:stop]), torch.from_numpy(labels[start:stop])
+        yield Batch(torch.from_numpy(images[start:stop]), torch.from_numpy(labels[start:stop]))
 
 
 def train_epoch(
@@ -171,18 +202,27 @@ def train_epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     generator: torch.Generator,
     average: AveragedModel | None = None,
+    teachers: Teachers | None = None,
 ) -> float:
     """Train on the batches once; returns the mean loss of the steps, NaN where there is no batch.
 
-    `average`, a moving average of the weights, is updated after each step.
+    `average`, a moving average of the weights, is updated after each step. With `teachers`, batches have folds.
     """
     model.train()
     losses: list[Tensor] = []
-    for images, labels in batches:
+    for batch in batches:
         optimizer.zero_grad(set_to_none=True)
+        images_MCHW, regions = step_config.prepare_changed(batch, generator)
         with step_config.autocast():
-            logits_NK = model(step_config.prepare_changed(images, generator))
-        loss = step_config.loss(logits_NK.float(), labels)
+            outputs = model(images_MCHW)
+        logits_MK, maps = outputs if isinstance(outputs, tuple) else (outputs, None)
+        taught_NK = None
+        if teachers is not None and batch.folds is not None:
+            taught_NK = teachers.logits(images_MCHW[: len(batch.labels)], batch.folds)
+        loss = step_config.loss(logits_MK.float(), batch.labels, taught_NK)
+        if maps is not None and regions.shape[1]:
+            labels_N = batch.labels.to(maps.device)
+            loss = loss + step_config.region_weight * region_loss(maps[: len(labels_N)], labels_N, regions)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
@@ -214,9 +254,10 @@ def _follow(decay: float, means: Sequence[Tensor], values: Sequence[Tensor], ave
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside the wrapper that distributed training or averaging puts around it."""
-    network: nn.Module = getattr(model, "module", model)
-    return network
+    """Return the network inside the wrappers of distributed training, averaging and maps."""
+    while hasattr(model, "module"):
+        model = model.get_submodule("module")
+    return model
 
 
 @torch.inference_mode()
@@ -224,9 +265,9 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, step_config: StepCon
     """Compute logits [N, K] of all images, in order."""
     model.eval()
     outputs = []
-    for images, _ in batches:
+    for batch in batches:
         with step_config.autocast():
-            outputs.append(model(step_config.prepare(images)).float().cpu())
+            outputs.append(model(step_config.prepare(batch.images)).float().cpu())
     return torch.cat(outputs).numpy() if outputs else np.empty((0, len(step_config.class_weights_K)), np.float32)
 
 

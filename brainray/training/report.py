@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from brainray import storage
-from brainray.config import LITE_NAMES, TrainOptions
+from brainray.config import LITE_FAST, LITE_NAMES, TrainOptions
 from brainray.evaluation import metrics
 from brainray.evaluation.clusters import RESAMPLES, ClusterIntervals, calibration_interval, cluster_intervals
 from brainray.evaluation.counts import CALIBRATION_BINS, Counts, count_probabilities
@@ -202,7 +202,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         folds=validation.folds,
         review=validation.review,
         promises=PROMISES,
-        is_lite=options["model"] in LITE_NAMES,
+        is_lite=options["model"] in (LITE_FAST, *LITE_NAMES),
         command=command_of(options, grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"]),
     )
 
@@ -233,8 +233,9 @@ def command_of(options: dict[str, Any], *, grouped: bool = False) -> str:
     changed = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, value in options.items()
-        if value != defaults[name] and name not in ("workers", "most_workers", "init")
+        if value != defaults[name] and name not in ("workers", "most_workers", "init", "teacher")
     ]
     init = ["--init MODEL"] if options["init"] else []
+    init += ["--teacher MODEL"] if options.get("teacher") else []
     groups = ["--groups GROUPS"] if grouped else []
     return " ".join(["brainray train --data DATA --output MODEL", *groups, *init, *changed])

@@ -110,7 +110,9 @@ def describe_request(
     excluded: pa.Table | None,
 ) -> TrainRequest:
     """Build the request from the options and the listings of --data and --exclude."""
-    values = {name: value for name, value in options.to_json().items() if name not in ("workers", "most_workers")}
+    unneeded = {"workers", "most_workers"} | (set() if training_set.has_boxes else {"region_weight"})
+    unneeded |= {"teacher"} if options.teacher is None else set()  # earlier versions had neither option
+    values = {name: value for name, value in options.to_json().items() if name not in unneeded}
     return TrainRequest(
         described={
             "options": values,
@@ -118,8 +120,9 @@ def describe_request(
             "images": _digest_of_listing(training_set.table),
             "excluded": None if excluded is None else _digest_of_listing(excluded),
         }
-        # Only with --groups, so that a request without has the digest that earlier versions gave it.
+        # Only with --groups or --boxes, so that a request without has the digest that earlier versions gave it.
         | ({"groups": _digest_of_columns(training_set.table, "uri", "group")} if training_set.has_group_file else {})
+        | ({"boxes": _digest_of_columns(training_set.table, "uri", "box")} if training_set.has_boxes else {})
     )
 
 
@@ -200,6 +203,7 @@ def differences(before: object, now: dict[str, Any]) -> Iterator[str]:
         "images": "other images below --data",
         "excluded": "another --exclude",
         "groups": "other --groups",
+        "boxes": "other --boxes",
     }
     for name, words in wording.items():
         if before.get(name) != now.get(name):

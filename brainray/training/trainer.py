@@ -21,6 +21,8 @@ from brainray.models.predictor import use_bf16
 from . import loop
 from .checkpoint import Checkpoint
 from .decoded import DecodedRows
+from .regions import WithMaps
+from .teaching import Teachers, Teaching
 
 _VALIDATION_BATCH = 128
 
@@ -33,6 +35,8 @@ class FitSpec:
     model: ModelSpec
     class_counts: tuple[int, ...]  # training pictures of each class
     init: Bundle | None  # model whose weights training starts from
+    has_boxes: bool = False  # whether some images have a box, so that maps are trained
+    teaching: Teaching | None = None  # the model that teaches
 
     @property
     def pictures(self) -> int:
@@ -73,12 +77,15 @@ class Trainer:
             label_smoothing=options.label_smoothing,
             augment=options.augment,
             outliers=options.outliers,
+            region_weight=options.region_weight,
         )
+        self._has_boxes, self._teaching = fit_spec.has_boxes, fit_spec.teaching
+        self._teachers = self._load_teachers()
         model = _first_weights(fit_spec)
         if resume_from:
             model.load_state_dict(resume_from.model)
         self.average = self._average_of(model, resume_from) if options.averaging else None
-        self.model = (wrap or (lambda module: module.to(device)))(model)
+        self.model = (wrap or (lambda module: module.to(device)))(WithMaps(model) if self._has_boxes else model)
         self.optimizer = loop.make_optimizer(self.model, options, moments=resume_from.moments if resume_from else None)
         self.schedule = loop.make_schedule(
             self.optimizer,
@@ -94,6 +101,10 @@ class Trainer:
             average.load_state_dict({"n_averaged": steps, **resume_from.average})
         return average
 
+    def _load_teachers(self) -> Teachers | None:
+        device, bf16 = self._step_config.device, self._step_config.bf16
+        return Teachers(self._teaching.bundle, device, bf16=bf16) if self._teaching else None
+
     @property
     def eval_model(self) -> nn.Module:
         """The network that is validated and stored: the average where there is one."""
@@ -106,13 +117,21 @@ class Trainer:
         return loop.train_epoch(
             self.model,
             loop.shuffled_batches(
-                rows.pixels, rows.label, rows.picture, batch_size=self.batch, steps=self.steps, generator=generator
+                rows.pixels,
+                rows.label,
+                rows.picture,
+                rows.box if self._has_boxes else None,
+                self._teaching.fold_N[rows.position] if self._teaching else None,
+                batch_size=self.batch,
+                steps=self.steps,
+                generator=generator,
             ),
             step_config=self._step_config,
             optimizer=self.optimizer,
             schedule=self.schedule,
             generator=generator,
             average=self.average,
+            teachers=self._teachers,
         )
 
     def evaluate(self, rows: DecodedRows) -> npt.NDArray[np.float32]:

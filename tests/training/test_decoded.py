@@ -12,7 +12,8 @@ from brainray.training.decoded import DecodedRows, share_rows, take_rows
 def rows_of(positions):
     values = np.array(positions, np.int64)
     pixels = np.repeat(values, 4).reshape(-1, 2, 2).astype(np.uint8)
-    return {"position": values, "label": values % 2, "picture": values // 3, "pixels": pixels}
+    boxes = np.repeat(values, 4).reshape(-1, 4) / 100
+    return {"position": values, "label": values % 2, "picture": values // 3, "pixels": pixels, "box": boxes}
 
 
 def test_wanted_rows_are_taken_with_their_pictures():
@@ -20,6 +21,7 @@ def test_wanted_rows_are_taken_with_their_pictures():
     assert taken["position"].tolist() == [1, 5]
     assert taken["picture"].tolist() == [10, 50]
     assert taken["pixels"][:, 0, 0].tolist() == [1, 5]
+    assert taken["box"][:, 0].tolist() == [0.01, 0.05]
 
 
 @given(
@@ -39,6 +41,7 @@ def test_kept_rows_are_in_order_of_position_however_they_arrive():
     assert kept.label.tolist() == [1, 0, 0, 1, 1]
     assert kept.pixels[:].reshape(5, 4).tolist() == [[value] * 4 for value in (1, 2, 4, 7, 9)]
     assert kept.pixels[np.array([4, 0, 4])][:, 0, 0].tolist() == [9, 1, 9]
+    assert (100 * kept.box[:, 0]).round().tolist() == [1, 2, 4, 7, 9]
     assert kept.pixels[1:3].dtype == np.uint8 and kept.pixels[1:3].shape == (2, 2, 2)
 
 

@@ -74,11 +74,11 @@ def test_every_picture_is_learned_from_equally_often_in_every_epoch(pictures, ba
             generator=torch.Generator().manual_seed(0),
         )
     )
-    seen = torch.cat([labels for _, labels in batches])
+    seen = torch.cat([batch.labels for batch in batches])
     assert len(seen) == steps * batch
     times = np.bincount(np.array(pictures)[seen.numpy()])
     assert set(times[sorted(set(pictures))]) <= {len(seen) // distinct, -(-len(seen) // distinct)}
-    assert all(torch.equal(x.flatten().long(), y) for x, y in batches)
+    assert all(torch.equal(batch.images.flatten().long(), batch.labels) for batch in batches)
 
 
 def test_each_copy_of_a_picture_has_its_turn():
@@ -86,10 +86,8 @@ def test_each_copy_of_a_picture_has_its_turn():
     generator = torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(60):
-        for _, labels in loop.shuffled_batches(
-            pixels, np.arange(6), pictures, batch_size=2, steps=1, generator=generator
-        ):
-            seen |= set(labels.tolist())
+        for batch in loop.shuffled_batches(pixels, np.arange(6), pictures, batch_size=2, steps=1, generator=generator):
+            seen |= set(batch.labels.tolist())
     assert seen == set(range(6))
 
 
@@ -120,7 +118,7 @@ def test_the_average_moves_fast_at_first_and_then_by_its_decay():
 
 def test_evaluation_sees_every_image_once_in_order():
     images, labels = blobs(21)
-    seen = torch.cat([y for _, y in loop.ordered_batches(images, labels, batch_size=8)])
+    seen = torch.cat([batch.labels for batch in loop.ordered_batches(images, labels, batch_size=8)])
     assert seen.tolist() == labels.tolist()
 
 

@@ -1,6 +1,7 @@
 import torch
 from support.steps import plain_fitting
 
+from brainray.training.loop import Batch
 from brainray.training.outliers import outliers
 
 
@@ -28,4 +29,5 @@ def test_being_sure_of_an_outlier_costs_and_being_unsure_costs_least():
         < step_config.loss(torch.stack([image, sure]), label)
     )
     batch = torch.randint(0, 255, (6, 40, 40), dtype=torch.uint8)
-    assert step_config.prepare_changed(batch, torch.Generator()).shape == (9, 1, 40, 40)
+    images, regions = step_config.prepare_changed(Batch(batch, label.expand(6)), torch.Generator())
+    assert images.shape == (9, 1, 40, 40) and regions.shape == (6, 0, 40, 40)

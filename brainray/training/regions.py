@@ -1,0 +1,69 @@
+"""Learns where the finding is: the map of an image's class must lie in the box drawn around the finding.
+
+A network that ends in an average over its grid and a linear layer has an exact map for each class: the linear layer
+applied in each cell, whose mean is the logit. Training it to lie in the box tells a network what decides, where classes
+differ by place as much as by texture. Axes: N images, K classes, H height, W width of images; h, w of the grid.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from brainray.imaging.framing import Box
+
+Boxes = npt.NDArray[np.float32]  # [N, 4] left, top, right, bottom as shares of a side; NaN for none
+NO_BOX = (np.nan,) * 4
+_LEAST = 1e-4  # weight of a cell outside the box, so that the logarithm is finite
+
+
+def in_square(box: npt.NDArray[np.float32], *, size: tuple[int, int], square: Box) -> Boxes:
+    """[4] a box in shares of an upright image (width, height) as shares of the square that the network sees."""
+    left, top, right, bottom = square
+    scale, offset = np.tile((right - left, bottom - top), 2), np.tile((left, top), 2)
+    moved: Boxes = ((box * np.tile(size, 2) - offset) / scale).astype(np.float32)
+    return moved
+
+
+def region_masks(boxes_N4: Boxes, px: int) -> Tensor:
+    """[N, 1, px, px] 1 inside the box of an image, 0 outside; all 0 without a box."""
+    masks = torch.zeros(len(boxes_N4), 1, px, px)
+    for mask, box in zip(masks, boxes_N4, strict=True):
+        if np.isfinite(box).all():
+            left, top, right, bottom = (np.clip(box, 0, 1) * px).round().astype(int).tolist()
+            mask[:, top : max(bottom, top + 1), left : max(right, left + 1)] = 1
+    return masks
+
+
+def region_loss(maps_NKhw: Tensor, labels_N: Tensor, regions_N1HW: Tensor) -> Tensor:
+    """Mean over images with a region of -log(share of the map in the region); 0 where no image has one.
+
+    The share is that of the softmax over the cells of the map of the image's class. A cell at the edge of the region
+    counts by how much of it lies inside, beside the cell that lies inside most.
+    """
+    known = regions_N1HW.flatten(1).amax(1) > 0
+    if not known.any():
+        return maps_NKhw.new_zeros(())
+    of_class_Nhw = maps_NKhw[known, labels_N[known]].float()
+    height, width = of_class_Nhw.shape[-2:]
+    inside_Nhw = functional.adaptive_avg_pool2d(regions_N1HW[known], (height, width))[:, 0]
+    weight = (inside_Nhw / inside_Nhw.amax((1, 2), keepdim=True)).clamp_min(_LEAST).log()
+    shares = functional.log_softmax(of_class_Nhw.flatten(1), dim=1) + weight.flatten(1)
+    return -torch.logsumexp(shares, dim=1).mean()
+
+
+class WithMaps(nn.Module):
+    """A network in training that gives its class maps [N, K, h, w] beside its logits [N, K]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Wrap a network whose `features` are averaged over the grid before its last, linear layer."""
+        super().__init__()
+        self.module = network
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.module.get_submodule("features")(images_NCHW)
+        head = self.module.get_submodule("head")
+        linear = list(head.children())[-1]
+        weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
+        return head(features), functional.conv2d(features, weight[:, :, None, None].to(features.dtype), bias)

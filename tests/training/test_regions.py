@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from support.steps import plain_fitting
+
+from brainray.config import ModelSpec, TrainOptions
+from brainray.models.networks import build_model
+from brainray.training import loop
+from brainray.training.augment import augment_with_regions
+from brainray.training.loop import Batch
+from brainray.training.regions import NO_BOX, WithMaps, in_square, region_loss, region_masks
+
+
+def test_the_box_lies_in_the_square_where_it_lies_in_the_image():
+    """Else a network would learn that the tumour is beside the tumour."""
+    box = np.array([0.25, 0.5, 0.5, 1], np.float32)
+    # An image of 200 x 100 in a square with margins above and below; its middle half was cropped.
+    assert in_square(box, size=(200, 100), square=(0, -50, 200, 150)).tolist() == [0.25, 0.5, 0.5, 0.75]
+    assert in_square(box, size=(200, 100), square=(50, 0, 150, 100)).tolist() == [0, 0.5, 0.5, 1]
+
+
+def test_a_mask_is_one_inside_its_box_and_nothing_without_one():
+    masks = region_masks(np.array([[0, 0.5, 0.25, 1], NO_BOX, [0.5, 0.5, 0.501, 0.501]], np.float32), 8)
+    assert masks.sum((1, 2, 3)).tolist() == [8, 0, 1]  # a box smaller than a pixel is one
+    assert masks[0, 0, 4:, :2].all()
+
+
+def test_regions_move_with_the_images():
+    """A flipped and turned image keeps its tumour inside its box."""
+    generator = torch.Generator().manual_seed(3)
+    regions = region_masks(np.array([[0.3, 0.2, 0.5, 0.45]] * 12, np.float32), 64)
+    images, moved = augment_with_regions(regions.clone(), regions, generator, strength=0.3)
+    for image, region in zip(images, moved, strict=True):
+        bright = image > image.max() / 2
+        assert (bright & (region > 0.5)).sum() > 0.6 * (bright | (region > 0.5)).sum()
+
+
+def test_a_map_that_lies_in_the_box_costs_less_than_one_beside_it():
+    labels, regions = torch.tensor([1, 0]), region_masks(np.array([[0, 0, 0.5, 0.5], NO_BOX], np.float32), 8)
+    inside, outside = torch.zeros(2, 2, 4, 4), torch.zeros(2, 2, 4, 4)
+    inside[0, 1, 0, 0], outside[0, 1, 3, 3] = 5, 5
+    assert region_loss(inside, labels, regions) < 0.2 < 3 < region_loss(outside, labels, regions)
+    assert region_loss(inside[1:], labels[1:], regions[1:]) == 0  # no box: nothing to learn from
+
+
+@pytest.mark.parametrize("name", ["compact", "lite0"])
+def test_the_mean_of_a_map_is_the_logit(name):
+    network = build_model(ModelSpec(name=name, classes=("a", "b", "c"))).eval()
+    logits, maps = WithMaps(network)(torch.rand(2, 1, 64, 64))
+    assert torch.allclose(maps.mean((2, 3)), logits, atol=1e-4)
+    assert loop.unwrap(WithMaps(network)) is network
+
+
+def test_boxes_teach_where_to_look():
+    """Two classes that differ by one bright spot: with boxes the peak of the map lies on it."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.zeros(32, 32, 32, dtype=torch.uint8), torch.arange(32) % 2
+    boxes = np.full((32, 4), NO_BOX, np.float32)
+    for place in range(32):
+        left, top = torch.randint(0, 24, (2,), generator=generator).tolist()
+        images[place, top : top + 8, left : left + 8] = 120 + 120 * int(labels[place])
+        boxes[place] = np.array([left, top, left + 8, top + 8]) / 32
+    torch.manual_seed(0)
+    model = WithMaps(build_model(ModelSpec(name="compact", classes=("a", "b"), width=0.5)))
+    step_config = plain_fitting(classes=2, image_px=32, region_weight=1.0)
+    optimizer = loop.make_optimizer(model, TrainOptions())
+    schedule = loop.make_schedule(optimizer, total_steps=60, warmup_fraction=0.1)
+    arguments = {"step_config": step_config, "optimizer": optimizer, "schedule": schedule, "generator": generator}
+    first = loop.train_epoch(model, [Batch(images, labels, boxes)], **arguments)
+    for _ in range(12):
+        last = loop.train_epoch(model, [Batch(images, labels, boxes)], **arguments)
+    assert last < 0.7 * first

@@ -1,0 +1,111 @@
+"""Each picture is taught by a network that has not seen it, nor another picture of its group."""
+
+import numpy as np
+import pytest
+import torch
+from support.bundles import CLASSES, untrained
+from support.steps import plain_fitting
+
+from brainray.config import ImageSpec, TrainOptions
+from brainray.errors import BadRequest
+from brainray.models.bundle import fold_uri, load_bundle, load_fold, load_model, save_bundle, weights_bytes
+from brainray.training.dataset import SelectedImages, describe_data
+from brainray.training.splits import fold_by_picture
+from brainray.training.teaching import Teachers, check_teacher, fold_numbers
+
+OPTIONS = TrainOptions(folds=3, image_px=32)
+
+
+def selected_images(*, digest="d"):
+    """48 images, of which every second picture has a copy and every group three pictures; row 48 is left out."""
+    pictures = np.arange(48) * 3 // 4
+    units = pictures // 3
+    labels = units % 4
+    positions = np.delete(np.arange(49), 7)
+    splits = fold_by_picture(pictures, labels, joined=units, classes=CLASSES, folds=OPTIONS.folds, seed=OPTIONS.seed)
+    return SelectedImages(
+        positions=positions,
+        labels=labels,
+        pictures=pictures,
+        groups=np.array([f"p{unit}" for unit in units]),
+        grouped_by=("--groups",),
+        units=units,
+        splits=tuple(splits),
+        digest=digest,
+        unreadable={},
+        excluded=0,
+        conflicts=0,
+    )
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A model of three folds whose networks were kept."""
+    plain = untrained(tmp_path / "model")
+    provenance = {"data": describe_data(selected_images(), CLASSES), "options": OPTIONS.to_json()}
+    bundle = save_bundle(
+        plain.uri,
+        weights=weights_bytes(load_model(plain).state_dict()),
+        image=OPTIONS.image_spec,
+        model=plain.model,
+        calibration=plain.calibration,
+        provenance=provenance,
+    )
+    (tmp_path / "model" / "training" / "folds").mkdir(parents=True)
+    for number in (1, 2, 3):
+        state = load_model(untrained(tmp_path / f"fold{number}", seed=number)).state_dict()
+        with open(fold_uri(bundle.uri, number).removeprefix("file://"), "wb") as file:
+            file.write(weights_bytes(state))
+    return load_bundle(bundle.uri)
+
+
+def test_the_network_that_teaches_a_picture_has_seen_nothing_of_its_group(teacher):
+    selected = selected_images()
+    taught = fold_numbers(teacher, selected, describe_data(selected, CLASSES)).fold_N
+    assert taught[7] == -1 and len(taught) == 49
+    for place, position in enumerate(selected.positions):
+        learned = selected.splits[taught[position]].train
+        assert selected.units[place] not in selected.units[learned]
+
+
+def test_a_teacher_of_other_images_is_refused(teacher):
+    """It may have seen what it would be asked about, and would be sure of it."""
+    other = selected_images(digest="other")
+    with pytest.raises(BadRequest, match=r"--teacher .* has learned from other images or groups"):
+        fold_numbers(teacher, other, describe_data(other, CLASSES))
+
+
+def test_each_image_is_asked_of_its_own_network_with_its_mirror_image(teacher):
+    images, folds = torch.rand(5, 1, 32, 32), np.array([2, 0, 1, 0, 2], np.int8)
+    said = Teachers(teacher, torch.device("cpu"), bf16=False).logits(images, folds)
+    for image, fold, given in zip(images, folds, said, strict=True):
+        network = load_fold(teacher, fold_uri(teacher.uri, int(fold) + 1))
+        with torch.inference_mode():
+            wanted = (network(image[None]) + network(image[None].flip(3)))[0] / 2
+        assert torch.allclose(given, wanted, atol=1e-4)
+
+
+def test_a_teacher_of_larger_images_sees_them_enlarged(teacher):
+    assert Teachers(teacher, torch.device("cpu"), bf16=False).logits(
+        torch.rand(2, 1, 24, 24), np.zeros(2, np.int8)
+    ).shape == (2, 4)
+
+
+def test_a_model_that_cannot_teach_is_refused_before_anything_starts(teacher, tmp_path):
+    image = OPTIONS.image_spec
+    check_teacher(teacher, CLASSES, image)
+    with pytest.raises(BadRequest, match=r"knows glioma.* and is to teach a, b"):
+        check_teacher(teacher, ("a", "b"), image)
+    with pytest.raises(BadRequest, match="prepared otherwise"):
+        check_teacher(teacher, CLASSES, ImageSpec(image_px=32, crop="none"))
+    (tmp_path / "model" / "training" / "folds" / "2.safetensors").unlink()
+    with pytest.raises(BadRequest, match="no networks of folds; train it with --folds 5 --keep-folds"):
+        check_teacher(teacher, CLASSES, image)
+
+
+def test_agreeing_with_the_teacher_costs_less_than_disagreeing():
+    step_config, labels = plain_fitting(classes=3), torch.tensor([0, 1])
+    teacher = torch.tensor([[2.0, 1.5, -3], [0, 3, 0]])
+    alike, unlike = teacher.clone(), torch.tensor([[2.0, -3, 1.5], [0, 3, 0]])
+    assert step_config.loss(alike, labels) == pytest.approx(float(step_config.loss(unlike, labels)))
+    assert step_config.loss(alike, labels, teacher) < step_config.loss(unlike, labels, teacher)
