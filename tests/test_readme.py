@@ -56,6 +56,7 @@ BUCKETS = (
 SUBMITS = ("needs a cluster", "tests/end_to_end/test_submit.py::test_every_exit_code_of_a_job_is_that_of_the_command")
 AWS = ("needs an account of AWS", "tests/deploy/test_cluster_yaml.py::test_ray_takes_the_file")
 TRAINS = ("takes minutes", "tests/end_to_end/test_main_job.py::test_training_writes_a_bundle_that_says_what_it_is")
+TEACHES = ("takes an hour", "tests/training/test_teaching.py::test_a_taught_network_learns_what_the_teacher_says")
 SEARCHES = ("takes an hour", "tests/commands/test_tune.py::test_a_search_ranks_its_trials_and_goes_on_where_it_ended")
 INSTALLS = ("installs 5 GB", "tests/commands/test_submit.py::test_it_is_what_an_installed_package_has_and_nothing_else")
 ITSELF = (
@@ -88,6 +89,10 @@ NOT_RUN = {
     "brainray train --data scans/ --output model/": TRAINS,
     "brainray train --data scans/ --output model/ --preset thorough --folds 5": TRAINS,
     "brainray train --data scans/ --output model/ --groups patients.csv --folds 5": TRAINS,
+    "brainray train --data scans/ --output teacher/ --model lite0 --weights imagenet --groups patients.csv "
+    "--folds 5 --keep-folds": TEACHES,
+    "brainray train --data scans/ --output model/ --model lite0-fast --weights imagenet --groups patients.csv "
+    "--folds 5 --teacher teacher/": TEACHES,
     "brainray train --data scans/ --output model/ --init shipped": TRAINS,
     "brainray train --data Training --output model --model lite0 --weights imagenet --image-px 192 --epochs 12 "
     "--lr 7e-4 --augment 1 --folds 5": TRAINS,

@@ -13,7 +13,7 @@ from brainray.commands import train as train_job
 from brainray.commands.training_setup import list_images
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
-from brainray.models.bundle import load_bundle
+from brainray.models.bundle import fold_uris, load_bundle, load_fold
 from brainray.models.networks import build_model
 from brainray.training import checkpoint, state
 from brainray.training.checkpoint import Checkpoint
@@ -81,11 +81,17 @@ def command(archive, tmp_path):
     """Run the command; gives the bundle and what was said."""
     data, output = archive("data", images=2), tmp_path / "model"
 
-    def train(*, init=None, **changes):
+    def train(*, init=None, keep_folds=False, **changes):
         said = []
         options = TrainOptions(**{**OPTIONS.to_json(), **changes})
         bundle = train_job.train(
-            str(data), output=str(output), exclude=None, options=options, init=init, say=said.append
+            str(data),
+            output=str(output),
+            exclude=None,
+            options=options,
+            init=init,
+            keep_folds=keep_folds,
+            say=said.append,
         )
         return bundle, said
 
@@ -249,3 +255,10 @@ def test_an_epoch_that_nothing_was_measured_on_has_its_line():
     row = {"epoch": 2, "train_loss": 0.5, "images_per_s": 1234.0, "seconds": 3.0, "best": True}
     row |= dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy")) | {"val_images": 0}
     assert epoch_line(row, 9) == "epoch   2/9  loss 0.500  1,234 images/s, 3 s"
+
+
+def test_networks_of_folds_are_kept_where_they_are_to_teach(command, trainer):
+    bundle, _ = command(folds=3, keep_folds=True)
+    assert storage.list_names(f"{command.output}/training/folds") == [f"{n}.safetensors" for n in (1, 2, 3)]
+    assert len(fold_uris(bundle)) == 3
+    assert load_fold(bundle, fold_uris(bundle)[0]).training is False

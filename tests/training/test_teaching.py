@@ -10,8 +10,10 @@ from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest
 from brainray.models.bundle import fold_uri, load_bundle, load_fold, load_model, save_bundle, weights_bytes
 from brainray.training.dataset import SelectedImages, describe_data
+from brainray.training.decoded import DecodedRows
 from brainray.training.splits import fold_by_picture
-from brainray.training.teaching import Teachers, check_teacher, fold_numbers
+from brainray.training.teaching import Teachers, Teaching, check_teacher, fold_numbers
+from brainray.training.trainer import FitSpec, Trainer
 
 OPTIONS = TrainOptions(folds=3, image_px=32)
 
@@ -109,3 +111,28 @@ def test_agreeing_with_the_teacher_costs_less_than_disagreeing():
     alike, unlike = teacher.clone(), torch.tensor([[2.0, -3, 1.5], [0, 3, 0]])
     assert step_config.loss(alike, labels) == pytest.approx(float(step_config.loss(unlike, labels)))
     assert step_config.loss(alike, labels, teacher) < step_config.loss(unlike, labels, teacher)
+
+
+def test_a_taught_network_learns_what_the_teacher_says(teacher):
+    """The labels say nothing here: what is learned is the teacher's."""
+    rng = np.random.default_rng(0)
+    rows = {
+        "position": np.arange(64),
+        "label": np.arange(64) % 4,
+        "picture": np.arange(64),
+        "box": np.full((64, 4), np.nan, np.float32),
+        "pixels": rng.integers(0, 256, (64, 32, 32), np.uint8),
+    }
+    losses = {}
+    for taught in (True, False):
+        fit_spec = FitSpec(
+            options=TrainOptions(image_px=32, epochs=4, augment=0, outliers=0, batch_size=16),
+            model=teacher.model,
+            class_counts=(16, 16, 16, 16),
+            init=None,
+            teaching=Teaching(bundle=teacher, fold_N=(np.arange(64) % 3).astype(np.int8)) if taught else None,
+        )
+        trainer = Trainer(fit_spec, resume_from=None, device=torch.device("cpu"))
+        losses[taught] = [trainer.epoch(DecodedRows([rows])) for _ in range(4)]
+    assert losses[True][-1] < losses[True][0]
+    assert losses[True] != losses[False]
