@@ -45,6 +45,8 @@ CANDIDATES = {
     "lite0-128": TrainOptions(**_LITE, image_px=128),
     "lite0-160": TrainOptions(**_LITE, image_px=160),
     "lite0-192": TrainOptions(**_LITE, image_px=192),
+    "lite0-fast-160": TrainOptions(**_LITE | {"model": "lite0-fast"}, image_px=160),
+    "lite0-fast-192": TrainOptions(**_LITE | {"model": "lite0-fast"}, image_px=192),
 }
 _HEADING = "## Networks that were tried"
 SPEED_IMAGES, SPEED_ROUNDS = 256, 5
