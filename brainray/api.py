@@ -403,7 +403,7 @@ def _run_html(result: ScoreResult | ReportResult) -> str:
     """The result in a line, and below it the confusion table where images have labels."""
     figures, confusion = result.figures, result.confusion
     line = f"<p>{escape(str(result))}</p>"
-    if not figures or confusion is None or not figures["accuracy"]:
+    if not figures or confusion is None or not figures.get("measured", figures["totals"]["scored_and_labelled"]):
         return line
     classes = figures["classes"]
     counts: dict[tuple[str, str], int] = {}

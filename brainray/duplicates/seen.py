@@ -30,7 +30,7 @@ _SCHEMA = pa.schema(
 )
 
 # Left to right and upside down: public sets hold many such copies, and so does training, which mirrors pictures.
-_MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))
+MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))
 
 Hashes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
@@ -87,7 +87,7 @@ class SeenPictures:
         short_M = np.array([_short(text) for text in contents], np.uint64)
         hash_MB = hash_pictures(images)
         found = np.isin(short_M, self.content_N)
-        for across, down in _MIRRORINGS:
+        for across, down in MIRRORINGS:
             found |= self._find_hashes(mirrored(hash_MB, across=across, down=down), known=found | ~hash_MB.any(axis=1))
         return found
 
