@@ -91,4 +91,5 @@ def describe(dataset: Dataset, selected: SelectedImages, *, cpus: float) -> list
         batch_size=None,
         num_cpus=cpus,
     )
-    return list(described.iter_batches(batch_size=None))
+    batches: Any = described.iter_batches(batch_size=None)
+    return list(batches)

@@ -60,6 +60,8 @@ def train(
     state.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
     options = replace(options, init=init.fingerprint if init else None)
+    if init:
+        read_seen(init)  # a damaged list would be refused only at the end
     job = list_images(data, output=output_uri, exclude=exclude, groups=groups, options=options, init=init, say=say)
     if state.inspect_output(output_uri, job.request) != "trained":
         from brainray.models.networks import check_network
