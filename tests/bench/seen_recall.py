@@ -1,14 +1,12 @@
 """Measures how often copies of pictures are recognised as seen, and other slices of the same heads taken for them.
 
-    python tests/bench/seen_recall.py DATA SLICES.csv
-
-SLICES.csv has the columns `uri` (relative to DATA) and `slice`: rows of one class folder with equal numbers show one
-slice, and neighbouring numbers neighbouring slices. Copies are made of 400 images, drawn at random.
+Copies are made of 400 images, drawn at random. The list of slices is a CSV with the columns `uri` (relative to the
+images) and `slice`: in a class folder equal numbers show one slice, and neighbouring numbers neighbouring slices.
 """
 
+import argparse
 import csv
 import io
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -91,9 +89,13 @@ def measure_slices(slices, hash_NB):
     print(f"{'any other slice':<34} taken for it: {wrong} of {len(known)} images, with a list of all")
 
 
-def main(data, table):
-    rows = list(csv.DictReader(Path(table).read_text().splitlines()))
-    paths = [Path(data, row["uri"]) for row in rows]
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", required=True, help="folder of class folders")
+    parser.add_argument("--slices", required=True, help="CSV with uri and slice; empty where nothing is known")
+    given = parser.parse_args()
+    rows = list(csv.DictReader(Path(given.slices).read_text().splitlines()))
+    paths = [Path(given.images, row["uri"]) for row in rows]
     hash_NB = hashes_of(path.read_bytes() for path in paths)
     measure_copies(paths, hash_NB)
     keys = [(row["uri"].split("/")[0], int(row["slice"])) if row["slice"] else None for row in rows]
@@ -101,4 +103,4 @@ def main(data, table):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
