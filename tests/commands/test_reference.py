@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.bundles import untrained
+from support.images import image_bytes
 from support.telling import telling
 
 from brainray.cli.app import run
@@ -128,8 +129,9 @@ def test_without_folds_it_has_the_validation_pictures_which_are_not_seen(train, 
     assert len(read_seen(bundle).content_N) + len(reference) == 2 * IMAGES - 1
 
 
-def test_what_the_model_of_init_had_seen_is_seen_still(train, archive, tmp_path):
-    before = archive("before", images=1, classes=("c",)) / "c" / "0.jpg"
+def test_what_the_model_of_init_had_seen_is_seen_still(train, tmp_path):
+    before = tmp_path / "before.jpg"
+    before.write_bytes(image_bytes(77))
     plain = untrained(tmp_path / "plain", image_px=32, classes=CLASSES)
     telling(plain, tmp_path / "init", [before.read_bytes()])
     assert train("--init", str(tmp_path / "init"), "--folds", "2") == 0
