@@ -45,7 +45,7 @@ def reference_schema(classes: tuple[str, ...]) -> pa.Schema:
 
 def exposure(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """[N] brightness and [N] contrast of images [N, H, W] or [N, H, W, 3]: mean and spread of their pixels, 0 to 1."""
-    spreads = np.array([(image.mean(), image.std()) for image in images], np.float32).reshape(-1, 2) / 255
+    spreads = np.array([(image.mean(), image.std()) for image in images], np.float32).reshape(-1, 2) / np.float32(255)
     return spreads[:, 0], spreads[:, 1]
 
 
