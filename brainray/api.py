@@ -400,14 +400,16 @@ def _accuracy_text(accuracy: "IntervalEstimate | None") -> str:
 
 def _run_text(figures: dict[str, Any]) -> str:
     totals, accuracy = figures["totals"], _accuracy_text(_estimate(figures["accuracy"]))
-    return f"{totals['images']:,} images, {totals['failed']:,} failed; {accuracy}"
+    seen = (figures.get("seen") or {}).get("labelled")  # summaries of earlier versions lack it
+    without = f" without {seen:,} that the model has learned from" if seen else ""
+    return f"{totals['images']:,} images, {totals['failed']:,} failed; {accuracy}{without}"
 
 
 def _run_html(result: ScoreResult | ReportResult) -> str:
     """The result in a line, and below it the confusion table where images have labels."""
     figures, confusion = result.figures, result.confusion
     line = f"<p>{escape(str(result))}</p>"
-    if not figures or confusion is None or not figures["totals"]["scored_and_labelled"]:
+    if not figures or confusion is None or not figures.get("measured", figures["totals"]["scored_and_labelled"]):
         return line
     classes = figures["classes"]
     counts: dict[tuple[str, str], int] = {}

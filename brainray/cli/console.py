@@ -17,6 +17,7 @@ from brainray.commands.score import Progress as ScoreProgress
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
 from brainray.scoring.summary import Summary
+from brainray.scoring.unseen import seen_line
 
 from .log import Log
 
@@ -209,18 +210,20 @@ def show_summary(console: Console, summary: Summary) -> None:
     """Print the confusion and per-class tables, or without labels the counts of predictions; then the failures."""
     figures = summary.figures
     totals = figures["totals"]
-    if totals["scored_and_labelled"]:
+    measured = figures.get("measured", totals["scored_and_labelled"])  # summaries of earlier versions lack it
+    if measured:
         console.print(confusion_table(summary.confusion, figures["classes"]))
         console.print(per_class_table(summary.per_class))
         accuracy = figures["accuracy"]
         console.print(
             f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}), "
-            f"macro F1 {figures['macro_f1']:.4f}, on {totals['scored_and_labelled']:,} labelled images"
+            f"macro F1 {figures['macro_f1']:.4f}, on {measured:,} labelled images"
         )
     else:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
-        why = "no image has a label" if not totals["labelled"] else "no image with a label could be scored"
-        console.print(f"{why}, so there is no accuracy; predicted: {counts}")
+        console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}")
+    if line := seen_line(figures):
+        console.print(line)
     if figures.get("for_review"):
         console.print(_review_line(figures))
     if totals["failed"]:
@@ -231,6 +234,12 @@ def show_summary(console: Console, summary: Summary) -> None:
     if figures.get("skipped"):
         passed = ", ".join(f"{count:,} {reason}" for reason, count in figures["skipped"].items())
         console.print(f"files that are no images, passed over: {passed}")
+
+
+def _why_unmeasured(totals: dict[str, int]) -> str:
+    if totals["scored_and_labelled"]:
+        return "the model has learned from every labelled image"
+    return "no image with a label could be scored" if totals["labelled"] else "no image has a label"
 
 
 def _review_line(figures: dict[str, Any]) -> str:

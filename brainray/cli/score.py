@@ -151,4 +151,4 @@ def _score(request: "ScoreRequest") -> None:
 def _totals(outcome: "Outcome") -> dict[str, Any]:
     """The figures of the `done` event, for monitoring that does not read the summary."""
     figures = outcome.summary.figures
-    return {name: figures[name] for name in ("totals", "accuracy", "macro_f1", "failures", "gone")}
+    return {name: figures[name] for name in ("totals", "accuracy", "macro_f1", "seen", "failures", "gone")}

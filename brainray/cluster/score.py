@@ -38,7 +38,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
         shared_paths = shared_paths_of(named, samples=samples, output=plan.uri, writer=lease.writer)
         checked_nodes = check_every_node(shared_paths)
         job = ScoreJob(
-            target=request.target(plan.uri, lease.writer),
+            target=request.target(plan.uri, lease.writer, run=plan.run_json),
             bundle=request.bundle,
             batch_size=options.batch_size,
             precision=options.precision,

@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.util.metrics import Counter
 
 from brainray.config import Precision
+from brainray.duplicates.seen import read_seen
 from brainray.errors import BrainrayError, NoProgress
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.reader import Reader
@@ -160,6 +161,7 @@ class Scorer:
         limit_threads(1)
         self._job = job
         self._reader = job.reader()
+        self._seen = read_seen(job.bundle)
         self._remarks: list[str] = []
         self._predictor = Predictor(
             job.bundle, batch_size=job.batch_size, precision=job.precision, say=self._remarks.append
@@ -171,7 +173,7 @@ class Scorer:
         from brainray.models.predictor import limit_threads
 
         limit_threads(1)  # a setting of the calling thread: shards run side by side, operators do not
-        info = predict_shard(task, decoded, self._predictor, self._job.target)
+        info = predict_shard(task, decoded, self._predictor, self._job.target, seen=self._seen)
         self._metrics.count(task, decoded, info.work[-1].seconds)
         return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
 

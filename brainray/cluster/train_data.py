@@ -16,7 +16,8 @@ from brainray.config import ImageSpec, TrainOptions
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
 from brainray.training.dataset import SelectedImages, TrainingSet, describe_selection, select_images
-from brainray.training.decoded import Array, decode_rows, in_order, take_rows
+from brainray.training.decoded import Array, Rows, decode_rows, in_order, take_rows
+from brainray.training.described import describe_rows, sides
 
 from .session import own_errors, quiet_data
 
@@ -79,3 +80,16 @@ def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float) 
         batch_size=None,
         num_cpus=cpus,
     ).materialize()
+
+
+@own_errors()
+def describe(dataset: Dataset, selected: SelectedImages, *, cpus: float) -> list[Rows]:
+    """Describe the images that are learned from or measured on, in batches of any order: 300 bytes an image."""
+    described = dataset.select_columns(["position", "content", "width", "height", "pixels"]).map_batches(
+        describe_rows,  # type: ignore[arg-type]
+        fn_kwargs=sides(selected),
+        batch_size=None,
+        num_cpus=cpus,
+    )
+    batches: Any = described.iter_batches(batch_size=None)
+    return list(batches)

@@ -14,6 +14,8 @@ from functools import partial
 from brainray import storage
 from brainray.callbacks import Clock, Say
 from brainray.config import MaxFailed, PageOptions, ScoreOptions
+from brainray.duplicates.seen import FILE as SEEN
+from brainray.duplicates.seen import is_lost, read_seen
 from brainray.errors import StorageError, TooManyFailed
 from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import read_label_file
@@ -30,6 +32,7 @@ from brainray.scoring.run_folder import (
     check_output,
     delete_run,
     inspect_output,
+    marks_seen,
     publish,
     read_run,
 )
@@ -82,7 +85,11 @@ def read_request(
 ) -> ScoreRequest:
     """Read the model, by default the shipped one, and the labels. Raises `BadRequest` for what is wrong with them."""
     bundle = load_bundle(named(model or SHIPPED))
-    kept = kept_types(inputs, options.keep_columns, taken=prediction_schema(bundle.classes).names)
+    read_seen(bundle)  # each worker reads it, too; a damaged list is refused here
+    # A run that an earlier version began may have kept a column of the name that rows have now.
+    marks = "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
+    taken = prediction_schema(bundle.classes, marks_seen=marks).names
+    kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
     return ScoreRequest(
         inputs=tuple(inputs),
@@ -110,6 +117,8 @@ def score(
     output = request.output
     check_output(request)
     refuse_if_held(output)
+    if is_lost(request.bundle):
+        say(f"{request.bundle.uri} has lost {SEEN}, so no row tells whether the model has learned from its image")
     with scratch_folder() as scratch:
         job = _Job(
             request=request,
@@ -258,7 +267,7 @@ class _Job:
         shards = [shard for shard in plan.todo if plan.pending[shard.shard_id] == 0]
         if not shards:
             return
-        target = self.request.target(plan.uri, lease.writer)
+        target = self.request.target(plan.uri, lease.writer, run=plan.run_json)
         done = plan.images - plan.todo_images - sum(shard.images for shard in shards)
         listener(Progress(phase="updating", done=done, total=plan.images))
         pool = ThreadPoolExecutor(_UPDATE_THREADS, thread_name_prefix="update")

@@ -21,8 +21,16 @@ from brainray.cluster.jobs_client import Job, JobsApi, last_line
 from brainray.errors import BadRequest, BrainrayError, OutputHeld, Unreachable
 
 # The files of the package, as [tool.setuptools] in pyproject.toml has them; a test compares the two.
-SHIPPED = ("**/*.py", "py.typed", "**/templates/*", "shipped/*.json", "shipped/*.safetensors")
-# The package has 14 MB, nearly all of it the model. Ray keeps uploads in the head's memory and refuses over 100 MB.
+SHIPPED = (
+    "**/*.py",
+    "py.typed",
+    "**/templates/*",
+    "models/*.safetensors",
+    "shipped/*.json",
+    "shipped/*.safetensors",
+    "shipped/training/*.parquet",
+)
+# The package has 15 MB, nearly all of it the model. Ray keeps uploads in the head's memory and refuses over 100 MB.
 _MAX_BYTES = 30_000_000
 
 _POLL_S = 1.0

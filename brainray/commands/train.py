@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import TrainOptions
+from brainray.duplicates.seen import SeenPictures, read_seen
 from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
 from brainray.models.bundle import Bundle, fold_uri, load_bundle, save_bundle, weights_bytes
 from brainray.models.versions import package_versions
 from brainray.storage import lease
-from brainray.training import state
+from brainray.training import described, state
 from brainray.training.dataset import describe_data, picture_counts
 from brainray.training.report import Validation, write_training_report
 from brainray.training.splits import Split
@@ -33,6 +34,9 @@ from brainray.training.state import (
 from .training_setup import DecodedImages, TrainingJob, decoded_by_ray, list_images
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from brainray.resources import TrainPool
     from brainray.training.teaching import Teaching
 
@@ -63,6 +67,8 @@ def train(
     options = replace(
         options, init=init.fingerprint if init else None, teacher=teacher.fingerprint if teacher else None
     )
+    if init:
+        read_seen(init)  # a damaged list would be refused only at the end
     job = list_images(
         data,
         output=output_uri,
@@ -153,6 +159,8 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
         teaching = _teaching(job, images, data)
         if images.selected.is_grouped:
             state.write_groups(job.output, images.selected, writer=writer)
+        if not storage.exists(job.work.described):
+            _describe(job, images, writer)
         job.say(f"training with {_count(images.pool)} worker(s); they take half a minute to start")
         for part, saved, split in zip(parts, begun.states, splits_of(images.selected), strict=True):
             if saved is None or not loop.is_finished(saved.history, options):
@@ -165,6 +173,15 @@ def _teaching(job: TrainingJob, images: DecodedImages, data: dict[str, Any]) -> 
     from brainray.training.teaching import fold_numbers
 
     return fold_numbers(job.teacher, images.selected, data) if job.teacher else None
+
+
+def _describe(job: TrainingJob, images: DecodedImages, writer: storage.Writer) -> None:
+    """Keep what the bundle will hold of the images: hashes of those learned from, features of those measured on."""
+    from brainray.cluster.train_data import describe
+
+    job.say("describing the pictures")
+    rows = describe(images.dataset, images.selected, cpus=images.pool.decode_cpus)
+    described.keep(job.work, images.selected, rows, writer=writer)
 
 
 def _count(pool: "TrainPool") -> str:
@@ -261,5 +278,22 @@ def _write(job: TrainingJob, progress: Progress, writer: storage.Writer, *, seco
         metrics=validation.figures(),
         reference=reference_distribution(fitted.probs_NK, job.model.classes),
         provenance=provenance,
+        files=_files(job, validation, fitted.positions_N),
         writer=writer,
     )
+
+
+def _files(job: TrainingJob, validation: Validation, positions_N: "npt.NDArray[np.int64] | None") -> dict[str, bytes]:
+    """The reference and the list of what was learned from."""
+    files = described.bundle_files(job.work, validation, positions_N, before=_seen_before(job))
+    if not files:
+        job.say("an earlier version of brainray began this training, so `score` will not know its images again")
+    return files
+
+
+def _seen_before(job: TrainingJob) -> SeenPictures | None:
+    """What the model has learned from with whose weights training begins."""
+    before = read_seen(job.init) if job.init else None
+    if job.init and before is None:
+        job.say("the model of --init does not tell what it has learned from; `score` will not know those images again")
+    return before

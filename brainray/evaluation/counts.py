@@ -47,6 +47,10 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         return total((self, other))
 
+    def without(self, others: "Counts") -> "Counts":
+        """The counts of these rows less `others`, which are some of them and have the same groups."""
+        return Counts(groups=self.groups, **{field: getattr(self, field) - getattr(others, field) for field in _FIELDS})
+
     def by_group(self) -> Iterator[tuple[str, "Counts"]]:
         """The name and the counts of each group."""
         for g, name in enumerate(self.groups):

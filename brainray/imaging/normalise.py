@@ -79,7 +79,7 @@ def bright_box(luminance_HW: NDArray[np.uint8]) -> Box | None:
 
     `luminance_HW` is about a hundred pixels wide. Works in OpenCV, which releases the GIL.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     smooth_HW = _mean_of_nine(luminance_HW)
     rim = np.concatenate([luminance_HW[0], luminance_HW[-1], luminance_HW[:, 0], luminance_HW[:, -1]])
     (margin,) = _percentiles(rim, _RIM)
@@ -102,7 +102,7 @@ def bright_box(luminance_HW: NDArray[np.uint8]) -> Box | None:
 
 
 @cache
-def _opencv() -> ModuleType:
+def opencv() -> ModuleType:
     """OpenCV with one thread: for images this small, starting more takes longer than the work."""
     import cv2
 
@@ -112,7 +112,7 @@ def _opencv() -> ModuleType:
 
 def _mean_of_nine(pixels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The mean of each pixel and its 8 neighbours, mirrored at the edge; each axis is rounded down separately."""
-    cv2 = _opencv()
+    cv2 = opencv()
     mean_HW = cv2.copyMakeBorder(pixels_HW, 1, 1, 1, 1, cv2.BORDER_REFLECT).astype(np.uint16)
     mean_HW = (mean_HW[:-2] + mean_HW[1:-1] + mean_HW[2:]) // 3
     mean_HW = (mean_HW[:, :-2] + mean_HW[:, 1:-1] + mean_HW[:, 2:]) // 3

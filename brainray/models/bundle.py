@@ -5,6 +5,7 @@ Reading a bundle must not execute anything from it, and needs no torch; only `lo
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ class Bundle:
     metrics: dict[str, Any] = field(default_factory=dict)  # with the split they were measured on
     reference: dict[str, Any] | None = None  # `metrics.reference_distribution` of the validation images, for drift
     provenance: dict[str, Any] = field(default_factory=dict)  # options, versions, data-set digest
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 of files that change no prediction, by name
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -66,11 +68,13 @@ def save_bundle(
     metrics: dict[str, Any] | None = None,
     reference: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
     writer: storage.Writer = storage.UNLEASED,
 ) -> Bundle:
     """Write a bundle and read it back. `weights` are the bytes of a safetensors file.
 
-    The description is written last: without it the folder is no bundle.
+    `files` are others, by name, of which the description keeps the checksum; they are no part of the fingerprint. The
+    description is written last: without it the folder is no bundle.
     """
     description = {
         "format_version": FORMAT_VERSION,
@@ -82,8 +86,11 @@ def save_bundle(
         "metrics": metrics or {},
         "reference": reference,
         "provenance": provenance or {},
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in (files or {}).items()},
     }
     writer.write_bytes(storage.join(uri, WEIGHTS), weights)
+    for name, content in (files or {}).items():
+        writer.write_bytes(storage.join(uri, name), content)
     writer.write_json(storage.join(uri, DESCRIPTION), description)
     return load_bundle(uri)
 
@@ -111,6 +118,7 @@ def load_bundle(uri: str) -> Bundle:
             metrics=description.get("metrics") or {},
             reference=description.get("reference"),
             provenance=description.get("provenance") or {},
+            files=dict(description.get("files") or {}),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise BadRequest(f"{uri}: {DESCRIPTION} lacks or garbles {exc}; train the model again") from exc
@@ -126,6 +134,22 @@ def load_bundle(uri: str) -> Bundle:
             f"{actual}); the bundle is damaged or was edited: copy it again or train anew"
         )
     return bundle
+
+
+def read_file(bundle: Bundle, name: str) -> bytes | None:
+    """One of the files that change no prediction; None where the bundle was written without it, or lost it.
+
+    Raises `BadRequest` for a damaged file.
+    """
+    expected, uri = bundle.files.get(name), _file(bundle.uri, name)
+    if expected is None or not storage.exists(uri):
+        return None
+    content = storage.read_bytes(uri)
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise BadRequest(
+            f"{uri}: it is damaged or was edited (its checksum is not that of {DESCRIPTION}); copy it again"
+        )
+    return content
 
 
 def model_card(bundle: Bundle) -> dict[str, Any]:

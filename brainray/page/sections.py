@@ -68,7 +68,12 @@ class PageSource:
 
     @property
     def labelled(self) -> bool:
-        return bool(self.figures["totals"]["scored_and_labelled"])
+        return bool(self.measured)
+
+    @property
+    def measured(self) -> int:
+        """The number of images that accuracy and the like are of."""
+        return int(self.figures["measured"])
 
 
 def verdict(source: PageSource) -> Values:
@@ -81,6 +86,9 @@ def verdict(source: PageSource) -> Values:
         "totals": totals,
         "missing": (listed or 0) - totals["images"],
         "accuracy": _estimate(figures["accuracy"]),
+        "measured": source.measured,
+        "knows_seen": figures["seen"] is not None,
+        "seen": figures["seen"] if figures["seen"] and figures["seen"]["images"] else None,
         "expected": figures["mean_confidence"],
         "for_review": figures["for_review"],
         "accepted": _estimate(figures["accepted_accuracy"]),
@@ -229,7 +237,8 @@ def groups(source: PageSource) -> Values:
         rows.append(
             {
                 "name": name,
-                **{key: totals[key] for key in ("images", "failed", "scored_and_labelled")},
+                **{key: totals[key] for key in ("images", "failed")},
+                "measured": group["measured"],
                 "accuracy": _estimate(accuracy),
                 "confidence": group["mean_confidence"],
                 "for_review": group["for_review"],

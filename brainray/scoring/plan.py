@@ -36,6 +36,7 @@ from .run_folder import (
     ScoreRequest,
     copy_manifest,
     inspect_output,
+    marks_seen,
     read_run,
     remove_leftovers,
 )
@@ -109,7 +110,7 @@ def plan_run(
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
-    target = request.target(uri, Writer())
+    target = request.target(uri, Writer(), run=before.run)
     return Plan(
         uri=uri,
         listing=found,
@@ -120,7 +121,7 @@ def plan_run(
         pending=_count_pending(shards, target, verified, before.present),
         stale=before.present - {shard.shard_id for shard in shards},
         before=before,
-        run_json=_run_json(request, found, shards, sources),
+        run_json=_run_json(request, found, shards, sources, before.run),
     )
 
 
@@ -129,7 +130,7 @@ def with_foreseen(plan: Plan, request: ScoreRequest) -> Plan:
 
     Reads the manifest of the pending shards. Objects that a list names are not looked up, so nothing is known of them.
     """
-    target = request.target(plan.uri, Writer())
+    target = request.target(plan.uri, Writer(), run=plan.run_json)
     counts: Counter[str] = Counter()
     for shard in plan.todo:
         if pending := plan.pending[shard.shard_id]:
@@ -306,7 +307,13 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
     return int((open_shard(shard, target).kept_N < 0).sum())
 
 
-def _run_json(request: ScoreRequest, found: Listing, shards: Sequence[Shard], sources: Sequence[str]) -> dict[str, Any]:
+def _run_json(
+    request: ScoreRequest,
+    found: Listing,
+    shards: Sequence[Shard],
+    sources: Sequence[str],
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """The content of run.json: what readers of the run and later runs need."""
     bundle, options = request.bundle, request.options
     images = sum(shard.images for shard in shards)
@@ -322,6 +329,7 @@ def _run_json(request: ScoreRequest, found: Listing, shards: Sequence[Shard], so
         "skipped": found.skipped,
         "group_by": options.group_by,
         "kept": [list(column) for column in request.kept],
+        "marks_seen": marks_seen(before),
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,
         "card": model_card(bundle),

@@ -13,8 +13,11 @@ def prob_column(class_name: str) -> str:
     return f"prob_{class_name}"
 
 
-def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = ()) -> pa.Schema:
-    """The columns of a part file, in order. Types are fixed, also for a column of nulls only."""
+def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, marks_seen: bool = True) -> pa.Schema:
+    """The columns of a part file, in order. Types are fixed, also for a column of nulls only.
+
+    Without `marks_seen`, those of runs that earlier versions began: all parts of a run have the same columns.
+    """
     text, real = pa.string(), pa.float32()
     return pa.schema(
         [
@@ -25,6 +28,7 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = ()) -> pa.Sche
             *(pa.field(prob_column(name), real) for name in classes),
             pa.field("margin", real),
             pa.field("review", pa.bool_()),
+            *((pa.field("seen", pa.bool_()),) if marks_seen else ()),
             pa.field("status", text, nullable=False),
             pa.field("error", text),
             pa.field("error_detail", text),

@@ -4,7 +4,7 @@ Order of writing: manifest, run.json, parts, summary, `_SUCCESS`; when a run is 
 Must not import Ray or torch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -42,14 +42,15 @@ class ScoreRequest:
     options: ScoreOptions
     kept: KeptTypes = ()  # types of `options.keep_columns`
 
-    def target(self, run_uri: str, writer: Writer) -> Target:
-        """The part of the request that workers need, for the run at `run_uri`."""
+    def target(self, run_uri: str, writer: Writer, *, run: Mapping[str, Any] | None) -> Target:
+        """The part of the request that workers need, for the run at `run_uri`, whose run.json is `run`."""
         return Target(
             run_uri=run_uri,
             fingerprint=self.bundle.fingerprint,
             classes=self.bundle.classes,
             review_below=self.bundle.calibration.review_below,
             kept=self.kept,
+            marks_seen=marks_seen(run),
             writer=writer,
             retry_unread=self.options.retry_unread,
         )
@@ -68,6 +69,11 @@ def read_run(uri: str) -> dict[str, Any] | None:
     """The run.json of an output; None where there is no run."""
     run_uri = storage.join(uri, RUN)
     return storage.read_json(run_uri) if storage.exists(run_uri) else None
+
+
+def marks_seen(run: Mapping[str, Any] | None) -> bool:
+    """Whether the rows of a run have the column `seen`; those of runs that earlier versions began have none."""
+    return run is None or bool(run.get("marks_seen"))
 
 
 def is_published(uri: str) -> bool:

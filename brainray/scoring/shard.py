@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray.config import ImageSpec
+from brainray.duplicates.seen import SeenPictures
 from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import Decoded, Header, decode, read_header
 from brainray.inputs.archives import split_refusal
@@ -25,7 +26,7 @@ from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .parts import PartInfo, ShardWork
-from .prediction_schema import prediction_schema, prob_column
+from .prediction_schema import prob_column
 from .shard_task import ShardState, Target, commit
 
 Clock = Callable[[], datetime]
@@ -179,9 +180,8 @@ def _prediction_rows(
     decoded: DecodedShard,
     probs_MK: npt.NDArray[np.float32],
     *,
-    classes: tuple[str, ...],
-    fingerprint: str,
-    review_below: float,
+    target: Target,
+    seen: SeenPictures | None,
     scored_at: datetime,
 ) -> pa.Table:
     """A row for each image, in manifest order; predictions of images that were not decoded are null."""
@@ -190,28 +190,46 @@ def _prediction_rows(
     take = pa.array(position, mask=~decoded.ok)
     order = np.argsort(-probs_MK, axis=1, kind="stable")
     best = np.take_along_axis(probs_MK, order[:, :2], axis=1)
-    predicted = pa.array(np.array(classes, object)[order[:, 0]], pa.string())
+    predicted = pa.array(np.array(target.classes, object)[order[:, 0]], pa.string())
     columns: dict[str, object] = {name: manifest[name] for name in ("uri", "label", "size_bytes", "version", "group")}
     columns |= {name: decoded.details[name] for name in _DETAILS_SCHEMA.names}
-    columns |= {prob_column(name): pa.array(probs_MK[:, k]).take(take) for k, name in enumerate(classes)}
+    columns |= {prob_column(name): pa.array(probs_MK[:, k]).take(take) for k, name in enumerate(target.classes)}
     columns |= {
         "predicted": predicted.take(take),
         "confidence": pa.array(best[:, 0]).take(take),
         "margin": pa.array(best[:, 0] - best[:, 1]).take(take),
-        "review": pa.array(best[:, 0] < review_below).take(take),
+        "review": pa.array(best[:, 0] < target.review_below).take(take),
+        "seen": _seen(decoded, seen).take(take),
         "status": pc.if_else(pa.array(decoded.ok), "ok", "error"),
         "shard_id": manifest["shard_id"],
-        "model": pa.array([fingerprint] * rows, pa.string()),
+        "model": pa.array([target.fingerprint] * rows, pa.string()),
         "scored_at": pa.array([scored_at] * rows, pa.timestamp("us", tz="UTC")),
     }
-    schema = prediction_schema(classes)
+    schema = target.scored_schema
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
+def _seen(decoded: DecodedShard, seen: SeenPictures | None) -> pa.Array:
+    """[M] whether the model has learned from each decoded image; null where its bundle does not tell."""
+    if seen is None:
+        return pa.nulls(len(decoded.images), pa.bool_())
+    contents = decoded.details["content_hash"].filter(pa.array(decoded.ok)).to_pylist()
+    return pa.array(seen.find(contents, decoded.images))
+
+
 def predict_shard(
-    state: ShardState, decoded: DecodedShard, predict: Probabilities, target: Target, *, clock: Clock = _utc_now
+    state: ShardState,
+    decoded: DecodedShard,
+    predict: Probabilities,
+    target: Target,
+    *,
+    seen: SeenPictures | None = None,
+    clock: Clock = _utc_now,
 ) -> PartInfo:
-    """Predict the pending images of a shard and commit its part, with the rows that are kept from the present one."""
+    """Predict the pending images of a shard and commit its part, with the rows that are kept from the present one.
+
+    `seen`: what the model has learned from, if its bundle tells.
+    """
     began_s = time.perf_counter()
     probs_MK = predict(decoded.images)
     predicted = time.perf_counter()
@@ -224,9 +242,8 @@ def predict_shard(
         state.pending,
         decoded,
         probs_MK,
-        classes=target.classes,
-        fingerprint=target.fingerprint,
-        review_below=target.review_below,
+        target=target,
+        seen=seen,
         scored_at=finished_at,
     )
     work = ShardWork(

@@ -37,13 +37,19 @@ class Target:
     classes: tuple[str, ...]
     review_below: float  # confidence
     kept: KeptTypes  # columns of --keep-columns
+    marks_seen: bool = True  # whether rows have the column `seen`
     writer: storage.Writer
     retry_unread: bool = False  # whether images that an earlier run could not read are pending
 
     @property
     def schema(self) -> pa.Schema:
         """The columns of a part."""
-        return prediction_schema(self.classes, self.kept)
+        return prediction_schema(self.classes, self.kept, marks_seen=self.marks_seen)
+
+    @property
+    def scored_schema(self) -> pa.Schema:
+        """The columns of a part that scoring fills: all but those of --keep-columns."""
+        return prediction_schema(self.classes, marks_seen=self.marks_seen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,7 @@ def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | No
 
 def commit_unscored(state: ShardState, target: Target) -> PartInfo:
     """Commit a shard without pending images, whose labels, groups or rows have changed."""
-    return commit(state, prediction_schema(target.classes).empty_table(), target, work=(), retries=0)
+    return commit(state, target.scored_schema.empty_table(), target, work=(), retries=0)
 
 
 def commit(state: ShardState, new: pa.Table, target: Target, *, work: tuple[ShardWork, ...], retries: int) -> PartInfo:

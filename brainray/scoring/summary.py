@@ -29,7 +29,8 @@ from .highlights import SIDES_PX, Highlights, columns, select
 from .parts import PartInfo, part_info, part_uri, present_shards
 from .prediction_schema import prob_column
 from .review import review_csv, review_figures, review_table
-from .run_folder import RUN, check_is_run
+from .run_folder import RUN, check_is_run, marks_seen
+from .unseen import calibration_figures, quality_figures, unseen_of
 
 SCHEMA_VERSION = 1
 _FOLDER = "summary"
@@ -66,8 +67,8 @@ def build_summary(
     found = _read_parts(run)
     summary = Summary(
         figures=_figures(run, found),
-        confusion=_confusion_table(found.counts, run.classes),
-        per_class=_per_class_table(found.counts, run),
+        confusion=_confusion_table(found.unseen, run.classes),
+        per_class=_per_class_table(found.unseen, run),
     )
     folder = storage.join(run.uri, _FOLDER)
     previous = _previous(folder, run.fingerprint)
@@ -78,7 +79,7 @@ def build_summary(
     writer.write_parquet(storage.join(folder, "per_class.parquet"), summary.per_class)
     writer.write_parquet(storage.join(folder, "review.parquet"), review)
     writer.write_bytes(storage.join(folder, "review.csv"), review_csv(review))
-    writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(found.counts, run.classes))
+    writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(found.unseen, run.classes))
     _write_page(run, summary, found.highlights, previous, page, writer)
     writer.write_json(storage.join(folder, "summary.json"), summary.figures)
     return summary
@@ -152,6 +153,7 @@ class _Run:
     gone: int  # images that are missing in the last listing
     skipped: dict[str, int]
     reference: dict[str, Any] | None  # predictions of the model on its validation images
+    marks_seen: bool  # whether its rows have the column `seen`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +242,7 @@ def _read_run(uri: str) -> _Run:
             gone=values.get("gone") or 0,
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),
+            marks_seen=marks_seen(values),
         )
     except KeyError as exc:
         raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc
@@ -250,8 +253,19 @@ class _Found:
     """What is kept of the rows of some parts."""
 
     counts: Counts
+    seen_counts: Counts  # of the images that the model has learned from
+    tells_seen: bool  # whether rows say so
     throughput: _Throughput
     highlights: Highlights
+
+    @property
+    def seen(self) -> Counts | None:
+        return self.seen_counts if self.tells_seen else None
+
+    @property
+    def unseen(self) -> Counts:
+        """The images that accuracy and the like are of."""
+        return unseen_of(self.counts, self.seen)
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self:
@@ -259,6 +273,8 @@ class _Found:
         parts = list(parts)
         return cls(
             counts=total(part.counts for part in parts),
+            seen_counts=total(part.seen_counts for part in parts),
+            tells_seen=any(part.tells_seen for part in parts),
             throughput=_Throughput.total([part.throughput for part in parts]),
             highlights=Highlights.total(part.highlights for part in parts),
         )
@@ -277,26 +293,31 @@ def _read_parts(run: _Run) -> _Found:
 
 def _read_part(run: _Run, uri: str) -> _Found:
     """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
-    wanted = [*columns(run.classes, grouped=run.grouped), "scored_at"]
+    wanted = [*columns(run.classes, grouped=run.grouped), "scored_at", *(["seen"] if run.marks_seen else [])]
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
         table = file.read(columns=wanted, use_threads=False)
     try:
         if info.model != run.fingerprint:
             raise ValueError(f"it is of model {info.model}")
+        seen = table["seen"] if run.marks_seen else pa.chunked_array([pa.nulls(len(table), pa.bool_())])
         return _Found(
             counts=_count(run, table),
+            seen_counts=_count(run, table, where=pc.fill_null(seen, False)),
+            tells_seen=seen.null_count < len(seen),
             throughput=_Throughput.of_part(info, table["scored_at"]),
-            highlights=select(table.drop_columns("scored_at"), run.classes),
+            highlights=select(table.select(columns(run.classes, grouped=run.grouped)), run.classes),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
         raise StorageError("read_failed", message) from exc
 
 
-def _count(run: _Run, table: pa.Table) -> Counts:
-    """The counts of the rows of a part."""
+def _count(run: _Run, table: pa.Table, *, where: pa.ChunkedArray | None = None) -> Counts:
+    """The counts of the rows of a part, or of some of them."""
     groups, group_N = _groups(table["group"]) if run.grouped else ((ALL,), np.zeros(len(table), np.int64))
+    if where is not None:
+        table, group_N = table.filter(where), group_N[where.to_numpy()]
     failed = pc.not_equal(table["status"], "ok").to_numpy()
     return count_rows(
         groups,
@@ -332,14 +353,13 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "fingerprint": run.fingerprint,
         "classes": list(run.classes),
-        **_outcome(counts, run.classes),
+        **_outcome(counts, run.classes, seen=found.seen),
         "failures": {reason: images for reason, images in failures if images},
         "gone": run.gone,
         "skipped": run.skipped,
         "calibration": {
-            "ece": metrics.expected_calibration_error(counts),
-            "brier": metrics.brier(counts),
-            "bins": metrics.calibration_bins(counts),
+            **calibration_figures(found.unseen),
+            "bins": metrics.calibration_bins(found.unseen),
         },
         "drift": metrics.drift(counts, run.classes, run.reference) if run.reference else None,
         "confidence_histogram": counts.histogram.sum(axis=0).tolist(),
@@ -349,13 +369,18 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "throughput": throughput.figures(),
         "first_scored_at": _iso(throughput.scored_at[0]) if throughput.scored_at else None,
         "last_scored_at": _iso(throughput.scored_at[-1]) if throughput.scored_at else None,
-        "groups": {name: _outcome(group, run.classes) for name, group in counts.by_group()} if run.grouped else {},
+        "groups": _group_outcomes(counts, run.classes, seen=found.seen) if run.grouped else {},
     }
 
 
-def _outcome(counts: Counts, classes: Sequence[str]) -> dict[str, Any]:
+def _group_outcomes(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:
+    seen_by_group = dict(seen.by_group()) if seen else {}
+    return {name: _outcome(group, classes, seen=seen_by_group.get(name)) for name, group in counts.by_group()}
+
+
+def _outcome(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:
     """The figures of a whole run or of one group."""
-    images, accuracy, accepted = counts.ok + counts.failed, metrics.accuracy(counts), metrics.accepted_accuracy(counts)
+    images = counts.ok + counts.failed
     return {
         "totals": {
             "images": images,
@@ -367,11 +392,8 @@ def _outcome(counts: Counts, classes: Sequence[str]) -> dict[str, Any]:
         },
         "predicted": dict(zip(classes, counts.predicted.tolist(), strict=True)),
         "mean_confidence": metrics.mean_confidence(counts),
-        "accuracy": accuracy and accuracy._asdict(),
         "for_review": int(counts.review[:, 0].sum()),
-        "accepted_accuracy": accepted and accepted._asdict(),
-        "macro_f1": metrics.macro_f1(counts),
-        "balanced_accuracy": metrics.balanced_accuracy(counts),
+        **quality_figures(counts, seen),
     }
 
 

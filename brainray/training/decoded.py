@@ -4,6 +4,7 @@ A row is (position in the training set, label, picture, pixels, box). Imports no
 these functions as tasks, `brainray.cluster.train_shares` moves the rows to workers.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -29,7 +30,7 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
     """Decode images (position, uri, label) to uint8 pixels [N, H, W] or [N, H, W, 3] and descriptors.
 
     Column `box`, where there is one, holds boxes as shares of the image; they become shares of the pixels.
-    An image that cannot be read keeps its row, with the reason in column `error`.
+    An image that cannot be read keeps its row, with the reason in column `error`. `content` is the SHA-256 of the file.
     """
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     pixels = np.zeros(shape, np.uint8)
@@ -37,15 +38,19 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
     boxes = np.full((len(rows), 4), NO_BOX, np.float32)
     given = np.array(rows["box"].to_pylist(), np.float32) if "box" in rows.column_names else boxes
     errors = np.full(len(rows), "", "U32")
+    contents = np.full(len(rows), "", "U64")
     for row, uri in enumerate(rows["uri"].to_pylist()):
         try:
-            decoded, luminance_HW = decode_with_luminance(storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES), spec)
+            content = storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES)
+            contents[row] = hashlib.sha256(content).hexdigest()
+            decoded, luminance_HW = decode_with_luminance(content, spec)
             pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
             boxes[row] = in_square(given[row], size=(decoded.width, decoded.height), square=decoded.square)
         except (ImageError, StorageError) as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    return columns | {"pixels": pixels, "box": boxes, "error": errors} | Descriptors.stack(signatures).columns()
+    columns |= {"pixels": pixels, "box": boxes, "error": errors, "content": contents}
+    return columns | Descriptors.stack(signatures).columns()
 
 
 def take_rows(batch: Rows, wanted: Array, pictures: Array) -> Rows:

@@ -37,6 +37,7 @@ _REQUEST = "request.json"
 _CHECKPOINT = "checkpoint.pt"
 _PROGRESS = "progress.json"
 _GROUPS = "groups.parquet"
+_DESCRIBED = "described.parquet"
 FIRST_FOLD = "fold-1"
 _RAY = "ray"  # folder for the state of Ray Train, from which nothing is ever read
 _POLL_S = 1.0  # between two reads of the progress file
@@ -69,6 +70,10 @@ class WorkFolder:
     @property
     def groups(self) -> str:
         return storage.join(self.uri, _GROUPS)
+
+    @property
+    def described(self) -> str:
+        return storage.join(self.uri, _DESCRIBED)
 
     @property
     def ray(self) -> str:

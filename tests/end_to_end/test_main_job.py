@@ -7,8 +7,10 @@ import pytest
 
 from brainray import storage
 from brainray.cli.app import run
+from brainray.duplicates.seen import read_seen
 from brainray.imaging.phantom import CLASSES, write_archive
 from brainray.models.bundle import load_bundle
+from brainray.models.reference import read_reference
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,17 @@ def test_scoring_and_report_agree(folders, capfd):
     assert (folders / "run" / "summary" / "summary.json").read_bytes() == before
     assert run(["score", *arguments]) == 0
     assert "nothing new to score" in capfd.readouterr().out
+
+
+@pytest.mark.timeout(600)
+def test_the_bundle_tells_what_was_learned_from_and_what_was_measured(folders):
+    bundle = load_bundle(str(folders / "model"))
+    reference, seen = read_reference(bundle), read_seen(bundle)
+    assert len(reference) == bundle.metrics["images"] and reference["group"].null_count == 0
+    assert len(seen.content_N) + len(reference) == bundle.provenance["data"]["pictures"], "a copy is no other file"
+    output = folders / "again"
+    given = ["--input", str(folders / "training"), "--model", bundle.uri, "--output", str(output)]
+    assert run(["score", *given, "--no-report", "--max-failed", "1"]) == 0
+    rows = [row for part in (output / "predictions").iterdir() for row in pq.read_table(part).to_pylist()]
+    assert sum(row["seen"] or False for row in rows) == bundle.provenance["data"]["train_images"]
+    assert {row["seen"] for row in rows if row["status"] == "error"} == {None}

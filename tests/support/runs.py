@@ -10,6 +10,7 @@ from support.bundles import CLASSES
 from brainray import storage
 from brainray.commands.score import Outcome, ScoreEngine, score
 from brainray.config import ScoreOptions
+from brainray.duplicates.seen import read_seen
 from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import LabelFile
 from brainray.inputs.reader import Reader
@@ -50,13 +51,14 @@ def engine_of(
     predict = predict or _predictor(bundle)
 
     def engine(request: ScoreRequest, plan, lease) -> Iterator:
-        target = request.target(plan.uri, lease.writer)
+        target = request.target(plan.uri, lease.writer, run=plan.run_json)
         reader = Reader(
             outage_share=request.options.max_unread,
             roots=plan.run_json["inputs"],
             most_bytes=request.options.max_file_bytes,
             sleep=lambda _: None,
         )
+        seen = read_seen(bundle)
         todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
         for number, shard in enumerate(todo):
             if number == only:
@@ -64,7 +66,8 @@ def engine_of(
             if on_shard:
                 on_shard(shard.shard_id)
             state = open_shard(shard, target)
-            yield predict_shard(state, decode_shard(state.pending, bundle.image, reader=reader), predict, target)
+            decoded = decode_shard(state.pending, bundle.image, reader=reader)
+            yield predict_shard(state, decoded, predict, target, seen=seen)
         if only is not None:
             raise Stopped
 
