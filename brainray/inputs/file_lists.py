@@ -25,7 +25,7 @@ from .archives import kind_of
 from .archives.index import ArchiveIndexes
 from .archives.parquet_file import holds_images
 from .archives.parquet_images import is_text, not_read
-from .class_names import LABEL_COLUMNS
+from .class_names import LABEL_COLUMNS, numbered_class, numbered_classes
 from .delimited_text import TextTable, blank_rows, open_text_table
 from .listed_image import ListedImage
 from .s3_inventory import Inventory, is_encoded, open_inventory, passed_over, unencoded
@@ -75,6 +75,7 @@ class FileList:
     names: tuple[str, ...]  # of all columns in order, also where two are alike
     text: TextTable | None = None  # None: the list is Parquet, or an inventory in several files
     inventory: Inventory | None = None  # None: a list of its own
+    metadata: Mapping[bytes, bytes] | None = None  # of the schema of a Parquet file
     holds_images: bool = False  # whether it is no list but an archive, whose rows are the images
 
     @property
@@ -119,7 +120,7 @@ class FileList:
                 map(self._object, *(texts[name] for name in located)) if is_object else texts[located[0]],
                 texts[size] if size else none,
                 texts[version] if version else none,
-                texts[label] if label else none,
+                self._labels(label, texts[label]) if label else none,
                 map(json.dumps, zip(*(texts[name] for name in keep), strict=True)) if keep else none,
                 texts[latest] if latest and is_object else none,
                 texts[deleted] if deleted and is_object else none,
@@ -143,6 +144,11 @@ class FileList:
                     label=spelled.strip() or None if spelled else None,
                     kept=kept,
                 )
+
+    def _labels(self, column: str, texts: list[str | None]) -> Iterable[str | None]:
+        """The labels: numbers by the names of their classes, if the schema has them."""
+        classes = numbered_classes(self.metadata, column) if pa.types.is_integer(self.columns[column]) else []
+        return (numbered_class(int(text), classes) if text else None for text in texts) if classes else texts
 
     def _no_name(self, text: str, number: int, column: str) -> BadRequest:
         return BadRequest(
@@ -298,7 +304,14 @@ def _list_of(
     uri: str, schema: pa.Schema, *, text: TextTable | None = None, inventory: Inventory | None = None
 ) -> FileList:
     columns = dict(zip(schema.names, schema.types, strict=True))
-    return FileList(uri=uri, columns=columns, names=tuple(schema.names), text=text, inventory=inventory)
+    return FileList(
+        uri=uri,
+        columns=columns,
+        names=tuple(schema.names),
+        text=text,
+        inventory=inventory,
+        metadata=schema.metadata,
+    )
 
 
 def _located(found: FileList, *, seen: str | None = None) -> FileList:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 
-from .class_names import LABEL_COLUMNS, class_lookup, match_class
+from .class_names import LABEL_COLUMNS, class_lookup, match_class, numbered_class, numbered_classes
 from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
 from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
@@ -227,9 +227,18 @@ def _parquet_columns(data: bytes, source: str, columns: tuple[str, ...]) -> tupl
                 _check_type(name, schema.field(name).type, source, is_label=name == names[-1])
             table = file.read(columns=names)
             *located, labels = (table[name].cast(pa.string()).combine_chunks() for name in names)
+            if pa.types.is_integer(schema.field(names[-1]).type):
+                labels = _named_numbers(labels, numbered_classes(schema.metadata, names[-1]))
             return _names_of_images(located), labels
     except pa.ArrowException as exc:
         raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
+
+
+def _named_numbers(numbers: pa.Array, classes: Sequence[str]) -> pa.Array:
+    """The names of the classes of labels that are numbers, where the file has them (Hugging Face)."""
+    if not classes:
+        return numbers
+    return pa.array([None if text is None else numbered_class(int(text), classes) for text in numbers.to_pylist()])
 
 
 def _check_type(name: str, kind: pa.DataType, source: str, *, is_label: bool) -> None:

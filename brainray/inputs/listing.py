@@ -116,6 +116,7 @@ class Lister:
         self._most_bytes = most_bytes  # of an image that is read
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._unused: set[str] = set()  # columns of labels that cannot be read, as noted
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
@@ -232,6 +233,8 @@ class Lister:
         self.may_repeat = True
         name = storage.name_of(archive.uri)
         in_parquet = archives.kind_of(name) == "parquet"
+        if index.note is not None:
+            self._note_unused(archive.uri, index.note)
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
@@ -283,6 +286,14 @@ class Lister:
                 f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
             )
         return label
+
+    def _note_unused(self, uri: str, what: str) -> None:
+        """Say once of a column that it labels no image: files of one data set have the same columns."""
+        if self._label_file is None and what not in self._unused:
+            self._unused.add(what)
+            self._notes.append(
+                f"--input {uri}: {what}, and labels no image; write the names of classes as text, or give --labels"
+            )
 
     def _note_numbers(self) -> None:
         """Say once how numbers are read, for another data set may count its classes otherwise."""

@@ -46,7 +46,7 @@ _KINDS: dict[str, Kind] = {
     ".pq": "parquet",
     **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "compressed tar"),
 }
-_LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip, "parquet": list_parquet}
+_LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip}
 _TABLE_ROWS = 16_384
 
 INDEX_SCHEMA = pa.schema(
@@ -105,15 +105,19 @@ def split_refusal(text: str) -> ImageError:
     return ImageError(cast(ImageReason, reason), detail) if reason in IMAGE_REASONS else ImageError("read_failed", text)
 
 
-def list_members(kind: Kind, file: BinaryFile, *, most: int = MOST_MEMBERS) -> Iterator[pa.Table]:
+def list_members(
+    kind: Kind, file: BinaryFile, *, most: int = MOST_MEMBERS, notes: list[str] | None = None
+) -> Iterator[pa.Table]:
     """List an archive as tables of `INDEX_SCHEMA`, in the order of the file. A last row describes its damage, if any.
+
+    `notes` takes, before the first table, what the user should know of the archive as a whole.
 
     Memory does not grow with the members beyond 8-byte hashes of their names and, for a zip, its directory. Raises
     `NotAnArchive` before the first table for Parquet without images, and what reading the file raises.
     """
     names = _Names()
     rows: list[Member] = []
-    for member in _members(kind, file, most):
+    for member in _members(kind, file, most, [] if notes is None else notes):
         rows.append(member._replace(name=names.distinct(member.name)) if member.name else member)
         if len(rows) == _TABLE_ROWS:
             yield _table(rows)
@@ -129,12 +133,12 @@ def unpack(kind: Kind, name: str, size_bytes: int, stored: bytes) -> bytes:
     return unpack_zip(name, size_bytes, stored) if kind == "zip" else unpack_tar(size_bytes, stored)
 
 
-def _members(kind: Kind, file: BinaryFile, most: int) -> Iterator[Member]:
+def _members(kind: Kind, file: BinaryFile, most: int, notes: list[str]) -> Iterator[Member]:
     """The members of an archive; damage that ends the listing becomes a last row with the name ""."""
     try:
         if not size_of(file):
             raise ImageError("empty", "the file has no bytes")
-        yield from _LISTERS[kind](file, most)
+        yield from list_parquet(file, most, notes) if kind == "parquet" else _LISTERS[kind](file, most)
     except ImageError as exc:
         yield Member("", refused=str(exc))
 
