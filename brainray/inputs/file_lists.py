@@ -28,7 +28,7 @@ from .archives.parquet_images import is_text, not_read
 from .class_names import LABEL_COLUMNS, numbered_class, numbered_classes
 from .delimited_text import TextTable, blank_rows, open_text_table
 from .listed_image import ListedImage
-from .s3_inventory import Inventory, is_encoded, open_inventory, passed_over, unencoded
+from .s3_inventory import Inventory, archived_class, is_encoded, open_inventory, passed_over, unencoded
 from .skip_counts import count_skipped
 from .table_columns import (
     BUCKET_COLUMN,
@@ -37,6 +37,8 @@ from .table_columns import (
     KEY_COLUMN,
     LATEST_COLUMNS,
     SIZE_COLUMNS,
+    STORAGE_COLUMNS,
+    TIER_COLUMNS,
     URI_COLUMNS,
     VERSION_COLUMNS,
     find_column,
@@ -63,6 +65,7 @@ class FileListRow:
     size_bytes: int | None
     version: str | None
     label: str | None  # as spelled in the list
+    archived: str | None  # the storage class of an object that must be restored before it can be read
     kept: str | None  # JSON array of the kept columns' values as text, in the order they were asked for
 
 
@@ -106,27 +109,22 @@ class FileList:
         counted = Counter[str]() if skipped is None else skipped
         located = self.location()
         self._check_names(located)
-        label, size, version, latest, deleted = map(
-            self._find, (LABEL_COLUMNS, SIZE_COLUMNS, VERSION_COLUMNS, LATEST_COLUMNS, DELETED_COLUMNS)
-        )
+        label, *others = map(self._find, (LABEL_COLUMNS, SIZE_COLUMNS, VERSION_COLUMNS, STORAGE_COLUMNS, TIER_COLUMNS))
         is_object = len(located) == 2
-        wanted = [*located, *filter(None, (label, size, version)), *keep]
-        wanted += filter(None, (latest, deleted)) if is_object else ()
+        others += map(self._find, (LATEST_COLUMNS, DELETED_COLUMNS)) if is_object else (None, None)
+        wanted = [*located, *filter(None, (label, *others)), *keep]
         number = 0
         for table, blank in self._tables(list(dict.fromkeys(wanted)), one_line=located):
             texts = {name: self._texts(table, name) for name in table.column_names}
             none = [None] * len(table)
             listed = zip(
                 map(self._object, *(texts[name] for name in located)) if is_object else texts[located[0]],
-                texts[size] if size else none,
-                texts[version] if version else none,
                 self._labels(label, texts[label]) if label else none,
                 map(json.dumps, zip(*(texts[name] for name in keep), strict=True)) if keep else none,
-                texts[latest] if latest and is_object else none,
-                texts[deleted] if deleted and is_object else none,
+                *(texts[name] if name else none for name in others),
                 strict=True,
             )
-            for place, (text, size_bytes, tag, spelled, kept, newest, gone) in enumerate(listed):
+            for place, (text, spelled, kept, size_bytes, tag, storage_class, tier, newest, gone) in enumerate(listed):
                 number += 1
                 if not text or not text.strip():
                     if place in blank():
@@ -142,6 +140,7 @@ class FileList:
                     size_bytes=_size(size_bytes),
                     version=tag.strip('"') if tag else None,
                     label=spelled.strip() or None if spelled else None,
+                    archived=archived_class(storage_class, tier),
                     kept=kept,
                 )
 

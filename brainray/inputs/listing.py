@@ -31,7 +31,7 @@ from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
 from .unnamed_files import UnnamedFiles
-from .unread import MOST_FILE_BYTES, refusal_of_file, refusal_of_size
+from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
@@ -101,6 +101,7 @@ class Lister:
         any_suffix: bool = False,
         keep: Sequence[str] = (),
         most_bytes: int = MOST_FILE_BYTES,
+        retry_unread: bool = False,
     ) -> None:
         self._inputs = inputs
         self._indexes = indexes
@@ -114,6 +115,7 @@ class Lister:
         self._any_suffix = any_suffix
         self._keep = keep
         self._most_bytes = most_bytes  # of an image that is read
+        self._retry_unread = retry_unread  # whether objects may be restored that a list calls archived
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
         self._unused: set[str] = set()  # columns of labels that cannot be read, as noted
@@ -317,7 +319,8 @@ class Lister:
             folders = tuple(path.split("/")[:-1])
             label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
-            refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
+            archived = None if self._retry_unread else refusal_of_class(image.uri, listed.archived)
+            refused = image.refused or archived or refusal_of_size(image.size_bytes, self._most_bytes)
             yield image._replace(label=label, group=group, refused=refused), path
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:

@@ -24,6 +24,7 @@ VERSION_COLUMNS = ("version", "etag")
 GROUP_COLUMNS = ("group", "subject", "patient", "groupid", "subjectid", "patientid", "participantid")
 LATEST_COLUMNS = ("islatest",)
 DELETED_COLUMNS = ("isdeletemarker",)
+STORAGE_COLUMNS, TIER_COLUMNS = ("storageclass",), ("intelligenttieringaccesstier",)
 
 
 def spelled(name: str) -> str:
