@@ -17,6 +17,7 @@ from brainray.errors import BadRequest, as_bad_request
 from .class_names import LABEL_COLUMNS, class_lookup, match_class, numbered_class, numbered_classes
 from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
+from .s3_inventory import is_encoded, unencoded
 from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
 
 NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
@@ -195,7 +196,10 @@ def _text_columns(uri: str, source: str, columns: tuple[str, ...]) -> tuple[pa.A
         if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
             named = _named_rows(batch, located[-1], first, source)
         first += len(batch)
-        keys.append(_names_of_images([named[place] for place in located]))
+        columns = [named[place] for place in located]
+        if len(columns) == 2 and is_encoded(text.names):
+            columns[1] = pa.array([key and unencoded(key, source) for key in columns[1].to_pylist()], pa.string())
+        keys.append(_names_of_images(columns))
         labels.append(named[label])
     if not keys:
         raise BadRequest(f"{source}: holds no rows")

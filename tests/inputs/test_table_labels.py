@@ -1,8 +1,11 @@
 """Labels that are not plain text in tables of images, lists and label files: numbers with names, numbers, structs."""
 
+import re
+
 import pyarrow as pa
 import pytest
 from support.archive_rows import parquet_of
+from support.archives import tar_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
@@ -61,3 +64,31 @@ def test_a_column_that_cannot_be_read_as_labels_is_noted(listed, values, told):
     assert f"t.parquet: its column label is {told}, and labels no image; " in note
     found, notes = listed({"image": [b"x", b"y"], "label": pa.array(values), "diagnosis": ["glioma"] * 2})
     assert (found, notes) == (["glioma"] * 2, ())
+
+
+@pytest.mark.parametrize(
+    ("sample", "label"),
+    [
+        ('{"Class": "No Tumor"}', "notumor"),
+        ('{"label": null, "diagnosis": "glioma"}', "glioma"),
+        ('{"label": 1.0}', "notumor"),
+        ('{"labels": ["glioma"]}', "glioma"),
+        ('{"id": "glioma"}', None),
+        ("[1]", None),
+    ],
+)
+def test_the_label_of_a_sample_has_the_names_of_label_columns(tmp_path, sample, label):
+    assert tar_labels(tmp_path, sample) == [label]
+
+
+@pytest.mark.parametrize("value", ['["glioma", "notumor"]', '{"name": "glioma"}', "true", "0.5"])
+def test_a_label_of_a_sample_that_is_no_text_is_refused(tmp_path, value):
+    with pytest.raises(BadRequest, match=rf"#0.jpg: its label '{re.escape(value)}' is no class of the model"):
+        tar_labels(tmp_path, f'{{"label": {value}}}')
+
+
+def tar_labels(tmp_path, sample):
+    (tmp_path / "w.tar").write_bytes(tar_of({"0.jpg": b"x", "0.json": sample.encode()}))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        ((table, _),) = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES).tables()
+    return table["label"].to_pylist()

@@ -44,7 +44,9 @@ _KINDS: dict[str, Kind] = {
     ".zip": "zip",
     ".parquet": "parquet",
     ".pq": "parquet",
-    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "compressed tar"),
+    **dict.fromkeys(
+        (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst"), "compressed tar"
+    ),
 }
 _LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip}
 _TABLE_ROWS = 16_384
