@@ -196,10 +196,10 @@ def _text_columns(uri: str, source: str, columns: tuple[str, ...]) -> tuple[pa.A
         if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
             named = _named_rows(batch, located[-1], first, source)
         first += len(batch)
-        columns = [named[place] for place in located]
-        if len(columns) == 2 and is_encoded(text.names):
-            columns[1] = pa.array([key and unencoded(key, source) for key in columns[1].to_pylist()], pa.string())
-        keys.append(_names_of_images(columns))
+        images = [named[place] for place in located]
+        if len(images) == 2 and is_encoded(text.names):
+            images[1] = pa.array([key and unencoded(key, source) for key in images[1].to_pylist()], pa.string())
+        keys.append(_names_of_images(images))
         labels.append(named[label])
     if not keys:
         raise BadRequest(f"{source}: holds no rows")

@@ -52,10 +52,10 @@ class TableGuard:
 
     def _refusal(self, folder: tuple[str, ...]) -> BadRequest:
         kind = self._tables[folder]
-        table, article = (folder[:-1], "an") if kind == "Iceberg" else (folder, "a")
+        table = folder[:-1] if kind == "Iceberg" else folder
         pattern = shlex.quote(glob.escape("/".join(table)) + "/*")
         others = f", or leave it out by --exclude {pattern}" if table else ""
         return BadRequest(
-            f"--input {storage.join(self._root, *table)} is {article} {kind} table, whose log says which rows of its "
-            f"Parquet files are valid; export these rows to Parquet and give that, or a list of the images{others}"
+            f"--input {storage.join(self._root, *table)} is a {kind} table, whose log says which rows of its Parquet "
+            f"files are valid; export these rows to Parquet and give that, or a list of the images{others}"
         )

@@ -82,11 +82,23 @@ class UnnamedFiles:
     """
 
     def __init__(
-        self, root: str, skipped: Counter[str], *, any_suffix: bool = False, read: ReadHead = read_head
+        self,
+        root: str,
+        skipped: Counter[str],
+        *,
+        option: str = "--input",
+        any_suffix: bool | None = False,
+        read: ReadHead = read_head,
     ) -> None:
-        self._root = root
+        """`option` is the one that names the input; `any_suffix` is None where the command has no such option."""
+        self._source = f"{option} {root}"
+        scored = any_suffix is not None
+        self._used = "scored" if scored else "used"
+        self._advice = (
+            f"give {'--any-suffix to score such files' if scored else 'such files the suffix of their format'}"
+        )
         self._skipped = skipped
-        self._any_suffix = any_suffix
+        self._any_suffix = bool(any_suffix)
         self._read = read
         self._most = _MOST_IN_BUCKET if root.startswith("s3://") else _MOST_ON_DISK
         self._held: list[tuple[FileInfo, str]] = []  # with the reason to skip it
@@ -135,12 +147,12 @@ class UnnamedFiles:
         images = self._formats.total() - self._formats[DICOM]
         if images and not self._any_suffix:
             self.notes.append(
-                f"--input {self._root}: {images:,} of {self._without_suffix:,} files without suffix are images by "
-                f"their first bytes ({_images_in(self._formats)}), and are scored"
+                f"{self._source}: {images:,} of {self._without_suffix:,} files without suffix are images "
+                f"by their first bytes ({_images_in(self._formats)}), and are {self._used}"
             )
         if self._formats[DICOM]:
             self.notes.append(
-                f"--input {self._root}: {self._formats[DICOM]:,} of the files without an image's suffix are {_UNREAD}"
+                f"{self._source}: {self._formats[DICOM]:,} of the files without an image's suffix are {_UNREAD}"
             )
 
     def _advise(self) -> None:
@@ -150,9 +162,9 @@ class UnnamedFiles:
         self._skipped[NO_SUFFIX] += self._without_suffix
         if formats:
             images = _images_in(formats)
-            found = f"look like images: {images}; give --any-suffix to score such files"
+            found = f"look like images: {images}; {self._advice}"
             self.notes.append(
-                f"--input {self._root}: {self._without_suffix:,} files without suffix were passed over; of the first "
+                f"{self._source}: {self._without_suffix:,} files without suffix were passed over; of the first "
                 f"{len(sample)}, {found if images else f'{formats[DICOM]:,} are {_UNREAD}'}"
             )
 
