@@ -24,7 +24,7 @@ from .archives.member import is_archive
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
-from .unnamed_files import NO_SUFFIX, UnnamedFiles
+from .unnamed_files import NO_SUFFIX, UnnamedFiles, read_head
 
 # Formats that `imaging` reads, and medical formats, which are listed so that they get a row with `unsupported`.
 _PILLOW = "jpg jpeg jpe jfif jp2 j2k jpc jpf jpx j2c png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm pfm"
@@ -181,7 +181,7 @@ def image_files(option: str, root: str, skipped: Counter[str], notes: list[str])
 
     Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
     """
-    unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None)
+    unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, read=read_head)
     named = 0
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):

@@ -17,7 +17,7 @@ from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
 from .parquet_file import footer_bytes, list_parquet, parquet_rows
 from .parquet_images import NotAnArchive
 from .tar_file import list_compressed_tar, list_tar, unpack_tar
-from .zip_file import list_zip, unpack_zip
+from .zip_file import list_zip, unpack_zip, zip_head
 
 __all__ = [
     "INDEX_SCHEMA",
@@ -27,6 +27,7 @@ __all__ = [
     "Kind",
     "NotAnArchive",
     "footer_bytes",
+    "head_of",
     "inner_path",
     "kind_of",
     "list_members",
@@ -133,6 +134,11 @@ def unpack(kind: Kind, name: str, size_bytes: int, stored: bytes) -> bytes:
     if kind == "parquet":
         raise ValueError("rows of Parquet are read by parquet_rows")
     return unpack_zip(name, size_bytes, stored) if kind == "zip" else unpack_tar(size_bytes, stored)
+
+
+def head_of(kind: Kind, stored: bytes, length: int) -> bytes:
+    """The first bytes of a member of a tar or zip, from the first of the `stored_bytes` at its `offset`."""
+    return zip_head(stored, length) if kind == "zip" else stored[:length]
 
 
 def _members(kind: Kind, file: BinaryFile, most: int, notes: list[str]) -> Iterator[Member]:

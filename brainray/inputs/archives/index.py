@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
-from brainray.errors import StorageError
+from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
 from brainray.inputs.listed_image import ListedImage
 from brainray.storage.base import FileInfo
@@ -137,6 +137,20 @@ class ArchiveIndexes:
             _write(temporary, archive, kind)
             os.replace(temporary, path)
         return ArchiveIndex(path, in_run=in_run)
+
+
+def refusal_of(index: Future[ArchiveIndex]) -> str | None:
+    """Why an archive of images cannot be listed although its store is there; None where it can.
+
+    Raises `StorageError` for any other failure.
+    """
+    try:
+        index.result()
+    except StorageError as exc:
+        if exc.reason != "archived":
+            raise
+        return str(ImageError("archived", str(exc)))
+    return None
 
 
 def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
