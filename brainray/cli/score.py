@@ -1,9 +1,12 @@
 """`brainray score`."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from brainray.errors import BadRequest
 
 from .log import LOG, LogFormatOption
 from .options import Precision, Report, Thumbnails
@@ -98,6 +101,8 @@ def score(
     """
     from brainray.commands.score import read_request
 
+    if price is not None and not 0 <= price < math.inf:
+        raise BadRequest(f"--price is {price:g}; it must be 0 or more")
     options = options_of(context.params)
     inputs = [*input, *(more or ())]
     request = read_request(inputs, model=model, output=output, labels=labels, options=options)

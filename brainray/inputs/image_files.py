@@ -45,6 +45,9 @@ _SYSTEM_FOLDERS = frozenset(
 )
 
 
+_REPEATED = re.compile(r"(#\d+)+$")  # see `archives.list_members`
+
+
 @lru_cache(maxsize=4096)
 def is_hidden_folder(name: str) -> bool:
     """Whether a folder is hidden by its name, or made by a system for its own use (recycle bins, thumbnails, logs)."""
@@ -70,7 +73,11 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
 
 
 def skip_member(name: str, *, refused: bool) -> str | None:
-    """The reason to skip a member of a tar or zip; None for images and archives. `refused`: ignores its folders."""
+    """The reason to skip a member of a tar or zip; None for images and archives. `refused`: ignores its folders.
+
+    A name that occurs again ends in `#2`, `#3` and so on, which is no part of its suffix.
+    """
+    name = _REPEATED.sub("", name)
     if not name or is_archive(name):
         return None
     *folders, file = name.replace("\\", "/").split("/")

@@ -69,3 +69,13 @@ def test_elsewhere_they_are_passed_over_and_one_archive_is_sampled(listed, monke
     ]
     table, found = listed(archives, any_suffix=True, exclude=["1.zip#*"])
     assert (len(table), found.skipped) == (6, {"in --exclude": 3})
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(("name", "data"), [("a.tar", tar_of), ("a.zip", zip_of)])
+def test_a_name_that_occurs_again_keeps_its_suffix(listed, name, data):
+    """As `tar -r` appends a new version of a file."""
+    stored = [("x.jpg", JPEG), ("x.jpg", JPEG), ("x.txt", b"1"), ("x.txt", b"2")]
+    table, found = listed({name: data(stored)})
+    assert [uri.partition(f"{name}#")[2] for uri in table["uri"].to_pylist()] == ["x.jpg", "x.jpg#2"]
+    assert found.skipped == {"suffix .txt": 2}
