@@ -17,7 +17,7 @@ _ALIASES = {
     "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
 }
 # Names of label columns, in file lists, label files and Parquet archives; the first that exists counts.
-LABEL_COLUMNS = ("label", "labels", "class", "diagnosis", "target")
+LABEL_COLUMNS = ("label", "class", "diagnosis", "target", "labels")
 # Names of split folders in public copies, which are above the class folders and no class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one
