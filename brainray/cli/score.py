@@ -101,8 +101,6 @@ def score(
     """
     from brainray.commands.score import read_request
 
-    if price is not None and not 0 <= price < math.inf:
-        raise BadRequest(f"--price is {price:g}; it must be 0 or more")
     options = options_of(context.params)
     inputs = [*input, *(more or ())]
     request = read_request(inputs, model=model, output=output, labels=labels, options=options)
@@ -125,6 +123,8 @@ def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
 
     from .console import output_console, show_estimate, show_plan
 
+    if price is not None and not 0 <= price < math.inf:
+        raise BadRequest(f"--price is {price:g}; it must be 0 or more")
     console = output_console()
     if not probe:
         show_plan(console, plan_only(request, say=LOG.say))
