@@ -1,9 +1,12 @@
 """`brainray score`."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from brainray.errors import BadRequest
 
 from .log import LOG, LogFormatOption
 from .options import Precision, Report, Thumbnails
@@ -120,6 +123,8 @@ def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
 
     from .console import output_console, show_estimate, show_plan
 
+    if price is not None and not 0 <= price < math.inf:
+        raise BadRequest(f"--price is {price:g}; it must be 0 or more")
     console = output_console()
     if not probe:
         show_plan(console, plan_only(request, say=LOG.say))

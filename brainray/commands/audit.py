@@ -94,7 +94,7 @@ def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dic
     group_file = read_group_file(request.groups) if request.groups else None
     listed = list_images(request.data, request.against, group_regex=request.group_regex, group_file=group_file)
     say(f"{len(listed.table):,} images")
-    for line in group_file.describe() if group_file else ():
+    for line in (*listed.notes, *(group_file.describe() if group_file else ())):
         say(line)
     if listed.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in listed.skipped.items()))

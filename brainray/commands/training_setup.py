@@ -81,7 +81,7 @@ def list_images(
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
     if training_set.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
-    for line in group_file.describe() if group_file else ():
+    for line in (*training_set.notes, *(group_file.describe() if group_file else ())):
         say(line)
     for line in box_file.describe(training_set.boxes) if box_file else ():
         say(line)

@@ -20,7 +20,7 @@ from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
 from brainray.inputs.group_file import GroupFile
 from brainray.inputs.image_files import Grouper, image_files, tables_of
-from brainray.inputs.skip_counts import few_reasons
+from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.inputs.unread import MOST_FILE_BYTES
 
 from .descriptors import Descriptors, Flags, Floats, Ints, describe_picture, nothing
@@ -58,6 +58,7 @@ class AuditListing:
     # relative (its path below the root); null for none
     table: pa.Table
     skipped: dict[str, int]  # files that are no images, by reason
+    notes: tuple[str, ...] = ()  # for the user, one line each
 
 
 def list_images(
@@ -69,19 +70,20 @@ def list_images(
     """
     _check_disjoint([*data, *against])
     subject_of = Grouper(group_regex, option="--group-regex")
-    skipped: Counter[str] = Counter()
+    skipped, notes = Counter[str](), list[str]()
     chunks: list[pa.Table] = []
     for source, roots in ((DATA, data), (AGAINST, against)):
         for root in roots:
-            tables = list(tables_of(_listing_rows(root, source, subject_of, skipped), _LISTING_SCHEMA))
+            tables = list(tables_of(_listing_rows(root, source, subject_of, skipped, notes), _LISTING_SCHEMA))
             if not tables:
-                raise BadRequest(f"--{source} {root}: no image files found")
+                found = passed_over(skipped, notes, f"--{source} {root}")
+                raise BadRequest(f"--{source} {root}: no image files found{found}")
             chunks += tables
     table = pa.concat_tables(chunks)
     if group_file is not None:
         subjects = pc.coalesce(group_file.groups_of(table), table["subject"])
         table = table.set_column(table.schema.get_field_index("subject"), "subject", subjects)
-    return AuditListing(table=table, skipped=few_reasons(skipped))
+    return AuditListing(table=table, skipped=few_reasons(skipped), notes=tuple(notes))
 
 
 def _check_disjoint(roots: Sequence[str]) -> None:
@@ -93,10 +95,10 @@ def _check_disjoint(roots: Sequence[str]) -> None:
 
 
 def _listing_rows(
-    root: str, source: str, subject_of: Grouper, skipped: Counter[str]
+    root: str, source: str, subject_of: Grouper, skipped: Counter[str], notes: list[str]
 ) -> Iterator[dict[str, str | None]]:
-    """The rows of the listing for one root; files that are no images are counted in `skipped`."""
-    for image in image_files(f"--{source}", root, skipped):
+    """The rows of the listing for one root; counts files that are no images, and notes what the user should know."""
+    for image in image_files(f"--{source}", root, skipped, notes):
         label, folder = _label_and_folder(image.folders)
         subject = subject_of(image.uri, image.folders)
         relative = "/".join((*image.folders, storage.name_of(image.uri)))

@@ -55,7 +55,7 @@ class BoxFile:
 
 def read_box_file(uri: str) -> BoxFile:
     """Read a CSV or Parquet file with an image column and four of a box. Raises `BadRequest`, which names the fault."""
-    keys, columns = read_named_values(OPTION, uri, *BOX_COLUMNS)
+    keys, columns = read_named_values(OPTION, uri, *BOX_COLUMNS, fractions=True)
     texts = [pc.utf8_trim_whitespace(pc.fill_null(column, "")) for column in columns]
     missing = pa.array(sorted(NO_VALUE))
     is_none = [pc.is_in(pc.utf8_lower(text), value_set=missing) for text in texts]

@@ -3,8 +3,9 @@
 Nothing here assumes four classes. The aliases let public copies of the brain-MRI sets work unchanged.
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -16,7 +17,7 @@ _ALIASES = {
     "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
 }
 # Names of label columns, in file lists, label files and Parquet archives; the first that exists counts.
-LABEL_COLUMNS = ("label", "class", "diagnosis", "target")
+LABEL_COLUMNS = ("label", "class", "diagnosis", "target", "labels")
 # Names of split folders in public copies, which are above the class folders and no class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one
@@ -42,6 +43,28 @@ def class_lookup(classes: Iterable[str]) -> dict[str, str]:
 def match_class(name: str, lookup: dict[str, str]) -> str | None:
     """The class of which `name` is a spelling; None if there is none."""
     return lookup.get(_key(class_name(name)))
+
+
+def numbered_classes(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str]:
+    """The class names that Hugging Face's `datasets` stores in a Parquet schema for labels that are numbers.
+
+    Empty without them.
+    """
+    try:
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def numbered_class(number: int, classes: Sequence[str]) -> str | None:
+    """The name of a class by its number, from 0; None for -1, which `datasets` writes where no label is known.
+
+    A number that has no name is given as text: it is no class, and whoever reads it says so.
+    """
+    if number == -1:
+        return None
+    return classes[number] if 0 <= number < len(classes) else str(number)
 
 
 def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | None:

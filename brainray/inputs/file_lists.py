@@ -25,10 +25,10 @@ from .archives import kind_of
 from .archives.index import ArchiveIndexes
 from .archives.parquet_file import holds_images
 from .archives.parquet_images import is_text, not_read
-from .class_names import LABEL_COLUMNS
+from .class_names import LABEL_COLUMNS, numbered_class, numbered_classes
 from .delimited_text import TextTable, blank_rows, open_text_table
 from .listed_image import ListedImage
-from .s3_inventory import Inventory, is_encoded, open_inventory, passed_over, unencoded
+from .s3_inventory import Inventory, archived_class, is_encoded, open_inventory, passed_over, unencoded
 from .skip_counts import count_skipped
 from .table_columns import (
     BUCKET_COLUMN,
@@ -37,6 +37,8 @@ from .table_columns import (
     KEY_COLUMN,
     LATEST_COLUMNS,
     SIZE_COLUMNS,
+    STORAGE_COLUMNS,
+    TIER_COLUMNS,
     URI_COLUMNS,
     VERSION_COLUMNS,
     find_column,
@@ -63,6 +65,7 @@ class FileListRow:
     size_bytes: int | None
     version: str | None
     label: str | None  # as spelled in the list
+    archived: str | None  # the storage class of an object that must be restored before it can be read
     kept: str | None  # JSON array of the kept columns' values as text, in the order they were asked for
 
 
@@ -75,6 +78,7 @@ class FileList:
     names: tuple[str, ...]  # of all columns in order, also where two are alike
     text: TextTable | None = None  # None: the list is Parquet, or an inventory in several files
     inventory: Inventory | None = None  # None: a list of its own
+    metadata: Mapping[bytes, bytes] | None = None  # of the schema of a Parquet file
     holds_images: bool = False  # whether it is no list but an archive, whose rows are the images
 
     @property
@@ -105,27 +109,22 @@ class FileList:
         counted = Counter[str]() if skipped is None else skipped
         located = self.location()
         self._check_names(located)
-        label, size, version, latest, deleted = map(
-            self._find, (LABEL_COLUMNS, SIZE_COLUMNS, VERSION_COLUMNS, LATEST_COLUMNS, DELETED_COLUMNS)
-        )
+        label, *others = map(self._find, (LABEL_COLUMNS, SIZE_COLUMNS, VERSION_COLUMNS, STORAGE_COLUMNS, TIER_COLUMNS))
         is_object = len(located) == 2
-        wanted = [*located, *filter(None, (label, size, version)), *keep]
-        wanted += filter(None, (latest, deleted)) if is_object else ()
+        others += map(self._find, (LATEST_COLUMNS, DELETED_COLUMNS)) if is_object else (None, None)
+        wanted = [*located, *filter(None, (label, *others)), *keep]
         number = 0
         for table, blank in self._tables(list(dict.fromkeys(wanted)), one_line=located):
             texts = {name: self._texts(table, name) for name in table.column_names}
             none = [None] * len(table)
             listed = zip(
                 map(self._object, *(texts[name] for name in located)) if is_object else texts[located[0]],
-                texts[size] if size else none,
-                texts[version] if version else none,
-                texts[label] if label else none,
+                self._labels(label, texts[label]) if label else none,
                 map(json.dumps, zip(*(texts[name] for name in keep), strict=True)) if keep else none,
-                texts[latest] if latest and is_object else none,
-                texts[deleted] if deleted and is_object else none,
+                *(texts[name] if name else none for name in others),
                 strict=True,
             )
-            for place, (text, size_bytes, tag, spelled, kept, newest, gone) in enumerate(listed):
+            for place, (text, spelled, kept, size_bytes, tag, storage_class, tier, newest, gone) in enumerate(listed):
                 number += 1
                 if not text or not text.strip():
                     if place in blank():
@@ -141,8 +140,14 @@ class FileList:
                     size_bytes=_size(size_bytes),
                     version=tag.strip('"') if tag else None,
                     label=spelled.strip() or None if spelled else None,
+                    archived=archived_class(storage_class, tier),
                     kept=kept,
                 )
+
+    def _labels(self, column: str, texts: list[str | None]) -> Iterable[str | None]:
+        """The labels: numbers by the names of their classes, if the schema has them."""
+        classes = numbered_classes(self.metadata, column) if pa.types.is_integer(self.columns[column]) else []
+        return (numbered_class(int(text), classes) if text else None for text in texts) if classes else texts
 
     def _no_name(self, text: str, number: int, column: str) -> BadRequest:
         return BadRequest(
@@ -298,7 +303,14 @@ def _list_of(
     uri: str, schema: pa.Schema, *, text: TextTable | None = None, inventory: Inventory | None = None
 ) -> FileList:
     columns = dict(zip(schema.names, schema.types, strict=True))
-    return FileList(uri=uri, columns=columns, names=tuple(schema.names), text=text, inventory=inventory)
+    return FileList(
+        uri=uri,
+        columns=columns,
+        names=tuple(schema.names),
+        text=text,
+        inventory=inventory,
+        metadata=schema.metadata,
+    )
 
 
 def _located(found: FileList, *, seen: str | None = None) -> FileList:

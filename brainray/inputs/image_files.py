@@ -24,7 +24,7 @@ from .archives.member import is_archive
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
-from .unnamed_files import NO_SUFFIX
+from .unnamed_files import NO_SUFFIX, UnnamedFiles, read_head
 
 # Formats that `imaging` reads, and medical formats, which are listed so that they get a row with `unsupported`.
 _PILLOW = "jpg jpeg jpe jfif jp2 j2k jpc jpf jpx j2c png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm pfm"
@@ -43,6 +43,9 @@ _SYSTEM_FOLDERS = frozenset(
         *("_temporary", "_spark_metadata", "_delta_log", "_delta_index", "_change_data", "_symlink_format_manifest"),
     )
 )
+
+
+_REPEATED = re.compile(r"(#\d+)+$")  # see `archives.list_members`
 
 
 @lru_cache(maxsize=4096)
@@ -70,7 +73,11 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
 
 
 def skip_member(name: str, *, refused: bool) -> str | None:
-    """The reason to skip a member of a tar or zip; None for images and archives. `refused`: ignores its folders."""
+    """The reason to skip a member of a tar or zip; None for images and archives. `refused`: ignores its folders.
+
+    A name that occurs again ends in `#2`, `#3` and so on, which is no part of its suffix.
+    """
+    name = _REPEATED.sub("", name)
     if not name or is_archive(name):
         return None
     *folders, file = name.replace("\\", "/").split("/")
@@ -176,15 +183,25 @@ class InputFolders(FolderRules):
             self._tables.on_file(folders)
 
 
-def image_files(option: str, root: str, skipped: Counter[str]) -> Iterator[FileInfo]:
-    """List the image files below `root`. Counts skipped files by reason. Errors are `BadRequest` with the option."""
+def image_files(option: str, root: str, skipped: Counter[str], notes: list[str]) -> Iterator[FileInfo]:
+    """List the image files below `root`; last those without a suffix, if they count (see `UnnamedFiles`).
+
+    Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
+    """
+    unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, read=read_head)
+    named = 0
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
             reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
-            if reason:
-                count_skipped(skipped, reason)
-            else:
+            if reason is None:
+                named += 1
                 yield found
+            elif unnamed.wants(reason):
+                yield from unnamed.add(found, reason)
+            else:
+                count_skipped(skipped, reason)
+        yield from unnamed.rest(named)
+    notes += unnamed.notes
 
 
 def tables_of(rows: Iterable[dict[str, str | None]], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -4,7 +4,7 @@ Labels and names of images are text: "01" is not "1".
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 
-from .class_names import LABEL_COLUMNS, class_lookup, match_class
+from .class_names import LABEL_COLUMNS, class_lookup, match_class, numbered_class, numbered_classes
 from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
+from .s3_inventory import is_encoded, unencoded
 from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
 
 NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
@@ -161,18 +162,21 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     return LabelFile(keys, _classes_of(raw, classes, source), source=source)
 
 
-def read_named_values(option: str, uri: str, *roles: Sequence[str]) -> tuple[pa.Array, list[pa.Array]]:
+def read_named_values(
+    option: str, uri: str, *roles: Sequence[str], fractions: bool = False
+) -> tuple[pa.Array, list[pa.Array]]:
     """Read the names of images, each once, and for each role, such as the label, the values of each image as text.
 
-    A role is the names of its column, of which the first that exists counts. Raises `BadRequest`, which begins with the
-    option and names the fault.
+    A role is the names of its column, of which the first that exists counts. `fractions`: Parquet may hold those.
+    Raises `BadRequest`, which begins with the option and names the fault.
     """
     source = f"{option} {uri}"
     with as_bad_request(option):
         with storage.open_seekable(uri) as file:
             is_parquet = file.read(len(_PARQUET)) == _PARQUET
         if is_parquet:
-            keys, values = _parquet_columns(storage.read_bytes(uri), source, roles)
+            also = (pa.types.is_floating,) if fractions else ()
+            keys, values = _parquet_columns(storage.read_bytes(uri), source, roles, *also)
         else:
             keys, values = _text_columns(uri, source, roles)
     if len(keys) == 0:
@@ -196,8 +200,10 @@ def _text_columns(uri: str, source: str, roles: Sequence[Sequence[str]]) -> tupl
         if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
             named = _named_rows(batch, located[-1], first, source)
         first += len(batch)
-        names = _names_of_images([named[place] for place in located])
-        batches.append([names, *(named[place] for place in places)])
+        images = [named[place] for place in located]
+        if len(images) == 2 and is_encoded(text.names):
+            images[1] = pa.array([key and unencoded(key, source) for key in images[1].to_pylist()], pa.string())
+        batches.append([_names_of_images(images), *(named[place] for place in places)])
     if not batches:
         raise BadRequest(f"{source}: holds no rows")
     keys, *values = (pa.concat_arrays(column) for column in zip(*batches, strict=True))
@@ -220,29 +226,40 @@ def _named_rows(batch: pa.RecordBatch, key: int, first: int, source: str) -> pa.
     return batch.take(pa.array([row for row in range(len(batch)) if row not in blank], pa.int64()))
 
 
-def _parquet_columns(data: bytes, source: str, roles: Sequence[Sequence[str]]) -> tuple[pa.Array, list[pa.Array]]:
+def _parquet_columns(
+    data: bytes, source: str, roles: Sequence[Sequence[str]], *also: Callable[[pa.DataType], bool]
+) -> tuple[pa.Array, list[pa.Array]]:
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             schema = file.schema_arrow
-            located, values = (
-                [schema.names[n] for n in places] for places in _find_columns(schema.names, source, roles)
-            )
-            for name in (*located, *values):
-                _check_type(name, schema.field(name).type, source, names_images=name in located)
+            places = _find_columns(schema.names, source, roles)
+            located, values = ([schema.names[place] for place in some] for some in places)
+            for name in located:
+                _check_type(name, schema.field(name).type, source)
+            for name in values:
+                _check_type(name, schema.field(name).type, source, pa.types.is_integer, *also)
             table = file.read(columns=[*located, *values])
             text = {name: table[name].cast(pa.string()).combine_chunks() for name in table.column_names}
+            for name in values:
+                if pa.types.is_integer(schema.field(name).type):
+                    text[name] = _named_numbers(text[name], numbered_classes(schema.metadata, name))
             return _names_of_images([text[name] for name in located]), [text[name] for name in values]
     except pa.ArrowException as exc:
         raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
 
 
-def _check_type(name: str, kind: pa.DataType, source: str, *, names_images: bool) -> None:
-    """Refuse columns that are no text. Numbers may be values, but no names: 007 would be 7."""
+def _named_numbers(numbers: pa.Array, classes: Sequence[str]) -> pa.Array:
+    """The names of the classes of labels that are numbers, where the file has them (Hugging Face)."""
+    if not classes:
+        return numbers
+    return pa.array([None if text is None else numbered_class(int(text), classes) for text in numbers.to_pylist()])
+
+
+def _check_type(name: str, kind: pa.DataType, source: str, *also: Callable[[pa.DataType], bool]) -> None:
+    """Refuse what is no text, nor of a type that `also` tells. Names of images are no numbers: 007 would be 7."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    if any(fits(kind) for fits in text) or (
-        not names_images and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
-    ):
+    if any(fits(kind) for fits in (*text, *also)):
         return
     raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
 

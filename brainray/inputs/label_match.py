@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from .image_files import IMAGE_SUFFIXES
 
 _SUFFIX = r"\.(nii\.gz|" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)) + ")$"
+_FILE_URI, _HADOOP_S3 = r"^(?i:file)://(localhost)?/+", r"^(?i:s3[an]?)://"
 _COMPARED = 20_000  # images among which `nearest` looks: about a second for five keys
 Indices = npt.NDArray[np.int64]
 
@@ -39,8 +40,13 @@ def _spellings_of_images(names: pa.Array) -> tuple[pa.Array, ...]:
 
 
 def _plain(names: pa.Array) -> pa.Array:
-    """Names without blanks around them and `./` before them, with `/` for backslashes, in Unicode's normal form C."""
+    """Names without blanks around them and `./` before them, with `/` for backslashes, in Unicode's normal form C.
+
+    URIs have one scheme for a store, as images have: `file:///a` is `/a`, and Hadoop's `s3a://` is `s3://`.
+    """
     tidy = pc.replace_substring(pc.utf8_trim_whitespace(pc.utf8_normalize(names, "NFC")), "\\", "/")
+    for pattern, plain in (_FILE_URI, "/"), (_HADOOP_S3, "s3://"):
+        tidy = pc.replace_substring_regex(tidy, pattern, plain)
     return pc.replace_substring_regex(tidy, r"^(\./+)+", "")
 
 

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
-from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
+from brainray.errors import BadRequest, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
-from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes
+from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
 from .file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .image_files import Globs, Grouper, InputFolders, is_hidden, skip_member, skip_reason
@@ -30,10 +30,11 @@ from .label_file import LabelFile
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
-from .unnamed_files import UnnamedFiles
-from .unread import MOST_FILE_BYTES, refusal_of_file, refusal_of_size
+from .unnamed_files import UnnamedFiles, read_head, read_member_head
+from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
+_SEEKABLE = ("tar", "zip")  # archives of which the first bytes of one member can be read
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
 NAMES_SCHEMA = pa.schema([pa.field("relative", pa.string()), pa.field("name", pa.string())])
 # Small inputs get smaller shards, so that every core has work and the last shards end together.
@@ -101,6 +102,7 @@ class Lister:
         any_suffix: bool = False,
         keep: Sequence[str] = (),
         most_bytes: int = MOST_FILE_BYTES,
+        retry_unread: bool = False,
     ) -> None:
         self._inputs = inputs
         self._indexes = indexes
@@ -114,8 +116,11 @@ class Lister:
         self._any_suffix = any_suffix
         self._keep = keep
         self._most_bytes = most_bytes  # of an image that is read
+        self._retry_unread = retry_unread  # whether objects may be restored that a list calls archived
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._members_sampled = False  # whether an archive had members without suffix, which were looked into
+        self._unused: set[str] = set()  # columns of labels that cannot be read, as noted
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
@@ -163,7 +168,7 @@ class Lister:
                 if index is None:
                     yield self._file(found, storage.name_of(root), refusal_of_file(found, self._most_bytes))
                     continue
-                unread = _refusal_of_index(index)
+                unread = refusal_of(index)
                 if unread is not None:
                     yield self._file(found, storage.name_of(root), unread)
                     continue
@@ -176,7 +181,7 @@ class Lister:
 
         An archive in Glacier cannot be listed: its kind is None.
         """
-        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix)
+        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, read=read_head)
         named = 0
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
@@ -231,7 +236,18 @@ class Lister:
             return
         self.may_repeat = True
         name = storage.name_of(archive.uri)
-        in_parquet = archives.kind_of(name) == "parquet"
+        kind = archives.kind_of(name)
+        in_parquet = kind == "parquet"
+        unnamed = UnnamedFiles(
+            archive.uri,
+            self.skipped,
+            any_suffix=self._any_suffix,
+            sample=not self._members_sampled,
+            read=read_member_head,
+        )
+        named = 0
+        if index.note is not None:
+            self._note_unused(archive.uri, index.note)
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
@@ -241,9 +257,10 @@ class Lister:
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
-            reason = reason or self._chosen.skip_reason(path)
-            if reason is not None:
-                count_skipped(self.skipped, reason)
+            is_unnamed = reason is not None and kind in _SEEKABLE and not image.refused and unnamed.wants(reason)
+            unchosen = self._chosen.skip_reason(path) if reason is None or is_unnamed else None
+            if unchosen or (reason and not is_unnamed):
+                count_skipped(self.skipped, unchosen or reason or "")
                 continue
             folders = (*above, *inner.split("/")[:-1])
             if spelled:
@@ -254,7 +271,14 @@ class Lister:
                 label = self._label((root_name, *folders))
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
             group = self._group(image.uri, folders)
-            yield image._replace(label=label, group=group, kept=values if member else None, refused=refused), path
+            kept_values = values if member else None
+            listed = image._replace(label=label, group=group, kept=kept_values, refused=refused), path
+            named += reason is None
+            yield from unnamed.add(listed, reason) if reason else (listed,)
+        yield from unnamed.rest(named)
+        if unnamed.files and not self._members_sampled:  # once: the archives of a data set are alike
+            self._members_sampled = True
+            self._notes += unnamed.notes
 
     def _kept_rows(self, uri: str) -> Iterator[str | None]:
         """The values of columns to be kept of each row of a Parquet archive, then None: for its damage."""
@@ -284,6 +308,14 @@ class Lister:
             )
         return label
 
+    def _note_unused(self, uri: str, what: str) -> None:
+        """Say once of a column that it labels no image: files of one data set have the same columns."""
+        if self._label_file is None and what not in self._unused:
+            self._unused.add(what)
+            self._notes.append(
+                f"--input {uri}: {what}, and labels no image; write the names of classes as text, or give --labels"
+            )
+
     def _note_numbers(self) -> None:
         """Say once how numbers are read, for another data set may count its classes otherwise."""
         order = ", ".join(f"{number} {name}" for number, name in self._numbered.items())
@@ -306,7 +338,8 @@ class Lister:
             folders = tuple(path.split("/")[:-1])
             label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
-            refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
+            archived = None if self._retry_unread else refusal_of_class(image.uri, listed.archived)
+            refused = image.refused or archived or refusal_of_size(image.size_bytes, self._most_bytes)
             yield image._replace(label=label, group=group, refused=refused), path
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
@@ -319,20 +352,6 @@ class Lister:
                 f"{', '.join(self._classes)}; correct it, or leave it empty"
             )
         return label
-
-
-def _refusal_of_index(index: Future[ArchiveIndex]) -> str | None:
-    """Why an archive of images cannot be listed although its store is there; None where it can.
-
-    Raises `StorageError` for any other failure.
-    """
-    try:
-        index.result()
-    except StorageError as exc:
-        if exc.reason != "archived":
-            raise
-        return str(ImageError("archived", str(exc)))
-    return None
 
 
 def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:

@@ -19,6 +19,7 @@ from .image_files import skip_reason
 
 _MOST_BYTES = 64 << 20  # of a manifest; 100,000 files have 20 MB
 # Encoding leaves none of these: a key that has one was written otherwise.
+_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS", "ARCHIVE")
 _NEVER_ENCODED = re.compile(r"[^\x21-\x7e]|%(?![0-9A-Fa-f]{2})")
 
 
@@ -111,6 +112,12 @@ def passed_over(
         return None
     *folders, name = uri.removeprefix(f"{inventory.bucket}/").split("/")
     return skip_reason(name, folders)
+
+
+def archived_class(storage_class: str | None, tier: str | None) -> str | None:
+    """The storage class, or the tier of INTELLIGENT_TIERING, of an object that must be restored before it is read."""
+    names = (name.strip().upper() for name in (storage_class, tier) if name)
+    return next((name for name in names if name in _ARCHIVED), None)
 
 
 def _is(value: str | None, word: str) -> bool:

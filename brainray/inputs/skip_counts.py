@@ -1,6 +1,7 @@
 """Counts skipped files by reason. Bounds the number of reasons: files named by numbers or hashes have a suffix each."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 _SHOWN = 10  # suffixes that are counted each by itself in the result
 _SHOWN_OTHERS = 3  # examples of the others
@@ -14,6 +15,17 @@ def count_skipped(skipped: Counter[str], reason: str) -> None:
     if reason not in skipped and len(skipped) >= _REMEMBERED and reason.startswith(_SUFFIX):
         reason = _OTHER
     skipped[reason] += 1
+
+
+def passed_over(skipped: Counter[str], notes: Sequence[str], source: str) -> str:
+    """The end of a message that no image was found: what was found in its place, and what is noted of it.
+
+    `source` begins the message and each note: the option and its value.
+    """
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in few_reasons(skipped).items())
+    return "".join(
+        [f" (passed over: {counts})" if counts else "", *(f"; {note.removeprefix(f'{source}: ')}" for note in notes)]
+    )
 
 
 def few_reasons(skipped: Counter[str]) -> dict[str, int]:

@@ -26,6 +26,7 @@ GROUP_COLUMNS = ("group", "subject", "patient", "groupid", "subjectid", "patient
 BOX_COLUMNS = (("left", "xmin", "x1"), ("top", "ymin", "y1"), ("right", "xmax", "x2"), ("bottom", "ymax", "y2"))
 LATEST_COLUMNS = ("islatest",)
 DELETED_COLUMNS = ("isdeletemarker",)
+STORAGE_COLUMNS, TIER_COLUMNS = ("storageclass",), ("intelligenttieringaccesstier",)
 
 
 def spelled(name: str) -> str:

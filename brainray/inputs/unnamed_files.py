@@ -8,12 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.storage.base import FileInfo
 from brainray.storage.retry import RetryPolicy, RetryState
 
+from .archives import head_of, kind_of
+from .listed_image import ListedImage
 from .skip_counts import count_skipped
 
 NO_SUFFIX = "no suffix"
@@ -32,6 +35,7 @@ _FORMATS = {
     DICOM: rb".{128}DICM",
 }
 _HEAD_BYTES = 132  # as far as DICOM's mark
+_PACKED_HEAD_BYTES = 16 << 10  # of a zip's member: its header with the name, and enough to unpack a head
 # Files without suffix that are looked into unasked. It takes 0.1 ms for each on a disk, and a request in a bucket.
 _MOST_ON_DISK = 100_000
 _MOST_IN_BUCKET = 1_000
@@ -42,7 +46,7 @@ _UNREAD = "DICOM, which is not read; export their slices as PNG first"
 
 _UNREADABLE = "unreadable"
 
-ReadHead = Callable[[FileInfo], bytes | None]
+Found = TypeVar("Found")  # a file, or a member of an archive
 
 
 def format_of(head: bytes | None) -> str | None:
@@ -60,36 +64,67 @@ def read_head(found: FileInfo) -> bytes | None:
 
     Raises `StorageError` for a read that may succeed later.
     """
-    if found.archived:
-        return None
-    length = min(found.size_bytes, _HEAD_BYTES)
+    return None if found.archived else _read(found.uri, 0, min(found.size_bytes, _HEAD_BYTES))
+
+
+def read_member_head(found: tuple[ListedImage, str]) -> bytes | None:
+    """The first bytes of a member of a tar or zip, as `read_head`."""
+    image = found[0]
+    kind = kind_of(image.container or "")
+    if kind is None or image.offset is None or not image.size_bytes:
+        return b""
+    length = min(image.stored_bytes or 0, _PACKED_HEAD_BYTES if kind == "zip" else _HEAD_BYTES)
+    stored = _read(image.container or "", image.offset, length, version=image.version)
+    return stored and head_of(kind, stored, _HEAD_BYTES)
+
+
+def _read(uri: str, start: int, length: int, *, version: str | None = None) -> bytes | None:
     if not length:
         return b""
-    tries = RetryState(policy=RetryPolicy(), in_bucket=found.uri.startswith("s3://"))
+    tries = RetryState(policy=RetryPolicy(), in_bucket=uri.startswith("s3://"))
     try:
-        return tries.persist(lambda: storage.read_range(found.uri, 0, length), time.sleep)
+        return tries.persist(lambda: storage.read_range(uri, start, length, version=version), time.sleep)
     except StorageError as exc:
         if exc.reason == "read_failed":
             raise
         return b"" if exc.reason == "not_found" else None
 
 
-class UnnamedFiles:
-    """The files below one input whose names tell no format. Finds the images among them, and counts the others.
+class UnnamedFiles(Generic[Found]):
+    """The files below one input, or members of one archive, whose names tell no format.
 
+    Finds the images among them, and counts the others.
     With `any_suffix` all are looked into, also those with an unknown suffix. Without it, those without a suffix are,
     if they outnumber the images that names tell and are not too many; else a sample is, so that the user can be told.
     """
 
     def __init__(
-        self, root: str, skipped: Counter[str], *, any_suffix: bool = False, read: ReadHead = read_head
+        self,
+        root: str,
+        skipped: Counter[str],
+        *,
+        option: str = "--input",
+        sample: bool = True,
+        any_suffix: bool | None = False,
+        read: Callable[[Found], bytes | None],
     ) -> None:
-        self._root = root
+        """`option` is the one that names the input; `any_suffix` is None where the command has no such option.
+
+        Without `sample` nothing is read for the advice.
+        """
+        self._source = f"{option} {root}"
+        scored = any_suffix is not None
+        self._used = "scored" if scored else "used"
+        self._advice = (
+            f"give {'--any-suffix to score such files' if scored else 'such files the suffix of their format'}"
+        )
         self._skipped = skipped
-        self._any_suffix = any_suffix
+        self._any_suffix = bool(any_suffix)
         self._read = read
         self._most = _MOST_IN_BUCKET if root.startswith("s3://") else _MOST_ON_DISK
-        self._held: list[tuple[FileInfo, str]] = []  # with the reason to skip it
+        self._sample = sample
+        self._held: list[tuple[Found, str]] = []  # with the reason to skip it
+        self.files = 0  # that were added
         self._without_suffix = 0
         self._formats: Counter[str] = Counter()
         self.notes: list[str] = []  # for the user, one line each; complete after `rest`
@@ -98,8 +133,9 @@ class UnnamedFiles:
         """Whether a file that is skipped for this reason is to be added."""
         return reason == NO_SUFFIX or (self._any_suffix and reason.startswith("suffix "))
 
-    def add(self, found: FileInfo, reason: str) -> Iterator[FileInfo]:
+    def add(self, found: Found, reason: str) -> Iterator[Found]:
         """Take a file. Gives images among those taken, if enough are held to look into them together."""
+        self.files += 1
         self._without_suffix += reason == NO_SUFFIX
         if self._any_suffix or self._without_suffix <= self._most:
             self._held.append((found, reason))
@@ -109,7 +145,7 @@ class UnnamedFiles:
             yield from self._images()
             self._held = []
 
-    def rest(self, named: int) -> Iterator[FileInfo]:
+    def rest(self, named: int) -> Iterator[Found]:
         """The images among the files that are still held, after an input with `named` other images."""
         few = self._without_suffix <= self._most and self._without_suffix > named
         if self._any_suffix or few:
@@ -118,7 +154,7 @@ class UnnamedFiles:
         elif self._held:
             self._advise()
 
-    def _images(self) -> Iterator[FileInfo]:
+    def _images(self) -> Iterator[Found]:
         files = [found for found, _ in self._held]
         for (found, reason), name in zip(self._held, self._formats_of(files), strict=True):
             if name == _UNREADABLE:  # it may be an image that an earlier run has: its row tells the reason
@@ -135,28 +171,28 @@ class UnnamedFiles:
         images = self._formats.total() - self._formats[DICOM]
         if images and not self._any_suffix:
             self.notes.append(
-                f"--input {self._root}: {images:,} of {self._without_suffix:,} files without suffix are images by "
-                f"their first bytes ({_images_in(self._formats)}), and are scored"
+                f"{self._source}: {images:,} of {self._without_suffix:,} files without suffix are images "
+                f"by their first bytes ({_images_in(self._formats)}), and are {self._used}"
             )
         if self._formats[DICOM]:
             self.notes.append(
-                f"--input {self._root}: {self._formats[DICOM]:,} of the files without an image's suffix are {_UNREAD}"
+                f"{self._source}: {self._formats[DICOM]:,} of the files without an image's suffix are {_UNREAD}"
             )
 
     def _advise(self) -> None:
         """Pass over the files, and note how many of a sample are images."""
-        sample = [found for found, _ in self._held[:_SAMPLE]]
+        sample = [found for found, _ in self._held[: _SAMPLE if self._sample else 0]]
         formats = Counter(name for name in self._formats_of(sample) if name and name != _UNREADABLE)
         self._skipped[NO_SUFFIX] += self._without_suffix
         if formats:
             images = _images_in(formats)
-            found = f"look like images: {images}; give --any-suffix to score such files"
+            found = f"look like images: {images}; {self._advice}"
             self.notes.append(
-                f"--input {self._root}: {self._without_suffix:,} files without suffix were passed over; of the first "
+                f"{self._source}: {self._without_suffix:,} files without suffix were passed over; of the first "
                 f"{len(sample)}, {found if images else f'{formats[DICOM]:,} are {_UNREAD}'}"
             )
 
-    def _formats_of(self, files: Sequence[FileInfo]) -> Iterator[str | None]:
+    def _formats_of(self, files: Sequence[Found]) -> Iterator[str | None]:
         with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="first-bytes") as pool:
             yield from map(format_of, pool.map(self._read, files))
 

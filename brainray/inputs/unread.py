@@ -18,6 +18,14 @@ def refusal_of_file(file: FileInfo, most_bytes: int) -> str | None:
     return refusal_of_size(file.size_bytes, most_bytes)
 
 
+def refusal_of_class(uri: str, storage_class: str | None) -> str | None:
+    """Why an object of a list is not read that has this storage class there; None where it has none or is read."""
+    if storage_class is None or not uri.startswith("s3://"):
+        return None
+    words = f"{uri}: is in {storage_class} by its list; restore it, then run again with --retry-unread"
+    return str(ImageError("archived", words))
+
+
 def refusal_of_size(size_bytes: int | None, most_bytes: int) -> str | None:
     """Why an image of this size is not read; None where it is, or the size is not known."""
     if size_bytes is None or size_bytes <= most_bytes:

@@ -212,6 +212,7 @@ def _list_inputs(
         any_suffix=request.options.any_suffix,
         keep=request.options.keep_columns,
         most_bytes=request.options.max_file_bytes,
+        retry_unread=request.options.retry_unread,
     )
     found = listing.scan(lister, path, progress=progress)
     if lister.may_repeat:

@@ -33,14 +33,22 @@ _REVOKE_TRIES = 10
 _MOVE_TRIES = 10
 
 
+def _absolute(path: str) -> str:
+    """The one spelling of a path. `abspath` leaves two slashes at the start, which on Linux are one."""
+    absolute = os.path.abspath(path)
+    return absolute[1:] if absolute.startswith("//") else absolute
+
+
 class LocalFiles:
     """The `StorageBackend` for paths and `file://` URIs."""
 
     def normalise(self, uri: str) -> str:
         if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
             raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
+        if uri == "-":
+            raise BadRequest("-: a stream cannot be read again, or by other machines; write it to a file and give that")
         try:
-            return uri_of(os.path.abspath(os.path.expanduser(path_of(uri))))
+            return uri_of(_absolute(os.path.expanduser(path_of(uri))))
         except FileNotFoundError as exc:  # from os.getcwd
             raise BadRequest(f"{uri}: the working folder is gone; change to another, or give the whole path") from exc
 
@@ -49,7 +57,7 @@ class LocalFiles:
 
     def resolve_listed(self, folder: str, path: str) -> str:
         """Join paths, not URIs: in a folder with a `file://` URI a "%" of the list's path is literal, too."""
-        return uri_of(os.path.abspath(os.path.join(path_of(folder) or "/", path)))
+        return uri_of(_absolute(os.path.join(path_of(folder) or "/", path)))
 
     def name_of(self, uri: str) -> str:
         return text_of(os.path.basename(path_of(uri).rstrip("/")))

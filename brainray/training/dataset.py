@@ -21,7 +21,7 @@ from brainray.inputs.box_file import BoxFile
 from brainray.inputs.class_names import class_of_folders
 from brainray.inputs.group_file import OPTION, GroupFile
 from brainray.inputs.image_files import Grouper, image_files, tables_of
-from brainray.inputs.skip_counts import few_reasons
+from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.storage.base import FileInfo
 
 from .splits import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
@@ -39,6 +39,7 @@ class TrainingSet:
     table: pa.Table
     classes: tuple[str, ...]  # sorted names of the class folders
     skipped: dict[str, int]  # files that are no images, by reason
+    notes: tuple[str, ...] = ()  # for the user, one line each
 
     @property
     def has_group_file(self) -> bool:
@@ -92,13 +93,14 @@ def list_training_set(data: str, groups: GroupFile | None = None, boxes: BoxFile
 
     Raises `BadRequest` for fewer than two classes, fewer than two images of one, and what the files refuse.
     """
-    skipped: Counter[str] = Counter()
-    table = _table("--data", data, class_of_folders, skipped)
+    skipped, notes = Counter[str](), list[str]()
+    table = _table("--data", data, class_of_folders, skipped, notes)
     names = table["name"].unique().to_pylist()
     classes = tuple(sorted(names))
     if len(classes) < 2:
         file = f"only one class folder ({classes[0]})" if classes else "no class folder with images"
-        raise BadRequest(f"--data {data}: {file}; put the images of each class into a folder named for it")
+        found = passed_over(skipped, notes, f"--data {data}")
+        raise BadRequest(f"--data {data}: {file}; put the images of each class into a folder named for it{found}")
     counts = Counter(dict(zip(*(table["name"].value_counts().flatten()[i].to_pylist() for i in (0, 1)), strict=True)))
     for name in classes:
         if counts[name] < 2:
@@ -112,7 +114,7 @@ def list_training_set(data: str, groups: GroupFile | None = None, boxes: BoxFile
     table = table.drop_columns(["name", "relative"])
     for name, column in (("label", labels), ("group", of_images), ("box", box)):
         table = table.append_column(name, column)
-    return TrainingSet(table=table, classes=classes, skipped=few_reasons(skipped))
+    return TrainingSet(table=table, classes=classes, skipped=few_reasons(skipped), notes=tuple(notes))
 
 
 def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
@@ -122,19 +124,27 @@ def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
 
 def list_excluded(uri: str) -> pa.Table:
     """List every image below the folder of --exclude, whatever its class. Raises `BadRequest` where there is none."""
-    table = _table("--exclude", uri, lambda _: "", Counter())
+    skipped, notes = Counter[str](), list[str]()
+    table = _table("--exclude", uri, lambda _: "", skipped, notes)
     if len(table) == 0:
-        raise BadRequest(f"--exclude {uri}: no image files found")
+        found = passed_over(skipped, notes, f"--exclude {uri}")
+        raise BadRequest(f"--exclude {uri}: no image files found{found}")
     return table.drop_columns(["name", "relative"]).append_column("label", pa.array(np.zeros(len(table), np.int64)))
 
 
-def _table(option: str, root: str, name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]) -> pa.Table:
+def _table(
+    option: str,
+    root: str,
+    name_of: Callable[[tuple[str, ...]], str | None],
+    skipped: Counter[str],
+    notes: list[str],
+) -> pa.Table:
     """List the images below `root` as (position, uri, name, version, relative: the path below `root`).
 
-    Counts skipped files by reason in `skipped`.
+    Counts skipped files by reason in `skipped`; `notes` takes what the user should know.
     """
     schema = pa.schema([(name, pa.string()) for name in ("uri", "name", "version", "relative")])
-    rows = _rows(image_files(option, root, skipped), name_of, skipped)
+    rows = _rows(image_files(option, root, skipped, notes), name_of, skipped)
     table = pa.concat_tables([schema.empty_table(), *tables_of(rows, schema)])
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
 

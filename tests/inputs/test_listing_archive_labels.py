@@ -115,7 +115,7 @@ def test_an_empty_label_of_a_table_is_none(listed):
     assert set(labels(rows).values()) == {None}
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [2, 3, 4])
 def test_an_archive_that_a_run_has_already_is_not_refused(tmp_path, monkeypatch, number):
     """Runs of versions whose indexes have format 2 took a label that is no class for none."""
     kept = tmp_path / "containers"

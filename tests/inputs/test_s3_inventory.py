@@ -138,3 +138,20 @@ def test_other_json_is_no_list(tmp_path):
     for number, text in enumerate(('{"files": []}', "[1]", "no json", "")):
         (tmp_path / f"{number}.json").write_text(text)
         assert open_file_list(str(tmp_path / f"{number}.json")) is None
+
+
+@pytest.mark.parametrize("retry_unread", [False, True])
+def test_an_archived_object_is_known_from_its_storage_class(tmp_path, retry_unread):
+    """With --retry-unread it may be restored by now, which an inventory does not tell."""
+    classes = {"a": ("GLACIER", ""), "b": ("DEEP_ARCHIVE", ""), "c": ("INTELLIGENT_TIERING", "ARCHIVE")}
+    classes |= {"d": ("INTELLIGENT_TIERING", "ARCHIVE_INSTANT"), "e": ("GLACIER_IR", ""), "f": ("", "")}
+    given = manifest(tmp_path, "x.csv.gz", schema="Bucket, Key, StorageClass, IntelligentTieringAccessTier")
+    lines = (f'"scans","{key}.jpg","{kind}","{tier}"\n' for key, (kind, tier) in classes.items())
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    with ArchiveIndexes(str(tmp_path / "indexes")) as indexes:
+        lister = Lister([str(given)], indexes, classes=CLASSES, retry_unread=retry_unread)
+        rows = [row for table, _ in lister.tables() for row in table.to_pylist()]
+    told = "archived: s3://scans/c.jpg: is in ARCHIVE by its list; restore it, then run again with --retry-unread"
+    refused = {row["uri"][-5]: row["refused"] for row in rows if row["refused"]}
+    assert refused.get("c") == (None if retry_unread else told)
+    assert list(refused) == ([] if retry_unread else ["a", "b", "c"])

@@ -127,7 +127,9 @@ def test_a_container_is_listed_once_for_each_version_of_it(run, tmp_path, monkey
     (tmp_path / "in" / "labels.parquet").write_bytes(storage_bytes({"file": ["x"], "label": ["glioma"]}))
     listed = []
     list_members = archives.list_members
-    monkeypatch.setattr(archives, "list_members", lambda kind, file: listed.append(kind) or list_members(kind, file))
+    monkeypatch.setattr(
+        archives, "list_members", lambda kind, file, **how: listed.append(kind) or list_members(kind, file)
+    )
     assert run(path.parent).plan.listing.skipped == {"Parquet without images": 1}
     assert sorted(listed) == ["parquet", "zip"]
     run(path.parent)

@@ -17,7 +17,7 @@ from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
 from .parquet_file import footer_bytes, list_parquet, parquet_rows
 from .parquet_images import NotAnArchive
 from .tar_file import list_compressed_tar, list_tar, unpack_tar
-from .zip_file import list_zip, unpack_zip
+from .zip_file import list_zip, unpack_zip, zip_head
 
 __all__ = [
     "INDEX_SCHEMA",
@@ -27,6 +27,7 @@ __all__ = [
     "Kind",
     "NotAnArchive",
     "footer_bytes",
+    "head_of",
     "inner_path",
     "kind_of",
     "list_members",
@@ -44,9 +45,11 @@ _KINDS: dict[str, Kind] = {
     ".zip": "zip",
     ".parquet": "parquet",
     ".pq": "parquet",
-    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "compressed tar"),
+    **dict.fromkeys(
+        (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst"), "compressed tar"
+    ),
 }
-_LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip, "parquet": list_parquet}
+_LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip}
 _TABLE_ROWS = 16_384
 
 INDEX_SCHEMA = pa.schema(
@@ -105,15 +108,19 @@ def split_refusal(text: str) -> ImageError:
     return ImageError(cast(ImageReason, reason), detail) if reason in IMAGE_REASONS else ImageError("read_failed", text)
 
 
-def list_members(kind: Kind, file: BinaryFile, *, most: int = MOST_MEMBERS) -> Iterator[pa.Table]:
+def list_members(
+    kind: Kind, file: BinaryFile, *, most: int = MOST_MEMBERS, notes: list[str] | None = None
+) -> Iterator[pa.Table]:
     """List an archive as tables of `INDEX_SCHEMA`, in the order of the file. A last row describes its damage, if any.
+
+    `notes` takes, before the first table, what the user should know of the archive as a whole.
 
     Memory does not grow with the members beyond 8-byte hashes of their names and, for a zip, its directory. Raises
     `NotAnArchive` before the first table for Parquet without images, and what reading the file raises.
     """
     names = _Names()
     rows: list[Member] = []
-    for member in _members(kind, file, most):
+    for member in _members(kind, file, most, [] if notes is None else notes):
         rows.append(member._replace(name=names.distinct(member.name)) if member.name else member)
         if len(rows) == _TABLE_ROWS:
             yield _table(rows)
@@ -129,12 +136,17 @@ def unpack(kind: Kind, name: str, size_bytes: int, stored: bytes) -> bytes:
     return unpack_zip(name, size_bytes, stored) if kind == "zip" else unpack_tar(size_bytes, stored)
 
 
-def _members(kind: Kind, file: BinaryFile, most: int) -> Iterator[Member]:
+def head_of(kind: Kind, stored: bytes, length: int) -> bytes:
+    """The first bytes of a member of a tar or zip, from the first of the `stored_bytes` at its `offset`."""
+    return zip_head(stored, length) if kind == "zip" else stored[:length]
+
+
+def _members(kind: Kind, file: BinaryFile, most: int, notes: list[str]) -> Iterator[Member]:
     """The members of an archive; damage that ends the listing becomes a last row with the name ""."""
     try:
         if not size_of(file):
             raise ImageError("empty", "the file has no bytes")
-        yield from _LISTERS[kind](file, most)
+        yield from list_parquet(file, most, notes) if kind == "parquet" else _LISTERS[kind](file, most)
     except ImageError as exc:
         yield Member("", refused=str(exc))
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
-from brainray.errors import StorageError
+from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
 from brainray.inputs.listed_image import ListedImage
 from brainray.storage.base import FileInfo
@@ -28,9 +28,10 @@ from . import INDEX_SCHEMA, Kind, NotAnArchive
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 3  # raised when a new version lists the same bytes differently
-_FORMATS = (2, _FORMAT)  # of indexes that runs may have
+_FORMAT = 4  # raised when a new version lists the same bytes differently
+_FORMATS = (2, 3, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
+_NOTE_KEY = b"brainray.note"  # metadata of an index: what the user should know of the archive as a whole
 _NAME_HEX = 32
 
 
@@ -44,8 +45,16 @@ class ArchiveIndex:
     @property
     def skipped(self) -> str | None:
         """Why the file is no archive of images, in spite of its name; None if it is one."""
-        reason = (pq.read_schema(self._path).metadata or {}).get(_SKIPPED_KEY)
-        return reason.decode() if reason else None
+        return self._metadata(_SKIPPED_KEY)
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know of the archive as a whole."""
+        return self._metadata(_NOTE_KEY)
+
+    def _metadata(self, key: bytes) -> str | None:
+        value = (pq.read_schema(self._path).metadata or {}).get(key)
+        return value.decode() if value else None
 
     def images(self, archive: FileInfo) -> Iterator[tuple[str, ListedImage, str | None]]:
         """Name, image and label (as spelled) of each member; the name "" is the damaged archive itself."""
@@ -130,6 +139,20 @@ class ArchiveIndexes:
         return ArchiveIndex(path, in_run=in_run)
 
 
+def refusal_of(index: Future[ArchiveIndex]) -> str | None:
+    """Why an archive of images cannot be listed although its store is there; None where it can.
+
+    Raises `StorageError` for any other failure.
+    """
+    try:
+        index.result()
+    except StorageError as exc:
+        if exc.reason != "archived":
+            raise
+        return str(ImageError("archived", str(exc)))
+    return None
+
+
 def keep(paths: Sequence[str], folder: str, writer: storage.Writer) -> None:
     """Copy indexes into the folder of a run, and remove those of archives that are gone or have changed."""
     there = set(storage.list_names(folder))
@@ -154,14 +177,16 @@ def _name(archive: FileInfo, number: int) -> str:
 def _write(path: str, archive: FileInfo, kind: Kind) -> None:
     """List an archive into an index file, without rows where it holds no images."""
     with storage.open_seekable(archive.uri, version=archive.version) as file:
-        tables = _listed(archive.uri, archives.list_members(kind, file))
+        notes: list[str] = []
+        tables = _listed(archive.uri, archives.list_members(kind, file, notes=notes))
         try:
             first = next(tables, INDEX_SCHEMA.empty_table())
         except NotAnArchive as exc:
             schema = INDEX_SCHEMA.with_metadata({_SKIPPED_KEY: str(exc).encode()})
             pq.write_table(schema.empty_table(), path)
             return
-        with pq.ParquetWriter(path, INDEX_SCHEMA, compression="zstd") as writer:
+        schema = INDEX_SCHEMA.with_metadata({_NOTE_KEY: notes[0].encode()} if notes else None)
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             writer.write_table(first)
             for table in tables:
                 writer.write_table(table)

@@ -14,7 +14,7 @@ _LONGEST_NAME = 4096  # characters; PATH_MAX of Linux
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break lines of logs and CSV files
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")
 _SEPARATORS = re.compile(r"[/\\]")
-_ARCHIVE = re.compile(r"(?<!\.nii)\.(tar|zip|parquet|pq|gz|tgz|7z|rar|bz2|tbz2|xz|txz|zst)$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"(?<!\.nii)\.(tar|zip|parquet|pq|gz|tgz|7z|rar|bz2|tbz2?|xz|txz|zst|tzst)$", re.IGNORECASE)
 
 
 class BinaryFile(Protocol):

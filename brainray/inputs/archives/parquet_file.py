@@ -3,10 +3,8 @@
 The listing reads the footer and the labels, never an image. A member's name is the number of its row, counted from 0.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +12,9 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from brainray.errors import ImageError
-from brainray.inputs.class_names import LABEL_COLUMNS
 from brainray.inputs.table_columns import BUCKET_COLUMN, KEY_COLUMN, spelled
 
-from .member import LONGEST_LABEL, BinaryFile, Member, read_at, size_of, too_many
+from .member import BinaryFile, Member, read_at, size_of, too_many
 from .parquet_images import (
     BYTES_COLUMNS,
     NotAnArchive,
@@ -30,6 +27,7 @@ from .parquet_images import (
     only_a_path,
     path_column,
 )
+from .parquet_labels import Labels, unused_labels
 from .parquet_reads import MOST_GROUP_BYTES, ReadBuffer, ReadRequested, Watched, arrow_errors
 
 # Names of the column that locates images. A table with such a column of text is a list of images.
@@ -44,20 +42,24 @@ _END_BYTES = 8  # the end of a Parquet file: length of the footer (4 bytes), mag
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 # Rows per batch. Dictionary encoding makes a row group of repeated images small, though they unpack to gigabytes.
 _IMAGES_AT_ONCE = 16
-_LABELS_AT_ONCE = 1024
+_PATHS_AT_ONCE = 1024
 
 
-def list_parquet(file: BinaryFile, most: int) -> Iterator[Member]:
-    """The rows in order. Raises `ImageError` where some cannot be listed, `NotAnArchive` without images."""
+def list_parquet(file: BinaryFile, most: int, notes: list[str]) -> Iterator[Member]:
+    """The rows in order. Raises `ImageError` where some cannot be listed, `NotAnArchive` without images.
+
+    `notes` takes, before the first row, what the user should know of the labels.
+    """
     _check_ends(file)
     watched = Watched(file)
     with arrow_errors(watched):
         opened = pq.ParquetFile(pa.PythonFile(watched, mode="r"))
         if not holds_images(opened.schema_arrow):
             raise NotAnArchive(_without_images(opened.schema_arrow))
-        _image_column(opened.schema_arrow)
+        images = _image_column(opened.schema_arrow)
         groups = _groups(opened.metadata, most)
-        labels = _Labels(opened, watched)
+        labels = Labels(opened, watched)
+    notes += unused_labels(opened.schema_arrow, images)
     row = 0
     for group, (rows, stored_bytes, refused) in enumerate(groups):
         for label, number in zip(chain(labels.of_group(group), repeat(None)), range(row, row + rows), strict=False):
@@ -137,7 +139,7 @@ class _Opened:
     def _note_paths(self, group: int, row: int, empty: set[str], images: dict[str, bytes | ImageError]) -> None:
         """Give rows that have a path in place of bytes that reason. `datasets` writes them if it embeds no files."""
         for batch in self._file.iter_batches(
-            _LABELS_AT_ONCE, row_groups=[group], columns=[self._path_column], use_threads=False
+            _PATHS_AT_ONCE, row_groups=[group], columns=[self._path_column], use_threads=False
         ):
             for number, path in enumerate(pc.struct_field(batch.column(0), "path").to_pylist(), row):
                 if path and str(number) in empty:
@@ -243,59 +245,6 @@ def _image_column(schema: pa.Schema) -> str:
         if name in by_key:
             return by_key[name]
     raise ImageError("unsupported", f"has several binary columns ({', '.join(paths)}); name one of them image")
-
-
-class _Labels:
-    """The labels of the rows: strings unchanged, numbers only where the schema names their classes."""
-
-    def __init__(self, opened: pq.ParquetFile, watched: Watched) -> None:
-        self._opened = opened
-        self._watched = watched
-        self._column, self._classes = _label_column(opened.schema_arrow)
-        self.damage: ImageError | None = None
-
-    def of_group(self, group: int) -> Iterator[str | None]:
-        """The labels of a row group in order. They end early where the column is damaged or missing."""
-        if self._column is None:
-            return
-        batches = self._opened.iter_batches(
-            _LABELS_AT_ONCE, row_groups=[group], columns=[self._column], use_threads=False
-        )
-        while True:
-            try:
-                with arrow_errors(self._watched):
-                    batch = next(batches, None)
-                    values = batch.column(0).to_pylist() if batch is not None else []
-            except ImageError as exc:
-                self.damage = exc
-                return
-            if not values:
-                return
-            yield from map(self._label, values)
-
-    def _label(self, value: Any) -> str | None:  # noqa: ANN401 - what the column holds
-        if isinstance(value, int):
-            return self._classes[value] if 0 <= value < len(self._classes) else None
-        return value if isinstance(value, str) and len(value) <= LONGEST_LABEL else None
-
-
-def _label_column(schema: pa.Schema) -> tuple[str | None, list[str]]:
-    """The column of labels (None: there is none), and the names of its classes if it holds numbers."""
-    by_key = {field.name.lower(): field for field in schema}
-    for field in filter(None, map(by_key.get, LABEL_COLUMNS)):
-        classes = _class_names(schema, field.name) if types.is_integer(field.type) else []
-        if classes or is_text(field.type):
-            return str(field.name), classes
-    return None, []
-
-
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The class names that Hugging Face's `datasets` stores in the schema; empty without them."""
-    try:
-        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
-        return []
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def _check_ends(file: BinaryFile) -> None:

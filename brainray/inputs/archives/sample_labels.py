@@ -6,14 +6,16 @@ https://github.com/webdataset/webdataset#the-webdataset-format
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from brainray.errors import ImageError
+from brainray.inputs.class_names import LABEL_COLUMNS
+from brainray.inputs.table_columns import spelled
 
 from .member import LONGEST_LABEL, Member
 
 MOST_BYTES = 64 << 10  # of a file with a label
 _CLS, _JSON = "cls", "json"
-_JSON_KEY = "label"
 _MOST_FILES = 64  # of a sample, which are held until its label is known
 
 
@@ -61,13 +63,24 @@ def _split(name: str) -> tuple[str, str]:
 def _label(extension: str, data: bytes) -> str | None:
     """The label in a file, as spelled; None where it holds none."""
     try:
-        value = json.loads(data) if extension == _JSON else data.decode()
+        value = _spelled_label(json.loads(data)) if extension == _JSON else data.decode()
     except (ValueError, RecursionError):
         return None
-    if extension == _JSON:
-        value = value.get(_JSON_KEY) if isinstance(value, dict) else None
-        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     text = value.strip() if isinstance(value, str) else ""
     if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair in JSON, which is no text
         return None
     return text if 0 < len(text) <= LONGEST_LABEL else None
+
+
+def _spelled_label(sample: Any) -> str | None:  # noqa: ANN401  a value of JSON
+    """The label among the values of a sample: text, or a number as text; None where there is none.
+
+    Anything else, such as a list, is given as it stands: it is no class, and whoever reads it says so.
+    """
+    if not isinstance(sample, dict):
+        return None
+    by_key = {spelled(key): value for key, value in sample.items()}
+    value = next((by_key[name] for name in LABEL_COLUMNS if by_key.get(name) is not None), None)
+    if value is None or isinstance(value, str):
+        return value
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else json.dumps(value)

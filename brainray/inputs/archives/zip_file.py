@@ -99,6 +99,20 @@ def unpack_zip(name: str, size_bytes: int, stored: bytes) -> bytes:
     return data
 
 
+def zip_head(stored: bytes, length: int) -> bytes:
+    """The first bytes of a member, from the first of those that are stored; none where they cannot be unpacked."""
+    if len(stored) < _LOCAL.size or not stored.startswith(_LOCAL_MAGIC):
+        return b""
+    _, flags, method, _, name_bytes, extra_bytes = _LOCAL.unpack_from(stored)
+    body = stored[_LOCAL.size + name_bytes + extra_bytes :]
+    if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+        return b""
+    try:
+        return body[:length] if method == _STORED else zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, length)
+    except zlib.error:
+        return b""
+
+
 def _inflated(body: memoryview, size_bytes: int) -> tuple[bytes, memoryview]:
     """Inflate a member: its data, and the bytes after it."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

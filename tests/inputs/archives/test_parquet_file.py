@@ -27,7 +27,7 @@ class TestParquet:
         columns = {"image": huggingface_images([b"1", b"2", None, b"4"]), "label": [1, 0, -1, 7]}
         data = parquet_of(columns, huggingface=CLASS_LABEL, row_group_size=3)
         rows = rows_of("parquet", data)
-        assert [row["label"] for row in rows] == ["notumor", "glioma", None, None]
+        assert [row["label"] for row in rows] == ["notumor", "glioma", None, "7"]
         assert [(row["offset"], row["size_bytes"]) for row in rows] == [(0, None), (0, None), (0, None), (1, None)]
         found = contents("parquet", data)
         assert str(found.pop("2")) == "empty: row 2 has no image"
