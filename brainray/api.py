@@ -291,8 +291,16 @@ def train(
     return _train_result(bundle)
 
 
-def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: "Say | None" = None) -> ReportResult:
-    """Build the summary of a run again from its Parquet.
+def report(
+    run: AnyPath,
+    *,
+    verify: bool = False,
+    labels: AnyPath | None = None,
+    labels_may_miss: bool = False,
+    thumbnails: bool = True,
+    say: "Say | None" = None,
+) -> ReportResult:
+    """Build the summary of a run again from its Parquet, after its images got the labels of a file, if one is given.
 
     With `verify`, compare every part with the manifest instead, and write nothing. Raises `VerificationError` for a
     difference.
@@ -301,8 +309,11 @@ def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: 
     from .commands.report import report as rebuild
     from .commands.report import verify as verify_parts
     from .config import PageOptions
+    from .errors import BadRequest
 
     uri = storage.normalise(fspath(run))
+    if verify and labels is not None:
+        raise BadRequest("verify changes nothing, and labels labels the run; give one of them")
     if verify:
         account = verify_parts(uri)
         return ReportResult(
@@ -314,7 +325,13 @@ def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: 
             confusion=None,
             per_class=None,
         )
-    summary = rebuild(uri, say=say or _ignore, page=PageOptions(thumbnails=thumbnails))
+    summary = rebuild(
+        uri,
+        say=say or _ignore,
+        page=PageOptions(thumbnails=thumbnails),
+        labels=_path(labels),
+        labels_may_miss=labels_may_miss,
+    )
     totals = summary.figures["totals"]
     return ReportResult(
         run=uri,

@@ -38,6 +38,7 @@ RUN = (
 RUN_IN_A_ROW = (
     "brainray score --input archive/ --model model/ --output run/",
     "brainray report run/",
+    "brainray report run/ --labels run/summary/review.csv",
     "brainray report run/ --no-thumbnails",
     "brainray report run/ --verify",
     "brainray compare run/ other-run/ --output comparison/",

@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
+from brainray.errors import BadRequest
+
 from .log import LOG
-from .options import Thumbnails
+from .options import LabelsMayMiss, Thumbnails
 
 
 def report(
@@ -13,6 +15,14 @@ def report(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
     ] = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Label the run first: answers exported from its page, or a table as of `score`; others keep theirs.",
+            metavar="URI",
+        ),
+    ] = None,
+    labels_may_miss: LabelsMayMiss = False,
     thumbnails: Thumbnails = True,
 ) -> None:
     """Rebuild the summary of a run from its Parquet.
@@ -28,11 +38,14 @@ def report(
     from .console import output_console, show_page, show_summary
 
     console = output_console()
+    if verify and labels is not None:
+        raise BadRequest("--verify changes nothing, and --labels labels the run; give one of them")
     if verify:
         account = verify_parts(run)
         console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
         return
-    show_summary(console, rebuild(run, say=LOG.say, page=PageOptions(thumbnails=thumbnails)))
+    page = PageOptions(thumbnails=thumbnails)
+    show_summary(console, rebuild(run, say=LOG.say, page=page, labels=labels, labels_may_miss=labels_may_miss))
     uri = storage.normalise(run)
     console.print(f"summary is in {storage.join(uri, 'summary')}")
     show_page(console, page_of(uri))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .log import LOG, LogFormatOption
-from .options import Precision, Report, Thumbnails
+from .options import LabelsMayMiss, Precision, Report, Thumbnails
 
 if TYPE_CHECKING:
     from brainray.commands.score import Outcome
@@ -48,9 +48,7 @@ def score(
     labels: Annotated[
         str | None, typer.Option(help="Table (text or Parquet) with an image and a label column.", metavar="URI")
     ] = None,
-    labels_may_miss: Annotated[
-        bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not in the input.")
-    ] = False,
+    labels_may_miss: LabelsMayMiss = False,
     workers: Annotated[
         int | None, typer.Option(help="Scoring processes. [default: as many as the cluster holds]")
     ] = None,

@@ -20,6 +20,7 @@ from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
+from brainray.scoring.given_labels import forget_given
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
@@ -237,6 +238,8 @@ class _Job:
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
         listener = _StatusFile(self.request.output, self.listener, self.clock, writer)
         plan = begin_run(plan, writer)
+        if self.request.label_file is not None:
+            forget_given(self.request.output, writer)
         self._update_parts(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)

@@ -34,6 +34,10 @@ class LabelFile:
         self._source = source
         self.begin()
 
+    def filled(self, value: str) -> "LabelFile":
+        """The same rows, with `value` for those without a label."""
+        return LabelFile(self._keys, pc.fill_null(self._labels, value), source=self._source)
+
     @property
     def rows(self) -> int:
         return len(self._keys)
@@ -110,11 +114,12 @@ class LabelFile:
         may_miss: bool = False,
         listed: Iterable[pa.Table] = (),
         remedy: str = "",
+        place: str = "the input",
     ) -> None:
         """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone` or `may_miss`).
 
         `some_may_be_gone` allows also two rows for one image, of which one may have named an image that is gone.
-        `listed` are the rows of the listing, from which the message suggests names; it ends with `remedy`.
+        `listed` are the rows of the listing, from which the message suggests names in `place`; it ends with `remedy`.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
         ambiguous = (self._uses > 1) | (by_name_only & (self._by_name > 1))
@@ -137,7 +142,7 @@ class LabelFile:
         unknown = self._keys.filter(pa.array(self._uses == 0))
         if len(unknown) and not may_miss:
             raise BadRequest(
-                f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
+                f"{self._source}: {len(unknown)} row(s) name images that are not in {place}: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
                 + f" (of {len(self._keys):,} row(s) {len(self._keys) - len(unknown):,} name one)"
                 + remedy

@@ -95,6 +95,7 @@ class Lister:
         classes: Sequence[str],
         output: str | None = None,
         label_file: LabelFile | None = None,
+        given_labels: pa.Table | None = None,
         group_by: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -110,6 +111,7 @@ class Lister:
         self._lookup = class_lookup(classes)
         self._numbered = {str(number): name for number, name in enumerate(classes)}
         self._label_file = label_file
+        self._given = given_labels  # uri and label: they win over folders and lists
         self._group = Grouper(group_by)
         self._any_suffix = any_suffix
         self._keep = keep
@@ -140,7 +142,7 @@ class Lister:
             [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
         )
         if self._label_file is None:
-            return table, NAMES_SCHEMA.empty_table()
+            return self._with_given(table), NAMES_SCHEMA.empty_table()
         inner = (
             archives.inner_path(image.container, image.uri[len(image.container) + 1 :]) if image.container else path
             for image, path in zip(rows, relative, strict=True)
@@ -149,6 +151,12 @@ class Lister:
         known_as = pa.table([pa.array(relative, pa.string()), pa.array(names, pa.string())], schema=NAMES_SCHEMA)
         labels = self._label_file.labels_of(*_spellings(table, known_as))
         return _with_labels(table, labels), known_as
+
+    def _with_given(self, table: pa.Table) -> pa.Table:
+        if self._given is None or not len(self._given):
+            return table
+        places = pc.index_in(table["uri"], self._given["uri"].combine_chunks())
+        return _with_labels(table, pc.coalesce(self._given["label"].take(places), table["label"]))
 
     def _images(self) -> Iterator[tuple[ListedImage, str]]:
         """Every image, with its path below its input."""

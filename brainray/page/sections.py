@@ -83,6 +83,7 @@ def verdict(source: PageSource) -> Values:
         "accuracy": _estimate(figures["accuracy"]),
         "expected": figures["mean_confidence"],
         "for_review": figures["for_review"],
+        "labels_given": figures["labels_given"],
         "accepted": _estimate(figures["accepted_accuracy"]),
         "model": source.card.get("name"),
         "first": figures["first_scored_at"],

@@ -25,6 +25,7 @@ from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
 from . import manifest
+from .given_labels import given_for
 from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
 from .run_folder import (
@@ -38,6 +39,7 @@ from .run_folder import (
     inspect_output,
     read_run,
     remove_leftovers,
+    write_manifest,
 )
 from .shard_task import Target, open_shard
 from .verify import Verification, verify_parts
@@ -152,12 +154,8 @@ def _foreseen_reasons(rows: pa.Table) -> Iterator[str]:
 def begin_run(plan: Plan, writer: Writer) -> Plan:
     """Write manifest and run.json; return the plan with the shards of the written manifest. Finished parts stay."""
     folder = storage.join(plan.uri, MANIFEST)
-    names = [storage.name_of(source) for source in plan.sources]
     writer.delete(storage.join(plan.uri, SUCCESS))
-    present = set(storage.list_names(folder))
-    for name, source in zip(names, plan.sources, strict=True):
-        if name not in present:  # a file of this name has this content
-            writer.write_bytes(storage.join(folder, name), storage.read_bytes(source))
+    names = write_manifest(plan.uri, plan.sources, writer)
     keep(plan.indexes, storage.join(plan.uri, ARCHIVE_INDEXES), writer)
     writer.write_json(storage.join(plan.uri, RUN), plan.run_json)
     remove_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
@@ -205,6 +203,7 @@ def _list_inputs(
         classes=request.bundle.classes,
         output=request.output,
         label_file=request.label_file,
+        given_labels=None if request.label_file else given_for(request.output, request.bundle.classes),
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,

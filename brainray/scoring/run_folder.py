@@ -138,6 +138,17 @@ def remove_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str],
         writer.delete(part_uri(uri, shard_id))
 
 
+def write_manifest(uri: str, sources: Sequence[str], writer: Writer) -> list[str]:
+    """Copy local manifest files into a run, next to those that its run.json names; gives their names."""
+    folder = storage.join(uri, MANIFEST)
+    present = set(storage.list_names(folder))
+    names = [storage.name_of(source) for source in sources]
+    for name, source in zip(names, sources, strict=True):
+        if name not in present:  # a file of this name has this content
+            writer.write_bytes(storage.join(folder, name), storage.read_bytes(source))
+    return names
+
+
 def delete_run(uri: str, writer: Writer) -> None:
     """Delete a run and its folder. If it is interrupted, the rest does not count as a run."""
     writer.delete_tree(uri, first=(SUCCESS, RUN))

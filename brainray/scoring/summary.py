@@ -25,6 +25,7 @@ from brainray.evaluation import metrics
 from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, total
 from brainray.evaluation.plots import draw_confusion
 
+from .given_labels import count_given
 from .highlights import SIDES_PX, Highlights, columns, select
 from .parts import PartInfo, part_info, part_uri, present_shards
 from .prediction_schema import prob_column
@@ -149,6 +150,7 @@ class _Run:
     classes: tuple[str, ...]
     fingerprint: str
     grouped: bool
+    labels_given: int  # of `report --labels`
     gone: int  # images that are missing in the last listing
     skipped: dict[str, int]
     reference: dict[str, Any] | None  # predictions of the model on its validation images
@@ -237,6 +239,7 @@ def _read_run(uri: str) -> _Run:
             classes=tuple(values["classes"]),
             fingerprint=values["fingerprint"],
             grouped=values.get("group_by") is not None,
+            labels_given=count_given(uri),
             gone=values.get("gone") or 0,
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),
@@ -336,6 +339,7 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "failures": {reason: images for reason, images in failures if images},
         "gone": run.gone,
         "skipped": run.skipped,
+        "labels_given": run.labels_given,
         "calibration": {
             "ece": metrics.expected_calibration_error(counts),
             "brier": metrics.brier(counts),
