@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
 from .options import BatchSize, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from brainray.models.bundle import Bundle
 
 # Parameters that are no fields of `TrainOptions`.
-_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "log_format")
+_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "as_json", "log_format")
 
 Workers = Annotated[
     str | None,
@@ -66,6 +67,7 @@ def train(
     ] = None,
     precision: Precision = "auto",
     exclude: Exclude = None,
+    as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train.
@@ -80,6 +82,10 @@ def train(
     bundle = fit_model(data, output=output, exclude=exclude, groups=groups, options=options, init=bundle, say=LOG.say)
     accuracy = bundle.metrics["accuracy"]
     LOG.event("done", model=bundle.uri, fingerprint=bundle.fingerprint, metrics=bundle.metrics)
+    if as_json:
+        facts = {"model": bundle.uri, "fingerprint": bundle.fingerprint, "classes": list(bundle.classes)}
+        OBJECT.add(facts | {"metrics": bundle.metrics})
+        return
     by_groups = ", by groups" if "resampled" in bundle.metrics else ""
     typer.echo(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}{by_groups}) on "
