@@ -173,7 +173,8 @@ def score(
     exclude: str | Iterable[str] = (),
     any_suffix: bool = False,
     keep_columns: str | Iterable[str] = (),
-    group_by: str | None = None,
+    group_by: str | Iterable[str] | None = None,
+    groups: AnyPath | None = None,
     precision: str = "auto",
     stall_timeout_s: float = 600,
     max_unread: str | float = "50%",
@@ -215,7 +216,12 @@ def score(
         thumbnails=thumbnails,
     )
     request = read_request(
-        several(input), model=fspath(model), output=fspath(output), labels=_path(labels), options=options
+        several(input),
+        model=fspath(model),
+        output=fspath(output),
+        labels=_path(labels),
+        groups=_path(groups),
+        options=options,
     )
     outcome = score_images(request, listener=on_progress or _ignore, say=say or _ignore)
     result = _score_result(outcome)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Parameters that are no fields of `ScoreOptions`.
 _NO_OPTIONS = (
-    *("input", "output", "model", "labels", "more", "stall_timeout", "plan", "probe", "price"),
+    *("input", "output", "model", "labels", "groups", "more", "stall_timeout", "plan", "probe", "price"),
     *("as_json", "log_format"),
 )
 
@@ -39,7 +39,14 @@ Include = Annotated[
     list[str] | None,
     typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
 ]
-GroupBy = Annotated[str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")]
+GroupBy = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Figures by group: folder, folder:1 (the one below) or a regular expression on the URI; repeatable, "
+        "from above: site=folder,patient=folder:1.",
+        metavar="LEVELS",
+    ),
+]
 MaxFileSize = Annotated[str, typer.Option(help="Larger files are not read: their rows say too_large.", metavar="SIZE")]
 MaxUnread = Annotated[str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")]
 
@@ -71,6 +78,12 @@ def score(
     ] = False,
     keep_columns: KeepColumns = None,
     group_by: GroupBy = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Table (text or Parquet) with an image and a group column, such as the patient.", metavar="URI"
+        ),
+    ] = None,
     precision: Precision = "auto",
     stall_timeout: Annotated[
         float, typer.Option(help="Seconds without a finished shard after which the run ends.")
@@ -106,7 +119,7 @@ def score(
 
     options = options_of(context.params)
     inputs = [*input, *(more or ())]
-    request = read_request(inputs, model=model, output=output, labels=labels, options=options)
+    request = read_request(inputs, model=model, output=output, labels=labels, groups=groups, options=options)
     if plan or probe or price is not None:
         _plan(request, probe=probe or price is not None, price=price, as_json=as_json)
     else:

@@ -14,7 +14,8 @@ from functools import partial
 from brainray import storage
 from brainray.callbacks import Clock, Say
 from brainray.config import MaxFailed, PageOptions, ScoreOptions
-from brainray.errors import StorageError, TooManyFailed
+from brainray.errors import BadRequest, StorageError, TooManyFailed
+from brainray.inputs.group_file import read_group_file
 from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
@@ -79,9 +80,17 @@ def _ignore(_: str) -> None:
 
 
 def read_request(
-    inputs: Sequence[str], *, model: str | None, output: str, labels: str | None, options: ScoreOptions
+    inputs: Sequence[str],
+    *,
+    model: str | None,
+    output: str,
+    labels: str | None,
+    groups: str | None = None,
+    options: ScoreOptions,
 ) -> ScoreRequest:
-    """Read the model, by default the shipped one, and the labels. Raises `BadRequest` for what is wrong with them."""
+    """Read the model (default: the shipped one), labels and groups. Raises `BadRequest` for what is wrong with them."""
+    if groups and options.group_by:
+        raise BadRequest(f"--groups {groups} and --group-by both give each image its group; leave one out")
     bundle = load_bundle(named(model or SHIPPED))
     kept = kept_types(inputs, options.keep_columns, taken=prediction_schema(bundle.classes).names)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
@@ -90,6 +99,7 @@ def read_request(
         output=storage.normalise(output),
         bundle=bundle,
         label_file=label_file,
+        group_file=read_group_file(storage.normalise(groups)) if groups else None,
         options=options,
         kept=kept,
     )
@@ -139,6 +149,11 @@ def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
         say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
     if labels is not None and labels.without_image:
         say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
+    groups = request.group_file.rows if request.group_file else None
+    if groups is not None and groups.without_label:
+        say(f"--groups: {groups.without_label:,} row(s) have no group (empty, NA or unknown)")
+    if groups is not None and groups.without_image:
+        say(f"--groups: {groups.without_image:,} of {groups.rows:,} row(s) name no image of the input")
 
 
 def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:

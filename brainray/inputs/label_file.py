@@ -4,6 +4,7 @@ Labels and names of images are text: "01" is not "1".
 """
 
 import io
+import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from brainray.errors import BadRequest, as_bad_request
 from .class_names import LABEL_COLUMNS, class_lookup, match_class
 from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
+from .listed_image import LISTED_SCHEMA, tables_in, with_values
 from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
 
 NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
@@ -147,6 +149,35 @@ class LabelFile:
                 + f" (of {len(self._keys):,} row(s) {len(self._keys) - len(unknown):,} name one)"
                 + remedy
             )
+
+
+def spellings(table: pa.Table, names: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """URIs, paths below the input and file names of a listing, as `LabelFile` takes them."""
+    return tuple(column.combine_chunks() for column in (table["uri"], names["relative"], names["name"]))
+
+
+def fill_nearly(rows: LabelFile, column: str, path: str, names_path: str) -> int:
+    """Write the values of images that rows name only nearly into the listing at `path`; gives how many are no null.
+
+    `names_path` is the file with the names of its images.
+    """
+    chunks = zip(tables_in(path), tables_in(names_path), strict=True)
+    positions, values = rows.near_labels(spellings(table, names) for table, names in chunks)
+    if not len(positions):
+        return 0
+    amended = path + ".amended"
+    begins = 0
+    with pq.ParquetWriter(amended, LISTED_SCHEMA, compression="zstd") as writer:
+        for table in tables_in(path):
+            first, end = np.searchsorted(positions, [begins, begins + len(table)])
+            mask = np.zeros(len(table), bool)
+            mask[positions[first:end] - begins] = True
+            old = table[column].combine_chunks()
+            amending = pc.replace_with_mask(old, mask, values.slice(first, end - first))
+            writer.write_table(with_values(table, column, amending))
+            begins += len(table)
+    os.replace(amended, path)
+    return len(positions) - int(values.null_count)
 
 
 def _some(values: pa.Array) -> str:

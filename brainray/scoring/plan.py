@@ -19,6 +19,7 @@ from brainray.inputs import listing
 from brainray.inputs.archives import kind_of, split_refusal
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
+from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
 from brainray.models.bundle import model_card
 from brainray.models.versions import package_versions
@@ -196,6 +197,8 @@ def _list_inputs(
     """
     if request.label_file is not None:
         request.label_file.begin()
+    if request.group_file is not None:
+        request.group_file.rows.begin()
     roots = listing.distinct_inputs(request.inputs)
     lister = Lister(
         roots,
@@ -204,6 +207,7 @@ def _list_inputs(
         output=request.output,
         label_file=request.label_file,
         given_labels=None if request.label_file else given_for(request.output, request.bundle.classes),
+        group_file=request.group_file,
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,
@@ -223,6 +227,8 @@ def _list_inputs(
             listed=found.batches(),
             remedy="; correct them, or give --labels-may-miss where the file has more than the input",
         )
+    if request.group_file is not None:
+        request.group_file.check_listing(found.batches(), images=found.images, extending=extending)
     return found
 
 
@@ -305,6 +311,14 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
     return int((open_shard(shard, target).kept_N < 0).sum())
 
 
+def _groups_json(request: ScoreRequest) -> dict[str, Any]:
+    """The fields of run.json that tell what the groups are; `group_by` is null for a run without groups."""
+    if request.group_file is not None:
+        return {"group_by": f"--groups {request.group_file.uri}", "group_levels": ["group"]}
+    by = request.options.group_by
+    return {"group_by": list(by) if isinstance(by, tuple) else by, "group_levels": list(GroupLevels(by).names)}
+
+
 def _run_json(request: ScoreRequest, found: Listing, shards: Sequence[Shard], sources: Sequence[str]) -> dict[str, Any]:
     """The content of run.json: what readers of the run and later runs need."""
     bundle, options = request.bundle, request.options
@@ -319,7 +333,7 @@ def _run_json(request: ScoreRequest, found: Listing, shards: Sequence[Shard], so
         "images": images,
         "gone": images - found.images,
         "skipped": found.skipped,
-        "group_by": options.group_by,
+        **_groups_json(request),
         "kept": [list(column) for column in request.kept],
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,

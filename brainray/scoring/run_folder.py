@@ -13,6 +13,7 @@ from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, OtherModel, VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
+from brainray.inputs.group_file import GroupFile
 from brainray.inputs.label_file import LabelFile
 from brainray.models.bundle import Bundle
 from brainray.storage import Writer
@@ -39,6 +40,7 @@ class ScoreRequest:
     output: str  # normalised
     bundle: Bundle
     label_file: LabelFile | None
+    group_file: GroupFile | None = None
     options: ScoreOptions
     kept: KeptTypes = ()  # types of `options.keep_columns`
 
