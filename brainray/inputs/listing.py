@@ -150,8 +150,8 @@ class Lister:
         )
         names = [path.rpartition("/")[2] for path in inner]
         known_as = pa.table([pa.array(relative, pa.string()), pa.array(names, pa.string())], schema=NAMES_SCHEMA)
-        for column, rows in self.files.items():
-            table = with_values(table, column, rows.labels_of(*spellings(table, known_as)))
+        for column, named in self.files.items():
+            table = with_values(table, column, named.labels_of(*spellings(table, known_as)))
         return table, known_as
 
     def _with_given(self, table: pa.Table) -> pa.Table:

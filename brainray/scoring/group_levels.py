@@ -34,5 +34,5 @@ def depth(levels: Sequence[str]) -> int | None:
 
 def groups_at(figures: Mapping[str, Any], depth: int | None) -> Mapping[str, Any]:
     """The figures of each group of a level, of summary.json."""
-    above: list[Mapping[str, Any]] = list(figures["groups_above"].values())
-    return [*above, figures["groups"]][-1 if depth is None else depth - 1]
+    levels: list[Mapping[str, Any]] = [*figures["groups_above"].values(), figures["groups"]]
+    return levels[-1 if depth is None else depth - 1]
