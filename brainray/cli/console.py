@@ -15,8 +15,9 @@ from rich.table import Table
 
 from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
+from brainray.evaluation.metrics import IntervalEstimate
 from brainray.page.sections import group_tables
-from brainray.page.text import cut, decimal, estimate
+from brainray.page.text import cut
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
 from brainray.scoring.summary import Summary
@@ -221,9 +222,14 @@ def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
     for row in shown:
         figures = [f"{row[key]:,}" for key in ("images", "failed", "for_review")]
         if labelled:
-            figures += [f"{row['scored_and_labelled']:,}", estimate(row["accuracy"])]
-        table.add_row(escape(cut(row["name"])), *figures, decimal(row["confidence"]))
+            figures += [f"{row['scored_and_labelled']:,}", _interval(row["accuracy"])]
+        confidence = "-" if row["confidence"] is None else f"{row['confidence']:.3f}"
+        table.add_row(escape(cut(row["name"])), *figures, confidence)
     return table
+
+
+def _interval(value: IntervalEstimate | None) -> str:
+    return "-" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
 def show_summary(console: Console, summary: Summary) -> None:

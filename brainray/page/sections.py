@@ -52,7 +52,8 @@ class PageSource:
     parts: Sequence[TilePart]
     previous: Values | None = None  # summary.json of the generation before, of another model
     strip: Sequence[Row] = ()  # one image a group, see `scoring.group_strip`
-    strip_groups: int = 0  # the number of groups of that level
+    strip_groups: int = 0  # the number of groups of its level
+    strip_level: str = "group"  # the name of that level
 
     @property
     def classes(self) -> list[str]:

@@ -40,7 +40,7 @@ def group_name(group: str | None, levels: int) -> str | None:
     """The group for people: the names of its levels, which `inputs.image_files.GroupLevels` has joined."""
     if group is None or levels < 2:
         return group
-    return " / ".join(unquote(part) or _UNDEFINED for part in group.split("/"))
+    return " / ".join(unquote(part) or "(none)" for part in group.split("/"))
 
 
 def count(value: int | None) -> str:

@@ -38,7 +38,9 @@ def report_page(
     grouped = bool(figures["groups"])
     parts = choose(highlights, figures["failures"], grouped=grouped)
     strip = strip_rows(run_uri, figures) if grouped else ()
-    of_strip = groups_at(figures, depth(figures["group_levels"])) if grouped else {}
+    levels = figures["group_levels"]
+    level = depth(levels)
+    of_strip = groups_at(figures, level) if grouped else {}
     source = PageSource(
         run_uri=run_uri,
         run=dict(run),
@@ -49,6 +51,7 @@ def report_page(
         previous=None if previous is None else dict(previous),
         strip=strip,
         strip_groups=len(of_strip),
+        strip_level=levels[-1 if level is None else level - 1] if len(levels) > 1 else "group",
     )
     pictures = thumbnails_of(run_uri, run, [*pictured(parts), *strip]) if thumbnails else None
     return render(source, pictures).encode()
