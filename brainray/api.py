@@ -173,7 +173,8 @@ def score(
     exclude: str | Iterable[str] = (),
     any_suffix: bool = False,
     keep_columns: str | Iterable[str] = (),
-    group_by: str | None = None,
+    group_by: str | Iterable[str] | None = None,
+    groups: AnyPath | None = None,
     precision: str = "auto",
     stall_timeout_s: float = 600,
     max_unread: str | float = "50%",
@@ -215,7 +216,12 @@ def score(
         thumbnails=thumbnails,
     )
     request = read_request(
-        several(input), model=fspath(model), output=fspath(output), labels=_path(labels), options=options
+        several(input),
+        model=fspath(model),
+        output=fspath(output),
+        labels=_path(labels),
+        groups=_path(groups),
+        options=options,
     )
     outcome = score_images(request, listener=on_progress or _ignore, say=say or _ignore)
     result = _score_result(outcome)
@@ -297,8 +303,16 @@ def train(
     return _train_result(bundle)
 
 
-def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: "Say | None" = None) -> ReportResult:
-    """Build the summary of a run again from its Parquet.
+def report(
+    run: AnyPath,
+    *,
+    verify: bool = False,
+    labels: AnyPath | None = None,
+    labels_may_miss: bool = False,
+    thumbnails: bool = True,
+    say: "Say | None" = None,
+) -> ReportResult:
+    """Build the summary of a run again from its Parquet, after its images got the labels of a file, if one is given.
 
     With `verify`, compare every part with the manifest instead, and write nothing. Raises `VerificationError` for a
     difference.
@@ -307,8 +321,11 @@ def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: 
     from .commands.report import report as rebuild
     from .commands.report import verify as verify_parts
     from .config import PageOptions
+    from .errors import BadRequest
 
     uri = storage.normalise(fspath(run))
+    if verify and labels is not None:
+        raise BadRequest("verify changes nothing, and labels labels the run; give one of them")
     if verify:
         account = verify_parts(uri)
         return ReportResult(
@@ -320,7 +337,13 @@ def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: 
             confusion=None,
             per_class=None,
         )
-    summary = rebuild(uri, say=say or _ignore, page=PageOptions(thumbnails=thumbnails))
+    summary = rebuild(
+        uri,
+        say=say or _ignore,
+        page=PageOptions(thumbnails=thumbnails),
+        labels=_path(labels),
+        labels_may_miss=labels_may_miss,
+    )
     totals = summary.figures["totals"]
     return ReportResult(
         run=uri,

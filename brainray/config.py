@@ -266,7 +266,7 @@ class ScoreOptions(_Spec):
     labels_may_miss: bool = False  # a label file may name images that are not in the input
     any_suffix: bool = False  # also files whose names tell no format are scored, if their first bytes are an image's
     keep_columns: tuple[str, ...] = ()  # columns of file lists that are copied to the predictions
-    group_by: str | None = None  # "folder", or a regular expression whose first group names the group
+    group_by: str | tuple[str, ...] | None = None  # one level or several, see `inputs.image_files.GroupLevels`
     precision: Precision = "auto"
     stall_timeout_s: float = 600.0  # the run ends after so long without a finished shard
     max_file_bytes: int = 1 << 30  # larger files, and larger members of archives, get the row `too_large` unread

@@ -35,7 +35,7 @@ COMMAND_ONLY = {
     "train": set(),
     "report": set(),
     "audit": set(),
-    "compare": {"as_json"},
+    "compare": set(),
 }
 PYTHON_ONLY = {"say", "on_progress"}
 
@@ -52,7 +52,7 @@ def test_each_option_of_the_command_line_is_an_argument_with_the_same_default(na
     options = {
         OTHER_NAMES.get(option.name, option.name): None if option.required else option.default
         for option in get_command(app).commands[name].params
-        if option.name not in COMMAND_ONLY[name] | {"log_format"}
+        if option.name not in COMMAND_ONLY[name] | {"as_json", "log_format"}
     }
     parameters = inspect.signature(getattr(brainray, name)).parameters
     arguments = {

@@ -38,6 +38,7 @@ RUN = (
 RUN_IN_A_ROW = (
     "brainray score --input archive/ --model model/ --output run/",
     "brainray report run/",
+    "brainray report run/ --labels run/summary/review.csv",
     "brainray report run/ --no-thumbnails",
     "brainray report run/ --verify",
     "brainray compare run/ other-run/ --output comparison/",
@@ -345,7 +346,7 @@ def test_every_path_of_the_repository_that_a_text_names_exists(name):
     here = (ROOT / name).parent
     text = re.sub(r"\[[^]]*\]\([^)]*\)", "", given(name))
     named = re.findall(r"(?<![\w./-])[\w./-]+\.(?:py|csv)\b|\b(?:brainray|jobs|tests)/[\w./-]*\w", text)
-    produced = {"list.csv", "trials.csv", "trade.csv", "summary/review.csv", "review.csv"}
+    produced = {"list.csv", "trials.csv", "trade.csv", "summary/review.csv", "run/summary/review.csv", "review.csv"}
     missing = [
         path
         for path in set(named) - produced - OF_TRAINING

@@ -18,6 +18,7 @@ from brainray.interpreter import ensure_mode
 from .audit import audit
 from .compare import compare
 from .doctor import doctor
+from .json_object import OBJECT
 from .log import LOG, take_warnings
 from .report import report
 from .sample import sample
@@ -67,8 +68,16 @@ def _root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; gives its exit code. Every error that a user can cause is one line on standard error."""
+    """Run a command line; gives its exit code. Every error that a user can cause is one line on standard error.
+
+    With --json it is also the object on standard output.
+    """
     LOG.set_format("text")
+    with OBJECT.of(arguments):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="brainray", standalone_mode=False)
         if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code
@@ -92,6 +101,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _fail(message: str, code: int) -> int:
     LOG.fail(message, exit_code=code)
+    OBJECT.fail(message, code)
     return code
 
 

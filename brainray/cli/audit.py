@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
 
 
@@ -23,6 +24,7 @@ def audit(
     group_regex: Annotated[
         str | None, typer.Option(help="Regular expression that finds the subject in a URI.", metavar="RE")
     ] = None,
+    as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
     """Find images that show the same picture, and conflicting labels.
@@ -35,7 +37,10 @@ def audit(
     request = AuditRequest.of(data, against=against or (), output=output, group_regex=group_regex, groups=groups)
     figures = find_copies(request, say=LOG.say)
     LOG.event("done", output=request.output, **{name: figures[name] for name in ("images", "pictures", "surplus")})
-    _show(figures, request.output)
+    if as_json:
+        OBJECT.add({"output": request.output, "figures": figures})
+    else:
+        _show(figures, request.output)
 
 
 def _show(figures: dict[str, Any], output: str) -> None:

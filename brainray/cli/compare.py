@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .json_object import OBJECT, Json
 from .log import LOG
 from .options import Thumbnails
 
@@ -21,7 +22,7 @@ def compare(
         str | None,
         typer.Option(help="Folder for compare.json, compare.html and flips.parquet. Without it nothing is written."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    as_json: Json = False,
     thumbnails: Thumbnails = True,
 ) -> None:
     """Compare two runs on the images that both have.
@@ -29,15 +30,13 @@ def compare(
     Says how far they agree, which predictions flipped, and where labels are known, whether one is better. Needs
     neither Ray nor torch.
     """
-    import json
-
     from brainray import storage
     from brainray.commands.compare import FLIPS, PAGE
     from brainray.commands.compare import compare as compare_runs
 
     figures = compare_runs(a, b, output=output, thumbnails=thumbnails, say=LOG.say).figures
     if as_json:
-        typer.echo(json.dumps(figures))  # in ASCII, which every terminal and pipe takes
+        OBJECT.add(figures)
         return
     from .console import output_console
 

@@ -2,18 +2,22 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 import pyarrow as pa
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
+from brainray.evaluation.metrics import IntervalEstimate
+from brainray.page.sections import group_tables
+from brainray.page.text import cut
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
 from brainray.scoring.summary import Summary
@@ -23,6 +27,7 @@ from .log import Log
 
 _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there
+_MOST_GROUPS = 10
 _PHASES = {
     "listing": "listing the input",
     "updating": "updating rows",
@@ -206,6 +211,28 @@ def _estimate(row: dict[str, float | None], name: str) -> str:
     return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
 
 
+def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
+    """The worst groups of a level, with 95 % intervals that are wide where a group is small."""
+    shown = of["rows"][:_MOST_GROUPS]
+    left = of["number"] - len(shown)
+    name = escape(cut(of["level"] or "group"))
+    table = Table(title=f"Worst first by {name}" + (f"; {left:,} more left out" if left else ""), title_justify="left")
+    table.add_column(name)
+    for column in ("images", "failed", "for review", *(("labelled", "accuracy") if labelled else ()), "confidence"):
+        table.add_column(column, justify="right")
+    for row in shown:
+        figures = [f"{row[key]:,}" for key in ("images", "failed", "for_review")]
+        if labelled:
+            figures += [f"{row['scored_and_labelled']:,}", _interval(row["accuracy"])]
+        confidence = "-" if row["confidence"] is None else f"{row['confidence']:.3f}"
+        table.add_row(escape(cut(row["name"])), *figures, confidence)
+    return table
+
+
+def _interval(value: IntervalEstimate | None) -> str:
+    return "-" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
 def show_summary(console: Console, summary: Summary) -> None:
     """Print the confusion and per-class tables, or without labels the counts of predictions; then the failures."""
     figures = summary.figures
@@ -224,6 +251,8 @@ def show_summary(console: Console, summary: Summary) -> None:
         console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}")
     if line := seen_line(figures):
         console.print(line)
+    for of in group_tables(figures) if figures.get("groups") else ():
+        console.print(group_table(of, labelled=bool(totals["scored_and_labelled"])))
     if figures.get("for_review"):
         console.print(_review_line(figures))
     if totals["failed"]:

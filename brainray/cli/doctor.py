@@ -12,6 +12,8 @@ import typer
 
 from brainray.errors import BadRequest
 
+from .json_object import OBJECT, Json
+
 if TYPE_CHECKING:
     from brainray.doctor.checks import Check, Finding
     from brainray.doctor.nodes import NodeQuestions
@@ -41,6 +43,7 @@ def doctor(
         list[str] | None, typer.Argument(help="More inputs, as a shell makes of --input scans/*.jpg.", metavar="URI")
     ] = None,
     format: Annotated[str, typer.Option(help="Findings as text, a line each, or as one json list.")] = "text",
+    as_json: Json = False,
 ) -> None:
     """Check this machine, the cluster and the locations of a run.
 
@@ -52,8 +55,13 @@ def doctor(
         raise BadRequest(f"--format is {format!r}; it must be one of {', '.join(_FORMATS)}")
     checks = _checks((*(input or ()), *(more or ())), output=output, model=model, data=data, cluster=cluster)
     findings = run_checks(checks)
-    shown = _show_json(findings) if format == "json" else _show_text(findings)
-    if any(finding.status == "wrong" for finding in shown):
+    if as_json:
+        shown = list(findings)
+        OBJECT.add({"findings": [asdict(finding) for finding in shown]})
+    else:
+        shown = _show_json(findings) if format == "json" else _show_text(findings)
+    if wrong := sum(finding.status == "wrong" for finding in shown):
+        OBJECT.fail(f"{wrong} of {len(shown)} findings wrong", _WRONG)
         raise typer.Exit(_WRONG)
 
 

@@ -4,8 +4,11 @@ from typing import Annotated
 
 import typer
 
+from brainray.errors import BadRequest
+
+from .json_object import OBJECT, Json
 from .log import LOG
-from .options import Thumbnails
+from .options import LabelsMayMiss, Thumbnails
 
 
 def report(
@@ -13,7 +16,16 @@ def report(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every part, compare it with the manifest, and write nothing.")
     ] = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Label the run first: answers exported from its page, or a table as of `score`; others keep theirs.",
+            metavar="URI",
+        ),
+    ] = None,
+    labels_may_miss: LabelsMayMiss = False,
     thumbnails: Thumbnails = True,
+    as_json: Json = False,
 ) -> None:
     """Rebuild the summary of a run from its Parquet.
 
@@ -27,12 +39,24 @@ def report(
 
     from .console import output_console, show_page, show_summary
 
-    console = output_console()
+    if verify and labels is not None:
+        raise BadRequest("--verify changes nothing, and --labels labels the run; give one of them")
     if verify:
         account = verify_parts(run)
-        console.print(f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole")
+        if as_json:
+            OBJECT.add({"run": storage.normalise(run), "rows": account.rows, "failed": account.failed})
+            return
+        output_console().print(
+            f"{account.rows:,} rows, {account.failed:,} failed: each image once, every part is whole"
+        )
         return
-    show_summary(console, rebuild(run, say=LOG.say, page=PageOptions(thumbnails=thumbnails)))
+    page = PageOptions(thumbnails=thumbnails)
+    summary = rebuild(run, say=LOG.say, page=page, labels=labels, labels_may_miss=labels_may_miss)
     uri = storage.normalise(run)
-    console.print(f"summary is in {storage.join(uri, 'summary')}")
+    if as_json:
+        OBJECT.add({"run": uri, "page": page_of(uri), "figures": summary.figures})
+        return
+    console = output_console()
+    show_summary(console, summary)
+    console.print(f"summary is in {storage.join(uri, 'summary')}", markup=False)
     show_page(console, page_of(uri))

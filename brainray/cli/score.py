@@ -2,22 +2,29 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from brainray.errors import BadRequest
 
+from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
-from .options import Precision, Report, Thumbnails
+from .options import LabelsMayMiss, Precision, Report, Thumbnails
 
 if TYPE_CHECKING:
     from brainray.commands.score import Outcome
     from brainray.config import ScoreOptions
+    from brainray.scoring.estimate import RunEstimate
+    from brainray.scoring.plan import Plan
     from brainray.scoring.run_folder import ScoreRequest
 
 # Parameters that are no fields of `ScoreOptions`.
-_NO_OPTIONS = ("input", "output", "model", "labels", "more", "stall_timeout", "plan", "probe", "price", "log_format")
+_NO_OPTIONS = (
+    *("input", "output", "model", "labels", "groups", "more", "stall_timeout", "plan", "probe", "price"),
+    *("as_json", "log_format"),
+)
 
 KeepColumns = Annotated[
     list[str] | None, typer.Option(help="Columns of an input list to copy into the predictions.", metavar="NAMES")
@@ -35,7 +42,14 @@ Include = Annotated[
     list[str] | None,
     typer.Option(help="Score only paths that match; '*' matches '/' too; repeatable.", metavar="GLOB"),
 ]
-GroupBy = Annotated[str | None, typer.Option(help="Summaries by group: folder, or a regular expression on the URI.")]
+GroupBy = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Figures by group: folder, folder:1 (the one below) or a regular expression on the URI; repeatable, "
+        "from above: site=folder,patient=folder:1.",
+        metavar="LEVELS",
+    ),
+]
 MaxFileSize = Annotated[str, typer.Option(help="Larger files are not read: their rows say too_large.", metavar="SIZE")]
 MaxUnread = Annotated[str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")]
 
@@ -51,9 +65,7 @@ def score(
     labels: Annotated[
         str | None, typer.Option(help="Table (text or Parquet) with an image and a label column.", metavar="URI")
     ] = None,
-    labels_may_miss: Annotated[
-        bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not in the input.")
-    ] = False,
+    labels_may_miss: LabelsMayMiss = False,
     workers: Annotated[
         int | None, typer.Option(help="Scoring processes. [default: as many as the cluster holds]")
     ] = None,
@@ -69,6 +81,12 @@ def score(
     ] = False,
     keep_columns: KeepColumns = None,
     group_by: GroupBy = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Table (text or Parquet) with an image and a group column, such as the patient.", metavar="URI"
+        ),
+    ] = None,
     precision: Precision = "auto",
     stall_timeout: Annotated[
         float, typer.Option(help="Seconds without a finished shard after which the run ends.")
@@ -93,6 +111,7 @@ def score(
     price: Annotated[
         float | None, typer.Option(help="With --probe: price of a machine-hour, to estimate the cost.")
     ] = None,
+    as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
     """Score every image under the inputs, one Parquet row each.
@@ -103,11 +122,11 @@ def score(
 
     options = options_of(context.params)
     inputs = [*input, *(more or ())]
-    request = read_request(inputs, model=model, output=output, labels=labels, options=options)
+    request = read_request(inputs, model=model, output=output, labels=labels, groups=groups, options=options)
     if plan or probe or price is not None:
-        _plan(request, probe=probe or price is not None, price=price)
+        _plan(request, probe=probe or price is not None, price=price, as_json=as_json)
     else:
-        _score(request)
+        _score(request, as_json=as_json)
 
 
 def options_of(params: Mapping[str, Any]) -> "ScoreOptions":
@@ -118,24 +137,44 @@ def options_of(params: Mapping[str, Any]) -> "ScoreOptions":
     return score_options(**given, stall_timeout_s=params["stall_timeout"])
 
 
-def _plan(request: "ScoreRequest", *, probe: bool, price: float | None) -> None:
+def _plan(request: "ScoreRequest", *, probe: bool, price: float | None, as_json: bool) -> None:
     from brainray.commands.score import plan_only, plan_with_probe
 
     from .console import output_console, show_estimate, show_plan
 
     if price is not None and not 0 <= price < math.inf:
         raise BadRequest(f"--price is {price:g}; it must be 0 or more")
-    console = output_console()
-    if not probe:
-        show_plan(console, plan_only(request, say=LOG.say))
+    plan, expected = plan_with_probe(request, say=LOG.say) if probe else (plan_only(request, say=LOG.say), None)
+    if as_json:
+        OBJECT.add(_plan_values(plan, expected, price))
         return
-    plan, expected = plan_with_probe(request, say=LOG.say)
+    console = output_console()
     show_plan(console, plan)
     if expected is not None:
         show_estimate(console, expected, price=price)
 
 
-def _score(request: "ScoreRequest") -> None:
+def _plan_values(plan: "Plan", expected: "RunEstimate | None", price: float | None) -> dict[str, Any]:
+    """What --plan and --probe say, for --json."""
+    cost = None if expected is None or price is None else price * expected.node_hours
+    return {
+        "run": plan.uri,
+        "images": plan.images,
+        "listed": plan.listing.images,
+        "size_bytes": plan.listing.size_bytes,
+        "labelled": plan.listing.labelled,
+        "skipped": plan.listing.skipped,
+        "changes": asdict(plan.changes) if plan.before.run else None,
+        "shards": len(plan.shards),
+        "to_score": plan.todo_images,
+        "foreseen_errors": dict(plan.foreseen),
+        "expected": expected and {"seconds": expected.seconds, "images_per_second": expected.images_per_s},
+        "node_hours": expected and expected.node_hours,
+        "cost": cost,
+    }
+
+
+def _score(request: "ScoreRequest", *, as_json: bool) -> None:
     from brainray.commands.score import check_max_failed
     from brainray.commands.score import score as score_images
     from brainray.scoring.summary import page_of
@@ -144,9 +183,14 @@ def _score(request: "ScoreRequest") -> None:
 
     with watcher(LOG) as listener:
         outcome = score_images(request, listener=listener, say=LOG.say)
-    console = output_console()
-    show_outcome(console, outcome)
-    show_page(console, page_of(outcome.plan.uri))
+    page = page_of(outcome.plan.uri)
+    if as_json:
+        counts = {"run": outcome.plan.uri, "scored": outcome.scored, "seconds": round(outcome.elapsed_s, 3)}
+        OBJECT.add(counts | {"page": page, "figures": outcome.summary.figures})
+    else:
+        console = output_console()
+        show_outcome(console, outcome)
+        show_page(console, page)
     LOG.event(
         "done", run=outcome.plan.uri, scored=outcome.scored, seconds=round(outcome.elapsed_s, 3), **_totals(outcome)
     )

@@ -9,6 +9,7 @@ import typer
 
 from brainray.errors import BadRequest
 
+from .json_object import OBJECT, Json
 from .log import LOG
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def submit(
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for a cluster that does not answer.", metavar="SECONDS")
     ] = 120,
+    as_json: Json = False,
 ) -> None:
     """Run `train` or `score` as a job of a Ray cluster.
 
@@ -67,15 +69,20 @@ def submit(
         env=jobs.chosen_env(env or (), os.environ),
     )
     api = _api(address, patience_s=patience)
+    OBJECT.add({"output": submission.output})
     if stop:
         jobs.stop(submission, api, say=LOG.say)
         return
     job = jobs.place_job(submission, api, say=LOG.say)
+    OBJECT.add({"job": job.job_id})
     if detach:
         LOG.say("the same command without --detach follows it, with --stop it is stopped")
-        typer.echo(job.job_id)
+        if not as_json:
+            typer.echo(job.job_id)
         return
-    jobs.check_ending(jobs.follow(job, api, out=sys.stdout, say=LOG.say))
+    ended = jobs.follow(job, api, out=sys.stdout, say=LOG.say)  # with --json, sys.stdout is the error stream
+    OBJECT.add({"status": ended.status})
+    jobs.check_ending(ended)
 
 
 def _api(address: str | None, *, patience_s: float) -> "JobsApi":

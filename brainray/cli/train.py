@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
 from .options import BatchSize, Boxes, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from brainray.models.bundle import Bundle
 
 # Parameters that are no fields of `TrainOptions`.
-_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "boxes", "teacher", "keep_folds", "log_format")
+_NO_OPTIONS = ("data", "output", "init", "exclude", "groups", "boxes", "teacher", "keep_folds", "as_json", "log_format")
 
 Workers = Annotated[
     str | None,
@@ -77,6 +78,7 @@ def train(
     ] = None,
     precision: Precision = "auto",
     exclude: Exclude = None,
+    as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
     """Fit a model to class folders with Ray Train.
@@ -102,6 +104,10 @@ def train(
     )
     accuracy = bundle.metrics["accuracy"]
     LOG.event("done", model=bundle.uri, fingerprint=bundle.fingerprint, metrics=bundle.metrics)
+    if as_json:
+        facts = {"model": bundle.uri, "fingerprint": bundle.fingerprint, "classes": list(bundle.classes)}
+        OBJECT.add(facts | {"metrics": bundle.metrics})
+        return
     by_groups = ", by groups" if "resampled" in bundle.metrics else ""
     typer.echo(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}{by_groups}) on "

@@ -6,6 +6,7 @@ import typer
 
 from brainray.errors import BadRequest
 
+from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
 from .options import BatchSize, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
 
@@ -35,13 +36,14 @@ def tune(
     val_fraction: ValFraction = 0.15,
     precision: Precision = "auto",
     exclude: Exclude = None,
+    as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
     """Search for the best training options with Ray Tune. The same command goes on with a search that was stopped."""
     from brainray.commands.tune import TuneRequest
     from brainray.commands.tune import tune as run_search
     from brainray.config import TrainOptions
-    from brainray.training.search import Space, command_for
+    from brainray.training.search import Space, command_for, row_of
 
     if trials < 1:
         raise BadRequest(f"--trials is {trials}; it must be 1 or more")
@@ -72,10 +74,13 @@ def tune(
     ranked = run_search(request, say=LOG.say)
     best = ranked[0]
     LOG.event("done", trials=len(ranked), best=best.varied, mean_recall=(best.best or {})["val_balanced_accuracy"])
+    command = command_for(best, grouped=groups is not None)
+    if as_json:
+        OBJECT.add({"output": output, "trials": [row_of(trial) for trial in ranked], "command": command})
+        return
     _show([row for row in ranked if not row.failure][:_SHOWN])
     typer.echo(
-        f"best of {len(ranked)}, and chosen by these figures, so they flatter it; to train and measure it:\n"
-        f"{command_for(best, grouped=groups is not None)}"
+        f"best of {len(ranked)}, and chosen by these figures, so they flatter it; to train and measure it:\n{command}"
     )
 
 

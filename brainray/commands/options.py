@@ -35,6 +35,7 @@ def score_options(
     include: str | Iterable[str] | None,
     exclude: str | Iterable[str] | None,
     keep_columns: str | Iterable[str] | None,
+    group_by: str | Iterable[str] | None = None,
     **given: Any,  # noqa: ANN401  the other fields of ScoreOptions, which checks them
 ) -> ScoreOptions:
     """The options of `score`. Raises `BadRequest` that names the option."""
@@ -46,9 +47,16 @@ def score_options(
         max_unread=parse_share("--max-unread", max_unread) if isinstance(max_unread, str) else max_unread,
         include=several(include),
         exclude=several(exclude),
+        group_by=_levels(group_by),
         keep_columns=tuple(name.strip() for names in several(keep_columns) for name in names.split(",")),
         **given,
     )
+
+
+def _levels(group_by: str | Iterable[str] | None) -> str | tuple[str, ...] | None:
+    """One level as it is given, as runs of earlier versions have it, or several."""
+    levels = several(group_by)
+    return levels if len(levels) > 1 else levels[0] if levels else None
 
 
 def train_options(

@@ -1,20 +1,55 @@
-"""What `brainray report` does: build the summary of a run again, or verify its parts. Needs neither Ray nor torch."""
+"""What `brainray report` does: label a run, build its summary, or verify its parts. Needs neither Ray nor torch."""
+
+from collections.abc import Iterator
 
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import PageOptions
-from brainray.scoring.run_folder import check_is_run, verify_run
+from brainray.inputs.label_file import LabelFile, read_label_file
+from brainray.scoring.given_labels import Relabelling, give_labels
+from brainray.scoring.run_folder import check_is_run, is_published, publish, verify_run
 from brainray.scoring.summary import Summary, build_summary
 from brainray.scoring.verify import Verification
 from brainray.storage.lease import hold
 
 
-def report(run: str, *, say: Say, page: PageOptions | None = None) -> Summary:
-    """Write the `summary/` of a run from its parts, with a page unless `page` says otherwise."""
+def report(
+    run: str, *, say: Say, page: PageOptions | None = None, labels: str | None = None, labels_may_miss: bool = False
+) -> Summary:
+    """Write the `summary/` of a run from its parts, with a page unless `page` says otherwise.
+
+    `labels` is a label file that labels images of the run first; images that it does not name keep their labels.
+    """
     uri = storage.normalise(run)
-    check_is_run(uri)
+    values = check_is_run(uri)
+    label_file = read_label_file(storage.normalise(labels), tuple(values["classes"])) if labels else None
     with hold(uri, purpose="report", say=say) as lease:
-        return build_summary(uri, lease.writer, page=page)
+        if label_file is None:
+            return build_summary(uri, lease.writer, page=page)
+        changes = give_labels(uri, label_file, lease.writer, may_miss=labels_may_miss)
+        for line in _describe(label_file, changes):
+            say(line)
+        summary = build_summary(uri, lease.writer, page=page)
+        if changes.verification is not None:
+            publish(uri, changes.verification, values["fingerprint"], lease.writer)
+        elif not is_published(uri):
+            say(f"{uri} is not complete: it has no _SUCCESS; its `score` command finishes it and keeps these labels")
+    return summary
+
+
+def _describe(label_file: LabelFile, changes: Relabelling) -> Iterator[str]:
+    """Lines for the log: what the label file changes, and which of its rows change nothing."""
+    yield (
+        f"--labels: {changes.named:,} image(s) have their label from it, {changes.new:,} of them had none and "
+        f"{changes.changed:,} another; {changes.kept:,} other image(s) keep theirs"
+    )
+    if label_file.without_label:
+        yield (
+            f"--labels: {label_file.without_label:,} row(s) have no label (empty, NA or unknown); they took back the "
+            f"given label of {changes.taken_back:,} image(s)"
+        )
+    if changes.without_image:
+        yield f"--labels: {changes.without_image:,} of {label_file.rows:,} row(s) name no image of the run"
 
 
 def verify(run: str) -> Verification:

@@ -16,12 +16,14 @@ from brainray.callbacks import Clock, Say
 from brainray.config import MaxFailed, PageOptions, ScoreOptions
 from brainray.duplicates.seen import FILE as SEEN
 from brainray.duplicates.seen import is_lost, read_seen
-from brainray.errors import StorageError, TooManyFailed
+from brainray.errors import BadRequest, StorageError, TooManyFailed
+from brainray.inputs.group_file import read_group_file
 from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.label_file import read_label_file
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
+from brainray.scoring.given_labels import forget_given
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
@@ -81,9 +83,17 @@ def _ignore(_: str) -> None:
 
 
 def read_request(
-    inputs: Sequence[str], *, model: str | None, output: str, labels: str | None, options: ScoreOptions
+    inputs: Sequence[str],
+    *,
+    model: str | None,
+    output: str,
+    labels: str | None,
+    groups: str | None = None,
+    options: ScoreOptions,
 ) -> ScoreRequest:
-    """Read the model, by default the shipped one, and the labels. Raises `BadRequest` for what is wrong with them."""
+    """Read the model (default: the shipped one), labels and groups. Raises `BadRequest` for what is wrong with them."""
+    if groups and options.group_by:
+        raise BadRequest(f"--groups {groups} and --group-by both give each image its group; leave one out")
     bundle = load_bundle(named(model or SHIPPED))
     read_seen(bundle)  # each worker reads it, too; a damaged list is refused here
     # A run that an earlier version began may have kept a column of the name that rows have now.
@@ -96,6 +106,7 @@ def read_request(
         output=storage.normalise(output),
         bundle=bundle,
         label_file=label_file,
+        group_file=read_group_file(storage.normalise(groups)) if groups else None,
         options=options,
         kept=kept,
     )
@@ -147,6 +158,11 @@ def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
         say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
     if labels is not None and labels.without_image:
         say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
+    groups = request.group_file.rows if request.group_file else None
+    if groups is not None and groups.without_label:
+        say(f"--groups: {groups.without_label:,} row(s) have no group (empty, NA or unknown)")
+    if groups is not None and groups.without_image:
+        say(f"--groups: {groups.without_image:,} of {groups.rows:,} row(s) name no image of the input")
 
 
 def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:
@@ -246,6 +262,8 @@ class _Job:
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
         listener = _StatusFile(self.request.output, self.listener, self.clock, writer)
         plan = begin_run(plan, writer)
+        if self.request.label_file is not None:
+            forget_given(self.request.output, writer)
         self._update_parts(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)

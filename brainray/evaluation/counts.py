@@ -112,6 +112,19 @@ def total(parts: Iterable[Counts]) -> Counts:
     return Counts(groups=groups, **sums)
 
 
+def merged(counts: Counts, names: Sequence[str]) -> Counts:
+    """The counts with the group at each place named anew; groups of one name are added up."""
+    groups = tuple(sorted(set(names)))
+    place = dict(zip(groups, range(len(groups)), strict=True))
+    places = np.array([place[name] for name in names], np.int64)
+    sums = {}
+    for field in _FIELDS:
+        values = getattr(counts, field)
+        sums[field] = np.zeros((len(groups), *values.shape[1:]), np.int64)
+        np.add.at(sums[field], places, values)
+    return Counts(groups=groups, **sums)
+
+
 def count_rows(
     groups: Sequence[str],
     group_N: Ints,

@@ -3,7 +3,7 @@
 Its rows find their images as those of a label file do (`label_file`, `label_match`). Groups are text: "01" is not "1".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ class GroupFile:
 
     def __init__(self, keys: pa.Array, groups: pa.Array, *, uri: str) -> None:
         """`groups` are null for rows without a group."""
+        self._uri = uri
         self._source = f"{OPTION} {uri}"
         self._rows = LabelFile(keys, groups, source=self._source)
 
@@ -40,11 +41,29 @@ class GroupFile:
             positions, near = self._rows.near_labels([(uris, relative, names)])
             groups = pc.replace_with_mask(groups, np.isin(np.arange(len(groups)), positions), near)
         without = len(images) - self._rows.matched
-        remedy = f"; {without:,} image(s) have no row: correct the names, or give each a row, with no group if unknown"
-        self._rows.check_all_used_once(may_miss=not without, listed=[images], remedy=remedy)
+        self._rows.check_all_used_once(may_miss=not without, listed=[images], remedy=_remedy(without))
         if groups.null_count == len(groups):
             raise BadRequest(f"{self._source}: no image gets a group by it; leave it out, or fill in the groups")
         return groups
+
+    @property
+    def uri(self) -> str:
+        return self._uri
+
+    @property
+    def rows(self) -> LabelFile:
+        """The rows, with groups in place of labels, for a listing that looks its images up chunk by chunk."""
+        return self._rows
+
+    def check_listing(self, listed: Iterable[pa.Table], *, images: int, extending: bool) -> None:
+        """Raise `BadRequest` as `groups_of` does, once all images of a listing are looked up.
+
+        When `extending` a run, rows may name images that are gone.
+        """
+        without = images - self._rows.matched
+        self._rows.check_all_used_once(
+            some_may_be_gone=extending, may_miss=not without, listed=listed, remedy=_remedy(without)
+        )
 
     def describe(self) -> Iterator[str]:
         """Yield lines for the log: rows that name no image, and rows without a group."""
@@ -52,6 +71,10 @@ class GroupFile:
             yield f"{OPTION}: {self._rows.without_image:,} row(s) name none of these images, of which each has a row"
         if self._rows.without_label:
             yield f"{OPTION}: {self._rows.without_label:,} row(s) have no group (empty, NA or unknown)"
+
+
+def _remedy(without: int) -> str:
+    return f"; {without:,} image(s) have no row: correct the names, or give each a row, with no group if unknown"
 
 
 def read_group_file(uri: str) -> GroupFile:

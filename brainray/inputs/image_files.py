@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
@@ -142,6 +143,84 @@ class Grouper:
         if found is None:
             return None
         return found.group(1) if found.re.groups else found.group(0)
+
+
+_FOLDER_LEVEL = re.compile(r"(?:(?P<name>\w[\w -]*)=)?folder(?::(?P<place>-?\d+))?")
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A level of groups: the folder at `place` below the input, or what a regular expression finds in the URI."""
+
+    name: str
+    place: int | None = None  # from 0, as in a list: -1 is the folder that holds the image
+    pattern: re.Pattern[str] | None = None  # None: of a folder, or the pattern is that of the level before
+    group: int | str = 0  # of the pattern
+
+    def of(self, folders: Sequence[str], found: re.Match[str] | None) -> str | None:
+        if self.place is None:
+            return found.group(self.group) if found else None
+        here = -len(folders) <= self.place < len(folders)
+        return folders[self.place] if here else None
+
+
+class GroupLevels:
+    """The groups of an image in several levels, such as site, patient and series, as one text: `A/patient 7/2`.
+
+    In it `/` and `%` of a name are %2F and %25, and a level that is not found is empty, so that every group has the
+    groups above it as its beginning. A single level stands as it is.
+    """
+
+    def __init__(self, group_by: str | Sequence[str] | None, *, option: str = "--group-by") -> None:
+        """`group_by` are `folder`, `folder:1` (the one below), `site=folder` (named), several of these with commas
+        between them, or regular expressions, of which each named group is a level if there are several.
+
+        Raises `BadRequest` for what is none of these, and for two levels of one name.
+        """
+        texts = (group_by,) if isinstance(group_by, str) else group_by or ()
+        self._levels = [level for text in texts if text for level in _levels_of(text, option)]
+        names = [level.name for level in self._levels]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise BadRequest(f"{option}: two levels are named {repeated[0]!r}; give each a name, as {_NAMING}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(level.name for level in self._levels)
+
+    def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
+        values = []
+        found = None
+        for level in self._levels:
+            if level.pattern is not None:
+                found = level.pattern.search(uri)
+            values.append(level.of(folders, found))
+        if len(values) < 2:
+            return values[0] if values else None
+        return "/".join(map(_escaped, values)) if any(value is not None for value in values) else None
+
+
+_NAMING = "site=folder, or (?P<patient>…) in a regular expression"
+
+
+def _levels_of(text: str, option: str) -> list[_Level]:
+    """The levels that one value of the option stands for."""
+    found = [_FOLDER_LEVEL.fullmatch(piece.strip()) for piece in text.split(",")]
+    folders = [piece for piece in found if piece is not None]
+    if len(folders) == len(found):
+        return [_Level(piece["name"] or piece[0], place=int(piece["place"] or 0)) for piece in folders]
+    if folders:
+        raise BadRequest(f"{option} {text!r} mixes folders and a regular expression; give {option} once for each")
+    pattern = pattern_of(option, text)
+    named = sorted(pattern.groupindex, key=pattern.groupindex.__getitem__)
+    if len(named) > 1:
+        return [_Level(name, pattern=pattern if k == 0 else None, group=name) for k, name in enumerate(named)]
+    first = next((name for name, place in pattern.groupindex.items() if place == 1), "group")
+    return [_Level(first, pattern=pattern, group=1 if pattern.groups else 0)]
+
+
+def _escaped(value: str | None) -> str:
+    return (value or "").replace("%", "%25").replace("/", "%2F")
 
 
 class InputFolders(FolderRules):

@@ -4,6 +4,7 @@ Labels and names of images are text: "01" is not "1".
 """
 
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from brainray.errors import BadRequest, as_bad_request
 from .class_names import LABEL_COLUMNS, class_lookup, match_class, numbered_class, numbered_classes
 from .delimited_text import blank_rows, open_text_table
 from .label_match import Indices, NearMatches, nearest
+from .listed_image import LISTED_SCHEMA, tables_in, with_values
 from .s3_inventory import is_encoded, unencoded
 from .table_columns import BUCKET_COLUMN, KEY_COLUMN, LABELLED_COLUMNS, URI_COLUMNS, find_column, find_needed
 
@@ -34,6 +36,10 @@ class LabelFile:
         self._labels = labels
         self._source = source
         self.begin()
+
+    def filled(self, value: str) -> "LabelFile":
+        """The same rows, with `value` for those without a label."""
+        return LabelFile(self._keys, pc.fill_null(self._labels, value), source=self._source)
 
     @property
     def rows(self) -> int:
@@ -111,11 +117,12 @@ class LabelFile:
         may_miss: bool = False,
         listed: Iterable[pa.Table] = (),
         remedy: str = "",
+        place: str = "the input",
     ) -> None:
         """Raise `BadRequest` where a row matches several images, or none (unless `some_may_be_gone` or `may_miss`).
 
         `some_may_be_gone` allows also two rows for one image, of which one may have named an image that is gone.
-        `listed` are the rows of the listing, from which the message suggests names; it ends with `remedy`.
+        `listed` are the rows of the listing, from which the message suggests names in `place`; it ends with `remedy`.
         """
         by_name_only = (self._uses > 0) & (self._by_path == 0)
         ambiguous = (self._uses > 1) | (by_name_only & (self._by_name > 1))
@@ -138,11 +145,40 @@ class LabelFile:
         unknown = self._keys.filter(pa.array(self._uses == 0))
         if len(unknown) and not may_miss:
             raise BadRequest(
-                f"{self._source}: {len(unknown)} row(s) name images that are not in the input: {_some(unknown)}"
+                f"{self._source}: {len(unknown)} row(s) name images that are not in {place}: {_some(unknown)}"
                 + _suggestions(unknown[:_SHOWN].to_pylist(), listed)
                 + f" (of {len(self._keys):,} row(s) {len(self._keys) - len(unknown):,} name one)"
                 + remedy
             )
+
+
+def spellings(table: pa.Table, names: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """URIs, paths below the input and file names of a listing, as `LabelFile` takes them."""
+    return tuple(column.combine_chunks() for column in (table["uri"], names["relative"], names["name"]))
+
+
+def fill_nearly(rows: LabelFile, column: str, path: str, names_path: str) -> int:
+    """Write the values of images that rows name only nearly into the listing at `path`; gives how many are no null.
+
+    `names_path` is the file with the names of its images.
+    """
+    chunks = zip(tables_in(path), tables_in(names_path), strict=True)
+    positions, values = rows.near_labels(spellings(table, names) for table, names in chunks)
+    if not len(positions):
+        return 0
+    amended = path + ".amended"
+    begins = 0
+    with pq.ParquetWriter(amended, LISTED_SCHEMA, compression="zstd") as writer:
+        for table in tables_in(path):
+            first, end = np.searchsorted(positions, [begins, begins + len(table)])
+            mask = np.zeros(len(table), bool)
+            mask[positions[first:end] - begins] = True
+            old = table[column].combine_chunks()
+            amending = pc.replace_with_mask(old, mask, values.slice(first, end - first))
+            writer.write_table(with_values(table, column, amending))
+            begins += len(table)
+    os.replace(amended, path)
+    return len(positions) - int(values.null_count)
 
 
 def _some(values: pa.Array) -> str:

@@ -3,9 +3,11 @@
 The schema of the stored listing; its columns must stay, for manifests of old runs have them.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 CHUNK_ROWS = 65_536  # rows of a listing that are held in memory at a time
 LISTED_SCHEMA = pa.schema(
@@ -38,3 +40,15 @@ class ListedImage(NamedTuple):
     stored_bytes: int | None = None
     refused: str | None = None
     kept: str | None = None
+
+
+def tables_in(path: str) -> Iterator[pa.Table]:
+    """The rows of a local file of a listing in order, `CHUNK_ROWS` at a time."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # pre-buffering would hold the whole file
+        for batch in file.iter_batches(CHUNK_ROWS):
+            yield pa.Table.from_batches([batch])
+
+
+def with_values(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The rows of a listing with other values in a column, such as labels."""
+    return table.set_column(table.schema.get_field_index(name), LISTED_SCHEMA.field(name), values)

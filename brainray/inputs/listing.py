@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,9 +24,10 @@ from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
 from .file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
-from .image_files import Globs, Grouper, InputFolders, is_hidden, skip_member, skip_reason
-from .label_file import LabelFile
-from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage
+from .group_file import GroupFile
+from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
+from .label_file import LabelFile, fill_nearly, spellings
+from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, tables_in, with_values
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
 from .unnamed_files import UnnamedFiles, read_head, read_member_head
@@ -55,13 +55,7 @@ class Listing:
 
     def batches(self) -> Iterator[pa.Table]:
         """The rows in order, `CHUNK_ROWS` at a time."""
-        return _tables_of(self.path)
-
-
-def _tables_of(path: str) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path, pre_buffer=False) as file:  # pre-buffering would hold the whole file
-        for batch in file.iter_batches(CHUNK_ROWS):
-            yield pa.Table.from_batches([batch])
+        return tables_in(self.path)
 
 
 def distinct_inputs(inputs: Iterable[str]) -> list[str]:
@@ -96,7 +90,9 @@ class Lister:
         classes: Sequence[str],
         output: str | None = None,
         label_file: LabelFile | None = None,
-        group_by: str | None = None,
+        given_labels: pa.Table | None = None,
+        group_file: GroupFile | None = None,
+        group_by: str | Sequence[str] | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         any_suffix: bool = False,
@@ -112,7 +108,9 @@ class Lister:
         self._lookup = class_lookup(classes)
         self._numbered = {str(number): name for number, name in enumerate(classes)}
         self._label_file = label_file
-        self._group = Grouper(group_by)
+        self._group_file = group_file
+        self._given = given_labels  # uri and label: they win over folders and lists
+        self._group = GroupLevels(group_by)
         self._any_suffix = any_suffix
         self._keep = keep
         self._most_bytes = most_bytes  # of an image that is read
@@ -124,8 +122,11 @@ class Lister:
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
-    def label_file(self) -> LabelFile | None:
-        return self._label_file
+    def files(self) -> dict[str, LabelFile]:
+        """The tables that name images, by the column of the listing that they fill."""
+        labels = {"label": self._label_file} if self._label_file is not None else {}
+        groups = {"group": self._group_file.rows} if self._group_file is not None else {}
+        return labels | groups
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -145,6 +146,8 @@ class Lister:
             [pa.array(c, f.type) for c, f in zip(columns, LISTED_SCHEMA, strict=True)], schema=LISTED_SCHEMA
         )
         if self._label_file is None:
+            table = self._with_given(table)
+        if not self.files:
             return table, NAMES_SCHEMA.empty_table()
         inner = (
             archives.inner_path(image.container, image.uri[len(image.container) + 1 :]) if image.container else path
@@ -152,8 +155,15 @@ class Lister:
         )
         names = [path.rpartition("/")[2] for path in inner]
         known_as = pa.table([pa.array(relative, pa.string()), pa.array(names, pa.string())], schema=NAMES_SCHEMA)
-        labels = self._label_file.labels_of(*_spellings(table, known_as))
-        return _with_labels(table, labels), known_as
+        for column, named in self.files.items():
+            table = with_values(table, column, named.labels_of(*spellings(table, known_as)))
+        return table, known_as
+
+    def _with_given(self, table: pa.Table) -> pa.Table:
+        if self._given is None or not len(self._given):
+            return table
+        places = pc.index_in(table["uri"], self._given["uri"].combine_chunks())
+        return with_values(table, "label", pc.coalesce(self._given["label"].take(places), table["label"]))
 
     def _images(self) -> Iterator[tuple[ListedImage, str]]:
         """Every image, with its path below its input."""
@@ -376,8 +386,10 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
             labelled += len(table) - table["label"].null_count
             if progress is not None:
                 progress(images)
-    if lister.label_file is not None and not lister.label_file.all_used:
-        labelled += _label_nearly(lister.label_file, path, names_path)
+    for column, rows in lister.files.items():
+        if not rows.all_used:
+            found = fill_nearly(rows, column, path, names_path)
+            labelled += found if column == "label" else 0
     os.unlink(names_path)
     return Listing(
         path=path,
@@ -387,35 +399,6 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
         skipped=few_reasons(lister.skipped),
         notes=lister.notes,
     )
-
-
-def _label_nearly(label_file: LabelFile, path: str, names_path: str) -> int:
-    """Write the labels of images that rows name only nearly into the listing. Returns their number."""
-    chunks = zip(_tables_of(path), _tables_of(names_path), strict=True)
-    positions, labels = label_file.near_labels(_spellings(table, names) for table, names in chunks)
-    if not len(positions):
-        return 0
-    amended = path + ".amended"
-    begins = 0
-    with pq.ParquetWriter(amended, LISTED_SCHEMA, compression="zstd") as writer:
-        for table in _tables_of(path):
-            first, end = np.searchsorted(positions, [begins, begins + len(table)])
-            mask = np.zeros(len(table), bool)
-            mask[positions[first:end] - begins] = True
-            old = table["label"].combine_chunks()
-            writer.write_table(_with_labels(table, pc.replace_with_mask(old, mask, labels.slice(first, end - first))))
-            begins += len(table)
-    os.replace(amended, path)
-    return len(positions) - int(labels.null_count)
-
-
-def _spellings(table: pa.Table, names: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """URIs, paths below the input and file names, as `LabelFile` takes them."""
-    return tuple(column.combine_chunks() for column in (table["uri"], names["relative"], names["name"]))
-
-
-def _with_labels(table: pa.Table, labels: pa.Array) -> pa.Table:
-    return table.set_column(table.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), labels)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import sections, text
 from .sections import PageSource, Values
 from .thumbnails import Thumbnail
-from .tiles import Row, TilePart
+from .tiles import MOST_STRIP, Row, TilePart
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,7 +60,8 @@ def render(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> st
             parts=parts,
             cell_links=_cell_links(parts["mistakes"]["tiles"]),
             quality=sections.quality(source),
-            groups=sections.groups(source),
+            groups=sections.group_tables(source.figures),
+            strip=_strip(source, thumbnails),
             archive=sections.archive(source),
             provenance=sections.provenance(source),
             review_list=source.figures["review_list"],
@@ -133,7 +134,7 @@ def _tile(row: Row, number: int, source: PageSource, thumbnails: Mapping[str, Th
         "uri": uri if len(uri) <= MOST_URI_CHARS else None,
         "shown_uri": text.cut(uri, 300),
         "name": text.cut(name, 60),
-        "group": row.get("group"),
+        "group": text.group_name(row.get("group"), len(source.figures.get("group_levels", ()))),
         "label": label,
         "predicted": row["predicted"],
         "wrong": label is not None and label != row["predicted"],
@@ -144,6 +145,25 @@ def _tile(row: Row, number: int, source: PageSource, thumbnails: Mapping[str, Th
         "detail": row["error_detail"],
         "thumbnail": (thumbnails or {}).get(uri),
     }
+
+
+def _strip(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> Values:
+    """The tiles of groups: their image, and how many of their images say what."""
+    levels = len(source.figures.get("group_levels", ()))
+    tiles = []
+    for row in source.strip:
+        said = sorted(((n, name) for name, n in row["images"].items() if n), key=lambda each: (-each[0], each[1]))
+        tile: Values = {
+            "group": text.group_name(row["group"], levels),
+            "said": [(name, n) for n, name in said[:_PROBABILITIES]],
+            "others": len(said) - _PROBABILITIES,
+            "ok": sum(n for n, _ in said),
+            "thumbnail": (thumbnails or {}).get(row["uri"]),
+            "name": text.cut(row["uri"].rpartition("/")[2] or row["uri"], 60),
+            "shown_uri": text.cut(row["uri"], 300),
+        }
+        tiles.append(tile | {name: row[name] for name in ("predicted", "confidence", "label", "wrong")})
+    return {"tiles": tiles, "most": MOST_STRIP, "groups": source.strip_groups, "level": source.strip_level}
 
 
 def _cell_links(tiles: list[Values]) -> dict[str, dict[str, int]]:

@@ -15,7 +15,8 @@ from brainray.evaluation import metrics
 from brainray.evaluation.counts import ALL, Ints
 from brainray.evaluation.metrics import IntervalEstimate
 
-from .tiles import TilePart
+from . import text
+from .tiles import Row, TilePart
 
 Values = dict[str, Any]
 
@@ -50,6 +51,9 @@ class PageSource:
     per_class: pa.Table
     parts: Sequence[TilePart]
     previous: Values | None = None  # summary.json of the generation before, of another model
+    strip: Sequence[Row] = ()  # one image a group, see `scoring.group_strip`
+    strip_groups: int = 0  # the number of groups of its level
+    strip_level: str = "group"  # the name of that level
 
     @property
     def classes(self) -> list[str]:
@@ -91,6 +95,7 @@ def verdict(source: PageSource) -> Values:
         "seen": figures["seen"] if figures["seen"] and figures["seen"]["images"] else None,
         "expected": figures["mean_confidence"],
         "for_review": figures["for_review"],
+        "labels_given": figures["labels_given"],
         "accepted": _estimate(figures["accepted_accuracy"]),
         "model": source.card.get("name"),
         "first": figures["first_scored_at"],
@@ -228,15 +233,25 @@ def reliability(bins: Sequence[Values]) -> list[Values]:
     return filled
 
 
-def groups(source: PageSource) -> Values:
-    """The groups, worst first. A group is bad for certain where the upper end of its interval is low."""
+def group_tables(figures: Mapping[str, Any]) -> list[Values]:
+    """The groups of each level from the top, worst first: those whose interval has a low upper end."""
+    levels = figures.get("group_levels") or (["group"] if figures["groups"] else [])
+    of_levels = [*figures.get("groups_above", {}).values(), figures["groups"]] if levels else []
+    return [
+        {"level": name if len(levels) > 1 else None, **_groups_of(groups, len(levels))}
+        for name, groups in zip(levels, of_levels, strict=True)
+    ]
+
+
+def _groups_of(groups: Values, levels: int) -> Values:
     rows = []
-    for name, group in source.figures["groups"].items():
+    for name, group in groups.items():
         totals, accuracy = group["totals"], group["accuracy"]
         most = max(group["predicted"].items(), key=lambda each: each[1], default=("", 0))
         rows.append(
             {
-                "name": name,
+                "key": name,
+                "name": text.group_name(name, levels),
                 **{key: totals[key] for key in ("images", "failed")},
                 "measured": group["measured"],
                 "accuracy": _estimate(accuracy),
@@ -348,7 +363,7 @@ def provenance(source: PageSource) -> Values:
         "fingerprint": source.figures["fingerprint"],
         "inputs": list(run.get("inputs") or ()),
         "image": run.get("image") or {},
-        "group_by": run.get("group_by"),
+        "group_by": ", ".join(by) if isinstance(by := run.get("group_by"), list) else by,
         "options": run.get("options") or {},
         "versions": run.get("versions") or {},
         "review_below": source.card.get("review_below"),

@@ -6,6 +6,7 @@ The template escapes what comes from here, as it does everything.
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
+from urllib.parse import unquote
 
 from brainray.evaluation.metrics import IntervalEstimate
 
@@ -33,6 +34,13 @@ def cut(value: object, most: int = NAME_CHARS) -> str:
         return shown
     head = (most - 1) // 3
     return f"{shown[:head]}…{shown[len(shown) - (most - 1 - head) :]}"
+
+
+def group_name(group: str | None, levels: int) -> str | None:
+    """The group for people: the names of its levels, which `inputs.image_files.GroupLevels` has joined."""
+    if group is None or levels < 2:
+        return group
+    return " / ".join(unquote(part) or "(none)" for part in group.split("/"))
 
 
 def count(value: int | None) -> str:

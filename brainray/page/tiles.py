@@ -9,8 +9,10 @@ import pyarrow as pa
 
 Kind = Literal["mistake", "cell", "unsure", "least", "example", "failed"]
 Row = dict[str, Any]
-# Most tiles with a picture in each part: 180 together, of some 12 kB.
+# Most tiles with a picture in each part: 180 together, of some 12 kB, and 200 where a run has groups.
 _MISTAKES, _CELLS, _LEAST, _EXAMPLES = 40, 40, 60, 40
+MOST_STRIP = 40  # of groups
+_LEAST_BESIDE_STRIP = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,11 @@ class TilePart:
         return max(0, self.images - len(self.rows))
 
 
-def choose(selection: Selection, failures: Mapping[str, int]) -> tuple[TilePart, ...]:
+def choose(selection: Selection, failures: Mapping[str, int], *, grouped: bool = False) -> tuple[TilePart, ...]:
     """The parts of the chapter of images. No image and no copy of it has two tiles; failed ones have no picture."""
     shown: set[str] = set()
     mistakes = _mistakes(selection, shown)
-    least = _fresh(selection.rows["least"].to_pylist(), shown, _LEAST)
+    least = _fresh(selection.rows["least"].to_pylist(), shown, _LEAST_BESIDE_STRIP if grouped else _LEAST)
     examples = _fresh(_one_a_class(selection.rows["example"].to_pylist(), shown), shown, _EXAMPLES)
     failed = [next(rows) for _, rows in groupby(selection.rows["failed"].to_pylist(), key=lambda row: row["error"])]
     return (

@@ -18,6 +18,7 @@ from brainray import storage
 from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.storage.scratch import scratch_folder
 
+from .group_levels import depth
 from .manifest import duckdb_connection, quoted
 from .parts import part_info, part_uri, present_shards
 from .prediction_schema import prob_column
@@ -54,6 +55,11 @@ class ComparedRun:
     @property
     def grouped(self) -> bool:
         return self.values.get("group_by") is not None
+
+    @property
+    def depth(self) -> int | None:
+        """Levels of its groups that count: down to the patient, whose images depend on each other. None: all."""
+        return depth(self.values.get("group_levels") or ())
 
 
 def open_run(uri: str) -> ComparedRun:
@@ -96,18 +102,26 @@ def joined_rows(a: ComparedRun, b: ComparedRun) -> Iterator[JoinedRows]:
             connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(path)})")
             _check_unique(connection, name, run)
         path = f"{folder}/joined.parquet"
-        query = _join_query(len(a.classes), group_of="a" if a.grouped or not b.grouped else "b")
+        query = _join_query(
+            len(a.classes), group=_group_sql("a", a) if a.grouped or not b.grouped else _group_sql("b", b)
+        )
         connection.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet)")
         connection.execute(f"CREATE VIEW joined AS SELECT * FROM read_parquet({quoted(path)})")
         yield JoinedRows(connection=connection, folder=folder, images=(images[0], images[1]), path=path)
 
 
-def _join_query(classes: int, *, group_of: str) -> str:
+def _group_sql(side: str, run: ComparedRun) -> str:
+    """The group of an image in a run, cut after the level that counts."""
+    whole = f'{side}."group"'
+    return whole if run.depth is None else f"array_to_string(string_split({whole}, '/')[1:{run.depth}], '/')"
+
+
+def _join_query(classes: int, *, group: str) -> str:
     """A row for each image of both runs. A label that one run alone knows counts, and none on which they differ."""
     both = ("predicted", "confidence", "review", *(f"p{k}" for k in range(classes)))
     sides = ", ".join(f"{side}.{name} AS {name}_{side}" for side in ("a", "b") for name in both)
     return f"""
-        SELECT a.uri, {group_of}."group", a.shard_id, a.content_hash, {_CASE} AS "case",
+        SELECT a.uri, {group} AS "group", a.shard_id, a.content_hash, {_CASE} AS "case",
             CASE WHEN a.label IS DISTINCT FROM b.label AND a.label IS NOT NULL AND b.label IS NOT NULL THEN NULL
                 ELSE coalesce(a.label, b.label) END AS label,
             coalesce(a.label <> b.label, false) AS labels_differ,

@@ -141,6 +141,21 @@ def write_updated(
         return changes, _write(chain(_split_by_shard(kept), new_shards), folder)
 
 
+def rewrite(old: Sequence[str], folder: str, change: Callable[[pa.Table], pa.Table]) -> tuple[Shard, ...]:
+    """Write the manifest in the local files `old` anew into a local scratch folder, each shard as `change` gives it.
+
+    `change` is called once a shard, in order, and keeps number, order and URIs of the rows.
+    """
+    os.makedirs(folder, exist_ok=True)
+    return _write((change(table) for file in old for table in _stored_shards(file)), folder)
+
+
+def _stored_shards(path: str) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for row_group in range(file.num_row_groups):
+            yield file.read_row_group(row_group).replace_schema_metadata(None)
+
+
 def repeated_uris(files: Sequence[str], *, most: int = 5) -> list[str]:
     """At most `most` URIs that occur more than once in local manifest files; a sound manifest has none."""
     if sum(pq.read_metadata(file).num_rows for file in files) <= _COUNTED_IN_MEMORY:

@@ -19,12 +19,14 @@ from brainray.inputs import listing
 from brainray.inputs.archives import kind_of, split_refusal
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
+from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
 from brainray.models.bundle import model_card
 from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
 from . import manifest
+from .given_labels import given_for
 from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
 from .run_folder import (
@@ -39,6 +41,7 @@ from .run_folder import (
     marks_seen,
     read_run,
     remove_leftovers,
+    write_manifest,
 )
 from .shard_task import Target, open_shard
 from .verify import Verification, verify_parts
@@ -153,12 +156,8 @@ def _foreseen_reasons(rows: pa.Table) -> Iterator[str]:
 def begin_run(plan: Plan, writer: Writer) -> Plan:
     """Write manifest and run.json; return the plan with the shards of the written manifest. Finished parts stay."""
     folder = storage.join(plan.uri, MANIFEST)
-    names = [storage.name_of(source) for source in plan.sources]
     writer.delete(storage.join(plan.uri, SUCCESS))
-    present = set(storage.list_names(folder))
-    for name, source in zip(names, plan.sources, strict=True):
-        if name not in present:  # a file of this name has this content
-            writer.write_bytes(storage.join(folder, name), storage.read_bytes(source))
+    names = write_manifest(plan.uri, plan.sources, writer)
     keep(plan.indexes, storage.join(plan.uri, ARCHIVE_INDEXES), writer)
     writer.write_json(storage.join(plan.uri, RUN), plan.run_json)
     remove_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
@@ -199,6 +198,8 @@ def _list_inputs(
     """
     if request.label_file is not None:
         request.label_file.begin()
+    if request.group_file is not None:
+        request.group_file.rows.begin()
     roots = listing.distinct_inputs(request.inputs)
     lister = Lister(
         roots,
@@ -206,6 +207,8 @@ def _list_inputs(
         classes=request.bundle.classes,
         output=request.output,
         label_file=request.label_file,
+        given_labels=None if request.label_file else given_for(request.output, request.bundle.classes),
+        group_file=request.group_file,
         group_by=request.options.group_by,
         include=request.options.include,
         exclude=request.options.exclude,
@@ -226,6 +229,8 @@ def _list_inputs(
             listed=found.batches(),
             remedy="; correct them, or give --labels-may-miss where the file has more than the input",
         )
+    if request.group_file is not None:
+        request.group_file.check_listing(found.batches(), images=found.images, extending=extending)
     return found
 
 
@@ -308,6 +313,14 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
     return int((open_shard(shard, target).kept_N < 0).sum())
 
 
+def _groups_json(request: ScoreRequest) -> dict[str, Any]:
+    """The fields of run.json that tell what the groups are; `group_by` is null for a run without groups."""
+    if request.group_file is not None:
+        return {"group_by": f"--groups {request.group_file.uri}", "group_levels": ["group"]}
+    by = request.options.group_by
+    return {"group_by": list(by) if isinstance(by, tuple) else by, "group_levels": list(GroupLevels(by).names)}
+
+
 def _run_json(
     request: ScoreRequest,
     found: Listing,
@@ -328,7 +341,7 @@ def _run_json(
         "images": images,
         "gone": images - found.images,
         "skipped": found.skipped,
-        "group_by": options.group_by,
+        **_groups_json(request),
         "kept": [list(column) for column in request.kept],
         "marks_seen": marks_seen(before),
         "options": {"precision": options.precision, "batch_size": options.batch_size},

@@ -14,6 +14,8 @@ from brainray.page.sections import PageSource
 from brainray.page.thumbnails import ROWS_SCHEMA, Thumbnail, make_thumbnails
 from brainray.page.tiles import Row, choose, pictured
 
+from .group_levels import depth, groups_at
+from .group_strip import strip_rows
 from .highlights import Highlights
 from .manifest import Shard, load_shards, read_shard
 from .run_folder import MANIFEST
@@ -33,7 +35,12 @@ def report_page(
     thumbnails: bool,
 ) -> bytes:
     """The bytes of report.html. Reads the images that it shows, unless it has no thumbnails."""
-    parts = choose(highlights, figures["failures"])
+    grouped = bool(figures["groups"])
+    parts = choose(highlights, figures["failures"], grouped=grouped)
+    strip = strip_rows(run_uri, figures) if grouped else ()
+    levels = figures["group_levels"]
+    level = depth(levels)
+    of_strip = groups_at(figures, level) if grouped else {}
     source = PageSource(
         run_uri=run_uri,
         run=dict(run),
@@ -42,8 +49,11 @@ def report_page(
         per_class=per_class,
         parts=parts,
         previous=None if previous is None else dict(previous),
+        strip=strip,
+        strip_groups=len(of_strip),
+        strip_level=levels[-1 if level is None else level - 1] if len(levels) > 1 else "group",
     )
-    pictures = thumbnails_of(run_uri, run, pictured(parts)) if thumbnails else None
+    pictures = thumbnails_of(run_uri, run, [*pictured(parts), *strip]) if thumbnails else None
     return render(source, pictures).encode()
 
 

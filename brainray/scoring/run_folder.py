@@ -13,6 +13,7 @@ from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, OtherModel, VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
+from brainray.inputs.group_file import GroupFile
 from brainray.inputs.label_file import LabelFile
 from brainray.models.bundle import Bundle
 from brainray.storage import Writer
@@ -39,6 +40,7 @@ class ScoreRequest:
     output: str  # normalised
     bundle: Bundle
     label_file: LabelFile | None
+    group_file: GroupFile | None = None
     options: ScoreOptions
     kept: KeptTypes = ()  # types of `options.keep_columns`
 
@@ -142,6 +144,17 @@ def remove_leftovers(uri: str, *, manifest: Iterable[str], stale: Iterable[str],
         writer.delete(storage.join(uri, MANIFEST, name))
     for shard_id in stale:
         writer.delete(part_uri(uri, shard_id))
+
+
+def write_manifest(uri: str, sources: Sequence[str], writer: Writer) -> list[str]:
+    """Copy local manifest files into a run, next to those that its run.json names; gives their names."""
+    folder = storage.join(uri, MANIFEST)
+    present = set(storage.list_names(folder))
+    names = [storage.name_of(source) for source in sources]
+    for name, source in zip(names, sources, strict=True):
+        if name not in present:  # a file of this name has this content
+            writer.write_bytes(storage.join(folder, name), storage.read_bytes(source))
+    return names
 
 
 def delete_run(uri: str, writer: Writer) -> None:

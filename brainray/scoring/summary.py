@@ -22,9 +22,11 @@ from brainray import storage
 from brainray.config import PageOptions
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, total
+from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, merged, total
 from brainray.evaluation.plots import draw_confusion
 
+from .given_labels import count_given
+from .group_levels import named
 from .highlights import SIDES_PX, Highlights, columns, select
 from .parts import PartInfo, part_info, part_uri, present_shards
 from .prediction_schema import prob_column
@@ -36,7 +38,6 @@ SCHEMA_VERSION = 1
 _FOLDER = "summary"
 _PREVIOUS = "previous.json"  # summary.json of the generation before, which --rescore has replaced
 _PAGE = "report.html"
-_NO_GROUP = "(none)"  # the group of images without one
 # Threads that read parts. Time for a million rows in 1,000 parts on a disk, 2 cores (a bucket gains from more threads):
 #   threads  1      2      4      8
 #   time     2.1 s  1.5 s  1.8 s  2.6 s
@@ -150,6 +151,8 @@ class _Run:
     classes: tuple[str, ...]
     fingerprint: str
     grouped: bool
+    levels: tuple[str, ...]  # names of the levels of groups, from the top; one or more where the run is grouped
+    labels_given: int  # of `report --labels`
     gone: int  # images that are missing in the last listing
     skipped: dict[str, int]
     reference: dict[str, Any] | None  # predictions of the model on its validation images
@@ -239,6 +242,8 @@ def _read_run(uri: str) -> _Run:
             classes=tuple(values["classes"]),
             fingerprint=values["fingerprint"],
             grouped=values.get("group_by") is not None,
+            levels=tuple(values.get("group_levels") or ("group",)),
+            labels_given=count_given(uri),
             gone=values.get("gone") or 0,
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),
@@ -339,9 +344,7 @@ def _indices(column: pa.ChunkedArray, names: Sequence[str], *, otherwise: int) -
 
 def _groups(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Ints]:
     """The names of the groups in a column, and the index of each row's group among them."""
-    named = pc.fill_null(column, _NO_GROUP)
-    named = pc.if_else(pc.equal(named, ALL), f"{ALL} (group)", named)  # "all" means all groups together
-    encoded = named.combine_chunks().dictionary_encode()
+    encoded = named(column).combine_chunks().dictionary_encode()
     return tuple(encoded.dictionary.to_pylist()), np.asarray(encoded.indices, np.int64)
 
 
@@ -357,6 +360,7 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "failures": {reason: images for reason, images in failures if images},
         "gone": run.gone,
         "skipped": run.skipped,
+        "labels_given": run.labels_given,
         "calibration": {
             **calibration_figures(found.unseen),
             "bins": metrics.calibration_bins(found.unseen),
@@ -369,13 +373,30 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "throughput": throughput.figures(),
         "first_scored_at": _iso(throughput.scored_at[0]) if throughput.scored_at else None,
         "last_scored_at": _iso(throughput.scored_at[-1]) if throughput.scored_at else None,
-        "groups": _group_outcomes(counts, run.classes, seen=found.seen) if run.grouped else {},
+        "groups": _outcomes(counts, found.seen, run) if run.grouped else {},
+        "group_levels": list(run.levels) if run.grouped else [],
+        "groups_above": {
+            level: _outcomes(above, found.seen and _cut(found.seen, depth), run)
+            for depth, (level, above) in enumerate(_levels_above(counts, run), 1)
+        },
     }
 
 
-def _group_outcomes(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:
+def _outcomes(counts: Counts, seen: Counts | None, run: _Run) -> dict[str, Any]:
+    """The figures of each group; `seen` are the counts of the images that the model has learned from."""
     seen_by_group = dict(seen.by_group()) if seen else {}
-    return {name: _outcome(group, classes, seen=seen_by_group.get(name)) for name, group in counts.by_group()}
+    return {name: _outcome(group, run.classes, seen=seen_by_group.get(name)) for name, group in counts.by_group()}
+
+
+def _levels_above(counts: Counts, run: _Run) -> list[tuple[str, Counts]]:
+    """Name and counts of the levels above the last one, from the top."""
+    levels = run.levels[:-1] if run.grouped else ()
+    return [(level, _cut(counts, depth)) for depth, level in enumerate(levels, 1)]
+
+
+def _cut(counts: Counts, depth: int) -> Counts:
+    """The counts of the level above, whose groups are beginnings of these: their first `depth` parts."""
+    return merged(counts, ["/".join(name.split("/")[:depth]) for name in counts.groups])
 
 
 def _outcome(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:
@@ -414,22 +435,24 @@ def _confusion_table(counts: Counts, classes: Sequence[str]) -> pa.Table:
 
 
 def _per_class_table(counts: Counts, run: _Run) -> pa.Table:
-    """per_class.parquet: metrics of each group and class, first those of all groups together.
+    """per_class.parquet: metrics of each group and class, first those of all groups together, then level by level.
 
     They are of scored and labelled images; `failed` counts the images of a class that could not be scored.
     """
-    names = (ALL, *counts.groups) if run.grouped else (ALL,)
-    failed = counts.unscored[:, :-1].sum(axis=2)
-    blocks = {
-        "confusion": np.concatenate((counts.confusion[None], counts.confusions))[: len(names)],
-        "failed": np.concatenate((failed.sum(axis=0)[None], failed))[: len(names)],
-    }
-    figures = metrics.per_class(blocks["confusion"])
+    levels = [*_levels_above(counts, run), (run.levels[-1], counts)] if run.grouped else []
+    names = [ALL, *(name for _, each in levels for name in each.groups)]
+    level_of = [None, *(level for level, each in levels for _ in each.groups)]
+    confusions = np.concatenate([counts.confusion[None], *(each.confusions for _, each in levels)])
+    failed = [each.unscored[:, :-1].sum(axis=2) for each in (counts, *(each for _, each in levels))]
+    failed[0] = failed[0].sum(axis=0)[None]
+    figures = metrics.per_class(confusions)
     columns = {
         "group": np.repeat(np.array(names, object), len(run.classes)),
         "class": np.tile(np.array(run.classes, object), len(names)),
         "support": figures.pop("support").reshape(-1),
-        "failed": blocks["failed"].reshape(-1),
+        "failed": np.concatenate(failed).reshape(-1),
         **{name: values.reshape(-1) for name, values in figures.items()},
+        "level": np.repeat(np.array(level_of, object), len(run.classes)),
     }
-    return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+    kinds = {"level": pa.string()}
+    return pa.table({name: pa.array(v, kinds.get(name), from_pandas=True) for name, v in columns.items()})

@@ -10,6 +10,7 @@ from support.bundles import CLASSES, untrained
 from support.images import image_bytes
 from support.runs import contents, engine_of, request_for, score_here
 
+from brainray.commands.report import report
 from brainray.inputs.label_file import read_label_file
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium")
@@ -109,6 +110,10 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
     ]
     assert {row["who"] for row in rows} == {'A. "B"'}
     assert all(row["when"].endswith("Z") for row in rows)
+    report(str(run / "run"), labels=str(run / "brainray-answers.csv"), say=print)
+    given = {uri: row["label"] for uri, row in contents(run / "run").items() if row["label"]}
+    assert given == {row["uri"]: row["label"] for row in rows if row["label"]}
+    assert "3 labels were given after the fact" in page_of(run).read_text()
     labels = read_label_file(str(run / "brainray-answers.csv"), CLASSES)
     bundle = untrained(run / "model")
     score_here(request_for(run / "archive", run / "run", bundle, label_file=labels), engine_of(bundle))

@@ -136,14 +136,14 @@ def test_tables_on_disk_have_fixed_types_and_are_what_is_returned(tmp_path):
     assert summary.per_class.equals(per_class)
     assert summary.figures == storage.read_json(f"{run}/summary/summary.json")
     assert confusion.schema.types == [pa.string()] * 3 + [pa.int64()]
-    assert per_class.schema.types == [pa.string()] * 2 + [pa.int64()] * 3 + [pa.float64()] * 9
+    assert per_class.schema.types == [pa.string()] * 2 + [pa.int64()] * 3 + [pa.float64()] * 9 + [pa.string()]
 
 
 def test_what_is_undefined_is_null_and_keeps_its_type(tmp_path):
     run = run_folder(tmp_path)
     part(run, "a1", [row(None, "glioma")])
     summary = build_summary(run)
-    assert summary.per_class.schema.types[5:] == [pa.float64()] * 9
+    assert summary.per_class.schema.types[5:14] == [pa.float64()] * 9
     assert summary.per_class["precision"].to_pylist() == summary.per_class["f1_high"].to_pylist() == [None, None]
     assert [summary.figures[k] for k in ("accuracy", "macro_f1", "balanced_accuracy", "drift")] == [None] * 4
     assert summary.figures["calibration"]["ece"] is summary.figures["calibration"]["brier"] is None

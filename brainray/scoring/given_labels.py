@@ -1,0 +1,279 @@
+"""Labels that a run gets after the fact, from `brainray report --labels`: answers of people, or any label file.
+
+They are kept in `labels.parquet` of the run, so that a later `score`, which lists the inputs again, does not lose them.
+An image that the file does not name keeps its label, and every image its prediction. Must not import Ray or torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from brainray import storage
+from brainray.errors import BadRequest, VerificationError
+from brainray.inputs import archives
+from brainray.inputs.label_file import LabelFile
+from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
+from brainray.storage import Writer
+from brainray.storage.scratch import scratch_folder
+
+from .manifest import Shard, load_shards, rewrite
+from .parts import part_uri, present_shards, read_part_info
+from .run_folder import (
+    MANIFEST,
+    RUN,
+    SCHEMA_VERSION,
+    SUCCESS,
+    check_is_run,
+    copy_manifest,
+    is_published,
+    remove_leftovers,
+    write_manifest,
+)
+from .shard_task import Target, commit_unscored, open_shard
+from .verify import Verification, verify_parts
+
+GIVEN = "labels.parquet"
+_SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("listed", pa.string()),  # the label by the listing, which counts again where this one is taken back
+    ]
+)
+_TAKE_BACK = ""  # in place of a class: the row names an image and no label
+_THREADS = 8
+_Names = tuple[pa.Array, pa.Array, pa.Array]  # URIs, paths below the input, file names
+_Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relabelling:
+    """What a label file changes in a run; counts are images."""
+
+    named: int = 0  # that get a label by the file
+    new: int = 0  # of these, without a label before
+    changed: int = 0  # of these, with another label before
+    taken_back: int = 0  # whose given label no longer counts
+    kept: int = 0  # that the file does not name, and that have a label
+    without_image: int = 0  # rows of the file that name no image of the run
+    verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
+
+
+def read_given(run_uri: str) -> pa.Table:
+    """The labels that a run was given, by URI; no rows where it was given none."""
+    uri = storage.join(run_uri, GIVEN)
+    return (
+        storage.read_parquet(uri).select(_SCHEMA.names).cast(_SCHEMA) if storage.exists(uri) else _SCHEMA.empty_table()
+    )
+
+
+def count_given(run_uri: str) -> int:
+    """The number of labels that a run was given, those of forgotten images included."""
+    uri = storage.join(run_uri, GIVEN)
+    if not storage.exists(uri):
+        return 0
+    with storage.open_parquet(uri) as file:
+        return int(file.metadata.num_rows)
+
+
+def forget_given(run_uri: str, writer: Writer) -> None:
+    """Delete the labels that a run was given: `score --labels` replaces all labels."""
+    writer.delete(storage.join(run_uri, GIVEN))
+
+
+def given_for(run_uri: str, classes: Sequence[str]) -> pa.Table:
+    """The labels that a run was given. Raises `BadRequest` where one is no class of the model that scores it now."""
+    given = read_given(run_uri)
+    unknown = given.filter(pc.invert(pc.is_in(given["label"], pa.array(classes, pa.string()))))["label"].unique()
+    if len(unknown):
+        raise BadRequest(
+            f"{storage.join(run_uri, GIVEN)}: {', '.join(map(repr, unknown.to_pylist()[:5]))} is no class of the "
+            f"model, which knows {', '.join(classes)}; give all labels by --labels, or remove that file"
+        )
+    return given
+
+
+def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss: bool = False) -> Relabelling:
+    """Label the images of a run by a file; the caller builds the summary and publishes.
+
+    Repeating it changes nothing, and completes what was interrupted. Raises `BadRequest` as `score --labels` does: for
+    rows that fit several images, or none unless `may_miss`; and `VerificationError` for a damaged part.
+    """
+    run = check_is_run(run_uri)
+    if run.get("schema_version") != SCHEMA_VERSION:
+        version = run.get("schema_version")
+        raise BadRequest(f"{run_uri} is a run of format {version}, not {SCHEMA_VERSION}; its labels cannot be changed")
+    with scratch_folder() as scratch:
+        old = copy_manifest(run_uri, run["manifest"], f"{scratch}/old")
+        filled = label_file.filled(_TAKE_BACK)
+        said = _matched(old, run, filled, may_miss=may_miss)
+        labeller = _Labeller(said, run["classes"], read_given(run_uri), without_image=filled.without_image)
+        shards = rewrite(old, f"{scratch}/{MANIFEST}", labeller)
+        before = {shard.shard_id: shard.digest for shard in load_shards(old)}
+        changes = any(before[shard.shard_id] != shard.digest for shard in shards)
+        given, was_published = labeller.given(), is_published(run_uri)
+        if was_published and not changes and given.equals(read_given(run_uri)):
+            return labeller.counts
+        writer.delete(storage.join(run_uri, SUCCESS))
+        writer.write_parquet(storage.join(run_uri, GIVEN), given)
+        sources = tuple(dict.fromkeys(shard.manifest_uri for shard in shards)) if changes else old
+        names = write_manifest(run_uri, sources, writer)
+        if changes:
+            writer.write_json(storage.join(run_uri, RUN), run | {"manifest": names})
+            remove_leftovers(run_uri, manifest=names, stale=(), writer=writer)
+        written = _update_parts(run_uri, run, shards if changes else load_shards(old), writer)
+        verification = verify_parts(
+            run_uri, manifest_files=sources, fingerprint=run["fingerprint"], deep=lambda each: each.shard_id in written
+        )
+    if not verification.problems:
+        return replace(labeller.counts, verification=verification)
+    if was_published:
+        parts = " ".join(part_uri(run_uri, shard_id) for shard_id in verification.broken_shards)
+        raise VerificationError(
+            f"{run_uri}: {verification}; remove {parts} and run its `score` command, which scores them anew"
+        )
+    return labeller.counts
+
+
+def _matched(files: Sequence[str], run: dict[str, Any], filled: LabelFile, *, may_miss: bool) -> _Codes:
+    """[N] what the label file says of each row of manifest files: a class, K to take a label back, -1 for nothing."""
+    values = pa.array([*run["classes"], _TAKE_BACK], pa.string())
+    said = [_codes(filled.labels_of(*names), values) for names in _names(files, run["inputs"])]
+    codes = np.concatenate(said) if said else np.empty(0, np.int32)
+    if not filled.all_used:
+        positions, labels = filled.near_labels(_names(files, run["inputs"]))
+        codes[positions] = _codes(labels, values)
+    filled.check_all_used_once(
+        may_miss=may_miss,
+        listed=(table for file in files for table in _batches(file, ["uri"])),
+        remedy="; correct them, or give --labels-may-miss where the file has more than the run",
+        place="the run",
+    )
+    return codes
+
+
+def _codes(labels: pa.Array, values: pa.Array) -> _Codes:
+    return np.asarray(pc.fill_null(pc.index_in(labels, values, skip_nulls=True), -1).to_numpy(False), np.int32)
+
+
+def _batches(file: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    with pq.ParquetFile(file, pre_buffer=False) as opened:
+        for batch in opened.iter_batches(CHUNK_ROWS, columns=list(columns)):
+            yield pa.Table.from_batches([batch])
+
+
+def _names(files: Sequence[str], inputs: Sequence[str]) -> Iterator[_Names]:
+    """The names by which a label file may know the images of manifest files, as a listing of the inputs has them."""
+    roots = sorted(inputs, key=len)
+    for table in (table for file in files for table in _batches(file, ["uri", "container"])):
+        rows = zip(table["uri"].to_pylist(), table["container"].to_pylist(), strict=True)
+        known = [_known_as(uri, container, roots) for uri, container in rows]
+        relative, names = (pa.array([each[place] for each in known], pa.string()) for place in (0, 1))
+        yield table["uri"].combine_chunks(), relative, names
+
+
+def _known_as(uri: str, container: str | None, roots: Sequence[str]) -> tuple[str, str]:
+    """The path of an image below its input, and its file name; of a member, its path in the archive counts."""
+    if container is None:
+        path = inner = _below(uri, roots)
+    else:
+        inner = archives.inner_path(container, uri[len(container) + 1 :])
+        path = archives.member_uri(_below(container, roots), inner)
+    return path, inner.rpartition("/")[2]
+
+
+def _below(uri: str, roots: Sequence[str]) -> str:
+    """The path below the input; where none holds the file, below the folder of a list, or below its bucket."""
+    for root in roots:
+        if uri == root:
+            return storage.name_of(root)
+        if uri.startswith(root.rstrip("/") + "/"):
+            return uri[len(root.rstrip("/")) + 1 :]
+    for folder in (root.rpartition("/")[0] + "/" for root in roots):
+        if uri.startswith(folder):
+            return uri[len(folder) :]
+    bucket, slash, key = uri.removeprefix("s3://").partition("/")
+    return key if uri.startswith("s3://") and bucket and slash else uri
+
+
+class _Labeller:
+    """Labels the shards of a manifest, one after the other, and collects the given labels."""
+
+    def __init__(self, said: _Codes, classes: Sequence[str], given: pa.Table, *, without_image: int) -> None:
+        self._said, self._classes, self._before = said, pa.array([*classes, None], pa.string()), given
+        self._begins = 0
+        self._blocks: list[pa.Table] = []
+        self.counts = Relabelling(without_image=without_image)
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        """The rows of the next shard with their new labels."""
+        said = self._said[self._begins : self._begins + len(shard)]
+        self._begins += len(shard)
+        old, none = shard["label"].combine_chunks(), len(self._classes) - 1
+        place = pc.index_in(shard["uri"], self._before["uri"].combine_chunks()).combine_chunks()
+        was_given = np.asarray(place.is_valid().to_numpy(False))
+        listed = pc.if_else(place.is_valid(), self._before["listed"].take(place).combine_chunks(), old)
+        by_file = self._classes.take(pa.array(np.where(said < 0, none, said)))
+        takes, returns = (said >= 0) & (said < none), (said == none) & was_given
+        label = pc.if_else(pa.array(takes), by_file, pc.if_else(pa.array(returns), listed, old))
+        self._count(takes, returns, old, label)
+        block = pa.table([shard["uri"], label, listed], schema=_SCHEMA.remove_metadata()) if takes.any() else None
+        if block is not None:
+            self._blocks.append(block.filter(pa.array(takes)))
+        if returns.any():
+            gone = shard["uri"].filter(pa.array(returns)).combine_chunks()
+            self._before = self._before.filter(pc.invert(pc.is_in(self._before["uri"], gone)))
+        return shard.set_column(shard.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), label)
+
+    def _count(
+        self, takes: npt.NDArray[np.bool_], returns: npt.NDArray[np.bool_], old: pa.Array, label: pa.Array
+    ) -> None:
+        had = np.asarray(old.is_valid().to_numpy(False))
+        equal = np.asarray(pc.fill_null(pc.equal(old, label), False).to_numpy(False))
+        counts = self.counts
+        self.counts = replace(
+            counts,
+            named=counts.named + int(takes.sum()),
+            new=counts.new + int((takes & ~had).sum()),
+            changed=counts.changed + int((takes & had & ~equal).sum()),
+            taken_back=counts.taken_back + int(returns.sum()),
+            kept=counts.kept + int((~takes & ~returns & had).sum()),
+        )
+
+    def given(self) -> pa.Table:
+        """All given labels now, by URI; those of images that are forgotten wait for them."""
+        now = pa.concat_tables([_SCHEMA.empty_table(), *self._blocks])
+        others = self._before.filter(pc.invert(pc.is_in(self._before["uri"], now["uri"].combine_chunks())))
+        return pa.concat_tables([now.cast(_SCHEMA), others]).sort_by("uri").combine_chunks()
+
+
+def _update_parts(run_uri: str, run: dict[str, Any], shards: Sequence[Shard], writer: Writer) -> set[str]:
+    """Write the parts anew whose shard has other labels; gives their shards. Parts that lack a row are left alone."""
+    target = Target(
+        run_uri=run_uri,
+        fingerprint=run["fingerprint"],
+        classes=tuple(run["classes"]),
+        review_below=0.0,  # nothing is predicted
+        kept=tuple((name, kind) for name, kind in run.get("kept", ())),
+        writer=writer,
+    )
+    present = present_shards(run_uri)
+
+    def update(shard: Shard) -> bool:
+        if shard.shard_id not in present or read_part_info(part_uri(run_uri, shard.shard_id)).digest == shard.digest:
+            return False
+        state = open_shard(shard, target)
+        if (state.kept_N < 0).any():
+            return False
+        commit_unscored(state, target)
+        return True
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="labels") as pool:
+        return {shard.shard_id for shard, written in zip(shards, pool.map(update, shards), strict=True) if written}
