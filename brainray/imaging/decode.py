@@ -27,7 +27,8 @@ from brainray.errors import ImageError, ImageReason
 
 from . import jpeg
 from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
-from .normalise import Box, head_box, usual_tone
+from .framing import Box, margins, turned, widened
+from .normalise import head_box, usual_tone
 
 _TURNS = {  # EXIF orientation -> the operation that turns the image upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -55,6 +56,7 @@ class Decoded:
     width: int
     height: int
     format: str  # Pillow's name: JPEG, PNG, TIFF ...
+    square: Box  # the part of the upright image that `pixels` shows, in its pixels; margins reach beyond the image
     note: str | None = None  # what is wrong with the file although its pixels are whole
 
 
@@ -198,15 +200,26 @@ def _render(image: ImageFile, spec: ImageSpec) -> Decoded:
     if box is None:
         size = image.size  # a TIFF turns itself upright when unpacked
     proportions = size
+    whole = box or (0, 0, *flat.size)
     if spec.crop == "head":
-        box = head_box(flat, box or (0, 0, *flat.size))
+        box = head_box(flat, whole)
         proportions = max(1, round(box[2] - box[0])), max(1, round(box[3] - box[1]))
     # Bicubic: 0.06 ms more than bilinear for an image of 512 px, and 7 dB nearer to Lanczos on the whole image.
     fitted = flat.resize(_fitted_size(proportions, spec), Image.Resampling.BICUBIC, box=box)
     upright = _upright(fitted, image)
-    width, height = size if _orientation(image) < 5 else size[::-1]
+    orientation = _orientation(image)
+    width, height = size if orientation < 5 else size[::-1]
+    across, down = size[0] / whole[2], size[1] / whole[3]  # a JPEG may have been unpacked in a reduced size
+    left, top, right, bottom = box or whole
+    shown = turned((left * across, top * down, right * across, bottom * down), size, orientation)
     framed = _framed(upright, spec)
-    return Decoded(usual_tone(framed) if spec.tone == "usual" else framed, width, height, str(image.format))
+    return Decoded(
+        pixels=usual_tone(framed) if spec.tone == "usual" else framed,
+        width=width,
+        height=height,
+        format=str(image.format),
+        square=widened(shown, upright.size, spec.image_px),
+    )
 
 
 def _luminance(image: ImageFile) -> NDArray[np.uint8]:
@@ -286,9 +299,9 @@ def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _framed(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Centre the image on a black square; an odd margin has its extra pixel at the right or bottom."""
+    """The image on a black square."""
     picture = np.asarray(image)
     framed = np.zeros((spec.image_px, spec.image_px, *picture.shape[2:]), np.uint8)
-    left, top = (spec.image_px - image.width) // 2, (spec.image_px - image.height) // 2
+    left, top = margins(image.size, spec.image_px)
     framed[top : top + image.height, left : left + image.width] = picture
     return framed

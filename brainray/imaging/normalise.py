@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .framing import Box
+
 _SIDE = 64  # longer side of the reduced image in which the head is searched, in pixels
 _DARKEST = 8.0  # of 255: the margin of a JPEG is not quite black
 _SHARE_OF_BRIGHT = 0.12  # threshold of air, as a share of the way from the margin to the 99th percentile
@@ -27,8 +29,6 @@ _LIGHT, _SHARE = 153, 0.3
 # Quantiles of a slice around its head, from 0 to 1 in equal steps: means over 800 slices of the public training set of
 # Masoud Nickparvar.
 _USUAL = (0, 1, 2, 4, 9, 18, 32, 48, 62, 72, 79, 85, 91, 98, 111, 138, 241)
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def head_box(image: Image.Image, box: Box) -> Box:
