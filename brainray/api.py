@@ -291,16 +291,26 @@ def train(
     return _train_result(bundle)
 
 
-def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: "Say | None" = None) -> ReportResult:
+def report(
+    run: AnyPath,
+    *,
+    verify: bool = False,
+    thumbnails: bool = True,
+    explain: str | int | None = None,
+    model: AnyPath | None = None,
+    say: "Say | None" = None,
+) -> ReportResult:
     """Build the summary of a run again from its Parquet.
 
+    `explain` writes maps of where scores came from: of so many images, of those for "review" or of "all"; `model` is
+    the folder of the run's model, if it was moved.
     With `verify`, compare every part with the manifest instead, and write nothing. Raises `VerificationError` for a
     difference.
     """
     from . import storage
     from .commands.report import report as rebuild
     from .commands.report import verify as verify_parts
-    from .config import PageOptions
+    from .config import Explain, PageOptions
 
     uri = storage.normalise(fspath(run))
     if verify:
@@ -314,7 +324,13 @@ def report(run: AnyPath, *, verify: bool = False, thumbnails: bool = True, say: 
             confusion=None,
             per_class=None,
         )
-    summary = rebuild(uri, say=say or _ignore, page=PageOptions(thumbnails=thumbnails))
+    summary = rebuild(
+        uri,
+        say=say or _ignore,
+        page=PageOptions(thumbnails=thumbnails),
+        explain=None if explain is None else Explain.parse(str(explain)),
+        model=_path(model),
+    )
     totals = summary.figures["totals"]
     return ReportResult(
         run=uri,

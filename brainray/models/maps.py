@@ -1,8 +1,8 @@
 """Exact class-activation maps, for networks that end in an average over their grid and one linear layer.
 
 The map of a class weighs the features of each cell of the grid as the last layer does (Zhou et al., CVPR 2016), so its
-mean plus the bias of the class is the logit. It needs no gradient. Other networks are refused. Axes: N images, K classes,
-h and w rows and columns of the grid.
+mean plus the bias of the class is the logit. It needs no gradient. Other networks are refused.
+Axes: N images, K classes, h and w rows and columns of the grid.
 """
 
 from dataclasses import dataclass
@@ -72,10 +72,10 @@ class ClassMaps:
         self._bias_K = bias.to(self._device, torch.float32)
 
     @property
-    def bias_K(self) -> Floats:
-        """[K] what a class has beside the mean of its map."""
-        bias: Floats = self._bias_K.cpu().numpy()
-        return bias
+    def biases(self) -> Floats:
+        """[K] what the logit of a class has beside the mean of its map."""
+        biases: Floats = self._bias_K.cpu().numpy()
+        return biases
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """The maps [N, K, h, w] and the logits [N, K] of uint8 images [N, H, W] or [N, H, W, 3]; N is 1 or more."""

@@ -16,7 +16,8 @@ from brainray.page.tiles import Row, choose, pictured
 
 from .highlights import Highlights
 from .manifest import Shard, load_shards, read_shard
-from .run_folder import MANIFEST
+from .maps import maps_of
+from .run_folder import MANIFEST, SUMMARY
 
 _THREADS = 8
 
@@ -44,7 +45,8 @@ def report_page(
         previous=None if previous is None else dict(previous),
     )
     pictures = thumbnails_of(run_uri, run, pictured(parts)) if thumbnails else None
-    return render(source, pictures).encode()
+    maps = maps_of(storage.join(run_uri, SUMMARY), pictured(parts)) if thumbnails else {}
+    return render(source, pictures, maps).encode()
 
 
 def thumbnails_of(run_uri: str, run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Thumbnail]:

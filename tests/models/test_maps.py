@@ -40,14 +40,15 @@ class Shifted(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"), [("compact", 1), ("lite0", 1), ("resnet18", 1), ("mobilenet_v2", 3), ("shufflenet_v2_x0_5", 1)]
+    ("name", "channels"),
+    [("compact", 1), ("lite0", 1), ("resnet18", 1), ("mobilenet_v2", 3), ("shufflenet_v2_x0_5", 1)],
 )
 def test_the_mean_of_a_map_plus_the_bias_is_the_logit(name, channels):
     spec, model = ImageSpec(image_px=64, channels=channels), network(name, channels)
     images = noise(spec)
     maps = ClassMaps.of_network(model, spec)
     values, logits = maps(images)
-    assert np.abs(values.mean((2, 3)) + maps.bias_K - logits).max() < 1e-4
+    assert np.abs(values.mean((2, 3)) + maps.biases - logits).max() < 1e-4
     scaled = torch.from_numpy(images).float().reshape(3, 64, 64, channels).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         own = model((scaled - spec.mean) / spec.std).numpy()
