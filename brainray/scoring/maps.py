@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain
-from brainray.errors import BadRequest, ImageError, StorageError
+from brainray.errors import BadRequest, ImageError, Outage, StorageError
 from brainray.imaging.decode import Decoded, decode
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
-from brainray.models.bundle import Bundle, load_bundle, named
+from brainray.models.bundle import SHIPPED, Bundle, load_bundle, named
 from brainray.page.maps import CellMap
 from brainray.page.tiles import choose, pictured
 from brainray.storage.scratch import scratch_folder
@@ -75,14 +75,14 @@ class MapsWritten:
 
 def bundle_of_run(run: Mapping[str, Any], model: str | None) -> Bundle:
     """The model of a run, which must be the very one; `model` names where it is now. Raises `BadRequest`."""
-    uri = named(model or run["model"])
+    uri = named(model or run.get("model") or SHIPPED)
     try:
         bundle = load_bundle(uri)
     except BadRequest as exc:
         raise BadRequest(f"--explain needs the model of the run: {exc}; name its folder with --model") from exc
-    if bundle.fingerprint != run["fingerprint"]:
+    if bundle.fingerprint != run.get("fingerprint"):
         raise BadRequest(
-            f"--explain: the run is of model {run['fingerprint']}, and {uri} holds {bundle.fingerprint}; "
+            f"--explain: the run is of model {run.get('fingerprint')}, and {uri} holds {bundle.fingerprint}; "
             "name the folder of the run's model with --model"
         )
     return bundle
@@ -132,9 +132,14 @@ class MapMaker:
     def _blocks(
         self, run_uri: str, run: Mapping[str, Any], first: Mapping[str, str], written: MapsWritten
     ) -> Iterator[pa.Table]:
-        for shard in _shards(run_uri, run, self.explain, first):
-            wanted = _wanted(run_uri, shard, self.bundle.classes, self.explain, first)
-            yield from _blocks(wanted, self.bundle, self.maps, written)
+        """The rows of maps.parquet. Raises `Outage` where the storage fails."""
+        reader = Reader(roots=run.get("inputs") or ())
+        try:
+            for shard in _shards(run_uri, run, self.explain, first):
+                wanted = _wanted(run_uri, shard, self.bundle.classes, self.explain, first)
+                yield from _blocks(wanted, reader, self.bundle, self.maps, written)
+        except Outage as exc:
+            raise Outage("--explain: the images cannot be read again; is the input still mounted?") from exc
 
 
 def _shards(run_uri: str, run: Mapping[str, Any], explain: Explain, chosen: Mapping[str, str]) -> Iterator[Shard]:
@@ -172,13 +177,15 @@ def _wanted(
     return rows
 
 
-def _blocks(wanted: pa.Table, bundle: Bundle, maps: "ClassMaps", written: MapsWritten) -> Iterator[pa.Table]:
+def _blocks(
+    wanted: pa.Table, reader: Reader, bundle: Bundle, maps: "ClassMaps", written: MapsWritten
+) -> Iterator[pa.Table]:
     """The rows of maps.parquet for the rows of a shard, a batch at a time."""
     unread = pc.or_(wanted["gone"], pc.is_valid(wanted["refused"]))
     if gone := pc.sum(unread).as_py():
         written.missing["gone"] += gone
     wanted = wanted.filter(pc.invert(unread))
-    for start, images in _in_batches(_read(wanted)):
+    for start, images in _in_batches(_read(wanted, reader)):
         rows = wanted.slice(start, len(images))
         hashes = rows["content_hash"].to_pylist()
         decoded = [_decoded(*each, bundle, written) for each in zip(images, hashes, strict=True)]
@@ -190,9 +197,8 @@ def _blocks(wanted: pa.Table, bundle: Bundle, maps: "ClassMaps", written: MapsWr
             written.images += len(there)
 
 
-def _read(rows: pa.Table) -> Iterator[Image]:
-    """The bytes or the error of each image, in order. Many that are gone are no outage here."""
-    reader = Reader(outage_share=1.0)
+def _read(rows: pa.Table, reader: Reader) -> Iterator[Image]:
+    """The bytes or the error of each image, in order."""
     ahead = reads_in_flight(rows["uri"].to_pylist())
     with ThreadPoolExecutor(ahead + 1, thread_name_prefix="read") as pool:
         for read in reader.read_ahead(list(plan_reads(rows)), pool, ahead=ahead):

@@ -94,3 +94,16 @@ def test_a_network_that_answers_nothing_has_its_grid_in_the_middle():
     nn.init.zeros_(model.last.weight)
     grid = ClassMaps.of_network(model, ImageSpec(image_px=96)).grid
     assert grid.box == pytest.approx((0, 0, 96, 96))
+
+
+def test_paddings_of_strides_move_the_grid_by_half_a_cell():
+    """Each 3x3 convolution with stride 2 and padding 1 looks at pixel 2 i from cell i, and so do four: at 16 i."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 1, 3, 2, 1, bias=False) for _ in range(4)]
+    for layer in layers:
+        nn.init.constant_(layer.weight, 1 / 9)
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+    grid = ClassMaps.of_network(model, ImageSpec(image_px=96)).grid
+    assert (grid.columns, grid.step_px) == (6, 16)
+    drawn = 16 * 0.5 + grid.left_px, 16 * 0.5 + grid.top_px
+    assert drawn == pytest.approx((0.5, 0.5), abs=16 / 4)
