@@ -24,6 +24,7 @@ from brainray.callbacks import Say
 from brainray.config import Explain
 from brainray.errors import BadRequest, ImageError, Outage, StorageError
 from brainray.imaging.decode import Decoded, decode
+from brainray.inputs.listing import slices
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
 from brainray.models.bundle import SHIPPED, Bundle, load_bundle, named
@@ -58,6 +59,7 @@ MAPS_SCHEMA = pa.schema(
 )
 _FINGERPRINT = b"brainray.model"  # in the metadata of the file
 _BATCH = 32
+_ROW_GROUP = 4_096  # rows; small groups take more than their maps
 _NUMBERED = "first"
 
 
@@ -79,7 +81,7 @@ def bundle_of_run(run: Mapping[str, Any], model: str | None) -> Bundle:
     try:
         bundle = load_bundle(uri)
     except BadRequest as exc:
-        raise BadRequest(f"--explain needs the model of the run: {exc}; name its folder with --model") from exc
+        raise BadRequest(f"--explain needs the model of the run, with --model where it was moved to: {exc}") from exc
     if bundle.fingerprint != run.get("fingerprint"):
         raise BadRequest(
             f"--explain: the run is of model {run.get('fingerprint')}, and {uri} holds {bundle.fingerprint}; "
@@ -123,7 +125,7 @@ class MapMaker:
             path = f"{scratch}/{MAPS}"
             schema = MAPS_SCHEMA.with_metadata({_FINGERPRINT: self.bundle.fingerprint.encode()})
             with pq.ParquetWriter(path, schema, compression="zstd") as file:
-                for block in self._blocks(run_uri, run, dict(first), written):
+                for block in slices(self._blocks(run_uri, run, dict(first), written), _ROW_GROUP):
                     file.write_table(block)
             writer.write_bytes(storage.join(folder, MAPS), storage.read_bytes(path))
         self.say(f"--explain: {written}")

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from support.bundles import derived, untrained
@@ -82,10 +83,19 @@ def test_without_the_very_model_there_is_no_map(run, tmp_path):
     stranger = untrained(tmp_path / "stranger", seed=5)
     with pytest.raises(BadRequest, match="the run is of model"):
         explained(run, model=stranger.uri)
-    with pytest.raises(BadRequest, match=r"needs the model of the run: .* name its folder with --model"):
+    with pytest.raises(BadRequest, match="needs the model of the run, with --model where it was moved to"):
         explained(run, model=str(tmp_path / "nowhere"))
     with pytest.raises(BadRequest, match="--model is for the maps"):
         report(run, say=print, model=stranger.uri)
+
+
+def test_rows_of_many_shards_lie_together_and_are_read_by_others(run):
+    explained(run)
+    path = f"{run}/summary/maps.parquet"
+    with storage.open_parquet(path) as file:
+        assert file.num_row_groups == 1
+    counted = duckdb.sql(f"SELECT count(*), max(len(\"values\")) FROM '{path}'").fetchall()
+    assert counted == [(8, 4)]  # a grid of one cell for 32 pixels, of four classes
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "some", "1.5", ""])
