@@ -310,17 +310,21 @@ def report(
     labels: AnyPath | None = None,
     labels_may_miss: bool = False,
     thumbnails: bool = True,
+    explain: str | int | None = None,
+    model: AnyPath | None = None,
     say: "Say | None" = None,
 ) -> ReportResult:
     """Build the summary of a run again from its Parquet, after its images got the labels of a file, if one is given.
 
+    `explain` writes maps of where scores came from: of so many images, of those for "review" or of "all"; `model` is
+    the folder of the run's model, if it was moved.
     With `verify`, compare every part with the manifest instead, and write nothing. Raises `VerificationError` for a
     difference.
     """
     from . import storage
     from .commands.report import report as rebuild
     from .commands.report import verify as verify_parts
-    from .config import PageOptions
+    from .config import Explain, PageOptions
     from .errors import BadRequest
 
     uri = storage.normalise(fspath(run))
@@ -343,6 +347,8 @@ def report(
         page=PageOptions(thumbnails=thumbnails),
         labels=_path(labels),
         labels_may_miss=labels_may_miss,
+        explain=None if explain is None else Explain.parse(str(explain)),
+        model=_path(model),
     )
     totals = summary.figures["totals"]
     return ReportResult(

@@ -254,6 +254,26 @@ class PageOptions(_Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explain(_Spec):
+    """Which images of a run get a map of where their score came from."""
+
+    which: Literal["first", "review", "all"] = "first"  # first: of the page and of the review list, in their order
+    most: int | None = None  # of the first ones; None: all of them
+
+    @classmethod
+    def parse(cls, text: str) -> "Explain":
+        """Parse `40`, `review` or `all`. Raises `BadRequest`."""
+        word = text.strip().lower()
+        if word in ("review", "all"):
+            return cls(which="review" if word == "review" else "all")
+        _require(
+            word.isascii() and word.isdigit() and 1 <= int(word) <= 1_000_000,
+            f"--explain is {text!r}; give a number of images such as 100, review or all",
+        )
+        return cls(most=int(word))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions(_Spec):
     """Options of `score` beside its inputs, model and output."""
 

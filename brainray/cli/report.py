@@ -25,16 +25,23 @@ def report(
     ] = None,
     labels_may_miss: LabelsMayMiss = False,
     thumbnails: Thumbnails = True,
+    explain: Annotated[
+        str | None,
+        typer.Option(help="Map where scores came from: of the first N images, review or all.", metavar="N|review|all"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --explain: the model of the run, if it was moved.", metavar="URI")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild the summary of a run from its Parquet.
 
-    Needs neither Ray nor torch.
+    Needs no Ray, and torch for --explain only.
     """
     from brainray import storage
     from brainray.commands.report import report as rebuild
     from brainray.commands.report import verify as verify_parts
-    from brainray.config import PageOptions
+    from brainray.config import Explain, PageOptions
     from brainray.scoring.summary import page_of
 
     from .console import output_console, show_page, show_summary
@@ -51,7 +58,15 @@ def report(
         )
         return
     page = PageOptions(thumbnails=thumbnails)
-    summary = rebuild(run, say=LOG.say, page=page, labels=labels, labels_may_miss=labels_may_miss)
+    summary = rebuild(
+        run,
+        say=LOG.say,
+        page=page,
+        labels=labels,
+        labels_may_miss=labels_may_miss,
+        explain=None if explain is None else Explain.parse(explain),
+        model=model,
+    )
     uri = storage.normalise(run)
     if as_json:
         OBJECT.add({"run": uri, "page": page_of(uri), "figures": summary.figures})

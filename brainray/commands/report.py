@@ -1,12 +1,14 @@
-"""What `brainray report` does: label a run, build its summary, or verify its parts. Needs neither Ray nor torch."""
+"""What `brainray report` does: label a run, build its summary, or verify its parts. Needs torch only for maps."""
 
 from collections.abc import Iterator
 
 from brainray import storage
 from brainray.callbacks import Say
-from brainray.config import PageOptions
+from brainray.config import Explain, PageOptions
+from brainray.errors import BadRequest
 from brainray.inputs.label_file import LabelFile, read_label_file
 from brainray.scoring.given_labels import Relabelling, give_labels
+from brainray.scoring.maps import MapMaker
 from brainray.scoring.run_folder import check_is_run, is_published, publish, verify_run
 from brainray.scoring.summary import Summary, build_summary
 from brainray.scoring.verify import Verification
@@ -14,22 +16,33 @@ from brainray.storage.lease import hold
 
 
 def report(
-    run: str, *, say: Say, page: PageOptions | None = None, labels: str | None = None, labels_may_miss: bool = False
+    run: str,
+    *,
+    say: Say,
+    page: PageOptions | None = None,
+    labels: str | None = None,
+    labels_may_miss: bool = False,
+    explain: Explain | None = None,
+    model: str | None = None,
 ) -> Summary:
     """Write the `summary/` of a run from its parts, with a page unless `page` says otherwise.
 
     `labels` is a label file that labels images of the run first; images that it does not name keep their labels.
+    `explain` asks for maps of where scores came from; `model` is where the run's model is now, if it was moved.
     """
+    if model is not None and explain is None:
+        raise BadRequest("--model is for the maps of --explain; give --explain N, review or all too")
     uri = storage.normalise(run)
     values = check_is_run(uri)
     label_file = read_label_file(storage.normalise(labels), tuple(values["classes"])) if labels else None
+    maps = None if explain is None else MapMaker.of_run(values, explain, model=model, say=say)
     with hold(uri, purpose="report", say=say) as lease:
         if label_file is None:
-            return build_summary(uri, lease.writer, page=page)
+            return build_summary(uri, lease.writer, page=page, maps=maps)
         changes = give_labels(uri, label_file, lease.writer, may_miss=labels_may_miss)
         for line in _describe(label_file, changes):
             say(line)
-        summary = build_summary(uri, lease.writer, page=page)
+        summary = build_summary(uri, lease.writer, page=page, maps=maps)
         if changes.verification is not None:
             publish(uri, changes.verification, values["fingerprint"], lease.writer)
         elif not is_published(uri):

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from . import sections, text
+from .maps import CellMap, map_figures, with_maps
 from .sections import PageSource, Values
 from .thumbnails import Thumbnail
 from .tiles import MOST_STRIP, Row, TilePart
@@ -38,10 +39,13 @@ _FILTERS = (  # functions of `text`
 )
 
 
-def render(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> str:
-    """The text of the page. Without `thumbnails` its tiles have no pictures."""
+def render(
+    source: PageSource, thumbnails: Mapping[str, Thumbnail] | None, maps: Mapping[str, CellMap] | None = None
+) -> str:
+    """The text of the page. Without `thumbnails` its tiles have no pictures; `maps` are drawn over them."""
     numbers = iter(range(1, 1_000_000))
     parts = {part.name: _part(part, source, thumbnails, numbers) for part in source.parts}
+    mapped = with_maps([tile for part in parts.values() for tile in part["tiles"]], maps or {})
     style, script = own("report.css"), own("report.js")
     return (
         environment()
@@ -55,6 +59,7 @@ def render(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> st
             labelled=source.labelled,
             grouped=bool(source.figures["groups"]),
             pictures=thumbnails is not None,
+            maps=map_figures(mapped, source.card.get("metrics") or {}),
             verdict=sections.verdict(source),
             reconciliation=sections.reconciliation(source),
             parts=parts,

@@ -20,6 +20,7 @@ from brainray.callbacks import Clock
 from brainray.config import ImageSpec
 from brainray.errors import BrainrayError, ImageError, StorageError
 from brainray.imaging.decode import Decoded
+from brainray.imaging.framing import Box
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.listed_image import LISTED_SCHEMA
 from brainray.inputs.ranges import Image, RangeRead, RangeReader, plan_reads
@@ -54,6 +55,7 @@ class Thumbnail:
 
     data_uri: str | None = None
     missing: str | None = None
+    square: Box | None = None  # what it shows of the upright image, in its pixels
 
 
 Decode = Callable[[bytes], Decoded]
@@ -124,7 +126,8 @@ class _Maker:
         if self._clock() > self._last or not self._decoder_works:
             return Thumbnail(missing="not decoded: it took too long")
         try:
-            return Thumbnail(data_uri=_data_uri(self._decode(image).pixels))
+            decoded = self._decode(image)
+            return Thumbnail(data_uri=_data_uri(decoded.pixels), square=decoded.square)
         except ImageError as exc:
             return Thumbnail(missing=f"cannot be decoded: {exc.reason}")
         except BrainrayError:  # the process to decode apart does not start, which another try would only wait for

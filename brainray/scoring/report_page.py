@@ -18,7 +18,8 @@ from .group_levels import depth, groups_at
 from .group_strip import strip_rows
 from .highlights import Highlights
 from .manifest import Shard, load_shards, read_shard
-from .run_folder import MANIFEST
+from .maps import maps_of
+from .run_folder import MANIFEST, SUMMARY
 
 _THREADS = 8
 
@@ -53,8 +54,10 @@ def report_page(
         strip_groups=len(of_strip),
         strip_level=levels[-1 if level is None else level - 1] if len(levels) > 1 else "group",
     )
-    pictures = thumbnails_of(run_uri, run, [*pictured(parts), *strip]) if thumbnails else None
-    return render(source, pictures).encode()
+    shown = [*pictured(parts), *strip]
+    pictures = thumbnails_of(run_uri, run, shown) if thumbnails else None
+    maps = maps_of(storage.join(run_uri, SUMMARY), pictured(parts)) if thumbnails else {}
+    return render(source, pictures, maps).encode()
 
 
 def thumbnails_of(run_uri: str, run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Thumbnail]:

@@ -27,6 +27,7 @@ from .verify import Verification, verify_parts
 SCHEMA_VERSION = 4
 RUN = "run.json"
 MANIFEST = "manifest"
+SUMMARY = "summary"
 SUCCESS = "_SUCCESS"
 STATUS = "status.json"
 _THREADS = 8

@@ -28,14 +28,14 @@ from brainray.evaluation.plots import draw_confusion
 from .given_labels import count_given
 from .group_levels import named
 from .highlights import SIDES_PX, Highlights, columns, select
+from .maps import MapMaker, delete_others
 from .parts import PartInfo, part_info, part_uri, present_shards
 from .prediction_schema import prob_column
 from .review import review_csv, review_figures, review_table
-from .run_folder import RUN, check_is_run, marks_seen
+from .run_folder import RUN, SUMMARY, check_is_run, marks_seen
 from .unseen import calibration_figures, quality_figures, unseen_of
 
 SCHEMA_VERSION = 1
-_FOLDER = "summary"
 _PREVIOUS = "previous.json"  # summary.json of the generation before, which --rescore has replaced
 _PAGE = "report.html"
 # Threads that read parts. Time for a million rows in 1,000 parts on a disk, 2 cores (a bucket gains from more threads):
@@ -57,9 +57,13 @@ class Summary:
 
 
 def build_summary(
-    run_uri: str, writer: storage.Writer = storage.UNLEASED, *, page: PageOptions | None = None
+    run_uri: str,
+    writer: storage.Writer = storage.UNLEASED,
+    *,
+    page: PageOptions | None = None,
+    maps: MapMaker | None = None,
 ) -> Summary:
-    """Read the parts of a run and write its `summary/`.
+    """Read the parts of a run and write its `summary/`. Without `maps`, those of an earlier summary are kept.
 
     Raises `StorageError` that names an unreadable part, and `BadRequest` for a run without parts.
     """
@@ -71,7 +75,7 @@ def build_summary(
         confusion=_confusion_table(found.unseen, run.classes),
         per_class=_per_class_table(found.unseen, run),
     )
-    folder = storage.join(run.uri, _FOLDER)
+    folder = storage.join(run.uri, SUMMARY)
     previous = _previous(folder, run.fingerprint)
     if previous is not None:
         writer.write_json(storage.join(folder, _PREVIOUS), previous)
@@ -81,6 +85,10 @@ def build_summary(
     writer.write_parquet(storage.join(folder, "review.parquet"), review)
     writer.write_bytes(storage.join(folder, "review.csv"), review_csv(review))
     writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(found.unseen, run.classes))
+    if maps is not None:
+        maps.write(run.uri, run.values, folder, found.highlights, summary.figures["failures"], writer)
+    else:
+        delete_others(folder, run.fingerprint, writer)
     _write_page(run, summary, found.highlights, previous, page, writer)
     writer.write_json(storage.join(folder, "summary.json"), summary.figures)
     return summary
@@ -95,7 +103,7 @@ def _write_page(
     writer: storage.Writer,
 ) -> None:
     """Write report.html. Without one, delete that of an earlier summary, whose figures are no longer the run's."""
-    uri = storage.join(run.uri, _FOLDER, _PAGE)
+    uri = storage.join(run.uri, SUMMARY, _PAGE)
     if not page.report:
         writer.delete(uri)
         return
@@ -116,7 +124,7 @@ def _write_page(
 
 def page_of(run_uri: str) -> str | None:
     """The URI of the page of a run; None where it has none."""
-    uri = storage.join(run_uri, _FOLDER, _PAGE)
+    uri = storage.join(run_uri, SUMMARY, _PAGE)
     return uri if storage.exists(uri) else None
 
 
@@ -132,7 +140,7 @@ def _previous(folder: str, fingerprint: str) -> dict[str, Any] | None:
 
 def read_summary(run_uri: str) -> Summary:
     """The summary as it was last written; the run must not have changed since. Builds one where there is none."""
-    folder = storage.join(run_uri, _FOLDER)
+    folder = storage.join(run_uri, SUMMARY)
     if not storage.exists(storage.join(folder, "summary.json")):
         return build_summary(run_uri)
     return Summary(
