@@ -316,10 +316,9 @@ def report(
 ) -> ReportResult:
     """Build the summary of a run again from its Parquet, after its images got the labels of a file, if one is given.
 
-    `explain` writes maps of where scores came from: of so many images, of those for "review" or of "all"; `model` is
-    the folder of the run's model, if it was moved.
-    With `verify`, compare every part with the manifest instead, and write nothing. Raises `VerificationError` for a
-    difference.
+    `explain` writes maps of where scores came from: of so many images, of those for "review" or of "all", by `model`,
+    if that of the run was moved. With `verify`, compare parts with the manifest, write nothing, and raise
+    `VerificationError` for a difference.
     """
     from . import storage
     from .commands.report import report as rebuild

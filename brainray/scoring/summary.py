@@ -5,12 +5,10 @@ thumbnails of the page are read from the archive. Parts are read a few at a time
 selection of their rows are kept, so memory does not grow with the number of images. Must not import Ray or torch.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import reduce
 from typing import Any, Self
 
@@ -29,10 +27,11 @@ from .given_labels import count_given
 from .group_levels import named
 from .highlights import SIDES_PX, Highlights, columns, select
 from .maps import MapMaker, delete_others
-from .parts import PartInfo, part_info, part_uri, present_shards
+from .parts import part_info, part_uri, present_shards
 from .prediction_schema import prob_column
 from .review import review_csv, review_figures, review_table
 from .run_folder import RUN, SUMMARY, check_is_run, marks_seen
+from .throughput import Throughput, iso
 from .unseen import calibration_figures, quality_figures, unseen_of
 
 SCHEMA_VERSION = 1
@@ -43,8 +42,6 @@ _PAGE = "report.html"
 #   time     2.1 s  1.5 s  1.8 s  2.6 s
 _THREADS = 4
 _PARTS_A_TASK = 64
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,79 +164,6 @@ class _Run:
     marks_seen: bool  # whether its rows have the column `seen`
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Throughput:
-    """The times at which workers were busy, in microseconds: integers, so that parts can be added in any order."""
-
-    intervals: tuple[tuple[int, int], ...]  # since 1970, disjoint and sorted; pauses between runs are left out
-    stages: Mapping[str, int]  # duration by stage, summed over workers
-    scored_at: tuple[int, ...]  # first and last time since 1970 at which an image was scored; empty for no rows
-    images: int = 0  # images scored in these intervals
-    retries: int = 0  # repeated reads
-
-    @classmethod
-    def of_part(cls, info: PartInfo, scored_at: pa.ChunkedArray) -> Self:
-        """The throughput of one part."""
-        times = [(_microseconds(work.started_at), _microseconds(work.finished_at)) for work in info.work]
-        stages: Counter[str] = Counter()
-        for work in info.work:
-            stages.update({stage: round(seconds * 1e6) for stage, seconds in work.seconds.items()})
-        return cls(
-            intervals=tuple((start, max(start, end)) for start, end in times),  # the clock may have been set back
-            stages=stages,
-            scored_at=tuple(v for v in pc.min_max(scored_at.cast(pa.int64())).as_py().values() if v is not None),
-            images=sum(work.images for work in info.work),
-            retries=info.retries,
-        )
-
-    @classmethod
-    def total(cls, throughputs: Sequence[Self]) -> Self:
-        """The throughput of all parts together."""
-        stages: Counter[str] = Counter()
-        for throughput in throughputs:
-            stages.update(throughput.stages)
-        times = [time for throughput in throughputs for time in throughput.scored_at]
-        intervals = _union(interval for throughput in throughputs for interval in throughput.intervals)
-        return cls(
-            intervals=intervals,
-            stages=stages,
-            scored_at=(min(times), max(times)) if times else (),
-            images=sum(throughput.images for throughput in throughputs),
-            retries=sum(throughput.retries for throughput in throughputs),
-        )
-
-    def figures(self) -> dict[str, Any]:
-        """For summary.json: `seconds` during which any worker was busy, and `worker_seconds` by stage."""
-        busy = sum(end - start for start, end in self.intervals)
-        return {
-            "images_per_second": self.images * 1e6 / busy if busy else None,
-            "read_retries": self.retries,
-            "seconds": busy / 1e6,
-            "worker_seconds": {stage: self.stages[stage] / 1e6 for stage in sorted(self.stages)},
-            "worker_seconds_sum": sum(self.stages.values()) / 1e6,
-        }
-
-
-def _microseconds(iso: str) -> int:
-    """An ISO 8601 time as microseconds since 1970, UTC."""
-    return (datetime.fromisoformat(iso) - _EPOCH) // _MICROSECOND
-
-
-def _union(intervals: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The union of intervals, disjoint and sorted."""
-    starts, ends = np.array(sorted(intervals), np.int64).reshape(-1, 2).T
-    if not len(starts):
-        return ()
-    reach = np.maximum.accumulate(ends)
-    gap = starts[1:] > reach[:-1]
-    return tuple(zip(starts[np.r_[True, gap]].tolist(), reach[np.r_[gap, True]].tolist(), strict=True))
-
-
-def _iso(microseconds: int) -> str:
-    """A number of microseconds since 1970, UTC, as ISO 8601."""
-    return (_EPOCH + microseconds * _MICROSECOND).isoformat(timespec="microseconds")
-
-
 def _read_run(uri: str) -> _Run:
     """Raises `StorageError` for a run.json that lacks a field."""
     values = check_is_run(uri)
@@ -268,7 +192,7 @@ class _Found:
     counts: Counts
     seen_counts: Counts  # of the images that the model has learned from
     tells_seen: bool  # whether rows say so
-    throughput: _Throughput
+    throughput: Throughput
     highlights: Highlights
 
     @property
@@ -288,7 +212,7 @@ class _Found:
             counts=total(part.counts for part in parts),
             seen_counts=total(part.seen_counts for part in parts),
             tells_seen=any(part.tells_seen for part in parts),
-            throughput=_Throughput.total([part.throughput for part in parts]),
+            throughput=Throughput.total([part.throughput for part in parts]),
             highlights=Highlights.total(part.highlights for part in parts),
         )
 
@@ -318,7 +242,7 @@ def _read_part(run: _Run, uri: str) -> _Found:
             counts=_count(run, table),
             seen_counts=_count(run, table, where=pc.fill_null(seen, False)),
             tells_seen=seen.null_count < len(seen),
-            throughput=_Throughput.of_part(info, table["scored_at"]),
+            throughput=Throughput.of_part(info, table["scored_at"]),
             highlights=select(table.select(columns(run.classes, grouped=run.grouped)), run.classes),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
@@ -379,8 +303,8 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "longest_side_px": {"from": list(SIDES_PX), "images": highlights.sides.tolist()},
         "review_list": review_figures(highlights),
         "throughput": throughput.figures(),
-        "first_scored_at": _iso(throughput.scored_at[0]) if throughput.scored_at else None,
-        "last_scored_at": _iso(throughput.scored_at[-1]) if throughput.scored_at else None,
+        "first_scored_at": iso(throughput.scored_at[0]) if throughput.scored_at else None,
+        "last_scored_at": iso(throughput.scored_at[-1]) if throughput.scored_at else None,
         "groups": _outcomes(counts, found.seen, run) if run.grouped else {},
         "group_levels": list(run.levels) if run.grouped else [],
         "groups_above": {
