@@ -94,9 +94,9 @@ class ReportResult:
     images: int
     failed: int
     verified: bool
-    figures: dict[str, Any] | None = field(repr=False)  # summary.json
-    confusion: "pa.Table | None" = field(repr=False)
-    per_class: "pa.Table | None" = field(repr=False)
+    figures: dict[str, Any] | None = field(default=None, repr=False)  # summary.json
+    confusion: "pa.Table | None" = field(default=None, repr=False)
+    per_class: "pa.Table | None" = field(default=None, repr=False)
 
     @property
     def accuracy(self) -> "IntervalEstimate | None":
@@ -331,15 +331,7 @@ def report(
         raise BadRequest("verify changes nothing, and labels labels the run; give one of them")
     if verify:
         account = verify_parts(uri)
-        return ReportResult(
-            run=uri,
-            images=account.rows,
-            failed=account.failed,
-            verified=True,
-            figures=None,
-            confusion=None,
-            per_class=None,
-        )
+        return ReportResult(run=uri, images=account.rows, failed=account.failed, verified=True)
     summary = rebuild(
         uri,
         say=say or _ignore,
