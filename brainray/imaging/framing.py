@@ -32,3 +32,12 @@ def widened(box: Box, fitted: Size, image_px: int) -> Box:
     across, down = (box[2] - box[0]) / fitted[0], (box[3] - box[1]) / fitted[1]
     x, y = box[0] - left * across, box[1] - top * down
     return x, y, x + image_px * across, y + image_px * down
+
+
+def in_square(box: Box, size: Size, square: Box) -> Box:
+    """A box in shares of an upright image's sides as shares of the square's; NaN stays NaN."""
+    (left, top, right, bottom), (x, y, x_end, y_end), (width, height) = box, square, size
+    across, down = x_end - x, y_end - y
+    left, right = ((edge * width - x) / across for edge in (left, right))
+    top, bottom = ((edge * height - y) / down for edge in (top, bottom))
+    return left, top, right, bottom

@@ -18,12 +18,12 @@ from brainray.config import ImageSpec
 from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing
 from brainray.errors import BrainrayError, ImageError, StorageError
 from brainray.imaging.decode import decode_with_luminance
+from brainray.imaging.framing import in_square
 from brainray.inputs.unread import MOST_FILE_BYTES
-
-from .regions import NO_BOX, in_square
 
 Array = npt.NDArray[Any]
 Rows = dict[str, Array]
+NO_BOX = (np.nan,) * 4
 
 
 def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
@@ -45,7 +45,7 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
             contents[row] = hashlib.sha256(content).hexdigest()
             decoded, luminance_HW = decode_with_luminance(content, spec)
             pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
-            boxes[row] = in_square(given[row], size=(decoded.width, decoded.height), square=decoded.square)
+            boxes[row] = in_square(tuple(given[row]), (decoded.width, decoded.height), decoded.square)
         except (ImageError, StorageError) as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}

@@ -11,19 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from brainray.imaging.framing import Box
-
 Boxes = npt.NDArray[np.float32]  # [N, 4] left, top, right, bottom as shares of a side; NaN for none
-NO_BOX = (np.nan,) * 4
 _LEAST = 1e-4  # weight of a cell outside the box, so that the logarithm is finite
-
-
-def in_square(box: npt.NDArray[np.float32], *, size: tuple[int, int], square: Box) -> Boxes:
-    """[4] a box in shares of an upright image (width, height) as shares of the square that the network sees."""
-    left, top, right, bottom = square
-    scale, offset = np.tile((right - left, bottom - top), 2), np.tile((left, top), 2)
-    moved: Boxes = ((box * np.tile(size, 2) - offset) / scale).astype(np.float32)
-    return moved
 
 
 def region_masks(boxes_N4: Boxes, px: int) -> Tensor:

@@ -9,6 +9,7 @@ from PIL.Image import Transpose
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode
+from brainray.imaging.framing import in_square
 
 WIDTH, HEIGHT = 613, 407  # of the upright image
 MOST_PX = 2  # of disagreement, from blurred edges and rounded colours; a pixel of 96 is 5 pixels wide
@@ -75,3 +76,11 @@ def test_margins_reach_beyond_the_image():
     assert (left, right) == (0, WIDTH)
     assert top < 0 and bottom > HEIGHT
     assert right - left == pytest.approx(bottom - top, rel=0.02)
+
+
+def test_the_box_lies_in_the_square_where_it_lies_in_the_image():
+    """Else a network would learn that the tumour is beside the tumour."""
+    box = (0.25, 0.5, 0.5, 1)
+    # An image of 200 x 100 in a square with margins above and below; its middle half was cropped.
+    assert in_square(box, (200, 100), (0, -50, 200, 150)) == (0.25, 0.5, 0.5, 0.75)
+    assert in_square(box, (200, 100), (50, 0, 150, 100)) == (0, 0.5, 0.5, 1)
