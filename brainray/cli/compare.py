@@ -135,6 +135,7 @@ def _accuracy_line(figures: dict[str, Any]) -> str:
     """Whether one run is better, in a line; without labels that nobody knows."""
     accuracy, labels = figures["accuracy"], figures["labels"]
     differ = f"; {labels['differ']:,} images are left out, as their labels differ" if labels["differ"] else ""
+    differ += f"; {labels['seen']:,} are left out, as A or B has learned from them" if labels["seen"] else ""
     if accuracy is None:
         return f"no compared image has a label, so there is agreement and flips, but no accuracy{differ}"
     change = accuracy["difference"]

@@ -111,7 +111,7 @@ def _images(rows: JoinedRows) -> Figures:
 def _labels(rows: JoinedRows) -> Figures:
     """Compared images by what is known of their labels."""
     query = f"""SELECT count(label) AS used, count(*) FILTER (label_of_one) AS of_one_run_only,
-        count(*) FILTER (labels_differ) AS differ {_COMPARED}"""
+        count(*) FILTER (labels_differ) AS differ, count(*) FILTER (labelled_and_seen) AS seen {_COMPARED}"""
     found: Figures = rows.connection.sql(query).to_arrow_table().to_pylist()[0]
     return found
 

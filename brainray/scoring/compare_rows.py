@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from .group_levels import depth
 from .manifest import duckdb_connection, quoted
 from .parts import part_info, part_uri, present_shards
 from .prediction_schema import prob_column
-from .run_folder import check_is_run, is_published
+from .run_folder import check_is_run, is_published, marks_seen
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,6 +38,7 @@ CASES = ("changed", "failed_in_both", "failed_in_a", "failed_in_b", COMPARED)
 _CASE = """CASE WHEN a.content_hash <> b.content_hash THEN 'changed'
     WHEN a.status <> 'ok' AND b.status <> 'ok' THEN 'failed_in_both'
     WHEN a.status <> 'ok' THEN 'failed_in_a' WHEN b.status <> 'ok' THEN 'failed_in_b' ELSE 'compared' END"""
+_SEEN = "(a.seen OR b.seen)"  # whether one of the models has learned from the image
 # How the prediction of a flipped image changed, where its label is known.
 OUTCOME = """CASE WHEN label IS NULL THEN 'no_label' WHEN predicted_a = label THEN 'became_wrong'
     WHEN predicted_b = label THEN 'became_right' ELSE 'wrong_in_both' END"""
@@ -117,15 +119,20 @@ def _group_sql(side: str, run: ComparedRun) -> str:
 
 
 def _join_query(classes: int, *, group: str) -> str:
-    """A row for each image of both runs. A label that one run alone knows counts, and none on which they differ."""
+    """A row for each image of both runs.
+
+    A label that one run alone knows counts; none on which they differ counts, nor that of an image which one of the
+    models has learned from: the other would be judged unfairly, and both flattered.
+    """
     both = ("predicted", "confidence", "review", *(f"p{k}" for k in range(classes)))
     sides = ", ".join(f"{side}.{name} AS {name}_{side}" for side in ("a", "b") for name in both)
     return f"""
         SELECT a.uri, {group} AS "group", a.shard_id, a.content_hash, {_CASE} AS "case",
-            CASE WHEN a.label IS DISTINCT FROM b.label AND a.label IS NOT NULL AND b.label IS NOT NULL THEN NULL
+            CASE WHEN {_SEEN} OR coalesce(a.label <> b.label, false) THEN NULL
                 ELSE coalesce(a.label, b.label) END AS label,
-            coalesce(a.label <> b.label, false) AS labels_differ,
-            (a.label IS NULL) <> (b.label IS NULL) AS label_of_one, {sides}
+            {_SEEN} AND coalesce(a.label, b.label) IS NOT NULL AS labelled_and_seen,
+            NOT {_SEEN} AND coalesce(a.label <> b.label, false) AS labels_differ,
+            NOT {_SEEN} AND (a.label IS NULL) <> (b.label IS NULL) AS label_of_one, {sides}
         FROM a JOIN b ON a.uri = b.uri
     """
 
@@ -152,7 +159,8 @@ def _copy_parts(run: ComparedRun, classes: Sequence[str], path: str) -> int:
 
 def _schema(classes: int) -> pa.Schema:
     fields: dict[str, pa.DataType] = dict.fromkeys(_AS_TEXT, pa.string())
-    fields |= {"label": pa.int32(), "predicted": pa.int32(), "confidence": pa.float32(), "review": pa.bool_()}
+    fields |= {"label": pa.int32(), "predicted": pa.int32(), "confidence": pa.float32()}
+    fields |= {"review": pa.bool_(), "seen": pa.bool_()}
     return pa.schema(fields | {f"p{k}": pa.float32() for k in range(classes)})
 
 
@@ -160,15 +168,18 @@ def _read_part(run: ComparedRun, uri: str, classes: Sequence[str]) -> pa.Table:
     """The rows of a part with the columns of `_schema`. A label that is no class is none."""
     probs = [prob_column(name) for name in classes]
     named = pa.array(classes, pa.string())
+    marked = ("seen",) if marks_seen(run.values) else ()
+    wanted = [*_AS_TEXT, "label", "predicted", "confidence", "review", *marked, *probs]
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
-        table = file.read(columns=[*_AS_TEXT, "label", "predicted", "confidence", "review", *probs], use_threads=False)
+        table = file.read(columns=wanted, use_threads=False)
     try:
         if info.model != run.fingerprint:
             raise ValueError(f"it is of model {info.model}")
         values = [table[name] for name in _AS_TEXT]
         values += [pc.index_in(table[name], value_set=named) for name in ("label", "predicted")]
-        values += [table["confidence"], table["review"], *(table[name] for name in probs)]
+        seen = pc.fill_null(table["seen"], False) if marked else pa.array(np.zeros(len(table), bool))
+        values += [table["confidence"], table["review"], seen, *(table[name] for name in probs)]
         return pa.table(values, names=_schema(len(classes)).names).cast(_schema(len(classes)))
     except (KeyError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"

@@ -16,7 +16,7 @@ from brainray.scoring.compare_page import choose_tiles
 from brainray.scoring.summary import build_summary
 
 G, N = CLASSES
-HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7*7 }}\u202egpj.[bold]"
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7919*7919 }}\u202egpj.[bold]"
 
 
 def compare(a, b, *, output=None, said=None, thumbnails=False):
@@ -66,7 +66,7 @@ def test_every_image_is_in_one_case_and_every_flip_has_its_outcome(two):
     cases = {"changed": 1, "failed_in_both": 1, "failed_in_a": 1, "failed_in_b": 1, "compared": 8}
     assert figures["images"] == {"only_in_a": 1, "only_in_b": 2, "in_both": 12} | cases
     assert (figures["a"]["images"], figures["b"]["images"]) == (13, 14)
-    assert figures["labels"] == {"used": 5, "of_one_run_only": 1, "differ": 1}
+    assert figures["labels"] == {"used": 5, "of_one_run_only": 1, "differ": 1, "seen": 0}
     assert figures["agreement"]["value"] == 4 / 8
     assert figures["outcomes"] == {"became_wrong": 1, "became_right": 1, "wrong_in_both": 0, "no_label": 2}
     assert figures["predictions"] == [[3, 3], [1, 1]]
@@ -98,6 +98,22 @@ def test_without_labels_there_is_agreement_and_no_accuracy(tmp_path, capfd):
     assert figures["agreement"]["value"] == 0.5
     assert run(["compare", a, b]) == 0
     assert "no compared image has a label" in capfd.readouterr().out
+
+
+def test_images_that_one_model_has_learned_from_count_for_neither(tmp_path, capfd):
+    """A model that has learned from the archive would win by memory."""
+    learned = [scored(f"/{n}", G, label=G, seen=True) for n in range(5)]
+    a = [*learned, scored("/new", G, label=N, seen=False), scored("/unlabelled", G, seen=True)]
+    b = [*(scored(f"/{n}", N, label=G) for n in range(5)), scored("/new", N, label=N), scored("/unlabelled", G)]
+    write_run(tmp_path / "a", a, marks_seen=True)
+    write_run(tmp_path / "b", b)
+    for first, second in (("a", "b"), ("b", "a")):
+        figures = compare(tmp_path / first, tmp_path / second)
+        assert figures["labels"] == {"used": 1, "of_one_run_only": 0, "differ": 0, "seen": 5}
+        assert {figures[side]["accuracy"]["value"] for side in ("a", "b")} == {0, 1}
+        assert figures["accuracy"]["both_right"] == 0
+    run(["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "5 are left out, as A or B has learned from them" in " ".join(capfd.readouterr().out.split())
 
 
 def test_no_common_image_is_an_answer(tmp_path, capfd):
@@ -190,7 +206,7 @@ def test_hostile_names_are_text_on_the_page_and_at_the_terminal(tmp_path, capfd)
     text = (tmp_path / "out" / "compare.html").read_text()
     page = read_page(text)
     assert not list(page.all("script")) and not list(page.all("img"))
-    assert "\u202e" not in text and "{{ 7*7 }}" in page.text and "49" not in text.split("</style>")[1]
+    assert "\u202e" not in text and "{{ 7919*7919 }}" in page.text and str(7919 * 7919) not in text
 
 
 def test_tiles_are_at_most_200_and_the_rest_is_counted(tmp_path, monkeypatch):
