@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import TrainOptions
@@ -34,7 +36,6 @@ from brainray.training.state import (
 from .training_setup import DecodedImages, TrainingJob, decoded_by_ray, list_images
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from brainray.resources import TrainPool
@@ -155,8 +156,10 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
     options = job.options
     with decoded_by_ray(job, writer, workers=options.workers, most=options.most_workers) as images:
         data = describe_data(images.selected, job.model.classes)
+        if job.training_set.has_boxes:
+            data["boxes"] = int(np.isfinite(job.training_set.boxes[images.selected.positions, 0]).sum())
         _begin(job, begun, data, writer)
-        teaching = _teaching(job, images, data)
+        teaching = _teaching(job, images)
         if images.selected.is_grouped:
             state.write_groups(job.output, images.selected, writer=writer)
         if not storage.exists(job.work.described):
@@ -169,10 +172,10 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
                     _fit_part(job, part, images, split, data, writer, teaching)
 
 
-def _teaching(job: TrainingJob, images: DecodedImages, data: dict[str, Any]) -> "Teaching | None":
+def _teaching(job: TrainingJob, images: DecodedImages) -> "Teaching | None":
     from brainray.training.teaching import fold_numbers
 
-    return fold_numbers(job.teacher, images.selected, data) if job.teacher else None
+    return fold_numbers(job.teacher, images.selected) if job.teacher else None
 
 
 def _describe(job: TrainingJob, images: DecodedImages, writer: storage.Writer) -> None:
@@ -232,7 +235,7 @@ def _begin(job: TrainingJob, begun: Progress, data: dict[str, Any], writer: stor
             f"this training was begun by an earlier version of brainray, which divided groups otherwise; "
             f"delete {job.work.uri} to begin anew"
         )
-    elif before != data:
+    elif before != {name: value for name, value in data.items() if name != "division" or name in before}:
         # One more image moves others between training and validation, so images trained on would be measured on.
         raise BadRequest(
             f"{data['images']:,} images could be read, and when this training began {before['images']:,}, or they "

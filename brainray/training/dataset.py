@@ -24,7 +24,15 @@ from brainray.inputs.image_files import Grouper, image_files, tables_of
 from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.storage.base import FileInfo
 
-from .splits import Split, conflicting, fold_by_picture, join_subjects, number_pictures, split_by_picture
+from .splits import (
+    Split,
+    conflicting,
+    division_digest,
+    fold_by_picture,
+    join_subjects,
+    number_pictures,
+    split_by_picture,
+)
 
 Array = npt.NDArray[Any]
 REGEX = "--group-regex"
@@ -283,4 +291,6 @@ def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[st
         "excluded": selected.excluded,
         "by_class": dict(zip(classes, np.bincount(selected.labels, minlength=len(classes)).tolist(), strict=True)),
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
-    } | ({"groups": describe_groups(selected)} if selected.is_grouped else {})
+        **({"division": division_digest(selected.pictures, selected.splits)} if len(selected.splits) > 1 else {}),
+        **({"groups": describe_groups(selected)} if selected.is_grouped else {}),
+    }

@@ -1,7 +1,7 @@
 """Decodes training images and holds them: here pixels are made, and from here the training loop reads them.
 
-A row is (position in the training set, label, picture, pixels, box). Imports no Ray: `brainray.cluster.train_data` runs
-these functions as tasks, `brainray.cluster.train_shares` moves the rows to workers.
+A row is (position in the training set, label, picture, pixels, box of the finding). Imports no Ray:
+`brainray.cluster.train_data` runs these functions as tasks, `brainray.cluster.train_shares` moves the rows to workers.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
         except (ImageError, StorageError) as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    columns |= {"pixels": pixels, "box": boxes, "error": errors, "content": contents}
-    return columns | Descriptors.stack(signatures).columns()
+    columns |= {"pixels": pixels, "finding": boxes, "error": errors, "content": contents}
+    return columns | Descriptors.stack(signatures).columns()  # which has a `box`, too: that of the head
 
 
 def take_rows(batch: Rows, wanted: Array, pictures: Array) -> Rows:
@@ -58,7 +58,9 @@ def take_rows(batch: Rows, wanted: Array, pictures: Array) -> Rows:
     order = np.argsort(batch["position"])
     is_here = np.isin(wanted, batch["position"])
     rows = order[np.searchsorted(batch["position"][order], wanted[is_here])]
-    return {name: batch[name][rows] for name in ("position", "label", "pixels", "box")} | {"picture": pictures[is_here]}
+    return {name: batch[name][rows] for name in ("position", "label", "pixels", "finding")} | {
+        "picture": pictures[is_here]
+    }
 
 
 def share_rows(batch: Rows, by: str, share: tuple[int, int]) -> Rows:
@@ -87,7 +89,7 @@ class DecodedRows:
     def __init__(self, batches: Iterable[Rows]) -> None:
         """Store the rows of all batches. Raises `BrainrayError` where the disk is full."""
         empty_rows = {name: np.zeros(0, np.int64) for name in ("position", "label", "picture")}
-        parts: list[Rows] = [empty_rows | {"box": np.zeros((0, 4), np.float32)}]
+        parts: list[Rows] = [empty_rows | {"finding": np.zeros((0, 4), np.float32)}]
         shape: tuple[int, ...] = (0, 0)
         file = tempfile.TemporaryFile(prefix="brainray-")  # noqa: SIM115 - open as long as this object
         try:
@@ -103,7 +105,7 @@ class DecodedRows:
             ) from exc
         order = np.argsort(np.concatenate([part["position"] for part in parts]), kind="stable")
         sorted_rows = in_order(parts, *parts[0])
-        self.position, self.label, self.picture, self.box = (sorted_rows[name] for name in parts[0])
+        self.position, self.label, self.picture, self.finding = (sorted_rows[name] for name in parts[0])
         empty = np.zeros((0, *shape), np.uint8)
         stored = np.memmap(file, np.uint8, "r", shape=(len(order), *shape)) if len(order) else empty
         self.pixels = _Reordered(stored, order)

@@ -4,7 +4,8 @@ A picture is a group of images that are copies of each other (`brainray.duplicat
 Arrays have one value for each image.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,14 @@ def fold_by_picture(
         held_U = np.isin(np.arange(len(counts_UK)), of_U[validation])
         _check_both_sides(counts_UK, held_U, classes, every_class=False)
         yield _split(held_U[unit], pictures)
+
+
+def division_digest(pictures: "Numbers", splits: Sequence[Split]) -> str:
+    """A digest of which pictures each fold holds out: equal for equal pictures and units, whatever their names."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(np.unique(pictures[split.validation]).astype("<i8").tobytes() + b"\n")
+    return digest.hexdigest()[:32]
 
 
 def _count_pictures(

@@ -20,7 +20,7 @@ from brainray.errors import BadRequest
 from brainray.models.bundle import Bundle, fold_uris, load_fold
 from brainray.models.fusion import prepare_for_inference
 
-from .splits import fold_by_picture
+from .splits import division_digest, fold_by_picture
 
 if TYPE_CHECKING:
     from .dataset import SelectedImages
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 OPTION = "--teacher"
 _WEIGHT = 0.7  # of the teacher in the loss; the labels have the rest
 _TEMPERATURE = 2.0  # softens what the teacher says, so that it tells which classes are near (Hinton et al. 2015)
-_SAME = ("digest", "images", "pictures", "groups")  # of the description of the data: with these, folds are the same
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,27 +49,30 @@ def check_teacher(bundle: Bundle, classes: tuple[str, ...], image: ImageSpec) ->
         raise BadRequest(f"{name}: has no networks of folds; train it with --folds 5 --keep-folds")
 
 
-def fold_numbers(bundle: Bundle, selected: "SelectedImages", described: dict[str, Any]) -> Teaching:
+def fold_numbers(bundle: Bundle, selected: "SelectedImages") -> Teaching:
     """Find the fold of the teacher's training that each image was held out in.
 
-    `described` is `describe_data` of the images. Raises `BadRequest` where the teacher has learned from other images.
+    Raises `BadRequest` where the teacher has learned from other images, or had them in other folds.
     """
+    options: dict[str, Any] = bundle.provenance["options"]
+    splits = list(
+        fold_by_picture(
+            selected.pictures,
+            selected.labels,
+            joined=selected.units,
+            classes=bundle.classes,
+            folds=options["folds"],
+            seed=options["seed"],
+        )
+    )
+    now = {"digest": selected.digest, "division": division_digest(selected.pictures, splits)}
     before = bundle.provenance.get("data", {})
-    if any(before.get(name) != described.get(name) for name in _SAME):
+    if any(before.get(name) != value for name, value in now.items()):
         raise BadRequest(
             f"{OPTION} {bundle.uri}: has learned from other images or groups, so it may have seen what it would be "
             "asked about; train it on these images, with the same --groups and --exclude"
         )
-    options: dict[str, Any] = bundle.provenance["options"]
     fold_N = np.full(int(selected.positions.max()) + 1, -1, np.int8)
-    splits = fold_by_picture(
-        selected.pictures,
-        selected.labels,
-        joined=selected.units,
-        classes=bundle.classes,
-        folds=options["folds"],
-        seed=options["seed"],
-    )
     for fold, split in enumerate(splits):
         held_out = np.setdiff1d(np.arange(len(selected.positions)), split.train)
         fold_N[selected.positions[held_out]] = fold

@@ -120,7 +120,7 @@ class Trainer:
                 rows.pixels,
                 rows.label,
                 rows.picture,
-                rows.box if self._has_boxes else None,
+                rows.finding if self._has_boxes else None,
                 self._teaching.fold_N[rows.position] if self._teaching else None,
                 batch_size=self.batch,
                 steps=self.steps,
