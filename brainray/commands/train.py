@@ -16,7 +16,7 @@ from brainray.config import TrainOptions
 from brainray.duplicates.seen import SeenPictures, read_seen
 from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
-from brainray.models.bundle import Bundle, fold_uri, load_bundle, save_bundle, weights_bytes
+from brainray.models.bundle import Bundle, fold_file, kept_folds, load_bundle, save_bundle, weights_bytes
 from brainray.models.versions import package_versions
 from brainray.storage import lease
 from brainray.training import described, state
@@ -62,6 +62,8 @@ def train(
     With `teacher`, the fold networks of that model teach beside the labels; `keep_folds` keeps those of this one.
     """
     began = clock()
+    if keep_folds and not options.folds:
+        raise BadRequest("--keep-folds: there are no folds; give --folds 5 too")
     output_uri = storage.normalise(output)
     state.check_is_folder(output_uri)
     lease.refuse_if_held(output_uri)
@@ -91,21 +93,26 @@ def train(
 
             check_teacher(teacher, job.model.classes, options.image_spec)
     elif not storage.exists(job.work.uri):
-        return _trained_already(job)
+        return _trained_already(job, keep_folds=keep_folds)
     storage.check_writable("--output", output_uri)
     with lease.hold(output_uri, purpose="train", say=say) as held:
         before = state.inspect_output(output_uri, job.request)  # again: another run may have ended here just now
         if before == "trained":
-            bundle = _trained_already(job)
+            bundle = _trained_already(job, keep_folds=keep_folds)
         else:
             bundle = _train(job, before, held.writer, lambda: clock() - began, keep_folds=keep_folds)
         held.writer.delete_tree(job.work.uri)
     return bundle
 
 
-def _trained_already(job: TrainingJob) -> Bundle:
+def _trained_already(job: TrainingJob, *, keep_folds: bool) -> Bundle:
+    bundle = load_bundle(job.output)
+    if keep_folds and not kept_folds(bundle):
+        raise BadRequest(
+            f"--output {job.output}: was trained without --keep-folds; give a new folder to train it again"
+        )
     job.say("already trained: the model of this very request is there")
-    return load_bundle(job.output)
+    return bundle
 
 
 def _train(
@@ -125,16 +132,9 @@ def _train(
         progress = read_progress(parts)
     if not progress.is_finished(job.options):
         raise BrainrayError("training ended before its last epoch; run the same command to go on")
-    if keep_folds:
-        _keep_folds(job, progress, writer)
-    return _write(job, progress, writer, seconds=begun.seconds + seconds())
-
-
-def _keep_folds(job: TrainingJob, progress: Progress, writer: storage.Writer) -> None:
-    """Write the networks of the folds into the bundle, where they can teach another network."""
-    for number, saved in enumerate(progress.states[:-1], 1):
-        if saved:
-            writer.write_bytes(fold_uri(job.output, number), weights_bytes(saved.best))
+    folds = progress.states[:-1] if keep_folds else ()
+    kept = {fold_file(number): weights_bytes(saved.best) for number, saved in enumerate(folds, 1) if saved}
+    return _write(job, progress, writer, seconds=begun.seconds + seconds(), kept=kept)
 
 
 def _begun(job: TrainingJob, parts: tuple[FitPart, ...]) -> Progress:
@@ -243,8 +243,10 @@ def _begin(job: TrainingJob, begun: Progress, data: dict[str, Any], writer: stor
         )
 
 
-def _write(job: TrainingJob, progress: Progress, writer: storage.Writer, *, seconds: float) -> Bundle:
-    """The training report, then the bundle."""
+def _write(
+    job: TrainingJob, progress: Progress, writer: storage.Writer, *, seconds: float, kept: dict[str, bytes]
+) -> Bundle:
+    """The training report, then the bundle. `kept` are the networks of the folds, by file."""
     from brainray.models.networks import cost_of
     from brainray.training import loop
     from brainray.training.fit_result import calibrate, measured_positions
@@ -281,7 +283,7 @@ def _write(job: TrainingJob, progress: Progress, writer: storage.Writer, *, seco
         metrics=validation.figures(),
         reference=reference_distribution(fitted.probs_NK, job.model.classes),
         provenance=provenance,
-        files=_files(job, validation, fitted.positions_N),
+        files=_files(job, validation, fitted.positions_N) | kept,
         writer=writer,
     )
 

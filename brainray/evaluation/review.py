@@ -127,18 +127,23 @@ def _low_ends(place_N: Ints, right_N: Flags, unit_N: Ints | None, thresholds: in
     if unit_N is None or not M:
         trials_M, hits_M = (np.bincount(place_N[rows], minlength=M).cumsum() for rows in (slice(None), right_N))
         return wilson(hits_M, trials_M)[0]
+    from scipy import sparse
+
     units, row_N = np.unique(unit_N, return_inverse=True)
-    cell_N, cells = row_N * M + place_N, len(units) * M
-    trials_UM, hits_UM = (
-        np.bincount(cell_N[rows], minlength=cells).reshape(-1, M).cumsum(axis=1).astype(np.float64)
-        for rows in (slice(None), right_N)
+    # Images by unit and by the first threshold that accepts them: as many entries as images, however many units.
+    trials_MU, hits_MU = (
+        sparse.csr_matrix((np.ones(int(rows.sum())), (place_N[rows], row_N[rows])), shape=(M, len(units)))
+        for rows in (np.ones(len(right_N), bool), right_N)
     )
-    mean_size_M = trials_UM.sum(axis=0) / (trials_UM > 0).sum(axis=0)
+    first_U = np.full(len(units), M)
+    np.minimum.at(first_U, row_N, place_N)
+    mean_size_M = np.bincount(place_N, minlength=M).cumsum() / np.bincount(first_U, minlength=M).cumsum()
     rng = np.random.default_rng(1)
     shares = []
     for weights_RU in resample(len(units)):
         unmet_R1 = rng.gamma(_UNMET_UNITS, size=(len(weights_RU), 1))  # how often they are drawn
-        shares.append((weights_RU @ hits_UM) / (weights_RU @ trials_UM + unmet_R1 * mean_size_M))
+        trials_RM, hits_RM = ((by_MU @ weights_RU.T).T.cumsum(axis=1) for by_MU in (trials_MU, hits_MU))
+        shares.append(hits_RM / (trials_RM + unmet_R1 * mean_size_M))
     return np.asarray(np.quantile(np.concatenate(shares), _LOW_END, axis=0))
 
 

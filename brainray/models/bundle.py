@@ -196,27 +196,31 @@ def load_model(bundle: Bundle) -> "nn.Module":
 
     Raises `BrainrayError` for weights of another network.
     """
-    return _load(bundle, _file(bundle.uri, WEIGHTS))
+    return _load(bundle, storage.read_bytes(_file(bundle.uri, WEIGHTS)))
 
 
-def fold_uri(uri: str, number: int) -> str:
-    """The file of the network of a fold, from 1, of the bundle at `uri`."""
-    return storage.join(uri, FOLDS, f"{number}.safetensors")
+def fold_file(number: int) -> str:
+    """The name among `Bundle.files` of the network of a fold, from 1."""
+    return f"{FOLDS}/{number}.safetensors"
 
 
-def fold_uris(bundle: Bundle) -> list[str]:
-    """The files of the networks of all folds, in order; empty where they were not kept."""
-    folds = bundle.provenance.get("options", {}).get("folds", 0)
-    uris = [] if bundle.uri == SHIPPED else [fold_uri(bundle.uri, number) for number in range(1, folds + 1)]
-    return uris if uris and all(storage.exists(uri) for uri in uris) else []
+def kept_folds(bundle: Bundle) -> int:
+    """The number of folds whose networks were kept; 0 for none."""
+    return sum(name.startswith(f"{FOLDS}/") for name in bundle.files)
 
 
-def load_fold(bundle: Bundle, uri: str) -> "nn.Module":
-    """The network of one of `fold_uris`, in evaluation mode, on the CPU. Raises what `load_model` raises."""
-    return _load(bundle, uri)
+def load_fold(bundle: Bundle, number: int) -> "nn.Module":
+    """The network of a fold, from 1, in evaluation mode, on the CPU.
+
+    Raises `BadRequest` where its file is missing or damaged.
+    """
+    content = read_file(bundle, fold_file(number))
+    if content is None:
+        raise BadRequest(f"{bundle.uri}: the network of fold {number} is missing; train with --keep-folds")
+    return _load(bundle, content)
 
 
-def _load(bundle: Bundle, uri: str) -> "nn.Module":
+def _load(bundle: Bundle, weights: bytes) -> "nn.Module":
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -224,9 +228,9 @@ def _load(bundle: Bundle, uri: str) -> "nn.Module":
 
     model = build_model(bundle.model)
     try:
-        model.load_state_dict(load(storage.read_bytes(uri)))
+        model.load_state_dict(load(weights))
     except (SafetensorError, RuntimeError) as exc:
-        raise BrainrayError(f"{uri}: the weights do not fit {bundle.model.name}: {exc}".splitlines()[0]) from exc
+        raise BrainrayError(f"{bundle.uri}: the weights do not fit {bundle.model.name}: {exc}".splitlines()[0]) from exc
     return model.eval()
 
 

@@ -27,7 +27,7 @@ from brainray.models.predictor import normalise, planes, standardise
 
 from .augment import augment_with_regions
 from .outliers import outliers
-from .regions import Boxes, region_loss, region_masks
+from .regions import Boxes, region_loss, region_masks, without_slivers
 from .teaching import Teachers, taught_loss
 
 _OUTLIER_WEIGHT = 0.5  # of the loss on outliers (Hendrycks et al. 2019)
@@ -80,7 +80,8 @@ class StepConfig:
         images_NCHW = planes(batch.images).to(torch.float32).div(255)
         regions = images_NCHW[:, :0] if batch.boxes is None else region_masks(batch.boxes, images_NCHW.shape[-1])
         outlier_images = outliers(images_NCHW, round(self.outliers * len(images_NCHW)), generator)
-        changed, regions = augment_with_regions(images_NCHW, regions, generator, strength=self.augment)
+        changed, moved = augment_with_regions(images_NCHW, regions, generator, strength=self.augment)
+        regions = without_slivers(moved, regions) if batch.boxes is not None else moved
         images_MCHW = torch.cat([changed, outlier_images]).to(self.device, non_blocking=True)
         return standardise(images_MCHW, self.spec), regions.to(self.device, non_blocking=True)
 

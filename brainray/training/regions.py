@@ -12,17 +12,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Boxes = npt.NDArray[np.float32]  # [N, 4] left, top, right, bottom as shares of a side; NaN for none
+_LEAST_LEFT = 0.4  # share of a box's area that must be in the image; augmentation alone may shrink it to 0.67
 _LEAST = 1e-4  # weight of a cell outside the box, so that the logarithm is finite
 
 
 def region_masks(boxes_N4: Boxes, px: int) -> Tensor:
-    """[N, 1, px, px] 1 inside the box of an image, 0 outside; all 0 without a box."""
+    """[N, 1, px, px] 1 inside the box of an image, 0 outside; all 0 without a box, and where most of it was cut off."""
     masks = torch.zeros(len(boxes_N4), 1, px, px)
     for mask, box in zip(masks, boxes_N4, strict=True):
-        if np.isfinite(box).all():
-            left, top, right, bottom = (np.clip(box, 0, 1) * px).round().astype(int).tolist()
+        inside = np.clip(box, 0, 1)
+        if np.isfinite(box).all() and _area(inside) >= _LEAST_LEFT * _area(box):
+            left, top, right, bottom = (inside * px).round().astype(int).tolist()
             mask[:, top : max(bottom, top + 1), left : max(right, left + 1)] = 1
     return masks
+
+
+def without_slivers(moved_N1HW: Tensor, before_N1HW: Tensor) -> Tensor:
+    """The regions after augmentation; all 0 where most of one was moved out of the image."""
+    left_N = moved_N1HW.flatten(1).sum(1) >= _LEAST_LEFT * before_N1HW.flatten(1).sum(1)
+    return moved_N1HW * left_N[:, None, None, None]
+
+
+def _area(box: npt.NDArray[np.float32]) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def region_loss(maps_NKhw: Tensor, labels_N: Tensor, regions_N1HW: Tensor) -> Tensor:

@@ -203,7 +203,11 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         review=validation.review,
         promises=PROMISES,
         is_lite=options["model"] in (LITE_FAST, *LITE_NAMES),
-        command=command_of(options, grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"]),
+        command=command_of(
+            options,
+            grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"],
+            boxed="boxes" in provenance["data"],
+        ),
     )
 
 
@@ -224,18 +228,19 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def command_of(options: dict[str, Any], *, grouped: bool = False) -> str:
+def command_of(options: dict[str, Any], *, grouped: bool = False, boxed: bool = False) -> str:
     """Return the command that trains the same model from the same images. `options` is `TrainOptions.to_json()`.
 
-    `grouped`: with a group file.
+    `grouped`: with a group file. `boxed`: with a box file.
     """
     defaults = TrainOptions().to_json()
     changed = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, value in options.items()
-        if value != defaults[name] and name not in ("workers", "most_workers", "init", "teacher")
+        if value != defaults[name] and name not in ("workers", "most_workers", "init", "teacher", "region_weight")
     ]
     init = ["--init MODEL"] if options["init"] else []
     init += ["--teacher MODEL"] if options.get("teacher") else []
     groups = ["--groups GROUPS"] if grouped else []
-    return " ".join(["brainray train --data DATA --output MODEL", *groups, *init, *changed])
+    boxes = ["--boxes BOXES"] if boxed else []
+    return " ".join(["brainray train --data DATA --output MODEL", *groups, *boxes, *init, *changed])

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from brainray.config import ImageSpec
 from brainray.errors import BadRequest
-from brainray.models.bundle import Bundle, fold_uris, load_fold
+from brainray.models.bundle import Bundle, kept_folds, load_fold
 from brainray.models.fusion import prepare_for_inference
 
 from .splits import division_digest, fold_by_picture
@@ -45,7 +45,7 @@ def check_teacher(bundle: Bundle, classes: tuple[str, ...], image: ImageSpec) ->
         raise BadRequest(f"{name}: knows {', '.join(bundle.classes)}, and is to teach {', '.join(classes)}")
     if replace(bundle.image, image_px=image.image_px) != image:
         raise BadRequest(f"{name}: takes images that are prepared otherwise; give it the same --channels and --crop")
-    if not fold_uris(bundle):
+    if not kept_folds(bundle):
         raise BadRequest(f"{name}: has no networks of folds; train it with --folds 5 --keep-folds")
 
 
@@ -85,8 +85,8 @@ class Teachers:
     def __init__(self, bundle: Bundle, device: torch.device, *, bf16: bool) -> None:
         """Load all of them. Raises what `load_fold` raises."""
         self._networks = [
-            prepare_for_inference(load_fold(bundle, uri), device, bf16=bf16, say=lambda _: None)
-            for uri in fold_uris(bundle)
+            prepare_for_inference(load_fold(bundle, number), device, bf16=bf16, say=lambda _: None)
+            for number in range(1, kept_folds(bundle) + 1)
         ]
         self._px, self._dtype = bundle.image.image_px, torch.bfloat16 if bf16 else torch.float32
 

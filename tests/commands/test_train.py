@@ -13,7 +13,7 @@ from brainray.commands import train as train_job
 from brainray.commands.training_setup import list_images
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest, OutputHeld
-from brainray.models.bundle import fold_uris, load_bundle, load_fold
+from brainray.models.bundle import kept_folds, load_bundle, load_fold
 from brainray.models.networks import build_model
 from brainray.training import checkpoint, state
 from brainray.training.checkpoint import Checkpoint
@@ -260,5 +260,13 @@ def test_an_epoch_that_nothing_was_measured_on_has_its_line():
 def test_networks_of_folds_are_kept_where_they_are_to_teach(command, trainer):
     bundle, _ = command(folds=3, keep_folds=True)
     assert storage.list_names(f"{command.output}/training/folds") == [f"{n}.safetensors" for n in (1, 2, 3)]
-    assert len(fold_uris(bundle)) == 3
-    assert load_fold(bundle, fold_uris(bundle)[0]).training is False
+    assert kept_folds(bundle) == 3
+    assert load_fold(bundle, 1).training is False
+
+
+def test_folds_that_cannot_be_kept_any_more_are_not_promised(command, trainer):
+    with pytest.raises(BadRequest, match="--keep-folds: there are no folds; give --folds 5"):
+        command(keep_folds=True)
+    command(folds=2)
+    with pytest.raises(BadRequest, match="was trained without --keep-folds; give a new folder"):
+        command(folds=2, keep_folds=True)
