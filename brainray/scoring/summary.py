@@ -24,7 +24,7 @@ from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count
 from brainray.evaluation.plots import draw_confusion
 
 from .given_labels import count_given
-from .group_levels import named
+from .group_levels import cut, named
 from .highlights import SIDES_PX, Highlights, columns, select
 from .maps import MapMaker, delete_others
 from .parts import part_info, part_uri, present_shards
@@ -336,7 +336,7 @@ def _levels_above(counts: Counts, run: _Run) -> list[tuple[str, Counts]]:
 
 def _cut(counts: Counts, depth: int) -> Counts:
     """The counts of the level above, whose groups are beginnings of these: their first `depth` parts."""
-    return merged(counts, ["/".join(name.split("/")[:depth]) for name in counts.groups])
+    return merged(counts, cut(pa.chunked_array([counts.groups], pa.string()), depth).to_pylist())
 
 
 def _outcome(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:
