@@ -324,13 +324,10 @@ def report(
     from .commands.report import report as rebuild
     from .commands.report import verify as verify_parts
     from .config import Explain, PageOptions
-    from .errors import BadRequest
 
     uri = storage.normalise(fspath(run))
-    if verify and labels is not None:
-        raise BadRequest("verify changes nothing, and labels labels the run; give one of them")
     if verify:
-        account = verify_parts(uri)
+        account = verify_parts(uri, labels=_path(labels), explain=explain, model=_path(model))
         return ReportResult(run=uri, images=account.rows, failed=account.failed, verified=True)
     summary = rebuild(
         uri,

@@ -223,7 +223,7 @@ def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
     for row in shown:
         figures = [f"{row[key]:,}" for key in ("images", "failed", "for_review")]
         if labelled:
-            figures += [f"{row['scored_and_labelled']:,}", _interval(row["accuracy"])]
+            figures += [f"{row['measured']:,}", _interval(row["accuracy"])]
         confidence = "-" if row["confidence"] is None else f"{row['confidence']:.3f}"
         table.add_row(escape(cut(row["name"])), *figures, confidence)
     return table
@@ -252,7 +252,7 @@ def show_summary(console: Console, summary: Summary) -> None:
     if line := seen_line(figures):
         console.print(line)
     for of in group_tables(figures) if figures.get("groups") else ():
-        console.print(group_table(of, labelled=bool(totals["scored_and_labelled"])))
+        console.print(group_table(of, labelled=bool(measured)))
     if figures.get("for_review"):
         console.print(_review_line(figures))
     if totals["failed"]:

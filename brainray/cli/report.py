@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from brainray.errors import BadRequest
-
 from .json_object import OBJECT, Json
 from .log import LOG
 from .options import LabelsMayMiss, Thumbnails
@@ -46,10 +44,8 @@ def report(
 
     from .console import output_console, show_page, show_summary
 
-    if verify and labels is not None:
-        raise BadRequest("--verify changes nothing, and --labels labels the run; give one of them")
     if verify:
-        account = verify_parts(run)
+        account = verify_parts(run, labels=labels, explain=explain, model=model)
         if as_json:
             OBJECT.add({"run": storage.normalise(run), "rows": account.rows, "failed": account.failed})
             return

@@ -65,6 +65,17 @@ def _describe(label_file: LabelFile, changes: Relabelling) -> Iterator[str]:
         yield f"--labels: {changes.without_image:,} of {label_file.rows:,} row(s) name no image of the run"
 
 
-def verify(run: str) -> Verification:
-    """Read every part and compare it with the manifest; write nothing. Raises `VerificationError` for a difference."""
+def verify(
+    run: str, *, labels: str | None = None, explain: object | None = None, model: str | None = None
+) -> Verification:
+    """Read every part and compare it with the manifest; write nothing. Raises `VerificationError` for a difference.
+
+    Raises `BadRequest` for options of `report` that are of what it writes.
+    """
+    options = {"--labels": labels, "--explain": explain, "--model": model}
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise BadRequest(
+            f"--verify writes nothing, so it cannot be combined with {', '.join(given)}; leave one side out"
+        )
     return verify_run(storage.normalise(run))

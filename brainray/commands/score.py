@@ -39,7 +39,7 @@ from brainray.scoring.run_folder import (
     read_run,
 )
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
-from brainray.scoring.summary import Summary, build_summary, read_summary
+from brainray.scoring.summary import Summary, build_summary, has_summary, read_summary
 from brainray.storage import Writer
 from brainray.storage.lease import Lease, hold, refuse_if_held
 from brainray.storage.scratch import scratch_folder
@@ -140,7 +140,7 @@ def score(
             say=_Once(say),
         )
         plan = None if request.options.rescore else job.plan()
-        if plan is not None and plan.complete:
+        if plan is not None and plan.complete and has_summary(output):
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
         storage.check_writable("--output", output)
         with hold(output, purpose="score", say=say) as lease:
@@ -239,7 +239,7 @@ class _Job:
         rescore.finish_switch(output, lease.writer, self.request.options.page)
         if plan is None or plan.before != inspect_output(output):
             plan = self.plan()
-        return plan, read_summary(output) if plan.complete else self._carry_out(plan, lease)
+        return plan, self._read_summary(lease) if plan.complete else self._carry_out(plan, lease)
 
     def rescore(self, lease: Lease) -> tuple[Plan, Summary]:
         """Score all images again in a run of its own, which replaces the old run once it is complete."""
@@ -255,7 +255,10 @@ class _Job:
         if not plan.complete:
             self._carry_out(plan, lease)
         rescore.switch(output, lease.writer, self.request.options.page)
-        return replace(plan, uri=output), read_summary(output)
+        return replace(plan, uri=output), self._read_summary(lease)
+
+    def _read_summary(self, lease: Lease) -> Summary:
+        return read_summary(self.request.output, lease.writer, page=self.request.options.page)
 
     def _carry_out(self, plan: Plan, lease: Lease) -> Summary:
         """Write the manifest, update parts, score the pending images, verify, summarise and publish."""

@@ -16,14 +16,20 @@ _PATIENTS = ("patient", "subject", "participant", "case")  # names of a level
 
 
 def named(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The names of groups in a summary, where "all" means all groups together."""
-    names = pc.fill_null(column, NO_GROUP)
-    return pc.if_else(pc.equal(names, ALL), f"{ALL} (group)", names)
+    """The names of the groups of the last level in a summary, from the column `group`."""
+    return _apart_from_all(pc.fill_null(column, NO_GROUP))
 
 
 def cut(names: pa.ChunkedArray, depth: int | None) -> pa.ChunkedArray:
-    """The names without the levels below the first `depth`. None: as they are."""
-    return names if depth is None else pc.binary_join(pc.list_slice(pc.split_pattern(names, "/"), 0, depth), "/")
+    """The names of the groups above `named` ones: of the level at `depth`, 1 for the top. None: as they are."""
+    if depth is None:
+        return names
+    return _apart_from_all(pc.binary_join(pc.list_slice(pc.split_pattern(names, "/"), 0, depth), "/"))
+
+
+def _apart_from_all(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The names, of which none is "all": in a summary this means all groups together."""
+    return pc.if_else(pc.equal(names, ALL), f"{ALL} (group)", names)
 
 
 def depth(levels: Sequence[str]) -> int | None:

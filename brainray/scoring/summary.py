@@ -24,7 +24,7 @@ from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count
 from brainray.evaluation.plots import draw_confusion
 
 from .given_labels import count_given
-from .group_levels import named
+from .group_levels import cut, named
 from .highlights import SIDES_PX, Highlights, columns, select
 from .maps import MapMaker, delete_others
 from .parts import part_info, part_uri, present_shards
@@ -34,7 +34,7 @@ from .run_folder import RUN, SUMMARY, check_is_run, marks_seen
 from .throughput import Throughput, iso
 from .unseen import calibration_figures, quality_figures, unseen_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: groups had no levels, and no figure told which images the model has learned from
 _PREVIOUS = "previous.json"  # summary.json of the generation before, which --rescore has replaced
 _PAGE = "report.html"
 # Threads that read parts. Time for a million rows in 1,000 parts on a disk, 2 cores (a bucket gains from more threads):
@@ -135,16 +135,24 @@ def _previous(folder: str, fingerprint: str) -> dict[str, Any] | None:
     return None
 
 
-def read_summary(run_uri: str) -> Summary:
-    """The summary as it was last written; the run must not have changed since. Builds one where there is none."""
+def read_summary(
+    run_uri: str, writer: storage.Writer = storage.UNLEASED, *, page: PageOptions | None = None
+) -> Summary:
+    """The summary as it was last written; the run must not have changed since. Without one it is built."""
+    if not has_summary(run_uri):
+        return build_summary(run_uri, writer, page=page)
     folder = storage.join(run_uri, SUMMARY)
-    if not storage.exists(storage.join(folder, "summary.json")):
-        return build_summary(run_uri)
     return Summary(
         figures=storage.read_json(storage.join(folder, "summary.json")),
         confusion=storage.read_parquet(storage.join(folder, "confusion.parquet")),
         per_class=storage.read_parquet(storage.join(folder, "per_class.parquet")),
     )
+
+
+def has_summary(run_uri: str) -> bool:
+    """Whether a run has a summary with all that this version writes: those of earlier versions lack figures."""
+    uri = storage.join(run_uri, SUMMARY, "summary.json")
+    return storage.exists(uri) and storage.read_json(uri).get("schema_version", 0) >= SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +336,7 @@ def _levels_above(counts: Counts, run: _Run) -> list[tuple[str, Counts]]:
 
 def _cut(counts: Counts, depth: int) -> Counts:
     """The counts of the level above, whose groups are beginnings of these: their first `depth` parts."""
-    return merged(counts, ["/".join(name.split("/")[:depth]) for name in counts.groups])
+    return merged(counts, cut(pa.chunked_array([counts.groups], pa.string()), depth).to_pylist())
 
 
 def _outcome(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:

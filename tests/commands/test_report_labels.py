@@ -152,7 +152,7 @@ def test_rows_without_image_may_be_allowed(run):
 
 
 def test_verify_and_labels_exclude_each_other_and_an_old_format_is_refused(run, tmp_path):
-    with pytest.raises(BadRequest, match="give one of them"):
+    with pytest.raises(BadRequest, match="--verify writes nothing"):
         brainray.report(run.output, verify=True, labels=run.file("image,label\na.jpg,glioma\n"))
     old = write_run(tmp_path / "old", [scored("/a", "glioma")], manifest=[], schema_version=1)
     with pytest.raises(BadRequest, match="run of format 1, not 4"):

@@ -75,6 +75,12 @@ def test_a_column_that_cannot_be_read_as_labels_is_noted(listed, values, told):
         ('{"labels": ["glioma"]}', "glioma"),
         ('{"id": "glioma"}', None),
         ("[1]", None),
+        # Under names that have other uses, what is neither text nor a number of a class is no label.
+        ('{"target": {"boxes": [[1, 2, 3, 4]]}}', None),
+        ('{"target": {"a": 1}, "labels": "glioma"}', "glioma"),
+        ('{"labels": ["glioma", "notumor"]}', None),
+        ('{"class": true, "target": 0.5}', None),
+        ('{"class": [1], "target": 1}', "notumor"),
     ],
 )
 def test_the_label_of_a_sample_has_the_names_of_label_columns(tmp_path, sample, label):

@@ -16,6 +16,7 @@ from .member import LONGEST_LABEL, Member
 
 MOST_BYTES = 64 << 10  # of a file with a label
 _CLS, _JSON = "cls", "json"
+_SURE = "label"  # a key of JSON with a label and nothing else
 _MOST_FILES = 64  # of a sample, which are held until its label is known
 
 
@@ -73,14 +74,25 @@ def _label(extension: str, data: bytes) -> str | None:
 
 
 def _spelled_label(sample: Any) -> str | None:  # noqa: ANN401  a value of JSON
-    """The label among the values of a sample: text, or a number as text; None where there is none.
+    """The label among the values of a sample: text, a number, or a list of one text; None where there is none.
 
-    Anything else, such as a list, is given as it stands: it is no class, and whoever reads it says so.
+    `label` is given as it stands, whatever it is: whoever reads it says where it is no class. The other names have
+    more than one use (a box or a mask may be the `target`), so another kind of value below them is passed over.
     """
     if not isinstance(sample, dict):
         return None
     by_key = {spelled(key): value for key, value in sample.items()}
-    value = next((by_key[name] for name in LABEL_COLUMNS if by_key.get(name) is not None), None)
-    if value is None or isinstance(value, str):
-        return value
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else json.dumps(value)
+    for name in LABEL_COLUMNS:
+        value = by_key.get(name)
+        if value is not None and (name == _SURE or _may_be_class(value)):
+            whole = isinstance(value, float) and value.is_integer()
+            return value if isinstance(value, str) else json.dumps(int(value) if whole else value)
+    return None
+
+
+def _may_be_class(value: Any) -> bool:  # noqa: ANN401
+    """Whether a value of JSON is a name, the number of a class, or a list of one name."""
+    if isinstance(value, list):
+        return len(value) == 1 and isinstance(value[0], str)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, str) or is_whole or (isinstance(value, float) and value.is_integer())
