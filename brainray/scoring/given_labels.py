@@ -33,6 +33,7 @@ from .run_folder import (
     check_is_run,
     copy_manifest,
     is_published,
+    marks_seen,
     remove_leftovers,
     write_manifest,
 )
@@ -262,6 +263,7 @@ def _update_parts(run_uri: str, run: dict[str, Any], shards: Sequence[Shard], wr
         classes=tuple(run["classes"]),
         review_below=0.0,  # nothing is predicted
         kept=tuple((name, kind) for name, kind in run.get("kept", ())),
+        marks_seen=marks_seen(run),
         writer=writer,
     )
     present = present_shards(run_uri)
