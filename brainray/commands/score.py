@@ -254,7 +254,8 @@ class _Job:
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)
-        rescore.switch(output, lease.writer, self.request.options.page)
+        replaces = self.request.label_file is not None
+        rescore.switch(output, lease.writer, self.request.options.page, forgets_given_labels=replaces)
         return replace(plan, uri=output), read_summary(output)
 
     def _carry_out(self, plan: Plan, lease: Lease) -> Summary:
@@ -262,8 +263,8 @@ class _Job:
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
         listener = _StatusFile(self.request.output, self.listener, self.clock, writer)
         plan = begin_run(plan, writer)
-        if self.request.label_file is not None:
-            forget_given(self.request.output, writer)
+        if self.request.label_file is not None and plan.uri == self.request.output:
+            forget_given(plan.uri, writer)
         self._update_parts(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)
