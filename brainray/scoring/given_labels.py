@@ -67,6 +67,11 @@ class Relabelling:
     verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
 
 
+def has_given(run_uri: str) -> bool:
+    """Whether a run holds given labels."""
+    return storage.exists(storage.join(run_uri, GIVEN))
+
+
 def read_given(run_uri: str) -> pa.Table:
     """The labels that a run was given, by URI; no rows where it was given none."""
     uri = storage.join(run_uri, GIVEN)

@@ -80,5 +80,13 @@ def test_whoever_completes_the_switch_forgets_them(run, monkeypatch):
     assert not run.given.exists()
 
 
-def _killed(*_):
+def test_equal_labels_of_score_take_their_place(run):
+    outcome = run.score(f"a.jpg,{G}")
+    assert not outcome.plan.complete
+    assert not run.given.exists()
+    assert (run.labels(), outcome.scored) == ({"a": G}, 0)
+    assert run.score(f"a.jpg,{G}").plan.complete, "and the same again has nothing to do"
+
+
+def _killed(*_, **__):
     raise Killed
