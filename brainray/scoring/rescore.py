@@ -2,7 +2,7 @@
 
 The new generation is a run in the hidden folder `.rescore` of the output. It has the shards of the old run, so the
 switch replaces each part by one of the same name and no image is ever in two parts. During the switch the output has no
-`_SUCCESS`. An interrupted switch is completed by the next run with the new model.
+`_SUCCESS`. An interrupted switch is completed by the next run with the new model, or by new labels.
 """
 
 from brainray import storage

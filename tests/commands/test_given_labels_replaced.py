@@ -88,5 +88,16 @@ def test_equal_labels_of_score_take_their_place(run):
     assert run.score(f"a.jpg,{G}").plan.complete, "and the same again has nothing to do"
 
 
+def test_report_completes_an_interrupted_switch_before_it_labels(run, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(rescore, "build_summary", _killed)
+        run.score(rescore=True)
+    mark_lease_dead(run.output)
+    run.report(f"b.jpg,{M}")
+    assert not (run.output / ".rescore").exists()
+    assert run.score().plan.complete
+    assert run.labels() == {"a": G, "b": M}
+
+
 def _killed(*_, **__):
     raise Killed
