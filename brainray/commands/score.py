@@ -96,8 +96,9 @@ def read_request(
         raise BadRequest(f"--groups {groups} and --group-by both give each image its group; leave one out")
     bundle = load_bundle(named(model or SHIPPED))
     read_seen(bundle)  # each worker reads it, too; a damaged list is refused here
-    # A run that an earlier version began may have kept a column of the name that rows have now.
-    marks = "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
+    # A run that an earlier version began may have kept a column of the name that rows have now; a new generation of it
+    # has them all.
+    marks = options.rescore or "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
     taken = prediction_schema(bundle.classes, marks_seen=marks).names
     kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None

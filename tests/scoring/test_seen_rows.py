@@ -72,8 +72,7 @@ def test_a_bundle_without_a_list_leaves_the_column_null(root, tmp_path, silent):
     assert run(root, tmp_path / "run", silent) == dict.fromkeys(SEEN, None) | {"broken": None}
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["", "with a kept column of that name"])
-def test_a_run_of_an_earlier_version_is_extended_with_its_columns(root, tmp_path, silent, kept):
+def test_a_run_of_an_earlier_version_is_extended_with_its_columns(root, tmp_path, silent):
     output = tmp_path / "run"
     run(root, output, silent)
     as_of_an_earlier_version(output)
