@@ -9,6 +9,7 @@ from brainray.errors import BadRequest
 from brainray.inputs.label_file import LabelFile, read_label_file
 from brainray.scoring.given_labels import Relabelling, give_labels
 from brainray.scoring.maps import MapMaker
+from brainray.scoring.rescore import finish_switch
 from brainray.scoring.run_folder import check_is_run, is_published, publish, verify_run
 from brainray.scoring.summary import Summary, build_summary
 from brainray.scoring.verify import Verification
@@ -39,6 +40,7 @@ def report(
     with hold(uri, purpose="report", say=say) as lease:
         if label_file is None:
             return build_summary(uri, lease.writer, page=page, maps=maps)
+        finish_switch(uri, lease.writer, page)  # which would not know the run again once its labels are others
         changes = give_labels(uri, label_file, lease.writer, may_miss=labels_may_miss)
         for line in _describe(label_file, changes):
             say(line)

@@ -96,8 +96,9 @@ def read_request(
         raise BadRequest(f"--groups {groups} and --group-by both give each image its group; leave one out")
     bundle = load_bundle(named(model or SHIPPED))
     read_seen(bundle)  # each worker reads it, too; a damaged list is refused here
-    # A run that an earlier version began may have kept a column of the name that rows have now.
-    marks = "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
+    # A run that an earlier version began may have kept a column of the name that rows have now; a new generation of it
+    # has them all.
+    marks = options.rescore or "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
     taken = prediction_schema(bundle.classes, marks_seen=marks).names
     kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
@@ -254,7 +255,8 @@ class _Job:
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)
-        rescore.switch(output, lease.writer, self.request.options.page)
+        replaces = self.request.label_file is not None
+        rescore.switch(output, lease.writer, self.request.options.page, forgets_given_labels=replaces)
         return replace(plan, uri=output), self._read_summary(lease)
 
     def _read_summary(self, lease: Lease) -> Summary:
@@ -265,8 +267,8 @@ class _Job:
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
         listener = _StatusFile(self.request.output, self.listener, self.clock, writer)
         plan = begin_run(plan, writer)
-        if self.request.label_file is not None:
-            forget_given(self.request.output, writer)
+        if self.request.label_file is not None and plan.uri == self.request.output:
+            forget_given(plan.uri, writer)
         self._update_parts(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)

@@ -133,9 +133,16 @@ def read_seen(bundle: Bundle) -> SeenPictures | None:
     if content is None:
         return None
     try:
-        return SeenPictures.of_columns(pq.read_table(pa.BufferReader(content), schema=_SCHEMA))
+        table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as exc:
         raise BadRequest(f"{bundle.uri}: {FILE} is no list of this version of brainray ({exc})") from exc
+    for field in _SCHEMA:
+        if [each for each in table.schema if each.name == field.name] != [field]:
+            raise BadRequest(
+                f"{bundle.uri}: {FILE} is no list of this version of brainray (it has no column "
+                f"{field.name!r} of type {field.type} without nulls); give the bundle as `brainray train` wrote it"
+            )
+    return SeenPictures.of_columns(table)
 
 
 def is_lost(bundle: Bundle) -> bool:

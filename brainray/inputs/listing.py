@@ -27,7 +27,7 @@ from .file_lists import FileList, FileListRow, open_file_list, open_table, resol
 from .group_file import GroupFile
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .label_file import LabelFile, fill_nearly, spellings
-from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, tables_in, with_values
+from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, tables_in, with_values
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
 from .unnamed_files import UnnamedFiles, read_head, read_member_head
@@ -110,6 +110,7 @@ class Lister:
         self._label_file = label_file
         self._group_file = group_file
         self._given = given_labels  # uri and label: they win over folders and lists
+        self._given_at = None if given_labels is None else UriIndex(given_labels["uri"].combine_chunks())
         self._group = GroupLevels(group_by)
         self._any_suffix = any_suffix
         self._keep = keep
@@ -160,9 +161,9 @@ class Lister:
         return table, known_as
 
     def _with_given(self, table: pa.Table) -> pa.Table:
-        if self._given is None or not len(self._given):
+        if self._given is None or self._given_at is None or len(self._given) == 0:
             return table
-        places = pc.index_in(table["uri"], self._given["uri"].combine_chunks())
+        places = self._given_at.find(table["uri"].combine_chunks())
         return with_values(table, "label", pc.coalesce(self._given["label"].take(places), table["label"]))
 
     def _images(self) -> Iterator[tuple[ListedImage, str]]:

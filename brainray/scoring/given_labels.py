@@ -19,7 +19,7 @@ from brainray import storage
 from brainray.errors import BadRequest, VerificationError
 from brainray.inputs import archives
 from brainray.inputs.label_file import LabelFile
-from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
+from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, UriIndex
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
@@ -33,6 +33,7 @@ from .run_folder import (
     check_is_run,
     copy_manifest,
     is_published,
+    marks_seen,
     remove_leftovers,
     write_manifest,
 )
@@ -66,12 +67,20 @@ class Relabelling:
     verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
 
 
+def has_given(run_uri: str) -> bool:
+    """Whether a run holds given labels."""
+    return storage.exists(storage.join(run_uri, GIVEN))
+
+
 def read_given(run_uri: str) -> pa.Table:
-    """The labels that a run was given, by URI; no rows where it was given none."""
-    uri = storage.join(run_uri, GIVEN)
-    return (
-        storage.read_parquet(uri).select(_SCHEMA.names).cast(_SCHEMA) if storage.exists(uri) else _SCHEMA.empty_table()
-    )
+    """The labels that a run was given, by URI; no rows where it was given none.
+
+    In one chunk: to take a few rows of several chunks costs more.
+    """
+    if not has_given(run_uri):
+        return _SCHEMA.empty_table()
+    table = storage.read_parquet(storage.join(run_uri, GIVEN))
+    return table.select(_SCHEMA.names).cast(_SCHEMA).combine_chunks()
 
 
 def count_given(run_uri: str) -> int:
@@ -208,6 +217,8 @@ class _Labeller:
 
     def __init__(self, said: _Codes, classes: Sequence[str], given: pa.Table, *, without_image: int) -> None:
         self._said, self._classes, self._before = said, pa.array([*classes, None], pa.string()), given
+        self._before_at = UriIndex(given["uri"].combine_chunks())
+        self._returned = np.zeros(len(given), bool)  # those of the given labels that are taken back
         self._begins = 0
         self._blocks: list[pa.Table] = []
         self.counts = Relabelling(without_image=without_image)
@@ -217,7 +228,7 @@ class _Labeller:
         said = self._said[self._begins : self._begins + len(shard)]
         self._begins += len(shard)
         old, none = shard["label"].combine_chunks(), len(self._classes) - 1
-        place = pc.index_in(shard["uri"], self._before["uri"].combine_chunks()).combine_chunks()
+        place = self._before_at.find(shard["uri"].combine_chunks())
         was_given = np.asarray(place.is_valid().to_numpy(False))
         listed = pc.if_else(place.is_valid(), self._before["listed"].take(place).combine_chunks(), old)
         by_file = self._classes.take(pa.array(np.where(said < 0, none, said)))
@@ -227,9 +238,7 @@ class _Labeller:
         block = pa.table([shard["uri"], label, listed], schema=_SCHEMA.remove_metadata()) if takes.any() else None
         if block is not None:
             self._blocks.append(block.filter(pa.array(takes)))
-        if returns.any():
-            gone = shard["uri"].filter(pa.array(returns)).combine_chunks()
-            self._before = self._before.filter(pc.invert(pc.is_in(self._before["uri"], gone)))
+        self._returned[place.filter(pa.array(returns)).to_numpy()] = True
         return shard.set_column(shard.schema.get_field_index("label"), LISTED_SCHEMA.field("label"), label)
 
     def _count(
@@ -250,7 +259,8 @@ class _Labeller:
     def given(self) -> pa.Table:
         """All given labels now, by URI; those of images that are forgotten wait for them."""
         now = pa.concat_tables([_SCHEMA.empty_table(), *self._blocks])
-        others = self._before.filter(pc.invert(pc.is_in(self._before["uri"], now["uri"].combine_chunks())))
+        before = self._before.filter(pa.array(~self._returned))
+        others = before.filter(pc.invert(pc.is_in(before["uri"], now["uri"].combine_chunks())))
         return pa.concat_tables([now.cast(_SCHEMA), others]).sort_by("uri").combine_chunks()
 
 
@@ -262,6 +272,7 @@ def _update_parts(run_uri: str, run: dict[str, Any], shards: Sequence[Shard], wr
         classes=tuple(run["classes"]),
         review_below=0.0,  # nothing is predicted
         kept=tuple((name, kind) for name, kind in run.get("kept", ())),
+        marks_seen=marks_seen(run),
         writer=writer,
     )
     present = present_shards(run_uri)

@@ -26,7 +26,7 @@ from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
 from . import manifest
-from .given_labels import given_for
+from .given_labels import given_for, has_given
 from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
 from .run_folder import (
@@ -64,6 +64,7 @@ class Plan:
     pending: Mapping[str, int]  # for each shard whose part is to be written: its images to be scored, may be 0
     stale: frozenset[str]  # shards that exist in the output and no longer in the manifest
     before: OutputState  # the output before this run
+    replaces_given: bool  # whether there are given labels, which end with this run because it has a label file
     foreseen: Mapping[str, int] = field(default_factory=dict)  # pending images that will not be read, by reason
     run_json: dict[str, Any]  # the future content of run.json
 
@@ -87,7 +88,9 @@ class Plan:
         """Whether the output is up to date: nothing needs to be scored or written."""
         before = self.before.run or {}
         equal = all(before.get(name) == self.run_json[name] for name in _COMPARED_FIELDS)
-        return self.before.published and equal and not (self.changes or self.pending or self.stale)
+        return (
+            self.before.published and equal and not (self.changes or self.pending or self.stale or self.replaces_given)
+        )
 
 
 def plan_run(
@@ -124,6 +127,7 @@ def plan_run(
         pending=_count_pending(shards, target, verified, before.present),
         stale=before.present - {shard.shard_id for shard in shards},
         before=before,
+        replaces_given=request.label_file is not None and has_given(uri),
         run_json=_run_json(request, found, shards, sources, before.run),
     )
 

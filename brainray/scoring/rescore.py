@@ -2,7 +2,7 @@
 
 The new generation is a run in the hidden folder `.rescore` of the output. It has the shards of the old run, so the
 switch replaces each part by one of the same name and no image is ever in two parts. During the switch the output has no
-`_SUCCESS`. An interrupted switch is completed by the next run with the new model.
+`_SUCCESS`. An interrupted switch is completed by the next run with the new model, or by new labels.
 """
 
 from brainray import storage
@@ -11,6 +11,7 @@ from brainray.errors import VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.storage import Writer
 
+from .given_labels import forget_given
 from .parts import part_uri, present_shards
 from .run_folder import (
     MANIFEST,
@@ -26,6 +27,9 @@ from .run_folder import (
 from .summary import build_summary
 
 _FOLDER = ".rescore"
+# In the new generation while it switches: `--labels` has labelled it, so the labels that the old run was given end with
+# that run. A file, because an interrupted switch may be completed by a command without `--labels`.
+_LABELS_REPLACED = "labels_replaced"
 
 
 def next_uri(output: str) -> str:
@@ -45,14 +49,23 @@ def finish_switch(output: str, writer: Writer, page: PageOptions | None = None) 
     if is_published(output):
         delete_run(next_uri(output), writer)
     else:
-        switch(output, writer, page)
+        _complete_switch(output, writer, page)
 
 
-def switch(output: str, writer: Writer, page: PageOptions | None = None) -> None:
-    """Replace the old generation by the complete new one; idempotent.
+def switch(output: str, writer: Writer, page: PageOptions | None = None, *, forgets_given_labels: bool = False) -> None:
+    """Replace the old generation by the complete new one, and its given labels if so; idempotent.
 
     Raises `VerificationError` where the rows of the result do not match its manifest.
     """
+    marker = storage.join(next_uri(output), _LABELS_REPLACED)
+    if forgets_given_labels:
+        writer.write_bytes(marker, b"")
+    else:
+        writer.delete(marker)
+    _complete_switch(output, writer, page)
+
+
+def _complete_switch(output: str, writer: Writer, page: PageOptions | None) -> None:
     new = next_uri(output)
     run = storage.read_json(storage.join(new, RUN))
     writer.delete(storage.join(output, SUCCESS))
@@ -61,6 +74,8 @@ def switch(output: str, writer: Writer, page: PageOptions | None = None) -> None
     for name in storage.list_names(storage.join(new, ARCHIVE_INDEXES)):
         writer.copy(storage.join(new, ARCHIVE_INDEXES, name), storage.join(output, ARCHIVE_INDEXES, name))
     writer.copy(storage.join(new, RUN), storage.join(output, RUN))  # from here on the output belongs to the new model
+    if storage.exists(storage.join(new, _LABELS_REPLACED)):
+        forget_given(output, writer)
     parts = present_shards(new)
     for shard_id in sorted(parts):
         writer.copy(part_uri(new, shard_id), part_uri(output, shard_id))

@@ -1,7 +1,6 @@
 """The column `seen` of a run: true for what the model has learned from, null where its bundle does not tell."""
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 from support.bundles import untrained
 from support.pictures import head, neighbour, resized
-from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
 from support.telling import telling
 
 from brainray.commands.score import read_request
@@ -73,19 +72,7 @@ def test_a_bundle_without_a_list_leaves_the_column_null(root, tmp_path, silent):
     assert run(root, tmp_path / "run", silent) == dict.fromkeys(SEEN, None) | {"broken": None}
 
 
-def as_of_an_earlier_version(output):
-    """Take the column out of a run, as it was before there was one."""
-    path = Path(output, "run.json")
-    values = json.loads(path.read_text())
-    del values["marks_seen"]
-    path.write_text(json.dumps(values))
-    for part in Path(output, "predictions").iterdir():
-        table = pq.read_table(part)
-        pq.write_table(table.drop_columns("seen"), part)
-
-
-@pytest.mark.parametrize("kept", [False, True], ids=["", "with a kept column of that name"])
-def test_a_run_of_an_earlier_version_is_extended_with_its_columns(root, tmp_path, silent, kept):
+def test_a_run_of_an_earlier_version_is_extended_with_its_columns(root, tmp_path, silent):
     output = tmp_path / "run"
     run(root, output, silent)
     as_of_an_earlier_version(output)

@@ -1,10 +1,12 @@
 """What tests of a run share: an engine that scores in this process, and the rows that a run holds."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.parquet as pq
 from support.bundles import CLASSES
 
 from brainray import storage
@@ -112,6 +114,17 @@ def contents(run_uri) -> dict[str, dict]:
     by_uri = {row["uri"]: {k: v for k, v in row.items() if k not in ("scored_at", "shard_id")} for row in found}
     assert len(by_uri) == len(found), "an image has two rows"
     return by_uri
+
+
+def as_of_an_earlier_version(output) -> None:
+    """Take the column `seen` out of a run, as it was before there was one."""
+    path = Path(output, "run.json")
+    values = json.loads(path.read_text())
+    del values["marks_seen"]
+    path.write_text(json.dumps(values))
+    for part in Path(output, "predictions").iterdir():
+        table = pq.read_table(part)
+        pq.write_table(table.drop_columns("seen"), part)
 
 
 def brightness(images):
