@@ -31,7 +31,8 @@ def test_shares_partition_the_rows_of_a_side(pictures, workers, by):
     wanted = side(pictures, by=by)
     shares = wanted.shares(workers)
     rows = {"position": np.arange(-3, len(pictures) + 3)}
-    rows |= {"label": rows["position"] % 2, "pixels": np.zeros((len(rows["position"]), 2, 2), np.uint8)}
+    count = len(rows["position"])
+    rows |= {"label": rows["position"] % 2} | picture_columns(count)
     blocks = [{name: column[part] for name, column in rows.items()} for part in (slice(9), slice(9, None))]
     cuts = [
         pieces if shares > 1 else [pieces]
@@ -45,10 +46,14 @@ def test_shares_partition_the_rows_of_a_side(pictures, workers, by):
         assert all(owners), "a worker that has no picture could take no step"
 
 
+def picture_columns(images):
+    return {"pixels": np.ones((images, 4, 4), np.uint8), "finding": np.ones((images, 4), np.float32)}
+
+
 def as_columns(rows):
     from ray.data.extensions import ArrowTensorArray
 
-    return rows | {"pixels": ArrowTensorArray.from_numpy(rows["pixels"])}
+    return rows | {name: ArrowTensorArray.from_numpy(rows[name]) for name in ("pixels", "finding")}
 
 
 @pytest.mark.parametrize(("pictures", "workers", "shares"), [(5, 3, 3), (2, 3, 2), (0, 3, 1)])
@@ -61,9 +66,7 @@ def test_with_fewer_pictures_than_workers_some_have_the_same_share(pictures, wor
 def decoded(local_ray):
     positions = np.array_split(np.random.default_rng(0).permutation(IMAGES), BLOCKS)
     parts = [{"position": part, "label": part % 2, "error": part.astype("U32")} for part in positions]
-    blocks = [
-        pa.table(as_columns(part | {"pixels": np.ones((len(part["position"]), 4, 4), np.uint8)})) for part in parts
-    ]
+    blocks = [pa.table(as_columns(part | picture_columns(len(part["position"])))) for part in parts]
     return ray.data.from_arrow(blocks).materialize()
 
 
