@@ -56,9 +56,9 @@ class GroupFile:
         return self._rows
 
     def check_listing(self, listed: Iterable[pa.Table], *, images: int, extending: bool) -> None:
-        """Raise `BadRequest` as `groups_of` does, once all images of a listing are looked up.
+        """Check the rows once all images of a listing are looked up: raise `BadRequest` as `groups_of` does for rows.
 
-        When `extending` a run, rows may name images that are gone.
+        That no image gets a group is no error here. When `extending` a run, rows may name images that are gone.
         """
         without = images - self._rows.matched
         self._rows.check_all_used_once(

@@ -18,8 +18,8 @@ from .delimited_text import TextTable
 from .image_files import skip_reason
 
 _MOST_BYTES = 64 << 20  # of a manifest; 100,000 files have 20 MB
-# Encoding leaves none of these: a key that has one was written otherwise.
 _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS", "ARCHIVE")
+# Encoding leaves none of these: a key that has one was written otherwise.
 _NEVER_ENCODED = re.compile(r"[^\x21-\x7e]|%(?![0-9A-Fa-f]{2})")
 
 

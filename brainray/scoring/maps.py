@@ -65,14 +65,16 @@ _NUMBERED = "first"
 
 @dataclass(kw_only=True)
 class MapsWritten:
-    """How many maps there are, and why rows that were asked for have none."""
+    """How many of the maps that were asked for were made, how many were there, and why other rows have none."""
 
-    images: int = 0
+    images: int = 0  # made now
+    there: int = 0  # of an earlier report, of the same content
     missing: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
+        made = f"{self.images:,} maps" + (f", and {self.there:,} that were there already" if self.there else "")
         left_out = ", ".join(f"{images:,} {why}" for why, images in sorted(self.missing.items()))
-        return f"{self.images:,} maps" + (f"; without one: {left_out}" if left_out else "")
+        return made + (f"; without one: {left_out}" if left_out else "")
 
 
 def bundle_of_run(run: Mapping[str, Any], model: str | None) -> Bundle:
@@ -116,32 +118,79 @@ class MapMaker:
         failures: Mapping[str, int],
         writer: storage.Writer,
     ) -> MapsWritten:
-        """Write maps.parquet into `folder`: first of the page's images, then of the review list."""
+        """Add to maps.parquet in `folder`: first of the page's images, then of the review list.
+
+        Maps of the same model and content that are there stay, and are not made again. Those of another model go.
+        Where no map is made, nothing else is written.
+        """
         listed = (highlights.rows[kind].to_pylist() for kind in ("mistake", "unsure"))
         rows = chain(pictured(choose(highlights, failures)), *listed)
         first = list({row["uri"]: row["shard_id"] for row in rows}.items())[: self.explain.most]
+        delete_others(folder, self.bundle.fingerprint, writer)
+        uri = storage.join(folder, MAPS)
+        there = _there(uri)
         written = MapsWritten()
         with scratch_folder() as scratch:
             path = f"{scratch}/{MAPS}"
             schema = MAPS_SCHEMA.with_metadata({_FINGERPRINT: self.bundle.fingerprint.encode()})
             with pq.ParquetWriter(path, schema, compression="zstd") as file:
-                for block in slices(self._blocks(run_uri, run, dict(first), written), _ROW_GROUP):
+                made = self._blocks(run_uri, run, dict(first), there, written)
+                for block in slices(_with_others(made, uri if len(there) else None), _ROW_GROUP):
                     file.write_table(block)
-            writer.write_bytes(storage.join(folder, MAPS), storage.read_bytes(path))
+            if written.images:
+                writer.write_bytes(uri, storage.read_bytes(path))
         self.say(f"--explain: {written}")
         return written
 
     def _blocks(
-        self, run_uri: str, run: Mapping[str, Any], first: Mapping[str, str], written: MapsWritten
+        self,
+        run_uri: str,
+        run: Mapping[str, Any],
+        first: Mapping[str, str],
+        there: pa.Table,
+        written: MapsWritten,
     ) -> Iterator[pa.Table]:
-        """The rows of maps.parquet. Raises `Outage` where the storage fails."""
+        """New rows of maps.parquet, which holds those of `there`. Raises `Outage` where the storage fails."""
         reader = Reader(roots=run.get("inputs") or ())
         try:
             for shard in _shards(run_uri, run, self.explain, first):
                 wanted = _wanted(run_uri, shard, self.bundle.classes, self.explain, first)
-                yield from _blocks(wanted, reader, self.bundle, self.maps, written)
+                new = _without(wanted, there)
+                written.there += len(wanted) - len(new)
+                yield from _blocks(new, reader, self.bundle, self.maps, written)
         except Outage as exc:
             raise Outage("--explain: the images cannot be read again; is the input still mounted?") from exc
+
+
+def _there(uri: str) -> pa.Table:
+    """URI and content of the images that have a map in a file; no rows where there is no file."""
+    names = ["uri", "content_hash"]
+    if not storage.exists(uri):
+        return MAPS_SCHEMA.empty_table().select(names)
+    with storage.open_parquet(uri) as file:
+        return file.read(columns=names).combine_chunks()
+
+
+def _without(rows: pa.Table, there: pa.Table) -> pa.Table:
+    """The rows of images of which there is no map with the same content."""
+    places = pc.index_in(rows["uri"], there["uri"].combine_chunks())
+    same = pc.equal(there["content_hash"].take(places), rows["content_hash"])
+    return rows.filter(pc.invert(pc.fill_null(same, False)))
+
+
+def _with_others(blocks: Iterator[pa.Table], uri: str | None) -> Iterator[pa.Table]:
+    """New rows, and after them the rows of a file of earlier ones, but for those of the same images."""
+    made = []
+    for block in blocks:
+        made.append(block["uri"])
+        yield block
+    if uri is None or not made:
+        return
+    replaced = pa.concat_arrays([chunk for column in made for chunk in column.chunks])
+    with storage.open_parquet(uri) as file:
+        for batch in file.iter_batches(batch_size=1_000):
+            kept = batch.filter(pc.invert(pc.is_in(batch["uri"], replaced)))
+            yield pa.Table.from_batches([kept]).cast(MAPS_SCHEMA)
 
 
 def _shards(run_uri: str, run: Mapping[str, Any], explain: Explain, chosen: Mapping[str, str]) -> Iterator[Shard]:

@@ -90,6 +90,8 @@ def test_a_run_over_the_training_images_has_no_accuracy_and_says_why(tmp_path):
     assert "the model has learned from every labelled image, so there is no accuracy" in printed(summary)
     assert "(with them accuracy would be 1.0000)" in printed(summary)
     assert "No scored image that the model has not learned from has a label" in text_of(run)
+    assert "None: every labelled image that was scored is right." in text_of(run)
+    assert "no mistake can be known" not in text_of(run)
 
 
 def test_rows_without_marks_count_as_ever_and_the_page_says_so(tmp_path):
