@@ -54,7 +54,9 @@ def test_ray_has_what_is_used_of_it_as_it_is_used(module, name, parameters):
     for part in name.split("."):
         assert hasattr(found, part), f"Ray {version('ray')} has no {module}.{name}: see cluster/ray_internals.py"
         found = getattr(found, part)
-    assert parameters is None or tuple(inspect.signature(found).parameters) == parameters
+    if parameters is not None:
+        # Ray adds the one of its tracing to a class once that has been an actor in this process.
+        assert tuple(each for each in inspect.signature(found).parameters if each != "_ray_trace_ctx") == parameters
 
 
 def test_what_is_in_c_takes_what_it_is_given():
