@@ -79,7 +79,7 @@ def _checks(
     from brainray.doctor.nodes import check_ray
     from brainray.doctor.output import check_output_option
     from brainray.hardware import read_machine
-    from brainray.models.bundle import SHIPPED
+    from brainray.models.bundle import SHIPPED, in_package
 
     model = model or (SHIPPED if inputs else None)  # as `score` has it
     looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [
@@ -87,11 +87,11 @@ def _checks(
         *(("--data", text, check_data_option) for text in (data,) if text is not None),
         *(("--model", text, check_model_option) for text in (model,) if text is not None),
     ]
-    asked = _asked([(option, text) for option, text, _ in looks if text != SHIPPED], output, cluster)
+    asked = _asked([(option, text) for option, text, _ in looks if not in_package(text)], output, cluster)
     if output is not None:
         training = data is not None and not inputs
         roots = [uri for option, uri in asked.reads if option == "--input"]
-        bundle = SHIPPED if model == SHIPPED else dict(asked.reads).get("--model")
+        bundle = model if model and in_package(model) else dict(asked.reads).get("--model")
         looks.append(("--output", output, partial(check_output_option, inputs=roots, model=bundle, training=training)))
     machine = read_machine()
     return [

@@ -60,7 +60,7 @@ def score(
     output: Annotated[str, typer.Option(help="Folder for the results.", metavar="URI")],
     more: More = None,
     model: Annotated[
-        str, typer.Option(help="Model that `train` wrote; shipped: the one in the package.", metavar="URI")
+        str, typer.Option(help="Model that `train` wrote; in the package: shipped, shipped-fast.", metavar="URI")
     ] = "shipped",
     labels: Annotated[
         str | None, typer.Option(help="Table (text or Parquet) with an image and a label column.", metavar="URI")

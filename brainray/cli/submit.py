@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Options of `submit` come before the command; all after it belong to the command.
 SETTINGS = {"allow_interspersed_args": False}
 _COMMANDS = ("score", "train")
-_MODELS = ("--model", "--init")  # options that take `shipped` besides a URI
+_MODELS = ("--model", "--init")  # options that take a model in the package besides a URI
 
 
 Address = Annotated[
@@ -125,9 +125,9 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
 
 def _check_visible(option: str, uri: str) -> None:
     """Raise `BadRequest` for a relative path, which other machines cannot resolve."""
-    from brainray.models.bundle import SHIPPED
+    from brainray.models.bundle import in_package
 
-    if option in _MODELS and uri == SHIPPED:
+    if option in _MODELS and in_package(uri):
         return
     if "://" not in uri and not uri.startswith("/"):
         raise BadRequest(

@@ -26,7 +26,7 @@ Workers = Annotated[
 Init = Annotated[
     str | None,
     typer.Option(
-        help="Model to fine-tune, also for other classes; its network is kept. shipped: the one in the package.",
+        help="Model to fine-tune, also for other classes; its network is kept. in the package: shipped, shipped-fast.",
         metavar="URI",
     ),
 ]

@@ -18,7 +18,7 @@ from brainray.inputs.archives import archive_of, kind_of
 from brainray.inputs.file_lists import open_file_list
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
 from brainray.inputs.unnamed_files import DICOM, NO_SUFFIX, format_of, read_head
-from brainray.models.bundle import SHIPPED, load_bundle, named
+from brainray.models.bundle import in_package, load_bundle, named
 from brainray.storage.base import FileInfo
 
 from .checks import Finding, Skew, counted, finding_of_error, ok, size_text, warning, wrong
@@ -51,7 +51,7 @@ def check_data_option(text: str, *, with_store: bool) -> Iterator[Finding]:
 def check_model_option(text: str, *, with_store: bool) -> Iterator[Finding]:
     """Check a value of --model. `with_store`: also report on its object store."""
     uri = named(text)
-    if uri != SHIPPED:
+    if not in_package(uri):
         yield from check_store(uri, report=with_store)
     yield from check_model(uri)
 

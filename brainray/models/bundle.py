@@ -24,11 +24,13 @@ DESCRIPTION = "bundle.json"
 CONFUSION = "training/confusion.parquet"  # of the validation images
 FOLDS = "training/folds"  # networks of the folds, kept to teach another network
 SHIPPED = "shipped"  # instead of a URI: the model inside this package, which each node finds in its own copy
+SHIPPED_FAST = "shipped-fast"  # likewise, the network with the higher rate
+_IN_PACKAGE = {SHIPPED: "shipped", SHIPPED_FAST: "shipped/fast"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """The description of a trained model whose files are at `uri`, or inside this package for `SHIPPED`."""
+    """The description of a trained model whose files are at `uri`, or inside this package: `in_package`."""
 
     uri: str
     fingerprint: str
@@ -95,14 +97,21 @@ def save_bundle(
     return load_bundle(uri)
 
 
+def in_package(model: str) -> bool:
+    """Whether a model named by a user is one inside this package instead of a URI."""
+    return model in _IN_PACKAGE
+
+
 def named(model: str) -> str:
-    """The URI of a model named by a user, normalised; `SHIPPED` stays as it is."""
-    return model if model == SHIPPED else storage.normalise(model)
+    """The URI of a model named by a user, normalised; the name of one in the package stays as it is."""
+    return model if in_package(model) else storage.normalise(model)
 
 
 def _file(uri: str, name: str) -> str:
     """The URI of a file of a bundle."""
-    return str(Path(brainray.__file__).parent / SHIPPED / name) if uri == SHIPPED else storage.join(uri, name)
+    if in_package(uri):
+        return str(Path(brainray.__file__).parent / _IN_PACKAGE[uri] / name)
+    return storage.join(uri, name)
 
 
 def load_bundle(uri: str) -> Bundle:
@@ -178,7 +187,7 @@ def _validation_confusion(bundle: Bundle) -> list[list[int]] | None:
 
 def _read_files(uri: str) -> tuple[dict[str, Any], bytes]:
     """The description and the bytes of the weights."""
-    if uri != SHIPPED and not storage.exists(uri):
+    if not in_package(uri) and not storage.exists(uri):
         raise BadRequest(f"{uri}: no such model; give the folder that `brainray train --output` wrote")
     try:
         description = storage.read_json(_file(uri, DESCRIPTION))
