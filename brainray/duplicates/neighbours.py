@@ -3,7 +3,8 @@
 1. A picture is described by gradients on a coarse grid, over its frame and over the head in it: what the skull looks
    like, and where it lies. The nearest pictures are searched for, as they are, mirrored and upside down.
 2. Two pictures are linked where they are close for where they lie: their distance is compared with that to the seventh
-   nearest of each (Zelnik-Manor and Perona, NIPS 2004). Where many heads are alike, none of them is linked.
+   nearest of each (Zelnik-Manor and Perona, NIPS 2004). So a picture
+   that is much like those of many heads is linked with none of them.
 3. Links join groups, the closest first. Groups of several pictures need several links, so that no single wrong one
    chains heads together.
 
@@ -25,6 +26,10 @@ from .descriptors import FEATURE_VALUES, THUMBNAIL_PX, Descriptors, Doubles, Flo
 #   pairs in a group that are of one block of patients  98.8 %  97.8 %  96.3 %  94.2 %
 #   pictures in a group with the slice next to them     90 %    93 %    95 %    96 %
 LINKED = 0.70
+# Largest distance of two linked pictures (0 to 1). Of the links, with that for LINKED and no limit:
+#   right ones, 5th to 95th percentile   0.012 to 0.048
+#   wrong ones, of 195 pictures that are all of different heads    0.036 to 0.077
+_MOST_DISTANCE = 0.06
 SCALE = 7  # the distance to the seventh nearest picture is the typical one, as in the paper
 SUPPORT = 3  # links between two groups that join them; as many as the smaller one has pictures where those are fewer
 _NEAREST = 10  # pictures that one may be linked with
@@ -135,7 +140,8 @@ def find_links(descriptions: Pixels) -> Ints:
         return np.zeros((0, 2), np.int64)
     near_NC, distance_NC = _nearest(descriptions[rows])
     typical_N = np.sqrt(np.maximum(distance_NC[:, SCALE - 1], _LEAST_DISTANCE))
-    relative = (distance_NC / (typical_N[:, None] * typical_N[near_NC])).reshape(-1)
+    relative_NC = distance_NC / (typical_N[:, None] * typical_N[near_NC])
+    relative = np.where(distance_NC <= _MOST_DISTANCE, relative_NC, np.inf).reshape(-1)
     picture = np.repeat(np.arange(len(rows)), near_NC.shape[1])
     ends = np.sort(np.stack([picture, near_NC.reshape(-1)], axis=1), axis=1)
     order = np.lexsort((ends[:, 1], ends[:, 0], relative))
