@@ -4,6 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
+from brainray.duplicates.proposals import FILE
+from brainray.storage import join
+
 from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
 
@@ -27,9 +30,10 @@ def audit(
     as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Find images that show the same picture, and conflicting labels.
+    """Find images that show the same picture, and conflicting labels; propose which are of one patient.
 
     Finds a picture also where it was resized, recompressed, mirrored, turned, cropped, brightened or equalised.
+    Pictures that look like neighbouring slices of one head are proposed as groups for train --groups.
     """
     from brainray.commands.audit import AuditRequest
     from brainray.commands.audit import audit as find_copies
@@ -57,14 +61,19 @@ def _show(figures: dict[str, Any], output: str) -> None:
     for name, value in figure_rows(figures):
         table.add_row(name, value)
     console.print(table)
-    for line in _advice(figures):
+    for line in _advice(figures, output):
         console.print(line, markup=False)
     console.print(f"look at audit.html and groups.parquet in {output}", markup=False)
 
 
-def _advice(figures: dict[str, Any]) -> list[str]:
+def _advice(figures: dict[str, Any], output: str) -> list[str]:
     """A line of advice for each problem."""
     advice = []
+    if figures["proposed"]["groups"]:
+        advice.append(
+            "proposed groups are a guess at who is one patient: look at them in audit.html, and where you know no "
+            f"better, train with --groups {join(output, FILE)}"
+        )
     if figures["conflicts"]["pictures"]:
         advice.append("pictures with two labels: correct the labels, or remove the images, before you train")
     if figures["against"] and figures["leaks"]["against"]["pictures"]:

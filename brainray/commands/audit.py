@@ -25,6 +25,8 @@ from brainray.duplicates.groups import (
     list_images,
     number_groups,
 )
+from brainray.duplicates.proposals import FILE as PROPOSED
+from brainray.duplicates.proposals import group_file
 from brainray.duplicates.report import page
 from brainray.duplicates.search import Pairs, find_copies, group_copies
 from brainray.errors import BadRequest
@@ -85,16 +87,16 @@ class AuditRequest:
 
 
 def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dict[str, Any]:
-    """Find copies and conflicts, and write the three files. Gives the figures of summary.json.
+    """Find copies and conflicts, and write the files. Gives the figures of summary.json.
 
     `start` gives the engine; the default uses Ray.
     """
     check_output(request.output)
     lease.refuse_if_held(request.output)
-    group_file = read_group_file(request.groups) if request.groups else None
-    listed = list_images(request.data, request.against, group_regex=request.group_regex, group_file=group_file)
+    subjects = read_group_file(request.groups) if request.groups else None
+    listed = list_images(request.data, request.against, group_regex=request.group_regex, group_file=subjects)
     say(f"{len(listed.table):,} images")
-    for line in (*listed.notes, *(group_file.describe() if group_file else ())):
+    for line in (*listed.notes, *(subjects.describe() if subjects else ())):
         say(line)
     if listed.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in listed.skipped.items()))
@@ -114,7 +116,7 @@ def check_output(uri: str) -> None:
     """Raise `BadRequest` for a file, and for a folder that holds anything but an earlier audit, which is replaced."""
     storage.check_is_folder("--output", uri, give="a folder that is new or holds an earlier audit")
     names = storage.list_names(uri)
-    foreign = sorted(set(names) - {GROUPS, PAGE, SUMMARY})
+    foreign = sorted(set(names) - {GROUPS, PROPOSED, PAGE, SUMMARY})
     if not foreign and SUMMARY in names:
         foreign = [SUMMARY] if storage.read_json(storage.join(uri, SUMMARY)).get("kind") != _KIND else []
     if foreign:
@@ -166,5 +168,6 @@ def _figures(request: AuditRequest, listed: AuditListing, table: pa.Table) -> di
 def _publish(output: str, table: pa.Table, figures: dict[str, Any], html: str, held: lease.Lease) -> None:
     """Each file is replaced as a whole, one right after the other; the summary comes last."""
     held.writer.write_parquet(storage.join(output, GROUPS), table)
+    held.writer.write_bytes(storage.join(output, PROPOSED), group_file(table))
     held.writer.write_bytes(storage.join(output, PAGE), html.encode())
     held.writer.write_json(storage.join(output, SUMMARY), figures)

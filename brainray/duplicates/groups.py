@@ -24,6 +24,7 @@ from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.inputs.unread import MOST_FILE_BYTES
 
 from .descriptors import Descriptors, Flags, Floats, Ints, describe_picture, nothing
+from .proposals import COLUMN, proposal_figures, proposed_groups
 from .search import CANDIDATES, SAME_PICTURE
 from .transforms import IDENTICAL, JOINED
 
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(  # of groups.parquet
         ("similarity", pa.float32()),  # to the leader of the group; null where they do not register
         ("transform", pa.string()),  # words for how the image was made from the leader; null for the leader
         ("subject", pa.string()),
+        (COLUMN, pa.string()),  # the subject, or a guess at which pictures are of one; null for a picture on its own
         ("error", pa.string()),  # reason why the image could not be read; then it has no group
     ]
 )
@@ -186,6 +188,9 @@ def groups_table(
     to_leader = np.where(has_pair, similarity[pair] if len(similarity) else np.nan, np.float32(1))
     columns: dict[str, Any] = {name: listed[name] for name in ("uri", "source", "label", "subject")}
     columns["group"] = _group_ids(descriptors, grouping)
+    columns[COLUMN] = proposed_groups(
+        descriptors, grouping.number, grouping.leader, columns["group"], listed["subject"]
+    )
     columns["similarity"] = pa.array(to_leader.astype(np.float32), mask=~grouping.readable | np.isnan(to_leader))
     columns["transform"] = pc.if_else(
         pa.array(is_leader | ~grouping.readable),
@@ -237,8 +242,10 @@ def figures_of(table: pa.Table, folders: pa.ChunkedArray) -> dict[str, Any]:
             "subjects_against": _shared(rows["subject"], rows["source"]).get(
                 f"{AGAINST}{JOINED}{DATA}", _NOTHING_SHARED
             ),
+            "proposed_against": _shared(rows[COLUMN], rows["source"]).get(f"{AGAINST}{JOINED}{DATA}", _NOTHING_SHARED),
         },
         "subjects": _subjects(rows),
+        "proposed": proposal_figures(rows),
         "conflicts": {
             "pictures": len(mixed),
             "images": pc.sum(pc.is_in(rows["group"], value_set=mixed)).as_py() or 0,

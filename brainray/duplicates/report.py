@@ -18,9 +18,10 @@ from brainray import storage
 
 from .descriptors import Descriptors
 from .groups import largest_groups, mixed_groups
+from .proposals import COLUMN, proposal_rows
 
 # Most groups of each chapter, and most images of a group. At 3 kB an image the page has at most 4 MB.
-_GROUPS_SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20}
+_GROUPS_SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20, "proposed": 30}
 _IMAGES_SHOWN = 12
 _HEIGHT_PX, _WIDEST_PX, _NARROWEST_PX = 112, 224, 16  # of a picture on the page
 
@@ -29,39 +30,45 @@ def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, des
     """The text of audit.html. `table` (groups.parquet) and `folders` have a row for each descriptor, in that order."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    shown: set[str] = set()
+    shown: set[tuple[str, str]] = set()
     chapters = []
-    for title, groups in _chapters(table, folders):
-        new = [group for group in groups if group not in shown]
-        shown.update(new)
+    for title, column, groups in _chapters(table, folders):
+        new = [group for group in groups if (column, group) not in shown]
+        shown.update((column, group) for group in new)
         if new:
-            chapters.append((title, [_group_row(group, table, folders, descriptors) for group in new]))
+            chapters.append((title, [_group_row(column, group, table, folders, descriptors) for group in new]))
     pages = Environment(loader=PackageLoader("brainray.duplicates"), autoescape=True, undefined=StrictUndefined)
     return pages.get_template("audit.html").render(
         sources=[*figures["data"], *figures["against"]], figures=list(figure_rows(figures)), chapters=chapters
     )
 
 
-def _chapters(table: pa.Table, folders: pa.ChunkedArray) -> Iterator[tuple[str, list[str]]]:
-    """The title and the groups of each chapter."""
+def _chapters(table: pa.Table, folders: pa.ChunkedArray) -> Iterator[tuple[str, str, list[str]]]:
+    """The title of each chapter, the column that names its groups, and the groups."""
     groups = table["group"]
     conflicts = mixed_groups(groups, table["label"]).to_pylist()
-    yield _heading("One picture, two labels", conflicts, _GROUPS_SHOWN["conflicts"])
+    yield _heading("One picture, two labels", "group", conflicts, _GROUPS_SHOWN["conflicts"])
     crossing = {*mixed_groups(groups, table["source"]).to_pylist(), *mixed_groups(groups, folders).to_pylist()}
-    yield _heading("One picture, in two sets or folders", sorted(crossing), _GROUPS_SHOWN["leaks"])
+    yield _heading("One picture, in two sets or folders", "group", sorted(crossing), _GROUPS_SHOWN["leaks"])
     large = [group for group, images in largest_groups(groups, _GROUPS_SHOWN["largest"]) if images > 1]
-    yield "The largest groups", large
+    yield "The largest groups", "group", large
+    proposed = table.filter(pc.is_null(table["subject"]))[COLUMN]
+    largest = [group for group, _ in largest_groups(proposed, len(proposed))]
+    title = "Proposed groups: pictures that look like neighbouring slices of one head"
+    yield _heading(title, COLUMN, largest, _GROUPS_SHOWN["proposed"])
 
 
-def _heading(title: str, groups: list[str], most: int) -> tuple[str, list[str]]:
-    """The title and the first `most` groups; the title gives their number where there are more."""
+def _heading(title: str, column: str, groups: list[str], most: int) -> tuple[str, str, list[str]]:
+    """The title, the column and the first `most` groups; the title gives their number where there are more."""
     rest = f" (the first {most} of {len(groups):,})" if len(groups) > most else ""
-    return title + rest, groups[:most]
+    return title + rest, column, groups[:most]
 
 
-def _group_row(group: str, table: pa.Table, folders: pa.ChunkedArray, descriptors: Descriptors) -> dict[str, Any]:
-    """One group for the template: its leader first, then one image of each label, source and folder, then others."""
-    rows = np.flatnonzero(pc.equal(table["group"], group).to_numpy(zero_copy_only=False))
+def _group_row(
+    column: str, group: str, table: pa.Table, folders: pa.ChunkedArray, descriptors: Descriptors
+) -> dict[str, Any]:
+    """One group for the template: its leaders first, then one image of each label, source and folder, then others."""
+    rows = np.flatnonzero(pc.equal(table[column], group).to_numpy(zero_copy_only=False))
     images = table.take(pa.array(rows)).to_pylist()
     kinds = [
         (image["label"], image["source"], folders[int(row)].as_py()) for image, row in zip(images, rows, strict=True)
@@ -112,6 +119,9 @@ def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for names, shared in figures["leaks"]["folders"].items():
         yield f"{names}: pictures in both", f"{shared['pictures']:,}"
     yield from _subject_rows(figures)
+    yield from proposal_rows(figures["proposed"])
+    if figures["against"] and figures["leaks"]["proposed_against"]["pictures"]:
+        yield "proposed groups in both --data and --against", f"{figures['leaks']['proposed_against']['pictures']:,}"
     for word, images in figures["transforms"].items():
         yield f"copies: {word}", f"{images:,}"
     if figures["largest_group"]:

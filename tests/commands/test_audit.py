@@ -164,7 +164,7 @@ def test_a_group_file_tells_which_groups_are_in_both_sets_and_which_pictures_in_
     table = dict(figure_rows(figures))
     assert table["groups, such as patients"] == "4" and table["images without a group"] == "6 (54.5%)"
     assert table["groups in both --data and --against"] == "1"
-    advice = " ".join(_advice(figures))
+    advice = " ".join(_advice(figures, "audit"))
     assert "--data and --against share groups" in advice and "pictures lie in two groups or more" in advice
     assert "folders share groups" not in advice
     shared = command(group_regex=r"(patient3)", output=tmp_path / "by path")[0]
