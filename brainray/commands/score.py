@@ -27,14 +27,14 @@ from brainray.scoring.given_labels import forget_given
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
-from brainray.scoring.prediction_schema import prediction_schema
+from brainray.scoring.prediction_schema import LATER, prediction_schema
 from brainray.scoring.run_folder import (
     STATUS,
     ScoreRequest,
     check_output,
     delete_run,
     inspect_output,
-    marks_seen,
+    later_columns,
     publish,
     read_run,
 )
@@ -98,8 +98,9 @@ def read_request(
     read_seen(bundle)  # each worker reads it, too; a damaged list is refused here
     # A run that an earlier version began may have kept a column of the name that rows have now; a new generation of it
     # has them all.
-    marks = options.rescore or "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
-    taken = prediction_schema(bundle.classes, marks_seen=marks).names
+    clash = not options.rescore and not set(LATER).isdisjoint(options.keep_columns)
+    later = later_columns(read_run(storage.normalise(output))) if clash else LATER
+    taken = prediction_schema(bundle.classes, later=later).names
     kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
     return ScoreRequest(

@@ -23,7 +23,7 @@ from .group_levels import depth
 from .manifest import duckdb_connection, quoted
 from .parts import part_info, part_uri, present_shards
 from .prediction_schema import prob_column
-from .run_folder import check_is_run, is_published, marks_seen
+from .run_folder import check_is_run, is_published, later_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -168,7 +168,7 @@ def _read_part(run: ComparedRun, uri: str, classes: Sequence[str]) -> pa.Table:
     """The rows of a part with the columns of `_schema`. A label that is no class is none."""
     probs = [prob_column(name) for name in classes]
     named = pa.array(classes, pa.string())
-    marked = ("seen",) if marks_seen(run.values) else ()
+    marked = tuple(name for name in later_columns(run.values) if name == "seen")
     wanted = [*_AS_TEXT, "label", "predicted", "confidence", "review", *marked, *probs]
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)

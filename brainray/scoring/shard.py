@@ -21,6 +21,7 @@ from brainray.config import ImageSpec
 from brainray.duplicates.seen import SeenPictures
 from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import Decoded, Header, decode, read_header
+from brainray.imaging.exposure import exposure
 from brainray.inputs.archives import split_refusal
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
@@ -63,7 +64,7 @@ class DecodedShard:
 
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
     ok: npt.NDArray[np.bool_]  # [N] whether an image was decoded; the M true ones have the order of `images`
-    details: pa.Table  # [N] rows: error, error_detail, width, height, format, content_hash
+    details: pa.Table  # [N] rows of `_DETAILS_SCHEMA`
     started_at: datetime
     retries: int = 0  # repeated reads
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: read, decode
@@ -77,6 +78,8 @@ class _ImageDetails:
     error_detail: str | None = None
     width: int | None = None
     height: int | None = None
+    brightness: float | None = None
+    contrast: float | None = None
     format: str | None = None
     content_hash: str | None = None
 
@@ -87,6 +90,8 @@ _DETAILS_SCHEMA = pa.schema(
         ("error_detail", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
         ("format", pa.string()),
         ("content_hash", pa.string()),
     ]
@@ -169,6 +174,7 @@ def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDAr
         known: Decoded | Header = decoder.read_header(content)
     else:
         pixels[...] = decoded.pixels
+        detail.brightness, detail.contrast = exposure(pixels)
         detail.error_detail = decoded.note
         known = decoded
     detail.width, detail.height, detail.format = known.width, known.height, known.format
