@@ -44,7 +44,7 @@ def _charts(figures: Values, reference: Values, looks: Values, before: Values) -
 
 
 def _chart(name: str, high: float, counted: Sequence[Sequence[float] | None], drift: Mapping[str, float]) -> Values:
-    """A histogram over equal bins from 0 to `high`: of here, of the reference and of before, if its bins are the same."""
+    """A histogram over equal bins from 0 to `high`: here, of the reference and before, where the bins are the same."""
     here = counted[0] or ()
     shares = [_distribution(each if each and len(each) == len(here) else None) for each in counted]
     psi = drift.get(f"{name}_psi")
