@@ -40,6 +40,7 @@ from brainray.scoring.run_folder import (
 )
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
 from brainray.scoring.summary.build import Summary, build_summary, has_summary, read_summary
+from brainray.scoring.summary.scored_maps import ScoredMaps
 from brainray.storage import Writer
 from brainray.storage.lease import Lease, hold, refuse_if_held
 from brainray.storage.scratch import scratch_folder
@@ -143,6 +144,8 @@ def score(
         )
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete and has_summary(output):
+            if request.options.explain:
+                say(f"--explain: nothing is scored, so no map is made; `brainray report {output} --explain` makes more")
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
         storage.check_writable("--output", output)
         with hold(output, purpose="score", say=say) as lease:
@@ -278,7 +281,8 @@ class _Job:
         listener(whole)
         # A generation beside the old one gets its page when it takes its place.
         page = self.request.options.page if plan.uri == self.request.output else PageOptions(report=False)
-        summary = build_summary(plan.uri, writer, page=page)
+        maps = ScoredMaps(explain=self.request.options.explain, say=self.say)
+        summary = build_summary(plan.uri, writer, page=page, maps=maps)
         publish(plan.uri, account, fingerprint, writer)
         listener(replace(whole, phase="done"))
         return summary

@@ -29,7 +29,7 @@ from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, later_column
 
 from .group_levels import cut, named
 from .highlights import Highlights, columns, select
-from .maps import MapMaker, delete_others
+from .maps import MapSource, delete_others
 from .review import review_csv, review_figures, review_table
 from .throughput import Throughput, iso
 from .unseen import calibration_figures, quality_figures, unseen_of
@@ -58,9 +58,9 @@ def build_summary(
     writer: storage.Writer = storage.UNLEASED,
     *,
     page: PageOptions | None = None,
-    maps: MapMaker | None = None,
+    maps: MapSource | None = None,
 ) -> Summary:
-    """Read the parts of a run and write its `summary/`. Without `maps`, those of an earlier summary are kept.
+    """Read the parts of a run and write its `summary/`. `maps` adds to those that are there.
 
     Raises `StorageError` that names an unreadable part, and `BadRequest` for a run without parts.
     """
