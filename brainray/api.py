@@ -182,12 +182,15 @@ def score(
     retry_unread: bool = False,
     forget_missing: bool = False,
     rescore: bool = False,
+    explain: str | int | None = None,
     report: bool = True,
     thumbnails: bool = True,
     on_progress: "Callable[[Progress], None] | None" = None,
     say: "Say | None" = None,
 ) -> ScoreResult:
     """Score every image under the inputs that has no row yet: one Parquet row an image.
+
+    `explain` writes maps of where scores came from, as of `report`, of the images that are scored now.
 
     Raises `TooManyFailed`, with the result as its `result`, after every row is written.
     """
@@ -212,6 +215,7 @@ def score(
         retry_unread=retry_unread,
         forget_missing=forget_missing,
         rescore=rescore,
+        explain=explain,
         report=report,
         thumbnails=thumbnails,
     )

@@ -294,6 +294,7 @@ class ScoreOptions(_Spec):
     retry_unread: bool = False  # read the images again that an earlier run could not read
     forget_missing: bool = False  # drop the rows of images that are no longer there
     rescore: bool = False  # score all images anew; the old run is replaced when the new one is complete
+    explain: Explain | None = None  # which images get a map of where their score came from
     report: bool = True  # see `PageOptions`
     thumbnails: bool = True
 

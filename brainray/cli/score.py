@@ -102,6 +102,13 @@ def score(
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score all images again; replaces the run once complete.")
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            help="Map where scores came from while scoring: of the page's first N images, review or all.",
+            metavar="N|review|all",
+        ),
+    ] = None,
     report: Report = True,
     thumbnails: Thumbnails = True,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be scored, and score nothing.")] = False,

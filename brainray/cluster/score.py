@@ -16,6 +16,7 @@ from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan
 from brainray.scoring.run_folder import ScoreRequest
+from brainray.scoring.shard_maps import MapOrder
 from brainray.storage.lease import Lease
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
@@ -28,6 +29,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
     """Score the pending shards; yields each part as it is committed."""
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
+    maps = MapOrder.of(request.bundle, options.explain) if options.explain else None
     with session(lean=True) as nodes:
         # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
@@ -47,6 +49,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             most_bytes=options.max_file_bytes,
             shared_paths=shared_paths,
             checked_nodes=checked_nodes,
+            maps=maps,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
         with closing(Replacements(pool, say=say)) as replacements:

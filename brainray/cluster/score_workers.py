@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import ray
@@ -27,11 +28,15 @@ from brainray.models.bundle import Bundle
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard
+from brainray.scoring.shard_maps import MapOrder, Mapper
 from brainray.scoring.shard_task import GIVE_UP_AFTER, SANDBOX_AFTER, ShardState, Target, count_attempt, open_shard
 from brainray.storage.shared_paths import SharedPaths
 
 from .ray_internals import is_private
 from .session import check_alive, own_errors, quiet_data
+
+if TYPE_CHECKING:
+    from brainray.models.predictor import Predictor
 
 _POLL_S = 0.5  # between two checks of the lease while waiting for a part
 
@@ -49,6 +54,7 @@ class ScoreJob:
     most_bytes: int  # of a file that is read
     shared_paths: SharedPaths
     checked_nodes: frozenset[str]  # ids of the nodes that see them; workers of other nodes check on start
+    maps: MapOrder | None = None  # which images get a map
 
     def check_paths(self) -> None:
         """Raise `BadRequest` where this node, unless it was checked before, sees other files than the driver."""
@@ -166,6 +172,7 @@ class Scorer:
         self._predictor = Predictor(
             job.bundle, batch_size=job.batch_size, precision=job.precision, say=self._remarks.append
         )
+        self._mapper = _mapper(job, self._predictor)
         self._metrics = ScoreMetrics(job.target.run_uri)
 
     def predict(self, task: ShardState, decoded: DecodedShard) -> pa.Table:
@@ -173,9 +180,18 @@ class Scorer:
         from brainray.models.predictor import limit_threads
 
         limit_threads(1)  # a setting of the calling thread: shards run side by side, operators do not
-        info = predict_shard(task, decoded, self._predictor, self._job.target, seen=self._seen)
+        info = predict_shard(task, decoded, self._predictor, self._job.target, seen=self._seen, mapper=self._mapper)
         self._metrics.count(task, decoded, info.work[-1].seconds)
         return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
+
+
+def _mapper(job: ScoreJob, predictor: "Predictor") -> Mapper | None:
+    """What maps the images of a job; None where no map is asked for."""
+    if job.maps is None:
+        return None
+    from brainray.models.scored_maps import MappingPredictor
+
+    return Mapper(order=job.maps, predict=MappingPredictor(predictor, job.bundle.model.name))
 
 
 class ShardScorer(Scorer):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from brainray.config import MaxFailed, ScoreOptions, TrainOptions, parse_share, parse_size, parse_workers
+from brainray.config import Explain, MaxFailed, ScoreOptions, TrainOptions, parse_share, parse_size, parse_workers
 from brainray.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def score_options(
     exclude: str | Iterable[str] | None,
     keep_columns: str | Iterable[str] | None,
     group_by: str | Iterable[str] | None = None,
+    explain: str | int | None = None,
     **given: Any,  # noqa: ANN401  the other fields of ScoreOptions, which checks them
 ) -> ScoreOptions:
     """The options of `score`. Raises `BadRequest` that names the option."""
@@ -48,6 +49,7 @@ def score_options(
         include=several(include),
         exclude=several(exclude),
         group_by=_levels(group_by),
+        explain=None if explain is None else Explain.parse(str(explain)),
         keep_columns=tuple(name.strip() for names in several(keep_columns) for name in names.split(",")),
         **given,
     )

@@ -27,19 +27,20 @@ from brainray.scoring.given_labels import forget_given
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
-from brainray.scoring.prediction_schema import prediction_schema
+from brainray.scoring.prediction_schema import LATER, prediction_schema
 from brainray.scoring.run_folder import (
     STATUS,
     ScoreRequest,
     check_output,
     delete_run,
     inspect_output,
-    marks_seen,
+    later_columns,
     publish,
     read_run,
 )
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
 from brainray.scoring.summary.build import Summary, build_summary, has_summary, read_summary
+from brainray.scoring.summary.scored_maps import ScoredMaps
 from brainray.storage import Writer
 from brainray.storage.lease import Lease, hold, refuse_if_held
 from brainray.storage.scratch import scratch_folder
@@ -98,8 +99,9 @@ def read_request(
     read_seen(bundle)  # each worker reads it, too; a damaged list is refused here
     # A run that an earlier version began may have kept a column of the name that rows have now; a new generation of it
     # has them all.
-    marks = options.rescore or "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
-    taken = prediction_schema(bundle.classes, marks_seen=marks).names
+    clash = not options.rescore and not set(LATER).isdisjoint(options.keep_columns)
+    later = later_columns(read_run(storage.normalise(output))) if clash else LATER
+    taken = prediction_schema(bundle.classes, later=later).names
     kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
     return ScoreRequest(
@@ -142,6 +144,8 @@ def score(
         )
         plan = None if request.options.rescore else job.plan()
         if plan is not None and plan.complete and has_summary(output):
+            if request.options.explain:
+                say(f"--explain: nothing is scored, so no map is made; `brainray report {output} --explain` makes more")
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
         storage.check_writable("--output", output)
         with hold(output, purpose="score", say=say) as lease:
@@ -277,7 +281,8 @@ class _Job:
         listener(whole)
         # A generation beside the old one gets its page when it takes its place.
         page = self.request.options.page if plan.uri == self.request.output else PageOptions(report=False)
-        summary = build_summary(plan.uri, writer, page=page)
+        maps = ScoredMaps(explain=self.request.options.explain, say=self.say)
+        summary = build_summary(plan.uri, writer, page=page, maps=maps)
         publish(plan.uri, account, fingerprint, writer)
         listener(replace(whole, phase="done"))
         return summary

@@ -28,7 +28,7 @@ def prepare_for_inference(model: nn.Module, device: torch.device, *, bf16: bool,
     linear = copy.deepcopy(traced.get_submodule(last)) if last else None  # before its weights are rounded
     _move(traced, device, dtype)
     if last and linear is not None:
-        traced.set_submodule(last, _FullPrecision(linear.to(device)))
+        traced.set_submodule(last, FullPrecision(linear.to(device)))
     if bf16 and device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         # Unfused, the ReLU and the sum of residual blocks take 40 % of the time, because each is a pass over memory.
         _fuse_sums(traced)
@@ -58,7 +58,7 @@ def _last_linear(traced: fx.GraphModule) -> str | None:
     return str(source.target) if isinstance(source, fx.Node) and _is(traced, source, nn.Linear) else None
 
 
-class _FullPrecision(nn.Module):
+class FullPrecision(nn.Module):
     """The last layer in fp64, at no measurable cost.
 
     bf16 logits would round probabilities to the second digit. And sums in fp32 depend in their last digit on the

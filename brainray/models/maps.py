@@ -5,6 +5,7 @@ mean plus the bias of the class is the logit. It needs no gradient. Other networ
 Axes: N images, K classes, h and w rows and columns of the grid.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +18,11 @@ from brainray.config import ImageSpec
 from brainray.errors import BadRequest
 
 from .bundle import Bundle, load_model
+from .fusion import FullPrecision
 from .predictor import normalise, pick_device
 
 Floats = npt.NDArray[np.float32]
+Images = npt.NDArray[np.uint8]  # [N, H, W] or [N, H, W, 3]
 
 _BATCH = 32
 # Difference of a logit and the mean of its map plus the bias, as a share of the largest logit: rounding of fp32.
@@ -88,7 +91,7 @@ class ClassMaps:
         batch = normalise(torch.from_numpy(images).to(self._device), self._spec)
         features, logits = self._network(batch)
         if features.ndim != 4 or features.shape[1] != self._weight_KC.shape[1]:
-            raise _refusal(self._name)
+            raise refusal(self._name)
         maps = torch.einsum("nchw,kc->nkhw", features, self._weight_KC)
         self._check(maps, logits)
         return maps.cpu().numpy(), logits.cpu().numpy()
@@ -97,7 +100,7 @@ class ClassMaps:
         """Raise `BadRequest` where something else lies between the grid and the logits."""
         off = (maps.mean((2, 3)) + self._bias_K - logits).abs().max()
         if not off <= _EXACT * max(1.0, float(logits.abs().max())):
-            raise _refusal(self._name)
+            raise refusal(self._name)
 
     @cached_property
     def grid(self) -> Grid:
@@ -157,22 +160,32 @@ def _traced(network: nn.Module, name: str) -> tuple[fx.GraphModule, nn.Linear]:
     try:
         traced = fx.symbolic_trace(network)
     except Exception as exc:
-        raise _refusal(name) from exc
-    output = next(node for node in traced.graph.nodes if node.op == "output")
+        raise refusal(name) from exc
+    return with_features(traced, name)
+
+
+def with_features(traced: fx.GraphModule, name: str) -> tuple[fx.GraphModule, nn.Linear]:
+    """A graph with the features of the grid beside the logits, and its last layer; raises `BadRequest` for no such.
+
+    Both share their layers with `traced`, which stays as it is and gives the same logits to the last digit.
+    """
+    wider = fx.GraphModule(traced, copy.deepcopy(traced.graph))
+    output = next(node for node in wider.graph.nodes if node.op == "output")
     last = output.args[0]
-    linear = traced.get_submodule(str(last.target)) if isinstance(last, fx.Node) and last.op == "call_module" else None
+    linear = wider.get_submodule(str(last.target)) if isinstance(last, fx.Node) and last.op == "call_module" else None
+    linear = linear.linear if isinstance(linear, FullPrecision) else linear
     if not isinstance(linear, nn.Linear):
-        raise _refusal(name)
+        raise refusal(name)
     pooling = _source(last)
-    while _changes_nothing(traced, pooling):
+    while _changes_nothing(wider, pooling):
         pooling = _source(pooling)
-    features = _source(pooling) if _is_pooling(traced, pooling) else None
+    features = _source(pooling) if _is_pooling(wider, pooling) else None
     if features is None:
-        raise _refusal(name)
+        raise refusal(name)
     output.args = ((features, last),)
-    traced.graph.lint()
-    traced.recompile()
-    return traced, linear
+    wider.graph.lint()
+    wider.recompile()
+    return wider, linear
 
 
 def _source(node: fx.Node | None) -> fx.Node | None:
@@ -199,7 +212,8 @@ def _called(node: fx.Node) -> str:
     return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
 
 
-def _refusal(name: str) -> BadRequest:
+def refusal(name: str) -> BadRequest:
+    """The error for a network that has no exact maps."""
     return BadRequest(
         f"--explain: {name} does not end in an average over its grid and one linear layer, so there is no exact map of "
         "where a score came from; leave --explain out, or take a network such as lite0 or compact"

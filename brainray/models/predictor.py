@@ -4,6 +4,7 @@ Must not read images, nor import Ray.
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,25 +78,37 @@ class Predictor:
             keep_freed_memory()
         self.bf16 = use_bf16(precision, self.device)
         self._spec = bundle.image
-        self._classes = len(bundle.classes)
+        self.classes = len(bundle.classes)
         self._temperature = bundle.calibration.temperature
         self._bias_K = torch.tensor(bundle.calibration.class_bias or (0.0,), dtype=torch.float64, device=self.device)
         self._batch_size = batch_size or _BATCH_SIZES[self.device.type]
-        self._model = prepare_for_inference(load_model(bundle), self.device, bf16=self.bf16, say=say)
+        self.network = prepare_for_inference(load_model(bundle), self.device, bf16=self.bf16, say=say)
 
     def __call__(self, images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
         """float32 [N, K] probabilities of uint8 images [N, H, W] or [N, H, W, 3]; rows sum to 1. N may be 0."""
-        probs_NK = np.empty((len(images), self._classes), np.float32)
+        probs_NK = np.empty((len(images), self.classes), np.float32)
+        for place, batch in self.batches(images):
+            probs_NK[place] = self._forward(batch)[: place.stop - place.start].cpu().numpy()
+        return probs_NK
+
+    def batches(self, images: "npt.NDArray[np.uint8]") -> Iterator[tuple[slice, torch.Tensor]]:
+        """The places of the images of each batch, and the batch, which is filled up with black images."""
         for start in range(0, len(images), self._batch_size):
             batch = images[start : start + self._batch_size]
             missing = -len(batch) % _MULTIPLE
             filled = np.concatenate((batch, np.zeros((missing, *batch.shape[1:]), np.uint8))) if missing else batch
-            probs_NK[start : start + len(batch)] = self._forward(torch.from_numpy(filled))[: len(batch)].cpu().numpy()
-        return probs_NK
+            yield slice(start, start + len(batch)), torch.from_numpy(filled)
 
     @torch.inference_mode()
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.probabilities(self.network(self.input_of(images)))
+
+    def input_of(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network takes, [N, C, H, W] on its device, of uint8 images."""
         batch_NCHW = normalise(images.to(self.device, non_blocking=True), self._spec)
-        logits_NK = self._model(batch_NCHW.to(torch.bfloat16) if self.bf16 else batch_NCHW)
+        return batch_NCHW.to(torch.bfloat16) if self.bf16 else batch_NCHW
+
+    def probabilities(self, logits_NK: torch.Tensor) -> torch.Tensor:
+        """float32 [N, K], calibrated."""
         scaled_NK = logits_NK.double() / self._temperature + self._bias_K  # fp64: no digit depends on the batch
         return torch.softmax(scaled_NK, dim=1).float()

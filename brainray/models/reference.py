@@ -4,12 +4,16 @@ One row a picture: with folds every picture, judged by the fold that has not lea
 pictures. An archive is compared with it: its features are those of `encoder`, which no training changes.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brainray.errors import BadRequest
+from brainray.evaluation.appearance import Appearance
+from brainray.imaging.exposure import exposure as image_exposure
 
 from .bundle import DESCRIPTION, Bundle, read_file
 
@@ -45,8 +49,18 @@ def reference_schema(classes: tuple[str, ...]) -> pa.Schema:
 
 def exposure(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """[N] brightness and [N] contrast of images [N, H, W] or [N, H, W, 3]: mean and spread of their pixels, 0 to 1."""
-    spreads = np.array([(image.mean(), image.std()) for image in images], np.float32).reshape(-1, 2) / np.float32(255)
-    return spreads[:, 0], spreads[:, 1]
+    found = np.array([image_exposure(image) for image in images], np.float32).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def appearance_of(bundle: Bundle) -> dict[str, Any] | None:
+    """What the pictures of the reference look like, as `Appearance.figures`, and their number; None without one."""
+    table = read_reference(bundle)
+    if table is None:
+        return None
+    values = {name: table[name].to_numpy() for name in ("brightness", "contrast", "width", "height")}
+    values["longest_side_px"] = np.maximum(values.pop("width"), values.pop("height"))
+    return {"images": len(table), **Appearance.of(values).figures()}
 
 
 def features_column(features_NF: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from . import sections, text
+from .archive import archive
 from .maps import CellMap, map_figures, with_maps
 from .sections import PageSource, Values
 from .thumbnails import Thumbnail
@@ -67,7 +68,7 @@ def render(
             quality=sections.quality(source),
             groups=sections.group_tables(source.figures),
             strip=_strip(source, thumbnails),
-            archive=sections.archive(source),
+            archive=archive(source),
             provenance=sections.provenance(source),
             review_list=source.figures["review_list"],
         )

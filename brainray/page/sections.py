@@ -24,8 +24,6 @@ MOST_GROUPS = 50  # in the table of groups
 MOST_CLASSES = 40  # up to which the confusion is shown as a matrix
 MOST_CLASS_ROWS = 200  # in tables with a row for each class
 MOST_CELLS = 60  # of the confusion, as a list
-_STABLE, _SHIFTED = 0.1, 0.25  # see `metrics.population_stability`
-_FEW = 200  # scored images, below which the index means nothing
 
 _REASONS = {  # what a reason means, and what can be done
     "not_found": "the file was gone when it was read",
@@ -89,14 +87,14 @@ def verdict(source: PageSource) -> Values:
         "listed": listed,
         "totals": totals,
         "missing": (listed or 0) - totals["images"],
-        "accuracy": _estimate(figures["accuracy"]),
+        "accuracy": estimate_of(figures["accuracy"]),
         "measured": source.measured,
         "knows_seen": figures["seen"] is not None,
         "seen": figures["seen"] if figures["seen"] and figures["seen"]["images"] else None,
         "expected": figures["mean_confidence"],
         "for_review": figures["for_review"],
         "labels_given": figures["labels_given"],
-        "accepted": _estimate(figures["accepted_accuracy"]),
+        "accepted": estimate_of(figures["accepted_accuracy"]),
         "model": source.card.get("name"),
         "first": figures["first_scored_at"],
         "last": figures["last_scored_at"],
@@ -254,7 +252,7 @@ def _groups_of(groups: Values, levels: int) -> Values:
                 "name": text.group_name(name, levels),
                 **{key: totals[key] for key in ("images", "failed")},
                 "measured": group["measured"],
-                "accuracy": _estimate(accuracy),
+                "accuracy": estimate_of(accuracy),
                 "confidence": group["mean_confidence"],
                 "for_review": group["for_review"],
                 "most": most if most[1] else None,
@@ -277,83 +275,6 @@ def _badness(row: Values) -> tuple[float, float, float, str]:
     return nothing, best, -row["images"], row["name"]
 
 
-def archive(source: PageSource) -> Values:
-    """The archive beside what the model knows (its validation images) and beside the generation before."""
-    figures, reference, before = source.figures, source.run.get("reference") or {}, source.previous
-    return {
-        "classes": _shares(source, reference.get("predicted_share"), before),
-        "confidence": _distribution(figures.get("confidence_histogram")),
-        "confidence_reference": reference.get("confidence_histogram"),
-        "drift": _drift(figures),
-        "formats": sorted(figures["formats"].items(), key=lambda each: (-each[1], each[0])),
-        "sides": _side_rows(figures["longest_side_px"], (before or {}).get("longest_side_px")),
-        "before": _previous(before),
-    }
-
-
-def _shares(source: PageSource, reference: Mapping[str, float] | None, before: Values | None) -> list[Values]:
-    """The share of each predicted class: here, on the validation images, and before."""
-    predicted, earlier = source.figures["predicted"], (before or {}).get("predicted") or {}
-    scored, scored_before = sum(predicted.values()), sum(earlier.values())
-    return [
-        {
-            "class": name,
-            "images": predicted[name],
-            "share": predicted[name] / scored if scored else None,
-            "reference": None if reference is None else reference.get(name),
-            "before": earlier[name] / scored_before if name in earlier and scored_before else None,
-        }
-        for name in source.classes[:MOST_CLASS_ROWS]
-    ]
-
-
-def _distribution(counts: Sequence[int] | None) -> list[float] | None:
-    """Counts as shares; None for none."""
-    total = sum(counts or ())
-    return [each / total for each in counts or ()] if total else None
-
-
-def _drift(figures: Values) -> Values | None:
-    """The population stability indices, and what they say."""
-    drift, scored = figures["drift"], figures["totals"]["ok"]
-    if drift is None:
-        return None
-    worst = max(drift.values())
-    word = "alike" if worst < _STABLE else "somewhat different" if worst < _SHIFTED else "different"
-    return {**drift, "word": word, "few": scored < _FEW}
-
-
-def _side_rows(sides: Values, before: Values | None) -> list[Values]:
-    """The images by their longest side, here and before."""
-    ends = sides["from"]
-    earlier = before["images"] if before and before["from"] == ends else [None] * len(ends)
-    total = sum(sides["images"])
-    return [
-        {
-            "low": low,
-            "high": high,
-            "images": images,
-            "share": images / total if total else None,
-            "before": images_before,
-        }
-        for low, high, images, images_before in zip(ends, [*ends[1:], None], sides["images"], earlier, strict=True)
-        if images or images_before
-    ]
-
-
-def _previous(before: Values | None) -> Values | None:
-    """The main figures of the generation before."""
-    if before is None:
-        return None
-    return {
-        "fingerprint": before["fingerprint"],
-        "totals": before["totals"],
-        "accuracy": _estimate(before.get("accuracy")),
-        "confidence": before.get("mean_confidence"),
-        "last": before.get("last_scored_at"),
-    }
-
-
 def provenance(source: PageSource) -> Values:
     """Where the figures come from: model, inputs, options and versions."""
     run = source.run
@@ -371,5 +292,5 @@ def provenance(source: PageSource) -> Values:
     }
 
 
-def _estimate(values: Mapping[str, float] | None) -> IntervalEstimate | None:
+def estimate_of(values: Mapping[str, float] | None) -> IntervalEstimate | None:
     return IntervalEstimate(**values) if values else None

@@ -33,7 +33,7 @@ from .run_folder import (
     check_is_run,
     copy_manifest,
     is_published,
-    marks_seen,
+    later_columns,
     remove_leftovers,
     write_manifest,
 )
@@ -272,7 +272,7 @@ def _update_parts(run_uri: str, run: dict[str, Any], shards: Sequence[Shard], wr
         classes=tuple(run["classes"]),
         review_below=0.0,  # nothing is predicted
         kept=tuple((name, kind) for name, kind in run.get("kept", ())),
-        marks_seen=marks_seen(run),
+        later=later_columns(run),
         writer=writer,
     )
     present = present_shards(run_uri)

@@ -22,6 +22,7 @@ from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
 from brainray.models.bundle import model_card
+from brainray.models.reference import appearance_of
 from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
@@ -38,7 +39,7 @@ from .run_folder import (
     ScoreRequest,
     copy_manifest,
     inspect_output,
-    marks_seen,
+    later_columns,
     read_run,
     remove_leftovers,
     write_manifest,
@@ -347,9 +348,10 @@ def _run_json(
         "skipped": found.skipped,
         **_groups_json(request),
         "kept": [list(column) for column in request.kept],
-        "marks_seen": marks_seen(before),
+        "later_columns": list(later_columns(before)),
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,
+        "reference_images": appearance_of(bundle),
         "card": model_card(bundle),
         "versions": package_versions(),
         "manifest": [storage.name_of(path) for path in sources],

@@ -3,9 +3,13 @@
 `brainray/scoring/README.md` describes each; a test compares.
 """
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 KeptTypes = tuple[tuple[str, str], ...]  # name and Arrow type of each column of --keep-columns
+# Columns that the rows of a run lack where an earlier version began it: all parts of a run have the same columns.
+LATER = ("seen", "brightness", "contrast")
 
 
 def prob_column(class_name: str) -> str:
@@ -13,35 +17,36 @@ def prob_column(class_name: str) -> str:
     return f"prob_{class_name}"
 
 
-def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, marks_seen: bool = True) -> pa.Schema:
+def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: Collection[str] = LATER) -> pa.Schema:
     """The columns of a part file, in order. Types are fixed, also for a column of nulls only.
 
-    Without `marks_seen`, those of runs that earlier versions began: all parts of a run have the same columns.
+    `later`: those of `LATER` that the run has.
     """
     text, real = pa.string(), pa.float32()
-    return pa.schema(
-        [
-            pa.field("uri", text, nullable=False),
-            pa.field("label", text),
-            pa.field("predicted", text),
-            pa.field("confidence", real),
-            *(pa.field(prob_column(name), real) for name in classes),
-            pa.field("margin", real),
-            pa.field("review", pa.bool_()),
-            *((pa.field("seen", pa.bool_()),) if marks_seen else ()),
-            pa.field("status", text, nullable=False),
-            pa.field("error", text),
-            pa.field("error_detail", text),
-            pa.field("width", pa.int32()),
-            pa.field("height", pa.int32()),
-            pa.field("format", text),
-            pa.field("size_bytes", pa.int64()),
-            pa.field("version", text),
-            pa.field("content_hash", text),
-            pa.field("group", text),
-            pa.field("shard_id", text, nullable=False),
-            pa.field("model", text, nullable=False),
-            pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
-            *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept),
-        ]
-    )
+    fields = [
+        pa.field("uri", text, nullable=False),
+        pa.field("label", text),
+        pa.field("predicted", text),
+        pa.field("confidence", real),
+        *(pa.field(prob_column(name), real) for name in classes),
+        pa.field("margin", real),
+        pa.field("review", pa.bool_()),
+        pa.field("seen", pa.bool_()),
+        pa.field("status", text, nullable=False),
+        pa.field("error", text),
+        pa.field("error_detail", text),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("brightness", real),
+        pa.field("contrast", real),
+        pa.field("format", text),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("version", text),
+        pa.field("content_hash", text),
+        pa.field("group", text),
+        pa.field("shard_id", text, nullable=False),
+        pa.field("model", text, nullable=False),
+        pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+    present = [field for field in fields if field.name in later or field.name not in LATER]
+    return pa.schema([*present, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept)])

@@ -25,6 +25,7 @@ from .run_folder import (
     verification_of,
 )
 from .summary.build import build_summary
+from .summary.scored_maps import ScoredMaps, take_over
 
 _FOLDER = ".rescore"
 # In the new generation while it switches: `--labels` has labelled it, so the labels that the old run was given end with
@@ -83,6 +84,7 @@ def _complete_switch(output: str, writer: Writer, page: PageOptions | None) -> N
     verification = verification_of(output)
     if verification.problems:
         raise VerificationError(f"{output}: rows do not add up after the switch: {verification}")
-    build_summary(output, writer, page=page)
+    take_over(new, output, writer)
+    build_summary(output, writer, page=page, maps=ScoredMaps())
     publish(output, verification, run["fingerprint"], writer)
     delete_run(new, writer)  # last: without it the same command would score everything again

@@ -20,7 +20,7 @@ from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
 from .parts import part_uri, present_shards
-from .prediction_schema import KeptTypes
+from .prediction_schema import LATER, KeptTypes
 from .shard_task import Target
 from .verify import Verification, verify_parts
 
@@ -53,7 +53,7 @@ class ScoreRequest:
             classes=self.bundle.classes,
             review_below=self.bundle.calibration.review_below,
             kept=self.kept,
-            marks_seen=marks_seen(run),
+            later=later_columns(run),
             writer=writer,
             retry_unread=self.options.retry_unread,
         )
@@ -74,9 +74,11 @@ def read_run(uri: str) -> dict[str, Any] | None:
     return storage.read_json(run_uri) if storage.exists(run_uri) else None
 
 
-def marks_seen(run: Mapping[str, Any] | None) -> bool:
-    """Whether the rows of a run have the column `seen`; those of runs that earlier versions began have none."""
-    return run is None or bool(run.get("marks_seen"))
+def later_columns(run: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The columns of `LATER` that the rows of a run have; None: of a new run, which has all."""
+    if run is None:
+        return LATER
+    return tuple(run.get("later_columns") or (("seen",) if run.get("marks_seen") else ()))
 
 
 def is_published(uri: str) -> bool:

@@ -21,12 +21,14 @@ from brainray.config import ImageSpec
 from brainray.duplicates.seen import SeenPictures
 from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import Decoded, Header, decode, read_header
+from brainray.imaging.exposure import exposure
 from brainray.inputs.archives import split_refusal
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .parts import PartInfo, ShardWork
 from .prediction_schema import prob_column
+from .shard_maps import Mapper, write_shard_maps
 from .shard_task import ShardState, Target, commit
 
 Clock = Callable[[], datetime]
@@ -62,8 +64,9 @@ class DecodedShard:
     """The pixels of the images that could be decoded, and the details of every pending image, in manifest order."""
 
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
+    squares_M4: npt.NDArray[np.float64]  # what `images` show of the upright images, in their pixels
     ok: npt.NDArray[np.bool_]  # [N] whether an image was decoded; the M true ones have the order of `images`
-    details: pa.Table  # [N] rows: error, error_detail, width, height, format, content_hash
+    details: pa.Table  # [N] rows of `_DETAILS_SCHEMA`
     started_at: datetime
     retries: int = 0  # repeated reads
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: read, decode
@@ -77,6 +80,8 @@ class _ImageDetails:
     error_detail: str | None = None
     width: int | None = None
     height: int | None = None
+    brightness: float | None = None
+    contrast: float | None = None
     format: str | None = None
     content_hash: str | None = None
 
@@ -87,6 +92,8 @@ _DETAILS_SCHEMA = pa.schema(
         ("error_detail", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
         ("format", pa.string()),
         ("content_hash", pa.string()),
     ]
@@ -104,6 +111,7 @@ def decode_shard(
     shape = (len(pending), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     images = np.empty(shape, np.uint8)
     ok = np.zeros(len(pending), bool)
+    squares = np.empty((len(pending), 4))
     details: list[_ImageDetails] = []
     decoded, retries, read_s = 0, 0, 0.0
     # A sandboxed decoder is for images that may exhaust memory: then only one is read ahead.
@@ -115,7 +123,7 @@ def decode_shard(
             wait_began_s = time.perf_counter()
             image, repeats = next(contents)
             read_s += time.perf_counter() - wait_began_s
-            detail = _decode_into(image, decoder, images[decoded])
+            detail = _decode_into(image, decoder, images[decoded], squares[decoded])
             ok[row] = detail.error is None
             decoded += int(ok[row])
             retries += repeats
@@ -123,6 +131,7 @@ def decode_shard(
     columns = {name: [getattr(detail, name) for detail in details] for name in _DETAILS_SCHEMA.names}
     return DecodedShard(
         images=images[:decoded],
+        squares_M4=squares[:decoded],
         ok=ok,
         details=pa.table(columns, schema=_DETAILS_SCHEMA),
         started_at=started_at,
@@ -157,8 +166,10 @@ def _images_of_reads(reads: Iterator[ReadResult]) -> Iterator[tuple[Image, int]]
             yield image, 0 if number else read.retries
 
 
-def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDArray[np.uint8]) -> _ImageDetails:
-    """Decode one image into `pixels`. An error of the image is returned, never raised."""
+def _decode_into(
+    content: bytes | ImageError, decoder: Decoder, pixels: npt.NDArray[np.uint8], square: npt.NDArray[np.float64]
+) -> _ImageDetails:
+    """Decode one image into `pixels` and `square`. An error of the image is returned, never raised."""
     if isinstance(content, ImageError):
         return _ImageDetails(error=content.reason, error_detail=content.detail)
     detail = _ImageDetails(content_hash=hashlib.sha256(content).hexdigest())
@@ -169,6 +180,8 @@ def _decode_into(content: bytes | ImageError, decoder: Decoder, pixels: npt.NDAr
         known: Decoded | Header = decoder.read_header(content)
     else:
         pixels[...] = decoded.pixels
+        square[...] = decoded.square
+        detail.brightness, detail.contrast = exposure(pixels)
         detail.error_detail = decoded.note
         known = decoded
     detail.width, detail.height, detail.format = known.width, known.height, known.format
@@ -224,14 +237,15 @@ def predict_shard(
     target: Target,
     *,
     seen: SeenPictures | None = None,
+    mapper: Mapper | None = None,
     clock: Clock = _utc_now,
 ) -> PartInfo:
     """Predict the pending images of a shard and commit its part, with the rows that are kept from the present one.
 
-    `seen`: what the model has learned from, if its bundle tells.
+    `seen`: what the model has learned from, if its bundle tells. `mapper` predicts the same and maps, where asked for.
     """
     began_s = time.perf_counter()
-    probs_MK = predict(decoded.images)
+    probs_MK, maps = mapper.predict(decoded.images) if mapper else (predict(decoded.images), None)
     predicted = time.perf_counter()
     if not np.isfinite(probs_MK).all():
         raise BrainrayError(
@@ -246,6 +260,9 @@ def predict_shard(
         seen=seen,
         scored_at=finished_at,
     )
+    if mapper is not None and maps is not None:
+        scored = new.filter(pa.array(decoded.ok))
+        write_shard_maps(scored, maps, decoded.squares_M4, mapper.order, target)
     work = ShardWork(
         started_at=decoded.started_at.isoformat(timespec="microseconds"),
         finished_at=finished_at.isoformat(timespec="microseconds"),

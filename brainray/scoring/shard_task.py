@@ -20,7 +20,7 @@ from brainray.errors import StorageError
 
 from .manifest import Shard, read_shard
 from .parts import REFUSED_REASONS, UNREAD_REASONS, PartInfo, ShardWork, part_info, part_uri, write_part
-from .prediction_schema import KeptTypes, prediction_schema
+from .prediction_schema import LATER, KeptTypes, prediction_schema
 
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
 # other causes, such as a node that leaves.
@@ -37,19 +37,19 @@ class Target:
     classes: tuple[str, ...]
     review_below: float  # confidence
     kept: KeptTypes  # columns of --keep-columns
-    marks_seen: bool = True  # whether rows have the column `seen`
+    later: tuple[str, ...] = LATER  # columns of `LATER` that rows have
     writer: storage.Writer
     retry_unread: bool = False  # whether images that an earlier run could not read are pending
 
     @property
     def schema(self) -> pa.Schema:
         """The columns of a part."""
-        return prediction_schema(self.classes, self.kept, marks_seen=self.marks_seen)
+        return prediction_schema(self.classes, self.kept, later=self.later)
 
     @property
     def scored_schema(self) -> pa.Schema:
         """The columns of a part that scoring fills: all but those of --keep-columns."""
-        return prediction_schema(self.classes, marks_seen=self.marks_seen)
+        return prediction_schema(self.classes, later=self.later)
 
 
 @dataclass(frozen=True, kw_only=True)

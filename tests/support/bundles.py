@@ -13,7 +13,13 @@ CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
 def untrained(
-    folder: Path | str, *, seed: int = 0, image_px: int = 32, channels: int = 1, classes: tuple[str, ...] = CLASSES
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    image_px: int = 32,
+    channels: int = 1,
+    classes: tuple[str, ...] = CLASSES,
+    model: str = "compact",
 ) -> Bundle:
     """Random weights; the same seed, the same fingerprint."""
     import torch
@@ -21,7 +27,7 @@ def untrained(
     from brainray.models.networks import build_model
 
     torch.manual_seed(seed)
-    spec = ModelSpec(classes=classes, channels=channels)
+    spec = ModelSpec(name=model, classes=classes, channels=channels)
     weights = build_model(spec).state_dict()
     return _save(folder, weights, ImageSpec(image_px=image_px, channels=channels), spec, Calibration(temperature=1.5))
 

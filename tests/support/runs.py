@@ -11,16 +11,18 @@ from support.bundles import CLASSES
 
 from brainray import storage
 from brainray.commands.score import Outcome, ScoreEngine, score
-from brainray.config import ScoreOptions
+from brainray.config import Explain, ScoreOptions
 from brainray.duplicates.seen import read_seen
 from brainray.inputs.labels.label_file import LabelFile
 from brainray.inputs.lists.kept_columns import kept_types
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
-from brainray.scoring.prediction_schema import prediction_schema
+from brainray.models.scored_maps import MappingPredictor
+from brainray.scoring.prediction_schema import LATER, prediction_schema
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
+from brainray.scoring.shard_maps import MapOrder, Mapper
 from brainray.scoring.shard_task import open_shard
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ def _predictor(bundle: Bundle) -> Predictor:
     return _predictors[key]
 
 
+def _mapper(bundle: Bundle, explain: Explain) -> Mapper:
+    mapping = MappingPredictor(_predictor(bundle), bundle.model.name)
+    return Mapper(order=MapOrder.of(bundle, explain), predict=mapping)
+
+
 def engine_of(
     bundle: Bundle,
     *,
@@ -61,6 +68,8 @@ def engine_of(
             sleep=lambda _: None,
         )
         seen = read_seen(bundle)
+        explain = request.options.explain
+        mapper = _mapper(bundle, explain) if explain else None
         todo = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
         for number, shard in enumerate(todo):
             if number == only:
@@ -69,7 +78,7 @@ def engine_of(
                 on_shard(shard.shard_id)
             state = open_shard(shard, target)
             decoded = decode_shard(state.pending, bundle.image, reader=reader)
-            yield predict_shard(state, decoded, predict, target, seen=seen)
+            yield predict_shard(state, decoded, predict, target, seen=seen, mapper=mapper)
         if only is not None:
             raise Stopped
 
@@ -117,14 +126,14 @@ def contents(run_uri) -> dict[str, dict]:
 
 
 def as_of_an_earlier_version(output) -> None:
-    """Take the column `seen` out of a run, as it was before there was one."""
+    """Take the columns that came later out of a run."""
     path = Path(output, "run.json")
     values = json.loads(path.read_text())
-    del values["marks_seen"]
+    del values["later_columns"]
     path.write_text(json.dumps(values))
     for part in Path(output, "predictions").iterdir():
         table = pq.read_table(part)
-        pq.write_table(table.drop_columns("seen"), part)
+        pq.write_table(table.drop_columns(list(LATER)), part)
 
 
 def brightness(images):

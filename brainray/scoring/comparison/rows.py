@@ -20,7 +20,7 @@ from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.scoring.manifest import duckdb_connection, quoted
 from brainray.scoring.parts import part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
-from brainray.scoring.run_folder import check_is_run, is_published, marks_seen
+from brainray.scoring.run_folder import check_is_run, is_published, later_columns
 from brainray.scoring.summary.group_levels import depth
 from brainray.storage.scratch import scratch_folder
 
@@ -167,7 +167,7 @@ def _read_part(run: ComparedRun, uri: str, classes: Sequence[str]) -> pa.Table:
     """The rows of a part with the columns of `_schema`. A label that is no class is none."""
     probs = [prob_column(name) for name in classes]
     named = pa.array(classes, pa.string())
-    marked = ("seen",) if marks_seen(run.values) else ()
+    marked = tuple(name for name in later_columns(run.values) if name == "seen")
     wanted = [*_AS_TEXT, "label", "predicted", "confidence", "review", *marked, *probs]
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)

@@ -25,11 +25,11 @@ from brainray.evaluation.plots import draw_confusion
 from brainray.scoring.given_labels import count_given
 from brainray.scoring.parts import part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
-from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, marks_seen
+from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, later_columns
 
 from .group_levels import cut, named
-from .highlights import SIDES_PX, Highlights, columns, select
-from .maps import MapMaker, delete_others
+from .highlights import Highlights, columns, select
+from .maps import MapSource, delete_others
 from .review import review_csv, review_figures, review_table
 from .throughput import Throughput, iso
 from .unseen import calibration_figures, quality_figures, unseen_of
@@ -58,9 +58,9 @@ def build_summary(
     writer: storage.Writer = storage.UNLEASED,
     *,
     page: PageOptions | None = None,
-    maps: MapMaker | None = None,
+    maps: MapSource | None = None,
 ) -> Summary:
-    """Read the parts of a run and write its `summary/`. Without `maps`, those of an earlier summary are kept.
+    """Read the parts of a run and write its `summary/`. `maps` adds to those that are there.
 
     Raises `StorageError` that names an unreadable part, and `BadRequest` for a run without parts.
     """
@@ -169,7 +169,8 @@ class _Run:
     gone: int  # images that are missing in the last listing
     skipped: dict[str, int]
     reference: dict[str, Any] | None  # predictions of the model on its validation images
-    marks_seen: bool  # whether its rows have the column `seen`
+    reference_images: dict[str, Any] | None  # what those of the bundle's reference look like
+    later: tuple[str, ...]  # columns that its rows have, where those of an earlier version may lack some
 
 
 def _read_run(uri: str) -> _Run:
@@ -187,7 +188,8 @@ def _read_run(uri: str) -> _Run:
             gone=values.get("gone") or 0,
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),
-            marks_seen=marks_seen(values),
+            reference_images=values.get("reference_images"),
+            later=later_columns(values),
         )
     except KeyError as exc:
         raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc
@@ -238,20 +240,21 @@ def _read_parts(run: _Run) -> _Found:
 
 def _read_part(run: _Run, uri: str) -> _Found:
     """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
-    wanted = [*columns(run.classes, grouped=run.grouped), "scored_at", *(["seen"] if run.marks_seen else [])]
+    selected = columns(run.classes, grouped=run.grouped, later=run.later)
+    wanted = [*selected, "scored_at", *(["seen"] if "seen" in run.later else [])]
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
         table = file.read(columns=wanted, use_threads=False)
     try:
         if info.model != run.fingerprint:
             raise ValueError(f"it is of model {info.model}")
-        seen = table["seen"] if run.marks_seen else pa.chunked_array([pa.nulls(len(table), pa.bool_())])
+        seen = table["seen"] if "seen" in run.later else pa.chunked_array([pa.nulls(len(table), pa.bool_())])
         return _Found(
             counts=_count(run, table),
             seen_counts=_count(run, table, where=pc.fill_null(seen, False)),
             tells_seen=seen.null_count < len(seen),
             throughput=Throughput.of_part(info, table["scored_at"]),
-            highlights=select(table.select(columns(run.classes, grouped=run.grouped)), run.classes),
+            highlights=select(table.select(selected), run.classes),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
@@ -305,10 +308,10 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
             **calibration_figures(found.unseen),
             "bins": metrics.calibration_bins(found.unseen),
         },
-        "drift": metrics.drift(counts, run.classes, run.reference) if run.reference else None,
+        "drift": _drift(run, found),
         "confidence_histogram": counts.histogram.sum(axis=0).tolist(),
         "formats": dict(highlights.formats),
-        "longest_side_px": {"from": list(SIDES_PX), "images": highlights.sides.tolist()},
+        **highlights.appearance.figures(),
         "review_list": review_figures(highlights),
         "throughput": throughput.figures(),
         "first_scored_at": iso(throughput.scored_at[0]) if throughput.scored_at else None,
@@ -320,6 +323,12 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
             for depth, (level, above) in enumerate(_levels_above(counts, run), 1)
         },
     }
+
+
+def _drift(run: _Run, found: _Found) -> dict[str, float] | None:
+    """How far predictions and images are from those of the model's validation, each as a PSI; None for no record."""
+    predictions = metrics.drift(found.counts, run.classes, run.reference) if run.reference else None
+    return {**(predictions or {}), **found.highlights.appearance.drift(run.reference_images)} or None
 
 
 def _outcomes(counts: Counts, seen: Counts | None, run: _Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ rows: memory does not grow with the run, and the result does not depend on how r
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from brainray.evaluation.appearance import Appearance
 from brainray.page.tiles import Kind, Selection
-from brainray.scoring.prediction_schema import prob_column
+from brainray.scoring.prediction_schema import LATER, prob_column
 
 # Columns of a part that a selection keeps, besides `group` and the probabilities.
 _COLUMNS = (
@@ -31,9 +32,8 @@ _COLUMNS = (
     "content_hash",
     "shard_id",
 )
+_MEASURED = ("brightness", "contrast")
 _UNKNOWN_FORMAT = "unknown"
-# Lower ends of the bins of the longest side of an image, in pixels; the last bin has no upper end.
-SIDES_PX = (0, 128, 256, 384, 512, 768, 1024, 2048)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +57,18 @@ _RULES: Mapping[Kind, _Rule] = {
 }
 
 
-def columns(classes: Sequence[str], *, grouped: bool) -> list[str]:
-    """The columns of a part that `select` reads."""
-    return [*_COLUMNS, "format", *map(prob_column, classes), *(["group"] if grouped else [])]
+def columns(classes: Sequence[str], *, grouped: bool, later: Collection[str] = LATER) -> list[str]:
+    """The columns of a part that `select` reads; `later`: those of `LATER` that the run has."""
+    measured = [name for name in _MEASURED if name in later]
+    return [*_COLUMNS, "format", *measured, *map(prob_column, classes), *(["group"] if grouped else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Highlights(Selection):
-    """The selected rows of each kind in order, and counts of formats and sizes."""
+    """The selected rows of each kind in order, and counts of formats and of what images look like."""
 
     formats: Mapping[str, int]  # images by format
-    sides: npt.NDArray[np.int64]  # images by their longest side, in the bins of `SIDES_PX`; unknown sizes are left out
+    appearance: Appearance
 
     @classmethod
     def total(cls, parts: Iterable["Highlights"]) -> "Highlights":
@@ -80,7 +81,7 @@ class Highlights(Selection):
             rows={kind: _first(pa.concat_tables([part.rows[kind] for part in parts]), _RULES[kind]) for kind in _RULES},
             images={kind: sum(part.images[kind] for part in parts) for kind in _RULES},
             formats=dict(sorted(formats.items())),
-            sides=np.sum([part.sides for part in parts], axis=0, dtype=np.int64),
+            appearance=Appearance.total(part.appearance for part in parts),
         )
 
 
@@ -99,12 +100,12 @@ def select(table: pa.Table, classes: Sequence[str]) -> Highlights:
         "example": not_wrong,
         "failed": pc.invert(ok),
     }
-    kept = table.select([name for name in table.column_names if name != "format"])
+    kept = table.select([name for name in table.column_names if name not in ("format", *_MEASURED)])
     return Highlights(
         rows={kind: _first(kept, _RULES[kind], where=mask) for kind, mask in masks.items()},
         images={kind: pc.sum(mask).as_py() or 0 for kind, mask in masks.items()},
         formats=_formats(table["format"]),
-        sides=_sides(table),
+        appearance=_appearance(table),
     )
 
 
@@ -138,8 +139,8 @@ def _formats(column: pa.ChunkedArray) -> dict[str, int]:
     return {str(row["values"]): int(row["counts"]) for row in counts.to_pylist()}
 
 
-def _sides(table: pa.Table) -> npt.NDArray[np.int64]:
-    """[B] the images by their longest side."""
-    longest = pc.max_element_wise(table["width"], table["height"]).drop_null().to_numpy()
-    bins = np.searchsorted(np.array(SIDES_PX), longest, side="right") - 1
-    return np.bincount(np.maximum(bins, 0), minlength=len(SIDES_PX)).astype(np.int64)
+def _appearance(table: pa.Table) -> Appearance:
+    """What the images of a part look like; unknown sizes, and the exposure of failed images, are left out."""
+    values = {name: table[name] for name in _MEASURED if name in table.column_names}
+    values["longest_side_px"] = pc.max_element_wise(table["width"], table["height"])
+    return Appearance.of({name: column.drop_null().to_numpy() for name, column in values.items()})

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,15 @@ from brainray.inputs.listing import slices
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
 from brainray.models.bundle import SHIPPED, Bundle, load_bundle, named
+from brainray.models.map_values import ImageMaps, class_order
 from brainray.page.maps import CellMap
 from brainray.page.tiles import choose, pictured
 from brainray.scoring.manifest import Shard, load_shards, read_shard
+from brainray.scoring.map_table import FINGERPRINT, MAPS_SCHEMA, map_rows
 from brainray.scoring.parts import part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import MANIFEST
+from brainray.scoring.shard_maps import for_review
 from brainray.storage.scratch import scratch_folder
 
 from .highlights import Highlights
@@ -42,22 +45,6 @@ if TYPE_CHECKING:
     from brainray.models.maps import ClassMaps
 
 MAPS = "maps.parquet"  # in the summary
-MOST_CLASSES = 8  # of a row: those with the highest probabilities
-MAPS_SCHEMA = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("content_hash", pa.string()),
-        pa.field("classes", pa.list_(pa.string())),  # by falling probability: the predicted one first
-        pa.field("logits", pa.list_(pa.float32())),
-        pa.field("biases", pa.list_(pa.float32())),
-        pa.field("rows", pa.int16()),
-        pa.field("columns", pa.int16()),
-        pa.field("values", pa.list_(pa.float16())),  # by class, row and column; mean plus bias is the logit
-        # The grid as a whole, in pixels of the upright image; it may reach beyond it.
-        *(pa.field(name, pa.float32()) for name in ("left", "top", "right", "bottom")),
-    ]
-)
-_FINGERPRINT = b"brainray.model"  # in the metadata of the file
 _BATCH = 32
 _ROW_GROUP = 4_096  # rows; small groups take more than their maps
 _NUMBERED = "first"
@@ -92,6 +79,20 @@ def bundle_of_run(run: Mapping[str, Any], model: str | None) -> Bundle:
     return bundle
 
 
+class MapSource(Protocol):
+    """Adds maps to those of a summary: made now, or while the images were scored."""
+
+    def write(
+        self,
+        run_uri: str,
+        run: Mapping[str, Any],
+        folder: str,
+        highlights: Highlights,
+        failures: Mapping[str, int],
+        writer: storage.Writer,
+    ) -> object: ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MapMaker:
     """Makes the maps of a run: its model, loaded, and which images are asked for."""
@@ -123,20 +124,15 @@ class MapMaker:
         Maps of the same model and content that are there stay, and are not made again. Those of another model go.
         Where no map is made, nothing else is written.
         """
-        listed = (highlights.rows[kind].to_pylist() for kind in ("mistake", "unsure"))
-        rows = chain(pictured(choose(highlights, failures)), *listed)
-        first = list({row["uri"]: row["shard_id"] for row in rows}.items())[: self.explain.most]
+        first = chosen(highlights, failures, self.explain)
         delete_others(folder, self.bundle.fingerprint, writer)
         uri = storage.join(folder, MAPS)
         there = _there(uri)
         written = MapsWritten()
         with scratch_folder() as scratch:
             path = f"{scratch}/{MAPS}"
-            schema = MAPS_SCHEMA.with_metadata({_FINGERPRINT: self.bundle.fingerprint.encode()})
-            with pq.ParquetWriter(path, schema, compression="zstd") as file:
-                made = self._blocks(run_uri, run, dict(first), there, written)
-                for block in slices(_with_others(made, uri if len(there) else None), _ROW_GROUP):
-                    file.write_table(block)
+            made = self._blocks(run_uri, run, first, there, written)
+            write_file(path, with_others(made, uri if len(there) else None), self.bundle.fingerprint)
             if written.images:
                 writer.write_bytes(uri, storage.read_bytes(path))
         self.say(f"--explain: {written}")
@@ -162,6 +158,13 @@ class MapMaker:
             raise Outage("--explain: the images cannot be read again; is the input still mounted?") from exc
 
 
+def chosen(highlights: Highlights, failures: Mapping[str, int], explain: Explain) -> dict[str, str]:
+    """The first images of the page and then of the review list, by URI, with their shard."""
+    listed = (highlights.rows[kind].to_pylist() for kind in ("mistake", "unsure"))
+    rows = chain(pictured(choose(highlights, failures)), *listed)
+    return dict(list({row["uri"]: row["shard_id"] for row in rows}.items())[: explain.most])
+
+
 def _there(uri: str) -> pa.Table:
     """URI and content of the images that have a map in a file; no rows where there is no file."""
     names = ["uri", "content_hash"]
@@ -178,13 +181,36 @@ def _without(rows: pa.Table, there: pa.Table) -> pa.Table:
     return rows.filter(pc.invert(pc.fill_null(same, False)))
 
 
-def _with_others(blocks: Iterator[pa.Table], uri: str | None) -> Iterator[pa.Table]:
+def there_of(uri: str, wanted: pa.Array) -> int:
+    """The number of wanted images that have a map in a file, if it is there."""
+    if not storage.exists(uri):
+        return 0
+    with storage.open_parquet(uri) as file:
+        batches = file.iter_batches(columns=["uri"])
+        return sum(pc.sum(pc.is_in(batch["uri"], wanted)).as_py() or 0 for batch in batches)
+
+
+def write_file(path: str, blocks: Iterator[pa.Table], fingerprint: str) -> int:
+    """Write rows to a local file of maps, block by block; gives their number."""
+    rows = 0
+    schema = MAPS_SCHEMA.with_metadata({FINGERPRINT: fingerprint.encode()})
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for block in slices(blocks, _ROW_GROUP):
+            rows += len(block)
+            file.write_table(block)
+    return rows
+
+
+def with_others(blocks: Iterator[pa.Table], uri: str | None) -> Iterator[pa.Table]:
     """New rows, and after them the rows of a file of earlier ones, but for those of the same images."""
+    if uri is None:
+        yield from blocks
+        return
     made = []
     for block in blocks:
         made.append(block["uri"])
         yield block
-    if uri is None or not made:
+    if not made:
         return
     replaced = pa.concat_arrays([chunk for column in made for chunk in column.chunks])
     with storage.open_parquet(uri) as file:
@@ -214,9 +240,7 @@ def _wanted(
     if explain.which != "all":
         asked = pc.is_in(part["uri"], pa.array(list(chosen), pa.string()))
         if explain.which == "review":
-            labelled = pc.is_in(part["label"], pa.array(classes, pa.string()))
-            wrong = pc.and_(labelled, pc.not_equal(part["label"], part["predicted"]))
-            asked = pc.or_(asked, pc.or_(pc.fill_null(part["review"], False), pc.fill_null(wrong, False)))
+            asked = pc.or_(asked, for_review(part, tuple(classes)))
         wanted = pc.and_(wanted, asked)
     part = part.filter(wanted)
     listed = read_shard(shard)
@@ -242,10 +266,23 @@ def _blocks(
         decoded = [_decoded(*each, bundle, written) for each in zip(images, hashes, strict=True)]
         there = [each for each in decoded if each is not None]
         if there:
-            values, logits = maps(np.stack([each.pixels for each in there]))
             kept = rows.filter(pa.array([each is not None for each in decoded]))
-            yield _table(kept, there, bundle, maps, values, logits)
+            made = _made(kept, np.stack([each.pixels for each in there]), bundle, maps)
+            squares = np.array([each.square for each in there])
+            yield map_rows(kept, made, bundle.classes, squares, maps.grid.box, bundle.image.image_px)
             written.images += len(there)
+
+
+def _made(rows: pa.Table, pixels: npt.NDArray[np.uint8], bundle: Bundle, maps: "ClassMaps") -> ImageMaps:
+    """The maps of images; `rows` have the probabilities by which the classes of each are ordered."""
+    values_NKhw, logits_NK = maps(pixels)
+    order_NC = class_order(np.stack([rows[prob_column(name)].to_numpy() for name in bundle.classes], axis=1))
+    return ImageMaps(
+        order_NC=order_NC,
+        values_NChw=np.take_along_axis(values_NKhw, order_NC[:, :, None, None], axis=1).astype(np.float16),
+        logits_NC=np.take_along_axis(logits_NK, order_NC, axis=1),
+        biases_NC=maps.biases[order_NC],
+    )
 
 
 def _read(rows: pa.Table, reader: Reader) -> Iterator[Image]:
@@ -283,58 +320,13 @@ def _decoded(image: Image, content_hash: str | None, bundle: Bundle, written: Ma
         return None
 
 
-def _table(
-    rows: pa.Table,
-    decoded: Sequence[Decoded],
-    bundle: Bundle,
-    maps: "ClassMaps",
-    values: npt.NDArray[np.float32],
-    logits: npt.NDArray[np.float32],
-) -> pa.Table:
-    """Rows of maps.parquet. `rows` have the probabilities by which the classes of each are ordered."""
-    probs_NK = np.stack([rows[prob_column(name)].to_numpy() for name in bundle.classes], axis=1)
-    order_NC = np.argsort(-probs_NK, axis=1, kind="stable")[:, :MOST_CLASSES]
-    chosen = np.take_along_axis(values, order_NC[:, :, None, None], axis=1).reshape(len(rows), -1)
-    boxes_N4 = np.array([_on_image(maps.grid.box, each.square, bundle.image.image_px) for each in decoded])
-    images, classes = order_NC.shape
-    names = np.array(bundle.classes, object)
-    columns = {
-        "uri": rows["uri"],
-        "content_hash": rows["content_hash"],
-        "classes": _lists(pa.array(names[order_NC].ravel(), pa.string()), classes),
-        "logits": _lists(pa.array(np.take_along_axis(logits, order_NC, axis=1).ravel()), classes),
-        "biases": _lists(pa.array(maps.biases[order_NC].ravel()), classes),
-        "rows": pa.array([values.shape[2]] * images, pa.int16()),
-        "columns": pa.array([values.shape[3]] * images, pa.int16()),
-        "values": _lists(pa.array(chosen.astype(np.float16).ravel()), chosen.shape[1]),
-        **{name: pa.array(boxes_N4[:, k], pa.float32()) for k, name in enumerate(("left", "top", "right", "bottom"))},
-    }
-    return pa.table(columns, schema=MAPS_SCHEMA)
-
-
-def _lists(values: pa.Array, each: int) -> pa.ListArray:
-    """Lists of `each` values."""
-    return pa.ListArray.from_arrays(np.arange(0, len(values) + 1, each, dtype=np.int32), values)
-
-
-def _on_image(box: Sequence[float], square: Sequence[float], image_px: int) -> tuple[float, float, float, float]:
-    """A box of the network's input on the upright image, in its pixels."""
-    across, down = (square[2] - square[0]) / image_px, (square[3] - square[1]) / image_px
-    return (
-        square[0] + box[0] * across,
-        square[1] + box[1] * down,
-        square[0] + box[2] * across,
-        square[1] + box[3] * down,
-    )
-
-
 def delete_others(folder: str, fingerprint: str, writer: storage.Writer) -> None:
     """Delete the maps of another model."""
     uri = storage.join(folder, MAPS)
     if not storage.exists(uri):
         return
     with suppress(StorageError), storage.open_parquet(uri) as file:
-        if (file.schema_arrow.metadata or {}).get(_FINGERPRINT) == fingerprint.encode():
+        if (file.schema_arrow.metadata or {}).get(FINGERPRINT) == fingerprint.encode():
             return
     writer.delete(uri)
 

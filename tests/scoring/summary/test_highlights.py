@@ -49,7 +49,8 @@ def test_the_selection_does_not_depend_on_how_rows_are_cut_into_parts(number, se
     whole, cut = highlights(rows), highlights(rows, cuts)
     for kind in whole.rows:
         assert cut.rows[kind].to_pylist() == whole.rows[kind].to_pylist()
-    assert (cut.images, cut.formats, cut.sides.tolist()) == (whole.images, whole.formats, whole.sides.tolist())
+    assert (cut.images, cut.formats) == (whole.images, whole.formats)
+    assert cut.appearance.figures() == whole.appearance.figures()
 
 
 def test_each_kind_holds_what_a_plain_loop_finds():
@@ -91,5 +92,5 @@ def test_a_label_that_is_no_class_is_no_mistake():
 )
 def test_images_are_counted_by_their_longest_side(width, height, place):
     found = highlights([scored("/a", "glioma", width=width, height=height), failed("/b")])
-    assert np.flatnonzero(found.sides).tolist() == [place]
+    assert np.flatnonzero(found.appearance.counts["longest_side_px"]).tolist() == [place]
     assert found.formats == {"JPEG": 1, "unknown": 1}
