@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 TESTS = Path(__file__).parent
 COLLECT = [sys.executable, "-m", "pytest", "--collect-only", "--assert=plain", "-p", "no:cacheprovider", str(TESTS)]
 
@@ -45,3 +47,8 @@ def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor
     else:
         here = names_of(collecting(tmp_path / "here", *wanted, hash_seed=1))
     assert here == names_of(there)
+
+
+def test_no_property_fails_for_a_machine_that_stalls():
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check

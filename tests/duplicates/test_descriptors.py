@@ -22,7 +22,7 @@ def test_a_signature_has_fixed_shapes_and_types_whatever_the_picture():
         assert {name: getattr(descriptor, name).dtype for name in types} == types
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
 def test_any_picture_has_a_signature_and_the_same_one_twice(height, width, seed):
     picture = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)

@@ -83,7 +83,7 @@ def test_a_turned_picture_is_cropped_like_an_upright_one():
     assert alike(decode(packed(head()), SPEC), decode(buffer.getvalue(), SPEC)) > 0.92
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 80), st.integers(1, 80))))
 def test_the_box_lies_in_the_picture_and_is_not_empty(values):
     height, width = values.shape

@@ -85,7 +85,7 @@ def test_numbers_and_seeds_give_different_images():
 
 
 @given(st.integers(1, 200), st.integers(0, 2**40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_classes_are_balanced_within_one_at_any_size(images, seed):
     counts = Counter(phantom.class_of(index, seed) for index in range(images))
     assert max(counts.values()) - min(counts[name] for name in phantom.CLASSES) <= 1

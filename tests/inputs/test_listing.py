@@ -122,7 +122,7 @@ def test_small_archives_get_small_shards_whatever_the_machine():
     assert shard_size_for(5, 7) == 7
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(images=st.integers(1, 60), rows=st.integers(1, 70), chunk=st.integers(1, 70))
 def test_slices_partition_the_rows(images, rows, chunk):
     table = pa.table({"uri": [f"u{i}" for i in range(images)]})

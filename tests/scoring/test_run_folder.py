@@ -1,64 +1,23 @@
 """A run on disk, scored in this process without Ray, one shard after the other."""
 
-import json
 import os
 import shutil
-import threading
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import CLASSES, derived, untrained
-from support.faults import Killed, mark_lease_dead
+from support.bundles import untrained
 from support.images import image_bytes
-from support.runs import Stopped, contents, engine_of, request_for, rows, score_here
+from support.runs import contents, engine_of, parts, request_for, rows, score_here, success
 
 from brainray import storage
-from brainray.commands import score as score_job
-from brainray.commands.score import plan_only, score
-from brainray.errors import BadRequest, OtherModel, OutputHeld, StorageError, VerificationError
-from brainray.inputs.labels.label_file import read_label_file
-from brainray.scoring import rescore
-from brainray.scoring.parts import part_uri
-from brainray.scoring.run_folder import verify_run
+from brainray.commands.score import plan_only
+from brainray.errors import BadRequest, OtherModel
 from brainray.scoring.summary.build import build_summary, read_summary
-
-
-@pytest.fixture
-def run(bundle, tmp_path, no_plot):
-    """Scores into one output. `only` stops it dead after so many shards, as a killed run is."""
-
-    def start(root, *, only=None, model=bundle, on_shard=None, **options):
-        request = request_for(root, start.uri, model, **options)
-        engine = engine_of(model, only=only, on_shard=on_shard)
-        if only is None:
-            return score_here(request, engine)
-        with pytest.raises(Stopped):
-            score_here(request, engine)
-        return None
-
-    start.uri = str(tmp_path / "run")
-    return start
-
-
-@pytest.fixture
-def other(bundle, tmp_path):
-    """Another model: the same weights with another temperature."""
-    return derived(bundle, tmp_path / "other")
-
-
-def parts(uri):
-    """Name and time of writing of each part."""
-    folder = f"{uri}/predictions"
-    return {name: os.stat(f"{folder}/{name}").st_mtime_ns for name in os.listdir(folder)}
 
 
 def manifest(uri):
     return {row["uri"]: row for row in pq.read_table(f"{uri}/manifest").to_pylist()}
-
-
-def success(uri):
-    return storage.exists(f"{uri}/_SUCCESS")
 
 
 def test_a_whole_run_has_a_row_an_image_and_says_so(run, archive, bundle):
@@ -176,143 +135,6 @@ def test_an_image_gone_before_it_was_scored_has_a_row_that_says_so(run, archive)
     assert {row["error"] for uri, row in found.items() if "/pituitary/" in uri} == {"not_found"}
 
 
-def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, tmp_path):
-    root = archive(images=2)
-    run(root)
-    os.rename(root / "glioma", tmp_path / "kept")
-    run(root)
-    request = request_for(root, run.uri, bundle, group_by="folder")
-    outcome = score_here(request, engine_of(bundle, on_shard=lambda _: pytest.fail("a shard was scored")))
-    assert outcome.scored == 0
-    found = contents(run.uri)
-    assert {row["group"] for uri, row in found.items() if "/notumor/" in uri} == {"notumor"}
-    assert set(outcome.summary.figures["groups"]) == {"(none)", "meningioma", "notumor", "pituitary"}
-
-
-@pytest.fixture(scope="module")
-def forty_shards(bundle, tmp_path_factory):
-    """An archive and its run of 40 shards of an image each, made once: that takes a second."""
-    folder = tmp_path_factory.mktemp("forty")
-    root = folder / "archive"
-    for number in range(40):
-        path = root / CLASSES[number % 4] / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image_bytes(number))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("brainray.scoring.summary.build.draw_confusion", lambda *_: b"no plot")
-        score_here(request_for(root, folder / "run", bundle, shard_size=1), engine_of(bundle))
-    return root, folder / "run"
-
-
-@pytest.fixture
-def relabelling(run, forty_shards, bundle):
-    """A run of 40 shards of an image each, and how to give all of them a group; tells what the listener heard."""
-    root, made = forty_shards
-    shutil.copytree(made, run.uri)
-    request = request_for(root, run.uri, bundle, shard_size=1, group_by="folder")
-
-    def start(listener=lambda _: None):
-        engine = engine_of(bundle, on_shard=lambda _: pytest.fail("a shard was scored"))
-        return score(request, listener=listener, say=lambda _: None, engine=engine)
-
-    return start
-
-
-def groups(uri):
-    return [row["group"] for row in rows(uri)]
-
-
-def test_parts_are_relabelled_side_by_side(run, relabelling, monkeypatch):
-    together = threading.Barrier(8)
-    settle = score_job.commit_unscored
-    monkeypatch.setattr(score_job, "commit_unscored", lambda *args: (together.wait(timeout=60), settle(*args))[1])
-    relabelling()
-    assert len(groups(run.uri)) == 40
-    assert None not in groups(run.uri)
-
-
-def test_relabelling_tells_how_far_it_is(run, relabelling):
-    heard, status = [], []
-
-    def listener(progress):
-        if heard and progress.phase == "updating":
-            status.append(storage.read_json(f"{run.uri}/status.json"))
-        heard.append(progress)
-
-    relabelling(listener)
-    assert [p.done for p in heard if p.phase == "updating"] == list(range(41))
-    assert {p.total for p in heard if p.phase == "updating"} == {40}
-    assert status[-1]["phase"] == "updating"
-    assert status[-1]["total"] == 40
-
-
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_relabelling_stops_at_the_first_error_and_goes_on_when_run_again(run, relabelling, monkeypatch, interrupted):
-    settle, lock, begun, heard = score_job.commit_unscored, threading.Lock(), [], threading.Event()
-
-    def fifteen(*args):
-        """Fifteen succeed; the others fail, after Ctrl-C if there is to be one."""
-        with lock:
-            begun.append(args)
-            number = len(begun)
-        if number <= 15:
-            return settle(*args)
-        assert heard.wait(60)
-        raise StorageError("read_failed", "the disk is full")
-
-    def press(progress):
-        if progress.phase == "updating" and progress.done == 10:
-            heard.set()
-            raise KeyboardInterrupt
-
-    if not interrupted:
-        heard.set()
-    with monkeypatch.context() as patch:
-        patch.setattr(score_job, "commit_unscored", fifteen)
-        with pytest.raises(KeyboardInterrupt if interrupted else StorageError):
-            relabelling(*[press] * interrupted)
-    assert not any(thread.name.startswith("update") for thread in threading.enumerate())
-    relabelled = 40 - groups(run.uri).count(None)
-    assert relabelled == 15
-    assert not success(run.uri)
-    assert len(relabelling().plan.pending) == 40 - relabelled
-    assert None not in groups(run.uri)
-    assert verify_run(run.uri).problems == ()
-
-
-def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monkeypatch):
-    settle, lock, done = score_job.commit_unscored, threading.Lock(), []
-
-    def taken_over(*args):
-        with lock:  # one by one, for the takeover to stand between two of them
-            if len(done) == 5:
-                storage.revoke(f"{run.uri}/.lease/{storage.list_names(f'{run.uri}/.lease')[-1]}")
-            info = settle(*args)
-            done.append(info)
-            return info
-
-    monkeypatch.setattr(score_job, "commit_unscored", taken_over)
-    with pytest.raises(OutputHeld):
-        relabelling()
-    assert len(done) == 5
-    assert groups(run.uri).count(None) == 35
-
-
-def test_labels_still_fit_when_an_image_is_gone_and_the_run_is_planned_twice(run, archive, bundle, tmp_path):
-    root = archive(images=2)
-    (tmp_path / "labels.csv").write_text("file,label\nglioma/0.jpg,pituitary\nglioma/1.jpg,notumor\n")
-    label_file = read_label_file(str(tmp_path / "labels.csv"), bundle.classes)
-    request = request_for(root, run.uri, bundle, label_file=label_file)
-    with pytest.raises(Stopped):
-        score_here(request, engine_of(bundle, only=1))
-    (root / "glioma" / "1.jpg").unlink()
-    plan_only(request)
-    score_here(request, engine_of(bundle))
-    found = contents(run.uri)
-    assert found[str(root / "glioma" / "0.jpg")]["label"] == "pituitary"
-    assert found[str(root / "glioma" / "1.jpg")]["label"] == "notumor"
-
-
 def test_success_is_gone_while_a_run_is_extended(run, archive):
     root = archive(images=3)
     run(root)
@@ -391,74 +213,6 @@ def test_a_plan_writes_nothing(bundle, archive, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def damage(path):
-    """Turn over one byte of the data, as a bad disk does; the footer stays readable."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 0xFF
-    path.write_bytes(bytes(data))
-
-
-def rewrite(path, change):
-    table = pq.read_table(path)
-    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
-
-
-FAULTS = {
-    "missing": (lambda p: p.unlink(), r"part-\w+\.parquet is missing, with the rows of .*glioma/0\.jpg"),
-    "cut": (lambda p: p.write_bytes(p.read_bytes()[:-20]), r"part-\w+\.parquet is damaged"),
-    "damaged": (damage, r"part-\w+\.parquet is damaged"),
-    "doubled": (lambda p: rewrite(p, lambda t: t.take([0, 0, 2])), r"lacks .*1\.jpg.*more than one row for .*0\.jpg"),
-    "another model": (
-        lambda p: rewrite(p, lambda t: t.replace_schema_metadata(changed(t, model="another"))),
-        "of model another",
-    ),
-}
-
-
-def changed(table, **values):
-    key = b"brainray"
-    return {key: json.dumps(json.loads(table.schema.metadata[key]) | values)}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_part_harmed_later_is_found_and_made_anew(fault, run, archive):
-    root = archive(images=3)
-    run(root)
-    before = contents(run.uri)
-    (first,) = {row["shard_id"] for row in rows(run.uri) if row["uri"].endswith("glioma/0.jpg")}
-    uri = part_uri(run.uri, first)
-    harm, complaint = FAULTS[fault]
-    if fault == "another model":
-        table = pq.read_table(uri)
-        pq.write_table(table.replace_schema_metadata(changed(table, model="another")), uri)
-    else:
-        harm(type(root)(uri))
-    with pytest.raises(VerificationError, match=complaint):
-        verify_run(run.uri)
-    storage.delete(uri)
-    assert run(root).scored == 3
-    assert contents(run.uri) == before
-    assert verify_run(run.uri).rows == 12
-
-
-@pytest.mark.parametrize("fault", ["missing", "doubled", "damaged"])
-def test_rows_that_do_not_add_up_are_named_and_never_published(fault, run, archive, bundle):
-    root = archive(images=3)
-    harm, complaint = FAULTS[fault]
-    engine = engine_of(bundle)
-
-    def harming(request, plan, lease):
-        done = list(engine(request, plan, lease))
-        harm(root.parent / "run" / "predictions" / f"part-{done[0].shard_id}.parquet")
-        yield from done
-
-    with pytest.raises(VerificationError, match=complaint):
-        score_here(request_for(root, run.uri, bundle), harming)
-    assert not success(run.uri)
-    assert run(root).scored == 3, "the same command must score just the rows that were lost"
-    assert len(contents(run.uri)) == 12 and success(run.uri)
-
-
 def test_unread_images_are_read_again_on_request(run, archive):
     root = archive(images=2)
     lost, kept = root / "glioma" / "1.jpg", root.parent / "elsewhere.jpg"
@@ -473,73 +227,6 @@ def test_unread_images_are_read_again_on_request(run, archive):
     assert outcome.scored == 1
     assert contents(run.uri)[str(lost)]["status"] == "ok"
     assert run(root, retry_unread=True).scored == 0
-
-
-def test_rescoring_leaves_the_old_run_whole_until_the_new_one_is(run, archive, bundle, other):
-    root = archive(images=3)
-    run(root)
-    before, names = contents(run.uri), set(parts(run.uri))
-    run(root, model=other, rescore=True, only=2)
-    assert contents(run.uri) == before and success(run.uri)
-    assert verify_run(run.uri).rows == 12
-    assert run(root, model=other, rescore=True).scored == 6, "the new generation goes on where it stopped"
-    assert {row["model"] for row in rows(run.uri)} == {other.fingerprint}
-    assert set(parts(run.uri)) == names
-    assert verify_run(run.uri).rows == 12
-    assert storage.read_json(f"{run.uri}/_SUCCESS")["fingerprint"] == other.fingerprint
-    assert not os.path.exists(f"{run.uri}/.rescore")
-    assert run(root, model=other).plan.complete
-    with pytest.raises(OtherModel):
-        run(root)
-
-
-@pytest.mark.parametrize("where", ["build_summary", "publish", "verification_of"])
-def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where, run, archive, monkeypatch):
-    root = archive(images=3)
-    run(root)
-
-    def die(*_, **__):
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(rescore, where, die)
-        run(root, rescore=True)
-    assert not success(run.uri)
-    mark_lease_dead(run.uri)
-    assert run(root, rescore=True, on_shard=lambda _: pytest.fail("a shard was scored twice")).scored == 0
-    assert verify_run(run.uri).rows == 12
-    assert not os.path.exists(f"{run.uri}/.rescore")
-
-
-def test_a_generation_that_was_switched_in_is_removed_by_the_next_run(run, archive, monkeypatch):
-    root = archive(images=2)
-    run(root)
-    with monkeypatch.context() as patch:
-        patch.setattr(storage.Writer, "delete_tree", lambda *_, **__: None)
-        run(root, rescore=True)
-    assert os.path.exists(f"{run.uri}/.rescore")
-    (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
-    run(root)
-    assert not os.path.exists(f"{run.uri}/.rescore")
-    assert run(root, rescore=True).scored == 9, "a later wish to score everything anew must not find old work"
-
-
-def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, archive, other):
-    root = archive(images=3)
-    run(root)
-    (root / "glioma" / "1.jpg").unlink()
-    (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
-    run(root, model=other, rescore=True)
-    assert sorted(contents(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
-
-
-def test_rescoring_with_the_same_model_scores_every_image_again(run, archive):
-    root = archive(images=2)
-    run(root)
-    before, scored_at = contents(run.uri), {row["scored_at"] for row in rows(run.uri)}
-    assert run(root, rescore=True).scored == 8
-    assert contents(run.uri) == before
-    assert scored_at.isdisjoint(row["scored_at"] for row in rows(run.uri))
 
 
 @pytest.mark.parametrize("classes", [("healthy", "sick"), ("a", "b", "c", "d", "e")], ids=["2", "5"])

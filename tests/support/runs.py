@@ -1,6 +1,7 @@
 """What tests of a run share: an engine that scores in this process, and the rows that a run holds."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,3 +142,13 @@ def brightness(images):
     mean = images.reshape(len(images), -1).mean(axis=1) / 255 if len(images) else np.empty(0)
     rest = (1 - mean) / (len(CLASSES) - 1)
     return np.stack([mean] + [rest] * (len(CLASSES) - 1), axis=1).astype(np.float32)
+
+
+def parts(uri):
+    """Name and time of writing of each part."""
+    folder = f"{uri}/predictions"
+    return {name: os.stat(f"{folder}/{name}").st_mtime_ns for name in os.listdir(folder)}
+
+
+def success(uri):
+    return storage.exists(f"{uri}/_SUCCESS")

@@ -109,7 +109,7 @@ def test_there_is_nothing_in_it_that_could_run(third_epoch):
     assert torch.load(io.BytesIO(archive), weights_only=True).keys() == Checkpoint.__dataclass_fields__.keys()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_damaged_file_is_refused_with_a_reason_and_never_believed(third_epoch, data):
     content = bytearray(checkpoint.to_bytes(third_epoch))

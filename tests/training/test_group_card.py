@@ -114,7 +114,7 @@ def test_without_groups_there_is_no_such_table(tmp_path):
     assert not (tmp_path / "training" / "groups.csv").exists()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 2)), max_size=60))
 def test_every_picture_of_a_group_counts_once(rows):
     names = np.array([f"p{group}" if group else "" for group, _, _ in rows], np.str_)

@@ -33,7 +33,7 @@ def check_whole(split, pictures, groups, labels):
     assert set(labels[learned]) == set(labels)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images=IMAGES, fraction=st.floats(0.05, 0.6), seed=st.integers(0, 3))
 def test_no_picture_and_no_group_is_on_both_sides_of_a_split(images, fraction, seed):
     pictures, labels, groups, joined = arrays(images)
@@ -45,7 +45,7 @@ def test_no_picture_and_no_group_is_on_both_sides_of_a_split(images, fraction, s
     assert set(labels[made.validation]) == set(labels)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images=IMAGES, folds=st.integers(2, 5), seed=st.integers(0, 3))
 def test_no_picture_and_no_group_is_on_both_sides_of_a_fold_and_each_is_measured_once(images, folds, seed):
     pictures, labels, groups, joined = arrays(images)

@@ -55,7 +55,7 @@ def test_one_seed_gives_one_set_of_weights():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pictures=st.lists(st.integers(0, 30), min_size=1, max_size=40), batch=st.integers(1, 16), extra=st.integers(0, 3)
 )

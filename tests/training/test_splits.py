@@ -23,7 +23,7 @@ def folds(pictures, labels, *, joined, count):
     return list(fold_by_picture(pictures, labels, joined=joined, classes=CLASSES, folds=count, seed=0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pictures=st.lists(st.integers(0, 30), min_size=4, max_size=120),
     fraction=st.floats(0.01, 0.99),
@@ -46,7 +46,7 @@ def test_no_picture_is_on_both_sides_and_none_is_lost(pictures, fraction, seed):
         assert set(labels[side]) == {0, 1}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     images=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), min_size=10, max_size=120),
     count=st.integers(2, 4),

@@ -42,7 +42,7 @@ def some_rows(number, seed):
     return rows
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 80), st.integers(0, 99), st.lists(st.integers(0, 80), max_size=6))
 def test_the_selection_does_not_depend_on_how_rows_are_cut_into_parts(number, seed, cuts):
     rows = some_rows(number, seed)
