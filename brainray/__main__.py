@@ -2,16 +2,13 @@
 
 import os
 import sys
-from typing import NoReturn
-
-from .interpreter import ensure_packages
 
 
 def _leave_working_folder() -> None:
     """Take the working folder off the import path, so that a `torch.py` in it is not taken for torch.
 
     Python puts it there with `-m`, and for an empty entry of PYTHONPATH. Where brainray itself lies in it, or
-    PYTHONPATH names it in full, it is searched last.
+    PYTHONPATH names it in full, it is searched last. Before this, only what Python itself has loaded may be imported.
     """
     try:
         folder = os.getcwd()
@@ -22,8 +19,10 @@ def _leave_working_folder() -> None:
     sys.path[:] = [entry for entry in sys.path if entry != folder] + [folder] * (folder in named)
 
 
-def _main() -> NoReturn:
+def _main() -> None:
     _leave_working_folder()
+    from .interpreter import ensure_packages
+
     ensure_packages(["-m", "brainray", *sys.argv[1:]])
     from .cli.app import main
 

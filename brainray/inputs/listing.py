@@ -30,11 +30,11 @@ from .label_file import LabelFile, fill_nearly, spellings
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, tables_in, with_values
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
-from .unnamed_files import UnnamedFiles, read_head, read_member_head
+from .unnamed_files import TAR, MemberFormats, UnnamedFiles, image_or_tar_format
 from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
-_SEEKABLE = ("tar", "zip")  # archives of which the first bytes of one member can be read
+_WEBDATASETS = ("tar", "compressed tar")  # archives with samples of several files
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
 NAMES_SCHEMA = pa.schema([pa.field("relative", pa.string()), pa.field("name", pa.string())])
 # Small inputs get smaller shards, so that every core has work and the last shards end together.
@@ -119,6 +119,7 @@ class Lister:
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
+        self._member_formats = MemberFormats()
         self._unused: set[str] = set()  # columns of labels that cannot be read, as noted
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
@@ -192,7 +193,7 @@ class Lister:
 
         An archive in Glacier cannot be listed: its kind is None.
         """
-        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, read=read_head)
+        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, format_in=image_or_tar_format)
         named = 0
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
@@ -212,12 +213,10 @@ class Lister:
                 named += 1
                 yield found, None if found.archived else kind
             elif unnamed.wants(reason):
-                for image in unnamed.add(found, reason):
-                    yield image, None
+                yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.add(found, reason))
             else:
                 count_skipped(self.skipped, reason)
-        for image in unnamed.rest(named):
-            yield image, None
+        yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.rest(named))
         self._notes += unnamed.notes
 
     def _indexed(
@@ -247,14 +246,13 @@ class Lister:
             return
         self.may_repeat = True
         name = storage.name_of(archive.uri)
-        kind = archives.kind_of(name)
-        in_parquet = kind == "parquet"
+        in_parquet = archives.kind_of(name) == "parquet"
         unnamed = UnnamedFiles(
             archive.uri,
             self.skipped,
             any_suffix=self._any_suffix,
             sample=not self._members_sampled,
-            read=read_member_head,
+            format_in=self._member_formats,
         )
         named = 0
         if index.note is not None:
@@ -268,7 +266,7 @@ class Lister:
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
-            is_unnamed = reason is not None and kind in _SEEKABLE and not image.refused and unnamed.wants(reason)
+            is_unnamed = reason is not None and not image.refused and unnamed.wants(reason)
             unchosen = self._chosen.skip_reason(path) if reason is None or is_unnamed else None
             if unchosen or (reason and not is_unnamed):
                 count_skipped(self.skipped, unchosen or reason or "")
@@ -285,8 +283,8 @@ class Lister:
             kept_values = values if member else None
             listed = image._replace(label=label, group=group, kept=kept_values, refused=refused), path
             named += reason is None
-            yield from unnamed.add(listed, reason) if reason else (listed,)
-        yield from unnamed.rest(named)
+            yield from (item for item, _ in unnamed.add(listed, reason)) if reason else (listed,)
+        yield from (item for item, _ in unnamed.rest(named))
         if unnamed.files and not self._members_sampled:  # once: the archives of a data set are alike
             self._members_sampled = True
             self._notes += unnamed.notes
@@ -308,7 +306,7 @@ class Lister:
         if self._label_file is not None or not spelled.strip():
             return None
         label = match_class(spelled, self._lookup)
-        if label is None and image.container and archives.kind_of(image.container) in ("tar", "compressed tar"):
+        if label is None and image.container and archives.container_kind(image.container) in _WEBDATASETS:
             label = self._numbered.get(spelled)
             if label is not None:
                 self._note_numbers()
@@ -363,6 +361,11 @@ class Lister:
                 f"{', '.join(self._classes)}; correct it, or leave it empty"
             )
         return label
+
+
+def _kind_of_unnamed(form: str) -> archives.Kind | None:
+    """The kind of archive that a file without suffix is by its format; None for an image."""
+    return archives.container_kind("") if form == TAR else None
 
 
 def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:
