@@ -21,7 +21,7 @@ def _leave_working_folder() -> None:
 
 def _main() -> None:
     _leave_working_folder()
-    from .interpreter import ensure_packages
+    from .machine.interpreter import ensure_packages
 
     ensure_packages(["-m", "brainray", *sys.argv[1:]])
     from .cli.app import main
