@@ -21,11 +21,12 @@ from brainray.errors import BadRequest, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
-from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, refusal_of
+from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
+from .labels.label_notes import LabelNotes
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, tables_in, with_values
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .skip_counts import count_skipped, few_reasons
@@ -118,9 +119,9 @@ class Lister:
         self._retry_unread = retry_unread  # whether objects may be restored that a list calls archived
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._label_notes = LabelNotes(classes, silent=label_file is not None)
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._member_formats = MemberFormats()
-        self._unused: set[str] = set()  # columns of labels that cannot be read, as noted
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
@@ -134,7 +135,7 @@ class Lister:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the listing, one line each; complete after the last of the tables."""
         globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
-        return (*self._notes, *globs)
+        return (*self._notes, *self._label_notes.lines, *globs)
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -256,7 +257,9 @@ class Lister:
         )
         named = 0
         if index.note is not None:
-            self._note_unused(archive.uri, index.note)
+            self._label_notes.add_unused(archive.uri, index.note)
+        elif in_parquet:
+            self._label_notes.add_columns_of_archive(archive.uri)
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
@@ -274,7 +277,8 @@ class Lister:
             folders = (*above, *inner.split("/")[:-1])
             if spelled:
                 label = self._member_label(spelled, image, known=index.in_run)
-                if label is None and index.in_run and not in_parquet:  # the label that earlier versions gave it
+                earlier = index.in_run and not in_parquet  # then it has the label that earlier versions gave it
+                if label is None and (earlier or spelled.key is not None):
                     label = self._label((root_name, *folders))
             else:
                 label = self._label((root_name, *folders))
@@ -297,43 +301,32 @@ class Lister:
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
 
-    def _member_label(self, spelled: str, image: ListedImage, *, known: bool) -> str | None:
+    def _member_label(self, spelled: Spelled, image: ListedImage, *, known: bool) -> str | None:
         """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0.
 
         Runs may hold archives whose labels are no classes, which had no label in earlier versions: `known` ones still
         have none, so that these runs can be extended. Raises `BadRequest` for any other.
         """
-        if self._label_file is not None or not spelled.strip():
+        text, key = spelled
+        if self._label_file is not None or not text.strip():
             return None
-        label = match_class(spelled, self._lookup)
+        label = match_class(text, self._lookup)
         if label is None and image.container and archives.container_kind(image.container) in _WEBDATASETS:
-            label = self._numbered.get(spelled)
+            label = self._numbered.get(text)
             if label is not None:
-                self._note_numbers()
-        if label is None and not known:
+                self._label_notes.add_numbers()
+        if label is None and key is not None:
+            self._label_notes.add_no_class(image.uri, key, text)
+        elif label is None and not known:
             raise BadRequest(
-                f"--input {image.uri}: its label {spelled!r} is no class of the model, which knows "
+                f"--input {image.uri}: its label {text!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
             )
         return label
 
-    def _note_unused(self, uri: str, what: str) -> None:
-        """Say once of a column that it labels no image: files of one data set have the same columns."""
-        if self._label_file is None and what not in self._unused:
-            self._unused.add(what)
-            self._notes.append(
-                f"--input {uri}: {what}, and labels no image; write the names of classes as text, or give --labels"
-            )
-
-    def _note_numbers(self) -> None:
-        """Say once how numbers are read, for another data set may count its classes otherwise."""
-        order = ", ".join(f"{number} {name}" for number, name in self._numbered.items())
-        note = f"labels that are numbers name the classes in the model's order: {order}; else give --labels"
-        if note not in self._notes:
-            self._notes.append(note)
-
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""
+        self._label_notes.add_columns(image_list)
         base = image_list.base + "/"
         for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped):
             if image_list.inventory and self._own and image.uri.startswith(self._own):
@@ -358,7 +351,8 @@ class Lister:
         if label is None and self._label_file is None:
             raise BadRequest(
                 f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "
-                f"{', '.join(self._classes)}; correct it, or leave it empty"
+                f"{', '.join(self._classes)}; correct it, leave it empty, or rename the column "
+                f"{image_list.label_column} if it holds no labels"
             )
         return label
 
