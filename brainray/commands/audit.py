@@ -92,7 +92,9 @@ def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dic
     check_output(request.output)
     lease.refuse_if_held(request.output)
     group_file = read_group_file(request.groups) if request.groups else None
-    listed = list_images(request.data, request.against, group_regex=request.group_regex, group_file=group_file)
+    listed = list_images(
+        request.data, request.against, group_regex=request.group_regex, group_file=group_file, output=request.output
+    )
     say(f"{len(listed.table):,} images")
     for line in (*listed.notes, *(group_file.describe() if group_file else ())):
         say(line)

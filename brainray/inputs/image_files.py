@@ -262,15 +262,21 @@ class InputFolders(FolderRules):
             self._tables.on_file(folders)
 
 
-def image_files(option: str, root: str, skipped: Counter[str], notes: list[str]) -> Iterator[FileInfo]:
+def image_files(
+    option: str, root: str, skipped: Counter[str], notes: list[str], *, output: str | None = None
+) -> Iterator[FileInfo]:
     """List the image files below `root`; last those without a suffix, if they count (see `UnnamedFiles`).
 
+    What lies below `output` is left out: the plots that the command writes there are no input of its next run.
     Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
     """
     unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=image_format)
     named = 0
+    own = None if output is None else output.rstrip("/") + "/"
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
+            if own and found.uri.startswith(own):
+                continue
             reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
             if reason is None:
                 named += 1

@@ -40,6 +40,7 @@ from brainray.inputs.tables.table_columns import (
     VERSION_COLUMNS,
     find_column,
 )
+from brainray.inputs.tables.text_stream import refuse_other_table
 
 from .archive_lookup import ArchiveLookup, is_missing
 from .s3_inventory import Inventory, archived_class, is_encoded, open_inventory, passed_over, unencoded
@@ -260,6 +261,8 @@ def open_file_list(uri: str) -> FileList | None:
 def open_table(uri: str) -> FileList | None:
     """Open a file list, or a Parquet file that holds the images themselves; None for any other name."""
     _refuse_pipe(uri)
+    with as_bad_request("--input"):
+        refuse_other_table(uri, source=f"--input {uri}")
     is_text = _TEXT.search(uri) is not None
     if not (is_text or _is_parquet(uri) or uri.lower().endswith(".json")):
         return None
