@@ -71,8 +71,8 @@ def list_images(
 ) -> AuditListing:
     """List the image files below all roots, and not below `output`.
 
-    A subject is told by the group file, else by the regular expression. Raises `BadRequest` for a root without images or
-    inside another root, and what `GroupFile` refuses.
+    A subject is told by the group file, else by the regular expression. Raises `BadRequest` for a root without images
+    or inside another root, and what `GroupFile` refuses.
     """
     _check_disjoint([*data, *against])
     subject_of = Grouper(group_regex, option="--group-regex")
