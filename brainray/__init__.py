@@ -6,7 +6,7 @@ Importing the package has no effect and imports nothing heavy: each name is impo
 
 import importlib
 
-# Not that of `typing`: with `python -m brainray` this runs before `__main__` takes the working folder off the path.
+# Not that of `typing`: this runs before `cli.start` takes the working folder off the import path.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .api import AuditResult, ReportResult, ScoreResult, TrainResult, audit, compare, report, score, train
