@@ -5,8 +5,9 @@ Importing the package has no effect and imports nothing heavy: each name is impo
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
+# Not that of `typing`: this runs before `cli.start` takes the working folder off the import path.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .api import AuditResult, ReportResult, ScoreResult, TrainResult, audit, compare, report, score, train
     from .commands.compare import CompareResult

@@ -94,7 +94,9 @@ def audit(request: AuditRequest, *, say: Say, start: Start | None = None) -> dic
     check_output(request.output)
     lease.refuse_if_held(request.output)
     subjects = read_group_file(request.groups) if request.groups else None
-    listed = list_images(request.data, request.against, group_regex=request.group_regex, group_file=subjects)
+    listed = list_images(
+        request.data, request.against, group_regex=request.group_regex, group_file=subjects, output=request.output
+    )
     say(f"{len(listed.table):,} images")
     for line in (*listed.notes, *(subjects.describe() if subjects else ())):
         say(line)

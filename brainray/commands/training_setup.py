@@ -75,8 +75,8 @@ def list_images(
     data_uri, exclude_uri = storage.normalise(data), storage.normalise(exclude) if exclude else None
     group_file = read_group_file(storage.normalise(groups)) if groups else None
     box_file = read_box_file(storage.normalise(boxes)) if boxes else None
-    training_set = list_training_set(data_uri, group_file, box_file)
-    excluded = list_excluded(exclude_uri) if exclude_uri else None
+    training_set = list_training_set(data_uri, group_file, box_file, output=output)
+    excluded = list_excluded(exclude_uri, output=output) if exclude_uri else None
     classes = training_set.classes
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
     if training_set.skipped:

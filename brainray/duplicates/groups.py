@@ -64,11 +64,17 @@ class AuditListing:
 
 
 def list_images(
-    data: Sequence[str], against: Sequence[str], *, group_regex: str | None, group_file: GroupFile | None = None
+    data: Sequence[str],
+    against: Sequence[str],
+    *,
+    group_regex: str | None,
+    group_file: GroupFile | None = None,
+    output: str | None = None,
 ) -> AuditListing:
-    """List the image files below all roots. A subject is told by the group file, else by the regular expression.
+    """List the image files below all roots, and not below `output`.
 
-    Raises `BadRequest` for a root without images or inside another root, and what `GroupFile` refuses.
+    A subject is told by the group file, else by the regular expression. Raises `BadRequest` for a root without images
+    or inside another root, and what `GroupFile` refuses.
     """
     _check_disjoint([*data, *against])
     subject_of = Grouper(group_regex, option="--group-regex")
@@ -76,7 +82,7 @@ def list_images(
     chunks: list[pa.Table] = []
     for source, roots in ((DATA, data), (AGAINST, against)):
         for root in roots:
-            tables = list(tables_of(_listing_rows(root, source, subject_of, skipped, notes), _LISTING_SCHEMA))
+            tables = list(tables_of(_listing_rows(root, source, subject_of, skipped, notes, output), _LISTING_SCHEMA))
             if not tables:
                 found = passed_over(skipped, notes, f"--{source} {root}")
                 raise BadRequest(f"--{source} {root}: no image files found{found}")
@@ -97,10 +103,10 @@ def _check_disjoint(roots: Sequence[str]) -> None:
 
 
 def _listing_rows(
-    root: str, source: str, subject_of: Grouper, skipped: Counter[str], notes: list[str]
+    root: str, source: str, subject_of: Grouper, skipped: Counter[str], notes: list[str], output: str | None
 ) -> Iterator[dict[str, str | None]]:
     """The rows of the listing for one root; counts files that are no images, and notes what the user should know."""
-    for image in image_files(f"--{source}", root, skipped, notes):
+    for image in image_files(f"--{source}", root, skipped, notes, output=output):
         label, folder = _label_and_folder(image.folders)
         subject = subject_of(image.uri, image.folders)
         relative = "/".join((*image.folders, storage.name_of(image.uri)))

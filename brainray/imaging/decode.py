@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from . import jpeg
 from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened
 from .normalise import head_box, usual_tone
+from .wide_values import has_wide_colours, is_wide, scaled_to_8_bits, unpacked_colours
 
 _TURNS = {  # EXIF orientation -> the operation that turns the image upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -39,9 +39,6 @@ _TURNS = {  # EXIF orientation -> the operation that turns the image upright
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_WIDE_MODES = ("I", "F")  # first letters of Pillow's modes with 16-bit, 32-bit and float values
-_WIDE_WINDOW = (0.1, 99.9)  # percentiles of the values of such an image that become 0 and 255
-_WIDE_BLOCK = 1 << 20  # pixels that are scaled at a time, or sampled for the percentiles: limits memory
 _FULL_SIZE_SCANS = 20  # most scans of a progressive image of max_pixels, more for smaller ones; encoders write about 10
 _NO_END = "it has no end marker (EOI), but all its pixels"
 _PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
@@ -171,6 +168,8 @@ def _pillow_errors(otherwise: ImageReason, what: str) -> Iterator[None]:
     """Everything Pillow raises becomes an `ImageError`; `otherwise` is the reason where the error names none."""
     try:
         yield
+    except ImageError:
+        raise
     except Exception as exc:  # damaged files raise nearly every type there is; none may take down a shard
         message = " ".join(str(exc).split())[:200].encode("ascii", "backslashreplace").decode()
         compression = TIFF_COMPRESSIONS.get(int(message)) if message.isdecimal() else None
@@ -243,12 +242,17 @@ def _fitted_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
 
 def _unpacked(image: ImageFile, mode: str) -> Image.Image:
     """Unpack to L or RGB: wide values scaled to 8 bits, transparency over black, palette and CMYK resolved."""
+    source = image.fp
+    is_wide_colour = has_wide_colours(image)
     with _pillow_errors("truncated", f"{image.format} pixels"):
         image.load()
     with _pillow_errors("unsupported", f"{image.format} in mode {image.mode}"):
-        if image.has_transparency_data and not image.mode.startswith(_WIDE_MODES):
+        if is_wide_colour and isinstance(source, io.BytesIO):
+            picture = unpacked_colours(source.getvalue(), image)
+            return _over_black(picture, mode) if picture.mode == "RGBA" else picture.convert(mode)
+        if image.has_transparency_data and not is_wide(image):
             return _over_black(image, mode)
-        flat = _scaled_to_8_bits(image) if image.mode.startswith(_WIDE_MODES) else image
+        flat = scaled_to_8_bits(image) if is_wide(image) else image
         return flat if flat.mode == mode else flat.convert(mode)
 
 
@@ -257,31 +261,6 @@ def _over_black(image: Image.Image, mode: str) -> Image.Image:
     black = Image.new(mode, image.size)
     black.paste(rgba.convert(mode), mask=rgba.getchannel("A"))
     return black
-
-
-def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """The 0.1 to 99.9 percentile of the values becomes 0 to 255: scanners use 12 of 16 bits, floats have any unit.
-
-    Where the two are equal, minimum and maximum are used. NaN is black, infinities are black and white.
-    """
-    values_HW: NDArray[Any] = np.asarray(image)
-    scaled_HW = np.empty(values_HW.shape, np.uint8)
-    low, high = _window(values_HW)
-    for start in range(0, values_HW.size, _WIDE_BLOCK):
-        block = np.s_[start : start + _WIDE_BLOCK]
-        inside = np.nan_to_num(values_HW.reshape(-1)[block].astype(np.float64).clip(low, high), nan=low)
-        scaled_HW.reshape(-1)[block] = (inside - low) / (high - low or 1) * 255 + 0.5
-    return Image.fromarray(scaled_HW)
-
-
-def _window(values_HW: NDArray[Any]) -> tuple[float, float]:
-    """The values that become 0 and 255; equal where the image has a single value."""
-    sample = values_HW.reshape(-1)[:: 1 + values_HW.size // _WIDE_BLOCK].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        return 0.0, 0.0
-    low, high = np.percentile(sample, _WIDE_WINDOW)
-    return (float(low), float(high)) if low < high else (float(sample.min()), float(sample.max()))
 
 
 def _orientation(image: Image.Image) -> int:

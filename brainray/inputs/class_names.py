@@ -16,8 +16,11 @@ _ALIASES = {
     "pituitary": ("pituitary", "pituitarytumor", "pituitarytumour", "pituitaryadenoma"),
     "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
 }
-# Names of label columns, in file lists, label files and Parquet archives; the first that exists counts.
-LABEL_COLUMNS = ("label", "class", "diagnosis", "target", "labels")
+# Names of label columns, in file lists, label files and Parquet archives, compared without case, blanks, hyphens and
+# underscores; the first that exists counts.
+LABEL_COLUMNS = (
+    "label", "class", "diagnosis", "target", "labels", "classname", "labelname", "tumortype", "tumourtype",
+)  # fmt: skip
 # Names of split folders in public copies, which are above the class folders and no class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one
@@ -85,7 +88,7 @@ def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | 
 def _hive_label(folder: str) -> str | None:
     """The value of a Hive partition whose key is that of a label column; None for any other folder."""
     key, separator, value = folder.partition("=")
-    is_label = separator and value != _HIVE_NULL and key.strip().casefold() in LABEL_COLUMNS
+    is_label = separator and value != _HIVE_NULL and _key(key) in LABEL_COLUMNS
     return unquote(value).strip() or None if is_label else None
 
 

@@ -25,7 +25,7 @@ from .archives.member import is_archive
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
-from .unnamed_files import NO_SUFFIX, UnnamedFiles, read_head
+from .unnamed_files import NO_SUFFIX, UnnamedFiles, image_format
 
 # Formats that `imaging` reads, and medical formats, which are listed so that they get a row with `unsupported`.
 _PILLOW = "jpg jpeg jpe jfif jp2 j2k jpc jpf jpx j2c png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm pfm"
@@ -262,24 +262,30 @@ class InputFolders(FolderRules):
             self._tables.on_file(folders)
 
 
-def image_files(option: str, root: str, skipped: Counter[str], notes: list[str]) -> Iterator[FileInfo]:
+def image_files(
+    option: str, root: str, skipped: Counter[str], notes: list[str], *, output: str | None = None
+) -> Iterator[FileInfo]:
     """List the image files below `root`; last those without a suffix, if they count (see `UnnamedFiles`).
 
+    What lies below `output` is left out: the plots that the command writes there are no input of its next run.
     Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
     """
-    unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, read=read_head)
+    unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=image_format)
     named = 0
+    own = None if output is None else output.rstrip("/") + "/"
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
+            if own and found.uri.startswith(own):
+                continue
             reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
             if reason is None:
                 named += 1
                 yield found
             elif unnamed.wants(reason):
-                yield from unnamed.add(found, reason)
+                yield from (image for image, _ in unnamed.add(found, reason))
             else:
                 count_skipped(skipped, reason)
-        yield from unnamed.rest(named)
+        yield from (image for image, _ in unnamed.rest(named))
     notes += unnamed.notes
 
 

@@ -21,20 +21,21 @@ from brainray.errors import BadRequest, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
-from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, refusal_of
+from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
+from .labels.label_notes import LabelNotes
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, tables_in, with_values
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
-from .unnamed_files import UnnamedFiles, read_head, read_member_head
+from .unnamed_files import TAR, MemberFormats, UnnamedFiles, image_or_tar_format
 from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
-_SEEKABLE = ("tar", "zip")  # archives of which the first bytes of one member can be read
+_WEBDATASETS = ("tar", "compressed tar")  # archives with samples of several files
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
 NAMES_SCHEMA = pa.schema([pa.field("relative", pa.string()), pa.field("name", pa.string())])
 # Small inputs get smaller shards, so that every core has work and the last shards end together.
@@ -118,8 +119,9 @@ class Lister:
         self._retry_unread = retry_unread  # whether objects may be restored that a list calls archived
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._label_notes = LabelNotes(classes, silent=label_file is not None)
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
-        self._unused: set[str] = set()  # columns of labels that cannot be read, as noted
+        self._member_formats = MemberFormats()
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
@@ -133,7 +135,7 @@ class Lister:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the listing, one line each; complete after the last of the tables."""
         globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
-        return (*self._notes, *globs)
+        return (*self._notes, *self._label_notes.lines, *globs)
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -192,7 +194,7 @@ class Lister:
 
         An archive in Glacier cannot be listed: its kind is None.
         """
-        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, read=read_head)
+        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, format_in=image_or_tar_format)
         named = 0
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
@@ -212,12 +214,10 @@ class Lister:
                 named += 1
                 yield found, None if found.archived else kind
             elif unnamed.wants(reason):
-                for image in unnamed.add(found, reason):
-                    yield image, None
+                yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.add(found, reason))
             else:
                 count_skipped(self.skipped, reason)
-        for image in unnamed.rest(named):
-            yield image, None
+        yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.rest(named))
         self._notes += unnamed.notes
 
     def _indexed(
@@ -247,18 +247,19 @@ class Lister:
             return
         self.may_repeat = True
         name = storage.name_of(archive.uri)
-        kind = archives.kind_of(name)
-        in_parquet = kind == "parquet"
+        in_parquet = archives.kind_of(name) == "parquet"
         unnamed = UnnamedFiles(
             archive.uri,
             self.skipped,
             any_suffix=self._any_suffix,
             sample=not self._members_sampled,
-            read=read_member_head,
+            format_in=self._member_formats,
         )
         named = 0
         if index.note is not None:
-            self._note_unused(archive.uri, index.note)
+            self._label_notes.add_unused(archive.uri, index.note)
+        elif in_parquet:
+            self._label_notes.add_columns_of_archive(archive.uri)
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
@@ -268,7 +269,7 @@ class Lister:
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
-            is_unnamed = reason is not None and kind in _SEEKABLE and not image.refused and unnamed.wants(reason)
+            is_unnamed = reason is not None and not image.refused and unnamed.wants(reason)
             unchosen = self._chosen.skip_reason(path) if reason is None or is_unnamed else None
             if unchosen or (reason and not is_unnamed):
                 count_skipped(self.skipped, unchosen or reason or "")
@@ -276,7 +277,8 @@ class Lister:
             folders = (*above, *inner.split("/")[:-1])
             if spelled:
                 label = self._member_label(spelled, image, known=index.in_run)
-                if label is None and index.in_run and not in_parquet:  # the label that earlier versions gave it
+                earlier = index.in_run and not in_parquet  # then it has the label that earlier versions gave it
+                if label is None and (earlier or spelled.key is not None):
                     label = self._label((root_name, *folders))
             else:
                 label = self._label((root_name, *folders))
@@ -285,8 +287,8 @@ class Lister:
             kept_values = values if member else None
             listed = image._replace(label=label, group=group, kept=kept_values, refused=refused), path
             named += reason is None
-            yield from unnamed.add(listed, reason) if reason else (listed,)
-        yield from unnamed.rest(named)
+            yield from (item for item, _ in unnamed.add(listed, reason)) if reason else (listed,)
+        yield from (item for item, _ in unnamed.rest(named))
         if unnamed.files and not self._members_sampled:  # once: the archives of a data set are alike
             self._members_sampled = True
             self._notes += unnamed.notes
@@ -299,43 +301,32 @@ class Lister:
     def _label(self, folders: tuple[str, ...]) -> str | None:
         return label_from_folders(folders, self._lookup) if self._label_file is None else None
 
-    def _member_label(self, spelled: str, image: ListedImage, *, known: bool) -> str | None:
+    def _member_label(self, spelled: Spelled, image: ListedImage, *, known: bool) -> str | None:
         """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0.
 
         Runs may hold archives whose labels are no classes, which had no label in earlier versions: `known` ones still
         have none, so that these runs can be extended. Raises `BadRequest` for any other.
         """
-        if self._label_file is not None or not spelled.strip():
+        text, key = spelled
+        if self._label_file is not None or not text.strip():
             return None
-        label = match_class(spelled, self._lookup)
-        if label is None and image.container and archives.kind_of(image.container) in ("tar", "compressed tar"):
-            label = self._numbered.get(spelled)
+        label = match_class(text, self._lookup)
+        if label is None and image.container and archives.container_kind(image.container) in _WEBDATASETS:
+            label = self._numbered.get(text)
             if label is not None:
-                self._note_numbers()
-        if label is None and not known:
+                self._label_notes.add_numbers()
+        if label is None and key is not None:
+            self._label_notes.add_no_class(image.uri, key, text)
+        elif label is None and not known:
             raise BadRequest(
-                f"--input {image.uri}: its label {spelled!r} is no class of the model, which knows "
+                f"--input {image.uri}: its label {text!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
             )
         return label
 
-    def _note_unused(self, uri: str, what: str) -> None:
-        """Say once of a column that it labels no image: files of one data set have the same columns."""
-        if self._label_file is None and what not in self._unused:
-            self._unused.add(what)
-            self._notes.append(
-                f"--input {uri}: {what}, and labels no image; write the names of classes as text, or give --labels"
-            )
-
-    def _note_numbers(self) -> None:
-        """Say once how numbers are read, for another data set may count its classes otherwise."""
-        order = ", ".join(f"{number} {name}" for number, name in self._numbered.items())
-        note = f"labels that are numbers name the classes in the model's order: {order}; else give --labels"
-        if note not in self._notes:
-            self._notes.append(note)
-
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""
+        self._label_notes.add_columns(image_list)
         base = image_list.base + "/"
         for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped):
             if image_list.inventory and self._own and image.uri.startswith(self._own):
@@ -360,9 +351,15 @@ class Lister:
         if label is None and self._label_file is None:
             raise BadRequest(
                 f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "
-                f"{', '.join(self._classes)}; correct it, or leave it empty"
+                f"{', '.join(self._classes)}; correct it, leave it empty, or rename the column "
+                f"{image_list.label_column} if it holds no labels"
             )
         return label
+
+
+def _kind_of_unnamed(form: str) -> archives.Kind | None:
+    """The kind of archive that a file without suffix is by its format; None for an image."""
+    return archives.container_kind("") if form == TAR else None
 
 
 def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = None) -> Listing:

@@ -117,14 +117,12 @@ class RangeReader:
         """The bytes of each image, or the error of a member. Raises `StorageError` where the read fails."""
         if not read.members:
             return (storage.read_once(read.uri, most_bytes=self._most_bytes),)
-        kind = archives.kind_of(read.uri)
+        kind = archives.container_kind(read.uri)
         if kind == "parquet":
             groups = sorted({member.offset for member in read.members})
             file = _ParquetFile(read.uri, read.version, *self._tails.of(read.uri, read.version))
             images = archives.parquet_rows(file, groups, [member.name for member in read.members])
             return tuple(self._limited(image) for image in images)
-        if kind is None:  # `plan_reads` makes members of archives only, whose names have a kind
-            raise StorageError("unsupported", f"{read.uri}: images are listed in it, but its name is of no archive")
         start = read.members[0].offset
         length = _end(read.members) - start
         if kind == "compressed tar":

@@ -84,6 +84,7 @@ class Reader:
         self._failures: deque[ImageReason | None] = deque(maxlen=OUTAGE_WINDOW)  # None: the read succeeded
         self._lock = threading.Lock()  # guards the deque
         self._last_good: RangeRead | None = None
+        self._other_good: RangeRead | None = None  # the last one of another file
         self._outage: str | None = None
         self._outage_known = threading.Event()
         self._sleep = sleep or self._pause
@@ -135,6 +136,8 @@ class Reader:
             return ReadResult(errors, tries.count - 1, unread=detail)
         with self._lock:
             self._failures.append(None)
+        if self._last_good is not None and self._last_good.uri != read.uri:
+            self._other_good = self._last_good
         self._last_good = read
         return ReadResult(images, tries.count - 1)
 
@@ -172,7 +175,7 @@ class Reader:
     def _check_for_outage(self, read: RangeRead, detail: str, *, all_failed: bool) -> None:
         """Detect an outage at the end of a shard whose last read failed, where the window is not full yet.
 
-        Repeats a read that succeeded before; where none did, checks that the inputs exist.
+        Repeats a read of another file that succeeded before; where none did, checks that the inputs exist.
         """
         if self._outage_share >= 1:
             return
@@ -182,9 +185,14 @@ class Reader:
             self._raise_outage()
 
     def _find_loss(self, read: RangeRead) -> str | None:
-        """What the storage has lost beside a file that could not be read; None where nothing is known to be lost."""
-        if self._last_good is not None:
-            return self._loss_of(self._last_good)
+        """What the storage has lost beside a file that could not be read; None where nothing is known to be lost.
+
+        An archive that was removed tells nothing of other files, although it could be read before.
+        """
+        good = (self._last_good, self._other_good)
+        witness = next((one for one in good if one is not None and one.uri != read.uri), None)
+        if witness is not None:
+            return self._loss_of(witness)
         lost_root = next(filter(None, map(_loss, self._roots)), None)
         below_a_root = any(read.uri.startswith(root.rstrip("/") + "/") for root in self._roots)
         return lost_root if lost_root or below_a_root else _loss_around(read.uri)

@@ -15,12 +15,13 @@ from brainray.errors import StorageError
 from brainray.storage.base import FileInfo
 from brainray.storage.retry import RetryPolicy, RetryState
 
-from .archives import head_of, kind_of
+from .archives import CompressedStreams, begins_tar, container_kind, head_of
 from .listed_image import ListedImage
 from .skip_counts import count_skipped
 
 NO_SUFFIX = "no suffix"
 DICOM = "DICOM"
+TAR = "tar"  # plain or compressed
 # The formats that `imaging` reads, by their first bytes as there, and DICOM, which it does not read.
 _FORMATS = {
     "JPEG": rb"\xff\xd8\xff",
@@ -34,7 +35,9 @@ _FORMATS = {
     "PNM": rb"P[1-6f]\s[\s#\d]",
     DICOM: rb".{128}DICM",
 }
-_HEAD_BYTES = 132  # as far as DICOM's mark
+_HEAD_BYTES = 512  # as far as the first header of a tar
+_COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+_COMPRESSED_HEAD_BYTES = 1 << 20  # enough to unpack a head: bzip2 unpacks blocks of up to 900 kB as a whole
 _PACKED_HEAD_BYTES = 16 << 10  # of a zip's member: its header with the name, and enough to unpack a head
 # Files without suffix that are looked into unasked. It takes 0.1 ms for each on a disk, and a request in a bucket.
 _MOST_ON_DISK = 100_000
@@ -50,7 +53,7 @@ Found = TypeVar("Found")  # a file, or a member of an archive
 
 
 def format_of(head: bytes | None) -> str | None:
-    """The format of a file by its first 132 bytes: one that is read, or DICOM; None for any other.
+    """The format of an image by the first bytes of its file: one that is read, or DICOM; None for any other.
 
     Without a head, because it cannot be read: "unreadable".
     """
@@ -59,26 +62,50 @@ def format_of(head: bytes | None) -> str | None:
     return next((name for name, magic in _FORMATS.items() if re.match(magic, head, re.DOTALL)), None)
 
 
-def read_head(found: FileInfo) -> bytes | None:
-    """The first bytes of a file, empty where it is gone; None where it is archived, or this user may not read it.
-
-    Raises `StorageError` for a read that may succeed later.
-    """
-    return None if found.archived else _read(found.uri, 0, min(found.size_bytes, _HEAD_BYTES))
+def image_format(found: FileInfo) -> str | None:
+    """The format of a file, as `format_of`; None for one that is gone. Raises `StorageError` as `_read` does."""
+    return format_of(_read_head(found, _HEAD_BYTES))
 
 
-def read_member_head(found: tuple[ListedImage, str]) -> bytes | None:
-    """The first bytes of a member of a tar or zip, as `read_head`."""
-    image = found[0]
-    kind = kind_of(image.container or "")
-    if kind is None or image.offset is None or not image.size_bytes:
-        return b""
-    length = min(image.stored_bytes or 0, _PACKED_HEAD_BYTES if kind == "zip" else _HEAD_BYTES)
-    stored = _read(image.container or "", image.offset, length, version=image.version)
-    return stored and head_of(kind, stored, _HEAD_BYTES)
+def image_or_tar_format(found: FileInfo) -> str | None:
+    """The format of a file, as `image_format`; also `TAR` for a tar, whose compression its bytes tell, too."""
+    head = _read_head(found, _HEAD_BYTES)
+    name = format_of(head)
+    if name is not None or head is None:
+        return name
+    if _COMPRESSED.match(head):
+        head = _read_head(found, _COMPRESSED_HEAD_BYTES)
+    return TAR if head and begins_tar(head) else None
+
+
+def _read_head(found: FileInfo, length: int) -> bytes | None:
+    return None if found.archived else _read(found.uri, 0, min(found.size_bytes, length))
+
+
+class MemberFormats:
+    """Tells the formats of members of archives. Compressed tars are unpacked once, in the order of their members."""
+
+    def __init__(self) -> None:
+        self._streams = CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
+
+    def __call__(self, found: tuple[ListedImage, str]) -> str | None:
+        """The format of a member, as `format_of`."""
+        image = found[0]
+        if image.container is None or image.offset is None or not image.size_bytes:
+            return None
+        kind = container_kind(image.container)
+        length = min(image.stored_bytes or 0, _PACKED_HEAD_BYTES if kind == "zip" else _HEAD_BYTES)
+        if kind == "compressed tar":
+            return format_of(self._streams.read(image.container, image.version, image.offset, length))
+        stored = _read(image.container, image.offset, length, version=image.version)
+        return format_of(stored and head_of(kind, stored, _HEAD_BYTES))
 
 
 def _read(uri: str, start: int, length: int, *, version: str | None = None) -> bytes | None:
+    """Bytes of a file, none where it is gone; None where it is archived, or this user may not read it.
+
+    Raises `StorageError` for a read that may succeed later.
+    """
     if not length:
         return b""
     tries = RetryState(policy=RetryPolicy(), in_bucket=uri.startswith("s3://"))
@@ -106,9 +133,11 @@ class UnnamedFiles(Generic[Found]):
         option: str = "--input",
         sample: bool = True,
         any_suffix: bool | None = False,
-        read: Callable[[Found], bytes | None],
+        format_in: Callable[[Found], str | None],
     ) -> None:
         """`option` is the one that names the input; `any_suffix` is None where the command has no such option.
+
+        `format_in` gives the format by the first bytes, as `format_of`.
 
         Without `sample` nothing is read for the advice.
         """
@@ -120,7 +149,7 @@ class UnnamedFiles(Generic[Found]):
         )
         self._skipped = skipped
         self._any_suffix = bool(any_suffix)
-        self._read = read
+        self._format_in = format_in
         self._most = _MOST_IN_BUCKET if root.startswith("s3://") else _MOST_ON_DISK
         self._sample = sample
         self._held: list[tuple[Found, str]] = []  # with the reason to skip it
@@ -133,8 +162,8 @@ class UnnamedFiles(Generic[Found]):
         """Whether a file that is skipped for this reason is to be added."""
         return reason == NO_SUFFIX or (self._any_suffix and reason.startswith("suffix "))
 
-    def add(self, found: Found, reason: str) -> Iterator[Found]:
-        """Take a file. Gives images among those taken, if enough are held to look into them together."""
+    def add(self, found: Found, reason: str) -> Iterator[tuple[Found, str]]:
+        """Take a file. Gives images (and tars) among those taken, with their formats, if enough are held."""
         self.files += 1
         self._without_suffix += reason == NO_SUFFIX
         if self._any_suffix or self._without_suffix <= self._most:
@@ -145,8 +174,8 @@ class UnnamedFiles(Generic[Found]):
             yield from self._images()
             self._held = []
 
-    def rest(self, named: int) -> Iterator[Found]:
-        """The images among the files that are still held, after an input with `named` other images."""
+    def rest(self, named: int) -> Iterator[tuple[Found, str]]:
+        """The images (and tars) among the files that are still held, after an input with `named` other images."""
         few = self._without_suffix <= self._most and self._without_suffix > named
         if self._any_suffix or few:
             yield from self._images()
@@ -154,18 +183,18 @@ class UnnamedFiles(Generic[Found]):
         elif self._held:
             self._advise()
 
-    def _images(self) -> Iterator[Found]:
+    def _images(self) -> Iterator[tuple[Found, str]]:
         files = [found for found, _ in self._held]
         for (found, reason), name in zip(self._held, self._formats_of(files), strict=True):
             if name == _UNREADABLE:  # it may be an image that an earlier run has: its row tells the reason
-                yield found
+                yield found, name
                 continue
             if name is not None:
                 self._formats[name] += 1
             if name is None or name == DICOM:
                 count_skipped(self._skipped, reason if name is None else "DICOM without its suffix")
             else:
-                yield found
+                yield found, name
 
     def _note_formats(self) -> None:
         images = self._formats.total() - self._formats[DICOM]
@@ -194,7 +223,7 @@ class UnnamedFiles(Generic[Found]):
 
     def _formats_of(self, files: Sequence[Found]) -> Iterator[str | None]:
         with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="first-bytes") as pool:
-            yield from map(format_of, pool.map(self._read, files))
+            yield from pool.map(self._format_in, files)
 
 
 def _images_in(formats: Counter[str]) -> str:

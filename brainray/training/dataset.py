@@ -96,13 +96,16 @@ class SelectedImages:
         return self.positions[places]
 
 
-def list_training_set(data: str, groups: GroupFile | None = None, boxes: BoxFile | None = None) -> TrainingSet:
+def list_training_set(
+    data: str, groups: GroupFile | None = None, boxes: BoxFile | None = None, *, output: str | None = None
+) -> TrainingSet:
     """List images by class folder, with their groups by the group file, and their boxes by the box file.
 
+    What lies below `output` is no data.
     Raises `BadRequest` for fewer than two classes, fewer than two images of one, and what the files refuse.
     """
     skipped, notes = Counter[str](), list[str]()
-    table = _table("--data", data, class_of_folders, skipped, notes)
+    table = _table("--data", data, class_of_folders, skipped, notes, output)
     names = table["name"].unique().to_pylist()
     classes = tuple(sorted(names))
     if len(classes) < 2:
@@ -130,10 +133,13 @@ def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     return np.concatenate([np.zeros(0, np.float32), *(chunk.flatten().to_numpy() for chunk in column.chunks)])
 
 
-def list_excluded(uri: str) -> pa.Table:
-    """List every image below the folder of --exclude, whatever its class. Raises `BadRequest` where there is none."""
+def list_excluded(uri: str, *, output: str | None = None) -> pa.Table:
+    """List every image below the folder of --exclude, whatever its class, and not below `output`.
+
+    Raises `BadRequest` where there is none.
+    """
     skipped, notes = Counter[str](), list[str]()
-    table = _table("--exclude", uri, lambda _: "", skipped, notes)
+    table = _table("--exclude", uri, lambda _: "", skipped, notes, output)
     if len(table) == 0:
         found = passed_over(skipped, notes, f"--exclude {uri}")
         raise BadRequest(f"--exclude {uri}: no image files found{found}")
@@ -146,13 +152,14 @@ def _table(
     name_of: Callable[[tuple[str, ...]], str | None],
     skipped: Counter[str],
     notes: list[str],
+    output: str | None,
 ) -> pa.Table:
     """List the images below `root` as (position, uri, name, version, relative: the path below `root`).
 
     Counts skipped files by reason in `skipped`; `notes` takes what the user should know.
     """
     schema = pa.schema([(name, pa.string()) for name in ("uri", "name", "version", "relative")])
-    rows = _rows(image_files(option, root, skipped, notes), name_of, skipped)
+    rows = _rows(image_files(option, root, skipped, notes, output=output), name_of, skipped)
     table = pa.concat_tables([schema.empty_table(), *tables_of(rows, schema)])
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
 

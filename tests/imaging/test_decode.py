@@ -163,9 +163,32 @@ def test_float_of_any_unit_with_nan_and_infinity_is_scaled(unit: float) -> None:
     assert difference(pixels, decode(packed(drawing()), GRAY).pixels) < 2
 
 
-@pytest.mark.parametrize("value", [0.0, 7.0, -3e38, np.nan, np.inf])
-def test_float_of_a_single_value_is_black(value: float) -> None:
-    assert not decode(as_float_tiff(np.full((20, 20), value)), GRAY).pixels.any()
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        (0.0, "TIFF pixels: all have the value 0"),
+        (-3e38, r"TIFF pixels: all have the value -3e\+38"),
+        (np.nan, "no pixel has a finite number: all are NaN or infinite"),
+        (-np.inf, "no pixel has a finite number"),
+    ],
+)
+def test_float_without_two_finite_values_is_no_image(value: float, detail: str) -> None:
+    """As an export that failed leaves it; scored as a black slice, it would be called healthy."""
+    with pytest.raises(ImageError, match=detail) as error:
+        decode(as_float_tiff(np.full((20, 20), value)), GRAY)
+    assert error.value.reason == "not_an_image"
+
+
+def test_a_16_bit_image_of_a_single_value_is_none() -> None:
+    with pytest.raises(ImageError, match="PNG pixels: all have the value 4095"):
+        decode(packed(np.full((20, 20), 4095, np.uint16)), GRAY)
+
+
+def test_a_few_values_between_the_sampled_ones_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brainray.imaging.wide_values._BLOCK", 50)
+    values = np.zeros((20, 20), np.uint16)
+    values[3, 7] = 9
+    assert decode(packed(values), ImageSpec(image_px=20)).pixels[3, 7] == 255
 
 
 def test_sparse_wide_image_keeps_its_few_bright_pixels() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from brainray import storage
 from brainray.errors import ImageError, Outage, StorageError
-from brainray.inputs.ranges import RangeRead
+from brainray.inputs.ranges import Member, RangeRead
 from brainray.inputs.reader import OUTAGE_WINDOW, Reader, ReadResult
 
 COUNT = 4 * OUTAGE_WINDOW
@@ -56,6 +56,23 @@ def test_files_that_go_with_their_storage_are_an_outage(tmp_path: Path) -> None:
         for number, _ in enumerate(reader.read_ahead([RangeRead(uri, None) for uri in uris], pool, ahead=0)):
             if number == OUTAGE_WINDOW:
                 (tmp_path / "scans").rename(tmp_path / "away")
+
+
+def test_one_archive_that_is_removed_is_no_outage(tmp_path: Path) -> None:
+    """That its members could be read before says nothing of other files; it would end the run."""
+    for name in ("a.tar", "b.jpg"):
+        (tmp_path / name).write_bytes(bytes(1024))
+    members = [Member(f"{number}.jpg", number, 1, 1) for number in range(COUNT)]
+    reads = [RangeRead(f"{tmp_path}/a.tar", 1, None, (member,)) for member in members]
+    reader = Reader(roots=[str(tmp_path)])
+    results = []
+    with ThreadPoolExecutor(1) as pool:
+        for result in reader.read_ahead([*reads, RangeRead(f"{tmp_path}/b.jpg", 1), reads[0]], pool, ahead=0):
+            results.append(result)
+            (tmp_path / "a.tar").unlink(missing_ok=True)
+    assert len(results) == COUNT + 2
+    assert reasons(results[1:COUNT]) == reasons(results[-1:]) == {"not_found"}
+    assert reasons(results[:1]) == reasons(results[COUNT : COUNT + 1]) == {None}
 
 
 @pytest.mark.parametrize("bucket_exists", [True, False])

@@ -72,9 +72,9 @@ def test_a_bucket_is_asked_for_few_files(root, read):
 
     def head(found):
         asked.append(found.uri)
-        return JPEG
+        return "JPEG"
 
-    files = UnnamedFiles(root, skipped, read=head)
+    files = UnnamedFiles(root, skipped, format_in=head)
     for number in range(1001):
         found = FileInfo(uri=f"{root}/{number}", folders=(), size_bytes=9, version="")
         assert not list(files.add(found, "no suffix"))

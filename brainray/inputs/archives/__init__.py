@@ -16,7 +16,7 @@ from .compressed import CompressedStreams
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, size_of
 from .parquet_file import footer_bytes, list_parquet, parquet_rows
 from .parquet_images import NotAnArchive
-from .tar_file import list_compressed_tar, list_tar, unpack_tar
+from .tar_file import begins_tar, list_compressed_tar, list_tar, unpack_tar
 from .zip_file import list_zip, unpack_zip, zip_head
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "CompressedStreams",
     "Kind",
     "NotAnArchive",
+    "begins_tar",
+    "container_kind",
     "footer_bytes",
     "head_of",
     "inner_path",
@@ -61,6 +63,7 @@ INDEX_SCHEMA = pa.schema(
         # tar: the data; zip: local header, data and descriptor; Parquet: the row group's images
         pa.field("stored_bytes", pa.int64()),
         pa.field("label", pa.string()),  # as spelled in Parquet, or in a WebDataset sample
+        pa.field("label_key", pa.string()),  # the key in JSON, if it has other uses than labels, too
         pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
     ]
 )
@@ -69,6 +72,14 @@ INDEX_SCHEMA = pa.schema(
 def kind_of(name: str) -> Kind | None:
     """The kind of archive, by the suffix of the name; None for any other file."""
     return next((kind for suffix, kind in _KINDS.items() if name.lower().endswith(suffix)), None)
+
+
+def container_kind(name: str) -> Kind:
+    """The kind of an archive in which images are listed. One whose name tells none is a tar by its first bytes.
+
+    It is read as a compressed one, which a plain one can be, too.
+    """
+    return kind_of(name) or "compressed tar"
 
 
 def stem(name: str) -> str:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,11 +28,18 @@ from . import INDEX_SCHEMA, Kind, NotAnArchive
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 4  # raised when a new version lists the same bytes differently
-_FORMATS = (2, 3, _FORMAT)  # of indexes that runs may have
+_FORMAT = 5  # raised when a new version lists the same bytes differently
+_FORMATS = (2, 3, 4, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NOTE_KEY = b"brainray.note"  # metadata of an index: what the user should know of the archive as a whole
 _NAME_HEX = 32
+
+
+class Spelled(NamedTuple):
+    """A label as it is spelled in an archive."""
+
+    text: str
+    key: str | None = None  # of JSON, where it has other uses than labels, too: then the text may be none
 
 
 class ArchiveIndex:
@@ -56,8 +63,8 @@ class ArchiveIndex:
         value = (pq.read_schema(self._path).metadata or {}).get(key)
         return value.decode() if value else None
 
-    def images(self, archive: FileInfo) -> Iterator[tuple[str, ListedImage, str | None]]:
-        """Name, image and label (as spelled) of each member; the name "" is the damaged archive itself."""
+    def images(self, archive: FileInfo) -> Iterator[tuple[str, ListedImage, Spelled | None]]:
+        """Name, image and label of each member; the name "" is the damaged archive itself."""
         with pq.ParquetFile(self._path, pre_buffer=False) as file:
             for batch in file.iter_batches():
                 yield from _images(archive, batch)
@@ -82,9 +89,9 @@ class Members:
             yield image
 
 
-def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, ListedImage, str | None]]:
+def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, ListedImage, Spelled | None]]:
     """Name, image and label of each row of an index."""
-    for name, size_bytes, offset, stored_bytes, label, refused in zip(
+    for name, size_bytes, offset, stored_bytes, label, key, refused in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
         image = ListedImage(
@@ -96,7 +103,7 @@ def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tupl
             stored_bytes=stored_bytes,
             refused=refused,
         )
-        yield name, image, label
+        yield name, image, Spelled(label, key) if label else None
 
 
 class ArchiveIndexes:

@@ -31,7 +31,7 @@ def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Memb
     An `ImageError` of `members` is raised after all members before it.
     """
     held: list[Member] = []
-    labels: dict[str, str] = {}
+    labels: dict[str, tuple[str, str | None]] = {}
     sample = ""
     try:
         for member, data in members:
@@ -49,9 +49,9 @@ def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Memb
     yield from _labelled(held, labels)
 
 
-def _labelled(members: list[Member], labels: dict[str, str]) -> Iterator[Member]:
-    label = labels.get(_CLS) or labels.get(_JSON)
-    return (member._replace(label=label) for member in members)
+def _labelled(members: list[Member], labels: dict[str, tuple[str, str | None]]) -> Iterator[Member]:
+    label, key = labels.get(_CLS) or labels.get(_JSON) or (None, None)
+    return (member._replace(label=label, label_key=key) for member in members)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -61,33 +61,35 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def _label(extension: str, data: bytes) -> str | None:
-    """The label in a file, as spelled; None where it holds none."""
+def _label(extension: str, data: bytes) -> tuple[str, str | None] | None:
+    """The label in a file, as spelled, and the key under which it stands if it may be none; None without a label."""
     try:
-        value = _spelled_label(json.loads(data)) if extension == _JSON else data.decode()
+        value, key = _spelled_label(json.loads(data)) if extension == _JSON else (data.decode(), None)
     except (ValueError, RecursionError):
         return None
     text = value.strip() if isinstance(value, str) else ""
     if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair in JSON, which is no text
         return None
-    return text if 0 < len(text) <= LONGEST_LABEL else None
+    return (text, key) if 0 < len(text) <= LONGEST_LABEL else None
 
 
-def _spelled_label(sample: Any) -> str | None:  # noqa: ANN401  a value of JSON
+def _spelled_label(sample: Any) -> tuple[str | None, str | None]:  # noqa: ANN401  a value of JSON
     """The label among the values of a sample: text, a number, or a list of one text; None where there is none.
 
     `label` is given as it stands, whatever it is: whoever reads it says where it is no class. The other names have
-    more than one use (a box or a mask may be the `target`), so another kind of value below them is passed over.
+    more than one use (a box, a mask or a file may be the `target`), so another kind of value below them is passed
+    over, and the name is given with a text.
     """
     if not isinstance(sample, dict):
-        return None
+        return None, None
     by_key = {spelled(key): value for key, value in sample.items()}
     for name in LABEL_COLUMNS:
         value = by_key.get(name)
         if value is not None and (name == _SURE or _may_be_class(value)):
             whole = isinstance(value, float) and value.is_integer()
-            return value if isinstance(value, str) else json.dumps(int(value) if whole else value)
-    return None
+            text = value if isinstance(value, str) else json.dumps(int(value) if whole else value)
+            return text, None if name == _SURE else name
+    return None, None
 
 
 def _may_be_class(value: Any) -> bool:  # noqa: ANN401

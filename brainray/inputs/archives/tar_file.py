@@ -5,6 +5,7 @@ damage, keeps every member in memory, and on damaged or hostile headers may neve
 time and memory.
 """
 
+import io
 import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -68,6 +69,15 @@ def list_compressed_tar(file: BinaryFile, most: int) -> Iterator[Member]:
         raise stream.damage or exc from exc
     if stream.damage is not None:
         raise stream.damage
+
+
+def begins_tar(head: bytes) -> bool:
+    """Whether a file with these first bytes, compressed or not, is a tar."""
+    try:
+        tarfile.TarInfo.frombuf(read_at(UnpackedFile(io.BytesIO(head)), 0, _BLOCK), "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | None]]:

@@ -8,6 +8,7 @@ from brainray.errors import StorageError
 from brainray.inputs import archives
 from brainray.inputs.archives.index import ArchiveIndexes, Members
 from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.unnamed_files import TAR, image_or_tar_format
 from brainray.storage.base import FileInfo
 
 _KEPT_BYTES = 128 << 20  # of indexes in memory: one archive of a million members, or many smaller ones
@@ -29,11 +30,12 @@ class ArchiveLookup:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
+        self._are_tars: dict[str, bool] = {}  # files whose names are of no archive
 
     def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
         """The image of each URI that names a member of an archive, also where there is no such member."""
         images: dict[str, ListedImage] = {}
-        left = {uri: found for uri in uris if (found := archives.archive_of(uri)) is not None}
+        left = {uri: found for uri in uris if (found := archives.archive_of(uri) or self._unnamed(uri)) is not None}
         while left:
             wanted: dict[tuple[str, archives.Kind], list[str]] = {}
             for uri, found in left.items():
@@ -47,6 +49,24 @@ class ArchiveLookup:
                     if following is not None:
                         left[uri] = following
         return images
+
+    def _unnamed(self, uri: str) -> tuple[str, archives.Kind] | None:
+        """The tar without suffix of which a URI may name a member. On a disk only, where it costs no request."""
+        ends = (at for at, sign in enumerate(uri) if sign == "#")
+        archive = next((uri[:at] for at in ends if self._is_tar(uri[:at])), None)
+        return None if archive is None else (archive, archives.container_kind(archive))
+
+    def _is_tar(self, uri: str) -> bool:
+        if uri not in self._are_tars:
+            try:
+                found = storage.stat(uri)
+                is_tar = found is not None and not found.special and image_or_tar_format(found) == TAR
+            except StorageError as exc:
+                if exc.reason == "read_failed":
+                    raise
+                is_tar = False
+            self._are_tars[uri] = is_tar
+        return self._are_tars[uri]
 
     def _members(self, archive: str, kind: archives.Kind, uris: list[str]) -> dict[str, ListedImage]:
         images = {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in uris}

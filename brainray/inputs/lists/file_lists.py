@@ -40,6 +40,7 @@ from brainray.inputs.tables.table_columns import (
     VERSION_COLUMNS,
     find_column,
 )
+from brainray.inputs.tables.text_stream import refuse_other_table
 
 from .archive_lookup import ArchiveLookup, is_missing
 from .s3_inventory import Inventory, archived_class, is_encoded, open_inventory, passed_over, unencoded
@@ -88,7 +89,11 @@ class FileList:
 
     @property
     def labelled(self) -> bool:
-        return self._find(LABEL_COLUMNS) is not None
+        return self.label_column is not None
+
+    @property
+    def label_column(self) -> str | None:
+        return self._find(LABEL_COLUMNS)
 
     def kept_types(self, names: Sequence[str]) -> dict[str, str]:
         """The Arrow types of columns to be kept. Raises `BadRequest` for one that the list does not have."""
@@ -159,6 +164,15 @@ class FileList:
         """Whether the columns are to be kept: of lists all must exist, a table of images may have none of them."""
         return not self.holds_images or not self.columns.keys().isdisjoint(names)
 
+    def first_texts(self) -> dict[str, list[str | None]]:
+        """The columns of text, but those that name the images, with their first values."""
+        located = self.location()
+        names = [
+            name for name in self.columns if self._is_text(name) and name not in located and self.names.count(name) == 1
+        ]
+        table, _ = next(self._tables(names, one_line=()), (None, None)) if names else (None, None)
+        return {} if table is None else {name: self._texts(table, name) for name in names}
+
     def kept_rows(self, keep: Sequence[str]) -> Iterator[str]:
         """The values of columns to be kept, of each row as `FileListRow.kept` has them."""
         for table, _ in self._tables(list(keep), one_line=()):
@@ -168,13 +182,13 @@ class FileList:
         """The column that names the image, or those of its bucket and key; none where there is no such column."""
         bucket, key = self._find([BUCKET_COLUMN]), self._find([KEY_COLUMN])
         # A column `image` of other types holds images, if in a layout that is not read.
-        taken = [name for name in IMAGE_COLUMNS if name != "image" or self._is_text("image")]
+        image = self._find(["image"])
+        taken = [name for name in IMAGE_COLUMNS if name != "image" or (image and self._is_text(image))]
         found = self._find(URI_COLUMNS if bucket and key else taken)
         return [found] if found else [bucket, key] if bucket and key else []
 
-    def _is_text(self, column: str) -> bool:
-        name = self._find([column])
-        return name is not None and is_text(self.columns[name])
+    def _is_text(self, name: str) -> bool:
+        return is_text(self.columns[name])
 
     def _check_names(self, located: Sequence[str]) -> None:
         """Refuse names of images in a column of numbers: 007 would be 7."""
@@ -247,6 +261,8 @@ def open_file_list(uri: str) -> FileList | None:
 def open_table(uri: str) -> FileList | None:
     """Open a file list, or a Parquet file that holds the images themselves; None for any other name."""
     _refuse_pipe(uri)
+    with as_bad_request("--input"):
+        refuse_other_table(uri, source=f"--input {uri}")
     is_text = _TEXT.search(uri) is not None
     if not (is_text or _is_parquet(uri) or uri.lower().endswith(".json")):
         return None

@@ -22,10 +22,20 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_AS_PARQUET = "write its rows to a CSV or Parquet file, as pyarrow or pandas do, and give that"
+# Tables in files of these names are not read, and are no images or archives.
+_OTHER_TABLES = {
+    ".orc": f"an ORC file; {_AS_PARQUET}",
+    ".avro": f"an Avro file; {_AS_PARQUET}",
+    ".feather": f"a Feather file; {_AS_PARQUET}",
+    ".arrow": f"an Arrow file; {_AS_PARQUET}",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet; save it as CSV"),
+}
 _NO_TEXT = (
     (b"PAR1", "a Parquet file; give it a name that ends with .parquet"),
-    (b"Obj\x01", "an Avro file; give a CSV or a Parquet file"),
-    (b"ORC", "an ORC file; give a CSV or a Parquet file"),
+    (b"Obj\x01", _OTHER_TABLES[".avro"]),
+    (b"ORC", _OTHER_TABLES[".orc"]),
+    (b"ARROW1", _OTHER_TABLES[".arrow"]),
     (b"PK\x03\x04", "a zip archive or a spreadsheet; save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "a spreadsheet or another Office document; save it as CSV"),
     (b"BZh", "compressed with bzip2; unpack it, or compress it with gzip"),
@@ -154,6 +164,13 @@ def _refuse_other_formats(start: bytes, source: str) -> None:
     for magic, what in _NO_TEXT:
         if start.startswith(magic):
             raise BadRequest(f"{source}: is {what}")
+
+
+def refuse_other_table(uri: str, *, source: str) -> None:
+    """Raise `BadRequest` for a file that is named as a table of a kind that is not read, such as ORC."""
+    what = next((what for suffix, what in _OTHER_TABLES.items() if uri.lower().endswith(suffix)), None)
+    if what is not None and storage.exists(uri) and not storage.is_folder(uri):
+        raise BadRequest(f"{source}: is {what}")
 
 
 @contextmanager

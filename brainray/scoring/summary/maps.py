@@ -59,6 +59,8 @@ class MapsWritten:
     missing: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
+        if not (self.images or self.there or self.missing):
+            return "no map was made, because no scored image of this run is among those that were asked for"
         made = f"{self.images:,} maps" + (f", and {self.there:,} that were there already" if self.there else "")
         left_out = ", ".join(f"{images:,} {why}" for why, images in sorted(self.missing.items()))
         return made + (f"; without one: {left_out}" if left_out else "")

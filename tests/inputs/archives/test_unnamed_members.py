@@ -1,5 +1,7 @@
 """Members of a tar or zip whose names tell no format are images by their first bytes, as files of a folder are."""
 
+import gzip
+import lzma
 import zipfile
 
 import pytest
@@ -69,6 +71,13 @@ def test_elsewhere_they_are_passed_over_and_one_archive_is_sampled(listed, monke
     ]
     table, found = listed(archives, any_suffix=True, exclude=["1.zip#*"])
     assert (len(table), found.skipped) == (6, {"in --exclude": 3})
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.tgz", gzip.compress), ("a.tar.xz", lzma.compress)])
+def test_those_of_a_compressed_tar_count_too(listed, name, pack):
+    table, found = listed({name: pack(tar_of(FILES))})
+    rows = {row["uri"].partition("#")[2]: row["label"] for row in table.to_pylist()}
+    assert (rows, found.skipped) == ({"glioma/IM1": "glioma", "1.2.840.7": None}, {"no suffix": 2})
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -8,9 +8,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from brainray.errors import BadRequest
-from brainray.inputs.lists.file_lists import open_file_list
+from brainray.inputs.labels.group_file import read_group_file
+from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.lists.file_lists import open_file_list, open_table
 from brainray.inputs.tables.text_stream import TextStream
 
 TEXT = "image,patient\nglïoma/1.jpg,007\n2.jpg,\n"
@@ -165,3 +168,23 @@ def test_a_table_of_image_names_and_digests_is_a_list(tmp_path):
 def test_a_column_of_images_names_none(tmp_path, image):
     pq.write_table(pa.table({"image": image, "key": ["1.jpg"]}), tmp_path / "l.parquet")
     assert [row.uri for row in open_file_list(str(tmp_path / "l.parquet")).rows()] == [f"{tmp_path}/1.jpg"]
+
+
+@pytest.mark.parametrize("name", ["list.orc", "LIST.ORC", "list.csv"])
+def test_an_orc_file_is_refused_with_the_way_out(tmp_path, name):
+    orc.write_table(pa.table({"path": ["a.jpg"], "label": ["glioma"]}), str(tmp_path / name))
+    with pytest.raises(BadRequest, match=r"is an ORC file; write its rows to a CSV or Parquet file"):
+        open_table(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("read", [read_group_file, lambda uri: read_label_file(uri, ("glioma",))])
+def test_so_is_one_of_labels_or_groups(tmp_path, read):
+    orc.write_table(pa.table({"path": ["a.jpg"], "label": ["glioma"]}), str(tmp_path / "a.orc"))
+    with pytest.raises(BadRequest, match=r"is an ORC file; write its rows"):
+        read(str(tmp_path / "a.orc"))
+
+
+def test_a_spreadsheet_as_a_list_is_refused_by_its_name(tmp_path):
+    (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(BadRequest, match=r"list\.xlsx: is a spreadsheet; save it as CSV"):
+        open_table(str(tmp_path / "list.xlsx"))

@@ -1,0 +1,89 @@
+"""What the user should know of the labels of a listing: how numbers are read, and which columns label no image.
+
+Each note is one line, and is made once, for the files of one data set are alike.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from brainray.errors import BadRequest
+from brainray.inputs.class_names import class_lookup, match_class
+from brainray.inputs.lists.file_lists import FileList, open_table
+from brainray.inputs.tables.table_columns import spelled
+
+# Names that columns of labels have, too, but not only these: such a column is taken for none.
+_LIKELY = ("category", "y", "groundtruth", "tumor", "tumour", "disease", "pathology", "labelid", "classid")
+_SHOWN = 8
+_NAMES = "label, class, diagnosis, target, class_name, label_name or tumor_type"
+
+
+class LabelNotes:
+    """Collects the notes. With a label file (`silent`) the columns of inputs do not matter, and none is noted."""
+
+    def __init__(self, classes: Sequence[str], *, silent: bool) -> None:
+        self._classes = classes
+        self._lookup = class_lookup(classes)
+        self._silent = silent
+        self._about: set[object] = set()
+        self._archive_seen = False
+        self.lines: list[str] = []
+
+    def add_unused(self, uri: str, what: str) -> None:
+        """Note that a column of labels cannot be read; `what` names it and its type."""
+        self._add(
+            what,
+            f"--input {uri}: {what}, and labels no image; write the names of classes as text, or give --labels",
+        )
+
+    def add_numbers(self) -> None:
+        """Note how numbers are read, for another data set may count its classes otherwise."""
+        order = ", ".join(f"{number} {name}" for number, name in enumerate(self._classes))
+        self._add(
+            "numbers", f"labels that are numbers name the classes in the model's order: {order}; else give --labels"
+        )
+
+    def add_no_class(self, uri: str, key: str, label: str) -> None:
+        """Note that a text in the JSON of a WebDataset sample, below a key with more than one use, is no class."""
+        self._add(
+            ("key", key),
+            f"--input {uri}: {label!r}, its {key}, is no class of the model and no label; the same goes for others "
+            f"below {key}; name the classes below label, or give --labels",
+        )
+
+    def add_columns_of_archive(self, uri: str) -> None:
+        """As `add_columns`, for a Parquet file of images. Looks at the first one only."""
+        if self._silent or self._archive_seen:
+            return
+        self._archive_seen = True
+        with suppress(BadRequest):  # it was listed a moment ago, and a note is not worth the run
+            table = open_table(uri)
+            if table is not None:
+                self.add_columns(table)
+
+    def add_columns(self, table: FileList) -> None:
+        """Note a column that seems to hold labels, where none has a name of labels."""
+        if self._silent or table.labelled:
+            return
+        column = self._likely(table)
+        if column is not None:
+            shown = ", ".join(table.names[:_SHOWN]) + (", ..." if len(table.names) > _SHOWN else "")
+            self._add(
+                ("columns", table.names),
+                f"--input {table.uri}: none of its columns ({shown}) labels the images; if {column} does, name it "
+                f"label ({_NAMES} serve), or give --labels",
+            )
+
+    def _likely(self, table: FileList) -> str | None:
+        """The column whose first values are names of classes only, or that has a likely name."""
+        by_value = (name for name, texts in table.first_texts().items() if self._are_classes(texts))
+        by_name = (name for name in table.names if spelled(name) in _LIKELY)
+        return next((name for names in (by_value, by_name) for name in names), None)
+
+    def _are_classes(self, texts: Iterable[str | None]) -> bool:
+        values = {text for text in texts if text and text.strip()}
+        return bool(values) and all(match_class(value, self._lookup) is not None for value in values)
+
+    def _add(self, about: object, line: str) -> None:
+        if not self._silent and about not in self._about:
+            self._about.add(about)
+            self.lines.append(line)
