@@ -6,6 +6,7 @@ Tiles stand in the order in which they are to be labelled. Gets rows as values, 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .maps import with_maps
 from .render import environment, own, policy, storage_key, tile_of
 from .sections import Values
 from .thumbnails import Thumbnail
@@ -29,6 +30,7 @@ def render_pick(source: PickSource, thumbnails: Mapping[str, Thumbnail] | None) 
         tile_of(row | {"label": None}, number, figures["classes"], thumbnails, levels=source.levels)
         for number, row in enumerate(source.rows, 1)
     ]
+    with_maps(tiles, {})  # a map would tell the person what the model made of the image
     return (
         environment()
         .get_template("pick.html")
