@@ -72,19 +72,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _results(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[tuple[str, Result]]:
     size, labels, draws = options.images, options.labels, options.draws
-    for name, rows in _archives(options, rng):
-        yield name, _cover(rows, labels, draws, rng)
     pool = _pool(options, rng)
+    for name, rows in _archives(pool, size, rng):
+        yield name, _cover(rows, labels, draws, rng)
+        if rows is pool:
+            yield f"{name}, whole patients", _cover(rows, labels, draws, rng, whole=True)
     each = max(1, draws // options.mixtures)
     found = [_cover(_mixture(pool, size, rng), labels, each, rng) for _ in range(options.mixtures)]
     together = (np.concatenate([getattr(one, name) for one in found]) for name in ("held", "half"))
     yield f"{options.mixtures} mixtures, together", Result(*together, max(one.error for one in found))
 
 
-def _archives(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[tuple[str, Rows]]:
-    """Archives with their names."""
-    size, pool = options.images, _pool(options, rng)
-    yield "as it is", pool.at(rng.integers(0, len(pool.label), size))
+def _archives(pool: Rows, size: int, rng: np.random.Generator) -> Iterator[tuple[str, Rows]]:
+    """Archives with their names; the first is the pool itself."""
+    yield "as it is", pool
     shares = np.full(pool.probs.shape[1], 0.33)
     shares[-1] = 0.01
     yield "one class of 1 %", _with_shares(pool, shares / shares.sum(), size, rng)
@@ -164,24 +165,36 @@ def _with_confident_errors(pool: Rows, share: float, rng: np.random.Generator) -
     return pool._replace(probs=np.where(bad[:, None], np.roll(pool.probs, 1, axis=1), pool.probs))
 
 
-def _cover(rows: Rows, labels: int, draws: int, rng: np.random.Generator) -> Result:
-    """Draw samples of single images, and compare their intervals with the truth."""
-    K = rows.probs.shape[1]
-    predicted, error = rows.probs.argmax(axis=1), 1 - rows.probs.max(axis=1)
+def _cover(rows: Rows, labels: int, draws: int, rng: np.random.Generator, *, whole: bool = False) -> Result:
+    """Draw samples, of single images or of whole patients, and compare their intervals with the truth."""
+    K, images = rows.probs.shape[1], len(rows.label)
+    unit = np.unique(rows.patient, return_inverse=True)[1] if whole else np.arange(images)
+    predicted, size = rows.probs.argmax(axis=1), np.bincount(unit)
+    error = np.bincount(unit, 1 - rows.probs.max(axis=1)) / size
     bins = error_bin(error)
     sums = np.zeros(BINS, np.int64)
     np.add.at(sums, bins, np.rint(error * UNITS).astype(np.int64))
     strata = cut_strata(np.bincount(bins, minlength=BINS), sums)
-    stratum, H = stratum_of(bins, strata), len(strata.units)
-    by_class = np.stack([np.bincount(predicted[stratum == h], minlength=K) for h in range(H)])
-    population = Population(strata.units, strata.units, by_class, np.zeros((K, K), np.int64))
-    places = [np.flatnonzero(stratum == h) for h in range(H)]
-    drawn = np.bincount(draw_order(strata, labels), minlength=H)
+    stratum_of_unit = stratum_of(bins, strata)
+    stratum, order = stratum_of_unit[unit], draw_order(strata, labels)
+    by_class = np.stack([np.bincount(predicted[stratum == h], minlength=K) for h in range(len(strata.units))])
+    population = Population(by_class.sum(axis=1), strata.units, by_class, np.zeros((K, K), np.int64))
     found = []
     for _ in range(draws):
-        at = np.concatenate([rng.choice(places[h], drawn[h], replace=False) for h in range(H)])
-        found.append(estimate(population, Sample(stratum[at], at, predicted[at], rows.label[at])))
+        units = _drawn_units(stratum_of_unit, order, rng)
+        units = units[np.cumsum(size[units]) <= labels]
+        at = np.flatnonzero(np.isin(unit, units))
+        found.append(estimate(population, Sample(stratum[at], unit[at], predicted[at], rows.label[at])))
     return _result(found, rows.label, predicted, K)
+
+
+def _drawn_units(stratum: np.ndarray, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Units in the order in which they are drawn."""
+    units = np.empty(len(order), np.int64)
+    for h in np.unique(order):
+        own = np.flatnonzero(order == h)
+        units[own] = rng.choice(np.flatnonzero(stratum == h), len(own), replace=False)
+    return units
 
 
 def _result(found: Sequence[LabelledEstimates], label: np.ndarray, predicted: np.ndarray, K: int) -> Result:

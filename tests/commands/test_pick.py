@@ -50,7 +50,7 @@ def test_the_filled_in_list_says_how_good_the_run_is(run, tmp_path):
     assert found.figures["labels"]["answered"] == 100
     more = found.figures["more"]
     assert [each["labels"] for each in more] == [100, 200]
-    assert more[0]["accuracy_half_width"] > more[1]["accuracy_half_width"] == 0
+    assert more[0]["accuracy_half_width"] > 2 * more[1]["accuracy_half_width"]
     assert str(found).startswith("accuracy 0.")
 
 
@@ -81,6 +81,19 @@ def test_answers_of_two_people_that_differ_count_as_none(run, tmp_path):
     files = [filled(tmp_path / "one.csv", result), filled(tmp_path / "two.csv", result, **{first: other})]
     labels = estimate(run, files).figures["labels"]
     assert (labels["answered"], labels["gaps"], labels["contradictory"]) == (49, 1, 1)
+
+
+def test_a_group_that_was_begun_counts_as_a_whole(tmp_path):
+    rows = [
+        scored(f"/a/{i}", CLASSES[i % 2], 0.55 + (i // 5) / 200, **ROW | {"group": f"p{i // 5}"}) for i in range(200)
+    ]
+    grouped = write_run(tmp_path / "grouped", rows, manifest=[], group_by="x")
+    result = pick(grouped, labels=60, whole_groups=True)
+    uris = result.rows["uri"].to_pylist()
+    assert len(uris) == 60
+    found = estimate(grouped, filled(tmp_path / "labels.csv", result, **dict.fromkeys(uris[32:], "")))
+    labels = found.figures["labels"]
+    assert (labels["answered"], labels["gaps"], labels["not_reached"]) == (32, 3, 25)
 
 
 def test_answers_of_a_page_count_also_those_without_a_class(run, tmp_path):

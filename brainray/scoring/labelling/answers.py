@@ -56,7 +56,9 @@ def read_labels(pick: Pick, uris: Sequence[str]) -> Answers:
             f"--labels {uris[0]}: no image of {pick.uri} has a usable label there; fill in the column label of "
             "pick.csv, or answer on pick.html and export"
         )
-    end = int(np.flatnonzero((label_N != UNKNOWN) | contradictory_N)[-1]) + 1
+    last = int(np.flatnonzero((label_N != UNKNOWN) | contradictory_N)[-1])
+    of_last = pc.equal(pick.rows["unit"], pick.rows["unit"][last]).to_numpy()
+    end = int(np.flatnonzero(of_last)[-1]) + 1  # a group that was begun counts as drawn
     return _answers(pick, label_N, contradictory_N, end, not_picked=sum(others for _, others in columns))
 
 
