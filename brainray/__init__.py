@@ -1,6 +1,7 @@
 """brainray: batch scoring of brain MRI archives with Ray. Not a medical device.
 
-The Python API is what `__all__` names: `score`, `train`, `report`, `compare` and `audit`, their results and errors.
+The Python API is what `__all__` names: `score`, `train`, `report`, `compare`, `pick`, `estimate` and `audit`, their
+results and errors.
 Importing the package has no effect and imports nothing heavy: each name is imported from its module when first used.
 """
 
@@ -11,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .api import AuditResult, ReportResult, ScoreResult, TrainResult, audit, compare, report, score, train
     from .commands.compare import CompareResult
+    from .commands.estimate import EstimateResult, estimate
+    from .commands.pick import PickResult, pick
     from .commands.score import Progress
     from .config import MaxFailed
     from .errors import (
@@ -35,12 +38,14 @@ __all__ = [
     "BrainrayError",
     "CompareResult",
     "Difference",
+    "EstimateResult",
     "IntervalEstimate",
     "MaxFailed",
     "NoProgress",
     "OtherModel",
     "Outage",
     "OutputHeld",
+    "PickResult",
     "Progress",
     "ReportResult",
     "ScoreResult",
@@ -50,6 +55,8 @@ __all__ = [
     "VerificationError",
     "audit",
     "compare",
+    "estimate",
+    "pick",
     "report",
     "score",
     "train",
@@ -59,9 +66,13 @@ __all__ = [
 _MODULES = {
     "CompareResult": "commands.compare",
     "Difference": "evaluation.paired",
+    "EstimateResult": "commands.estimate",
     "IntervalEstimate": "evaluation.metrics",
     "MaxFailed": "config",
+    "PickResult": "commands.pick",
     "Progress": "commands.score",
+    "estimate": "commands.estimate",
+    "pick": "commands.pick",
     **dict.fromkeys(("AuditResult", "ReportResult", "ScoreResult", "TrainResult"), "api"),
     **dict.fromkeys(("audit", "compare", "report", "score", "train"), "api"),
 }

@@ -56,6 +56,7 @@ BUCKETS = (
 )
 SUBMITS = ("needs a cluster", "tests/end_to_end/test_submit.py::test_every_exit_code_of_a_job_is_that_of_the_command")
 AWS = ("needs an account of AWS", "tests/deploy/test_cluster_yaml.py::test_ray_takes_the_file")
+PICKS = ("needs a person", "tests/page/test_pick_in_browser.py::test_answers_by_key_come_back_as_an_estimate")
 TRAINS = ("takes minutes", "tests/end_to_end/test_main_job.py::test_training_writes_a_bundle_that_says_what_it_is")
 TEACHES = ("takes an hour", "tests/training/test_teaching.py::test_a_taught_network_learns_what_the_teacher_says")
 SEARCHES = ("takes an hour", "tests/commands/test_tune.py::test_a_search_ranks_its_trials_and_goes_on_where_it_ended")
@@ -67,6 +68,8 @@ ITSELF = (
 MEASURES = ("takes minutes or hours", "tests/test_readme.py::test_every_option_of_a_script_is_one_that_it_takes")
 # Commands that no test runs as they stand: the reason, and the test of what stands for them.
 NOT_RUN = {
+    "brainray pick run/ --labels 200": PICKS,
+    "brainray estimate run/ --labels brainray-answers.csv": PICKS,
     "make demo": TRAINS,
     "make test": ITSELF,
     "make check": ("checks the sources", "tests/test_readme.py::test_every_target_of_make_exists"),
@@ -133,6 +136,7 @@ PYTHON_BLOCKS = {
 }  # the first line, and the file that runs the block
 
 OF_TRAINING = {"folds.csv", "groups.csv", "patients.csv"}  # what READMEs name that it reads or writes
+OF_LABELLING = {"pick.csv", "brainray-answers.csv"}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -349,7 +353,7 @@ def test_every_path_of_the_repository_that_a_text_names_exists(name):
     produced = {"list.csv", "trials.csv", "trade.csv", "summary/review.csv", "run/summary/review.csv", "review.csv"}
     missing = [
         path
-        for path in set(named) - produced - OF_TRAINING
+        for path in set(named) - produced - OF_TRAINING - OF_LABELLING
         if not ((ROOT / path).exists() or (here / path).exists() or [*here.rglob(path.rpartition("/")[2])])
     ]
     assert not missing

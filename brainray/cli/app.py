@@ -18,8 +18,10 @@ from brainray.machine.interpreter import ensure_mode
 from .audit import audit
 from .compare import compare
 from .doctor import doctor
+from .estimate import estimate
 from .json_object import OBJECT
 from .log import LOG, take_warnings
+from .pick import pick
 from .report import report
 from .sample import sample
 from .score import score
@@ -43,6 +45,8 @@ app.command()(score)
 app.command()(tune)
 app.command()(report)
 app.command()(compare)
+app.command()(pick)
+app.command()(estimate)
 app.command()(sample)
 app.command(context_settings=SUBMIT_SETTINGS)(submit)
 app.command()(audit)

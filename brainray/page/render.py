@@ -6,7 +6,7 @@ value is escaped by the template. There is no clock, so equal runs give equal by
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -121,17 +121,26 @@ def _hash(content: str) -> str:
 
 def _storage_key(source: PageSource) -> str:
     """Names the answers of this run in a browser: they belong to its model and inputs, wherever the page is moved."""
-    named = "\n".join([source.figures["fingerprint"], *source.run.get("inputs", ())])
+    return storage_key(source.figures["fingerprint"], *source.run.get("inputs", ()))
+
+
+def storage_key(*names: str) -> str:
+    """The key of answers in a browser: those to equal names are the same."""
+    named = "\n".join(names)
     return f"brainray-answers-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 
 
 def _part(part: TilePart, source: PageSource, thumbnails: Mapping[str, Thumbnail] | None, numbers: Any) -> Values:  # noqa: ANN401
-    tiles = [_tile(row, next(numbers), source, thumbnails) for row in part.rows]
+    levels = len(source.figures.get("group_levels", ()))
+    tiles = [tile_of(row, next(numbers), source.classes, thumbnails, levels=levels) for row in part.rows]
     return {"tiles": tiles, "images": part.images, "left_out": part.left_out, "reasons": part.reasons}
 
 
-def _tile(row: Row, number: int, source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> Values:
-    uri, classes = row["uri"], source.classes
+def tile_of(
+    row: Row, number: int, classes: Sequence[str], thumbnails: Mapping[str, Thumbnail] | None, *, levels: int
+) -> Values:
+    """What the template shows of an image, which takes an answer; `levels` of its group."""
+    uri = row["uri"]
     probs = sorted(((row[f"prob_{name}"] or 0.0, name) for name in classes), key=lambda each: -each[0])
     label = row["label"] if row["label"] in classes else None
     name = uri.rpartition("/")[2] or uri
@@ -140,15 +149,15 @@ def _tile(row: Row, number: int, source: PageSource, thumbnails: Mapping[str, Th
         "uri": uri if len(uri) <= MOST_URI_CHARS else None,
         "shown_uri": text.cut(uri, 300),
         "name": text.cut(name, 60),
-        "group": text.group_name(row.get("group"), len(source.figures.get("group_levels", ()))),
+        "group": text.group_name(row.get("group"), levels),
         "label": label,
         "predicted": row["predicted"],
         "wrong": label is not None and label != row["predicted"],
         "confidence": row["confidence"],
-        "review": row["review"],
+        "review": row.get("review"),
         "probs": [(name, prob) for prob, name in probs[:_PROBABILITIES]],
-        "error": row["error"],
-        "detail": row["error_detail"],
+        "error": row.get("error"),
+        "detail": row.get("error_detail"),
         "thumbnail": (thumbnails or {}).get(uri),
     }
 

@@ -35,6 +35,8 @@ def test_what_is_wrong_is_an_object_and_a_line(answer, tmp_path):
         (("report", "--json", "/none-\u00e9"), 2, "is no run"),
         (("score", "--json", "--bogus"), 2, "--bogus"),
         (("compare", "/a", "/b", "--json"), 2, "/a"),
+        (("pick", "/a", "--json"), 2, "/a"),
+        (("estimate", "/a", "--labels", "/b", "--json"), 2, "/a"),
         (("sample", "--json", "--output", tmp_path / "s", "--images", "0"), 2, "--images"),
         (("train", "--json", "--data", "/none", "--output", tmp_path / "m"), 2, "/none"),
     ):

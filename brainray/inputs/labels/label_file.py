@@ -29,6 +29,7 @@ from brainray.inputs.tables.table_columns import (
 
 from .label_match import Indices, NearMatches, nearest
 
+ANSWER_COLUMN = "answer"  # of what a page exports
 NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _SHOWN = 5
 _PARQUET = b"PAR1"
@@ -203,6 +204,20 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     source = f"--labels {uri}"
     keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS)
     return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+
+
+def read_answers(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """The images, their labels and their answers in a file as the page of a run exports it; an answer may be null.
+
+    Any label file will do. Raises `BadRequest` as `read_label_file` does.
+    """
+    source = f"--labels {uri}"
+    try:
+        keys, (raw, answers) = read_named_values("--labels", uri, LABEL_COLUMNS, (ANSWER_COLUMN,))
+    except BadRequest:  # it may have no such column
+        keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS)
+        answers = pa.nulls(len(keys), pa.string())
+    return keys, _classes_of(raw, classes, source), answers
 
 
 def read_named_values(

@@ -112,7 +112,7 @@
       tiles.forEach(show);
       tell();
     });
-    const note = "brainray report RUN --labels brainray-answers.csv makes them labels of the run; other images keep theirs. They are no random sample: an accuracy on them is not that of the archive.";
+    const note = main.dataset.note;
     bar.append(count, who, save_, clear, make("p", { textContent: lasting ? note : `This browser keeps nothing for this page: export before you close it. ${note}` }));
     bar.hidden = false;
     tell();

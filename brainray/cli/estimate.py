@@ -1,0 +1,92 @@
+"""`brainray estimate`: its options, and how its results are shown."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .json_object import OBJECT, Json
+from .log import LOG
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def estimate(
+    run: Annotated[str, typer.Argument(help="Folder that `score` wrote.", metavar="RUN")],
+    labels: Annotated[
+        list[str],
+        typer.Option(help="The labels of what `pick` picked: its list, or the answers from its page.", metavar="URI"),
+    ],
+    seed: Annotated[int, typer.Option(help="The seed that `pick` was given.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say from the labels of picked images how good a run is, and how common each class.
+
+    Give --labels once for each person who labelled. Needs neither Ray nor torch, and writes nothing.
+    """
+    from brainray.commands.estimate import estimate as estimate_run
+
+    figures = estimate_run(run, labels, seed=seed, say=LOG.say).figures
+    if as_json:
+        OBJECT.add(figures)
+        return
+    from .console import output_console
+
+    console = output_console()
+    _show(console, figures)
+
+
+def _show(console: "Console", figures: dict[str, Any]) -> None:
+    console.print(_table(figures))
+    accuracy, labels = figures["accuracy"], figures["labels"]
+    console.print(
+        f"accuracy {_interval(accuracy, 4)} of {figures['images']:,} images, estimated from {labels['answered']:,} "
+        f"labels of {figures['picked']:,} picked images"
+    )
+    if figures["labelled_before"]:
+        console.print(f"{figures['labelled_before']:,} of the images had a label before, and count as they are")
+    for line in _gap_lines(labels):
+        console.print(line)
+    if figures["more"]:
+        more = ", ".join(f"{each['labels']:,} to {100 * each['accuracy_half_width']:.1f}" for each in figures["more"])
+        width = 100 * (accuracy["high"] - accuracy["low"]) / 2
+        console.print(f"the accuracy is known to \N{PLUS-MINUS SIGN}{width:.1f} points; more labels: {more}")
+
+
+def _table(figures: dict[str, Any]) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"Estimated for all {figures['images']:,} images, with 95 % intervals"
+    table = Table(title=title, title_justify="left")
+    for name in ("class", "recall", "share of images", "predicted share"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in figures["classes"]:
+        recall = "-" if row["recall"] is None else _interval(row["recall"], 3)
+        table.add_row(escape(row["class"]), recall, _interval(row["prevalence"], 3), f"{row['predicted_share']:.3f}")
+    return table
+
+
+def _interval(value: dict[str, float], digits: int) -> str:
+    return f"{value['value']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+
+
+def _gap_lines(labels: dict[str, int]) -> list[str]:
+    """What is missing, and what it costs."""
+    lines = []
+    if labels["gaps"]:
+        differ = (
+            f", {labels['contradictory']:,} of them as files contradict each other" if labels["contradictory"] else ""
+        )
+        lines.append(
+            f"{labels['gaps']:,} picked images have no answer before the last answered one{differ}; the intervals "
+            "hold whatever their answers are, so each answer narrows them"
+        )
+    if labels["not_reached"]:
+        lines.append(f"{labels['not_reached']:,} picked images at the end of the list have no answer yet")
+    if labels["unclear"] or labels["no_image"]:
+        lines.append(
+            f"{labels['unclear']:,} are wrong without a class, {labels['no_image']:,} are of none; both count as wrong"
+        )
+    return lines
