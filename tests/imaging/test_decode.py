@@ -10,6 +10,7 @@ from PIL import Image
 from support.encoded import as_float_tiff, as_palette, big_endian_tiff, drawing, packed
 
 from brainray.config import ImageSpec
+from brainray.errors import ImageError
 from brainray.imaging.decode import decode, decode_with_luminance, luminance
 
 GRAY = ImageSpec(image_px=64, channels=1)

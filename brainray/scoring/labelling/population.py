@@ -21,7 +21,7 @@ from brainray.evaluation.counts import UNITS, Ints
 from brainray.evaluation.sampling import BINS, Strata, cut_strata, draw_order, error_bin, stratum_of
 from brainray.scoring.parts import part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
-from brainray.scoring.run_folder import marks_seen
+from brainray.scoring.run_folder import later_columns
 from brainray.scoring.summary.group_levels import cut
 
 _THREADS = 4
@@ -54,7 +54,7 @@ class Source:
                 yield from pool.map(self._table, uris[start : start + _AHEAD])
 
     def _table(self, uri: str) -> pa.Table:
-        seen = ["seen"] if marks_seen(self.run) else []
+        seen = ["seen"] if "seen" in later_columns(self.run) else []
         try:
             with storage.open_parquet(uri) as file:
                 model = part_info(uri, file).model
