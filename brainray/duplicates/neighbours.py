@@ -3,8 +3,8 @@
 1. A picture is described by gradients on a coarse grid, over its frame and over the head in it: what the skull looks
    like, and where it lies. The nearest pictures are searched for, as they are, mirrored and upside down.
 2. Two pictures are linked where they are close for where they lie: their distance is compared with that to the seventh
-   nearest of each (Zelnik-Manor and Perona, NIPS 2004). So a picture
-   that is much like those of many heads is linked with none of them.
+   nearest of each (Zelnik-Manor and Perona, NIPS 2004). So a picture that is much like those of many heads is linked
+   with none of them.
 3. Links join groups, the closest first. Groups of several pictures need several links, so that no single wrong one
    chains heads together.
 
