@@ -130,7 +130,7 @@ def test_a_group_file_tells_which_groups_are_in_both_sets_and_which_pictures_in_
     assert "--data and --against share groups" in advice and "pictures lie in two groups or more" in advice
     assert "folders share groups" not in advice
     shared = command(group_regex=r"(patient3)", output=tmp_path / "by path")[0]
-    assert "folders share groups" in " ".join(_advice(shared))
+    assert "folders share groups" in " ".join(_advice(shared, "audit"))
 
 
 def test_without_groups_an_audit_has_no_row_for_them(command):
