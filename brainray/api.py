@@ -121,7 +121,7 @@ class ReportResult:
 class AuditResult:
     """The groups of images that show the same picture."""
 
-    output: str  # URI of the folder with groups.parquet, summary.json and audit.html
+    output: str  # URI of the folder with groups.parquet, proposed_groups.csv, summary.json and audit.html
     figures: dict[str, Any] = field(repr=False)  # summary.json
 
     @property

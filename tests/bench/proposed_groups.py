@@ -48,7 +48,7 @@ class Pictures:
         )
         self.known = self.block != ""
         self.of_one_block = (self.block[:, None] == self.block) & self.known & self.known[:, None]
-        np.fill_diagonal(self.of_one_block, False)  # noqa: FBT003
+        np.fill_diagonal(self.of_one_block, False)
 
 
 def correlations(thumbnails):
@@ -110,12 +110,10 @@ def main():
     parser.add_argument("--blocks", type=Path, required=True)
     given = parser.parse_args()
     pictures = Pictures(given.images, given.audit, given.blocks)
-    names, sizes = np.unique(pictures.proposed, return_counts=True)
-    several = sizes[sizes > 1]
+    sizes = np.unique(pictures.proposed, return_counts=True)[1]
+    several, median = sizes[sizes > 1], np.median(sizes[sizes > 1])
     print(f"{len(pictures.label):,} pictures, {pictures.known.sum():,} of a known block")
-    print(
-        f"{len(several):,} groups of {several.sum():,} pictures; median {np.median(several):.0f}, largest {several.max()}"
-    )
+    print(f"{len(several):,} groups of {several.sum():,} pictures; median {median:.0f}, largest {several.max()}")
     for label in ("", *np.unique(pictures.label[pictures.known])):
         among = pictures.label == label if label else np.ones(len(pictures.label), bool)
         pairs, share, chance = pairs_of_one_block(pictures, pictures.proposed, among)
@@ -125,9 +123,7 @@ def main():
     blocks = np.where(pictures.known, pictures.block, pictures.alone)
     for name, group in (("copies alone", pictures.alone), ("proposed", pictures.proposed), ("blocks", blocks)):
         next_to, left = with_next_slice(pictures, group), left_behind(pictures, group, alike)
-        print(
-            f"{name}: with the next slice in the group {next_to:.3f}, closest picture of the block in training {left:.3f}"
-        )
+        print(f"{name}: next slice in the group {next_to:.3f}, closest picture of the block in training {left:.3f}")
     count, share = of_different_heads(pictures)
     print(f"{count} pictures numbered {_APART} or more apart: in a proposed group {share:.3f}")
 

@@ -1,15 +1,12 @@
 """What the command does around the search, with no Ray: a stand-in reads; and the whole command with Ray, once."""
 
-import io
 import json
 import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from support.pictures import cropped, head, jpeg, resized, toned
+from support.pictures import audit_here, cropped, head, jpeg, resized, save, toned
 from support.s3_servers import fast_s3, s3_endpoints
 
 from brainray import storage
@@ -17,48 +14,13 @@ from brainray.cli.app import run
 from brainray.cli.audit import _advice
 from brainray.commands import audit as audit_job
 from brainray.commands.audit import AuditRequest, audit
-from brainray.duplicates.descriptors import Descriptors
-from brainray.duplicates.groups import SCHEMA, describe_rows
+from brainray.duplicates.groups import SCHEMA
 from brainray.duplicates.report import figure_rows
-from brainray.duplicates.search import similarities
-from brainray.duplicates.transforms import find_transforms
 from brainray.errors import BadRequest, OutputHeld
 from brainray.storage.lease import hold
 from brainray.storage.s3.backend import S3Objects
 
 __all__ = ["fast_s3", "s3_endpoints"]  # fixtures
-
-
-class Here:
-    """Stands in for Ray: all in this process."""
-
-    def read(self, uris, signatures):
-        rows = describe_rows(pa_table(uris))
-        signatures.put(rows["position"], Descriptors.from_columns(rows))
-        return rows["error"]
-
-    verify = staticmethod(similarities)
-    describe = staticmethod(find_transforms)
-
-
-def pa_table(uris):
-    import pyarrow as pa
-
-    return pa.table({"position": np.arange(len(uris)), "uri": uris})
-
-
-@contextmanager
-def here(request, listed, writer, say):
-    yield Here()
-
-
-def save(picture, *path, kind="PNG", mode="L"):
-    target = path[0].joinpath(*path[1:])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sink = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).convert(mode).save(sink, kind)
-    target.write_bytes(sink.getvalue())
-    return target
 
 
 @pytest.fixture
@@ -90,7 +52,7 @@ def command(data, tmp_path):
             group_regex=group_regex,
             groups=groups,
         )
-        figures = audit(request, say=said.append, start=here)
+        figures = audit(request, say=said.append, start=audit_here)
         rows = pq.read_table(output / "groups.parquet")
         assert rows.schema.equals(SCHEMA)
         return figures, rows.to_pylist(), said
@@ -168,12 +130,14 @@ def test_a_group_file_tells_which_groups_are_in_both_sets_and_which_pictures_in_
     assert "--data and --against share groups" in advice and "pictures lie in two groups or more" in advice
     assert "folders share groups" not in advice
     shared = command(group_regex=r"(patient3)", output=tmp_path / "by path")[0]
-    assert "folders share groups" in " ".join(_advice(shared))
+    assert "folders share groups" in " ".join(_advice(shared, "audit"))
 
 
 def test_without_groups_an_audit_has_no_row_for_them(command):
     table = dict(figure_rows(command()[0]))
-    assert not any("group," in name or "groups" in name or "without a group" in name for name in table)
+    assert not any(
+        "group," in name or "groups" in name or "without a group" in name for name in table if "proposed" not in name
+    )
 
 
 def test_what_the_data_shares_with_another_set_is_counted(command, data, tmp_path):
@@ -277,11 +241,11 @@ def test_a_bucket_is_audited_into_a_bucket(data, fast_s3, monkeypatch):
     for path in data.rglob("*.*"):
         fast_s3.put(f"in/{path.relative_to(data)}", path.read_bytes())
     root, output = f"{fast_s3.root}/in", f"{fast_s3.root}/audit"
-    figures = audit(AuditRequest.of([root], against=[], output=output, group_regex=None), say=print, start=here)
+    figures = audit(AuditRequest.of([root], against=[], output=output, group_regex=None), say=print, start=audit_here)
     assert (figures["images"], figures["pictures"], figures["data"]) == (12, 6, [root])
     rows = storage.read_parquet(f"{output}/groups.parquet").to_pylist()
     assert by_name(rows)["patient1_b.png"]["uri"] == f"{root}/Training/glioma/patient1_b.png"
-    assert storage.list_names(output) == ["audit.html", "groups.parquet", "summary.json"]
+    assert storage.list_names(output) == ["audit.html", "groups.parquet", "proposed_groups.csv", "summary.json"]
 
 
 def test_the_whole_command_with_ray(data, tmp_path, local_ray, capfd):
@@ -297,4 +261,9 @@ def test_the_whole_command_with_ray(data, tmp_path, local_ray, capfd):
     rows = by_name(pq.read_table(tmp_path / "audit" / "groups.parquet").to_pylist())
     assert {rows["x.png"]["transform"], rows["patient0_a.png"]["transform"]} == {None, "turned 180"}
     assert rows["text.jpg"]["error"] == "not_an_image"
-    assert sorted(storage.list_names(str(tmp_path / "audit"))) == ["audit.html", "groups.parquet", "summary.json"]
+    assert sorted(storage.list_names(str(tmp_path / "audit"))) == [
+        "audit.html",
+        "groups.parquet",
+        "proposed_groups.csv",
+        "summary.json",
+    ]
