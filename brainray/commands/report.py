@@ -1,11 +1,12 @@
 """What `brainray report` does: label a run, build its summary, or verify its parts. Needs torch only for maps."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain, PageOptions
-from brainray.errors import BadRequest
+from brainray.errors import BadRequest, StorageError
 from brainray.inputs.labels.label_file import LabelFile, read_label_file
 from brainray.scoring.given_labels import Relabelling, give_labels
 from brainray.scoring.rescore import finish_switch
@@ -37,18 +38,48 @@ def report(
     values = check_is_run(uri)
     label_file = read_label_file(storage.normalise(labels), tuple(values["classes"])) if labels else None
     maps = None if explain is None else MapMaker.of_run(values, explain, model=model, say=say)
+    _check_writable(uri)
     with hold(uri, purpose="report", say=say) as lease:
         if label_file is None:
-            return build_summary(uri, lease.writer, page=page, maps=maps)
-        finish_switch(uri, lease.writer, page)  # which would not know the run again once its labels are others
-        changes = give_labels(uri, label_file, lease.writer, may_miss=labels_may_miss)
-        for line in _describe(label_file, changes):
-            say(line)
-        summary = build_summary(uri, lease.writer, page=page, maps=maps)
-        if changes.verification is not None:
-            publish(uri, changes.verification, values["fingerprint"], lease.writer)
-        elif not is_published(uri):
-            say(f"{uri} is not complete: it has no _SUCCESS; its `score` command finishes it and keeps these labels")
+            summary = build_summary(uri, lease.writer, page=page, maps=maps)
+        else:
+            summary = _labelled(uri, values, label_file, lease.writer, page, maps, may_miss=labels_may_miss, say=say)
+    if maps is not None:
+        maps.check()
+    return summary
+
+
+def _check_writable(uri: str) -> None:
+    try:
+        storage.check_access(uri, write=True)
+    except StorageError as exc:
+        raise BadRequest(
+            f"{exc}, and a report writes its summary there; let this user write, or copy the run to another folder "
+            "and give the copy"
+        ) from exc
+
+
+def _labelled(
+    uri: str,
+    values: dict[str, Any],
+    label_file: LabelFile,
+    writer: storage.Writer,
+    page: PageOptions | None,
+    maps: MapMaker | None,
+    *,
+    may_miss: bool,
+    say: Say,
+) -> Summary:
+    """Label the run first, then build its summary."""
+    finish_switch(uri, writer, page)  # which would not know the run again once its labels are others
+    changes = give_labels(uri, label_file, writer, may_miss=may_miss)
+    for line in _describe(label_file, changes):
+        say(line)
+    summary = build_summary(uri, writer, page=page, maps=maps)
+    if changes.verification is not None:
+        publish(uri, changes.verification, values["fingerprint"], writer)
+    elif not is_published(uri):
+        say(f"{uri} is not complete: it has no _SUCCESS; its `score` command finishes it and keeps these labels")
     return summary
 
 

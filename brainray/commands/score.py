@@ -147,11 +147,24 @@ def score(
             if request.options.explain:
                 say(f"--explain: nothing is scored, so no map is made; `brainray report {output} --explain` makes more")
             return Outcome(plan=plan, summary=read_summary(output), scored=0, elapsed_s=clock() - began)
-        storage.check_writable("--output", output)
+        _check_writable(output, only_summary=plan is not None and plan.complete)
         with hold(output, purpose="score", say=say) as lease:
             check_output(request)  # again: another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
+
+
+def _check_writable(output: str, *, only_summary: bool) -> None:
+    """Raise `BadRequest` where the output cannot be written to, with the way out if every image has its row already."""
+    try:
+        storage.check_writable("--output", output)
+    except BadRequest as exc:
+        if not only_summary:
+            raise
+        raise BadRequest(
+            f"{exc}; every image has its row, but the summary is of an earlier version or not there: let this user "
+            "write there once, or copy the run to another folder and run `brainray report` on the copy"
+        ) from exc
 
 
 def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:

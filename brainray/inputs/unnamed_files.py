@@ -199,8 +199,9 @@ class UnnamedFiles(Generic[Found]):
     def _note_formats(self) -> None:
         images = self._formats.total() - self._formats[DICOM]
         if images and not self._any_suffix:
+            what = "images or tars" if self._formats[TAR] else "images"
             self.notes.append(
-                f"{self._source}: {images:,} of {self._without_suffix:,} files without suffix are images "
+                f"{self._source}: {images:,} of {self._without_suffix:,} files without suffix are {what} "
                 f"by their first bytes ({_images_in(self._formats)}), and are {self._used}"
             )
         if self._formats[DICOM]:

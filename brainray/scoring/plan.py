@@ -21,6 +21,7 @@ from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
+from brainray.inputs.tables.text_stream import advice_on
 from brainray.models.bundle import model_card
 from brainray.models.reference import appearance_of
 from brainray.models.versions import package_versions
@@ -246,6 +247,8 @@ def _nothing_found(roots: Sequence[str], found: Listing) -> str:
     else:
         empty = [_empty(uri) for uri in roots]
         why = f"; {empty[0]} is empty" if len(empty) == 1 else f"; all are empty: {', '.join(empty)}"
+    meant = [advice for uri in roots if (advice := advice_on(uri)) is not None]
+    why += f"; this is {meant[0]}" if meant else ""
     notes = "".join(f"; {note.removeprefix(f'--input {roots[0]}: ')}" for note in found.notes)
     return f"--input {', '.join(roots)}: no image files found{why}{notes}"
 

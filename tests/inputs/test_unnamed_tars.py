@@ -48,7 +48,7 @@ def test_a_tar_without_suffix_is_read(listed, packed):
     reader = RangeReader()
     assert [image for read in plan_reads(table) for image in reader(read)] == [JPEG, JPEG]
     assert found.notes[0].endswith(
-        "1 of 1 files without suffix are images by their first bytes (1 tar), and are scored"
+        "1 of 1 files without suffix are images or tars by their first bytes (1 tar), and are scored"
     )
 
 

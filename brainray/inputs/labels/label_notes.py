@@ -51,8 +51,11 @@ class LabelNotes:
         )
 
     def add_columns_of_archive(self, uri: str) -> None:
-        """As `add_columns`, for a Parquet file of images. Looks at the first one only."""
-        if self._silent or self._archive_seen:
+        """As `add_columns`, for a Parquet file of images. Looks at the first one only, and at none in a bucket.
+
+        There it would take another request.
+        """
+        if self._silent or self._archive_seen or uri.startswith("s3://"):
             return
         self._archive_seen = True
         with suppress(BadRequest):  # it was listed a moment ago, and a note is not worth the run

@@ -23,13 +23,17 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _AS_PARQUET = "write its rows to a CSV or Parquet file, as pyarrow or pandas do, and give that"
-# Tables in files of these names are not read, and are no images or archives.
+# Tables in files of these names are refused as inputs: they are made to be read by programs.
 _OTHER_TABLES = {
     ".orc": f"an ORC file; {_AS_PARQUET}",
     ".avro": f"an Avro file; {_AS_PARQUET}",
     ".feather": f"a Feather file; {_AS_PARQUET}",
     ".arrow": f"an Arrow file; {_AS_PARQUET}",
+}
+# Files that may lie beside images, as `--input scans/*` names them: they are passed over, like any other file.
+_PASSED_OVER = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet; save it as CSV"),
+    ".json": "JSON, and no manifest of an S3 inventory; write a list as JSON Lines (.jsonl), an object in each line",
 }
 _NO_TEXT = (
     (b"PAR1", "a Parquet file; give it a name that ends with .parquet"),
@@ -171,6 +175,11 @@ def refuse_other_table(uri: str, *, source: str) -> None:
     what = next((what for suffix, what in _OTHER_TABLES.items() if uri.lower().endswith(suffix)), None)
     if what is not None and storage.exists(uri) and not storage.is_folder(uri):
         raise BadRequest(f"{source}: is {what}")
+
+
+def advice_on(uri: str) -> str | None:
+    """What a file is that is passed over and may be meant as a list, and what to do; None for any other."""
+    return next((what for suffix, what in _PASSED_OVER.items() if uri.lower().endswith(suffix)), None)
 
 
 @contextmanager

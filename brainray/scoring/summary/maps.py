@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain
-from brainray.errors import BadRequest, ImageError, Outage, StorageError
+from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
 from brainray.imaging.decode import Decoded, decode
 from brainray.inputs.listing import slices
 from brainray.inputs.ranges import Image, plan_reads
@@ -62,8 +62,12 @@ class MapsWritten:
         if not (self.images or self.there or self.missing):
             return "no map was made, because no scored image of this run is among those that were asked for"
         made = f"{self.images:,} maps" + (f", and {self.there:,} that were there already" if self.there else "")
-        left_out = ", ".join(f"{images:,} {why}" for why, images in sorted(self.missing.items()))
-        return made + (f"; without one: {left_out}" if left_out else "")
+        return made + (f"; without one: {self.reasons}" if self.missing else "")
+
+    @property
+    def reasons(self) -> str:
+        """How many images have no map, by reason."""
+        return ", ".join(f"{images:,} {why}" for why, images in sorted(self.missing.items()))
 
 
 def bundle_of_run(run: Mapping[str, Any], model: str | None) -> Bundle:
@@ -103,6 +107,7 @@ class MapMaker:
     maps: "ClassMaps"
     explain: Explain
     say: Say
+    written: MapsWritten = field(default_factory=MapsWritten)
 
     @classmethod
     def of_run(cls, run: Mapping[str, Any], explain: Explain, *, model: str | None, say: Say) -> Self:
@@ -120,7 +125,7 @@ class MapMaker:
         highlights: Highlights,
         failures: Mapping[str, int],
         writer: storage.Writer,
-    ) -> MapsWritten:
+    ) -> None:
         """Add to maps.parquet in `folder`: first of the page's images, then of the review list.
 
         Maps of the same model and content that are there stay, and are not made again. Those of another model go.
@@ -130,15 +135,21 @@ class MapMaker:
         delete_others(folder, self.bundle.fingerprint, writer)
         uri = storage.join(folder, MAPS)
         there = _there(uri)
-        written = MapsWritten()
         with scratch_folder() as scratch:
             path = f"{scratch}/{MAPS}"
-            made = self._blocks(run_uri, run, first, there, written)
+            made = self._blocks(run_uri, run, first, there)
             write_file(path, with_others(made, uri if len(there) else None), self.bundle.fingerprint)
-            if written.images:
+            if self.written.images:
                 writer.write_bytes(uri, storage.read_bytes(path))
-        self.say(f"--explain: {written}")
-        return written
+        self.say(f"--explain: {self.written}")
+
+    def check(self) -> None:
+        """Raise `BrainrayError` where every map that was asked for, one or more, could not be made."""
+        if self.written.missing and not (self.written.images or self.written.there):
+            raise BrainrayError(
+                f"--explain: no map could be made ({self.written.reasons}); maps need the images as they were scored, "
+                "at their place then. The summary is written"
+            )
 
     def _blocks(
         self,
@@ -146,7 +157,6 @@ class MapMaker:
         run: Mapping[str, Any],
         first: Mapping[str, str],
         there: pa.Table,
-        written: MapsWritten,
     ) -> Iterator[pa.Table]:
         """New rows of maps.parquet, which holds those of `there`. Raises `Outage` where the storage fails."""
         reader = Reader(roots=run.get("inputs") or ())
@@ -154,8 +164,8 @@ class MapMaker:
             for shard in _shards(run_uri, run, self.explain, first):
                 wanted = _wanted(run_uri, shard, self.bundle.classes, self.explain, first)
                 new = _without(wanted, there)
-                written.there += len(wanted) - len(new)
-                yield from _blocks(new, reader, self.bundle, self.maps, written)
+                self.written.there += len(wanted) - len(new)
+                yield from _blocks(new, reader, self.bundle, self.maps, self.written)
         except Outage as exc:
             raise Outage("--explain: the images cannot be read again; is the input still mounted?") from exc
 

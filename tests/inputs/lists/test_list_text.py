@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
+from support.runs import request_for
 
 from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.lists.file_lists import open_file_list, open_table
 from brainray.inputs.tables.text_stream import TextStream
+from brainray.scoring.plan import plan_run
 
 TEXT = "image,patient\nglïoma/1.jpg,007\n2.jpg,\n"
 LINES = '{"image": "glïoma/1.jpg", "patient": "007"}\n\n{"image": "2.jpg", "more": [1]}\n'
@@ -25,6 +27,10 @@ def rows_of(path, data, keep=()):
     path.write_bytes(data)
     found = list(open_file_list(str(path)).rows(keep))
     return [(row.uri.removeprefix(f"{path.parent}/"), row.kept) for row in found]
+
+
+def plan_of(root, bundle, tmp_path):
+    return plan_run(request_for(root, tmp_path / "run", bundle), str(tmp_path / "scratch"))
 
 
 def names_of(path, data):
@@ -184,7 +190,15 @@ def test_so_is_one_of_labels_or_groups(tmp_path, read):
         read(str(tmp_path / "a.orc"))
 
 
-def test_a_spreadsheet_as_a_list_is_refused_by_its_name(tmp_path):
-    (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04")
-    with pytest.raises(BadRequest, match=r"list\.xlsx: is a spreadsheet; save it as CSV"):
-        open_table(str(tmp_path / "list.xlsx"))
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("list.xlsx", r"this is a spreadsheet; save it as CSV"), ("list.json", r"this is JSON, .* as JSON Lines")],
+)
+def test_what_may_be_meant_as_a_list_is_told_where_nothing_else_is_found(tmp_path, bundle, name, told):
+    """Beside images it is passed over, as `--input scans/*` names all files."""
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(BadRequest, match=rf"no image files found \(passed over: 1 suffix .*\); {told}"):
+        plan_of(tmp_path / name, bundle, tmp_path)
+    image = tmp_path / "1.jpg"
+    image.write_bytes(b"x")
+    assert plan_of((image, tmp_path / name), bundle, tmp_path).listing.images == 1

@@ -10,6 +10,7 @@ from support.runs import engine_of, request_for, score_here
 from brainray import storage
 from brainray.cli.console import show_outcome
 from brainray.cli.score import _totals
+from brainray.errors import BadRequest
 from brainray.scoring.summary.build import SCHEMA_VERSION
 
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -58,3 +59,16 @@ def test_it_is_written_with_the_lease_and_only_once(archive, bundle, tmp_path):
         holders.append(sorted(path.name for path in Path(request.output, ".lease").iterdir()))
     assert holders[0] != holders[1], "the summary was written by whoever held the output"
     assert holders[1] == holders[2], "nothing was left to do"
+
+
+def test_on_an_output_that_cannot_be_written_to_the_way_out_is_told(archive, bundle, tmp_path, monkeypatch):
+    request = request_for(archive(images=1), tmp_path / "run", bundle)
+    score_here(request, engine_of(bundle))
+    as_of_version_1(request.output)
+
+    def forbidden(option, uri):
+        raise BadRequest(f"{option} {uri}: {uri} cannot be written to")
+
+    monkeypatch.setattr(storage, "check_writable", forbidden)
+    with pytest.raises(BadRequest, match=r"every image has its row, .* run `brainray report` on the copy"):
+        score_here(request, engine_of(bundle))

@@ -8,7 +8,8 @@ from support.images import image_bytes
 from support.runs import engine_of, request_for, score_here
 
 from brainray.commands.report import report
-from brainray.config import Explain
+from brainray.config import Explain, MaxFailed
+from brainray.errors import BadRequest, BrainrayError, StorageError
 
 pytestmark = pytest.mark.usefixtures("no_plot")
 
@@ -49,8 +50,30 @@ def test_a_later_report_makes_only_maps_that_are_not_there(run, tmp_path):
 
 def test_maps_outlast_images_that_are_away_and_without_any_there_is_no_file(run, tmp_path):
     remove_images(tmp_path / "archive")
-    assert explain(run, "all") == ["--explain: 0 maps; without one: 8 gone"]
+    (run / "summary" / "summary.json").unlink()
+    with pytest.raises(BrainrayError, match=r"^--explain: no map could be made \(8 gone\); maps need the images"):
+        explain(run, "all")
     assert not Path(run, "summary", "maps.parquet").exists()
+    assert Path(run, "summary", "summary.json").exists()
+
+
+def test_that_no_image_was_asked_for_is_told(archive, bundle, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").write_bytes(b"no image")
+    score_here(request_for(tmp_path / "in", tmp_path / "run", bundle, max_failed=MaxFailed(count=9)), engine_of(bundle))
+    (line,) = explain(tmp_path / "run", "all")
+    assert line == (
+        "--explain: no map was made, because no scored image of this run is among those that were asked for"
+    )
+
+
+def test_a_report_of_a_run_that_cannot_be_written_to_says_what_to_do(run, monkeypatch):
+    def forbidden(uri, *, write):
+        raise StorageError("forbidden", f"{uri}: {uri} cannot be written to")
+
+    monkeypatch.setattr("brainray.storage.check_access", forbidden)
+    with pytest.raises(BadRequest, match=r"run cannot be written to, .* copy the run to another folder and give the"):
+        report(str(run), say=print)
 
 
 def test_an_image_of_another_content_gets_a_new_map_in_place_of_the_old(run, archive, bundle, tmp_path):
