@@ -23,10 +23,10 @@ from brainray.storage.s3.backend import S3Objects
 __all__ = ["fast_s3", "s3_endpoints"]  # fixtures
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
     """Training and Testing folders with copies, a leak, a conflict, a black image twice and two broken files."""
-    root = tmp_path / "data"
+    root = tmp_path_factory.mktemp("drawn")
     for k in range(4):
         save(head(k), root, "Training", "glioma", f"patient{k}_a.png")
     save(head(1)[:, ::-1], root, "Training", "glioma", "patient1_b.png")
@@ -39,6 +39,12 @@ def data(tmp_path):
     (root / "Training" / "glioma" / "text.jpg").write_bytes(b"no image at all")
     (root / "notes.txt").write_text("passed over")
     return root
+
+
+@pytest.fixture
+def data(drawn, tmp_path):
+    """These folders, which a test may change."""
+    return shutil.copytree(drawn, tmp_path / "data")
 
 
 @pytest.fixture

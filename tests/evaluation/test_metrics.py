@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -289,9 +287,3 @@ def test_reference_distribution_survives_json_and_sums_to_one():
 def test_nothing_scored_has_no_drift():
     reference = metrics.reference_distribution(np.eye(K), CLASSES)
     assert metrics.drift(count_probabilities(np.zeros(0, int), np.zeros((0, K))), CLASSES, reference) is None
-
-
-def test_figures_need_no_heavy_library():
-    heavy = "{'ray', 'torch', 'sklearn', 'matplotlib'}"
-    code = f"import sys, brainray.evaluation.metrics; print(*{heavy} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

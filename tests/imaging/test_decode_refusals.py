@@ -177,13 +177,13 @@ def decodes_or_says_why(data: bytes, spec: ImageSpec = GRAY) -> None:
     assert {decoded.width, decoded.height} == set(values.shape)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.binary(max_size=600), st.sampled_from([b"", *(seed[:16] for seed in SEEDS)]))
 def test_random_bytes_decode_or_say_why(tail: bytes, head: bytes) -> None:
     decodes_or_says_why(head + tail)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=8), st.data())
 def test_mutated_images_decode_or_say_why(seed: bytes, changes: list[tuple[int, int]], data: st.DataObject) -> None:
     mutated = bytearray(seed[: data.draw(st.integers(0, len(seed)) | st.just(len(seed)))])

@@ -61,15 +61,19 @@ def rows(uri, root):
     return {name.removeprefix(f"{root}/"): row for name, row in found.items()}
 
 
-@pytest.fixture
-def expected(run, tmp_path):
+@pytest.fixture(scope="module")
+def expected(bundle, tmp_path_factory):
     """The rows of the same images in a folder."""
+    place = tmp_path_factory.mktemp("expected")
     for name, data in FILES.items():
-        path = tmp_path / "folder" / name
+        path = place / "folder" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    run(tmp_path / "folder", output=str(tmp_path / "expected"))
-    found = rows(str(tmp_path / "expected"), tmp_path / "folder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainray.scoring.summary.build.draw_confusion", lambda *_: b"no plot")
+        request = request_for(place / "folder", place / "run", bundle, shard_size=4)
+        score_here(request, engine_of(bundle, predict=brightness))
+    found = rows(str(place / "run"), place / "folder")
     return [{k: v for k, v in found[name].items() if k not in OWN} for name in FILES]
 
 

@@ -169,7 +169,7 @@ GONE_AND_BACK = [
 ]
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(history=st.lists(steps, max_size=9))
 @example(history=GONE_AND_BACK)
 def test_any_history_ends_in_the_rows_that_one_clean_run_gives(history, archive_run, monkeypatch):

@@ -156,7 +156,7 @@ listings = st.dictionaries(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(steps=st.lists(st.tuples(listings, st.booleans(), st.integers(1, 4)), min_size=2, max_size=4))
 def test_any_sequence_of_listings_leaves_each_image_in_one_shard_as_it_was_last_seen(tmp_path_factory, steps):
     archive = Archive(tmp_path_factory.mktemp("steps"))

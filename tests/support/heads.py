@@ -22,6 +22,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
     "PATH": f"{BIN}:{os.environ['PATH']}",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_worker_niceness": "0",  # as in conftest.py
 }
 _START_S = 240.0
 

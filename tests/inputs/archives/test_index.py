@@ -283,7 +283,7 @@ class TestDamage:
         for cut in range(len(data)):
             assert [*contents("parquet", data[:cut])] == [""], cut
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(
         kind=st.sampled_from(["tar", "zip", "parquet"]),
         head=st.sampled_from([b"", LOCAL, b"PAR1", tar_of({"a": b"b"})[:1024]]),
@@ -296,7 +296,7 @@ class TestDamage:
         contents(kind, head + body + tail)
 
     # The same examples each time: where Arrow aborts the process, all tests end.
-    @settings(max_examples=200, derandomize=True)
+    @settings(max_examples=120, derandomize=True)
     @given(data=st.data(), kind=st.sampled_from(["tar", "zip", "streamed zip", "parquet"]))
     def test_damage_gives_the_same_members_or_errors(self, data, kind):
         changed = bytearray(INTACT[kind])

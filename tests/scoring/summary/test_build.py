@@ -1,8 +1,6 @@
 """The Parquet of a run -> `summary/`. Each run here is written as `score` writes it: run.json and part files."""
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -342,9 +340,3 @@ def test_picture_is_drawn_for_any_classes_labelled_or_not(tmp_path, recwarn, plo
     build_summary(run)
     assert Path(run, "summary", "confusion.png").read_bytes().startswith(PNG)
     assert not [str(w.message) for w in recwarn]
-
-
-def test_report_starts_without_ray_torch_or_matplotlib():
-    heavy = "{'ray', 'torch', 'sklearn', 'matplotlib'}"
-    code = f"import sys, brainray.scoring.summary.build; print(*{heavy} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

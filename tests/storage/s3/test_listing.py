@@ -124,7 +124,7 @@ class Bucket:
 PARTS = st.text(alphabet="ab-.0/é\U0001f9e0", min_size=1, max_size=6)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @example(keys={".", "/", "/0"}, wide=1, narrow=0, page_keys=1)
 @example(keys={"/", "//0a", "/0/", "/0-a", "/b0", "a", "a-", "b"}, wide=1, narrow=7, page_keys=3)
 @given(keys=st.sets(PARTS, max_size=60), wide=st.integers(1, 8), narrow=st.integers(0, 8), page_keys=st.integers(1, 9))
