@@ -249,6 +249,8 @@ def show_summary(console: Console, summary: Summary) -> None:
     else:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
         console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}")
+        if not totals["labelled"] and any(figures["predicted"].values()):
+            console.print("`brainray pick` picks 200 images whose labels would tell it, and how common each class is")
     if line := seen_line(figures):
         console.print(line)
     for of in group_tables(figures) if figures.get("groups") else ():
