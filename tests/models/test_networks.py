@@ -88,14 +88,24 @@ def test_a_prepared_network_gives_the_same_logits_but_for_rounding(name, bf16, t
 
 
 @pytest.mark.parametrize(("name", "activations", "sums"), [("compact", 7, 6), ("lite0", 33, 9), ("resnet18", 9, 8)])
-def test_batch_normalisation_activations_and_sums_are_fused_with_their_convolution(name, activations, sums):
+def test_batch_normalisation_activations_and_sums_are_fused_with_their_convolution(
+    name, activations, sums, monkeypatch
+):
     """A torch that fx or the fused operator no longer fits scores right, and 40 % slower: nothing else would tell."""
+    monkeypatch.setattr(fusion, "fused_bf16_runs", lambda: True)  # also where they would not run
     prepared = prepare_for_inference(build_model(ModelSpec(name=name, classes=CLASSES)), CPU, bf16=True)
     called = [prepared.get_submodule(node.target) for node in prepared.graph.nodes if node.op == "call_module"]
     kinds = [type(module).__name__ for module in called]
     assert kinds.count("_ConvActivation") == activations
     assert kinds.count("_ConvAdd") == sums
     assert not {"BatchNorm2d", "ReLU", "ReLU6"} & set(kinds)
+
+
+def test_where_fused_operators_do_not_run_bf16_is_computed_without_them(bundle: Bundle, monkeypatch):
+    """`--precision bf16` on a processor without AVX-512 ended in oneDNN's RuntimeError."""
+    monkeypatch.setattr(fusion, "fused_bf16_runs", lambda: False)
+    exact, slow = (Predictor(bundle, precision=precision)(images_of(4)) for precision in ("fp32", "bf16"))
+    np.testing.assert_allclose(slow, exact, atol=0.03)
 
 
 def test_a_network_that_torch_cannot_trace_is_scored_and_the_reason_is_told_once(bundle: Bundle, monkeypatch):
