@@ -19,6 +19,20 @@ ImageReason = Literal[
     "archived",
 ]
 IMAGE_REASONS: tuple[str, ...] = get_args(ImageReason)
+# Why a medical image that could be read is not scored: the model knows single anatomical slices of the head.
+ExclusionReason = Literal[
+    "not_mr",
+    "no_pixels",
+    "localizer",
+    "diffusion",
+    "map",
+    "projection",
+    "susceptibility",
+    "functional",
+    "derived",
+    "screen_save",
+]
+EXCLUSION_REASONS: tuple[str, ...] = get_args(ExclusionReason)
 
 
 class BrainrayError(Exception):
