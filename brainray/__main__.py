@@ -4,7 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
-from .interpreter import ensure_packages
+from .machine.interpreter import ensure_packages
 
 
 def _leave_working_folder() -> None:

@@ -71,7 +71,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return untrained(tmp_path_factory.mktemp("bundle"))
 
 
-_PLOTS = ("scoring.summary.draw_confusion", "training.report.draw_curves", "training.report.draw_reliability")
+_PLOTS = ("scoring.summary.build.draw_confusion", "training.report.draw_curves", "training.report.draw_reliability")
 
 
 @pytest.fixture

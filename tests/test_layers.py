@@ -10,12 +10,10 @@ from support.imports import MODULES, imports, own_imports
 
 # A package imports only those above it. The modules at the top of `brainray/` have their places in it, too.
 ORDER = (
-    "interpreter",
     "callbacks",
     "errors",
     "config",
-    "resources",
-    "hardware",
+    "machine",
     "storage",
     "evaluation",
     "inputs",
@@ -125,7 +123,7 @@ FAST = (
     "evaluation/calibration",
     "imaging/phantom",
     "scoring/run_folder",
-    "scoring/summary",
+    "scoring/summary/build",
 )
 
 
@@ -161,7 +159,7 @@ OPENED = {
         "path.read_bytes": "a node's own code, on a node that may have no brainray",
         "info.read_text": "the same: what the node's kernel tells",
     },
-    "interpreter": {
+    "machine/interpreter": {
         "Path(f'/proc/{pid}/cmdline').read_bytes": "how the Ray around this process starts Python, as the kernel tells",
         "Path(f'/proc/{pid}/stat').read_text": "the parent of a process, as the kernel tells",
     },
@@ -169,7 +167,7 @@ OPENED = {
         "Path(f'/proc/{pid}/stat').read_bytes": "what the kernel tells of a process",
         "Path('/proc/sys/kernel/random/boot_id').read_text": "what the kernel tells of this boot",
     },
-    "hardware": {"Path(path).read_text": "what the kernel tells of this machine"},
+    "machine/hardware": {"Path(path).read_text": "what the kernel tells of this machine"},
     "cluster/session": {"open": "the null device"},
     "cluster/guard": {"open": "the environment of a process, as the kernel tells"},
     "cli/streams": {"os.open": "the null device"},

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from brainray import __version__
 from brainray.errors import BadRequest, BrainrayError
-from brainray.interpreter import ensure_mode
+from brainray.machine.interpreter import ensure_mode
 
 from .audit import audit
 from .compare import compare

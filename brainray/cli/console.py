@@ -20,8 +20,8 @@ from brainray.page.sections import group_tables
 from brainray.page.text import cut
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
-from brainray.scoring.summary import Summary
-from brainray.scoring.unseen import seen_line
+from brainray.scoring.summary.build import Summary
+from brainray.scoring.summary.unseen import seen_line
 
 from .log import Log
 

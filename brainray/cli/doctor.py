@@ -78,7 +78,7 @@ def _checks(
     from brainray.doctor.nodes import TIMEOUT_S as RAY_S
     from brainray.doctor.nodes import check_ray
     from brainray.doctor.output import check_output_option
-    from brainray.hardware import read_machine
+    from brainray.machine.hardware import read_machine
     from brainray.models.bundle import SHIPPED
 
     model = model or (SHIPPED if inputs else None)  # as `score` has it

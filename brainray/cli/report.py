@@ -40,7 +40,7 @@ def report(
     from brainray.commands.report import report as rebuild
     from brainray.commands.report import verify as verify_parts
     from brainray.config import Explain, PageOptions
-    from brainray.scoring.summary import page_of
+    from brainray.scoring.summary.build import page_of
 
     from .console import output_console, show_page, show_summary
 

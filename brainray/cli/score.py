@@ -177,7 +177,7 @@ def _plan_values(plan: "Plan", expected: "RunEstimate | None", price: float | No
 def _score(request: "ScoreRequest", *, as_json: bool) -> None:
     from brainray.commands.score import check_max_failed
     from brainray.commands.score import score as score_images
-    from brainray.scoring.summary import page_of
+    from brainray.scoring.summary.build import page_of
 
     from .console import output_console, show_outcome, show_page, watcher
 

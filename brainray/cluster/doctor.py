@@ -49,7 +49,7 @@ from brainray.doctor.nodes import (
 )
 from brainray.doctor.output import nearest_folder
 from brainray.errors import BadRequest, BrainrayError, StorageError
-from brainray.hardware import Machine, read_machine, tasks_left
+from brainray.machine.hardware import Machine, read_machine, tasks_left
 from brainray.models.bundle import DESCRIPTION
 from brainray.models.versions import DISTRIBUTIONS
 from brainray.storage.base import FileInfo

@@ -1,6 +1,6 @@
 """The nodes of a cluster: waits for workers, requests replacements, and checks that nodes share the paths.
 
-Must not size pools: `brainray.resources` decides how many processes run.
+Must not size pools: `machine.resources` decides how many processes run.
 """
 
 import time
@@ -12,8 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from brainray.callbacks import Say
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, BrainrayError
+from brainray.machine.resources import Node, ScorePool, can_hold, has_processors
 from brainray.models.bundle import Bundle
-from brainray.resources import Node, ScorePool, can_hold, has_processors
 from brainray.scoring.estimate import ProbeTimes, probe
 from brainray.storage.shared_paths import SharedPaths, unshared_message
 

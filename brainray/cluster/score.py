@@ -1,6 +1,6 @@
 """Runs a scoring plan on Ray: connects, checks the nodes, sizes the pool and scores the pending shards.
 
-The number of actors is decided by `brainray.resources.score_pool`. Pixels are decoded in `score_workers`, by the actor
+The number of actors is decided by `machine.resources.score_pool`. Pixels are decoded in `score_workers`, by the actor
 itself or, beside GPUs, by a task. Ray restarts a dead worker and repeats its shard; `score_workers` limits the
 attempts. Must not decide which shards are scored: that is the plan.
 """
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from brainray.callbacks import Say
-from brainray.hardware import read_machine
 from brainray.inputs.listing import Listing
-from brainray.resources import Node, score_pool
+from brainray.machine.hardware import read_machine
+from brainray.machine.resources import Node, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan

@@ -22,8 +22,8 @@ from brainray.duplicates.seen import read_seen
 from brainray.errors import BrainrayError, NoProgress
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.reader import Reader
+from brainray.machine.resources import ScorePool
 from brainray.models.bundle import Bundle
-from brainray.resources import ScorePool
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard

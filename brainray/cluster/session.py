@@ -17,8 +17,8 @@ from typing import Any
 
 from brainray.doctor import local_ray
 from brainray.errors import BadRequest, BrainrayError, StorageError
-from brainray.hardware import Machine, has_working_folder, read_machine
-from brainray.resources import Node, missing_memory
+from brainray.machine.hardware import Machine, has_working_folder, read_machine
+from brainray.machine.resources import Node, missing_memory
 
 from . import ray_internals
 from .guard import Guard

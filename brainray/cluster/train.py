@@ -1,6 +1,6 @@
 """Runs a fit with Ray Train, and starts its workers again when one dies.
 
-The number of workers is decided by `brainray.resources` (a `TrainPool`). Images are decoded before, in `train_data`;
+The number of workers is decided by `machine.resources` (a `TrainPool`). Images are decoded before, in `train_data`;
 each worker's share of them is cut in `train_shares`; `train_worker` is what a worker runs. Workers always resume from
 the checkpoint that the first of them wrote, never from state of Ray's.
 """
@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.errors import BrainrayError
-from brainray.resources import TrainPool
+from brainray.machine.resources import TrainPool
 from brainray.storage.scratch import scratch_folder
 
 from . import ray_internals

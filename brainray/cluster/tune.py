@@ -17,9 +17,9 @@ from ray.data import Dataset
 from ray.tune.schedulers import ASHAScheduler
 
 from brainray import storage
+from brainray.machine.resources import TrainPool
 from brainray.models.networks import cost_of
 from brainray.models.predictor import pick_device
-from brainray.resources import TrainPool
 from brainray.training import loop
 from brainray.training.decoded import DecodedRows
 from brainray.training.search import RAY, Trial, trial_uri

@@ -28,7 +28,7 @@ from brainray.duplicates.groups import (
 from brainray.duplicates.report import page
 from brainray.duplicates.search import Pairs, find_copies, group_copies
 from brainray.errors import BadRequest
-from brainray.inputs.group_file import read_group_file
+from brainray.inputs.labels.group_file import read_group_file
 from brainray.storage import Writer, lease
 from brainray.storage.scratch import scratch_folder
 from brainray.storage.shared_paths import NamedPath, shared_paths_of

@@ -10,8 +10,8 @@ from brainray.callbacks import Say
 from brainray.errors import BadRequest, as_bad_request
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.evaluation.paired import Difference
-from brainray.scoring.compare import compare_rows, write_flips
-from brainray.scoring.compare_rows import check_classes, joined_rows, open_run
+from brainray.scoring.comparison.compare import compare_rows, write_flips
+from brainray.scoring.comparison.rows import check_classes, joined_rows, open_run
 
 FIGURES, PAGE, FLIPS = "compare.json", "compare.html", "flips.parquet"
 
@@ -68,7 +68,7 @@ def compare(a: str, b: str, *, output: str | None, thumbnails: bool, say: Say) -
     with joined_rows(*runs) as rows:
         found = compare_rows(*runs, rows)
         if folder is not None:
-            from brainray.scoring.compare_page import comparison_page  # its template engine takes 0.1 s to import
+            from brainray.scoring.comparison.page import comparison_page  # its template engine takes 0.1 s to import
 
             write_flips(rows, storage.join(folder, FLIPS), runs[0].classes)
             page = comparison_page(*runs, found, thumbnails=thumbnails)

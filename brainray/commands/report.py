@@ -6,12 +6,12 @@ from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain, PageOptions
 from brainray.errors import BadRequest
-from brainray.inputs.label_file import LabelFile, read_label_file
+from brainray.inputs.labels.label_file import LabelFile, read_label_file
 from brainray.scoring.given_labels import Relabelling, give_labels
-from brainray.scoring.maps import MapMaker
 from brainray.scoring.rescore import finish_switch
 from brainray.scoring.run_folder import check_is_run, is_published, publish, verify_run
-from brainray.scoring.summary import Summary, build_summary
+from brainray.scoring.summary.build import Summary, build_summary
+from brainray.scoring.summary.maps import MapMaker
 from brainray.scoring.verify import Verification
 from brainray.storage.lease import hold
 

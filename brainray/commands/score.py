@@ -17,9 +17,9 @@ from brainray.config import MaxFailed, PageOptions, ScoreOptions
 from brainray.duplicates.seen import FILE as SEEN
 from brainray.duplicates.seen import is_lost, read_seen
 from brainray.errors import BadRequest, StorageError, TooManyFailed
-from brainray.inputs.group_file import read_group_file
-from brainray.inputs.kept_columns import kept_types
-from brainray.inputs.label_file import read_label_file
+from brainray.inputs.labels.group_file import read_group_file
+from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.lists.kept_columns import kept_types
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
@@ -39,7 +39,7 @@ from brainray.scoring.run_folder import (
     read_run,
 )
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
-from brainray.scoring.summary import Summary, build_summary, has_summary, read_summary
+from brainray.scoring.summary.build import Summary, build_summary, has_summary, read_summary
 from brainray.storage import Writer
 from brainray.storage.lease import Lease, hold, refuse_if_held
 from brainray.storage.scratch import scratch_folder

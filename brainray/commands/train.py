@@ -38,7 +38,7 @@ from .training_setup import DecodedImages, TrainingJob, decoded_by_ray, list_ima
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from brainray.resources import TrainPool
+    from brainray.machine.resources import TrainPool
     from brainray.training.teaching import Teaching
 
 

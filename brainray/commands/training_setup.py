@@ -10,8 +10,8 @@ import pyarrow as pa
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import ModelSpec, TrainOptions
-from brainray.inputs.box_file import read_box_file
-from brainray.inputs.group_file import read_group_file
+from brainray.inputs.labels.box_file import read_box_file
+from brainray.inputs.labels.group_file import read_group_file
 from brainray.models.bundle import Bundle
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 from brainray.training.dataset import SelectedImages, TrainingSet, list_excluded, list_training_set
@@ -20,7 +20,7 @@ from brainray.training.state import TrainRequest, WorkFolder, describe_request
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from brainray.resources import TrainPool
+    from brainray.machine.resources import TrainPool
 
 _SAMPLED_IMAGES = 64  # whose paths the nodes compare: some may have gone since they were listed
 
@@ -104,7 +104,7 @@ def decoded_by_ray(
     """Connect to Ray and decode the images in the size of the options. `workers` to `most` workers will fit."""
     from brainray.cluster.nodes import await_workers, check_every_node
     from brainray.cluster.session import session
-    from brainray.resources import train_pool
+    from brainray.machine.resources import train_pool
 
     job.say("starting Ray")
     with session() as nodes:

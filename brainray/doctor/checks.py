@@ -19,7 +19,7 @@ from queue import Empty, Queue
 from typing import Literal
 
 from brainray.errors import BrainrayError, StorageError
-from brainray.hardware import has_working_folder
+from brainray.machine.hardware import has_working_folder
 
 Status = Literal["ok", "warning", "wrong"]
 _SKEW_S, _BAD_SKEW_S = 60, 300  # clock differences to warn of, to report as wrong; AWS refuses 900 s

@@ -15,8 +15,8 @@ from brainray.config import ImageSpec
 from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
 from brainray.inputs.archives import archive_of, kind_of
-from brainray.inputs.file_lists import open_file_list
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
+from brainray.inputs.lists.file_lists import open_file_list
 from brainray.inputs.unnamed_files import DICOM, NO_SUFFIX, format_of, read_head
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.storage.base import FileInfo

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from brainray.errors import BadRequest
-from brainray.hardware import Machine, is_writable, read_disk, tasks_left
+from brainray.machine.hardware import Machine, is_writable, read_disk, tasks_left
 
 from .checks import Finding, ok, warning, wrong
 

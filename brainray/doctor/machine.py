@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import brainray
 from brainray import storage
 from brainray.errors import StorageError
-from brainray.hardware import Machine, read_disk
-from brainray.resources import Node, largest_pool, missing_memory
+from brainray.machine.hardware import Machine, read_disk
+from brainray.machine.resources import Node, largest_pool, missing_memory
 
 from .checks import Finding, counted, ok, size_text, warning, wrong
 
@@ -121,7 +121,7 @@ def check_processors(machine: Machine, architecture: str = platform.machine()) -
 
 
 def check_memory(machine: Machine) -> Iterator[Finding]:
-    """Check the free memory against the pool that `resources` would build: one process for each processor."""
+    """Check the free memory against the pool that `machine.resources` would build: one process for each processor."""
     if not machine.memory_bytes:
         yield warning("memory", "not known: /proc/meminfo cannot be read", "see that there is 1 GB for each processor")
         return

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from brainray.resources import Node, has_processors, largest_pool
+from brainray.machine.resources import Node, has_processors, largest_pool
 
 from .checks import Finding, Skew, counted, findings_of, ok, size_text, warning, wrong
 

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 from brainray import storage
 from brainray.errors import BadRequest, BrainrayError, OutputHeld, StorageError
-from brainray.hardware import Disk, read_disk
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
+from brainray.machine.hardware import Disk, read_disk
 from brainray.models.bundle import DESCRIPTION, load_bundle
 from brainray.scoring.run_folder import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 from brainray.storage.lease import refuse_if_held

@@ -18,8 +18,8 @@ from brainray import storage
 from brainray.errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
 from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
-from brainray.inputs.group_file import GroupFile
 from brainray.inputs.image_files import Grouper, image_files, tables_of
+from brainray.inputs.labels.group_file import GroupFile
 from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.inputs.unread import MOST_FILE_BYTES
 

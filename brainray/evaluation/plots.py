@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brainray.hardware import is_writable
+from brainray.machine.hardware import is_writable
 from brainray.storage.scratch import temporary_folder
 
 from . import metrics

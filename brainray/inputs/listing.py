@@ -23,11 +23,11 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
-from .file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
-from .group_file import GroupFile
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
-from .label_file import LabelFile, fill_nearly, spellings
+from .labels.group_file import GroupFile
+from .labels.label_file import LabelFile, fill_nearly, spellings
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, tables_in, with_values
+from .lists.file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
 from .unnamed_files import UnnamedFiles, read_head, read_member_head

@@ -11,7 +11,7 @@ import torch
 
 from brainray.callbacks import Say
 from brainray.config import ImageSpec, Precision
-from brainray.hardware import keep_freed_memory
+from brainray.machine.hardware import keep_freed_memory
 
 from .bundle import Bundle, load_model
 from .fusion import prepare_for_inference

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from brainray.config import ScoreOptions
 from brainray.inputs.reader import Reader
-from brainray.resources import Node, ScorePool
+from brainray.machine.resources import Node, ScorePool
 
 from .manifest import Shard, read_shard
 

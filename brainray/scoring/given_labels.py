@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import BadRequest, VerificationError
 from brainray.inputs import archives
-from brainray.inputs.label_file import LabelFile
+from brainray.inputs.labels.label_file import LabelFile
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, UriIndex
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder

@@ -24,7 +24,7 @@ from .run_folder import (
     remove_leftovers,
     verification_of,
 )
-from .summary import build_summary
+from .summary.build import build_summary
 
 _FOLDER = ".rescore"
 # In the new generation while it switches: `--labels` has labelled it, so the labels that the old run was given end with

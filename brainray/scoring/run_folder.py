@@ -13,8 +13,8 @@ from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, OtherModel, VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
-from brainray.inputs.group_file import GroupFile
-from brainray.inputs.label_file import LabelFile
+from brainray.inputs.labels.group_file import GroupFile
+from brainray.inputs.labels.label_file import LabelFile
 from brainray.models.bundle import Bundle
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder

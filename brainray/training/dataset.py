@@ -17,10 +17,10 @@ import pyarrow as pa
 from brainray import storage
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
-from brainray.inputs.box_file import BoxFile
 from brainray.inputs.class_names import class_of_folders
-from brainray.inputs.group_file import OPTION, GroupFile
 from brainray.inputs.image_files import Grouper, image_files, tables_of
+from brainray.inputs.labels.box_file import BoxFile
+from brainray.inputs.labels.group_file import OPTION, GroupFile
 from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.storage.base import FileInfo
 

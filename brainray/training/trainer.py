@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from brainray.config import ModelSpec, TrainOptions
-from brainray.hardware import keep_freed_memory
+from brainray.machine.hardware import keep_freed_memory
 from brainray.models.bundle import Bundle, load_model
 from brainray.models.networks import begin_with, build_model, go_on_from
 from brainray.models.predictor import use_bf16

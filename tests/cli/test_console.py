@@ -5,7 +5,7 @@ import pytest
 
 from brainray.cli.console import Lines, duration_text, output_console, rate_text, show_summary
 from brainray.commands.score import Progress
-from brainray.scoring.summary import Summary
+from brainray.scoring.summary.build import Summary
 
 
 class Clock:

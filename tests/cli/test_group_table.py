@@ -7,7 +7,7 @@ from rich.console import Console
 from support.run_rows import CLASSES, scored, write_run
 
 from brainray.cli.console import show_summary
-from brainray.scoring.summary import build_summary
+from brainray.scoring.summary.build import build_summary
 
 pytestmark = pytest.mark.usefixtures("no_plot")
 G, N = CLASSES

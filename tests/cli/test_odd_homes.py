@@ -11,7 +11,7 @@ from brainray import storage
 from brainray.doctor.checks import findings_of
 from brainray.errors import BadRequest
 from brainray.evaluation import plots
-from brainray.hardware import has_working_folder, is_writable
+from brainray.machine.hardware import has_working_folder, is_writable
 from brainray.storage.scratch import scratch_folder
 
 

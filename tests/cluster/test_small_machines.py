@@ -11,7 +11,7 @@ from brainray.cluster import session
 from brainray.cluster.guard import Guard
 from brainray.doctor.machine import check_memory
 from brainray.errors import BadRequest
-from brainray.hardware import Machine
+from brainray.machine.hardware import Machine
 
 GB = 10**9
 SMALL = Machine(

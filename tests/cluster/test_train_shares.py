@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brainray.cluster import train, train_shares
 from brainray.cluster.train_shares import SplitSide, share_out
-from brainray.resources import TrainPool
+from brainray.machine.resources import TrainPool
 
 IMAGES, BLOCKS = 23, 4
 

@@ -11,9 +11,9 @@ import brainray
 from brainray.cli.app import run
 from brainray.commands import compare as command
 from brainray.errors import BadRequest
-from brainray.scoring import report_page
-from brainray.scoring.compare_page import choose_tiles
-from brainray.scoring.summary import build_summary
+from brainray.scoring.comparison.page import choose_tiles
+from brainray.scoring.summary import report_page
+from brainray.scoring.summary.build import build_summary
 
 G, N = CLASSES
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7919*7919 }}\u202egpj.[bold]"
@@ -212,7 +212,7 @@ def test_hostile_names_are_text_on_the_page_and_at_the_terminal(tmp_path, capfd)
 def test_tiles_are_at_most_200_and_the_rest_is_counted(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(report_page, "make_thumbnails", lambda rows: {})
-    monkeypatch.setattr("brainray.scoring.compare_page.thumbnails_of", lambda *given: asked.extend(given[2]) or {})
+    monkeypatch.setattr("brainray.scoring.comparison.page.thumbnails_of", lambda *given: asked.extend(given[2]) or {})
     rows = [(f"/{i:03d}", G, {"label": G if i % 3 else N, "content_hash": str(i)}) for i in range(300)]
     a = write_run(tmp_path / "a", [scored(uri, kind, **values) for uri, kind, values in rows])
     b = write_run(tmp_path / "b", [scored(uri, N, **values) for uri, _, values in rows])

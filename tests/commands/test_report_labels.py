@@ -13,7 +13,7 @@ from support.runs import brightness, contents, engine_of, request_for, rows, sco
 import brainray
 from brainray.commands.report import report
 from brainray.errors import BadRequest
-from brainray.inputs.label_file import read_label_file
+from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
 pytestmark = pytest.mark.usefixtures("no_plot")

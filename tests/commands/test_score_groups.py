@@ -6,7 +6,7 @@ from support.runs import contents, engine_of, request_for
 from brainray.commands.options import score_options
 from brainray.commands.score import read_request, score
 from brainray.errors import BadRequest
-from brainray.inputs.group_file import read_group_file
+from brainray.inputs.labels.group_file import read_group_file
 
 pytestmark = pytest.mark.usefixtures("no_plot")
 ROWS = "image,patient\nglioma/0.jpg,p1\nGLIOMA\\1.JPG,p1\nnotumor/0.jpg,p2\nnotumor/1,NA\n"

@@ -8,7 +8,7 @@ from support.findings import machine, only
 from brainray.doctor import local_ray
 from brainray.doctor.local_ray import check_loopback, check_open_files, check_tasks, require, session_folder
 from brainray.errors import BadRequest
-from brainray.hardware import tasks_left
+from brainray.machine.hardware import tasks_left
 
 LONG = "/tmp/" + 90 * "x"
 

@@ -12,7 +12,7 @@ from support.findings import GB, machine, only
 
 from brainray.doctor import machine as doctor_machine
 from brainray.doctor.machine import check_memory, check_packages, check_processors, check_room
-from brainray.hardware import Disk, read_disk, read_machine
+from brainray.machine.hardware import Disk, read_disk, read_machine
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_without_limits_a_process_has_what_the_machine_has(kernel):
 
 FREES = """
 import ctypes, resource
-from brainray.hardware import keep_freed_memory
+from brainray.machine.hardware import keep_freed_memory
 keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

@@ -13,7 +13,7 @@ from brainray.doctor.checks import (
     guarded,
 )
 from brainray.doctor.output import check_disk, check_output_option, check_state
-from brainray.hardware import Disk
+from brainray.machine.hardware import Disk
 from brainray.scoring.run_folder import SCHEMA_VERSION
 from brainray.storage.lease import hold
 

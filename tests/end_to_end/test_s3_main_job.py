@@ -16,7 +16,7 @@ from brainray import storage
 from brainray.imaging.phantom import write_archive
 from brainray.models.bundle import load_bundle
 from brainray.scoring.run_folder import verify_run
-from brainray.scoring.summary import build_summary
+from brainray.scoring.summary.build import build_summary
 
 
 def brainray(*arguments, endpoint):

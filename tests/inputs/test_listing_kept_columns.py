@@ -9,8 +9,8 @@ from support.archive_rows import parquet_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.kept_columns import kept_types
 from brainray.inputs.listing import Lister
+from brainray.inputs.lists.kept_columns import kept_types
 
 DAY = datetime.date(2024, 2, 3)
 

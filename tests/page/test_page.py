@@ -13,9 +13,9 @@ from brainray.config import PageOptions
 from brainray.evaluation.counts import REASONS
 from brainray.page import sections, thumbnails
 from brainray.page.thumbnails import Thumbnail
-from brainray.scoring import report_page
 from brainray.scoring.manifest import Shard
-from brainray.scoring.summary import build_summary
+from brainray.scoring.summary import report_page
+from brainray.scoring.summary.build import build_summary
 
 pytestmark = pytest.mark.usefixtures("no_plot")
 CHAPTERS = ["verdict", "reconcile", "look", "good", "groups", "archive", "provenance"]

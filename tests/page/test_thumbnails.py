@@ -19,7 +19,7 @@ from brainray.config import PageOptions
 from brainray.errors import BadRequest, BrainrayError, ImageError, StorageError
 from brainray.page import thumbnails
 from brainray.page.thumbnails import ROWS_SCHEMA, make_thumbnails
-from brainray.scoring.summary import build_summary
+from brainray.scoring.summary.build import build_summary
 
 
 def rows(*images):

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from brainray import storage
 from brainray.cli.app import app
 from brainray.commands.score import plan_with_probe
-from brainray.resources import Node, score_pool
+from brainray.machine.resources import Node, score_pool
 from brainray.scoring.estimate import ProbeTimes, estimate
 
 PROBE = ProbeTimes(read_s=0.002, predict_s=0.001)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.run_rows import CLASSES, failed, scored, write_run
 
-from brainray.scoring.summary import build_summary
+from brainray.scoring.summary.build import build_summary
 
 README = Path(__file__).resolve().parents[2] / "brainray" / "scoring" / "README.md"
 TEXT = README.read_text().split("## Recipes")[1].split("\n## ")[0]
@@ -32,7 +32,7 @@ def place(tmp_path_factory):
         failed("/5", label="notumor", group="b"),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("brainray.scoring.summary.draw_confusion", lambda *_: b"")
+        patch.setattr("brainray.scoring.summary.build.draw_confusion", lambda *_: b"")
         build_summary(write_run(place / "run", rows, parts=2, group_by="folder"))
     return place
 

@@ -17,11 +17,11 @@ from brainray import storage
 from brainray.commands import score as score_job
 from brainray.commands.score import plan_only, score
 from brainray.errors import BadRequest, OtherModel, OutputHeld, StorageError, VerificationError
-from brainray.inputs.label_file import read_label_file
+from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring import rescore
 from brainray.scoring.parts import part_uri
 from brainray.scoring.run_folder import verify_run
-from brainray.scoring.summary import build_summary, read_summary
+from brainray.scoring.summary.build import build_summary, read_summary
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def forty_shards(bundle, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image_bytes(number))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("brainray.scoring.summary.draw_confusion", lambda *_: b"no plot")
+        patch.setattr("brainray.scoring.summary.build.draw_confusion", lambda *_: b"no plot")
         score_here(request_for(root, folder / "run", bundle, shard_size=1), engine_of(bundle))
     return root, folder / "run"
 

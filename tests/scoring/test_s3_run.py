@@ -19,7 +19,6 @@ from brainray.errors import BrainrayError, Outage
 from brainray.inputs.ranges import RangeRead
 from brainray.inputs.reader import BUCKET_READS_IN_FLIGHT, Reader
 from brainray.models.bundle import Bundle
-from brainray.scoring import summary
 from brainray.scoring.run_folder import verify_run
 from brainray.storage.retry import RetryPolicy
 from brainray.storage.s3 import clients
@@ -93,7 +92,7 @@ def expected(bundle, tmp_path_factory) -> dict[str, dict]:
         (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "in" / name).write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summary, "draw_confusion", lambda *_: b"")
+        patch.setattr("brainray.scoring.summary.build.draw_confusion", lambda *_: b"")
         request = request_for(root / "in", root / "run", bundle, shard_size=SHARD_SIZE)
         score_here(request, engine_of(bundle, predict=brightness))
     return as_local(f"{root}/in", f"{root}/run")

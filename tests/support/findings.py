@@ -9,7 +9,7 @@ from brainray.doctor.nodes import (
     ClusterNode,
 )
 from brainray.doctor.output import check_output_option
-from brainray.hardware import Machine
+from brainray.machine.hardware import Machine
 
 GB = 10**9
 

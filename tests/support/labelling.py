@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.label_file import read_label_file
+from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.listing import Lister, distinct_inputs, scan
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")

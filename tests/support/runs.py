@@ -13,8 +13,8 @@ from brainray import storage
 from brainray.commands.score import Outcome, ScoreEngine, score
 from brainray.config import ScoreOptions
 from brainray.duplicates.seen import read_seen
-from brainray.inputs.kept_columns import kept_types
-from brainray.inputs.label_file import LabelFile
+from brainray.inputs.labels.label_file import LabelFile
+from brainray.inputs.lists.kept_columns import kept_types
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor

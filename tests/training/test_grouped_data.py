@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from brainray.config import ImageSpec, TrainOptions
-from brainray.inputs.group_file import read_group_file
+from brainray.inputs.labels.group_file import read_group_file
 from brainray.storage import UNLEASED
 from brainray.training.dataset import describe_data, describe_selection, list_training_set, select_images
 from brainray.training.decoded import decode_rows

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from brainray.errors import ImageError
-from brainray.inputs.table_columns import BUCKET_COLUMN, KEY_COLUMN, spelled
+from brainray.inputs.tables.table_columns import BUCKET_COLUMN, KEY_COLUMN, spelled
 
 from .member import BinaryFile, Member, read_at, size_of, too_many
 from .parquet_images import (

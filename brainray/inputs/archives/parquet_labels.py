@@ -9,7 +9,7 @@ from pyarrow import types
 
 from brainray.errors import ImageError
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
-from brainray.inputs.table_columns import spelled
+from brainray.inputs.tables.table_columns import spelled
 
 from .member import LONGEST_LABEL
 from .parquet_images import is_text

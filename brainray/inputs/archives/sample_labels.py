@@ -10,7 +10,7 @@ from typing import Any
 
 from brainray.errors import ImageError
 from brainray.inputs.class_names import LABEL_COLUMNS
-from brainray.inputs.table_columns import spelled
+from brainray.inputs.tables.table_columns import spelled
 
 from .member import LONGEST_LABEL, Member
 

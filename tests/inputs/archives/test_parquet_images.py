@@ -10,7 +10,7 @@ from support.archive_rows import contents, parquet_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives import NotAnArchive, list_members
-from brainray.inputs.file_lists import open_file_list
+from brainray.inputs.lists.file_lists import open_file_list
 
 HF = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SPARK = pa.struct(

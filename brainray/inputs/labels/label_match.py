@@ -1,0 +1,137 @@
+"""Matches label rows to images that they name nearly: the rules, and the search for images in several steps.
+
+A step compares one spelling of the rows with one name of the images. It looks only at rows and images that the steps
+before have left, and matches a row and an image only where neither fits another. Knows no files.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brainray.inputs.image_files import IMAGE_SUFFIXES
+
+_SUFFIX = r"\.(nii\.gz|" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)) + ")$"
+_FILE_URI, _HADOOP_S3 = r"^(?i:file)://(localhost)?/+", r"^(?i:s3[an]?)://"
+_COMPARED = 20_000  # images among which `nearest` looks: about a second for five keys
+Indices = npt.NDArray[np.int64]
+
+
+def _spellings_of_rows(keys: pa.Array) -> tuple[pa.Array, ...]:
+    """The spellings of rows, in the order in which they count: as plain text, without case, without suffix.
+
+    The last is null for rows with an image suffix, which must not stand for another one: 1.png may be a mask of 1.jpg.
+    """
+    plain = _plain(keys)
+    lower = pc.utf8_lower(plain)
+    return plain, lower, pc.if_else(pc.match_substring_regex(lower, _SUFFIX), pa.scalar(None, pa.string()), lower)
+
+
+def _spellings_of_images(names: pa.Array) -> tuple[pa.Array, ...]:
+    """The spellings of images to compare with those of rows."""
+    plain = _plain(names)
+    lower = pc.utf8_lower(plain)
+    return plain, lower, pc.replace_substring_regex(lower, _SUFFIX, "")
+
+
+def _plain(names: pa.Array) -> pa.Array:
+    """Names without blanks around them and `./` before them, with `/` for backslashes, in Unicode's normal form C.
+
+    URIs have one scheme for a store, as images have: `file:///a` is `/a`, and Hadoop's `s3a://` is `s3://`.
+    """
+    tidy = pc.replace_substring(pc.utf8_trim_whitespace(pc.utf8_normalize(names, "NFC")), "\\", "/")
+    for pattern, plain in (_FILE_URI, "/"), (_HADOOP_S3, "s3://"):
+        tidy = pc.replace_substring_regex(tidy, pattern, plain)
+    return pc.replace_substring_regex(tidy, r"^(\./+)+", "")
+
+
+@dataclass
+class Pairs:
+    """Rows and the images that they nearly fit. Rows are indices, images are numbers."""
+
+    rows: Indices = field(default_factory=lambda: np.empty(0, np.int64))  # each with the image at the same place
+    images: Indices = field(default_factory=lambda: np.empty(0, np.int64))
+    ambiguous: Indices = field(default_factory=lambda: np.empty(0, np.int64))  # fit several images, or share one
+    second: Indices = field(default_factory=lambda: np.empty(0, np.int64))  # fit only images that have another row
+
+
+class NearMatches:
+    """Collects which images nearly fit which of the rows that have no image, then pairs them."""
+
+    def __init__(self, keys: pa.Array) -> None:
+        self._rows = [_Spelling(values) for values in _spellings_of_rows(keys)]
+        self._found: dict[tuple[int, int], list[tuple[Indices, Indices]]] = {}
+
+    def add(self, numbers: Indices, names: Sequence[pa.Array]) -> None:
+        """Look up images: their numbers, and their names from the fullest to the shortest, one value per image."""
+        together = pa.concat_arrays(names)  # for one look-up builds one table of all rows
+        for rule, values in enumerate(_spellings_of_images(together)):
+            rows, positions = self._rows[rule].find(values)
+            places, within = np.divmod(positions, len(numbers))
+            for place in np.unique(places).tolist():
+                here = places == place
+                self._found.setdefault((rule, place), []).append((rows[here], numbers[within[here]]))
+
+    def pairs(self, taken: Indices) -> Pairs:
+        """Pair rows and images. `taken` are the numbers of images that have a row already."""
+        paired = Pairs()
+        for step in sorted(self._found):
+            rows, images = (np.concatenate(parts) for parts in zip(*self._found[step], strict=True))
+            closed = np.concatenate([paired.rows, paired.ambiguous])
+            is_open = ~np.isin(rows, closed)
+            rows, images = rows[is_open], images[is_open]
+            free = ~np.isin(images, np.concatenate([taken, paired.images]))
+            doubtful = np.isin(rows, _repeated(rows)) | (free & np.isin(images, _repeated(images)))
+            sure = free & ~doubtful
+            paired.second = np.union1d(paired.second, rows[~free])
+            paired.ambiguous = np.union1d(paired.ambiguous, rows[np.isin(rows, rows[free]) & doubtful])
+            paired.rows = np.concatenate([paired.rows, rows[sure]])
+            paired.images = np.concatenate([paired.images, images[sure]])
+        paired.second = np.setdiff1d(paired.second, np.concatenate([paired.rows, paired.ambiguous]))
+        return paired
+
+
+class _Spelling:
+    """One spelling of all rows: its distinct values, and the rows of each."""
+
+    def __init__(self, values: pa.Array) -> None:
+        self._distinct = values.drop_null().unique()
+        place = _places(values, self._distinct)
+        self._order = np.argsort(place, kind="stable")
+        self._starts = np.searchsorted(place[self._order], np.arange(len(self._distinct) + 1))
+
+    def find(self, values: pa.Array) -> tuple[Indices, Indices]:
+        """Each pair of a row and a position in `values` that have the same spelling."""
+        place = _places(values, self._distinct)
+        positions = np.flatnonzero(place >= 0)
+        place = place[positions]
+        counts = self._starts[place + 1] - self._starts[place]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self._order[np.repeat(self._starts[place], counts) + within], np.repeat(positions, counts)
+
+
+def _places(values: pa.Array, distinct: pa.Array) -> Indices:
+    found = pc.fill_null(pc.index_in(values, distinct, skip_nulls=True), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+
+def _repeated(values: Indices) -> Indices:
+    distinct, counts = np.unique(values, return_counts=True)
+    return np.asarray(distinct[counts > 1], np.int64)
+
+
+def nearest(keys: Sequence[str], uris: Iterable[str]) -> list[str]:
+    """For each key the image that it resembles most, as far as one does, as a path of as many parts as the key has."""
+    lengths = {key: key.replace("\\", "/").strip("/").count("/") + 1 for key in keys}
+    paths: dict[int, dict[str, None]] = {length: {} for length in lengths.values()}
+    for uri in islice(uris, _COMPARED):
+        parts = uri.replace("#", "/").split("/")
+        for length, known in paths.items():
+            known["/".join(parts[-length:])] = None
+    found = (get_close_matches(key, paths[length], 1) for key, length in lengths.items())
+    return list(dict.fromkeys(match for matches in found for match in matches))

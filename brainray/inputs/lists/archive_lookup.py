@@ -1,0 +1,77 @@
+"""Looks up the members of archives that a list names, by the indexes of the archives."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from brainray import storage
+from brainray.errors import StorageError
+from brainray.inputs import archives
+from brainray.inputs.archives.index import ArchiveIndexes, Members
+from brainray.inputs.listed_image import ListedImage
+from brainray.storage.base import FileInfo
+
+_KEPT_BYTES = 128 << 20  # of indexes in memory: one archive of a million members, or many smaller ones
+
+
+def is_missing(image: ListedImage) -> bool:
+    """Whether an archive has no member of this name."""
+    return image.refused is not None and image.refused.startswith("not_found:")
+
+
+class ArchiveLookup:
+    """Finds the members of archives that a list names.
+
+    Keeps the most recently used indexes in memory, up to `most_bytes`, so that rows in any order read each index once.
+    """
+
+    def __init__(self, indexes: ArchiveIndexes, *, most_bytes: int = _KEPT_BYTES) -> None:
+        self._indexes = indexes
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
+
+    def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
+        """The image of each URI that names a member of an archive, also where there is no such member."""
+        images: dict[str, ListedImage] = {}
+        left = {uri: found for uri in uris if (found := archives.archive_of(uri)) is not None}
+        while left:
+            wanted: dict[tuple[str, archives.Kind], list[str]] = {}
+            for uri, found in left.items():
+                wanted.setdefault(found, []).append(uri)
+            left = {}
+            for (archive, kind), members in wanted.items():
+                for uri, image in self._members(archive, kind, members).items():
+                    if not is_missing(image) or uri not in images:
+                        images[uri] = image
+                    following = archives.archive_of(uri, longer_than=len(archive)) if is_missing(image) else None
+                    if following is not None:
+                        left[uri] = following
+        return images
+
+    def _members(self, archive: str, kind: archives.Kind, uris: list[str]) -> dict[str, ListedImage]:
+        images = {uri: ListedImage(uri, refused=f"not_found: {archive} has no such member") for uri in uris}
+        try:
+            info, index = self._opened(archive, kind)
+        except StorageError as exc:
+            if exc.reason == "read_failed":
+                raise
+            return {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in uris}
+        names = [uri.removeprefix(f"{archive}#") for uri in uris]
+        return images | {image.uri: image for image in index.find(info, names)}
+
+    def _opened(self, archive: str, kind: archives.Kind) -> tuple[FileInfo, Members]:
+        if archive in self._kept:
+            self._kept.move_to_end(archive)
+            return self._kept[archive]
+        info = next(storage.list_files(archive), None)
+        if info is None or info.uri != archive:
+            raise StorageError("not_found", f"{archive}: is a folder, and no archive")
+        if info.special:
+            raise StorageError("unsupported", f"{archive}: is no file")
+        opened = info, self._indexes.begin(info, kind).result().members()
+        self._kept[archive] = opened
+        self._bytes += opened[1].size_bytes
+        while self._bytes > self._most_bytes:
+            _, (_, oldest) = self._kept.popitem(last=False)
+            self._bytes -= oldest.size_bytes
+        return opened

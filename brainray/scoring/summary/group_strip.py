@@ -1,0 +1,75 @@
+"""The strip of the page: one image of each group, the one that tells most, of a bounded number of groups.
+
+It reads some columns of every part again, since which groups are shown is known only when all rows are counted.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brainray import storage
+from brainray.page.sections import group_tables
+from brainray.page.tiles import MOST_STRIP, Row
+from brainray.scoring.parts import part_uri, present_shards
+
+from .group_levels import cut, depth, groups_at, named
+
+_COLUMNS = ("uri", "group", "label", "predicted", "confidence", "content_hash", "shard_id")
+_ORDER = (("group", "ascending"), ("wrong", "descending"), ("main", "descending"), ("confidence", "descending"))
+_THREADS = 4
+
+
+def strip_rows(run_uri: str, figures: Mapping[str, Any]) -> tuple[Row, ...]:
+    """A row for each group of the level of patients, or else of the last level, in the order of the page's table.
+
+    It is that of the most confident mistake; where there is none, of the most confident prediction of the class that
+    most images of the group have. A group in which nothing was scored has none.
+    """
+    level = depth(figures["group_levels"])
+    table = group_tables(figures)[-1 if level is None else level - 1]
+    shown = [row["key"] for row in table["rows"] if row["ok"]][:MOST_STRIP]
+    groups = groups_at(figures, level)
+    wanted = pa.table(
+        {"group": shown, "main": [_main_class(groups[name]["predicted"]) for name in shown]},
+        schema=pa.schema([("group", pa.string()), ("main", pa.string())]),
+    )
+
+    def of_part(shard_id: str) -> pa.Table:
+        with storage.open_parquet(part_uri(run_uri, shard_id)) as file:
+            rows = file.read(columns=[*_COLUMNS, "status"], use_threads=False)
+        return _telling(_marked(rows, wanted, level, figures["classes"]))
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="strip") as pool:
+        tables = pool.map(of_part, sorted(present_shards(run_uri)))
+        rows = reduce(lambda first, second: _telling(pa.concat_tables([first, second])), tables)
+    place = {name: number for number, name in enumerate(shown)}
+    found = sorted(rows.to_pylist(), key=lambda row: place[row["group"]])
+    return tuple(row | {"images": groups[row["group"]]["predicted"]} for row in found)
+
+
+def _main_class(predicted: Mapping[str, int]) -> str:
+    return max(predicted, key=lambda name: predicted[name])
+
+
+def _marked(rows: pa.Table, wanted: pa.Table, level: int | None, classes: Sequence[str]) -> pa.Table:
+    """The scored rows of the wanted groups: whether each is a mistake, and whether it is of the main class."""
+    rows = rows.set_column(rows.column_names.index("group"), "group", cut(named(rows["group"]), level))
+    place = pc.index_in(rows["group"], wanted["group"].combine_chunks())
+    chosen = pc.and_(place.is_valid(), pc.equal(rows["status"], "ok"))
+    rows, place = rows.filter(chosen).drop_columns("status"), place.filter(chosen)
+    labelled = pc.is_in(rows["label"], pa.array(classes, pa.string()))
+    wrong = pc.and_(labelled, pc.fill_null(pc.not_equal(rows["label"], rows["predicted"]), False))
+    main = pc.fill_null(pc.equal(rows["predicted"], wanted["main"].take(place)), False)
+    return rows.append_column("wrong", wrong.cast(pa.int8())).append_column("main", main.cast(pa.int8()))
+
+
+def _telling(rows: pa.Table) -> pa.Table:
+    """The first row of each group."""
+    rows = rows.combine_chunks().take(pc.sort_indices(rows, sort_keys=[*_ORDER, ("uri", "ascending")]))
+    names = np.asarray(rows["group"].to_pylist(), object)
+    return rows.filter(pa.array(np.r_[True, names[1:] != names[:-1]][: len(rows)]))

@@ -1,0 +1,145 @@
+"""Selects the rows of a run that a person should see: mistakes, unsure predictions, failures, one of each class.
+
+A selection is bounded, whatever the number of rows, and the sum of the selections of parts is the selection of all
+rows: memory does not grow with the run, and the result does not depend on how rows were cut into parts.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brainray.page.tiles import Kind, Selection
+from brainray.scoring.prediction_schema import prob_column
+
+# Columns of a part that a selection keeps, besides `group` and the probabilities.
+_COLUMNS = (
+    "uri",
+    "label",
+    "predicted",
+    "confidence",
+    "review",
+    "status",
+    "error",
+    "error_detail",
+    "width",
+    "height",
+    "content_hash",
+    "shard_id",
+)
+_UNKNOWN_FORMAT = "unknown"
+# Lower ends of the bins of the longest side of an image, in pixels; the last bin has no upper end.
+SIDES_PX = (0, 128, 256, 384, 512, 768, 1024, 2048)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """Which of the rows of a kind are kept: the first `most` by `order`, of those the first `each` for each `by`."""
+
+    order: tuple[tuple[str, str], ...] = ()
+    most: int
+    by: tuple[str, ...] = ()
+    each: int = 0
+
+
+_SUREST_FIRST, _LEAST_SURE_FIRST = ("confidence", "descending"), ("confidence", "ascending")
+_RULES: Mapping[Kind, _Rule] = {
+    "mistake": _Rule(order=(_SUREST_FIRST,), most=2_000),
+    "cell": _Rule(by=("label", "predicted"), order=(_SUREST_FIRST,), each=2, most=2_000),
+    "unsure": _Rule(order=(_LEAST_SURE_FIRST,), most=2_000),
+    "least": _Rule(order=(_LEAST_SURE_FIRST,), most=200),
+    "example": _Rule(by=("predicted",), order=(_SUREST_FIRST,), each=3, most=600),
+    "failed": _Rule(by=("error",), each=200, most=2_000),
+}
+
+
+def columns(classes: Sequence[str], *, grouped: bool) -> list[str]:
+    """The columns of a part that `select` reads."""
+    return [*_COLUMNS, "format", *map(prob_column, classes), *(["group"] if grouped else [])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Highlights(Selection):
+    """The selected rows of each kind in order, and counts of formats and sizes."""
+
+    formats: Mapping[str, int]  # images by format
+    sides: npt.NDArray[np.int64]  # images by their longest side, in the bins of `SIDES_PX`; unknown sizes are left out
+
+    @classmethod
+    def total(cls, parts: Iterable["Highlights"]) -> "Highlights":
+        """The highlights of all parts together; of one or more."""
+        parts = list(parts)
+        formats: Counter[str] = Counter()
+        for part in parts:
+            formats.update(part.formats)
+        return cls(
+            rows={kind: _first(pa.concat_tables([part.rows[kind] for part in parts]), _RULES[kind]) for kind in _RULES},
+            images={kind: sum(part.images[kind] for part in parts) for kind in _RULES},
+            formats=dict(sorted(formats.items())),
+            sides=np.sum([part.sides for part in parts], axis=0, dtype=np.int64),
+        )
+
+
+def select(table: pa.Table, classes: Sequence[str]) -> Highlights:
+    """The highlights of the rows of a part, which has the columns of `columns`."""
+    ok = pc.equal(table["status"], "ok")
+    labelled = pc.is_in(table["label"], pa.array(classes, pa.string()))
+    wrong = pc.and_(labelled, pc.fill_null(pc.not_equal(table["label"], table["predicted"]), False))
+    not_wrong = pc.and_(ok, pc.invert(wrong))
+    unsure = pc.and_(not_wrong, pc.and_(pc.invert(labelled), pc.fill_null(table["review"], False)))
+    masks: dict[Kind, pa.ChunkedArray] = {
+        "mistake": pc.and_(ok, wrong),
+        "cell": pc.and_(ok, wrong),
+        "unsure": unsure,
+        "least": not_wrong,
+        "example": not_wrong,
+        "failed": pc.invert(ok),
+    }
+    kept = table.select([name for name in table.column_names if name != "format"])
+    return Highlights(
+        rows={kind: _first(kept, _RULES[kind], where=mask) for kind, mask in masks.items()},
+        images={kind: pc.sum(mask).as_py() or 0 for kind, mask in masks.items()},
+        formats=_formats(table["format"]),
+        sides=_sides(table),
+    )
+
+
+def _first(table: pa.Table, rule: _Rule, where: pa.ChunkedArray | None = None) -> pa.Table:
+    """The rows that a rule keeps, in its order. Equal rows are ordered by URI."""
+    names = [*rule.by, *(name for name, _ in rule.order), "uri"]
+    places = np.arange(len(table)) if where is None else np.flatnonzero(where.to_numpy())
+    keys = table.select(names).take(pa.array(places))
+    order = pc.sort_indices(
+        keys, sort_keys=[*((name, "ascending") for name in rule.by), *rule.order, ("uri", "ascending")]
+    )
+    if rule.by:
+        order = order.filter(pa.array(_rank(keys.select(rule.by).take(order)) < rule.each))
+    return table.take(pa.array(places[order[: rule.most].to_numpy()]))
+
+
+def _rank(keys: pa.Table) -> npt.NDArray[np.int64]:
+    """[N] the place of each row among those of its key; equal keys are neighbours."""
+    starts = np.zeros(len(keys), bool)
+    for column in keys.columns:
+        codes = pc.fill_null(column.combine_chunks().dictionary_encode().indices, -1).to_numpy(zero_copy_only=False)
+        starts[1:] |= codes[1:] != codes[:-1]
+    starts[:1] = True
+    number = np.arange(len(keys))
+    return number - np.maximum.accumulate(np.where(starts, number, 0))
+
+
+def _formats(column: pa.ChunkedArray) -> dict[str, int]:
+    """The images of each format."""
+    counts = pc.fill_null(column, _UNKNOWN_FORMAT).value_counts()
+    return {str(row["values"]): int(row["counts"]) for row in counts.to_pylist()}
+
+
+def _sides(table: pa.Table) -> npt.NDArray[np.int64]:
+    """[B] the images by their longest side."""
+    longest = pc.max_element_wise(table["width"], table["height"]).drop_null().to_numpy()
+    bins = np.searchsorted(np.array(SIDES_PX), longest, side="right") - 1
+    return np.bincount(np.maximum(bins, 0), minlength=len(SIDES_PX)).astype(np.int64)
