@@ -33,6 +33,7 @@ ExclusionReason = Literal[
     "screen_save",
 ]
 EXCLUSION_REASONS: tuple[str, ...] = get_args(ExclusionReason)
+INSTALL = "pip install 'brainray[{}]'"  # what `error_detail` says of an image whose reader is an extra
 
 
 class BrainrayError(Exception):

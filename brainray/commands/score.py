@@ -33,6 +33,7 @@ from brainray.scoring.run_folder import (
     ScoreRequest,
     check_output,
     delete_run,
+    has_scan,
     inspect_output,
     marks_seen,
     publish,
@@ -96,10 +97,11 @@ def read_request(
         raise BadRequest(f"--groups {groups} and --group-by both give each image its group; leave one out")
     bundle = load_bundle(named(model or SHIPPED))
     read_seen(bundle)  # each worker reads it, too; a damaged list is refused here
+    run = read_run(storage.normalise(output))
     # A run that an earlier version began may have kept a column of the name that rows have now; a new generation of it
     # has them all.
-    marks = options.rescore or "seen" not in options.keep_columns or marks_seen(read_run(storage.normalise(output)))
-    taken = prediction_schema(bundle.classes, marks_seen=marks).names
+    marks = options.rescore or "seen" not in options.keep_columns or marks_seen(run)
+    taken = prediction_schema(bundle.classes, marks_seen=marks, has_scan=has_scan(run) or options.rescore).names
     kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
     return ScoreRequest(

@@ -32,6 +32,7 @@ from .run_folder import (
     SUCCESS,
     check_is_run,
     copy_manifest,
+    has_scan,
     is_published,
     marks_seen,
     remove_leftovers,
@@ -273,6 +274,7 @@ def _update_parts(run_uri: str, run: dict[str, Any], shards: Sequence[Shard], wr
         review_below=0.0,  # nothing is predicted
         kept=tuple((name, kind) for name, kind in run.get("kept", ())),
         marks_seen=marks_seen(run),
+        has_scan=has_scan(run),
         writer=writer,
     )
     present = present_shards(run_uri)

@@ -37,6 +37,7 @@ from .run_folder import (
     OutputState,
     ScoreRequest,
     copy_manifest,
+    has_scan,
     inspect_output,
     marks_seen,
     read_run,
@@ -298,7 +299,9 @@ def _count_pending(
         if shard.shard_id not in present:
             return shard.images
         is_verified = verified.get(shard.shard_id) == shard.digest
-        return None if is_verified and not target.retry_unread else _pending_images(shard, target)
+        return (
+            None if is_verified and not (target.retry_unread or target.all_series) else _pending_images(shard, target)
+        )
 
     with ThreadPoolExecutor(_THREADS) as pool:
         counts = zip(shards, pool.map(pending_images, shards), strict=True)
@@ -312,7 +315,8 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
     except StorageError:
         return shard.images
     is_current = (info.model, info.digest) == (target.fingerprint, shard.digest)
-    if is_current and not (target.retry_unread and info.unread):
+    again = (target.retry_unread and info.unread) or (target.all_series and info.excluded)
+    if is_current and not again:
         return None
     return int((open_shard(shard, target).kept_N < 0).sum())
 
@@ -348,6 +352,7 @@ def _run_json(
         **_groups_json(request),
         "kept": [list(column) for column in request.kept],
         "marks_seen": marks_seen(before),
+        "has_scan": has_scan(before),
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,
         "card": model_card(bundle),

@@ -54,8 +54,10 @@ class ScoreRequest:
             review_below=self.bundle.calibration.review_below,
             kept=self.kept,
             marks_seen=marks_seen(run),
+            has_scan=has_scan(run),
             writer=writer,
             retry_unread=self.options.retry_unread,
+            all_series=self.options.all_series,
         )
 
 
@@ -77,6 +79,11 @@ def read_run(uri: str) -> dict[str, Any] | None:
 def marks_seen(run: Mapping[str, Any] | None) -> bool:
     """Whether the rows of a run have the column `seen`; those of runs that earlier versions began have none."""
     return run is None or bool(run.get("marks_seen"))
+
+
+def has_scan(run: Mapping[str, Any] | None) -> bool:
+    """Whether the rows of a run have the columns of medical headers; those that earlier versions began have none."""
+    return run is None or bool(run.get("has_scan"))
 
 
 def is_published(uri: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainray.errors import ImageError, ImageReason
 
-from .magic import INSTALL
+from .magic import TO_INSTALL
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -149,7 +149,7 @@ def _pydicom() -> ModuleType:
     try:
         import pydicom
     except ImportError as exc:
-        raise ImageError("unsupported", f"it is a DICOM file; to read it: {INSTALL}") from exc
+        raise ImageError("unsupported", f"it is a DICOM file; to read it: {TO_INSTALL}") from exc
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     return pydicom
 

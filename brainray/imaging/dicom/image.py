@@ -47,5 +47,5 @@ class DicomImage:
         Raises `ImageError`.
         """
         image, note = picture(self._dataset, self._max_pixels)
-        image.format = FORMAT  # type: ignore[misc]  as Pillow does with the files that it opens
+        image.format = FORMAT
         return image, note

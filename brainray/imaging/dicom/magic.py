@@ -3,7 +3,9 @@
 import re
 from importlib.util import find_spec
 
-INSTALL = "pip install 'brainray[dicom]'"
+from brainray.errors import INSTALL
+
+TO_INSTALL = f"{INSTALL.format('dicom')}, then run again with --retry-unread"
 # With its preamble of 128 bytes, or from the first element on, which is of group 2 or 8 (PS3.10, 7.1; PS3.5, 7.1):
 # little endian with a type of two letters or a length, or big endian.
 _MARK = re.compile(rb".{128}DICM|[\2\x08]\0[\0-\x1f]\0([A-Z]{2}..|.\0\0\0)|\0[\2\x08]\0[\0-\x1f][A-Z]{2}", re.DOTALL)

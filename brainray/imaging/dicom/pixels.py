@@ -25,7 +25,7 @@ from .header import (
     texts_of,
     value_of,
 )
-from .magic import INSTALL
+from .magic import TO_INSTALL
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -117,7 +117,7 @@ def _stored(dataset: "Dataset", size: tuple[int, int]) -> Pixels:
         if syntax == _EXTENDED and count_of(dataset, "BitsStored") > 8:
             raise ImageError("unsupported", f"its pixels are in {known} of more than 8 bits, which is not read")
         if not decoder.is_available:
-            raise ImageError("unsupported", f"its pixels are in {known}; to read them: {INSTALL}")
+            raise ImageError("unsupported", f"its pixels are in {known}; to read them: {TO_INSTALL}")
     with as_image_error("truncated", f"its pixels, in {known}, cannot be decoded"):
         options = as_pixel_options(dataset)
         if syntax.is_encapsulated:
@@ -179,13 +179,13 @@ def _windowed(stored: Pixels, view: "Dataset") -> NDArray[np.uint8]:
 
     A value is looked up in a table of all that occur between the lowest and the highest: pydicom computes it.
     """
-    lowest, highest = int(stored.min()), int(stored.max())
+    lowest, highest = min(0, int(stored.min())), int(stored.max())
     is_table = stored.dtype.kind in "iu" and highest - lowest < min(_WIDEST, stored.size)
     values: Pixels = np.arange(lowest, highest + 1) if is_table else stored
-    place = (stored - lowest if lowest else stored) if is_table else None
-    shown = _voi(values, view, lambda sorted_values: _percentiles(sorted_values, place))
+    place = (stored.astype(np.int32) - lowest if lowest else stored) if is_table else None
+    shown = _voi(values, view, lambda real: _percentiles(real, place))
     table: NDArray[np.uint8] = np.clip(np.nan_to_num(shown) + 0.5, 0, 255).astype(np.uint8)
-    return table if place is None else table[place]
+    return table if place is None else table.take(place)
 
 
 def _percentiles(values: NDArray[np.float64], place: Pixels | None) -> tuple[float, float]:
