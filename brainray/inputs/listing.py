@@ -23,6 +23,7 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
+from .frames.listing import frames_of, with_frames
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
@@ -151,7 +152,9 @@ class Lister:
         if not self.files:
             return table, NAMES_SCHEMA.empty_table()
         inner = (
-            archives.inner_path(image.container, image.uri[len(image.container) + 1 :]) if image.container else path
+            archives.inner_path(image.container, image.uri[len(image.container) + 1 :])
+            if image.container and archives.kind_of(image.container)
+            else path
             for image, path in zip(rows, relative, strict=True)
         )
         names = [path.rpartition("/")[2] for path in inner]
@@ -175,13 +178,13 @@ class Lister:
                 yield from self._from_list(image_list)
                 continue
             tables = TableGuard(root)
-            for found, index in self._indexed(self._below(root, tables)):
+            for found, index, frames in with_frames(self._indexed(self._below(root, tables))):
                 if index is None:
-                    yield self._file(found, storage.name_of(root), refusal_of_file(found, self._most_bytes))
+                    yield from self._file(found, storage.name_of(root), frames)
                     continue
                 unread = refusal_of(index)
                 if unread is not None:
-                    yield self._file(found, storage.name_of(root), unread)
+                    yield from self._file(found, storage.name_of(root), refused=unread)
                     continue
                 if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
                     tables.on_images(found.folders)
@@ -234,11 +237,20 @@ class Lister:
                 yield held.popleft()
         yield from held
 
-    def _file(self, found: FileInfo, root_name: str, refused: str | None) -> tuple[ListedImage, str]:
+    def _file(
+        self, found: FileInfo, root_name: str, frames: int = 1, *, refused: str | None = None
+    ) -> Iterator[tuple[ListedImage, str]]:
+        """The row of a file, or the rows of its frames."""
         label = self._label((root_name, *found.folders))
         group = self._group(found.uri, found.folders)
         path = "/".join((*found.folders, storage.name_of(found.uri)))
-        return ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused), path
+        refused = refused or refusal_of_file(found, self._most_bytes)
+        image = ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused)
+        if frames <= 1 or refused:
+            yield image, path
+            return
+        for frame in frames_of(image, frames):
+            yield frame, path + frame.uri.removeprefix(found.uri)
 
     def _members(self, archive: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:
         """The images of an archive, which counts as a folder."""

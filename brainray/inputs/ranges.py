@@ -15,6 +15,7 @@ from brainray.errors import ImageError, StorageError
 from brainray.storage.base import changed
 
 from . import archives
+from .frames.reading import read_frames
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -79,7 +80,11 @@ def plan_reads(rows: pa.Table) -> Iterator[RangeRead]:
 def _joins(archive: str, held: list[Member], member: Member) -> bool:
     """Whether a member follows `held` closely enough to be read with them."""
     first, last = held[0], held[-1]
-    if archives.kind_of(archive) == "parquet":
+    kind = archives.kind_of(archive)
+    if kind is None:  # frames of a file
+        bytes_ = sum(each.size_bytes or 0 for each in held) + (member.size_bytes or 0)
+        return member.offset == last.offset + 1 and bytes_ <= RANGE_BYTES
+    if kind == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
     gap = member.offset - (last.offset + last.stored_bytes)
@@ -93,8 +98,11 @@ def _group_bytes(members: list[Member]) -> int:
 
 def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
-        in_parquet = archives.kind_of(archive) == "parquet"
-        size_bytes = _group_bytes(held) if in_parquet else _end(held) - held[0].offset
+        kind = archives.kind_of(archive)
+        if kind is None:
+            size_bytes = sum(each.size_bytes or 0 for each in held)
+        else:
+            size_bytes = _group_bytes(held) if kind == "parquet" else _end(held) - held[0].offset
         yield RangeRead(archive, size_bytes, version, tuple(held))
 
 
@@ -123,8 +131,8 @@ class RangeReader:
             file = _ParquetFile(read.uri, read.version, *self._tails.of(read.uri, read.version))
             images = archives.parquet_rows(file, groups, [member.name for member in read.members])
             return tuple(self._limited(image) for image in images)
-        if kind is None:  # `plan_reads` makes members of archives only, whose names have a kind
-            raise StorageError("unsupported", f"{read.uri}: images are listed in it, but its name is of no archive")
+        if kind is None:
+            return self._frames(read)
         start = read.members[0].offset
         length = _end(read.members) - start
         if kind == "compressed tar":
@@ -132,6 +140,14 @@ class RangeReader:
         else:
             data = memoryview(storage.read_range(read.uri, start, length, version=read.version) if length else b"")
         return tuple(_unpacked(kind, member, data[member.offset - start :]) for member in read.members)
+
+    def _frames(self, read: RangeRead) -> tuple[Image, ...]:
+        """Frames of a DICOM file, whose size stands in the place of their stored bytes."""
+
+        def fetch(start: int, length: int) -> bytes:
+            return storage.read_range(read.uri, start, length, version=read.version) if length > 0 else b""
+
+        return read_frames(fetch, read.members[0].stored_bytes, [member.offset for member in read.members])
 
     def _limited(self, image: Image) -> Image:
         """The image, or the error of a row of Parquet that is too large: its size is known only now."""

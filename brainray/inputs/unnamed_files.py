@@ -20,8 +20,7 @@ from .listed_image import ListedImage
 from .skip_counts import count_skipped
 
 NO_SUFFIX = "no suffix"
-DICOM = "DICOM"
-# The formats that `imaging` reads, by their first bytes as there, and DICOM, which it does not read.
+# The formats that `imaging` reads, by their first bytes as there.
 _FORMATS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -32,7 +31,9 @@ _FORMATS = {
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     "AVIF": rb".{4}ftyp.{0,28}avi[fs]",
     "PNM": rb"P[1-6f]\s[\s#\d]",
-    DICOM: rb".{128}DICM",
+    # With its preamble, or a data set without: the first attribute is of group 2 or 8, with a type or a short length.
+    "DICOM": rb".{128}DICM|[\x02\x08]\0[\0-\x1f]\0(UI|UL|CS|DA|TM|SH|LO|[\0-\x80]\0\0\0)"
+    rb"|\0[\x02\x08]\0[\0-\x1f](UI|UL|CS)",
 }
 _HEAD_BYTES = 132  # as far as DICOM's mark
 _PACKED_HEAD_BYTES = 16 << 10  # of a zip's member: its header with the name, and enough to unpack a head
@@ -42,15 +43,13 @@ _MOST_IN_BUCKET = 1_000
 _SAMPLE = 64  # that are looked into where there are more, for the advice
 _CHUNK = 1_000
 _READS_AT_ONCE = 32
-_UNREAD = "DICOM, which is not read; export their slices as PNG first"
-
 _UNREADABLE = "unreadable"
 
 Found = TypeVar("Found")  # a file, or a member of an archive
 
 
 def format_of(head: bytes | None) -> str | None:
-    """The format of a file by its first 132 bytes: one that is read, or DICOM; None for any other.
+    """The format of a file by its first 132 bytes, if it is one that is read; None for any other.
 
     Without a head, because it cannot be read: "unreadable".
     """
@@ -64,7 +63,7 @@ def read_head(found: FileInfo) -> bytes | None:
 
     Raises `StorageError` for a read that may succeed later.
     """
-    return None if found.archived else _read(found.uri, 0, min(found.size_bytes, _HEAD_BYTES))
+    return None if found.archived else read_part(found.uri, 0, min(found.size_bytes, _HEAD_BYTES))
 
 
 def read_member_head(found: tuple[ListedImage, str]) -> bytes | None:
@@ -74,11 +73,15 @@ def read_member_head(found: tuple[ListedImage, str]) -> bytes | None:
     if kind is None or image.offset is None or not image.size_bytes:
         return b""
     length = min(image.stored_bytes or 0, _PACKED_HEAD_BYTES if kind == "zip" else _HEAD_BYTES)
-    stored = _read(image.container or "", image.offset, length, version=image.version)
+    stored = read_part(image.container or "", image.offset, length, version=image.version)
     return stored and head_of(kind, stored, _HEAD_BYTES)
 
 
-def _read(uri: str, start: int, length: int, *, version: str | None = None) -> bytes | None:
+def read_part(uri: str, start: int, length: int, *, version: str | None = None) -> bytes | None:
+    """Some bytes of a file, empty where it is gone; None where this user may not read it.
+
+    Raises `StorageError` for a read that may succeed later.
+    """
     if not length:
         return b""
     tries = RetryState(policy=RetryPolicy(), in_bucket=uri.startswith("s3://"))
@@ -160,23 +163,18 @@ class UnnamedFiles(Generic[Found]):
             if name == _UNREADABLE:  # it may be an image that an earlier run has: its row tells the reason
                 yield found
                 continue
-            if name is not None:
-                self._formats[name] += 1
-            if name is None or name == DICOM:
-                count_skipped(self._skipped, reason if name is None else "DICOM without its suffix")
+            if name is None:
+                count_skipped(self._skipped, reason)
             else:
+                self._formats[name] += 1
                 yield found
 
     def _note_formats(self) -> None:
-        images = self._formats.total() - self._formats[DICOM]
+        images = self._formats.total()
         if images and not self._any_suffix:
             self.notes.append(
                 f"{self._source}: {images:,} of {self._without_suffix:,} files without suffix are images "
                 f"by their first bytes ({_images_in(self._formats)}), and are {self._used}"
-            )
-        if self._formats[DICOM]:
-            self.notes.append(
-                f"{self._source}: {self._formats[DICOM]:,} of the files without an image's suffix are {_UNREAD}"
             )
 
     def _advise(self) -> None:
@@ -185,11 +183,9 @@ class UnnamedFiles(Generic[Found]):
         formats = Counter(name for name in self._formats_of(sample) if name and name != _UNREADABLE)
         self._skipped[NO_SUFFIX] += self._without_suffix
         if formats:
-            images = _images_in(formats)
-            found = f"look like images: {images}; {self._advice}"
             self.notes.append(
                 f"{self._source}: {self._without_suffix:,} files without suffix were passed over; of the first "
-                f"{len(sample)}, {found if images else f'{formats[DICOM]:,} are {_UNREAD}'}"
+                f"{len(sample)}, look like images: {_images_in(formats)}; {self._advice}"
             )
 
     def _formats_of(self, files: Sequence[Found]) -> Iterator[str | None]:
@@ -198,4 +194,4 @@ class UnnamedFiles(Generic[Found]):
 
 
 def _images_in(formats: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in formats.most_common() if name != DICOM)
+    return ", ".join(f"{count:,} {name}" for name, count in formats.most_common())

@@ -118,7 +118,7 @@ def frame_view(dataset: "Dataset") -> "Dataset":
     """
     if _PER_FRAME not in dataset and _SHARED not in dataset:
         return dataset
-    view = _pydicom().Dataset()
+    view: Dataset = _pydicom().Dataset()
     view.update(dataset)
     for groups in (_SHARED, _PER_FRAME):
         for group in _items(dataset, groups)[:1]:

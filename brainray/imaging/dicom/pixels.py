@@ -60,7 +60,8 @@ def picture(dataset: "Dataset", max_pixels: int) -> tuple[Image.Image, str | Non
     frames = count_of(dataset, "NumberOfFrames", 1)
     if frames > 1:
         raise ImageError(
-            "unsupported", f"it holds {frames:,} frames and was listed as one image: name each as #1, #2 ... in a list"
+            "unsupported",
+            f"it holds {frames:,} frames and was listed as one image; name each in a list, as file.dcm#1",
         )
     if rows * columns > max_pixels:
         raise ImageError("too_large", f"{columns} x {rows} pixels are more than the {max_pixels} allowed")
@@ -78,7 +79,7 @@ def _surplus(dataset: "Dataset") -> str | None:
     """Check the length of pixels that are not compressed. Raises `truncated`; gives a note on surplus bytes."""
     with as_image_error("truncated", "its DICOM header describes no pixels"):
         syntax = _syntax(dataset)
-        if syntax is None or syntax.is_encapsulated:
+        if syntax is None or not _is_known(syntax) or syntax.is_encapsulated:
             return None
         from pydicom.pixels.utils import get_expected_length
 
@@ -98,20 +99,24 @@ def _syntax(dataset: "Dataset") -> Any:  # noqa: ANN401  pydicom's UID
     if syntax is None:
         if getattr(dataset["PixelData"], "is_undefined_length", False):
             return None
-        syntax = _ENCODINGS.get(dataset.original_encoding)
+        syntax = _ENCODINGS.get((bool(dataset.original_encoding[0]), bool(dataset.original_encoding[1])))
     return None if syntax is None else UID(syntax)
+
+
+def _is_known(syntax: Any) -> bool:  # noqa: ANN401  pydicom's UID
+    return bool(syntax.name != str(syntax))
 
 
 def _stored(dataset: "Dataset", size: tuple[int, int]) -> Pixels:
     """The values as they are stored: [H, W], or [H, W, 3] in RGB."""
     with as_image_error("unsupported", "it does not say how its pixels are compressed"):
-        from pydicom.pixels import get_decoder
+        from pydicom.pixels.decoders.base import get_decoder
         from pydicom.pixels.utils import as_pixel_options
 
         syntax = _syntax(dataset)
         if syntax is None:
             raise ImageError("unsupported", "it does not say how its pixels are compressed")
-        known = syntax.name if syntax.name != str(syntax) else "an unknown or private transfer syntax"
+        known = syntax.name if _is_known(syntax) else "an unknown or private transfer syntax"
     with as_image_error("unsupported", f"its pixels are in {known}, which is not read"):
         decoder = get_decoder(syntax)
         if syntax == _EXTENDED and count_of(dataset, "BitsStored") > 8:
@@ -189,12 +194,17 @@ def _windowed(stored: Pixels, view: "Dataset") -> NDArray[np.uint8]:
 
 
 def _percentiles(values: NDArray[np.float64], place: Pixels | None) -> tuple[float, float]:
-    """The values that become black and white; lowest and highest where the percentiles are equal."""
+    """The values that become black and white; lowest and highest where the percentiles are equal.
+
+    `values` are those of the pixels, or with `place` a table in which the pixels have these places.
+    """
     if place is not None:
         counts = np.bincount(place.ravel(), minlength=len(values))
         order = np.argsort(values, kind="stable")
+        order = order[counts[order] > 0]
         reached = counts[order].cumsum() / place.size * 100
-        low, high = (values[order][np.searchsorted(reached, share)] for share in _WINDOW)
+        values = values[order]
+        low, high = (values[np.searchsorted(reached, share)] for share in _WINDOW)
     else:
         low, high = np.percentile(values, _WINDOW)
     return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))

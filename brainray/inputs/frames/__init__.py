@@ -1,0 +1,21 @@
+"""Frames of DICOM files that hold several: each is a row, `file.dcm#3` the third.
+
+A file is asked for their number when it is listed, by its first bytes; a frame is read as a DICOM file of its own.
+Imports pydicom in `reading` only, where a frame is read.
+"""
+
+import re
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+_FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
+
+
+def frame_uri(file: str, number: int) -> str:
+    """The name of a frame, which are numbered from 1 as in DICOM."""
+    return f"{file}#{number}"
+
+
+def split(uri: str) -> tuple[str, int] | None:
+    """The file and the number of the frame that a name stands for; None for any other name."""
+    found = _FRAME.fullmatch(uri)
+    return (found["file"], int(found["number"])) if found else None
