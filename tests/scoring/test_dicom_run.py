@@ -10,6 +10,7 @@ from pydicom.uid import RLELossless
 from support.dicoms import dicom, slice_pixels
 from support.runs import brightness, engine_of, request_for, rows, score_here
 
+from brainray.commands.score import check_max_failed
 from brainray.config import MaxFailed
 from brainray.imaging.dicom import header
 
@@ -37,8 +38,7 @@ def folder(tmp_path):
 
 
 def scored(root, output, bundle, **options) -> tuple[dict[str, dict], dict]:
-    allowed = MaxFailed(share=1.0)
-    request = request_for(root, output, bundle, max_failed=allowed, **options)
+    request = request_for(root, output, bundle, **{"max_failed": MaxFailed(share=1.0)} | options)
     outcome = score_here(request, engine_of(bundle, predict=brightness))
     found = {row["uri"].removeprefix(f"{root}/"): row for row in rows(output)}
     return found, outcome.summary.figures
@@ -93,8 +93,10 @@ def test_all_series_scores_what_was_left_out_and_nothing_else(folder, tmp_path, 
 
 def test_what_is_left_out_does_not_count_as_failed(folder, tmp_path, bundle):
     (folder / "cut.dcm").unlink()
-    _, figures = scored(folder, tmp_path / "run", bundle, max_failed=MaxFailed(count=0))
-    assert figures["totals"]["failed"] == 0
+    request = request_for(folder, tmp_path / "run", bundle)
+    outcome = score_here(request, engine_of(bundle, predict=brightness))
+    check_max_failed(outcome, MaxFailed(count=0))
+    assert outcome.failed == 0
 
 
 def test_files_without_suffix_and_preamble_are_found(tmp_path, bundle):
@@ -103,7 +105,7 @@ def test_files_without_suffix_and_preamble_are_found(tmp_path, bundle):
     (root / "1.2.840.1").write_bytes(dicom(**WINDOW))
     (root / "IM0001").write_bytes(dicom(preamble=False, **WINDOW))
     (root / "README").write_text("plain text")
-    found, figures = scored(root, tmp_path / "run", bundle)
+    found, _ = scored(root, tmp_path / "run", bundle)
     assert {name: row["status"] for name, row in found.items()} == {"1.2.840.1": "ok", "IM0001": "ok"}
     assert found["1.2.840.1"]["confidence"] == found["IM0001"]["confidence"]
 

@@ -5,7 +5,8 @@ reduced to the frame's.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Several
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,14 +34,14 @@ class _Header(NamedTuple):
     compressed: bool
 
 
-def read_frames(fetch: Fetch, size_bytes: int, numbers: Sequence[int]) -> tuple[bytes | ImageError, ...]:
+def read_frames(fetch: Fetch, size_bytes: int, numbers: Several[int]) -> tuple[bytes | ImageError, ...]:
     """The frames at these places, from 0, which ascend one by one. Raises `StorageError` where a read fails."""
     try:
         header = _header(fetch, size_bytes)
         coded = list(_pixels(fetch, size_bytes, header, numbers))
-    except (ImageError, StorageError) as exc:
-        if isinstance(exc, StorageError):
-            raise
+    except StorageError:
+        raise
+    except ImageError as exc:
         return (exc,) * len(numbers)
     except Exception as exc:  # noqa: BLE001  damaged files raise nearly every type there is
         error = ImageError("truncated", f"its frames cannot be read ({type(exc).__name__})")
@@ -84,7 +85,7 @@ def _described(dataset: "Dataset", head: bytes, at: int) -> _Header:
     return _Header(dataset, start, int(dataset.get("NumberOfFrames") or 1), compressed)
 
 
-def _pixels(fetch: Fetch, size_bytes: int, header: _Header, numbers: Sequence[int]) -> Iterator[bytes]:
+def _pixels(fetch: Fetch, size_bytes: int, header: _Header, numbers: Several[int]) -> Iterator[bytes]:
     """The bytes of the pixels of each frame, as they stand in the attribute `PixelData` of a single frame."""
     if header.compressed:
         yield from _compressed(fetch, size_bytes, header, numbers)
@@ -101,7 +102,7 @@ def _pixels(fetch: Fetch, size_bytes: int, header: _Header, numbers: Sequence[in
         yield data[place * each : (place + 1) * each]
 
 
-def _compressed(fetch: Fetch, size_bytes: int, header: _Header, numbers: Sequence[int]) -> Iterator[bytes]:
+def _compressed(fetch: Fetch, size_bytes: int, header: _Header, numbers: Several[int]) -> Iterator[bytes]:
     """Frames by the table of offsets; without one the whole file is read, for frames may have several fragments."""
     head = fetch(header.pixels, min(8, size_bytes - header.pixels))
     if head[:4] != _ITEM:
@@ -127,7 +128,7 @@ def _extended(dataset: "Dataset") -> list[int]:
     return [int.from_bytes(table[at : at + 8], "little") for at in range(0, len(table), 8)]
 
 
-def _walked(data: bytes, header: _Header, numbers: Sequence[int]) -> Iterator[bytes]:
+def _walked(data: bytes, header: _Header, numbers: Several[int]) -> Iterator[bytes]:
     from pydicom.encaps import encapsulate, generate_frames
 
     for number, frame in enumerate(generate_frames(data, number_of_frames=header.frames)):
@@ -137,20 +138,20 @@ def _walked(data: bytes, header: _Header, numbers: Sequence[int]) -> Iterator[by
 
 def _alone(header: _Header, number: int, pixels: bytes) -> bytes | ImageError:
     """A frame as a file of its own."""
-    from pydicom import Dataset, dcmwrite
-    from pydicom.dataelem import DataElement
+    from pydicom import DataElement, Dataset, Sequence, dcmwrite
 
     implicit, little = header.dataset.original_encoding
     try:
         alone = Dataset()
         alone.update(header.dataset)
-        alone.NumberOfFrames = 1
+        # Not by assignment, which would change the elements that it shares with the header.
+        alone.add(DataElement("NumberOfFrames", "IS", 1))
         for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
             if keyword in alone:
                 delattr(alone, keyword)
         groups = header.dataset.get(_PER_FRAME)
         if groups:
-            alone.PerFrameFunctionalGroupsSequence = [groups[number]]
+            alone.add(DataElement(_PER_FRAME, "SQ", Sequence([groups[number]])))
         bits = int(header.dataset.BitsAllocated)
         kind = "OB" if header.compressed or bits <= 8 else "OW"
         alone.add(DataElement(0x7FE00010, kind, pixels + b"\0" * (len(pixels) % 2)))

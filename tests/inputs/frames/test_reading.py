@@ -38,6 +38,12 @@ def frames_of(content: bytes, numbers=range(6)) -> list[bytes | ImageError]:
     return list(read_frames(Ranges(content), len(content), list(numbers)))
 
 
+def luminance_error(frame: bytes) -> ImageError:
+    with pytest.raises(ImageError) as found:
+        luminance(frame)
+    return found.value
+
+
 def expected(number: int) -> np.ndarray:
     return luminance(dicom(FRAMES[number], **WINDOW))
 
@@ -88,11 +94,11 @@ def test_frames_that_the_file_does_not_hold_are_truncated():
     assert found.value.reason == "truncated"
 
 
-@pytest.mark.parametrize("cut", [100, 200, 700, 1000])
+@pytest.mark.parametrize("cut", [100, 200, 300, 400, 700, 1000])
 def test_a_damaged_file_gives_reasons(cut):
     for frame in frames_of(dicom(FRAMES)[:cut]):
-        assert isinstance(frame, ImageError)
-        assert frame.reason == "truncated"
+        error = frame if isinstance(frame, ImageError) else luminance_error(frame)
+        assert error.reason == "truncated"
 
 
 @pytest.mark.parametrize(
