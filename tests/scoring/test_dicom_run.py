@@ -1,14 +1,12 @@
 """A folder of DICOM is scored: a row for each picture, what the model does not know is left out and counted."""
 
-import json
 import sys
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from pydicom.uid import RLELossless
 from support.dicoms import dicom, slice_pixels
-from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
 
 from brainray.commands.score import check_max_failed
 from brainray.config import MaxFailed
@@ -135,12 +133,7 @@ def test_once_the_extra_is_installed_retry_unread_scores_the_rest(tmp_path, bund
 def test_a_run_of_an_earlier_version_keeps_its_columns(folder, tmp_path, bundle):
     output = tmp_path / "run"
     scored(folder, output, bundle)
-    run = json.loads((output / "run.json").read_text())
-    assert run.pop("has_scan")
-    (output / "run.json").write_text(json.dumps(run))
-    for part in (output / "predictions").iterdir():
-        table = pq.read_table(part)
-        pq.write_table(table.drop_columns([name for name in table.column_names if name.startswith("scan_")]), part)
+    as_of_an_earlier_version(output)
     (folder / "d.dcm").write_bytes(dicom(slice_pixels(seed=9), **WINDOW))
     found, _ = scored(folder, output, bundle)
     assert found["d.dcm"]["status"] == "ok"

@@ -18,7 +18,7 @@ from brainray.inputs.lists.kept_columns import kept_types
 from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
-from brainray.scoring.prediction_schema import prediction_schema
+from brainray.scoring.prediction_schema import SCAN_COLUMNS, prediction_schema
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
 from brainray.scoring.shard_task import open_shard
@@ -117,14 +117,15 @@ def contents(run_uri) -> dict[str, dict]:
 
 
 def as_of_an_earlier_version(output) -> None:
-    """Take the column `seen` out of a run, as it was before there was one."""
+    """Take the columns out of a run that earlier versions had not: `seen`, and those of medical headers."""
     path = Path(output, "run.json")
     values = json.loads(path.read_text())
-    del values["marks_seen"]
+    del values["marks_seen"], values["has_scan"]
     path.write_text(json.dumps(values))
+    later = {"seen", *(field.name for field in SCAN_COLUMNS)}
     for part in Path(output, "predictions").iterdir():
         table = pq.read_table(part)
-        pq.write_table(table.drop_columns("seen"), part)
+        pq.write_table(table.select([name for name in table.column_names if name not in later]), part)
 
 
 def brightness(images):
