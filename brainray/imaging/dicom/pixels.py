@@ -220,7 +220,8 @@ def _voi(
     if value_of(view, "VOILUTSequence"):
         shown = apply_voi(np.rint(real).astype(np.int64), view)
         depth = int(view.VOILUTSequence[0].LUTDescriptor[2])
-        return shown / (2**depth - 1) * 255.0
+        scaled: NDArray[np.float64] = shown / (2**depth - 1) * 255.0
+        return scaled
     window = _window_of(view)
     if window is not None:
         return apply_windowing(real, window)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from brainray.errors import ExclusionReason
 
-from .header import NO_PIXELS, frame_view, is_no_image, number_of, texts_of, value_of
+from .header import NO_PIXELS, frame_view, has, is_no_image, number_of, texts_of, value_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -160,7 +160,7 @@ def _certain(view: "Dataset", modality: str | None) -> Exclusion | None:
     captured = (*texts_of(view, "SOPClassUID"), "")[0].startswith(_SECONDARY_CAPTURE)
     if captured and ("YES" in texts_of(view, "BurnedInAnnotation") or number_of(view, "SamplesPerPixel") == 3):
         return Exclusion("screen_save", "it is a secondary capture in colour, or with text in its pixels")
-    if "FloatPixelData" in view or "DoubleFloatPixelData" in view:
+    if has(view, "FloatPixelData") or has(view, "DoubleFloatPixelData"):
         return Exclusion("map", "its pixels are real numbers, as those of parametric maps")
     return None
 
