@@ -23,6 +23,7 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
+from .frames import is_dicom, unread_note
 from .frames.listing import frames_of, with_frames
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
@@ -119,6 +120,7 @@ class Lister:
         self._retry_unread = retry_unread  # whether objects may be restored that a list calls archived
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._dicoms = 0  # files or frames
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._unused: set[str] = set()  # columns of labels that cannot be read, as noted
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
@@ -134,7 +136,7 @@ class Lister:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the listing, one line each; complete after the last of the tables."""
         globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
-        return (*self._notes, *globs)
+        return (*self._notes, *globs, *unread_note(self._dicoms))
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -246,6 +248,7 @@ class Lister:
         path = "/".join((*found.folders, storage.name_of(found.uri)))
         refused = refused or refusal_of_file(found, self._most_bytes)
         image = ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused)
+        self._dicoms += max(1, frames) * is_dicom(found.uri)
         if frames <= 1 or refused:
             yield image, path
             return

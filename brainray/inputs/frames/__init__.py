@@ -5,6 +5,9 @@ Imports pydicom in `reading` only, where a frame is read.
 """
 
 import re
+from importlib.util import find_spec
+
+from brainray.errors import INSTALL
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
@@ -13,6 +16,19 @@ _FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8}
 def frame_uri(file: str, number: int) -> str:
     """The name of a frame, which are numbered from 1 as in DICOM."""
     return f"{file}#{number}"
+
+
+def is_dicom(name: str) -> bool:
+    """Whether a file is DICOM by its suffix."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def unread_note(files: int) -> tuple[str, ...]:
+    """What the user should know where DICOM files were listed and the extra is missing: one line, or none."""
+    if not files or find_spec("pydicom") is not None:
+        return ()
+    to_install = f"{INSTALL.format('dicom')}, then run the same command again with --retry-unread"
+    return (f"{files:,} DICOM files or frames get a row `unsupported`; to have them scored: {to_install}",)
 
 
 def split(uri: str) -> tuple[str, int] | None:
