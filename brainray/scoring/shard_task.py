@@ -29,6 +29,11 @@ SANDBOX_AFTER = 3
 GIVE_UP_AFTER = 6
 
 
+def excluded_reasons(*, all_series: bool) -> tuple[str, ...]:
+    """The reasons by which medical images are excluded; with `all_series` those that leave nothing to score."""
+    return _ALWAYS_EXCLUDED if all_series else EXCLUSION_REASONS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """The run that shards are scored for, as far as workers need to know it."""
@@ -47,7 +52,7 @@ class Target:
     @property
     def excluding(self) -> tuple[str, ...]:
         """The reasons by which medical images are excluded."""
-        return _ALWAYS_EXCLUDED if self.all_series else EXCLUSION_REASONS
+        return excluded_reasons(all_series=self.all_series)
 
     @property
     def schema(self) -> pa.Schema:
