@@ -35,7 +35,7 @@ ORDER = (
 FOREIGN = {
     "storage/s3": {"boto3", "botocore", "obstore"},
     "evaluation": {"matplotlib", "scipy"},
-    "inputs/frames/reading": {"pydicom"},
+    "inputs/frames": {"pydicom"},
     "imaging": {"PIL", "cv2"},
     "imaging/dicom": {"PIL", "pydicom"},
     "models": {"torch", "torchvision", "safetensors"},

@@ -10,7 +10,7 @@ from support.runs import as_of_an_earlier_version, brightness, engine_of, reques
 
 from brainray.commands.score import check_max_failed
 from brainray.config import MaxFailed
-from brainray.imaging.dicom import header
+from brainray.inputs.frames import library
 
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
 
@@ -120,12 +120,12 @@ def test_once_the_extra_is_installed_retry_unread_scores_the_rest(tmp_path, bund
     root.mkdir()
     (root / "a.dcm").write_bytes(dicom(**WINDOW))
     with monkeypatch.context() as without:
-        header._pydicom.cache_clear()
+        library._imported.cache_clear()
         without.setitem(sys.modules, "pydicom", None)
         found, _ = scored(root, tmp_path / "run", bundle)
     assert found["a.dcm"]["error"] == "unsupported"
     assert "pip install 'brainray[dicom]'" in found["a.dcm"]["error_detail"]
-    header._pydicom.cache_clear()
+    library._imported.cache_clear()
     found, _ = scored(root, tmp_path / "run", bundle, retry_unread=True)
     assert found["a.dcm"]["status"] == "ok"
 

@@ -1,23 +1,19 @@
 """Reads the header of a DICOM file with pydicom, whatever the bytes. Decodes no pixels.
 
 What pydicom says may quote values of attributes, names of people among them: its errors are replaced by words of our
-own, and its warnings and log are silenced.
+own; `inputs.frames.library` silences its warnings and log.
 """
 
 import io
-import logging
 import re
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from brainray.errors import ImageError, ImageReason
-
-from .magic import TO_INSTALL
+from brainray.inputs.frames.library import pydicom_library
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -26,15 +22,13 @@ if TYPE_CHECKING:
 NO_PIXELS = "it is a DICOM object without pixels, such as a report, a plan or a directory"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _META_BYTES = 64 << 10  # the transfer syntax stands in the first group, of a few hundred bytes
-_QUIET_FILTER = ("ignore", None, Warning, re.compile(r"pydicom"), 0)
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 def read_header(data: bytes, *, most_inflated: int) -> "Dataset":
     """The data set of a DICOM file. `most_inflated` bytes are unpacked of a deflated one. Raises `ImageError`."""
-    pydicom = _pydicom()
-    _silence()
+    pydicom = pydicom_library()
     with as_image_error("truncated", "its DICOM header cannot be read"):
         _check_inflated(data, most_inflated)
         dataset: Dataset = pydicom.dcmread(io.BytesIO(data), force=True)
@@ -134,7 +128,7 @@ def frame_view(dataset: "Dataset") -> "Dataset":
     """
     if not has(dataset, _PER_FRAME) and not has(dataset, _SHARED):
         return dataset
-    view: Dataset = _pydicom().Dataset()
+    view: Dataset = pydicom_library().Dataset()
     view.update(dataset)
     for groups in (_SHARED, _PER_FRAME):
         for group in _items(dataset, groups)[:1]:
@@ -157,24 +151,6 @@ def _elements(group: "Dataset") -> list[str]:
     from pydicom.datadict import keyword_for_tag
 
     return [keyword for tag in list(group.keys()) if (keyword := keyword_for_tag(tag)).endswith("Sequence")]
-
-
-@cache
-def _pydicom() -> ModuleType:
-    """pydicom, with checks of values off: files that break the standard are read as far as they can be."""
-    try:
-        import pydicom
-    except ImportError as exc:
-        raise ImageError("unsupported", f"it is a DICOM file; to read it: {TO_INSTALL}") from exc
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    return pydicom
-
-
-def _silence() -> None:
-    """Silence warnings and log of pydicom, process-wide: `catch_warnings` is not thread-safe."""
-    if _QUIET_FILTER not in warnings.filters:  # not set yet, or dropped at the end of a `catch_warnings` elsewhere
-        warnings.filterwarnings("ignore", module=r"pydicom")
-    logging.getLogger("pydicom").propagate = False
 
 
 def _check_inflated(data: bytes, most: int) -> None:

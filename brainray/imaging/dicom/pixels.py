@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from brainray.errors import ImageError
+from brainray.inputs.frames.library import TO_INSTALL
 
 from .codestream import size_of
 from .header import (
@@ -25,7 +26,6 @@ from .header import (
     texts_of,
     value_of,
 )
-from .magic import TO_INSTALL
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -1,7 +1,7 @@
 """Frames of DICOM files that hold several: each is a row, `file.dcm#3` the third.
 
 A file is asked for their number when it is listed, by its first bytes; a frame is read as a DICOM file of its own.
-Imports pydicom in `reading` only, where a frame is read.
+pydicom is imported by `library`, where a file is read.
 """
 
 import re

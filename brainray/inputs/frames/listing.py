@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from brainray import storage
-from brainray.errors import ImageError
+from brainray.errors import ImageError, StorageError
 from brainray.inputs.image_files import IMAGE_SUFFIXES
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unnamed_files import read_part
@@ -77,4 +77,7 @@ def _may_have_frames(found: FileInfo) -> bool:
 
 
 def _frames(found: FileInfo) -> int:
-    return frames_in(read_part(found.uri, 0, min(found.size_bytes, HEAD_BYTES)) or b"")
+    try:
+        return frames_in(read_part(found.uri, 0, min(found.size_bytes, HEAD_BYTES)) or b"")
+    except StorageError:  # the read for its pixels will report the reason
+        return 0

@@ -10,7 +10,9 @@ from collections.abc import Sequence as Several
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brainray.errors import INSTALL, ImageError, StorageError
+from brainray.errors import ImageError, StorageError
+
+from .library import pydicom_library
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -51,13 +53,7 @@ def read_frames(fetch: Fetch, size_bytes: int, numbers: Several[int]) -> tuple[b
 
 def _header(fetch: Fetch, size_bytes: int) -> _Header:
     """Read the attributes before the pixels, which may take several reads."""
-    try:
-        import pydicom
-    except ImportError as exc:
-        to_install = f"{INSTALL.format('dicom')}, then run again with --retry-unread"
-        raise ImageError("unsupported", f"it is a DICOM file; to read it: {to_install}") from exc
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    pydicom = pydicom_library()
     length = min(size_bytes, _FIRST_BYTES)
     head = b""
     while True:
