@@ -12,6 +12,7 @@ from types import ModuleType
 from brainray.errors import INSTALL, ImageError
 
 TO_INSTALL = f"{INSTALL.format('dicom')}, then run again with --retry-unread"
+_SILENT = logging.CRITICAL + 1
 _QUIET_FILTER = ("ignore", None, Warning, re.compile(r"pydicom"), 0)
 
 
@@ -21,6 +22,9 @@ def pydicom_library() -> ModuleType:
     # Process-wide, for `catch_warnings` is not thread-safe; again where the filter was dropped at the end of one.
     if _QUIET_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"pydicom")
+    logger = logging.getLogger("pydicom")
+    if logger.level != _SILENT:
+        logger.setLevel(_SILENT)
     return found
 
 
@@ -32,5 +36,4 @@ def _imported() -> ModuleType:
         raise ImageError("unsupported", f"it is a DICOM file; to read it: {TO_INSTALL}") from exc
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
-    logging.getLogger("pydicom").propagate = False
     return pydicom
