@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support.dicoms import dicom, slice_pixels
 
 SIDE = 512
-SECONDS = 4.0
+SECONDS = 2.0
 SPEC = ImageSpec(image_px=160, crop="head", tone="usual")
 PRIVATE = {"SeriesDescription": "t1_mprage_sag", "Manufacturer": "SIEMENS", "MagneticFieldStrength": 2.89}
 
