@@ -291,6 +291,7 @@ class ScoreOptions(_Spec):
     stall_timeout_s: float = 600.0  # the run ends after so long without a finished shard
     max_file_bytes: int = 1 << 30  # larger files, and larger members of archives, get the row `too_large` unread
     max_unread: float = 0.5  # a greater share of failed reads counts as an outage; 1.0: never
+    all_series: bool = False  # also medical images are scored that the model does not know, such as localisers
     retry_unread: bool = False  # read the images again that an earlier run could not read
     forget_missing: bool = False  # drop the rows of images that are no longer there
     rescore: bool = False  # score all images anew; the old run is replaced when the new one is complete

@@ -19,6 +19,21 @@ ImageReason = Literal[
     "archived",
 ]
 IMAGE_REASONS: tuple[str, ...] = get_args(ImageReason)
+# Why a medical image that could be read is not scored: the model knows single anatomical slices of the head.
+ExclusionReason = Literal[
+    "not_mr",
+    "no_pixels",
+    "localizer",
+    "diffusion",
+    "map",
+    "projection",
+    "susceptibility",
+    "functional",
+    "derived",
+    "screen_save",
+]
+EXCLUSION_REASONS: tuple[str, ...] = get_args(ExclusionReason)
+INSTALL = "pip install 'brainray[{}]'"  # what `error_detail` says of an image whose reader is an extra
 
 
 class BrainrayError(Exception):

@@ -36,7 +36,9 @@ ORDER = (
 FOREIGN = {
     "storage/s3": {"boto3", "botocore", "obstore"},
     "evaluation": {"matplotlib", "scipy"},
+    "inputs/frames": {"pydicom"},
     "imaging": {"PIL", "cv2"},
+    "imaging/dicom": {"PIL", "pydicom"},
     "models": {"torch", "torchvision", "safetensors"},
     "duplicates": {"PIL", "cv2", "faiss", "jinja2", "scipy"},
     "page": {"PIL", "jinja2", "markupsafe"},

@@ -401,4 +401,4 @@ def test_every_column_is_on_the_front_page():
 
 def test_every_reason_of_an_error_row_is_explained():
     table = given("brainray/scoring/README.md").split("| `error` | means |")[1].split("###")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(errors.IMAGE_REASONS)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*errors.IMAGE_REASONS, *errors.EXCLUSION_REASONS]

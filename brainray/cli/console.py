@@ -260,6 +260,10 @@ def show_summary(console: Console, summary: Summary) -> None:
     if totals["failed"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["failures"].items())
         console.print(f"[red]{totals['failed']:,} of {totals['images']:,} images failed[/]: {reasons}")
+    if figures.get("excluded"):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["excluded"].items())
+        images = sum(figures["excluded"].values())
+        console.print(f"{images:,} images are none that the model knows, by their headers: {reasons}; see --all-series")
     if figures.get("gone"):
         console.print(f"{figures['gone']:,} images are gone from the input; their rows are kept")
     if figures.get("skipped"):

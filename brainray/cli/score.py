@@ -93,6 +93,9 @@ def score(
     ] = 600,
     max_unread: MaxUnread = "50%",
     max_file_size: MaxFileSize = "1GiB",
+    all_series: Annotated[
+        bool, typer.Option("--all-series", help="Score localisers, maps and other DICOM images that are left out.")
+    ] = False,
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,

@@ -230,8 +230,8 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     _check_attempts(shard, number)
     task, spec = open_shard(shard, job.target), job.bundle.image
     if number <= SANDBOX_AFTER:
-        return task, decode_shard(task.pending, spec, reader=reader)
-    with SandboxedDecoder(spec) as sandbox:
+        return task, decode_shard(task.pending, spec, reader=reader, excluding=job.target.excluding)
+    with SandboxedDecoder(spec, excluding=job.target.excluding) as sandbox:
         return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox)
 
 

@@ -17,7 +17,7 @@ from brainray.imaging.decode import decode
 from brainray.inputs.archives import archive_of, kind_of
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
 from brainray.inputs.lists.file_lists import open_file_list
-from brainray.inputs.unnamed_files import DICOM, NO_SUFFIX, image_or_tar_format
+from brainray.inputs.unnamed_files import NO_SUFFIX, image_or_tar_format
 from brainray.models.bundle import in_package, load_bundle, named
 from brainray.storage.base import FileInfo
 
@@ -147,7 +147,7 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
             skipped += 1
             if reason == NO_SUFFIX and len(unnamed) < _MOST_UNNAMED:
                 unnamed.append(found)
-    image = next((found for found in unnamed if image_or_tar_format(found) not in (None, DICOM)), None)
+    image = next((found for found in unnamed if image_or_tar_format(found) is not None), None)
     return image, skipped
 
 

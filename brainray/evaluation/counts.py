@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from brainray.errors import IMAGE_REASONS
+from brainray.errors import EXCLUSION_REASONS, IMAGE_REASONS
 
 # The array types of this package.
 Ints = npt.NDArray[np.int64]
@@ -24,7 +24,8 @@ Flags = npt.NDArray[np.bool_]
 
 ALL = "all"  # name of the only group of a run without groups
 SCORED = -1  # instead of an index into `REASONS`, for a row with a prediction
-REASONS = (*IMAGE_REASONS, "other")  # "other": a reason unknown to this version
+REASONS = (*IMAGE_REASONS, *EXCLUSION_REASONS, "other")  # "other": a reason unknown to this version
+IS_EXCLUSION = np.isin(REASONS, EXCLUSION_REASONS)  # [R]
 CALIBRATION_BINS = 15  # Guo et al., ICML 2017
 # Units of a sum of reals. An image adds at most 2.0, the largest Brier score, so int64 holds four billion images.
 UNITS = 2**30
@@ -78,8 +79,13 @@ class Counts:
 
     @property
     def failed(self) -> int:
-        """The number of images without a prediction."""
-        return int(self.unscored.sum())
+        """The number of images that could not be read or decoded."""
+        return int(self.unscored[..., ~IS_EXCLUSION].sum())
+
+    @property
+    def excluded(self) -> int:
+        """The number of images that are whole, and none that the model knows."""
+        return int(self.unscored[..., IS_EXCLUSION].sum())
 
     @property
     def unlabelled(self) -> int:

@@ -9,7 +9,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,9 +22,13 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from brainray.config import ImageSpec
-from brainray.errors import ImageError, ImageReason
+from brainray.errors import ExclusionReason, ImageError, ImageReason
 
 from . import jpeg
+from .dicom.image import FORMAT as DICOM
+from .dicom.image import DicomImage
+from .dicom.magic import is_dicom
+from .dicom.series import SeriesFacts
 from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened
 from .normalise import head_box, usual_tone
@@ -55,6 +59,7 @@ class Decoded:
     format: str  # Pillow's name: JPEG, PNG, TIFF ...
     square: Box  # the part of the upright image that `pixels` shows, in its pixels; margins reach beyond the image
     note: str | None = None  # what is wrong with the file although its pixels are whole
+    facts: SeriesFacts | None = None  # of a medical image
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,29 @@ class Header:
     width: int | None = None  # as stored: before EXIF orientation
     height: int | None = None
     format: str | None = None
+    facts: SeriesFacts | None = None  # of a medical image
 
 
-def decode(data: bytes, spec: ImageSpec) -> Decoded:
-    """Decode an image and fit it to the spec. Raises `ImageError` and nothing else, whatever the bytes."""
+class Excluded(Exception):
+    """A medical image that the model does not know, by its header; its pixels were not unpacked."""
+
+    def __init__(self, reason: ExclusionReason, detail: str, header: Header) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: ExclusionReason = reason
+        self.detail = detail
+        self.header = header
+
+    def __reduce__(self) -> tuple[type["Excluded"], tuple[ExclusionReason, str, Header]]:
+        return type(self), (self.reason, self.detail, self.header)
+
+
+def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> Decoded:
+    """Decode an image and fit it to the spec. Raises `ImageError` and nothing else, whatever the bytes.
+
+    But for `Excluded`, for a medical image that its header excludes by one of these reasons.
+    """
+    if is_dicom(data):
+        return _decode_dicom(data, spec, excluding)
     try:
         return _noted(_render(_open(data, spec.max_pixels), spec), data)
     except ImageError as exc:
@@ -80,6 +104,8 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
 
     The same pixels give the same values in every lossless format, be grey stored as L, R=G=B or a palette.
     """
+    if is_dicom(data):
+        return _luminance(DicomImage.open(data, max_pixels).picture()[0])
     try:
         return _luminance(_open(data, max_pixels))
     except ImageError as exc:
@@ -89,6 +115,9 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
 
 def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArray[np.uint8]]:
     """The results of `decode` and `luminance`, byte for byte, in less time than both unless the image is a JPEG."""
+    if is_dicom(data):
+        picture, _ = DicomImage.open(data, spec.max_pixels).picture()
+        return _render(picture, spec), _luminance(picture)
     try:
         image = _open(data, spec.max_pixels)
         decoded = _noted(_render(image, spec), data)
@@ -102,10 +131,24 @@ def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArra
 def read_header(data: bytes) -> Header:
     """Width, height and format for the row of an image that `decode` refused. Never raises `ImageError`."""
     try:
+        if is_dicom(data):
+            return _header_of(DicomImage.open(data, ImageSpec.max_pixels))
         image = _open(data, max_pixels=None)
     except ImageError:
-        return Header()
+        return Header(format=DICOM if is_dicom(data) else None)
     return Header(width=image.width, height=image.height, format=image.format)
+
+
+def _decode_dicom(data: bytes, spec: ImageSpec, excluding: Collection[str]) -> Decoded:
+    image = DicomImage.open(data, spec.max_pixels)
+    if image.exclusion is not None and image.exclusion.reason in excluding:
+        raise Excluded(image.exclusion.reason, image.exclusion.detail, _header_of(image))
+    picture, note = image.picture()
+    return replace(_render(picture, spec), note=note, facts=image.facts)
+
+
+def _header_of(image: DicomImage) -> Header:
+    return Header(width=image.width, height=image.height, format=DICOM, facts=image.facts)
 
 
 def _open(data: bytes, max_pixels: int | None) -> ImageFile:
@@ -187,7 +230,7 @@ def _reason(exc: Exception, otherwise: ImageReason) -> ImageReason:
     return otherwise
 
 
-def _render(image: ImageFile, spec: ImageSpec) -> Decoded:
+def _render(image: Image.Image, spec: ImageSpec) -> Decoded:
     mode = "L" if spec.channels == 1 else "RGB"
     size: tuple[int, int] = image.size
     box: Box | None = None
@@ -221,7 +264,7 @@ def _render(image: ImageFile, spec: ImageSpec) -> Decoded:
     )
 
 
-def _luminance(image: ImageFile) -> NDArray[np.uint8]:
+def _luminance(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(_upright(_unpacked(image, "L"), image))
 
 
@@ -240,8 +283,10 @@ def _fitted_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
     return width, height
 
 
-def _unpacked(image: ImageFile, mode: str) -> Image.Image:
+def _unpacked(image: Image.Image, mode: str) -> Image.Image:
     """Unpack to L or RGB: wide values scaled to 8 bits, transparency over black, palette and CMYK resolved."""
+    if not isinstance(image, ImageFile):  # DICOM's pixels, in 8 bits already
+        return image if image.mode == mode else image.convert(mode)
     source = image.fp
     is_wide_colour = has_wide_colours(image)
     with _pillow_errors("truncated", f"{image.format} pixels"):

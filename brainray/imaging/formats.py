@@ -32,8 +32,6 @@ _PICTURES: dict[bytes, type[ImageFile]] = {
 _NIFTI = rb".{344}n[+i]1\0|.{4}n[+i]2\0"
 # Other formats that occur in data sets under an image's name. The first match counts; the last ones are vague.
 _OTHER_FORMATS: tuple[tuple[bytes, ImageReason, str], ...] = (
-    # With its preamble, or from the first tag on: group 2 or 8, then a type of two letters or a length.
-    (rb".{128}DICM|[\2\x08]\0.\0([A-Z]{2}|.\0\0\0)", "unsupported", "a DICOM file; export its slices as PNG first"),
     (_NIFTI, "unsupported", "a NIfTI volume; export its slices as PNG first"),
     (rb".{4}ftyp(hei|hev|mif1|msf1)", "unsupported", "a HEIC image; save it as JPEG or PNG first"),
     (rb"\xff\x0a|.{4}JXL ", "unsupported", "a JPEG XL image; save it as PNG first"),

@@ -19,7 +19,7 @@ from typing import Self
 from brainray.config import ImageSpec
 from brainray.errors import BrainrayError, ImageError
 
-from .decode import Decoded, Header, decode, read_header
+from .decode import Decoded, Excluded, Header, decode, read_header
 
 # A child may die for another reason than this image: lack of memory on the machine, or damage by the image before.
 _TRIES = 2
@@ -36,8 +36,9 @@ _SPARE_BYTES = 2 << 30
 class SandboxedDecoder:
     """`decode` for one thread, with a child process behind it that starts when needed; a context manager ends it."""
 
-    def __init__(self, spec: ImageSpec, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, spec: ImageSpec, *, excluding: tuple[str, ...] = (), timeout_s: float = 60.0) -> None:
         self._spec = spec
+        self._excluding = excluding
         self._timeout_s = timeout_s
         self._child: _Child | None = None
         self._killer: bytes | None = None
@@ -49,15 +50,15 @@ class SandboxedDecoder:
         self._end_child()
 
     def __call__(self, content: bytes) -> Decoded:
-        """Decode as `decode` does. Raises its `ImageError`, or one about how the image killed its decoder.
+        """Decode as `decode` does. Raises what it does, or an `ImageError` about how the image killed its decoder.
 
         Raises `BrainrayError` where the child does not start, for which no image is the cause.
         """
         exit_code = 0
         for _ in range(_TRIES):
-            self._child = self._child or _Child(self._spec, self._timeout_s)
+            self._child = self._child or _Child(self._spec, self._excluding, self._timeout_s)
             answer = self._child.ask(content)
-            if isinstance(answer, ImageError):
+            if isinstance(answer, ImageError | Excluded):
                 raise answer
             if answer is not None:
                 return answer
@@ -89,10 +90,11 @@ class _Child:
     connection is its standard input; when the parent dies, however it dies, the child reads the end of it and ends.
     """
 
-    def __init__(self, spec: ImageSpec, timeout_s: float) -> None:
+    def __init__(self, spec: ImageSpec, excluding: tuple[str, ...], timeout_s: float) -> None:
         self._connection, theirs = Pipe()
         # -P: the working folder is no place to import from, unless it is the parent's too.
-        command = [sys.executable, "-P", "-m", __name__, json.dumps(spec.to_json()), str(timeout_s)]
+        given = [json.dumps(spec.to_json()), json.dumps(excluding), str(timeout_s)]
+        command = [sys.executable, "-P", "-m", __name__, *given]
         with theirs:
             self._process = subprocess.Popen(command, stdin=theirs.fileno(), env=_environment())
         if not self._ready():
@@ -105,11 +107,11 @@ class _Child:
             return self._connection.poll(_START_S) and self._connection.recv_bytes() == _READY
         return False
 
-    def ask(self, content: bytes) -> Decoded | ImageError | None:
+    def ask(self, content: bytes) -> Decoded | ImageError | Excluded | None:
         """The decoded image or its error; None where the child died."""
         with suppress(EOFError, OSError):
             self._connection.send_bytes(content)
-            answer: Decoded | ImageError = self._connection.recv()
+            answer: Decoded | ImageError | Excluded = self._connection.recv()
             return answer
         return None
 
@@ -132,32 +134,36 @@ def _environment() -> dict[str, str]:
 
 def main() -> None:
     """The child process: decode images until the parent closes the connection."""
-    spec, timeout_s = ImageSpec.from_json(json.loads(sys.argv[1])), float(sys.argv[2])
+    spec, excluding, timeout_s = (
+        ImageSpec.from_json(json.loads(sys.argv[1])),
+        json.loads(sys.argv[2]),
+        float(sys.argv[3]),
+    )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; only the parent decides on it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what a thread of the parent blocks, its child inherits
     _limit_memory(spec)
     try:
-        _serve(Connection(os.dup(sys.stdin.fileno())), spec, timeout_s)
+        _serve(Connection(os.dup(sys.stdin.fileno())), spec, excluding, timeout_s)
     except (EOFError, ConnectionError):
         return
 
 
-def _serve(connection: Connection, spec: ImageSpec, timeout_s: float) -> None:
+def _serve(connection: Connection, spec: ImageSpec, excluding: list[str], timeout_s: float) -> None:
     connection.send_bytes(_READY)
     while True:
         content = connection.recv_bytes()
         # The kernel's timer ends a decoder that hangs, also in C code, and also when the parent is gone.
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        answer = _decoded(content, spec)
+        answer = _decoded(content, spec, excluding)
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send(answer)
 
 
-def _decoded(content: bytes, spec: ImageSpec) -> Decoded | ImageError:
+def _decoded(content: bytes, spec: ImageSpec, excluding: list[str]) -> Decoded | ImageError | Excluded:
     try:
-        return decode(content, spec)
-    except ImageError as exc:
+        return decode(content, spec, excluding=excluding)
+    except (ImageError, Excluded) as exc:
         return exc
     except MemoryError:
         return ImageError("too_large", "it takes too much memory to decode")

@@ -46,6 +46,7 @@ _SYSTEM_FOLDERS = frozenset(
 )
 
 
+DIRECTORY = "DICOMDIR"  # the index of a medium with DICOM files
 _REPEATED = re.compile(r"(#\d+)+$")  # see `archives.list_members`
 
 
@@ -66,6 +67,8 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
         return "special file"
     if is_hidden(name, folders):
         return "hidden"
+    if name.upper() == DIRECTORY:
+        return DIRECTORY
     suffix = os.path.splitext(name)[1].lower()
     if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
         return None

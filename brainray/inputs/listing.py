@@ -23,6 +23,8 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
+from .frames import is_dicom, is_frame, unread_note
+from .frames.listing import frames_of, with_frames
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
@@ -120,6 +122,7 @@ class Lister:
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
         self._label_notes = LabelNotes(classes, silent=label_file is not None)
+        self._dicoms = 0  # files or frames
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._member_formats = MemberFormats()
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
@@ -135,7 +138,7 @@ class Lister:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the listing, one line each; complete after the last of the tables."""
         globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
-        return (*self._notes, *self._label_notes.lines, *globs)
+        return (*self._notes, *self._label_notes.lines, *globs, *unread_note(self._dicoms))
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -152,10 +155,7 @@ class Lister:
             table = self._with_given(table)
         if not self.files:
             return table, NAMES_SCHEMA.empty_table()
-        inner = (
-            archives.inner_path(image.container, image.uri[len(image.container) + 1 :]) if image.container else path
-            for image, path in zip(rows, relative, strict=True)
-        )
+        inner = (_inner(image, path) for image, path in zip(rows, relative, strict=True))
         names = [path.rpartition("/")[2] for path in inner]
         known_as = pa.table([pa.array(relative, pa.string()), pa.array(names, pa.string())], schema=NAMES_SCHEMA)
         for column, named in self.files.items():
@@ -177,13 +177,13 @@ class Lister:
                 yield from self._from_list(image_list)
                 continue
             tables = TableGuard(root)
-            for found, index in self._indexed(self._below(root, tables)):
+            for found, index, frames in with_frames(self._indexed(self._below(root, tables))):
                 if index is None:
-                    yield self._file(found, storage.name_of(root), refusal_of_file(found, self._most_bytes))
+                    yield from self._file(found, storage.name_of(root), frames)
                     continue
                 unread = refusal_of(index)
                 if unread is not None:
-                    yield self._file(found, storage.name_of(root), unread)
+                    yield from self._file(found, storage.name_of(root), refused=unread)
                     continue
                 if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
                     tables.on_images(found.folders)
@@ -234,11 +234,21 @@ class Lister:
                 yield held.popleft()
         yield from held
 
-    def _file(self, found: FileInfo, root_name: str, refused: str | None) -> tuple[ListedImage, str]:
+    def _file(
+        self, found: FileInfo, root_name: str, frames: int = 1, *, refused: str | None = None
+    ) -> Iterator[tuple[ListedImage, str]]:
+        """The row of a file, or the rows of its frames."""
         label = self._label((root_name, *found.folders))
         group = self._group(found.uri, found.folders)
         path = "/".join((*found.folders, storage.name_of(found.uri)))
-        return ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused), path
+        refused = refused or refusal_of_file(found, self._most_bytes)
+        image = ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused)
+        self._dicoms += max(1, frames) * is_dicom(found.uri)
+        if frames <= 1 or refused:
+            yield image, path
+            return
+        for frame in frames_of(image, frames):
+            yield frame, path + frame.uri.removeprefix(found.uri)
 
     def _members(self, archive: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:
         """The images of an archive, which counts as a folder."""
@@ -355,6 +365,14 @@ class Lister:
                 f"{image_list.label_column} if it holds no labels"
             )
         return label
+
+
+def _inner(image: ListedImage, path: str) -> str:
+    """The path of a member within its archive; of a file or frame, that below its input."""
+    if image.container is None:
+        return path
+    name = image.uri[len(image.container) + 1 :]
+    return path if is_frame(image.container, name, image.offset or 0) else archives.inner_path(image.container, name)
 
 
 def _kind_of_unnamed(form: str) -> archives.Kind | None:

@@ -15,6 +15,8 @@ from brainray.errors import ImageError, StorageError
 from brainray.storage.base import changed
 
 from . import archives
+from .frames import is_frame
+from .frames.reading import read_frames
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -79,11 +81,20 @@ def plan_reads(rows: pa.Table) -> Iterator[RangeRead]:
 def _joins(archive: str, held: list[Member], member: Member) -> bool:
     """Whether a member follows `held` closely enough to be read with them."""
     first, last = held[0], held[-1]
-    if archives.kind_of(archive) == "parquet":
+    kind = _kind(archive, first)
+    if kind is None:
+        bytes_ = sum(each.size_bytes or 0 for each in held) + (member.size_bytes or 0)
+        return member.offset == last.offset + 1 and bytes_ <= RANGE_BYTES
+    if kind == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
     gap = member.offset - (last.offset + last.stored_bytes)
     return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= RANGE_BYTES
+
+
+def _kind(archive: str, member: Member) -> archives.Kind | None:
+    """The kind of an archive; None for a DICOM file, whose members are frames."""
+    return None if is_frame(archive, member.name, member.offset) else archives.container_kind(archive)
 
 
 def _group_bytes(members: list[Member]) -> int:
@@ -93,8 +104,11 @@ def _group_bytes(members: list[Member]) -> int:
 
 def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
-        in_parquet = archives.kind_of(archive) == "parquet"
-        size_bytes = _group_bytes(held) if in_parquet else _end(held) - held[0].offset
+        kind = _kind(archive, held[0])
+        if kind is None:
+            size_bytes = sum(each.size_bytes or 0 for each in held)
+        else:
+            size_bytes = _group_bytes(held) if kind == "parquet" else _end(held) - held[0].offset
         yield RangeRead(archive, size_bytes, version, tuple(held))
 
 
@@ -117,12 +131,14 @@ class RangeReader:
         """The bytes of each image, or the error of a member. Raises `StorageError` where the read fails."""
         if not read.members:
             return (storage.read_once(read.uri, most_bytes=self._most_bytes),)
-        kind = archives.container_kind(read.uri)
+        kind = _kind(read.uri, read.members[0])
         if kind == "parquet":
             groups = sorted({member.offset for member in read.members})
             file = _ParquetFile(read.uri, read.version, *self._tails.of(read.uri, read.version))
             images = archives.parquet_rows(file, groups, [member.name for member in read.members])
             return tuple(self._limited(image) for image in images)
+        if kind is None:
+            return self._frames(read)
         start = read.members[0].offset
         length = _end(read.members) - start
         if kind == "compressed tar":
@@ -130,6 +146,14 @@ class RangeReader:
         else:
             data = memoryview(storage.read_range(read.uri, start, length, version=read.version) if length else b"")
         return tuple(_unpacked(kind, member, data[member.offset - start :]) for member in read.members)
+
+    def _frames(self, read: RangeRead) -> tuple[Image, ...]:
+        """Frames of a DICOM file, whose size stands in the place of their stored bytes."""
+
+        def fetch(start: int, length: int) -> bytes:
+            return storage.read_range(read.uri, start, length, version=read.version) if length > 0 else b""
+
+        return read_frames(fetch, read.members[0].stored_bytes, [member.offset for member in read.members])
 
     def _limited(self, image: Image) -> Image:
         """The image, or the error of a row of Parquet that is too large: its size is known only now."""

@@ -20,9 +20,8 @@ from .listed_image import ListedImage
 from .skip_counts import count_skipped
 
 NO_SUFFIX = "no suffix"
-DICOM = "DICOM"
 TAR = "tar"  # plain or compressed
-# The formats that `imaging` reads, by their first bytes as there, and DICOM, which it does not read.
+# The formats that `imaging` reads, by their first bytes as there.
 _FORMATS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -33,7 +32,9 @@ _FORMATS = {
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     "AVIF": rb".{4}ftyp.{0,28}avi[fs]",
     "PNM": rb"P[1-6f]\s[\s#\d]",
-    DICOM: rb".{128}DICM",
+    # With its preamble, or a data set without: the first attribute is of group 2 or 8, with a type or a short length.
+    "DICOM": rb".{128}DICM|[\x02\x08]\0[\0-\x1f]\0(UI|UL|CS|DA|TM|SH|LO|[\0-\x80]\0\0\0)"
+    rb"|\0[\x02\x08]\0[\0-\x1f](UI|UL|CS)",
 }
 _HEAD_BYTES = 512  # as far as the first header of a tar
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
@@ -45,15 +46,13 @@ _MOST_IN_BUCKET = 1_000
 _SAMPLE = 64  # that are looked into where there are more, for the advice
 _CHUNK = 1_000
 _READS_AT_ONCE = 32
-_UNREAD = "DICOM, which is not read; export their slices as PNG first"
-
 _UNREADABLE = "unreadable"
 
 Found = TypeVar("Found")  # a file, or a member of an archive
 
 
 def format_of(head: bytes | None) -> str | None:
-    """The format of an image by the first bytes of its file: one that is read, or DICOM; None for any other.
+    """The format of an image by the first bytes of its file, if it is one that is read; None for any other.
 
     Without a head, because it cannot be read: "unreadable".
     """
@@ -63,7 +62,7 @@ def format_of(head: bytes | None) -> str | None:
 
 
 def image_format(found: FileInfo) -> str | None:
-    """The format of a file, as `format_of`; None for one that is gone. Raises `StorageError` as `_read` does."""
+    """The format of a file, as `format_of`; None for one that is gone. Raises `StorageError` as `read_part` does."""
     return format_of(_read_head(found, _HEAD_BYTES))
 
 
@@ -79,7 +78,7 @@ def image_or_tar_format(found: FileInfo) -> str | None:
 
 
 def _read_head(found: FileInfo, length: int) -> bytes | None:
-    return None if found.archived else _read(found.uri, 0, min(found.size_bytes, length))
+    return None if found.archived else read_part(found.uri, 0, min(found.size_bytes, length))
 
 
 class MemberFormats:
@@ -97,12 +96,12 @@ class MemberFormats:
         length = min(image.stored_bytes or 0, _PACKED_HEAD_BYTES if kind == "zip" else _HEAD_BYTES)
         if kind == "compressed tar":
             return format_of(self._streams.read(image.container, image.version, image.offset, length))
-        stored = _read(image.container, image.offset, length, version=image.version)
+        stored = read_part(image.container, image.offset, length, version=image.version)
         return format_of(stored and head_of(kind, stored, _HEAD_BYTES))
 
 
-def _read(uri: str, start: int, length: int, *, version: str | None = None) -> bytes | None:
-    """Bytes of a file, none where it is gone; None where it is archived, or this user may not read it.
+def read_part(uri: str, start: int, length: int, *, version: str | None = None) -> bytes | None:
+    """Some bytes of a file, none where it is gone; None where it is archived, or this user may not read it.
 
     Raises `StorageError` for a read that may succeed later.
     """
@@ -189,24 +188,19 @@ class UnnamedFiles(Generic[Found]):
             if name == _UNREADABLE:  # it may be an image that an earlier run has: its row tells the reason
                 yield found, name
                 continue
-            if name is not None:
-                self._formats[name] += 1
-            if name is None or name == DICOM:
-                count_skipped(self._skipped, reason if name is None else "DICOM without its suffix")
+            if name is None:
+                count_skipped(self._skipped, reason)
             else:
+                self._formats[name] += 1
                 yield found, name
 
     def _note_formats(self) -> None:
-        images = self._formats.total() - self._formats[DICOM]
+        images = self._formats.total()
         if images and not self._any_suffix:
             what = "images or tars" if self._formats[TAR] else "images"
             self.notes.append(
                 f"{self._source}: {images:,} of {self._without_suffix:,} files without suffix are {what} "
                 f"by their first bytes ({_images_in(self._formats)}), and are {self._used}"
-            )
-        if self._formats[DICOM]:
-            self.notes.append(
-                f"{self._source}: {self._formats[DICOM]:,} of the files without an image's suffix are {_UNREAD}"
             )
 
     def _advise(self) -> None:
@@ -215,11 +209,9 @@ class UnnamedFiles(Generic[Found]):
         formats = Counter(name for name in self._formats_of(sample) if name and name != _UNREADABLE)
         self._skipped[NO_SUFFIX] += self._without_suffix
         if formats:
-            images = _images_in(formats)
-            found = f"look like images: {images}; {self._advice}"
             self.notes.append(
                 f"{self._source}: {self._without_suffix:,} files without suffix were passed over; of the first "
-                f"{len(sample)}, {found if images else f'{formats[DICOM]:,} are {_UNREAD}'}"
+                f"{len(sample)}, look like images: {_images_in(formats)}; {self._advice}"
             )
 
     def _formats_of(self, files: Sequence[Found]) -> Iterator[str | None]:
@@ -228,4 +220,4 @@ class UnnamedFiles(Generic[Found]):
 
 
 def _images_in(formats: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in formats.most_common() if name != DICOM)
+    return ", ".join(f"{count:,} {name}" for name, count in formats.most_common())

@@ -38,6 +38,20 @@ _REASONS = {  # what a reason means, and what can be done
 }
 
 
+_EXCLUSIONS = {  # what the model does not know
+    "not_mr": "of another modality than MR",
+    "no_pixels": "reports, plans, documents and directories of DICOM",
+    "localizer": "localisers",
+    "diffusion": "diffusion-weighted images",
+    "map": "parametric maps, phases and parts of complex images",
+    "projection": "projections, which show many slices at once",
+    "susceptibility": "susceptibility-weighted images",
+    "functional": "functional and perfusion imaging, and mosaics",
+    "derived": "subtractions and results of a calculation",
+    "screen_save": "secondary captures in colour or with text in their pixels",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PageSource:
     """Everything that the page is made from: run.json, summary.json and its tables, and the tiles."""
@@ -116,6 +130,10 @@ def reconciliation(source: PageSource) -> Values:
                 "before": before.get(reason, 0) if source.previous else None,
             }
             for reason, images in sorted(failures.items(), key=lambda each: (-each[1], each[0]))
+        ],
+        "excluded": [
+            {"reason": reason, "means": _EXCLUSIONS.get(reason, ""), "images": images}
+            for reason, images in sorted((figures.get("excluded") or {}).items(), key=lambda each: (-each[1], each[0]))
         ],
         "skipped": sorted(figures["skipped"].items(), key=lambda each: (-each[1], each[0])),
         "passed_over": sum(figures["skipped"].values()),

@@ -74,13 +74,15 @@ def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> ProbeTimes
     from brainray.models.predictor import Predictor, limit_threads
 
     from .shard import decode_shard
+    from .shard_task import excluded_reasons
 
     limit_threads(1)
     reader = Reader(outage_share=1.0, most_bytes=options.max_file_bytes)
     predict = Predictor(bundle, batch_size=options.batch_size, precision=options.precision)
-    predict(decode_shard(rows.slice(0, _WARM_IMAGES), bundle.image, reader=reader).images)
+    excluding = excluded_reasons(all_series=options.all_series)
+    predict(decode_shard(rows.slice(0, _WARM_IMAGES), bundle.image, reader=reader, excluding=excluding).images)
     began_s, cpu_began_s = time.perf_counter(), time.process_time()
-    decoded = decode_shard(rows, bundle.image, reader=reader)
+    decoded = decode_shard(rows, bundle.image, reader=reader, excluding=excluding)
     read_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_began_s
     predict(decoded.images)
     predict_s = time.perf_counter() - began_s - read_s

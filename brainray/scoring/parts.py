@@ -9,10 +9,11 @@ import re
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
-from brainray.errors import StorageError
+from brainray.errors import INSTALL, StorageError
 
 PARTS = "predictions"  # the folder
 # Reasons that lie with the storage rather than with the image, so that reading the image later may succeed.
@@ -20,6 +21,7 @@ UNREAD_REASONS = ("not_found", "forbidden", "read_failed", "archived")
 # Reasons of the listing for not reading an image that has not changed, which it may withdraw.
 REFUSED_REASONS = ("archived", "too_large")
 _PART_NAME = re.compile(r"part-([0-9a-f]+)\.parquet")
+_INSTALL = INSTALL.partition("{")[0]
 _METADATA_KEY = b"brainray"
 
 
@@ -42,8 +44,9 @@ class PartInfo:
     model: str  # fingerprint
     rows: int
     failed: int  # rows without a prediction
-    unread: int  # failed rows whose reason is in `UNREAD_REASONS`
+    unread: int  # failed rows that `is_unread` tells
     retries: int  # repeated reads
+    excluded: int = 0  # rows without a prediction because the model does not know such images
     work: tuple[ShardWork, ...]
 
     @classmethod
@@ -51,6 +54,13 @@ class PartInfo:
         """Raises KeyError, TypeError or ValueError for any other text."""
         values = json.loads(text)
         return cls(**values | {"work": tuple(ShardWork(**work) for work in values["work"])})
+
+
+def is_unread(rows: pa.Table) -> pa.ChunkedArray:
+    """[N] whether reading a failed row later may succeed: the storage failed, or the reader was not installed."""
+    lacks_reader = pc.match_substring(pc.fill_null(rows["error_detail"], ""), _INSTALL)
+    lacks_reader = pc.and_(pc.fill_null(pc.equal(rows["error"], "unsupported"), False), lacks_reader)
+    return pc.or_(pc.is_in(rows["error"], pa.array(UNREAD_REASONS)), lacks_reader)
 
 
 def part_uri(run_uri: str, shard_id: str) -> str:

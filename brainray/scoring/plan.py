@@ -302,7 +302,9 @@ def _count_pending(
         if shard.shard_id not in present:
             return shard.images
         is_verified = verified.get(shard.shard_id) == shard.digest
-        return None if is_verified and not target.retry_unread else _pending_images(shard, target)
+        return (
+            None if is_verified and not (target.retry_unread or target.all_series) else _pending_images(shard, target)
+        )
 
     with ThreadPoolExecutor(_THREADS) as pool:
         counts = zip(shards, pool.map(pending_images, shards), strict=True)
@@ -316,7 +318,8 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
     except StorageError:
         return shard.images
     is_current = (info.model, info.digest) == (target.fingerprint, shard.digest)
-    if is_current and not (target.retry_unread and info.unread):
+    again = (target.retry_unread and info.unread) or (target.all_series and info.excluded)
+    if is_current and not again:
         return None
     return int((open_shard(shard, target).kept_N < 0).sum())
 

@@ -8,8 +8,16 @@ from collections.abc import Collection
 import pyarrow as pa
 
 KeptTypes = tuple[tuple[str, str], ...]  # name and Arrow type of each column of --keep-columns
+SCAN_COLUMNS = (
+    pa.field("scan_modality", pa.string()),
+    pa.field("scan_likely", pa.string()),
+    pa.field("scan_plane", pa.string()),
+    pa.field("scan_sequence", pa.string()),
+    pa.field("scan_field_t", pa.float32()),
+    pa.field("scan_vendor", pa.string()),
+)  # what the header of a medical image tells, see `imaging.dicom.series.SeriesFacts`
 # Columns that the rows of a run lack where an earlier version began it: all parts of a run have the same columns.
-LATER = ("seen", "brightness", "contrast")
+LATER = ("seen", "brightness", "contrast", *(field.name for field in SCAN_COLUMNS))
 
 
 def prob_column(class_name: str) -> str:
@@ -40,6 +48,7 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: 
         pa.field("brightness", real),
         pa.field("contrast", real),
         pa.field("format", text),
+        *SCAN_COLUMNS,
         pa.field("size_bytes", pa.int64()),
         pa.field("version", text),
         pa.field("content_hash", text),

@@ -56,6 +56,7 @@ class ScoreRequest:
             later=later_columns(run),
             writer=writer,
             retry_unread=self.options.retry_unread,
+            all_series=self.options.all_series,
         )
 
 

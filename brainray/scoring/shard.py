@@ -19,15 +19,16 @@ import pyarrow.compute as pc
 
 from brainray.config import ImageSpec
 from brainray.duplicates.seen import SeenPictures
-from brainray.errors import BrainrayError, ImageError
-from brainray.imaging.decode import Decoded, Header, decode, read_header
+from brainray.errors import EXCLUSION_REASONS, BrainrayError, ImageError
+from brainray.imaging.decode import Decoded, Excluded, Header, decode, read_header
+from brainray.imaging.dicom.series import SeriesFacts
 from brainray.imaging.exposure import exposure
 from brainray.inputs.archives import split_refusal
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .parts import PartInfo, ShardWork
-from .prediction_schema import prob_column
+from .prediction_schema import SCAN_COLUMNS, prob_column
 from .shard_maps import Mapper, write_shard_maps
 from .shard_task import ShardState, Target, commit
 
@@ -40,7 +41,10 @@ def _utc_now() -> datetime:
 
 
 class Decoder(Protocol):
-    """Decodes the bytes of an image; raises `ImageError`. `read_header` gives what is known of an undecodable one."""
+    """Decodes the bytes of an image; raises `ImageError` and `Excluded`.
+
+    `read_header` gives what is known of an undecodable one.
+    """
 
     def __call__(self, content: bytes) -> Decoded: ...
     def read_header(self, content: bytes) -> Header: ...
@@ -51,9 +55,10 @@ class _InProcessDecoder:
     """Decodes in this process."""
 
     spec: ImageSpec
+    excluding: tuple[str, ...] = ()
 
     def __call__(self, content: bytes) -> Decoded:
-        return decode(content, self.spec)
+        return decode(content, self.spec, excluding=self.excluding)
 
     def read_header(self, content: bytes) -> Header:
         return read_header(content)
@@ -66,7 +71,7 @@ class DecodedShard:
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
     squares_M4: npt.NDArray[np.float64]  # what `images` show of the upright images, in their pixels
     ok: npt.NDArray[np.bool_]  # [N] whether an image was decoded; the M true ones have the order of `images`
-    details: pa.Table  # [N] rows of `_DETAILS_SCHEMA`
+    details: pa.Table  # [N] rows: those of `_DETAILS_SCHEMA`, and SCAN_COLUMNS
     started_at: datetime
     retries: int = 0  # repeated reads
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: read, decode
@@ -84,6 +89,7 @@ class _ImageDetails:
     contrast: float | None = None
     format: str | None = None
     content_hash: str | None = None
+    facts: SeriesFacts | None = None
 
 
 _DETAILS_SCHEMA = pa.schema(
@@ -100,11 +106,21 @@ _DETAILS_SCHEMA = pa.schema(
 )
 
 
+_NO_FACTS = SeriesFacts()
+
+
 def decode_shard(
-    pending: pa.Table, spec: ImageSpec, *, reader: Reader, decoder: Decoder | None = None, clock: Clock = _utc_now
+    pending: pa.Table,
+    spec: ImageSpec,
+    *,
+    reader: Reader,
+    excluding: tuple[str, ...] = (),
+    decoder: Decoder | None = None,
+    clock: Clock = _utc_now,
 ) -> DecodedShard:
     """Read and decode the images of manifest rows. An image that fails has an error among its details.
 
+    `excluding`: the reasons for which medical images are not decoded; a `decoder` knows them by itself.
     Raises `Outage` where the storage fails.
     """
     started_at, began_s = clock(), time.perf_counter()
@@ -118,7 +134,7 @@ def decode_shard(
     ahead = 1 if decoder else reads_in_flight(pending["uri"].to_pylist())
     with ThreadPoolExecutor(ahead + 1, thread_name_prefix="read") as pool:
         contents = _read_images(pending, reader, pool, ahead=ahead)
-        decoder = decoder or _InProcessDecoder(spec)
+        decoder = decoder or _InProcessDecoder(spec, excluding)
         for row in range(len(pending)):
             wait_began_s = time.perf_counter()
             image, repeats = next(contents)
@@ -128,16 +144,25 @@ def decode_shard(
             decoded += int(ok[row])
             retries += repeats
             details.append(detail)
-    columns = {name: [getattr(detail, name) for detail in details] for name in _DETAILS_SCHEMA.names}
     return DecodedShard(
         images=images[:decoded],
         squares_M4=squares[:decoded],
         ok=ok,
-        details=pa.table(columns, schema=_DETAILS_SCHEMA),
+        details=_details_table(details),
         started_at=started_at,
         retries=retries,
         seconds={"read": read_s, "decode": time.perf_counter() - began_s - read_s},
     )
+
+
+def _details_table(details: list[_ImageDetails]) -> pa.Table:
+    columns = {name: [getattr(detail, name) for detail in details] for name in _DETAILS_SCHEMA.names}
+    facts = [detail.facts or _NO_FACTS for detail in details]
+    table = pa.table(columns, schema=_DETAILS_SCHEMA)
+    for field_ in SCAN_COLUMNS:
+        values = [getattr(fact, field_.name.removeprefix("scan_")) for fact in facts]
+        table = table.append_column(field_, pa.array(values, field_.type))
+    return table
 
 
 def _read_images(
@@ -178,13 +203,16 @@ def _decode_into(
     except ImageError as exc:
         detail.error, detail.error_detail = exc.reason, exc.detail
         known: Decoded | Header = decoder.read_header(content)
+    except Excluded as exc:
+        detail.error, detail.error_detail = exc.reason, exc.detail
+        known = exc.header
     else:
         pixels[...] = decoded.pixels
         square[...] = decoded.square
         detail.brightness, detail.contrast = exposure(pixels)
         detail.error_detail = decoded.note
         known = decoded
-    detail.width, detail.height, detail.format = known.width, known.height, known.format
+    detail.width, detail.height, detail.format, detail.facts = known.width, known.height, known.format, known.facts
     return detail
 
 
@@ -205,7 +233,7 @@ def _prediction_rows(
     best = np.take_along_axis(probs_MK, order[:, :2], axis=1)
     predicted = pa.array(np.array(target.classes, object)[order[:, 0]], pa.string())
     columns: dict[str, object] = {name: manifest[name] for name in ("uri", "label", "size_bytes", "version", "group")}
-    columns |= {name: decoded.details[name] for name in _DETAILS_SCHEMA.names}
+    columns |= {name: decoded.details[name] for name in decoded.details.column_names}
     columns |= {prob_column(name): pa.array(probs_MK[:, k]).take(take) for k, name in enumerate(target.classes)}
     columns |= {
         "predicted": predicted.take(take),
@@ -213,13 +241,19 @@ def _prediction_rows(
         "margin": pa.array(best[:, 0] - best[:, 1]).take(take),
         "review": pa.array(best[:, 0] < target.review_below).take(take),
         "seen": _seen(decoded, seen).take(take),
-        "status": pc.if_else(pa.array(decoded.ok), "ok", "error"),
+        "status": _status(decoded),
         "shard_id": manifest["shard_id"],
         "model": pa.array([target.fingerprint] * rows, pa.string()),
         "scored_at": pa.array([scored_at] * rows, pa.timestamp("us", tz="UTC")),
     }
     schema = target.scored_schema
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _status(decoded: DecodedShard) -> pa.ChunkedArray:
+    """[N] what became of each image."""
+    excluded = pc.is_in(decoded.details["error"], pa.array(EXCLUSION_REASONS))
+    return pc.if_else(pa.array(decoded.ok), "ok", pc.if_else(excluded, "excluded", "error"))
 
 
 def _seen(decoded: DecodedShard, seen: SeenPictures | None) -> pa.Array:

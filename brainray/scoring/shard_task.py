@@ -16,16 +16,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
-from brainray.errors import StorageError
+from brainray.errors import EXCLUSION_REASONS, StorageError
 
 from .manifest import Shard, read_shard
-from .parts import REFUSED_REASONS, UNREAD_REASONS, PartInfo, ShardWork, part_info, part_uri, write_part
+from .parts import REFUSED_REASONS, PartInfo, ShardWork, is_unread, part_info, part_uri, write_part
 from .prediction_schema import LATER, KeptTypes, prediction_schema
 
+_ALWAYS_EXCLUDED = ("no_pixels",)  # for there is nothing to score
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
 # other causes, such as a node that leaves.
 SANDBOX_AFTER = 3
 GIVE_UP_AFTER = 6
+
+
+def excluded_reasons(*, all_series: bool) -> tuple[str, ...]:
+    """The reasons by which medical images are excluded; with `all_series` those that leave nothing to score."""
+    return _ALWAYS_EXCLUDED if all_series else EXCLUSION_REASONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,12 @@ class Target:
     later: tuple[str, ...] = LATER  # columns of `LATER` that rows have
     writer: storage.Writer
     retry_unread: bool = False  # whether images that an earlier run could not read are pending
+    all_series: bool = False  # whether medical images are scored that the model does not know
+
+    @property
+    def excluding(self) -> tuple[str, ...]:
+        """The reasons by which medical images are excluded."""
+        return excluded_reasons(all_series=self.all_series)
 
     @property
     def schema(self) -> pa.Schema:
@@ -83,8 +95,10 @@ def open_shard(shard: Shard, target: Target) -> ShardState:
     refused_before = np.asarray(pc.is_in(found["error"], pa.array(REFUSED_REASONS)))
     kept_N[refused_before & np.asarray(pc.is_null(manifest["refused"]))] = -1
     if target.retry_unread:
-        unread = pc.is_in(found["error"], pa.array(UNREAD_REASONS))
-        kept_N[np.asarray(unread)] = -1
+        kept_N[np.asarray(is_unread(found))] = -1
+    if target.all_series:
+        excluded = pc.and_(is_excluded(found), pc.invert(pc.is_in(found["error"], pa.array(_ALWAYS_EXCLUDED))))
+        kept_N[np.asarray(excluded)] = -1
     return ShardState(shard=shard, manifest=manifest, part=part, kept_N=kept_N, info=info)
 
 
@@ -99,6 +113,11 @@ def _present_part(shard: Shard, target: Target) -> tuple[pa.Table, PartInfo | No
     except StorageError:
         pass
     return schema.empty_table(), None
+
+
+def is_excluded(rows: pa.Table) -> pa.ChunkedArray:
+    """[N] whether a row is that of an image that the model does not know."""
+    return pc.is_in(rows["error"], pa.array(EXCLUSION_REASONS))
 
 
 def commit_unscored(state: ShardState, target: Target) -> PartInfo:
@@ -126,7 +145,8 @@ def commit(state: ShardState, new: pa.Table, target: Target, *, work: tuple[Shar
         model=target.fingerprint,
         rows=len(rows),
         failed=pc.sum(pc.equal(rows["status"], "error")).as_py() or 0,
-        unread=pc.sum(pc.is_in(rows["error"], pa.array(UNREAD_REASONS))).as_py() or 0,
+        unread=pc.sum(is_unread(rows)).as_py() or 0,
+        excluded=pc.sum(is_excluded(rows)).as_py() or 0,
         retries=retries + (before.retries if before else 0),
         work=(before.work if before else ()) + work,
     )

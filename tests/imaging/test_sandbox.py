@@ -55,9 +55,9 @@ class Finder:
         def exec_module(module):
             execute(module)
             decode = module.decode
-            def fragile(data, spec):
+            def fragile(data, spec, **options):
                 fall(data)
-                return decode(data, spec)
+                return decode(data, spec, **options)
             module.decode = fragile
         spec.loader.exec_module = exec_module
         return spec

@@ -3,11 +3,12 @@
 from collections import Counter
 
 import pytest
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from support.dicoms import dicom
 from support.folders import touch
 from support.images import image_bytes
 
 from brainray.imaging.formats import plugin_for
-from brainray.inputs import unnamed_files
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.listing import Lister, distinct_inputs, scan
 from brainray.inputs.unnamed_files import UnnamedFiles, format_of
@@ -35,11 +36,10 @@ def test_files_without_suffix_are_scored_where_they_outnumber_the_others(tmp_pat
     put(tmp_path, **{"glioma/1.2.840.113619": JPEG, "IM_0002": JPEG, "LICENSE": b"text", "b.jpg": JPEG, "c.txt": JPEG})
     put(tmp_path, **{"1.2.840.7": DICOM, "empty": b""})
     rows, found = listed(tmp_path)
-    assert rows == {"b.jpg": None, "IM_0002": None, "glioma/1.2.840.113619": "glioma"}
-    assert found.skipped == {"DICOM without its suffix": 1, "no suffix": 2, "suffix .txt": 1}
+    assert rows == {"b.jpg": None, "IM_0002": None, "glioma/1.2.840.113619": "glioma", "1.2.840.7": None}
+    assert found.skipped == {"no suffix": 2, "suffix .txt": 1}
     assert [note.partition("/in: ")[2] for note in found.notes] == [
-        "2 of 5 files without suffix are images by their first bytes (2 JPEG), and are scored",
-        "1 of the files without an image's suffix are DICOM, which is not read; export their slices as PNG first",
+        "3 of 5 files without suffix are images by their first bytes (2 JPEG, 1 DICOM), and are scored",
     ]
 
 
@@ -88,4 +88,9 @@ def test_every_format_that_is_read_is_known():
     heads = [JPEG, b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"RIFF1234WEBP", b"\xff\x4f\xff\x51", b"P5 1", b"text"]
     heads += [b"\0\0\0\x1cftypavif", b"BM" + bytes(12) + b"\x28\0\0\0"]
     assert [format_of(head) is not None for head in heads] == [plugin_for(head) is not None for head in heads]
-    assert format_of(DICOM) == unnamed_files.DICOM
+    assert format_of(DICOM) == "DICOM"
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_dicom_without_its_preamble_is_known(syntax):
+    assert format_of(dicom(syntax=syntax, preamble=False)[:132]) == "DICOM"

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from brainray import storage
 from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
-from brainray.inputs import archives
+from brainray.inputs import archives, frames
 from brainray.inputs.archives import kind_of
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.archives.parquet_file import holds_images
@@ -366,15 +366,32 @@ def _plain(listed: FileListRow) -> ListedImage:
     as_listed = ListedImage(listed.uri, listed.size_bytes, listed.version)
     if archives.kind_of(listed.uri):
         return as_listed._replace(refused="unsupported: is a container; give it as --input, or list its members")
+    frame = frames.split(listed.uri)
     try:
         found = storage.stat(listed.uri)
     except StorageError:
-        return ListedImage(listed.uri)  # the read will report the reason
+        if frame is None:
+            return ListedImage(listed.uri)  # the read will report the reason
+        return _frame(as_listed, *frame)
     if found is None:
-        return as_listed
+        return as_listed if frame is None else _frame(as_listed, *frame)
     if found.special:
         return as_listed._replace(refused="unsupported: is no file")
     return ListedImage(listed.uri, found.size_bytes, found.version)
+
+
+def _frame(listed: ListedImage, file: str, number: int) -> ListedImage:
+    """A frame of a DICOM file, which may have fewer. Of an object, the list tells the size."""
+    try:
+        found = storage.stat(file)
+    except StorageError:
+        return listed  # the read will report the reason
+    size_bytes, version = (found.size_bytes, found.version) if found else (listed.size_bytes, listed.version)
+    if size_bytes is None:
+        return listed._replace(refused=f"unsupported: a frame needs the size of its file; add it to the list: {file}")
+    return listed._replace(
+        size_bytes=size_bytes, version=version, container=file, offset=number - 1, stored_bytes=size_bytes
+    )
 
 
 def _named_like_a_member(listed: FileListRow) -> ListedImage | None:

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from brainray import storage
 from brainray.config import PageOptions
-from brainray.errors import BadRequest, StorageError
+from brainray.errors import EXCLUSION_REASONS, BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, merged, total
+from brainray.evaluation.counts import ALL, IS_EXCLUSION, REASONS, SCORED, Counts, Ints, count_rows, merged, total
 from brainray.evaluation.plots import draw_confusion
 from brainray.scoring.given_labels import count_given
 from brainray.scoring.parts import part_info, part_uri, present_shards
@@ -294,13 +294,14 @@ def _groups(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Ints]:
 def _figures(run: _Run, found: _Found) -> dict[str, Any]:
     """The content of summary.json."""
     counts, throughput, highlights = found.counts, found.throughput, found.highlights
-    failures = zip(REASONS, counts.unscored.sum(axis=(0, 1)).tolist(), strict=True)
+    unscored = dict(zip(REASONS, counts.unscored.sum(axis=(0, 1)).tolist(), strict=True))
     return {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": run.fingerprint,
         "classes": list(run.classes),
         **_outcome(counts, run.classes, seen=found.seen),
-        "failures": {reason: images for reason, images in failures if images},
+        "failures": {name: n for name, n in unscored.items() if n and name not in EXCLUSION_REASONS},
+        "excluded": {name: n for name, n in unscored.items() if n and name in EXCLUSION_REASONS},
         "gone": run.gone,
         "skipped": run.skipped,
         "labels_given": run.labels_given,
@@ -350,12 +351,13 @@ def _cut(counts: Counts, depth: int) -> Counts:
 
 def _outcome(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:
     """The figures of a whole run or of one group."""
-    images = counts.ok + counts.failed
+    images = counts.ok + counts.failed + counts.excluded
     return {
         "totals": {
             "images": images,
             "ok": counts.ok,
             "failed": counts.failed,
+            "excluded": counts.excluded,
             "labelled": images - counts.unlabelled,
             "unlabelled": counts.unlabelled,
             "scored_and_labelled": counts.scored_and_labelled,
@@ -392,7 +394,7 @@ def _per_class_table(counts: Counts, run: _Run) -> pa.Table:
     names = [ALL, *(name for _, each in levels for name in each.groups)]
     level_of = [None, *(level for level, each in levels for _ in each.groups)]
     confusions = np.concatenate([counts.confusion[None], *(each.confusions for _, each in levels)])
-    failed = [each.unscored[:, :-1].sum(axis=2) for each in (counts, *(each for _, each in levels))]
+    failed = [each.unscored[:, :-1, ~IS_EXCLUSION].sum(axis=2) for each in (counts, *(each for _, each in levels))]
     failed[0] = failed[0].sum(axis=0)[None]
     figures = metrics.per_class(confusions)
     columns = {

@@ -98,7 +98,7 @@ def select(table: pa.Table, classes: Sequence[str]) -> Highlights:
         "unsure": unsure,
         "least": not_wrong,
         "example": not_wrong,
-        "failed": pc.invert(ok),
+        "failed": pc.equal(table["status"], "error"),
     }
     kept = table.select([name for name in table.column_names if name not in ("format", *_MEASURED)])
     return Highlights(

@@ -83,6 +83,7 @@ def test_totals_say_what_became_of_every_image(tmp_path):
         "images": 6,
         "ok": 5,
         "failed": 1,
+        "excluded": 0,
         "labelled": 5,
         "unlabelled": 1,
         "scored_and_labelled": 4,

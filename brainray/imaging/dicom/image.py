@@ -1,0 +1,51 @@
+"""A DICOM file as an image: what its header tells, and its picture, which is unpacked only when it is asked for."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from PIL import Image
+
+from .header import count_of, read_header
+from .pixels import picture
+from .series import Exclusion, SeriesFacts, describe
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+FORMAT = "DICOM"
+_BYTES_PER_PIXEL = 4  # 16 bits, and as much again for the header: limits what a deflated file may unpack to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DicomImage:
+    """A DICOM file whose header was read."""
+
+    facts: SeriesFacts
+    exclusion: Exclusion | None  # why it is none that the model knows
+    width: int | None
+    height: int | None
+    _dataset: "Dataset"
+    _max_pixels: int
+
+    @classmethod
+    def open(cls, data: bytes, max_pixels: int) -> Self:
+        """Read the header. Raises `ImageError`."""
+        dataset = read_header(data, most_inflated=_BYTES_PER_PIXEL * max_pixels)
+        facts, exclusion = describe(dataset)
+        return cls(
+            facts=facts,
+            exclusion=exclusion,
+            width=count_of(dataset, "Columns") or None,
+            height=count_of(dataset, "Rows") or None,
+            _dataset=dataset,
+            _max_pixels=max_pixels,
+        )
+
+    def picture(self) -> tuple[Image.Image, str | None]:
+        """The picture in mode L or RGB, and what is wrong with the file although its pixels are whole.
+
+        Raises `ImageError`.
+        """
+        image, note = picture(self._dataset, self._max_pixels)
+        image.format = FORMAT
+        return image, note

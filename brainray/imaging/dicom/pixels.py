@@ -1,0 +1,246 @@
+"""The pixels of a DICOM picture as 8 bits: decompressed, rescaled and windowed as its header says.
+
+Of several windows the first counts. Without a window, the `_WINDOW` percentiles of the slice become black and white;
+those of its series would need a second pass over the archive. Overlays and colour profiles are ignored.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from brainray.errors import ImageError
+from brainray.inputs.frames.library import TO_INSTALL
+
+from .codestream import size_of
+from .header import (
+    NO_PIXELS,
+    as_image_error,
+    count_of,
+    frame_view,
+    has_pixels,
+    is_no_image,
+    number_of,
+    texts_of,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.pixels.decoders.base import Decoder
+
+_WINDOW = (0.1, 99.9)  # percentiles, as of other images of more than 8 bits, see `decode`
+_WIDEST = 1 << 16  # values that are rendered one by one: a table of those of 16 bits is faster than the pixels
+# The library that decodes, the first that is there and can: those that fail with an exception, rather than by taking
+# the process down, come first.
+_PLUGINS = ("pillow", "pyjpegls", "pylibjpeg", "pydicom", "gdcm")
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_EXTENDED = "1.2.840.10008.1.2.4.51"  # only a library under the GPL reads its 12 bits
+_RLE = "1.2.840.10008.1.2.5"
+_ENCODINGS = {  # of a file without its meta group: (implicit, little endian) -> transfer syntax
+    (True, True): "1.2.840.10008.1.2",
+    (False, True): "1.2.840.10008.1.2.1",
+    (False, False): "1.2.840.10008.1.2.2",
+}
+
+Pixels = NDArray[Any]
+
+
+def picture(dataset: "Dataset", max_pixels: int) -> tuple[Image.Image, str | None]:
+    """The picture in mode L or RGB, and what is wrong with the file although its pixels are whole.
+
+    Raises `ImageError`, before anything is unpacked for one that would have more than `max_pixels`.
+    """
+    if not has_pixels(dataset):
+        is_cut = not is_no_image(dataset)
+        raise ImageError(*(("truncated", "it ends before its pixels") if is_cut else ("not_an_image", NO_PIXELS)))
+    rows, columns = count_of(dataset, "Rows"), count_of(dataset, "Columns")
+    frames = count_of(dataset, "NumberOfFrames", 1)
+    if frames > 1:
+        raise ImageError(
+            "unsupported",
+            f"it holds {frames:,} frames and was listed as one image; name each in a list, as file.dcm#1",
+        )
+    if rows * columns > max_pixels:
+        raise ImageError("too_large", f"{columns} x {rows} pixels are more than the {max_pixels} allowed")
+    if rows <= 0 or columns <= 0:
+        raise ImageError("truncated", "its DICOM header gives no size in pixels")
+    if "PixelData" not in dataset:
+        raise ImageError("unsupported", "its pixels are real numbers, which are not read")
+    note = _surplus(dataset)
+    stored = _stored(dataset, (columns, rows))
+    with as_image_error("unsupported", "its pixels cannot be shown as its header says"):
+        return _rendered(stored, dataset), note
+
+
+def _surplus(dataset: "Dataset") -> str | None:
+    """Check the length of pixels that are not compressed. Raises `truncated`; gives a note on surplus bytes."""
+    with as_image_error("truncated", "its DICOM header describes no pixels"):
+        syntax = _syntax(dataset)
+        if syntax is None or not _is_known(syntax) or syntax.is_encapsulated:
+            return None
+        from pydicom.pixels.utils import get_expected_length
+
+        expected, there = get_expected_length(dataset), len(dataset.PixelData)
+        if there < expected:
+            raise ImageError("truncated", f"its pixels have {there:,} bytes of {expected:,}")
+        surplus = there - expected - expected % 2
+        return f"it has {surplus:,} bytes after its pixels" if surplus > 0 else None
+
+
+def _syntax(dataset: "Dataset") -> Any:  # noqa: ANN401  pydicom's UID
+    """The transfer syntax; that of the encoding for files without a meta group. None: not known."""
+    from pydicom.uid import UID
+
+    meta = getattr(dataset, "file_meta", None)
+    syntax = None if meta is None else value_of(meta, "TransferSyntaxUID")
+    if syntax is None:
+        if getattr(dataset["PixelData"], "is_undefined_length", False):
+            return None
+        syntax = _ENCODINGS.get((bool(dataset.original_encoding[0]), bool(dataset.original_encoding[1])))
+    return None if syntax is None else UID(syntax)
+
+
+def _is_known(syntax: Any) -> bool:  # noqa: ANN401  pydicom's UID
+    return bool(syntax.name != str(syntax))
+
+
+def _stored(dataset: "Dataset", size: tuple[int, int]) -> Pixels:
+    """The values as they are stored: [H, W], or [H, W, 3] in RGB."""
+    with as_image_error("unsupported", "it does not say how its pixels are compressed"):
+        from pydicom.pixels.decoders.base import get_decoder
+        from pydicom.pixels.utils import as_pixel_options
+
+        syntax = _syntax(dataset)
+        if syntax is None:
+            raise ImageError("unsupported", "it does not say how its pixels are compressed")
+        known = syntax.name if _is_known(syntax) else "an unknown or private transfer syntax"
+    with as_image_error("unsupported", f"its pixels are in {known}, which is not read"):
+        decoder = get_decoder(syntax)
+        if syntax == _EXTENDED and count_of(dataset, "BitsStored") > 8:
+            raise ImageError("unsupported", f"its pixels are in {known} of more than 8 bits, which is not read")
+        if not decoder.is_available:
+            raise ImageError("unsupported", f"its pixels are in {known}; to read them: {TO_INSTALL}")
+    with as_image_error("truncated", f"its pixels, in {known}, cannot be decoded"):
+        options = as_pixel_options(dataset)
+        if syntax.is_encapsulated:
+            _check_coded(dataset, syntax, size)
+            return _decompressed(decoder, dataset, options)
+        stored: Pixels = decoder.as_array(dataset, index=0, **options)[0]
+        return stored
+
+
+def _decompressed(decoder: "Decoder", dataset: "Dataset", options: dict[str, Any]) -> Pixels:
+    """Decode with the first library that can. Raises what the last one raises."""
+    there = [name for name in _PLUGINS if name in decoder.available_plugins]
+    for name in there[:-1]:
+        try:
+            return decoder.as_array(dataset, index=0, decoding_plugin=name, **options)[0]
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001  each library reads some pictures that another one does not
+            continue
+    return decoder.as_array(dataset, index=0, decoding_plugin=there[-1], **options)[0]
+
+
+def _check_coded(dataset: "Dataset", syntax: Any, size: tuple[int, int]) -> None:  # noqa: ANN401  pydicom's UID
+    """Raise where the compressed picture is of another size than the header says: it decides about memory."""
+    from pydicom.encaps import get_frame
+
+    coded = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if syntax == _RLE:
+        bytes_ = size[0] * size[1] * count_of(dataset, "SamplesPerPixel", 1) * count_of(dataset, "BitsAllocated") // 8
+        # At worst RLE adds a byte to each 128 (PS3.5, G.3.1), and its header has 64.
+        if len(coded) > bytes_ + bytes_ // 64 + 1024:
+            raise ImageError("unsupported", f"its {len(coded):,} compressed bytes are more than its picture has")
+        return
+    found = size_of(coded)
+    if found is not None and found != size:
+        raise ImageError(
+            "unsupported",
+            f"its compressed picture has {found[0]} x {found[1]} pixels, its header says {size[0]} x {size[1]}",
+        )
+
+
+def _rendered(stored: Pixels, dataset: "Dataset") -> Image.Image:
+    photometric = (*texts_of(dataset, "PhotometricInterpretation"), "MONOCHROME2")[0]
+    bits = count_of(dataset, "BitsStored", 8)
+    if photometric == "PALETTE COLOR":
+        from pydicom.pixels.processing import apply_color_lut
+
+        stored = apply_color_lut(stored, dataset)
+        bits = 8 * stored.dtype.itemsize
+    if stored.ndim == 3:
+        shown = stored if bits <= 8 else stored.astype(np.uint32) >> (bits - 8)
+        return Image.fromarray(np.ascontiguousarray(shown, dtype=np.uint8), "RGB")
+    grey = _windowed(stored, frame_view(dataset))
+    return Image.fromarray(~grey if photometric == "MONOCHROME1" else grey)
+
+
+def _windowed(stored: Pixels, view: "Dataset") -> NDArray[np.uint8]:
+    """Values as 8 bits, by the window or by percentiles.
+
+    A value is looked up in a table of all that occur between the lowest and the highest: pydicom computes it.
+    """
+    lowest, highest = min(0, int(stored.min())), int(stored.max())
+    is_table = stored.dtype.kind in "iu" and highest - lowest < min(_WIDEST, stored.size)
+    values: Pixels = np.arange(lowest, highest + 1) if is_table else stored
+    place = (stored.astype(np.int32) - lowest if lowest else stored) if is_table else None
+    shown = _voi(values, view, lambda real: _percentiles(real, place))
+    table: NDArray[np.uint8] = np.clip(np.nan_to_num(shown) + 0.5, 0, 255).astype(np.uint8)
+    return table if place is None else table.take(place)
+
+
+def _percentiles(values: NDArray[np.float64], place: Pixels | None) -> tuple[float, float]:
+    """The values that become black and white; lowest and highest where the percentiles are equal.
+
+    `values` are those of the pixels, or with `place` a table in which the pixels have these places.
+    """
+    if place is not None:
+        counts = np.bincount(place.ravel(), minlength=len(values))
+        order = np.argsort(values, kind="stable")
+        order = order[counts[order] > 0]
+        reached = counts[order].cumsum() / place.size * 100
+        values = values[order]
+        low, high = (values[np.searchsorted(reached, share)] for share in _WINDOW)
+    else:
+        low, high = np.percentile(values, _WINDOW)
+    return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))
+
+
+def _voi(
+    values: Pixels, view: "Dataset", percentiles: Callable[[NDArray[np.float64]], tuple[float, float]]
+) -> NDArray[np.float64]:
+    """Modality and values of interest (PS3.3, C.11.1 and C.11.2) of stored values: 0 to 255."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+
+    real = apply_modality_lut(values, view)
+    if value_of(view, "VOILUTSequence"):
+        shown = apply_voi(np.rint(real).astype(np.int64), view)
+        depth = int(view.VOILUTSequence[0].LUTDescriptor[2])
+        scaled: NDArray[np.float64] = shown / (2**depth - 1) * 255.0
+        return scaled
+    window = _window_of(view)
+    if window is not None:
+        return apply_windowing(real, window)
+    real = real.astype(np.float64)
+    low, high = percentiles(real)
+    return (real.clip(low, high) - low) / (high - low or 1) * 255
+
+
+def _window_of(view: "Dataset") -> "Dataset | None":
+    """The first window as a data set of its own, in which the result has 8 bits; None where none is usable."""
+    from pydicom import Dataset
+
+    centre, width = number_of(view, "WindowCenter"), number_of(view, "WindowWidth")
+    function = (*texts_of(view, "VOILUTFunction"), "LINEAR")[0]
+    function = function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else "LINEAR"
+    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+        return None
+    window = Dataset()
+    window.PhotometricInterpretation = _GREY[1]
+    window.BitsStored, window.PixelRepresentation = 8, 0
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centre, width, function
+    return window

@@ -1,0 +1,46 @@
+"""Frames of DICOM files that hold several: each is a row, `file.dcm#3` the third.
+
+A file is asked for their number when it is listed, by its first bytes; a frame is read as a DICOM file of its own.
+pydicom is imported by `library`, where a file is read.
+"""
+
+import re
+from importlib.util import find_spec
+
+from brainray.errors import INSTALL
+from brainray.inputs import archives
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+_FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
+
+
+def frame_uri(file: str, number: int) -> str:
+    """The name of a frame, which are numbered from 1 as in DICOM."""
+    return f"{file}#{number}"
+
+
+def is_dicom(name: str) -> bool:
+    """Whether a file is DICOM by its suffix."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def is_frame(container: str, name: str, offset: int) -> bool:
+    """Whether an image in a container is a frame of a DICOM file; else it is a member of an archive.
+
+    Both may be without a suffix. A frame has its number for a name, one more than its offset.
+    """
+    return archives.kind_of(container) is None and name == str(offset + 1)
+
+
+def unread_note(files: int) -> tuple[str, ...]:
+    """What the user should know where DICOM files were listed and the extra is missing: one line, or none."""
+    if not files or find_spec("pydicom") is not None:
+        return ()
+    to_install = f"{INSTALL.format('dicom')}, then run the same command again with --retry-unread"
+    return (f"{files:,} DICOM files or frames get a row `unsupported`; to have them scored: {to_install}",)
+
+
+def split(uri: str) -> tuple[str, int] | None:
+    """The file and the number of the frame that a name stands for; None for any other name."""
+    found = _FRAME.fullmatch(uri)
+    return (found["file"], int(found["number"])) if found else None

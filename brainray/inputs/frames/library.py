@@ -1,0 +1,39 @@
+"""Imports pydicom where a DICOM file is met, set so that it reads what breaks the standard and says nothing.
+
+What it says may quote values of attributes, names of people among them.
+"""
+
+import logging
+import re
+import warnings
+from functools import cache
+from types import ModuleType
+
+from brainray.errors import INSTALL, ImageError
+
+TO_INSTALL = f"{INSTALL.format('dicom')}, then run again with --retry-unread"
+_SILENT = logging.CRITICAL + 1
+_QUIET_FILTER = ("ignore", None, Warning, re.compile(r"pydicom"), 0)
+
+
+def pydicom_library() -> ModuleType:
+    """pydicom. Raises `ImageError` with the command that installs it."""
+    found = _imported()
+    # Process-wide, for `catch_warnings` is not thread-safe; again where the filter was dropped at the end of one.
+    if _QUIET_FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"pydicom")
+    logger = logging.getLogger("pydicom")
+    if logger.level != _SILENT:
+        logger.setLevel(_SILENT)
+    return found
+
+
+@cache
+def _imported() -> ModuleType:
+    try:
+        import pydicom
+    except ImportError as exc:
+        raise ImageError("unsupported", f"it is a DICOM file; to read it: {TO_INSTALL}") from exc
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    return pydicom

@@ -1,0 +1,83 @@
+"""Asks DICOM files for their frames while they are listed, several at a time and in order.
+
+On a disk every DICOM file is asked, by one read of its first bytes. In a bucket that would be a request for each, so
+only objects are asked that are larger than a single slice.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from brainray import storage
+from brainray.errors import ImageError, StorageError
+from brainray.inputs.image_files import IMAGE_SUFFIXES
+from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.unnamed_files import read_part
+from brainray.storage.base import FileInfo
+
+from . import SUFFIXES, frame_uri
+from .header import HEAD_BYTES, frames_in
+
+# A slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB.
+_SINGLE_BYTES = 640 << 10
+_MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
+_LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
+_AT_ONCE = 32
+_AHEAD = 256
+
+Kind = TypeVar("Kind")
+
+
+def with_frames(files: Iterable[tuple[FileInfo, Kind]]) -> Iterator[tuple[FileInfo, Kind, int]]:
+    """The same files in order, each with its number of frames; 0 or 1 for a single image."""
+    held: deque[tuple[FileInfo, Kind, Future[int] | None]] = deque()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
+        for found, kind in files:
+            asked = kind is None and _may_have_frames(found)
+            held.append((found, kind, pool.submit(_frames, found) if asked else None))
+            while held and (held[0][2] is None or len(held) > _AHEAD):
+                yield _answered(held.popleft())
+        while held:
+            yield _answered(held.popleft())
+
+
+def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
+    """The rows of a file with several frames; its one row where they cannot be."""
+    size_bytes = image.size_bytes or 0
+    if frames > min(_MOST_FRAMES, size_bytes // _LEAST_FRAME_BYTES):
+        error = ImageError("truncated", f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header")
+        if frames > _MOST_FRAMES:
+            error = ImageError("too_large", f"{frames:,} frames are more than the {_MOST_FRAMES:,} that are read")
+        yield image._replace(refused=image.refused or str(error))
+        return
+    for number in range(1, frames + 1):
+        yield image._replace(
+            uri=frame_uri(image.uri, number),
+            size_bytes=-(-size_bytes // frames),
+            container=image.uri,
+            offset=number - 1,
+            stored_bytes=size_bytes,
+        )
+
+
+def _answered(entry: tuple[FileInfo, Kind, Future[int] | None]) -> tuple[FileInfo, Kind, int]:
+    found, kind, asked = entry
+    return found, kind, 0 if asked is None else asked.result()
+
+
+def _may_have_frames(found: FileInfo) -> bool:
+    """Whether a file is to be asked, by its name and size."""
+    if found.archived is not None or found.special:
+        return False
+    suffix = os.path.splitext(storage.name_of(found.uri))[1].lower()
+    is_dicom = suffix in SUFFIXES or suffix not in IMAGE_SUFFIXES  # names without a suffix tell no format
+    return is_dicom and (storage.is_local(found.uri) or found.size_bytes >= _SINGLE_BYTES)
+
+
+def _frames(found: FileInfo) -> int:
+    try:
+        return frames_in(read_part(found.uri, 0, min(found.size_bytes, HEAD_BYTES)) or b"")
+    except StorageError:  # the read for its pixels will report the reason
+        return 0
