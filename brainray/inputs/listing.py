@@ -23,8 +23,8 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
-from .frames import is_dicom, is_frame, unread_note
-from .frames.listing import frames_of, with_frames
+from .frames import is_dicom, unread_note
+from .frames.listing import frames_of, is_frame, with_frames
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings

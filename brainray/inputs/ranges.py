@@ -15,7 +15,7 @@ from brainray.errors import ImageError, StorageError
 from brainray.storage.base import changed
 
 from . import archives
-from .frames import is_frame
+from .frames.listing import is_frame
 from .frames.reading import read_frames
 from .unread import MOST_FILE_BYTES, refusal_of_size
 

@@ -8,7 +8,6 @@ import re
 from importlib.util import find_spec
 
 from brainray.errors import INSTALL
-from brainray.inputs import archives
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
@@ -22,14 +21,6 @@ def frame_uri(file: str, number: int) -> str:
 def is_dicom(name: str) -> bool:
     """Whether a file is DICOM by its suffix."""
     return name.lower().endswith(SUFFIXES)
-
-
-def is_frame(container: str, name: str, offset: int) -> bool:
-    """Whether an image in a container is a frame of a DICOM file; else it is a member of an archive.
-
-    Both may be without a suffix. A frame has its number for a name, one more than its offset.
-    """
-    return archives.kind_of(container) is None and name == str(offset + 1)
 
 
 def unread_note(files: int) -> tuple[str, ...]:

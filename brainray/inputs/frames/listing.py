@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from brainray import storage
 from brainray.errors import ImageError, StorageError
+from brainray.inputs import archives
 from brainray.inputs.image_files import IMAGE_SUFFIXES
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unnamed_files import read_part
@@ -43,6 +44,14 @@ def with_frames(files: Iterable[tuple[FileInfo, Kind]]) -> Iterator[tuple[FileIn
             yield _answered(held.popleft())
 
 
+def is_frame(container: str, name: str, offset: int) -> bool:
+    """Whether an image in a container is a frame of a DICOM file; else it is a member of an archive.
+
+    Both may be without a suffix. A frame has its number for a name, one more than its offset.
+    """
+    return archives.kind_of(container) is None and name == str(offset + 1)
+
+
 def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
     """The rows of a file with several frames; its one row where they cannot be."""
     size_bytes = image.size_bytes or 0
@@ -60,6 +69,20 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
             offset=number - 1,
             stored_bytes=size_bytes,
         )
+
+
+def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
+    """The frame of a DICOM file that a list names; the file may have fewer. Of an object, the list tells the size."""
+    try:
+        found = storage.stat(file)
+    except StorageError:
+        return listed  # the read will report the reason
+    size_bytes, version = (found.size_bytes, found.version) if found else (listed.size_bytes, listed.version)
+    if size_bytes is None:
+        return listed._replace(refused=f"unsupported: a frame needs the size of its file; add it to the list: {file}")
+    return listed._replace(
+        size_bytes=size_bytes, version=version, container=file, offset=number - 1, stored_bytes=size_bytes
+    )
 
 
 def _answered(entry: tuple[FileInfo, Kind, Future[int] | None]) -> tuple[FileInfo, Kind, int]:

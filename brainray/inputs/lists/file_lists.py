@@ -24,6 +24,7 @@ from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.archives.parquet_images import is_text, not_read
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
+from brainray.inputs.frames.listing import listed_frame
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.skip_counts import count_skipped
 from brainray.inputs.tables.delimited_text import TextTable, blank_rows, open_text_table
@@ -372,26 +373,12 @@ def _plain(listed: FileListRow) -> ListedImage:
     except StorageError:
         if frame is None:
             return ListedImage(listed.uri)  # the read will report the reason
-        return _frame(as_listed, *frame)
+        return listed_frame(as_listed, *frame)
     if found is None:
-        return as_listed if frame is None else _frame(as_listed, *frame)
+        return as_listed if frame is None else listed_frame(as_listed, *frame)
     if found.special:
         return as_listed._replace(refused="unsupported: is no file")
     return ListedImage(listed.uri, found.size_bytes, found.version)
-
-
-def _frame(listed: ListedImage, file: str, number: int) -> ListedImage:
-    """A frame of a DICOM file, which may have fewer. Of an object, the list tells the size."""
-    try:
-        found = storage.stat(file)
-    except StorageError:
-        return listed  # the read will report the reason
-    size_bytes, version = (found.size_bytes, found.version) if found else (listed.size_bytes, listed.version)
-    if size_bytes is None:
-        return listed._replace(refused=f"unsupported: a frame needs the size of its file; add it to the list: {file}")
-    return listed._replace(
-        size_bytes=size_bytes, version=version, container=file, offset=number - 1, stored_bytes=size_bytes
-    )
 
 
 def _named_like_a_member(listed: FileListRow) -> ListedImage | None:
