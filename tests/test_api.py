@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 from support.bundles import CLASSES
 from support.images import image_bytes
+from support.pictures import audit_here
 from support.runs import contents, engine_of, rows
 from typer.main import get_command
 
@@ -258,13 +258,7 @@ def test_report_gives_the_figures_or_verifies(archive, tmp_path, bundle, no_ray,
 
 
 def test_audit_gives_the_groups(tmp_path, monkeypatch):
-    @contextmanager
-    def here(request, listed, writer, say):
-        from commands.test_audit import Here
-
-        yield Here()
-
-    monkeypatch.setattr(audit_command, "_ray", here)
+    monkeypatch.setattr(audit_command, "_ray", audit_here)
     for folder in ("glioma", "notumor"):
         (tmp_path / "data" / folder).mkdir(parents=True)
         (tmp_path / "data" / folder / "0.png").write_bytes(image_bytes(7))

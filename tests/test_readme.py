@@ -135,7 +135,14 @@ PYTHON_BLOCKS = {
     "from pyspark.sql import SparkSession": "tests/scoring/test_recipes.py",
 }  # the first line, and the file that runs the block
 
-OF_TRAINING = {"folds.csv", "groups.csv", "patients.csv"}  # what READMEs name that it reads or writes
+OF_TRAINING = {
+    "folds.csv",
+    "groups.csv",
+    "patients.csv",
+    "blocks.csv",
+    "audit/proposed_groups.csv",
+    "proposed_groups.csv",
+}  # what READMEs name that it reads or writes
 OF_LABELLING = {"pick.csv", "brainray-answers.csv"}
 
 

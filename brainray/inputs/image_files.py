@@ -270,12 +270,13 @@ def image_files(
 ) -> Iterator[FileInfo]:
     """List the image files below `root`; last those without a suffix, if they count (see `UnnamedFiles`).
 
-    What lies below `output` is left out: the plots that the command writes there are no input of its next run.
+    What lies below an `output` that is no folder above `root` is left out: the plots that the command writes there are
+    no input of its next run.
     Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
     """
     unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=image_format)
     named = 0
-    own = None if output is None else output.rstrip("/") + "/"
+    own = None if output is None or root.startswith(output.rstrip("/") + "/") else output.rstrip("/") + "/"
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
             if own and found.uri.startswith(own):

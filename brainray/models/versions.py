@@ -30,7 +30,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "obstore": ("obstore",),
     "botocore": ("botocore",),
     "safetensors": ("safetensors",),
+    "pydicom": ("pydicom",),
+    "pylibjpeg": ("pylibjpeg",),
+    "openjpeg": ("pylibjpeg-openjpeg",),
+    "jpeg_ls": ("pyjpegls",),
+    "gdcm": ("python-gdcm",),
 }
+OPTIONAL = ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls", "gdcm")  # of an extra; noted where it is installed
 DISTRIBUTIONS: tuple[tuple[str, ...], ...] = tuple(LIBRARIES.values())
 
 
@@ -47,4 +53,9 @@ def package_versions() -> dict[str, str]:
 @cache
 def _library_versions() -> tuple[tuple[str, str], ...]:
     """Looked up once a process, which imports what was installed when it began."""
-    return tuple((names[0], installed_version(names) or "unknown") for names in (("ray",), *DISTRIBUTIONS))
+    needed = [("ray",), *(names for library, names in LIBRARIES.items() if library not in OPTIONAL)]
+    extra = [(names[0], installed_version(names)) for names in map(LIBRARIES.__getitem__, OPTIONAL)]
+    return (
+        *((names[0], installed_version(names) or "unknown") for names in needed),
+        *((name, version) for name, version in extra if version is not None),
+    )

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from brainray.inputs.group_file import read_group_file
 from support.pictures import audit_here, jpeg, neighbour, resized, save
 
 from brainray.cli.audit import _advice
@@ -14,6 +13,7 @@ from brainray.commands.audit import AuditRequest, audit
 from brainray.duplicates.groups import list_images
 from brainray.duplicates.report import figure_rows
 from brainray.errors import BadRequest
+from brainray.inputs.labels.group_file import read_group_file
 
 STEPS = (0.0, 0.7, 1.0)
 DRAWN = (0, 1, 3, 6, 7, 8)  # heads whose slices at these steps are no copies of each other

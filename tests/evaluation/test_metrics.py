@@ -70,11 +70,11 @@ def test_confusion_matrix_is_that_of_scikit_learn(reference):
 def test_every_row_is_counted_once_wherever_one_looks(rows, seed):
     given_rows = random_rows(rows, seed=seed)
     counted = count_rows("abc", **given_rows)
-    assert counted.ok + counted.failed == rows
+    assert counted.ok + counted.failed + counted.excluded == rows
     assert counted.unlabelled == (given_rows["label_N"] == NONE).sum()
     assert counted.predicted.sum() == counted.histogram.sum() == counted.ok
     assert counted.confusion.sum() == counted.calibration[..., 0].sum() == counted.scored_and_labelled
-    assert sum(group.ok + group.failed for _, group in counted.by_group()) == rows
+    assert sum(group.ok + group.failed + group.excluded for _, group in counted.by_group()) == rows
 
 
 @given(data=st.data(), rows=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
