@@ -19,6 +19,8 @@ from .metrics import wilson
 # checks a sample of accepted images may expect; few patients cannot show it, and a model that promises less, and says
 # so, serves better than one whose every prediction must be reviewed. Below 90 % a mark would promise nothing.
 PROMISES = (0.98, 0.95, 0.9)
+# Share of the images that a promise must leave to the model; a lower promise is of more use than one for a few images.
+_LEAST_ACCEPTED = 0.5
 _ACCEPTS_NOTHING = 1.01  # a threshold above every confidence; of 1.0 itself there are some, by rounding
 _MOST_THRESHOLDS = 200  # that are tried: one for each 0.5 % of the images
 _LOW_END = 0.025  # of a two-sided interval of 95 %
@@ -92,25 +94,31 @@ def _judge(
 def choose_review(
     confidence_N: AnyReals, right_N: Flags, unit_N: Ints | None = None, *, promises: tuple[float, ...] = PROMISES
 ) -> Review:
-    """The lowest threshold whose accepted images keep the first of the promises that any threshold keeps.
+    """The lowest threshold whose accepted images, half of all or more, keep the first promise that any threshold keeps.
 
-    A promise is kept where the lower end of the 95 % interval of accuracy reaches it: by units, or by images (Wilson)
-    where `unit_N` is None. Where no promise is kept, no image is accepted.
+    Where no threshold with half of the images keeps any, it is the first promise that fewer keep. A promise is kept
+    where the lower end of the 95 % interval of accuracy reaches it: by units, or by images (Wilson) where `unit_N` is
+    None. Where no promise is kept, no image is accepted.
     """
     below_M, place_N = _thresholds(confidence_N.astype(np.float64))
     low_M = _low_ends(place_N, right_N, unit_N, len(below_M))
+    found = None
     for promise in promises:
         kept = np.flatnonzero(low_M >= promise)
-        if len(kept):
-            accepted_N = place_N <= kept[-1]
-            return Review(
-                below=float(below_M[kept[-1]]),
-                promise=promise,
-                accepted=float(accepted_N.mean()),
-                right=float(right_N[accepted_N].mean()),
-                right_low=float(low_M[kept[-1]]),
-            )
-    return Review(below=_ACCEPTS_NOTHING, promise=None, accepted=0.0, right=None, right_low=None)
+        if not len(kept):
+            continue
+        accepted_N = place_N <= kept[-1]
+        review = Review(
+            below=float(below_M[kept[-1]]),
+            promise=promise,
+            accepted=float(accepted_N.mean()),
+            right=float(right_N[accepted_N].mean()),
+            right_low=float(low_M[kept[-1]]),
+        )
+        if review.accepted >= _LEAST_ACCEPTED:
+            return review
+        found = found or review
+    return found or Review(below=_ACCEPTS_NOTHING, promise=None, accepted=0.0, right=None, right_low=None)
 
 
 def _thresholds(confidence_N: Reals) -> tuple[Reals, Ints]:

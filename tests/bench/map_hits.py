@@ -3,21 +3,32 @@
 The peak is the cell that speaks most for the predicted class against the runner-up, and it hits where that cell, as a
 square, touches the box; the centre of the head is a cell's square in the middle of the network's input. `--boxes` is a
 CSV of uri (relative to --data), left, top, right and bottom, as shares of width and height. Prints a table.
+
+With `--folds`, and `--groups` as in its training, a model that kept the networks of its folds (`train --keep-folds`) is
+measured by them: each picture by the network that has seen neither it nor its group.
 """
 
 import argparse
 import csv
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from brainray.config import TrainOptions
+from brainray.duplicates.descriptors import Descriptors
+from brainray.duplicates.search import find_copies, group_copies
 from brainray.errors import ImageError
 from brainray.imaging.decode import decode
-from brainray.models.bundle import Bundle, load_bundle, named
+from brainray.inputs.labels.group_file import read_group_file
+from brainray.models.bundle import Bundle, fold_file, kept_folds, load_bundle, named, read_file, save_bundle
 from brainray.models.maps import ClassMaps
 from brainray.models.predictor import limit_threads
+from brainray.training.dataset import list_training_set, select_images
+from brainray.training.decoded import decode_rows
+from brainray.training.splits import division_digest
 
 _BATCH = 16
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -40,7 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Path(options.boxes).open(newline="") as file:
         boxes = [row for row in csv.DictReader(file) if (Path(options.data) / row["uri"]).is_file()]
     chosen = np.random.default_rng(options.seed).permutation(len(boxes))[: options.images]
-    found = list(_found([boxes[k] for k in chosen], Path(options.data), bundle, maps))
+    drawn = [boxes[k] for k in chosen]
+    if options.folds:
+        held_out = _held_out(options.data, options.groups, bundle)
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(1, kept_folds(bundle) + 1):
+                rows = [row for row in drawn if held_out.get(row["uri"]) == number]
+                fold = _fold_bundle(bundle, number, f"{folder}/{number}")
+                found += _found(rows, Path(options.data), fold, ClassMaps(fold))
+    else:
+        found = list(_found(drawn, Path(options.data), bundle, maps))
     _show(found, maps, bundle.image.image_px)
 
 
@@ -49,10 +70,38 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder of class folders")
     parser.add_argument("--boxes", required=True, help="CSV of uri, left, top, right, bottom")
     parser.add_argument("--model", default="shipped")
+    parser.add_argument("--folds", action="store_true", help="measure by the networks of the folds")
+    parser.add_argument("--groups", help="with --folds: the file of groups of the training")
     parser.add_argument("--images", type=int, default=400, help="at most so many, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(arguments)
+
+
+def _held_out(data: str, groups: str | None, bundle: Bundle) -> dict[str, int]:
+    """The fold, from 1, of one image of each picture, by URI below `data`. Fails where the folds are others."""
+    options = TrainOptions.from_json(bundle.provenance["options"])
+    found = list_training_set(str(Path(data).resolve()), read_group_file(groups) if groups else None)
+    rows = decode_rows(found.table, options.image_spec)
+    signatures = Descriptors.from_columns(rows)
+    copies = group_copies(signatures, find_copies(signatures))
+    digests, nobody = signatures.digest.astype(str), np.zeros(len(copies), bool)
+    selected = select_images(found, copies, digests, rows["error"], excluded=nobody, options=options)
+    if division_digest(selected.pictures, selected.splits) != bundle.provenance["data"]["division"]:
+        raise SystemExit("the folds of the training were others: give its images and its --groups")
+    uris = found.table["uri"].to_pylist()
+    return {
+        str(Path(uris[position]).relative_to(Path(data).resolve())): number
+        for number, split in enumerate(selected.splits, 1)
+        for position in selected.positions[split.validation]
+    }
+
+
+def _fold_bundle(bundle: Bundle, number: int, folder: str) -> Bundle:
+    """The network of a fold as a model of its own."""
+    weights = read_file(bundle, fold_file(number))
+    assert weights is not None
+    return save_bundle(folder, weights=weights, image=bundle.image, model=bundle.model, calibration=bundle.calibration)
 
 
 def _found(rows: Sequence[dict[str, str]], data: Path, bundle: Bundle, maps: ClassMaps) -> Iterator[Found]:

@@ -43,6 +43,17 @@ def test_images_that_are_all_right_promise_what_their_number_shows(images, promi
         assert (sure >= review.below).all() == (promise is not None or not images), "1.0 is for review, too"
 
 
+def test_a_promise_for_a_few_images_gives_way_to_a_lower_one_for_half_of_them():
+    """At 98 % for 20 of 100 images a person would look at nearly all of them."""
+    confidence = np.repeat([0.99, 0.8, 0.4], [600, 1400, 1000])
+    right = np.arange(3000) % np.repeat([10_000, 30, 2], [600, 1400, 1000]) != 1
+    review = choose_review(confidence, right)
+    assert (review.promise, review.below) == (0.95, 0.8)
+    assert review.accepted == pytest.approx(2 / 3) and review.right_low >= 0.95
+    few = choose_review(confidence[[*range(600), *range(2000, 3000)]], right[[*range(600), *range(2000, 3000)]])
+    assert (few.promise, few.below) == (0.98, 0.99), "where no promise is for half of them, the highest stands"
+
+
 def test_one_patient_promises_nothing_however_many_slices_are_right():
     sure = np.full(3000, 0.9)
     assert choose_review(sure, sure > 0, np.zeros(3000, np.int64)).promise is None
@@ -61,7 +72,7 @@ def test_an_error_never_promises_more_than_none():
 def test_with_more_confidences_than_thresholds_the_promise_still_holds():
     rng = np.random.default_rng(0)
     confidence = rng.random(5000)
-    review = choose_review(confidence, rng.random(5000) < confidence**0.1)
+    review = choose_review(confidence, rng.random(5000) < confidence**0.1, promises=(0.98,))
     assert review.promise == 0.98 and review.below in confidence
     assert review.accepted == pytest.approx((confidence >= review.below).mean())
 

@@ -64,7 +64,10 @@ def test_the_card_prints_a_promise_that_the_lower_end_by_groups_keeps():
 def test_of_fewer_groups_less_is_promised_and_the_card_says_why():
     card = card_of(validation(patients=80, wrong=4))
     assert "at least 95 % of the predictions" in card
-    assert "98 %, which is aimed at, cannot be promised from 800 pictures of 80 groups or single pictures" in card
+    assert (
+        "98 %, which is aimed at, cannot be promised for half of them from 800 pictures of 80 groups or single pictures"
+        in card
+    )
 
 
 def test_by_pictures_the_promise_is_greater_and_the_card_warns():
