@@ -135,7 +135,9 @@ PYTHON_BLOCKS = {
     "from pyspark.sql import SparkSession": "tests/scoring/test_recipes.py",
 }  # the first line, and the file that runs the block
 
-OF_TRAINING = {
+OF_TRAINING = {  # what READMEs name that it reads or writes
+    "folds.csv", "groups.csv", "patients.csv", "blocks.csv", "boxes.csv", "audit/proposed_groups.csv", "proposed_groups.csv",
+}
     "folds.csv",
     "groups.csv",
     "patients.csv",
