@@ -101,7 +101,7 @@ NOT_RUN = {
     "brainray train --data Training --output model --model lite0-fast --weights imagenet --epochs 8 --lr 7e-4 "
     "--augment 1 --folds 5 --keep-folds --groups patients.csv --boxes boxes.csv": (
         "takes an hour",
-        "tests/models/test_shipped.py::test_its_card_tells_how_to_make_it_and_what_it_is_not_for[shipped-fast]",
+        "tests/models/test_shipped.py::test_its_card_tells_how_to_make_it_and_what_it_is_not_for",
     ),
     "brainray train --data Training --output model --model lite0 --weights imagenet --image-px 192 --epochs 12 "
     "--lr 7e-4 --augment 1 --folds 5": TRAINS,
