@@ -73,8 +73,13 @@ def test_excluded_images_do_not_count_as_errors(monkeypatch):
 
     monkeypatch.setattr(score_workers, "Counter", Counter)
     details = pa.table({"error": [None, "truncated", "localizer", "not_mr"]})
-    nothing = np.empty((1, 4))
-    decoded = DecodedShard(nothing, nothing, np.array([True, False, False, False]), details, datetime.now(UTC))
+    decoded = DecodedShard(
+        images=np.empty((1, 8, 8), np.uint8),
+        squares_M4=np.empty((1, 4)),
+        ok=np.array([True, False, False, False]),
+        details=details,
+        started_at=datetime.now(UTC),
+    )
     state = SimpleNamespace(pending=pa.table({"size_bytes": [1, 2, 3, 4]}))
     score_workers.ScoreMetrics("run").count(state, decoded, {})
     images = {key[1]: number for key, number in counted.items() if key[0] == "brainray_images"}
