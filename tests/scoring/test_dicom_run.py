@@ -127,6 +127,20 @@ def test_a_list_names_frames(folder, tmp_path, bundle):
     assert said == {"c.dcm#2": None, "c.dcm": "unsupported", "c.dcm#9": "truncated"}
 
 
+def test_a_list_of_rows_of_a_run_names_frames_of_files_without_suffix(tmp_path, bundle):
+    root = tmp_path / "pacs"
+    root.mkdir()
+    (root / "IM0001").write_bytes(dicom(np.stack([slice_pixels(seed=k) for k in (3, 4, 5)]), **WINDOW))
+    (root / "notes").write_text("plain text")
+    found, _ = scored(root, tmp_path / "run", bundle)
+    assert sorted(found) == ["IM0001#1", "IM0001#2", "IM0001#3"]
+    (root / "list.csv").write_text("uri\nIM0001#2\nnotes#2\nIM0001#x\n")
+    again, _ = scored(root / "list.csv", tmp_path / "again", bundle)
+    by_name = {name.rpartition("/")[2]: row for name, row in again.items()}
+    assert by_name["IM0001#2"]["confidence"] == found["IM0001#2"]["confidence"]
+    assert [by_name[name]["error"] for name in ("notes#2", "IM0001#x")] == ["not_found", "not_found"]
+
+
 def test_once_the_extra_is_installed_retry_unread_scores_the_rest(tmp_path, bundle, monkeypatch):
     root = tmp_path / "in"
     root.mkdir()

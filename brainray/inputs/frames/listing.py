@@ -15,10 +15,10 @@ from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
 from brainray.inputs.image_files import IMAGE_SUFFIXES
 from brainray.inputs.listed_image import ListedImage
-from brainray.inputs.unnamed_files import read_part
+from brainray.inputs.unnamed_files import DICOM, image_or_tar_format, read_part
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, frame_uri
+from . import SUFFIXES, frame_uri, split
 from .header import HEAD_BYTES, frames_in
 
 # A slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB.
@@ -69,6 +69,22 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
             offset=number - 1,
             stored_bytes=size_bytes,
         )
+
+
+def named_frame(uri: str) -> tuple[str, int] | None:
+    """The file and the number of the frame that a name in a list stands for; None for any other name.
+
+    Of a file without such a suffix the first bytes decide; on a disk only, where that costs no request.
+    """
+    file, _, number = uri.rpartition("#")
+    if split(uri) is not None or not storage.is_local(uri) or split(f"{file}{SUFFIXES[0]}#{number}") is None:
+        return split(uri)
+    try:
+        found = storage.stat(file)
+        is_dicom = found is not None and not found.special and image_or_tar_format(found) == DICOM
+    except StorageError:
+        is_dicom = False
+    return (file, int(number)) if is_dicom else None
 
 
 def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
