@@ -98,7 +98,8 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
 
 def _kind(archive: str, member: Member) -> archives.Kind | None:
     """The kind of an archive; None for a DICOM file, whose members are frames."""
-    return None if is_frame(archive, member.name, member.offset) else archives.container_kind(archive)
+    has_frames = is_frame(archive, member.name, member.offset, member.size_bytes, member.stored_bytes)
+    return None if has_frames else archives.container_kind(archive)
 
 
 def _group_bytes(members: list[Member]) -> int:
