@@ -62,6 +62,8 @@ def read_frames(
         there = [number for number in numbers if number < header.frames]
         for number, pixels in zip(there, _pixels(fetch, size_bytes, header, there, once), strict=False):
             found.append(pixels if isinstance(pixels, ImageError) else _alone(header, number, pixels))
+        if len(found) < len(there):
+            rest = ImageError("truncated", "the file ends before this frame")
     except StorageError:
         raise
     except ImageError as exc:
