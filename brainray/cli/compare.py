@@ -72,6 +72,7 @@ def _images_lines(figures: dict[str, Any]) -> list[str]:
     images = figures["images"]
     reasons = {
         "changed in between": images["changed"],
+        "excluded in A or B": images["excluded"],
         "failed in A": images["failed_in_a"],
         "failed in B": images["failed_in_b"],
         "failed in both": images["failed_in_both"],

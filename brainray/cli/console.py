@@ -218,10 +218,11 @@ def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
     name = escape(cut(of["level"] or "group"))
     table = Table(title=f"Worst first by {name}" + (f"; {left:,} more left out" if left else ""), title_justify="left")
     table.add_column(name)
-    for column in ("images", "failed", "for review", *(("labelled", "accuracy") if labelled else ()), "confidence"):
+    counted = ("images", "failed", *(("excluded",) if of["excluded"] else ()), "for review")
+    for column in (*counted, *(("labelled", "accuracy") if labelled else ()), "confidence"):
         table.add_column(column, justify="right")
     for row in shown:
-        figures = [f"{row[key]:,}" for key in ("images", "failed", "for_review")]
+        figures = [f"{row[key]:,}" for key in (name.replace(" ", "_") for name in counted)]
         if labelled:
             figures += [f"{row['measured']:,}", _interval(row["accuracy"])]
         confidence = "-" if row["confidence"] is None else f"{row['confidence']:.3f}"

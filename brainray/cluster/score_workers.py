@@ -27,7 +27,7 @@ from brainray.machine.resources import ScorePool
 from brainray.models.bundle import Bundle
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
-from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard
+from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard, status_of
 from brainray.scoring.shard_maps import MapOrder, Mapper
 from brainray.scoring.shard_task import GIVE_UP_AFTER, SANDBOX_AFTER, ShardState, Target, count_attempt, open_shard
 from brainray.storage.shared_paths import SharedPaths
@@ -265,10 +265,10 @@ class ScoreMetrics:
 
     def count(self, task: ShardState, decoded: DecodedShard, seconds: dict[str, float]) -> None:
         """Count a committed shard; `seconds` has the seconds of each stage."""
-        ok = int(decoded.ok.sum())
+        statuses = status_of(decoded).to_pylist()
         sizes = task.pending["size_bytes"].to_pylist()
-        _add(self._images, ok, status="ok")
-        _add(self._images, len(decoded.ok) - ok, status="error")
+        for status in ("ok", "error", "excluded"):
+            _add(self._images, statuses.count(status), status=status)
         _add(self._bytes, sum(size or 0 for size in sizes))
         _add(self._retries, decoded.retries)
         _add(self._shards, 1)

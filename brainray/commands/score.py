@@ -186,9 +186,10 @@ def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
 def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = None) -> None:
     """Raise `TooManyFailed`, which carries `result`, where more images failed than the limit allows."""
     totals = outcome.summary.figures["totals"]
-    if limit.exceeded(failed=totals["failed"], total=totals["images"]):
+    total = totals["images"] - totals.get("excluded", 0)
+    if limit.exceeded(failed=totals["failed"], total=total):
         raise TooManyFailed(
-            f"{totals['failed']:,} of {totals['images']:,} images failed, more than --max-failed {limit} allows; "
+            f"{totals['failed']:,} of {total:,} images failed, more than --max-failed {limit} allows; "
             "every row is written, see the error column",
             result=result,
         )

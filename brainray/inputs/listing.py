@@ -372,7 +372,8 @@ def _inner(image: ListedImage, path: str) -> str:
     if image.container is None:
         return path
     name = image.uri[len(image.container) + 1 :]
-    return path if is_frame(image.container, name, image.offset or 0) else archives.inner_path(image.container, name)
+    in_dicom = is_frame(image.container, name, image.offset or 0, image.size_bytes, image.stored_bytes)
+    return path if in_dicom else archives.inner_path(image.container, name)
 
 
 def _kind_of_unnamed(form: str) -> archives.Kind | None:

@@ -5,8 +5,9 @@ Retries nothing (`reader` does), and knows no shards.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from brainray.storage.base import changed
 
 from . import archives
 from .frames.listing import is_frame
-from .frames.reading import read_frames
+from .frames.reading import Spans, read_frames
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -27,9 +28,12 @@ _GAP_BYTES = 256 << 10
 # that is longer takes one more request.
 _TAIL_BYTES = 256 << 10
 _TAILS_BYTES = 64 << 20  # of all ends of Parquet files that a worker caches
+_SPANS_BYTES = 64 << 20  # of all places of compressed frames that a worker caches
+_SPAN_BYTES = 128  # of a tuple of two integers
 _LOCKS = 64
 
 Image = bytes | ImageError
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,8 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
 
 def _kind(archive: str, member: Member) -> archives.Kind | None:
     """The kind of an archive; None for a DICOM file, whose members are frames."""
-    return None if is_frame(archive, member.name, member.offset) else archives.container_kind(archive)
+    has_frames = is_frame(archive, member.name, member.offset, member.size_bytes, member.stored_bytes)
+    return None if has_frames else archives.container_kind(archive)
 
 
 def _group_bytes(members: list[Member]) -> int:
@@ -124,7 +129,10 @@ class RangeReader:
 
     def __init__(self, *, most_bytes: int = MOST_FILE_BYTES) -> None:
         self._most_bytes = most_bytes  # of a file; most sizes were compared when it was listed
-        self._tails = _Tails()
+        self._tails = _Cache[tuple[bytes, int]](lambda tail: len(tail[0]), _TAILS_BYTES)
+        self._spans = _Cache[Spans](
+            lambda spans: _SPAN_BYTES if isinstance(spans, ImageError) else _SPAN_BYTES * (1 + len(spans)), _SPANS_BYTES
+        )
         self._streams = archives.CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
     def __call__(self, read: RangeRead) -> tuple[Image, ...]:
@@ -134,7 +142,8 @@ class RangeReader:
         kind = _kind(read.uri, read.members[0])
         if kind == "parquet":
             groups = sorted({member.offset for member in read.members})
-            file = _ParquetFile(read.uri, read.version, *self._tails.of(read.uri, read.version))
+            tail = self._tails.of(read.uri, read.version, lambda: _read_tail(read.uri, read.version))
+            file = _ParquetFile(read.uri, read.version, *tail)
             images = archives.parquet_rows(file, groups, [member.name for member in read.members])
             return tuple(self._limited(image) for image in images)
         if kind is None:
@@ -153,7 +162,10 @@ class RangeReader:
         def fetch(start: int, length: int) -> bytes:
             return storage.read_range(read.uri, start, length, version=read.version) if length > 0 else b""
 
-        return read_frames(fetch, read.members[0].stored_bytes, [member.offset for member in read.members])
+        def once(make: Callable[[], Spans]) -> Spans:
+            return self._spans.of(read.uri, read.version, make)
+
+        return read_frames(fetch, read.members[0].stored_bytes, [member.offset for member in read.members], once)
 
     def _limited(self, image: Image) -> Image:
         """The image, or the error of a row of Parquet that is too large: its size is known only now."""
@@ -171,30 +183,30 @@ class RangeReader:
             raise StorageError("read_failed", f"{uri}: {exc}") from exc
 
 
-class _Tails:
-    """A cache of the ends of Parquet files, with their footers; the least recently used are dropped."""
+class _Cache(Generic[Value]):
+    """What was found in files, up to `most` bytes as `weigh` tells; the least recently used are dropped."""
 
-    def __init__(self) -> None:
-        self._held: OrderedDict[tuple[str, str | None], tuple[bytes, int]] = OrderedDict()
+    def __init__(self, weigh: Callable[[Value], int], most: int) -> None:
+        self._weigh = weigh
+        self._most = most
+        self._held: OrderedDict[tuple[str, str | None], Value] = OrderedDict()
         self._lock = threading.Lock()  # guards the above
-        self._one_at_a_time = [
-            threading.Lock() for _ in range(_LOCKS)
-        ]  # so that threads do not request the same end twice
+        self._one_at_a_time = [threading.Lock() for _ in range(_LOCKS)]  # so that threads do not read the same twice
 
-    def of(self, uri: str, version: str | None) -> tuple[bytes, int]:
-        """The last bytes of a file, and the file's size."""
+    def of(self, uri: str, version: str | None, make: Callable[[], Value]) -> Value:
+        """What `make` finds in this version of a file."""
         key = (uri, version)
         with self._one_at_a_time[hash(key) % _LOCKS]:
             with self._lock:
                 if key in self._held:
                     self._held.move_to_end(key)
                     return self._held[key]
-            tail = _read_tail(uri, version)
+            value = make()
             with self._lock:
-                self._held[key] = tail
-                while len(self._held) > 1 and sum(len(data) for data, _ in self._held.values()) > _TAILS_BYTES:
+                self._held[key] = value
+                while len(self._held) > 1 and sum(map(self._weigh, self._held.values())) > self._most:
                     self._held.popitem(last=False)
-            return tail
+            return value
 
 
 def _read_tail(uri: str, version: str | None) -> tuple[bytes, int]:

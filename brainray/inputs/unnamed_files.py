@@ -21,6 +21,7 @@ from .skip_counts import count_skipped
 
 NO_SUFFIX = "no suffix"
 TAR = "tar"  # plain or compressed
+DICOM = "DICOM"
 # The formats that `imaging` reads, by their first bytes as there.
 _FORMATS = {
     "JPEG": rb"\xff\xd8\xff",
@@ -33,7 +34,7 @@ _FORMATS = {
     "AVIF": rb".{4}ftyp.{0,28}avi[fs]",
     "PNM": rb"P[1-6f]\s[\s#\d]",
     # With its preamble, or a data set without: the first attribute is of group 2 or 8, with a type or a short length.
-    "DICOM": rb".{128}DICM|[\x02\x08]\0[\0-\x1f]\0(UI|UL|CS|DA|TM|SH|LO|[\0-\x80]\0\0\0)"
+    DICOM: rb".{128}DICM|[\x02\x08]\0[\0-\x1f]\0(UI|UL|CS|DA|TM|SH|LO|[\0-\x80]\0\0\0)"
     rb"|\0[\x02\x08]\0[\0-\x1f](UI|UL|CS)",
 }
 _HEAD_BYTES = 512  # as far as the first header of a tar

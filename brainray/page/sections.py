@@ -269,6 +269,7 @@ def _groups_of(groups: Values, levels: int) -> Values:
                 "key": name,
                 "name": text.group_name(name, levels),
                 **{key: totals[key] for key in ("images", "failed")},
+                "excluded": totals.get("excluded", 0),  # summaries of earlier versions lack it
                 "measured": group["measured"],
                 "accuracy": estimate_of(accuracy),
                 "confidence": group["mean_confidence"],
@@ -282,13 +283,17 @@ def _groups_of(groups: Values, levels: int) -> Values:
         "rows": rows[:MOST_GROUPS],
         "left_out": max(0, len(rows) - MOST_GROUPS),
         "number": len(rows),
+        "excluded": sum(row["excluded"] for row in rows),
         "low": _scale_low(row["accuracy"].low for row in rows[:MOST_GROUPS] if row["accuracy"]),
     }
 
 
 def _badness(row: Values) -> tuple[float, float, float, str]:
-    """Sorts groups: first those in which nothing was scored, then by the most that their accuracy may be."""
-    nothing = 0.0 if row["images"] and not row["ok"] else 1.0
+    """Sorts groups: first those in which nothing could be scored, then by the most that their accuracy may be.
+
+    Last those whose images are all excluded: nothing is wrong with them.
+    """
+    nothing = 1.0 if row["ok"] or not row["images"] else 0.0 if row["failed"] else 2.0
     best = row["accuracy"].high if row["accuracy"] else (row["confidence"] or 0.0)
     return nothing, best, -row["images"], row["name"]
 

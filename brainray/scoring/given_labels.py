@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import BadRequest, VerificationError
 from brainray.inputs import archives
+from brainray.inputs.frames import frame_uri
+from brainray.inputs.frames.listing import is_frame
 from brainray.inputs.labels.label_file import LabelFile
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, UriIndex
 from brainray.storage import Writer
@@ -48,6 +50,8 @@ _SCHEMA = pa.schema(
         pa.field("listed", pa.string()),  # the label by the listing, which counts again where this one is taken back
     ]
 )
+_SIZES = ("size_bytes", "stored_bytes")
+_PLACED = ("uri", "container", "offset", *_SIZES)  # columns of the manifest
 _TAKE_BACK = ""  # in place of a class: the row names an image and no label
 _THREADS = 8
 _Names = tuple[pa.Array, pa.Array, pa.Array]  # URIs, paths below the input, file names
@@ -181,17 +185,19 @@ def _batches(file: str, columns: Sequence[str]) -> Iterator[pa.Table]:
 def _names(files: Sequence[str], inputs: Sequence[str]) -> Iterator[_Names]:
     """The names by which a label file may know the images of manifest files, as a listing of the inputs has them."""
     roots = sorted(inputs, key=len)
-    for table in (table for file in files for table in _batches(file, ["uri", "container"])):
-        rows = zip(table["uri"].to_pylist(), table["container"].to_pylist(), strict=True)
-        known = [_known_as(uri, container, roots) for uri, container in rows]
+    for table in (table for file in files for table in _batches(file, _PLACED)):
+        known = [_known_as(row, roots) for row in table.to_pylist()]
         relative, names = (pa.array([each[place] for each in known], pa.string()) for place in (0, 1))
         yield table["uri"].combine_chunks(), relative, names
 
 
-def _known_as(uri: str, container: str | None, roots: Sequence[str]) -> tuple[str, str]:
+def _known_as(row: dict[str, Any], roots: Sequence[str]) -> tuple[str, str]:
     """The path of an image below its input, and its file name; of a member, its path in the archive counts."""
+    uri, container = row["uri"], row["container"]
     if container is None:
         path = inner = _below(uri, roots)
+    elif is_frame(container, number := uri[len(container) + 1 :], row["offset"] or 0, *(row[name] for name in _SIZES)):
+        path = inner = frame_uri(_below(container, roots), int(number))
     else:
         inner = archives.inner_path(container, uri[len(container) + 1 :])
         path = archives.member_uri(_below(container, roots), inner)

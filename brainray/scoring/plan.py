@@ -318,10 +318,11 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
     except StorageError:
         return shard.images
     is_current = (info.model, info.digest) == (target.fingerprint, shard.digest)
-    again = (target.retry_unread and info.unread) or (target.all_series and info.excluded)
+    again = (target.retry_unread and info.failed) or (target.all_series and info.excluded)
     if is_current and not again:
         return None
-    return int((open_shard(shard, target).kept_N < 0).sum())
+    pending = int((open_shard(shard, target).kept_N < 0).sum())
+    return None if is_current and not pending else pending
 
 
 def _groups_json(request: ScoreRequest) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def _prediction_rows(
         "margin": pa.array(best[:, 0] - best[:, 1]).take(take),
         "review": pa.array(best[:, 0] < target.review_below).take(take),
         "seen": _seen(decoded, seen).take(take),
-        "status": _status(decoded),
+        "status": status_of(decoded),
         "shard_id": manifest["shard_id"],
         "model": pa.array([target.fingerprint] * rows, pa.string()),
         "scored_at": pa.array([scored_at] * rows, pa.timestamp("us", tz="UTC")),
@@ -250,7 +250,7 @@ def _prediction_rows(
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _status(decoded: DecodedShard) -> pa.ChunkedArray:
+def status_of(decoded: DecodedShard) -> pa.ChunkedArray:
     """[N] what became of each image."""
     excluded = pc.is_in(decoded.details["error"], pa.array(EXCLUSION_REASONS))
     return pc.if_else(pa.array(decoded.ok), "ok", pc.if_else(excluded, "excluded", "error"))

@@ -4,7 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
-from support.run_rows import CLASSES, scored, write_run
+from support.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.cli.console import show_summary
 from brainray.scoring.summary.build import build_summary
@@ -40,3 +40,16 @@ def test_a_group_with_labels_has_its_accuracy_and_the_number_of_images_it_is_of(
 def test_where_every_labelled_image_was_learned_from_the_table_has_no_accuracy(tmp_path):
     header, *groups = table_of(tmp_path, [scored("/seen", G, label=G, seen=True, group="a")])
     assert "accuracy" not in header and groups[0][:2] == ["a", "1"]
+
+
+def test_groups_of_localizers_alone_do_not_hide_the_worst(tmp_path):
+    """An archive of DICOM has a group of localizers in each study."""
+    left_out = [failed(f"/loc-{i}", "localizer", status="excluded", group=f"{i:03d}/loc") for i in range(60)]
+    rows = [*left_out, scored("/1", G, group="t1"), failed("/2", group="t1"), failed("/3", group="t2")]
+    header, first, second, third, *_ = table_of(tmp_path, rows)
+    assert header[:5] == ["group", "images", "failed", "excluded", "for review"]
+    assert [first[:4], second[:4], third[:4]] == [
+        ["t2", "1", "1", "0"],
+        ["t1", "2", "1", "0"],
+        ["000/loc", "1", "0", "1"],
+    ]

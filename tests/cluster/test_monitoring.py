@@ -3,8 +3,12 @@
 import io
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from support.runs import engine_of, request_for, score_here
 
@@ -14,6 +18,7 @@ from brainray.cli.log import Log
 from brainray.cluster import score_workers
 from brainray.commands.score import score
 from brainray.errors import BadRequest
+from brainray.scoring.shard import DecodedShard
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "jobs" / "monitoring" / "grafana-dashboard.json"
 
@@ -50,6 +55,35 @@ def test_the_dashboard_asks_for_counters_that_exist(monkeypatch):
     }
     assert {"run", "status"} <= used
     assert used - {"NodeAddress", "WorkerId"} <= labels, "those two are Ray's own"
+
+
+def test_excluded_images_do_not_count_as_errors(monkeypatch):
+    """The alert on the share of errors would fire for each archive with localizers."""
+    counted = {}
+
+    class Counter:
+        def __init__(self, name, **_):
+            self.name = name
+
+        def set_default_tags(self, tags):
+            pass
+
+        def inc(self, value, tags):
+            counted[self.name, *tags.values()] = value
+
+    monkeypatch.setattr(score_workers, "Counter", Counter)
+    details = pa.table({"error": [None, "truncated", "localizer", "not_mr"]})
+    decoded = DecodedShard(
+        images=np.empty((1, 8, 8), np.uint8),
+        squares_M4=np.empty((1, 4)),
+        ok=np.array([True, False, False, False]),
+        details=details,
+        started_at=datetime.now(UTC),
+    )
+    state = SimpleNamespace(pending=pa.table({"size_bytes": [1, 2, 3, 4]}))
+    score_workers.ScoreMetrics("run").count(state, decoded, {})
+    images = {key[1]: number for key, number in counted.items() if key[0] == "brainray_images"}
+    assert images == {"ok": 1, "error": 1, "excluded": 2}
 
 
 def test_panels_do_not_overlap():

@@ -40,6 +40,7 @@ def two(tmp_path):
         failed("/failed in a"),
         scored("/failed in b", G),
         failed("/failed in both"),
+        failed("/excluded in a", "localizer", status="excluded"),
         scored("/only in a", G),
     ]
     b = [
@@ -55,6 +56,7 @@ def two(tmp_path):
         scored("/failed in a", G),
         failed("/failed in b"),
         failed("/failed in both"),
+        scored("/excluded in a", G),
         scored("/only in b", G),
         scored("/only in b too", G),
     ]
@@ -63,9 +65,9 @@ def two(tmp_path):
 
 def test_every_image_is_in_one_case_and_every_flip_has_its_outcome(two):
     figures = compare(*two)
-    cases = {"changed": 1, "failed_in_both": 1, "failed_in_a": 1, "failed_in_b": 1, "compared": 8}
-    assert figures["images"] == {"only_in_a": 1, "only_in_b": 2, "in_both": 12} | cases
-    assert (figures["a"]["images"], figures["b"]["images"]) == (13, 14)
+    cases = {"changed": 1, "excluded": 1, "failed_in_both": 1, "failed_in_a": 1, "failed_in_b": 1, "compared": 8}
+    assert figures["images"] == {"only_in_a": 1, "only_in_b": 2, "in_both": 13} | cases
+    assert (figures["a"]["images"], figures["b"]["images"]) == (14, 15)
     assert figures["labels"] == {"used": 5, "of_one_run_only": 1, "differ": 1, "seen": 0}
     assert figures["agreement"]["value"] == 4 / 8
     assert figures["outcomes"] == {"became_wrong": 1, "became_right": 1, "wrong_in_both": 0, "no_label": 2}

@@ -52,6 +52,16 @@ def test_a_tar_without_suffix_is_read(listed, packed):
     )
 
 
+def test_a_member_may_be_named_like_the_frame_at_its_place(listed):
+    """Its bytes begin at 512, where frame 513 of a DICOM file would be, too."""
+    rows, found = listed({"export": tar_of({"513": JPEG, "2.jpg": JPEG})}, any_suffix=True)
+    (table,) = found.batches()
+    reader = RangeReader()
+    images = [image for read in plan_reads(table) for image in reader(read)]
+    assert sorted(rows) == ["export#2.jpg", "export#513"]
+    assert images == [JPEG, JPEG]
+
+
 def test_it_may_be_the_input_itself(listed):
     rows, _ = listed({"export": PACKED["gzip"]}, root="in/export")
     assert len(rows) == 2

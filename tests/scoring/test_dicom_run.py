@@ -3,13 +3,16 @@
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydicom.uid import RLELossless
 from support.dicoms import dicom, slice_pixels
 from support.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
 
-from brainray.commands.score import check_max_failed
+from brainray.commands.score import check_max_failed, plan_only
 from brainray.config import MaxFailed
+from brainray.errors import TooManyFailed
 from brainray.inputs.frames import library
 
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
@@ -87,6 +90,8 @@ def test_all_series_scores_what_was_left_out_and_nothing_else(folder, tmp_path, 
     assert after["report.dcm"]["error"] == "no_pixels"
     assert after["a.dcm"]["scored_at"] == before["a.dcm"]["scored_at"]
     assert figures["excluded"] == {"no_pixels": 1}
+    request = request_for(folder, tmp_path / "run", bundle, all_series=True)
+    assert plan_only(request).pending == {}, "a repetition would write parts anew"
 
 
 def test_what_is_left_out_does_not_count_as_failed(folder, tmp_path, bundle):
@@ -95,6 +100,13 @@ def test_what_is_left_out_does_not_count_as_failed(folder, tmp_path, bundle):
     outcome = score_here(request, engine_of(bundle, predict=brightness))
     check_max_failed(outcome, MaxFailed(count=0))
     assert outcome.failed == 0
+
+
+def test_the_share_of_max_failed_is_of_images_that_were_to_be_scored(folder, tmp_path, bundle):
+    outcome = score_here(request_for(folder, tmp_path / "run", bundle), engine_of(bundle, predict=brightness))
+    check_max_failed(outcome, MaxFailed(share=1 / 6))
+    with pytest.raises(TooManyFailed, match="1 of 6 images failed"):
+        check_max_failed(outcome, MaxFailed(share=1 / 7))
 
 
 def test_files_without_suffix_and_preamble_are_found(tmp_path, bundle):
@@ -115,6 +127,20 @@ def test_a_list_names_frames(folder, tmp_path, bundle):
     assert said == {"c.dcm#2": None, "c.dcm": "unsupported", "c.dcm#9": "truncated"}
 
 
+def test_a_list_of_rows_of_a_run_names_frames_of_files_without_suffix(tmp_path, bundle):
+    root = tmp_path / "pacs"
+    root.mkdir()
+    (root / "IM0001").write_bytes(dicom(np.stack([slice_pixels(seed=k) for k in (3, 4, 5)]), **WINDOW))
+    (root / "notes").write_text("plain text")
+    found, _ = scored(root, tmp_path / "run", bundle)
+    assert sorted(found) == ["IM0001#1", "IM0001#2", "IM0001#3"]
+    (root / "list.csv").write_text("uri\nIM0001#2\nnotes#2\nIM0001#x\n")
+    again, _ = scored(root / "list.csv", tmp_path / "again", bundle)
+    by_name = {name.rpartition("/")[2]: row for name, row in again.items()}
+    assert by_name["IM0001#2"]["confidence"] == found["IM0001#2"]["confidence"]
+    assert [by_name[name]["error"] for name in ("notes#2", "IM0001#x")] == ["not_found", "not_found"]
+
+
 def test_once_the_extra_is_installed_retry_unread_scores_the_rest(tmp_path, bundle, monkeypatch):
     root = tmp_path / "in"
     root.mkdir()
@@ -127,6 +153,28 @@ def test_once_the_extra_is_installed_retry_unread_scores_the_rest(tmp_path, bund
     assert "pip install 'brainray[dicom]'" in found["a.dcm"]["error_detail"]
     library._imported.cache_clear()
     found, _ = scored(root, tmp_path / "run", bundle, retry_unread=True)
+    assert found["a.dcm"]["status"] == "ok"
+
+
+def test_retry_unread_scores_dicom_rows_of_versions_that_read_none(tmp_path, bundle, monkeypatch):
+    root, output = tmp_path / "in", tmp_path / "run"
+    root.mkdir()
+    (root / "a.dcm").write_bytes(dicom(**WINDOW))
+    with monkeypatch.context() as without:
+        library._imported.cache_clear()
+        without.setitem(sys.modules, "pydicom", None)
+        scored(root, output, bundle)
+    library._imported.cache_clear()
+    (part,) = (output / "predictions").iterdir()
+    table = pq.read_table(part)
+    for name, value in (
+        ("error", "unsupported"),
+        ("error_detail", "it is a DICOM file; export its slices as PNG first"),
+    ):
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), pa.array([value]))
+    info = table.schema.metadata[b"brainray"].replace(b'"unread": 1', b'"unread": 0')
+    pq.write_table(table.replace_schema_metadata({b"brainray": info}), part)
+    found, _ = scored(root, output, bundle, retry_unread=True)
     assert found["a.dcm"]["status"] == "ok"
 
 

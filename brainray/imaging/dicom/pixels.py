@@ -1,7 +1,8 @@
 """The pixels of a DICOM picture as 8 bits: decompressed, rescaled and windowed as its header says.
 
 Of several windows the first counts. Without a window, the `_WINDOW` percentiles of the slice become black and white;
-those of its series would need a second pass over the archive. Overlays and colour profiles are ignored.
+those of its series would need a second pass over the archive. Padding
+counts to neither and is black. Overlays and colour profiles are ignored.
 """
 
 from collections.abc import Callable
@@ -125,11 +126,21 @@ def _stored(dataset: "Dataset", size: tuple[int, int]) -> Pixels:
             raise ImageError("unsupported", f"its pixels are in {known}; to read them: {TO_INSTALL}")
     with as_image_error("truncated", f"its pixels, in {known}, cannot be decoded"):
         options = as_pixel_options(dataset)
+        shift = 0 if syntax.is_encapsulated and syntax != _RLE else _unused_bits(dataset)
+        if shift:
+            options["bits_stored"] += shift
         if syntax.is_encapsulated:
             _check_coded(dataset, syntax, size)
-            return _decompressed(decoder, dataset, options)
-        stored: Pixels = decoder.as_array(dataset, index=0, **options)[0]
-        return stored
+            stored = _decompressed(decoder, dataset, options)
+        else:
+            stored = decoder.as_array(dataset, index=0, **options)[0]
+        return stored >> shift if shift else stored
+
+
+def _unused_bits(dataset: "Dataset") -> int:
+    """The bits below those of a value, where it stands higher than in the lowest ones, as older files have it."""
+    high, stored = count_of(dataset, "HighBit"), count_of(dataset, "BitsStored")
+    return max(0, high + 1 - stored) if stored > 0 and high < count_of(dataset, "BitsAllocated") else 0
 
 
 def _decompressed(decoder: "Decoder", dataset: "Dataset", options: dict[str, Any]) -> Pixels:
@@ -175,12 +186,32 @@ def _rendered(stored: Pixels, dataset: "Dataset") -> Image.Image:
     if stored.ndim == 3:
         shown = stored if bits <= 8 else stored.astype(np.uint32) >> (bits - 8)
         return Image.fromarray(np.ascontiguousarray(shown, dtype=np.uint8), "RGB")
-    grey = _windowed(stored, frame_view(dataset))
-    return Image.fromarray(~grey if photometric == "MONOCHROME1" else grey)
+    view = frame_view(dataset)
+    padded = None if value_of(view, "VOILUTSequence") or _window_of(view) is not None else _padded(stored, view)
+    grey = _windowed(stored, view, padded)
+    if photometric == "MONOCHROME1":
+        grey = ~grey
+    if padded is not None:
+        grey[padded] = 0
+    return Image.fromarray(grey)
 
 
-def _windowed(stored: Pixels, view: "Dataset") -> NDArray[np.uint8]:
-    """Values as 8 bits, by the window or by percentiles.
+def _padded(stored: Pixels, view: "Dataset") -> NDArray[np.bool_] | None:
+    """[H, W] which pixels lie outside the picture by their value (PS3.3, C.7.5.1.1.2); None where none or all do."""
+    bounds = [number_of(view, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if bounds[0] is None or stored.dtype.kind not in "iu":
+        return None
+    # As values of the pixels' type, for the attribute may have been written as one of the other sign.
+    ends = [int(each) % (1 << 8 * stored.dtype.itemsize) for each in bounds if each is not None]
+    low, *_, high = sorted(
+        np.array(ends, f"u{stored.dtype.itemsize}").view(stored.dtype.newbyteorder("=")).tolist() * 2
+    )
+    padded: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return padded if padded.any() and not padded.all() else None
+
+
+def _windowed(stored: Pixels, view: "Dataset", padded: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+    """Values as 8 bits, by the window or by percentiles of the pixels that are not padded.
 
     A value is looked up in a table of all that occur between the lowest and the highest: pydicom computes it.
     """
@@ -188,16 +219,20 @@ def _windowed(stored: Pixels, view: "Dataset") -> NDArray[np.uint8]:
     is_table = stored.dtype.kind in "iu" and highest - lowest < min(_WIDEST, stored.size)
     values: Pixels = np.arange(lowest, highest + 1) if is_table else stored
     place = (stored.astype(np.int32) - lowest if lowest else stored) if is_table else None
-    shown = _voi(values, view, lambda real: _percentiles(real, place))
+    shown = _voi(values, view, lambda real: _percentiles(real, place, padded))
     table: NDArray[np.uint8] = np.clip(np.nan_to_num(shown) + 0.5, 0, 255).astype(np.uint8)
     return table if place is None else table.take(place)
 
 
-def _percentiles(values: NDArray[np.float64], place: Pixels | None) -> tuple[float, float]:
+def _percentiles(
+    values: NDArray[np.float64], place: Pixels | None, padded: NDArray[np.bool_] | None
+) -> tuple[float, float]:
     """The values that become black and white; lowest and highest where the percentiles are equal.
 
     `values` are those of the pixels, or with `place` a table in which the pixels have these places.
     """
+    if padded is not None:
+        values, place = (values[~padded], None) if place is None else (values, place[~padded])
     if place is not None:
         counts = np.bincount(place.ravel(), minlength=len(values))
         order = np.argsort(values, kind="stable")

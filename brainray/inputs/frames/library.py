@@ -12,6 +12,7 @@ from types import ModuleType
 from brainray.errors import INSTALL, ImageError
 
 TO_INSTALL = f"{INSTALL.format('dicom')}, then run again with --retry-unread"
+IS_DICOM = "it is a DICOM file"  # where none is read; also in rows of versions that read none
 _SILENT = logging.CRITICAL + 1
 _QUIET_FILTER = ("ignore", None, Warning, re.compile(r"pydicom"), 0)
 
@@ -33,7 +34,7 @@ def _imported() -> ModuleType:
     try:
         import pydicom
     except ImportError as exc:
-        raise ImageError("unsupported", f"it is a DICOM file; to read it: {TO_INSTALL}") from exc
+        raise ImageError("unsupported", f"{IS_DICOM}; to read it: {TO_INSTALL}") from exc
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
     return pydicom

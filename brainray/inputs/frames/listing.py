@@ -15,10 +15,10 @@ from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
 from brainray.inputs.image_files import IMAGE_SUFFIXES
 from brainray.inputs.listed_image import ListedImage
-from brainray.inputs.unnamed_files import read_part
+from brainray.inputs.unnamed_files import DICOM, image_or_tar_format, read_part
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, frame_uri
+from . import SUFFIXES, frame_uri, is_dicom, split
 from .header import HEAD_BYTES, frames_in
 
 # A slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB.
@@ -44,12 +44,15 @@ def with_frames(files: Iterable[tuple[FileInfo, Kind]]) -> Iterator[tuple[FileIn
             yield _answered(held.popleft())
 
 
-def is_frame(container: str, name: str, offset: int) -> bool:
+def is_frame(container: str, name: str, offset: int, size_bytes: int | None, stored_bytes: int | None) -> bool:
     """Whether an image in a container is a frame of a DICOM file; else it is a member of an archive.
 
-    Both may be without a suffix. A frame has its number for a name, one more than its offset.
+    A frame has its number for a name, one more than its offset. Both containers may be without a suffix: a member of a
+    tar may be named 513 and begin at byte 512, and is as large as what is stored of it; a frame is a part of its file.
     """
-    return archives.kind_of(container) is None and name == str(offset + 1)
+    if archives.kind_of(container) is not None or name != str(offset + 1):
+        return False
+    return offset == 0 or is_dicom(container) or size_bytes != stored_bytes
 
 
 def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
@@ -71,6 +74,22 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
         )
 
 
+def named_frame(uri: str) -> tuple[str, int] | None:
+    """The file and the number of the frame that a name in a list stands for; None for any other name.
+
+    Of a file without such a suffix the first bytes decide; on a disk only, where that costs no request.
+    """
+    file, _, number = uri.rpartition("#")
+    if split(uri) is not None or not storage.is_local(uri) or split(f"{file}{SUFFIXES[0]}#{number}") is None:
+        return split(uri)
+    try:
+        found = storage.stat(file)
+        is_file = found is not None and not found.special and image_or_tar_format(found) == DICOM
+    except StorageError:
+        is_file = False
+    return (file, int(number)) if is_file else None
+
+
 def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
     """The frame of a DICOM file that a list names; the file may have fewer. Of an object, the list tells the size."""
     try:
@@ -81,7 +100,11 @@ def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
     if size_bytes is None:
         return listed._replace(refused=f"unsupported: a frame needs the size of its file; add it to the list: {file}")
     return listed._replace(
-        size_bytes=size_bytes, version=version, container=file, offset=number - 1, stored_bytes=size_bytes
+        size_bytes=-(-size_bytes // number),  # at most, for there are as many frames
+        version=version,
+        container=file,
+        offset=number - 1,
+        stored_bytes=size_bytes,
     )
 
 
@@ -95,8 +118,8 @@ def _may_have_frames(found: FileInfo) -> bool:
     if found.archived is not None or found.special:
         return False
     suffix = os.path.splitext(storage.name_of(found.uri))[1].lower()
-    is_dicom = suffix in SUFFIXES or suffix not in IMAGE_SUFFIXES  # names without a suffix tell no format
-    return is_dicom and (storage.is_local(found.uri) or found.size_bytes >= _SINGLE_BYTES)
+    may_be = suffix in SUFFIXES or suffix not in IMAGE_SUFFIXES  # names without a suffix tell no format
+    return may_be and (storage.is_local(found.uri) or found.size_bytes >= _SINGLE_BYTES)
 
 
 def _frames(found: FileInfo) -> int:

@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from brainray import storage
 from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
-from brainray.inputs import archives, frames
+from brainray.inputs import archives
 from brainray.inputs.archives import kind_of
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.archives.parquet_images import is_text, not_read
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
-from brainray.inputs.frames.listing import listed_frame
+from brainray.inputs.frames.listing import listed_frame, named_frame
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.skip_counts import count_skipped
 from brainray.inputs.tables.delimited_text import TextTable, blank_rows, open_text_table
@@ -367,7 +367,7 @@ def _plain(listed: FileListRow) -> ListedImage:
     as_listed = ListedImage(listed.uri, listed.size_bytes, listed.version)
     if archives.kind_of(listed.uri):
         return as_listed._replace(refused="unsupported: is a container; give it as --input, or list its members")
-    frame = frames.split(listed.uri)
+    frame = named_frame(listed.uri)
     try:
         found = storage.stat(listed.uri)
     except StorageError:

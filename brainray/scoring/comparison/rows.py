@@ -33,8 +33,9 @@ _AS_TEXT = ("uri", "status", "content_hash", "group", "shard_id")
 
 # What became of an image that both runs have. An image whose bytes differ is another image, so it is not compared.
 COMPARED = "compared"
-CASES = ("changed", "failed_in_both", "failed_in_a", "failed_in_b", COMPARED)
+CASES = ("changed", "excluded", "failed_in_both", "failed_in_a", "failed_in_b", COMPARED)
 _CASE = """CASE WHEN a.content_hash <> b.content_hash THEN 'changed'
+    WHEN 'excluded' IN (a.status, b.status) THEN 'excluded'
     WHEN a.status <> 'ok' AND b.status <> 'ok' THEN 'failed_in_both'
     WHEN a.status <> 'ok' THEN 'failed_in_a' WHEN b.status <> 'ok' THEN 'failed_in_b' ELSE 'compared' END"""
 _SEEN = "(a.seen OR b.seen)"  # whether one of the models has learned from the image
