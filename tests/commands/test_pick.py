@@ -30,7 +30,7 @@ def run(tmp_path):
 
 def filled(path, result, **other):
     """The list with true labels, or `other` ones by URI."""
-    rows = list(csv.DictReader(read_bytes(result.list).decode().splitlines()))
+    rows = list(csv.DictReader(read_bytes(result.list).decode("utf-8-sig").splitlines()))
     for row in rows:
         row["label"] = other.get(row["uri"], truth(row["uri"]))
     with open(path, "w", newline="") as file:
