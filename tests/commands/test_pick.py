@@ -151,7 +151,8 @@ def test_an_estimate_without_a_sample_or_of_another_model_is_refused(run, tmp_pa
     ("options", "says"),
     [
         ({"labels": 19}, "--labels is 19; it must be from 20 to 5,000"),
-        ({"seed": -1}, "--seed is -1; it must not be negative"),
+        ({"seed": -1}, "--seed is -1; it must be from 0 to 2"),
+        ({"seed": 10**70}, "--seed is 10+; it must be from 0 to"),
         ({"whole_groups": True}, "has no groups; score it with --group-by or --groups"),
     ],
 )
