@@ -17,6 +17,7 @@ from brainray.storage.lease import hold
 
 from .options import AnyPath
 
+_SEEDS = 2**63  # what other programs read from JSON and Parquet as a whole number
 LEAST, MOST = 20, 5_000  # labels: fewer say nothing, and more is not a sample but a data set
 
 
@@ -59,8 +60,8 @@ def pick(
     """
     if not LEAST <= labels <= MOST:
         raise BadRequest(f"--labels is {labels}; it must be from {LEAST} to {MOST:,}")
-    if seed < 0:
-        raise BadRequest(f"--seed is {seed}; it must not be negative")
+    if not 0 <= seed < _SEEDS:
+        raise BadRequest(f"--seed is {seed}; it must be from 0 to 2**63 - 1")
     uri = storage.normalise(fspath(run))
     with as_bad_request("RUN"):
         values = check_is_run(uri)

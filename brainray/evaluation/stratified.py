@@ -13,7 +13,8 @@ corrected by what the labels say of them. PPI++ (arXiv:2311.01453) tunes the wei
 takes a normal interval, which covers too little where a class is rare or hardly ever mistaken.
 
 An image without an answer is a gap that the interval spans: it counts as whatever makes the figure lowest at the low
-end, and highest at the high end. Axes: N sampled images, H strata, K classes. Must not read files.
+end, and highest at the high end. The value is of the images with an answer. Axes: N sampled images, H strata,
+K classes. Must not read files.
 """
 
 from typing import NamedTuple
@@ -100,7 +101,7 @@ class _Shares:
     def _stratum(self, h: int, sure_n: Flags, maybe_n: Flags) -> tuple[float, float, float]:
         if not len(sure_n):
             return _NOTHING
-        unit_n, answered_n = self._units[h], ~maybe_n
+        unit_n, answered_n = self._units[h], self.sample.label[self._rows[h]] != UNKNOWN
         value = float(sure_n[answered_n].mean()) if answered_n.any() else _NOTHING[0]
         drawn = int(unit_n.max()) + 1
         left = 1 - min(1.0, self._times * drawn / int(self.population.units[h]))
@@ -147,10 +148,18 @@ def _accuracy(shares: _Shares) -> IntervalEstimate:
 
 
 def _missed(shares: _Shares, k: int) -> _Share:
-    """Images of class k that are predicted as another one."""
-    sample = shares.sample
+    """Images of class k that are predicted as another one.
+
+    Wrong images of which nobody knows the class have, by the value, those of the other wrong ones of their stratum.
+    """
+    sample, H = shares.sample, len(shares.population.images)
     other_N = sample.predicted != k
-    return shares.share(other_N & (sample.label == k), other_N & np.isin(sample.label, (UNKNOWN, WRONG)))
+    share = shares.share(other_N & (sample.label == k), other_N & np.isin(sample.label, (UNKNOWN, WRONG)))
+    wrong_N = other_N & (sample.label != sample.predicted) & (sample.label != UNKNOWN)
+    wrong_H = np.bincount(sample.stratum[wrong_N], minlength=H)
+    sorted_H = np.bincount(sample.stratum[wrong_N & (sample.label != WRONG)], minlength=H)
+    value = share.value * np.where(sorted_H, wrong_H / np.maximum(1, sorted_H), 1.0)
+    return share._replace(value=value, high=np.maximum(share.high, value))
 
 
 def _added(shares: _Shares, k: int) -> _Share:

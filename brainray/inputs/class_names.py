@@ -17,10 +17,10 @@ _ALIASES = {
     "notumor": ("notumor", "notumors", "notumour", "nontumor", "nontumour", "healthy", "normal"),
 }
 # Names of label columns, in file lists, label files and Parquet archives, compared without case, blanks, hyphens and
-# underscores; the first that exists counts.
-LABEL_COLUMNS = (
-    "label", "class", "diagnosis", "target", "labels", "classname", "labelname", "tumortype", "tumourtype",
-)  # fmt: skip
+# underscores; the first that exists counts. Those that may hold something else count as far as they name classes.
+SURE_LABEL_COLUMNS = ("label", "class", "diagnosis", "target", "labels")
+UNSURE_LABEL_COLUMNS = ("classname", "labelname", "tumortype", "tumourtype")
+LABEL_COLUMNS = SURE_LABEL_COLUMNS + UNSURE_LABEL_COLUMNS
 # Names of split folders in public copies, which are above the class folders and no class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one

@@ -336,7 +336,7 @@ class Lister:
 
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""
-        self._label_notes.add_columns(image_list)
+        image_list = self._label_notes.with_labels(image_list)
         base = image_list.base + "/"
         for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped):
             if image_list.inventory and self._own and image.uri.startswith(self._own):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from brainray import storage
 from brainray.config import Explain
+from brainray.errors import StorageError
 from brainray.imaging.framing import Box
 from brainray.models.map_values import ImageMaps
 
@@ -70,7 +71,20 @@ def write_shard_maps(
     )
     rows = rows.append_column(ASKED, pa.array(asked[places]))
     uri = storage.join(target.run_uri, FOLDER, f"maps-{scored['shard_id'][0].as_py()}.parquet")
+    if (earlier := read_shard_maps(uri, target.fingerprint)) is not None:
+        others = earlier.filter(pc.invert(pc.is_in(earlier["uri"], scored["uri"].combine_chunks())))
+        rows = pa.concat_tables([rows, others.cast(rows.schema)])
     target.writer.write_parquet(uri, rows.replace_schema_metadata({FINGERPRINT: target.fingerprint.encode()}))
+
+
+def read_shard_maps(uri: str, fingerprint: str) -> pa.Table | None:
+    """The maps in a file; None where it is not there, is damaged or of another model."""
+    try:
+        with storage.open_parquet(uri) as file:
+            metadata, table = file.schema_arrow.metadata or {}, file.read(use_threads=False)
+    except StorageError:
+        return None
+    return table if metadata.get(FINGERPRINT) == fingerprint.encode() else None
 
 
 def _asked(scored: pa.Table, explain: Explain, classes: tuple[str, ...]) -> npt.NDArray[np.bool_]:

@@ -30,7 +30,7 @@ def run(tmp_path):
 
 def filled(path, result, **other):
     """The list with true labels, or `other` ones by URI."""
-    rows = list(csv.DictReader(read_bytes(result.list).decode().splitlines()))
+    rows = list(csv.DictReader(read_bytes(result.list).decode("utf-8-sig").splitlines()))
     for row in rows:
         row["label"] = other.get(row["uri"], truth(row["uri"]))
     with open(path, "w", newline="") as file:
@@ -151,7 +151,8 @@ def test_an_estimate_without_a_sample_or_of_another_model_is_refused(run, tmp_pa
     ("options", "says"),
     [
         ({"labels": 19}, "--labels is 19; it must be from 20 to 5,000"),
-        ({"seed": -1}, "--seed is -1; it must not be negative"),
+        ({"seed": -1}, "--seed is -1; it must be from 0 to 2"),
+        ({"seed": 10**70}, "--seed is 10+; it must be from 0 to"),
         ({"whole_groups": True}, "has no groups; score it with --group-by or --groups"),
     ],
 )

@@ -51,6 +51,25 @@ def test_labels_of_all_images_leave_nothing_open():
     assert found.prevalence[0] == pytest.approx((0.5, 0.5, 0.5))
 
 
+def test_images_without_an_answer_move_no_figure_if_they_are_as_the_others():
+    rows = [(0, predicted, label, 80 if predicted == label else 20) for predicted in (0, 1) for label in (0, 1)]
+    gaps = [(0, predicted, UNKNOWN, 100) for predicted in (0, 1)]
+    whole = population([[70_000, 30_000]])
+    full, with_gaps = estimate(whole, sample(*rows)), estimate(whole, sample(*rows, *gaps))
+    assert with_gaps.accuracy.value == pytest.approx(full.accuracy.value)
+    for name in ("recall", "prevalence"):
+        for k in range(2):
+            all_answered, some = getattr(full, name)[k], getattr(with_gaps, name)[k]
+            assert some.value == pytest.approx(all_answered.value)
+            assert some.high - some.low > all_answered.high - all_answered.low
+
+
+def test_wrong_images_of_unknown_class_are_of_the_classes_of_other_wrong_ones():
+    whole = Population(np.array([10_000]), np.array([10_000]), np.array([[10_000, 0, 0]]), np.zeros((3, 3), int))
+    found = estimate(whole, sample((0, 0, 0, 80), (0, 0, 1, 6), (0, 0, 2, 4), (0, 0, WRONG, 10)))
+    assert [each.value for each in found.prevalence] == pytest.approx([0.8, 0.12, 0.08])
+
+
 def test_a_useless_classifier_is_known_as_such():
     rows = [(0, predicted, label, 50) for predicted in (0, 1) for label in (0, 1)]
     found = estimate(population([[5000, 5000]]), sample(*rows))

@@ -63,7 +63,7 @@ INDEX_SCHEMA = pa.schema(
         # tar: the data; zip: local header, data and descriptor; Parquet: the row group's images
         pa.field("stored_bytes", pa.int64()),
         pa.field("label", pa.string()),  # as spelled in Parquet, or in a WebDataset sample
-        pa.field("label_key", pa.string()),  # the key in JSON, if it has other uses than labels, too
+        pa.field("label_key", pa.string()),  # the key in JSON or the column, if it has other uses than labels, too
         pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
     ]
 )

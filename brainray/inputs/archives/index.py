@@ -39,7 +39,7 @@ class Spelled(NamedTuple):
     """A label as it is spelled in an archive."""
 
     text: str
-    key: str | None = None  # of JSON, where it has other uses than labels, too: then the text may be none
+    key: str | None = None  # of JSON, or a column, where it has other uses than labels, too: then the text may be none
 
 
 class ArchiveIndex:

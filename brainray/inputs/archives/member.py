@@ -33,7 +33,7 @@ class Member(NamedTuple):
     offset: int | None = None
     stored_bytes: int | None = None
     label: str | None = None
-    label_key: str | None = None  # of JSON, under which the label stands if it may be none
+    label_key: str | None = None  # of JSON, or a column, under which the label stands if it may be none
     refused: str | None = None  # `str` of an `ImageError`
 
 

@@ -62,11 +62,12 @@ def list_parquet(file: BinaryFile, most: int, notes: list[str]) -> Iterator[Memb
     notes += unused_labels(opened.schema_arrow, images)
     row = 0
     for group, (rows, stored_bytes, refused) in enumerate(groups):
+        key = labels.unsure_column
         for label, number in zip(chain(labels.of_group(group), repeat(None)), range(row, row + rows), strict=False):
             if refused is None:
-                yield Member(str(number), offset=group, stored_bytes=stored_bytes, label=label)
+                yield Member(str(number), offset=group, stored_bytes=stored_bytes, label=label, label_key=key)
             else:
-                yield Member(str(number), offset=group, label=label, refused=refused)
+                yield Member(str(number), offset=group, label=label, label_key=key, refused=refused)
         row += rows
     if labels.damage is not None:
         raise ImageError("truncated", f"labels are missing: {labels.damage.detail}")

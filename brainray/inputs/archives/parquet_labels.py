@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from brainray.errors import ImageError
-from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
+from brainray.inputs.class_names import LABEL_COLUMNS, UNSURE_LABEL_COLUMNS, numbered_class, numbered_classes
 from brainray.inputs.tables.table_columns import spelled
 
 from .member import LONGEST_LABEL
@@ -27,6 +27,11 @@ class Labels:
         self._watched = watched
         self._column, self._classes = _label_column(opened.schema_arrow)
         self.damage: ImageError | None = None
+
+    @property
+    def unsure_column(self) -> str | None:
+        """The column, if its name has other uses than labels, too."""
+        return self._column if self._column and spelled(self._column) in UNSURE_LABEL_COLUMNS else None
 
     def of_group(self, group: int) -> Iterator[str | None]:
         """The labels of a row group in order. They end early where the column is damaged or missing."""

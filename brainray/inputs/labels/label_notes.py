@@ -5,16 +5,25 @@ Each note is one line, and is made once, for the files of one data set are alike
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+
+import pyarrow as pa
 
 from brainray.errors import BadRequest
-from brainray.inputs.class_names import class_lookup, match_class
+from brainray.inputs.archives.parquet_images import is_text
+from brainray.inputs.class_names import SURE_LABEL_COLUMNS, UNSURE_LABEL_COLUMNS, class_lookup, match_class
 from brainray.inputs.lists.file_lists import FileList, open_table
 from brainray.inputs.tables.table_columns import spelled
 
 # Names that columns of labels have, too, but not only these: such a column is taken for none.
-_LIKELY = ("category", "y", "groundtruth", "tumor", "tumour", "disease", "pathology", "labelid", "classid")
+_LIKELY = (
+    "category", "y", "groundtruth", "tumor", "tumour", "disease", "pathology", "labelid", "classid",
+    *UNSURE_LABEL_COLUMNS,
+)  # fmt: skip
 _SHOWN = 8
-_NAMES = "label, class, diagnosis, target, class_name, label_name or tumor_type"
+_FIRST = 1_000  # rows that tell whether a column holds classes
+_NAMES = "label, class, diagnosis or target"
 
 
 class LabelNotes:
@@ -43,7 +52,10 @@ class LabelNotes:
         )
 
     def add_no_class(self, uri: str, key: str, label: str) -> None:
-        """Note that a text in the JSON of a WebDataset sample, below a key with more than one use, is no class."""
+        """Note that a text is no class, which stands below a name with more than one use.
+
+        That is a key in the JSON of a WebDataset sample, or a column of a Parquet file of images.
+        """
         self._add(
             ("key", key),
             f"--input {uri}: {label!r}, its {key}, is no class of the model and no label; the same goes for others "
@@ -62,6 +74,18 @@ class LabelNotes:
             table = open_table(uri)
             if table is not None:
                 self.add_columns(table)
+
+    def with_labels(self, table: FileList) -> FileList:
+        """The list, whose column of labels holds classes if its name does not say so; see `add_columns`."""
+        column = None if self._silent else table.label_column
+        if (
+            column is not None
+            and spelled(column) in UNSURE_LABEL_COLUMNS
+            and not self._are_classes(_first_labels(table, column))
+        ):
+            table = replace(table, label_names=SURE_LABEL_COLUMNS)
+        self.add_columns(table)
+        return table
 
     def add_columns(self, table: FileList) -> None:
         """Note a column that seems to hold labels, where none has a name of labels."""
@@ -90,3 +114,11 @@ class LabelNotes:
         if not self._silent and about not in self._about:
             self._about.add(about)
             self.lines.append(line)
+
+
+def _first_labels(table: FileList, column: str) -> list[str | None]:
+    """The first labels of a list; none where their column is of neither text nor numbers."""
+    kind = table.columns[column]
+    if not (is_text(kind) or pa.types.is_integer(kind)):
+        return []
+    return [row.label for row in islice(table.rows(), _FIRST)]

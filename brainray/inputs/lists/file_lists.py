@@ -81,6 +81,7 @@ class FileList:
     text: TextTable | None = None  # None: the list is Parquet, or an inventory in several files
     inventory: Inventory | None = None  # None: a list of its own
     metadata: Mapping[bytes, bytes] | None = None  # of the schema of a Parquet file
+    label_names: Sequence[str] = LABEL_COLUMNS  # of columns that are taken for labels
     holds_images: bool = False  # whether it is no list but an archive, whose rows are the images
 
     @property
@@ -94,7 +95,7 @@ class FileList:
 
     @property
     def label_column(self) -> str | None:
-        return self._find(LABEL_COLUMNS)
+        return self._find(self.label_names)
 
     def kept_types(self, names: Sequence[str]) -> dict[str, str]:
         """The Arrow types of columns to be kept. Raises `BadRequest` for one that the list does not have."""
@@ -115,7 +116,9 @@ class FileList:
         counted = Counter[str]() if skipped is None else skipped
         located = self.location()
         self._check_names(located)
-        label, *others = map(self._find, (LABEL_COLUMNS, SIZE_COLUMNS, VERSION_COLUMNS, STORAGE_COLUMNS, TIER_COLUMNS))
+        label, *others = map(
+            self._find, (self.label_names, SIZE_COLUMNS, VERSION_COLUMNS, STORAGE_COLUMNS, TIER_COLUMNS)
+        )
         is_object = len(located) == 2
         others += map(self._find, (LATEST_COLUMNS, DELETED_COLUMNS)) if is_object else (None, None)
         wanted = [*located, *filter(None, (label, *others)), *keep]

@@ -4,17 +4,16 @@
 for people, and the page. An estimate needs nothing else of the run, which may have grown meanwhile.
 """
 
-import io
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from brainray import storage
 from brainray.errors import BadRequest
 from brainray.evaluation.stratified import Population
+from brainray.scoring.spreadsheet import spreadsheet_csv
 
 from .population import Drawn, Source
 
@@ -100,14 +99,9 @@ class Pick:
     def write(self, page: bytes, writer: storage.Writer) -> None:
         """Write the files, pick.json last: without it the folder holds no sample."""
         writer.write_parquet(storage.join(self.uri, ROWS), self.rows)
-        writer.write_bytes(storage.join(self.uri, LIST), self._csv())
+        writer.write_bytes(storage.join(self.uri, LIST), spreadsheet_csv(self.rows.select(_LISTED)))
         writer.write_bytes(storage.join(self.uri, PAGE), page)
         writer.write_json(storage.join(self.uri, FIGURES), self.figures)
-
-    def _csv(self) -> bytes:
-        sink = io.BytesIO()
-        pa_csv.write_csv(self.rows.select(_LISTED), sink)
-        return sink.getvalue()
 
 
 def folder_of(run_uri: str, seed: int) -> str:

@@ -236,9 +236,25 @@ def _choose(source: Source, census: _Census, strata: Strata, order: Ints, labels
     size = {(int(h), int(r)): census.groups[n][0] for n, h, r in zip(names, stratum_U, rank_U, strict=True)}
     images = np.cumsum([size[place] for place in _places(order)])
     last_first = max(int(np.flatnonzero(order == h)[0]) for h in np.unique(order))  # when each stratum has its first
+    _check_sizes(np.array([census.groups[name][0] for name in names]), labels, int(images[last_first]))
     if images[last_first] > labels:
         raise BadRequest(
             f"--labels {labels} is too few for --whole-groups: the first groups have {images[last_first]:,} images; "
             "give as many, or leave --whole-groups out"
         )
     return _Chosen(source, strata, order[images <= labels])
+
+
+def _check_sizes(images_U: Ints, labels: int, first: int) -> None:
+    """Raise `BadRequest` where groups have more images than labels: the sample would stand for none of them.
+
+    `first` is the number of images of the first groups, which are always drawn.
+    """
+    large = images_U > labels
+    if large.any():
+        images, total = int(images_U[large].sum()), int(images_U.sum())
+        raise BadRequest(
+            f"--whole-groups: {large.sum():,} of {len(images_U):,} groups have more images than --labels {labels}, "
+            f"{images:,} of {total:,} images ({images / total:.0%}), and can never be drawn; give --labels "
+            f"{max(int(images_U.max()), first)} or more, or leave --whole-groups out"
+        )

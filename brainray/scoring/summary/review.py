@@ -5,14 +5,13 @@ review without a label; then images that could not be scored. With its `label` c
 as `--labels`.
 """
 
-import io
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
 from brainray.page.tiles import Kind
+from brainray.scoring.spreadsheet import spreadsheet_csv
 
 from .highlights import Highlights
 
@@ -56,9 +55,7 @@ def review_csv(table: pa.Table) -> bytes:
     texts = [field.name for field in REVIEW_SCHEMA if field.type == pa.string()]
     for name in texts:
         table = table.set_column(table.schema.get_field_index(name), name, pc.fill_null(table[name], ""))
-    sink = io.BytesIO()
-    pa_csv.write_csv(table, sink)
-    return sink.getvalue()
+    return spreadsheet_csv(table)
 
 
 def review_figures(highlights: Highlights) -> dict[str, Any]:

@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain
-from brainray.errors import StorageError
-from brainray.scoring.map_table import FINGERPRINT, MAPS_SCHEMA
+from brainray.scoring.map_table import MAPS_SCHEMA
 from brainray.scoring.run_folder import SUMMARY
-from brainray.scoring.shard_maps import ASKED, FOLDER
+from brainray.scoring.shard_maps import ASKED, FOLDER, read_shard_maps
 from brainray.storage.scratch import scratch_folder
 
 from .highlights import Highlights
@@ -70,6 +69,7 @@ def _tell(uri: str, first: Mapping[str, str], say: Say) -> None:
 
 def take_over(generation: str, output: str, writer: storage.Writer) -> None:
     """Give the maps of a new generation to the run that it replaces, whose next `ScoredMaps` takes them over."""
+    writer.delete_tree(storage.join(output, FOLDER))  # of the generation that ends
     maps = storage.join(generation, SUMMARY, MAPS)
     if storage.exists(maps):
         writer.copy(maps, storage.join(output, FOLDER, _RESCORED))
@@ -81,15 +81,14 @@ def _files(run_uri: str) -> list[str]:
 
 
 def _kept(files: list[str], fingerprint: str, first: pa.Array) -> Iterator[pa.Table]:
-    """The rows of maps.parquet that stay. A damaged file, or one of another model, has none."""
+    """The rows of maps.parquet that stay, one of each image. A damaged file, or one of another model, has none."""
+    seen = pa.array([], pa.string())
     for uri in files:
-        try:
-            with storage.open_parquet(uri) as file:
-                metadata, table = file.schema_arrow.metadata or {}, file.read(use_threads=False)
-        except StorageError:
-            continue
-        if metadata.get(FINGERPRINT) != fingerprint.encode():
+        table = read_shard_maps(uri, fingerprint)
+        if table is None:
             continue
         if ASKED in table.column_names:
             table = table.filter(pc.or_(table[ASKED], pc.is_in(table["uri"], first)))
+        table = table.filter(pc.invert(pc.is_in(table["uri"], seen)))
+        seen = pa.concat_arrays([seen, *table["uri"].chunks])
         yield table.select(MAPS_SCHEMA.names).cast(MAPS_SCHEMA)

@@ -38,8 +38,21 @@ def test_well_known_names_are_labels_in_lists_tables_of_images_and_label_files(l
 
 def test_a_label_that_is_no_class_names_its_column(listed):
     """For under such a name there may be something else."""
-    with pytest.raises(BadRequest, match=r"label 'LGG' is no class .* or rename the column tumor_type"):
-        listed({"a.csv": "path,tumor_type\na.jpg,LGG\n"})
+    with pytest.raises(BadRequest, match=r"label 'LGG' is no class .* or rename the column diagnosis"):
+        listed({"a.csv": "path,diagnosis\na.jpg,LGG\n"})
+
+
+@pytest.mark.parametrize("name", ["class_name", "label name", "tumor_type"])
+def test_values_that_are_no_classes_under_a_name_with_other_uses_refuse_no_list(listed, name):
+    """As the kind of a tumor may stand beside its grade."""
+    labels, (note,) = listed({"a.csv": f"path,{name}\nglioma/a.jpg,LGG\nb.jpg,\n"})
+    assert labels == ["glioma", None]
+    assert f"a.csv: none of its columns (path, {name}) labels the images; if {name} does, name it label (" in note
+    labels, (note,) = listed({"b.parquet": parquet_of({"image": [b"x", b"y"], name: ["LGG", "glioma"]})})
+    assert labels == [None, "glioma"]
+    assert "b.parquet#0: 'LGG', its " in note and "is no class of the model and no label" in note
+    labels, _ = listed({"c.parquet": parquet_of({"path": ["a", "b"], name: [3, 4]})})
+    assert labels == [None, None]
 
 
 @pytest.mark.parametrize(

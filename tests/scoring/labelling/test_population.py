@@ -1,5 +1,7 @@
 """Which images of a run are drawn, and from what."""
 
+import re
+
 import pytest
 from support.run_rows import CLASSES, failed, scored, write_run
 
@@ -79,11 +81,26 @@ def test_an_image_without_a_group_is_a_unit_of_its_own(tmp_path):
     assert draw(source_of(run, by_group=True), 30).strata.units.sum() == 20
 
 
-def test_groups_that_are_larger_than_the_labels_are_refused_with_what_is_needed(tmp_path):
+def test_groups_of_which_the_first_are_larger_than_the_labels_are_refused_with_what_is_needed(tmp_path):
     rows = [scored(f"/{i}", "glioma", 0.6 + i % 2 / 3, group=f"p{i % 2}") for i in range(100)]
     run = write_run(tmp_path, rows, group_by="x")
     with pytest.raises(BadRequest, match="too few for --whole-groups: the first groups have 100 images"):
-        draw(source_of(run, by_group=True), 20)
+        draw(source_of(run, by_group=True), 60)
+
+
+def test_a_sample_that_could_never_hold_the_largest_groups_is_refused_with_what_is_needed(tmp_path):
+    large = [scored(f"/b/{i}", "glioma", 0.6 + i % 7 / 20, group="large") for i in range(60)]
+    run = write_run(tmp_path, archive(100) + large, group_by="x")
+    says = (
+        r"^--whole-groups: 1 of 26 groups have more images than --labels 50, 60 of 160 images \(38%\), and can never "
+        r"be drawn; give --labels (\d+) or more, or leave --whole-groups out$"
+    )
+    with pytest.raises(BadRequest, match=says) as raised:
+        draw(source_of(run, by_group=True), 50)
+    least = int(re.search(says, str(raised.value))[1])
+    assert len(draw(source_of(run, by_group=True), least).rows) <= least
+    with pytest.raises(BadRequest):
+        draw(source_of(run, by_group=True), least - 1)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_both_files_hold_the_same_and_an_empty_list_keeps_its_types(tmp_path):
     build_summary(empty)
     assert review_of(full).schema == review_of(empty).schema
     assert len(review_of(empty)) == 0
-    read = list(csv.DictReader(io.StringIO(Path(full, "summary/review.csv").read_text())))
+    read = list(csv.DictReader(io.StringIO(Path(full, "summary/review.csv").read_text("utf-8-sig"))))
     for row, other in zip(read, review_of(full).to_pylist(), strict=True):
         assert {name: value for name, value in row.items() if name != "confidence"} == {
             name: "" if value is None else str(value) for name, value in other.items() if name != "confidence"
@@ -71,7 +71,7 @@ def test_both_files_hold_the_same_and_an_empty_list_keeps_its_types(tmp_path):
 def test_the_list_with_its_labels_filled_in_is_a_label_file(tmp_path):
     run = write_run(tmp_path, ROWS)
     build_summary(run)
-    read = list(csv.DictReader(io.StringIO(Path(run, "summary/review.csv").read_text())))
+    read = list(csv.DictReader(io.StringIO(Path(run, "summary/review.csv").read_text("utf-8-sig"))))
     for row in read:
         row["label"] = row["label"] or "glioma"
     filled = io.StringIO()

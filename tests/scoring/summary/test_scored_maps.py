@@ -104,3 +104,22 @@ def test_images_that_no_page_shows_and_nobody_asked_for_keep_no_map(archive, bun
     root = archive(images=2)
     explained(root, tmp_path / "run", bundle, "3")
     assert len(maps(tmp_path / "run")) == 3
+
+
+def test_an_image_that_changes_before_a_stopped_run_goes_on_costs_no_other_its_map(archive, bundle, tmp_path):
+    root = archive(images=2)
+    with pytest.raises(Stopped):
+        explained(root, tmp_path / "run", bundle, only=1, shard_size=4)
+    changed = sorted(root.glob("*/*.jpg"))[0]
+    changed.write_bytes(image_bytes(77))
+    assert explained(root, tmp_path / "run", bundle, shard_size=4) == []
+    assert set(maps(tmp_path / "run")) == {str(path) for path in root.glob("*/*.jpg")}
+
+
+def test_a_stopped_run_that_is_scored_anew_with_the_same_model_has_one_map_of_each_image(archive, bundle, tmp_path):
+    root = archive(images=2)
+    with pytest.raises(Stopped):
+        explained(root, tmp_path / "run", bundle, only=1, shard_size=4)
+    explained(root, tmp_path / "run", bundle, shard_size=4, rescore=True)
+    path = tmp_path / "run" / "summary" / "maps.parquet"
+    assert storage.read_parquet(str(path)).num_rows == len(maps(tmp_path / "run")) == 8
