@@ -112,7 +112,7 @@ def test_images_that_cannot_be_read_have_no_group(tmp_path):
 
 
 def test_known_patients_keep_their_names_and_only_others_count_as_proposed(scans, tmp_path):
-    figures, groups = proposal(scans, tmp_path / "audit", group_regex=r"-([01])")
+    figures, groups = proposal(scans, tmp_path / "audit", group_regex=r"-([01])[abc]\.png")
     assert {group for name, group in groups.items() if "-0" in name} == {"0"}
     assert {group for name, group in groups.items() if "-1" in name} == {"1"}
     assert (figures["proposed"]["groups"], figures["proposed"]["of_pictures"]) == (HEADS - 2, 3 * (HEADS - 2))
