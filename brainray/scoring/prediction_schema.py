@@ -3,9 +3,10 @@
 `brainray/scoring/README.md` describes each; a test compares.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 KeptTypes = tuple[tuple[str, str], ...]  # name and Arrow type of each column of --keep-columns
 SCAN_COLUMNS = (
@@ -59,3 +60,13 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: 
     ]
     present = [field for field in fields if field.name in later or field.name not in LATER]
     return pa.schema([*present, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept)])
+
+
+def has_class(rows: pa.Table, classes: Sequence[str]) -> pa.ChunkedArray:
+    """Whether the label of each row is a class of the model."""
+    return pc.is_in(rows["label"], pa.array(classes, pa.string()))
+
+
+def is_mistake(rows: pa.Table, classes: Sequence[str]) -> pa.ChunkedArray:
+    """Whether the label of each row is another class than the predicted one; false for a row without a prediction."""
+    return pc.and_(has_class(rows, classes), pc.fill_null(pc.not_equal(rows["label"], rows["predicted"]), False))

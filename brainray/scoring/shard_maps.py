@@ -20,6 +20,7 @@ from brainray.imaging.framing import Box
 from brainray.models.map_values import ImageMaps
 
 from .map_table import FINGERPRINT, map_rows
+from .prediction_schema import is_mistake
 from .shard_task import Target
 from .summary.highlights import columns, select
 
@@ -98,9 +99,7 @@ def _asked(scored: pa.Table, explain: Explain, classes: tuple[str, ...]) -> npt.
 
 def for_review(scored: pa.Table, classes: tuple[str, ...]) -> pa.ChunkedArray:
     """Whether each scored image is for review or mistaken."""
-    labelled = pc.is_in(scored["label"], pa.array(classes, pa.string()))
-    wrong = pc.and_(labelled, pc.fill_null(pc.not_equal(scored["label"], scored["predicted"]), False))
-    return pc.or_(pc.fill_null(scored["review"], False), wrong)
+    return pc.or_(pc.fill_null(scored["review"], False), is_mistake(scored, classes))
 
 
 def _may_be_shown(scored: pa.Table, target: Target) -> npt.NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from brainray import storage
 from brainray.page.sections import group_tables
 from brainray.page.tiles import MOST_STRIP, Row
 from brainray.scoring.parts import part_uri, present_shards
+from brainray.scoring.prediction_schema import is_mistake
 
 from .group_levels import cut, depth, groups_at, named
 
@@ -62,8 +63,7 @@ def _marked(rows: pa.Table, wanted: pa.Table, level: int | None, classes: Sequen
     place = pc.index_in(rows["group"], wanted["group"].combine_chunks())
     chosen = pc.and_(place.is_valid(), pc.equal(rows["status"], "ok"))
     rows, place = rows.filter(chosen).drop_columns("status"), place.filter(chosen)
-    labelled = pc.is_in(rows["label"], pa.array(classes, pa.string()))
-    wrong = pc.and_(labelled, pc.fill_null(pc.not_equal(rows["label"], rows["predicted"]), False))
+    wrong = is_mistake(rows, classes)
     main = pc.fill_null(pc.equal(rows["predicted"], wanted["main"].take(place)), False)
     return rows.append_column("wrong", wrong.cast(pa.int8())).append_column("main", main.cast(pa.int8()))
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from brainray.evaluation.appearance import Appearance
 from brainray.page.tiles import Kind, Selection
-from brainray.scoring.prediction_schema import LATER, prob_column
+from brainray.scoring.prediction_schema import LATER, has_class, is_mistake, prob_column
 
 # Columns of a part that a selection keeps, besides `group` and the probabilities.
 _COLUMNS = (
@@ -88,8 +88,7 @@ class Highlights(Selection):
 def select(table: pa.Table, classes: Sequence[str]) -> Highlights:
     """The highlights of the rows of a part, which has the columns of `columns`."""
     ok = pc.equal(table["status"], "ok")
-    labelled = pc.is_in(table["label"], pa.array(classes, pa.string()))
-    wrong = pc.and_(labelled, pc.fill_null(pc.not_equal(table["label"], table["predicted"]), False))
+    labelled, wrong = has_class(table, classes), is_mistake(table, classes)
     not_wrong = pc.and_(ok, pc.invert(wrong))
     unsure = pc.and_(not_wrong, pc.and_(pc.invert(labelled), pc.fill_null(table["review"], False)))
     masks: dict[Kind, pa.ChunkedArray] = {

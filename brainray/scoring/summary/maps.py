@@ -134,13 +134,7 @@ class MapMaker:
         first = chosen(highlights, failures, self.explain)
         delete_others(folder, self.bundle.fingerprint, writer)
         uri = storage.join(folder, MAPS)
-        there = _there(uri)
-        with scratch_folder() as scratch:
-            path = f"{scratch}/{MAPS}"
-            made = self._blocks(run_uri, run, first, there)
-            write_file(path, with_others(made, uri if len(there) else None), self.bundle.fingerprint)
-            if self.written.images:
-                writer.write_bytes(uri, storage.read_bytes(path))
+        add_maps(uri, self._blocks(run_uri, run, first, _there(uri)), self.bundle.fingerprint, writer)
         self.say(f"--explain: {self.written}")
 
     def check(self) -> None:
@@ -202,18 +196,21 @@ def there_of(uri: str, wanted: pa.Array) -> int:
         return sum(pc.sum(pc.is_in(batch["uri"], wanted)).as_py() or 0 for batch in batches)
 
 
-def write_file(path: str, blocks: Iterator[pa.Table], fingerprint: str) -> int:
-    """Write rows to a local file of maps, block by block; gives their number."""
-    rows = 0
+def add_maps(uri: str, blocks: Iterator[pa.Table], fingerprint: str, writer: storage.Writer) -> None:
+    """Add rows to a file of maps, in place of those of the same images. Without a row nothing is written."""
+    earlier, rows = uri if storage.exists(uri) else None, 0
     schema = MAPS_SCHEMA.with_metadata({FINGERPRINT: fingerprint.encode()})
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
-        for block in slices(blocks, _ROW_GROUP):
-            rows += len(block)
-            file.write_table(block)
-    return rows
+    with scratch_folder() as scratch:
+        path = f"{scratch}/{MAPS}"
+        with pq.ParquetWriter(path, schema, compression="zstd") as file:
+            for block in slices(_with_others(blocks, earlier), _ROW_GROUP):
+                rows += len(block)
+                file.write_table(block)
+        if rows:
+            writer.write_bytes(uri, storage.read_bytes(path))
 
 
-def with_others(blocks: Iterator[pa.Table], uri: str | None) -> Iterator[pa.Table]:
+def _with_others(blocks: Iterator[pa.Table], uri: str | None) -> Iterator[pa.Table]:
     """New rows, and after them the rows of a file of earlier ones, but for those of the same images."""
     if uri is None:
         yield from blocks

@@ -17,10 +17,9 @@ from brainray.config import Explain
 from brainray.scoring.map_table import MAPS_SCHEMA
 from brainray.scoring.run_folder import SUMMARY
 from brainray.scoring.shard_maps import ASKED, FOLDER, read_shard_maps
-from brainray.storage.scratch import scratch_folder
 
 from .highlights import Highlights
-from .maps import MAPS, chosen, delete_others, there_of, with_others, write_file
+from .maps import MAPS, add_maps, chosen, delete_others, there_of
 
 _RESCORED = "maps-rescored.parquet"
 
@@ -47,11 +46,7 @@ class ScoredMaps:
         first = chosen(highlights, failures, self.explain) if self.explain else {}
         files, uri = _files(run_uri), storage.join(folder, MAPS)
         if files:
-            with scratch_folder() as scratch:
-                kept = _kept(files, fingerprint, pa.array(list(first), pa.string()))
-                earlier = uri if storage.exists(uri) else None
-                if write_file(f"{scratch}/{MAPS}", with_others(kept, earlier), fingerprint):
-                    writer.write_bytes(uri, storage.read_bytes(f"{scratch}/{MAPS}"))
+            add_maps(uri, _kept(files, fingerprint, pa.array(list(first), pa.string())), fingerprint, writer)
             writer.delete_tree(storage.join(run_uri, FOLDER))
         if self.explain and self.say:
             _tell(uri, first, self.say)
