@@ -276,7 +276,8 @@ def image_files(
     """
     unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=image_format)
     named = 0
-    own = None if output is None or root.startswith(output.rstrip("/") + "/") else output.rstrip("/") + "/"
+    own = None if output is None else output.rstrip("/") + "/"
+    own = None if own and root.startswith(own) else own
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
             if own and found.uri.startswith(own):
