@@ -10,6 +10,7 @@ measured by them: each picture by the network that has seen neither it nor its g
 
 import argparse
 import csv
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,17 +18,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.selection import select_here
+
 from brainray.config import TrainOptions
-from brainray.duplicates.descriptors import Descriptors
-from brainray.duplicates.search import find_copies, group_copies
 from brainray.errors import ImageError
 from brainray.imaging.decode import decode
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.models.bundle import Bundle, fold_file, kept_folds, load_bundle, named, read_file, save_bundle
 from brainray.models.maps import ClassMaps
 from brainray.models.predictor import limit_threads
-from brainray.training.dataset import list_training_set, select_images
-from brainray.training.decoded import decode_rows
+from brainray.training.dataset import list_training_set
 from brainray.training.splits import division_digest
 
 _BATCH = 16
@@ -82,11 +84,7 @@ def _held_out(data: str, groups: str | None, bundle: Bundle) -> dict[str, int]:
     """The fold, from 1, of one image of each picture, by URI below `data`. Fails where the folds are others."""
     options = TrainOptions.from_json(bundle.provenance["options"])
     found = list_training_set(str(Path(data).resolve()), read_group_file(groups) if groups else None)
-    rows = decode_rows(found.table, options.image_spec)
-    signatures = Descriptors.from_columns(rows)
-    copies = group_copies(signatures, find_copies(signatures))
-    digests, nobody = signatures.digest.astype(str), np.zeros(len(copies), bool)
-    selected = select_images(found, copies, digests, rows["error"], excluded=nobody, options=options)
+    selected = select_here(found, options)
     if division_digest(selected.pictures, selected.splits) != bundle.provenance["data"]["division"]:
         raise SystemExit("the folds of the training were others: give its images and its --groups")
     uris = found.table["uri"].to_pylist()

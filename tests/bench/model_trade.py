@@ -26,15 +26,14 @@ from PIL import Image, ImageDraw, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.bundles import learned
+from support.selection import select_here
 
 from brainray.config import TrainOptions
-from brainray.duplicates.descriptors import Descriptors
-from brainray.duplicates.search import find_copies, group_copies
 from brainray.imaging.decode import decode
 from brainray.models.bundle import Bundle, load_bundle
 from brainray.models.networks import cost_of
 from brainray.models.predictor import Predictor
-from brainray.training.dataset import SelectedImages, TrainingSet, list_training_set, picture_counts, select_images
+from brainray.training.dataset import SelectedImages, TrainingSet, list_training_set, picture_counts
 from brainray.training.decoded import DecodedRows, decode_rows, take_rows
 
 _LITE = {"model": "lite0", "weights": "imagenet", "lr": 7e-4, "augment": 1.0, "epochs": 12, "folds": 5}
@@ -89,11 +88,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 def chosen_images(data: str) -> tuple[TrainingSet, SelectedImages]:
     """The same pictures on the same sides, whatever the network."""
     found, options = list_training_set(data), next(iter(CANDIDATES.values()))
-    rows = decode_rows(found.table, options.image_spec)
-    signatures = Descriptors.from_columns(rows)
-    groups = group_copies(signatures, find_copies(signatures))
-    digests, nobody = signatures.digest.astype(str), np.zeros(len(groups), bool)
-    return found, select_images(found, groups, digests, rows["error"], excluded=nobody, options=options)
+    return found, select_here(found, options)
 
 
 def train_side(data: str, options: TrainOptions) -> tuple[DecodedRows, tuple[int, ...], tuple[str, ...]]:

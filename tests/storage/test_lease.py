@@ -8,24 +8,25 @@ import threading
 import time
 
 import pytest
-from support.leases import Time, everything, hold, holders, leave, leave_elsewhere, record_uri, rewrite, state_of
+from support.leases import (
+    Time,
+    everything,
+    hold,
+    leave,
+    leave_elsewhere,
+    other_run,
+    output,
+    record_uri,
+    rewrite,
+    state_of,
+)
 from support.waiting import wait_for
 
 from brainray import storage
 from brainray.errors import OutputHeld
 from brainray.storage import lease
 
-
-@pytest.fixture
-def output(tmp_path):
-    return str(tmp_path / "run")
-
-
-@pytest.fixture
-def other_run(output):
-    """Starts another process that holds the output."""
-    with holders(output) as start:
-        yield start
+__all__ = ["other_run", "output"]  # fixtures
 
 
 # One at a time

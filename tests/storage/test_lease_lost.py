@@ -7,23 +7,13 @@ import signal
 import time
 
 import pytest
-from support.leases import everything, hold, holders, record_uri, rewrite, state_of
+from support.leases import everything, hold, other_run, output, record_uri, rewrite, state_of
 from support.waiting import wait_for
 
 from brainray import storage
 from brainray.errors import OutputHeld
 
-
-@pytest.fixture
-def output(tmp_path):
-    return str(tmp_path / "run")
-
-
-@pytest.fixture
-def other_run(output):
-    """Starts another process that holds the output."""
-    with holders(output) as start:
-        yield start
+__all__ = ["other_run", "output"]  # fixtures
 
 
 def test_a_stopped_holder_is_followed_after_its_ttl_and_can_write_nothing_then(output, other_run):

@@ -6,6 +6,8 @@ import sys
 import time
 from contextlib import contextmanager
 
+import pytest
+
 from brainray import storage
 from brainray.storage import lease
 
@@ -105,3 +107,15 @@ def everything(folder):
 
 def state_of(process):
     return storage.read_bytes(f"/proc/{process.pid}/stat").rsplit(b")", 1)[1].split()[0]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
+def other_run(output):
+    """Starts another process that holds the output."""
+    with holders(output) as start:
+        yield start
