@@ -22,7 +22,7 @@ main()
 PACE = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.6"}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_training_takes_in_a_machine_that_joins_and_outlives_one_that_goes(cluster, archive, tmp_path):
     """The same training: each epoch once, whoever did it."""
     cluster.add_node(num_cpus=1)

@@ -134,7 +134,7 @@ def test_a_run_asks_an_autoscaler_for_nodes_and_outlives_one(autoscaler, archive
         assert told[-1], (told, command.wait(120))
         told.append(command.stderr.readline())
     # Until the first, a machine, two workers and torch have to start.
-    wait_for(lambda: parts(run) >= 4 or command.poll() is not None, "four parts", timeout_s=250)
+    wait_for(lambda: parts(run) >= 4 or command.poll() is not None, "four parts")
     at_loss = parts(run)
     workers()[0].kill()
     _, err = command.communicate(timeout=400)

@@ -51,8 +51,8 @@ def epochs_done(output):
     return len(WorkFolder.of(str(output)).history())
 
 
-def wait_for_epoch(output, epoch, *, deadline_s=180):
-    wait_for(lambda: epochs_done(output) >= epoch, f"epoch {epoch} is done", timeout_s=deadline_s)
+def wait_for_epoch(output, epoch):
+    wait_for(lambda: epochs_done(output) >= epoch, f"epoch {epoch} is done")
 
 
 def after_epoch(output, epoch, act):

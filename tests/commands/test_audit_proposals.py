@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,17 +22,29 @@ DRAWN = (0, 1, 3, 6, 7, 8)  # heads whose slices at these steps are no copies of
 HEADS = len(DRAWN)
 
 
-@pytest.fixture
-def scans(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
     """Slices of six heads under names that tell nothing; the first of each head has a mirrored and a smaller copy."""
-    root = tmp_path / "scans"
-    for k, drawn in enumerate(DRAWN):
+    root = tmp_path_factory.mktemp("drawn") / "scans"
+    for k, head in enumerate(DRAWN):
         for place, step in enumerate(STEPS):
             label = "glioma" if k % 2 else "no_tumor"
-            save(neighbour(drawn, step=step), root, label, f"{(7 * k + 5 * place) % 18:02}-{k}{'abc'[place]}.png")
-        save(neighbour(drawn, step=STEPS[0])[:, ::-1], root, label, f"m-{k}a.png")
-        save(jpeg(resized(neighbour(drawn, step=STEPS[0]), 0.7), 80), root, label, f"s-{k}a.png")
+            save(neighbour(head, step=step), root, label, f"{(7 * k + 5 * place) % 18:02}-{k}{'abc'[place]}.png")
+        save(neighbour(head, step=STEPS[0])[:, ::-1], root, label, f"m-{k}a.png")
+        save(jpeg(resized(neighbour(head, step=STEPS[0]), 0.7), 80), root, label, f"s-{k}a.png")
     return root
+
+
+@pytest.fixture
+def scans(drawn, tmp_path):
+    """The same, to be changed."""
+    return Path(shutil.copytree(drawn, tmp_path / "scans"))
+
+
+@pytest.fixture(scope="module")
+def audited(drawn):
+    """Of the slices as they are: (figures, group of each name, folder)."""
+    return *proposal(drawn, drawn.parent / "audit"), drawn.parent / "audit"
 
 
 def proposal(root, output, **options):
@@ -42,8 +56,8 @@ def proposal(root, output, **options):
     return figures, {uri.rpartition("/")[2]: group for uri, group in rows[1:]}
 
 
-def test_slices_of_one_head_and_all_their_copies_have_one_group(scans, tmp_path):
-    figures, groups = proposal(scans, tmp_path / "audit")
+def test_slices_of_one_head_and_all_their_copies_have_one_group(audited):
+    figures, groups, _ = audited
     assert len(groups) == HEADS * 5
     heads = {name: name.partition("-")[2][0] for name in groups}
     assert {(heads[name], group) for name, group in groups.items()} == {
@@ -62,33 +76,34 @@ def test_slices_of_one_head_and_all_their_copies_have_one_group(scans, tmp_path)
     }
 
 
-def test_train_takes_the_file_as_it_is(scans, tmp_path):
-    _, groups = proposal(scans, tmp_path / "audit")
-    listed = list_images([str(scans)], (), group_regex=None).table
-    taken = read_group_file(str(tmp_path / "audit" / "proposed_groups.csv")).groups_of(listed)
+def test_train_takes_the_file_as_it_is(drawn, audited):
+    _, groups, folder = audited
+    listed = list_images([str(drawn)], (), group_regex=None).table
+    taken = read_group_file(str(folder / "proposed_groups.csv")).groups_of(listed)
     by_name = {
         uri.rpartition("/")[2]: group for uri, group in zip(listed["uri"].to_pylist(), taken.to_pylist(), strict=True)
     }
     assert by_name == groups
 
 
-def test_the_same_groups_come_out_each_time_and_under_other_names(scans, tmp_path):
-    _, groups = proposal(scans, tmp_path / "audit")
-    assert proposal(scans, tmp_path / "audit")[1] == groups, "an earlier audit is replaced"
+def test_the_same_groups_come_out_each_time_and_under_other_names(scans, audited, tmp_path):
+    _, groups, folder = audited
+    earlier = tmp_path / "again"
+    shutil.copytree(folder, earlier)
     for place, path in enumerate(sorted(scans.rglob("*.png"), key=lambda path: path.name[::-1])):
         path.rename(path.with_name(f"{place:02}+{path.name}"))
-    renamed = proposal(scans, tmp_path / "again")[1]
+    renamed = proposal(scans, earlier)[1]  # an earlier audit is replaced
     assert {name.partition("+")[2]: group for name, group in renamed.items()} == groups
 
 
-def test_the_proposal_is_shown_as_one(scans, tmp_path):
-    figures, _ = proposal(scans, tmp_path / "audit")
+def test_the_proposal_is_shown_as_one(audited):
+    figures, _, folder = audited
     table = dict(figure_rows(figures))
     assert table["proposed groups: pictures that look like slices of one head"] == str(HEADS)
     assert table["pairs in a proposed group with two labels (by chance)"] == "0.0% (53%)"
     (advice,) = _advice(figures, "out")
     assert "a guess" in advice and "--groups out/proposed_groups.csv" in advice
-    page = (tmp_path / "audit" / "audit.html").read_text()
+    page = (folder / "audit.html").read_text()
     assert "Proposed groups: pictures that look like neighbouring slices of one head" in page
 
 
@@ -139,9 +154,9 @@ def test_slices_of_one_head_in_both_sets_are_counted(scans, tmp_path):
     assert dict(figure_rows(figures))["proposed groups in both --data and --against"] == "1"
 
 
-def test_the_groups_are_in_the_table_too(scans, tmp_path):
-    figures, groups = proposal(scans, tmp_path / "audit")
-    rows = pq.read_table(tmp_path / "audit" / "groups.parquet").to_pylist()
+def test_the_groups_are_in_the_table_too(audited):
+    figures, groups, folder = audited
+    rows = pq.read_table(folder / "groups.parquet").to_pylist()
     assert {row["uri"].rpartition("/")[2]: row["proposed_group"] for row in rows} == groups
-    assert json.loads((tmp_path / "audit" / "summary.json").read_text())["proposed"] == figures["proposed"]
+    assert json.loads((folder / "summary.json").read_text())["proposed"] == figures["proposed"]
     assert np.isfinite(figures["proposed"]["share_two_labels_by_chance"])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 Found = TypeVar("Found")
-HANGS_S = 120.0  # who waits so long waits in vain; what it waits for takes seconds, on a busy machine a minute
+HANGS_S = 240.0  # who waits so long waits in vain; what it waits for takes seconds, on a busy machine a minute or two
 
 
 def until(condition: Callable[[], Found], timeout_s: float = HANGS_S, *, step_s: float = 0.005) -> Found:
