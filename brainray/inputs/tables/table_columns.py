@@ -18,6 +18,8 @@ IMAGE_COLUMNS = (
 URI_COLUMNS = ("uri", "url", "imageuri", "imageurl")
 # Of a label file also what may be a name without folder and suffix. Its rows must name images that are listed.
 LABELLED_COLUMNS = (*IMAGE_COLUMNS, "imageid", "name")
+# Of a label file that names series in place of images.
+SERIES_COLUMNS = ("series", "seriesinstanceuid", "seriesuid", "seriesid")
 BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # together they name an object, as in an S3 inventory
 SIZE_COLUMNS = ("sizebytes", "size")
 VERSION_COLUMNS = ("version", "etag")
