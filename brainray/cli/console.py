@@ -17,7 +17,7 @@ from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.page.sections import group_tables
-from brainray.page.text import cut
+from brainray.page.text import cut, plural
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
 from brainray.scoring.summary.build import Summary
@@ -356,7 +356,7 @@ def _series_lines(series: Mapping[str, Any]) -> list[str]:
         of_studies = ", ".join(
             f"{count:,} {escape(cut(name))}" for name, count in studies["predicted"].items() if count
         )
-        lines.append(f"{studies['studies']:,} studies: {of_studies or 'none decided'}")
+        lines.append(f"{plural(studies['studies'], 'study', 'studies')}: {of_studies or 'none decided'}")
     told = {"doubled": "with doubled slices", "gaps": "with slices missing", "sizes": "of mixed sizes"}
     if defects := [f"{count:,} {told[name]}" for name, count in series["defects"].items() if count]:
         lines.append(f"series that are not whole: {', '.join(defects)}")

@@ -23,6 +23,7 @@ class SeriesRule:
     """When a series has a finding, and when it has none. `scoring/README.md` has what it was measured on."""
 
     neighbours: int = 3  # that many neighbouring slices must say a finding
+    suspicion: float = 0.8  # probability of a finding, of whatever class, that each of them must have
     least: int = 10  # scored slices, below which nothing found means nothing: thick slices of a head are 20
     most_failed: float = 0.2  # share of failed slices, above which nothing found means nothing, either
     agreement: float = 2 / 3  # share of the slices of a finding that name its class; below, a person should look
@@ -48,16 +49,17 @@ def judge(
     """Apply the rule. `series_N` is the place of each slice's series, ascending; `sure_N`: it needs no review itself.
 
     With a class for nothing found (`negative`): a finding is `rule.neighbours` neighbouring slices or more whose
-    prediction is another class. Its class is that of the highest summed probability over all such slices. Without one,
-    nothing is found where `rule.least` slices were scored; else nothing can be said. Without such a class, the series
-    is of the class with the highest mean probability.
+    prediction is another class, each with `rule.suspicion` for all such classes together. Its class is that of the
+    highest summed probability over all such slices. Without one, nothing is found where `rule.least` slices were
+    scored; else nothing can be said. Without such a class, the series is of the class with the highest mean
+    probability.
     """
     counts_S = np.bincount(series_N, minlength=series)
     if negative is None:
         return _by_mean(series_N, probs_NK, sure_N, counts_S, rule)
     best_N = probs_NK.argmax(axis=1)
     suspect_N = 1 - probs_NK[:, negative]
-    found_N = _in_runs(series_N, best_N != negative, rule.neighbours)
+    found_N = _in_runs(series_N, (best_N != negative) & (suspect_N >= rule.suspicion), rule.neighbours)
     without = probs_NK.copy()
     without[:, negative] = 0
     class_S = _sums(series_N[found_N], without[found_N], series).argmax(axis=1)
@@ -89,14 +91,16 @@ def _for_review(
 ) -> Bools:
     """Where slices disagree: on the class of a finding, or one is sure of something that its neighbours do not show.
 
-    Also a finding of which no slice is sure.
+    Also a finding of which no slice is sure, and neighbouring slices that say one with too low a probability.
     """
     series = len(found_S)
     named_S = np.bincount(series_N[found_N & (best_N == class_S[series_N])], minlength=series)
     sure_S = np.bincount(series_N[found_N & sure_N], minlength=series)
-    lone_S = np.bincount(series_N[~found_N & sure_N & (best_N != negative)], minlength=series)
+    said_N = best_N != negative
+    other_N = ~found_N & said_N & (sure_N | _in_runs(series_N, said_N, rule.neighbours))
+    other_S = np.bincount(series_N[other_N], minlength=series)
     disagree_S = (named_S < rule.agreement * found_S) | (sure_S == 0)
-    return np.where(found_S > 0, disagree_S, lone_S > 0)
+    return np.where(found_S > 0, disagree_S, other_S > 0)
 
 
 def _by_mean(series_N: Ints, probs_NK: Reals, sure_N: Bools, counts_S: Ints, rule: SeriesRule) -> SeriesFindings:

@@ -41,7 +41,8 @@ def rule_text(rule: Values, classes: list[str]) -> str:
     if "notumor" not in classes:
         return f"the class with the highest mean probability, where {rule['neighbours']} slices or more were scored."
     return (
-        f"a finding is {rule['neighbours']} neighbouring slices or more that say one; without any, {rule['least']} "
+        f"a finding is {rule['neighbours']} neighbouring slices or more that say one, each with a "
+        f"probability of {rule['suspicion']:g} for any; without one, {rule['least']} "
         "scored slices or more mean that there is none, and of fewer nothing can be said."
     )
 
