@@ -13,7 +13,7 @@ from support.runs import engine_of, request_for, rows, score_here
 from brainray import storage
 from brainray.cli.app import run as command
 from brainray.commands.report import report
-from brainray.config import MaxFailed
+from brainray.config import MaxFailed, PageOptions
 from brainray.errors import BadRequest
 
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
@@ -62,10 +62,15 @@ def scored(root, output, bundle, **options) -> str:
     return str(output)
 
 
-def table(run, name="series"):
-    return {
-        row["series"] if name == "series" else row["study"]: row for row in pq.read_table(f"{run}/{name}").to_pylist()
-    }
+def table(run):
+    return {row["series"]: row for row in pq.read_table(f"{run}/series").to_pylist()}
+
+
+def reported(run, **options) -> list[str]:
+    """Report on a run; gives what was said."""
+    told: list[str] = []
+    report(run, page=PageOptions(report=False), say=told.append, **options)
+    return told
 
 
 def figures(run):
@@ -124,7 +129,7 @@ def test_series_keep_their_names_in_a_new_generation(run, archive, bundle):
 def test_a_report_builds_the_same_bytes_again(run):
     first = storage.read_bytes(f"{run}/series/series-00000.parquet"), storage.read_bytes(f"{run}/studies.parquet")
     storage.write_bytes(f"{run}/series/series-00001.parquet", b"of a run that was larger")
-    report(run, say=lambda _: None)
+    reported(run)
     assert storage.list_names(f"{run}/series") == ["series-00000.parquet"]
     again = storage.read_bytes(f"{run}/series/series-00000.parquet"), storage.read_bytes(f"{run}/studies.parquet")
     assert again == first
@@ -132,17 +137,16 @@ def test_a_report_builds_the_same_bytes_again(run):
 
 def test_series_are_labelled_by_name_or_uid_and_their_accuracy_is_told(run, tmp_path):
     long, short, _ = by_size(run)
-    told = []
     (tmp_path / "labels.csv").write_text(
         f"SeriesInstanceUID,label\n{SERIES.format(1)},no tumor\n{short['series']},glioma\n1.2.3.4,glioma\n"
     )
-    report(run, labels=str(tmp_path / "labels.csv"), say=told.append)
+    told = reported(run, labels=str(tmp_path / "labels.csv"))
     assert told == ["--labels: 2 of 3 series have a label that was given, 1 other(s) name none of the run"]
     assert [each["label"] for each in by_size(run)] == ["notumor", "glioma", None]
     said = figures(run)
     assert (said["measured"], said["undecided"], said["accuracy"]["value"]) == (1, 1, 1.0)
     (tmp_path / "labels.csv").write_text(f"series,label\n{long['series']},\n")
-    report(run, labels=str(tmp_path / "labels.csv"), say=told.append)
+    reported(run, labels=str(tmp_path / "labels.csv"))
     assert [each["label"] for each in by_size(run)] == [None, "glioma", None]
 
 
@@ -195,5 +199,5 @@ def test_frames_of_a_file_that_names_no_series_are_one(tmp_path, bundle):
 
 def test_label_files_that_name_series_are_parquet_too(run, tmp_path):
     pq.write_table(pa.table({"series": [SERIES.format(1)], "label": ["glioma"]}), tmp_path / "labels.parquet")
-    report(run, labels=str(tmp_path / "labels.parquet"), say=lambda _: None)
+    reported(run, labels=str(tmp_path / "labels.parquet"))
     assert figures(run)["accuracy"]["value"] == 0.0
