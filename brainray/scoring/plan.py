@@ -21,6 +21,7 @@ from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
+from brainray.inputs.shard_slices import shard_size_for
 from brainray.inputs.tables.text_stream import advice_on
 from brainray.models.bundle import model_card
 from brainray.models.reference import appearance_of
@@ -282,7 +283,7 @@ def _merge(
     folder = f"{scratch}/{MANIFEST}"
 
     def shard_size(images: int) -> int:
-        return listing.shard_size_for(images, options.shard_size)
+        return shard_size_for(images, options.shard_size)
 
     if old:
         forget = forget or options.forget_missing
