@@ -287,6 +287,7 @@ class ScoreOptions(_Spec):
     any_suffix: bool = False  # also files whose names tell no format are scored, if their first bytes are an image's
     keep_columns: tuple[str, ...] = ()  # columns of file lists that are copied to the predictions
     group_by: str | tuple[str, ...] | None = None  # one level or several, see `inputs.image_files.GroupLevels`
+    series_by: str | None = None  # what makes a series of images without a header: folder, or a regular expression
     precision: Precision = "auto"
     stall_timeout_s: float = 600.0  # the run ends after so long without a finished shard
     max_file_bytes: int = 1 << 30  # larger files, and larger members of archives, get the row `too_large` unread
@@ -306,6 +307,8 @@ class ScoreOptions(_Spec):
         size = self.shard_size
         _require(size is None or 1 <= size <= 100_000, f"--shard-size is {size}; it must be from 1 to 100000")
         _one_of("--precision", self.precision, Precision)
+        if self.series_by not in (None, "folder"):
+            pattern_of("--series-by", str(self.series_by))
         _require(self.stall_timeout_s > 0, f"--stall-timeout is {self.stall_timeout_s}; it must be above 0")
         _require(self.max_file_bytes >= 1, f"--max-file-size is {self.max_file_bytes} bytes; it must be 1 or more")
         _require(0 <= self.max_unread <= 1, f"--max-unread is {self.max_unread:%}; it must lie between 0% and 100%")

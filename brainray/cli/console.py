@@ -17,7 +17,7 @@ from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.page.sections import group_tables
-from brainray.page.text import cut
+from brainray.page.text import cut, plural
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
 from brainray.scoring.summary.build import Summary
@@ -28,6 +28,7 @@ from .log import Log
 _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there
 _MOST_GROUPS = 10
+_OPEN = ("too_few", "too_many_failed", "none_scored", "none_eligible")  # why nothing can be said of a series
 _PHASES = {
     "listing": "listing the input",
     "updating": "updating rows",
@@ -256,6 +257,8 @@ def show_summary(console: Console, summary: Summary) -> None:
         console.print(line)
     for of in group_tables(figures) if figures.get("groups") else ():
         console.print(group_table(of, labelled=bool(measured)))
+    for line in _series_lines(figures["series"]) if figures.get("series") else ():
+        console.print(line)
     if figures.get("for_review"):
         console.print(_review_line(figures))
     if totals["failed"]:
@@ -333,3 +336,28 @@ def show_estimate(console: Console, expected: RunEstimate, *, price: float | Non
     if price is not None:
         cost = price * expected.node_hours
         console.print(f"cost: {expected.node_hours:,.2f} machine-hours at {price:g} each: {cost:,.2f}")
+
+
+def _series_lines(series: Mapping[str, Any]) -> list[str]:
+    """What is said of the series of a run, by the rule."""
+    said = ", ".join(f"{count:,} {escape(cut(name))}" for name, count in series["predicted"].items() if count)
+    open_ = series["series"] - series["decided"]
+    reasons = {name: count for name, count in series["reasons"].items() if name in _OPEN}
+    why = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in reasons.items())
+    lines = [
+        f"{series['series']:,} series: {said or 'none decided'}"
+        + (f"; of {open_:,} nothing can be said ({why})" if open_ else "")
+        + (f"; {series['for_review']:,} for review, as slices disagree" if series["for_review"] else "")
+    ]
+    if accuracy := series["accuracy"]:
+        right = f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f})"
+        lines.append(f"accuracy by series {right}, on {series['measured']:,} decided series with a label")
+    if studies := series["studies"]:
+        of_studies = ", ".join(
+            f"{count:,} {escape(cut(name))}" for name, count in studies["predicted"].items() if count
+        )
+        lines.append(f"{plural(studies['studies'], 'study', 'studies')}: {of_studies or 'none decided'}")
+    told = {"doubled": "with doubled slices", "gaps": "with slices missing", "sizes": "of mixed sizes"}
+    if defects := [f"{count:,} {told[name]}" for name, count in series["defects"].items() if count]:
+        lines.append(f"series that are not whole: {', '.join(defects)}")
+    return lines

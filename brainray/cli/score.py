@@ -50,6 +50,14 @@ GroupBy = Annotated[
         metavar="LEVELS",
     ),
 ]
+SeriesBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Roll images without a DICOM header up, too: by the folder that holds them, or a regular expression on "
+        "the URI.",
+        metavar="folder|REGEX",
+    ),
+]
 MaxFileSize = Annotated[str, typer.Option(help="Larger files are not read: their rows say too_large.", metavar="SIZE")]
 MaxUnread = Annotated[str, typer.Option(help="Share of failed reads above which the run ends; 100%: never.")]
 
@@ -87,6 +95,7 @@ def score(
             help="Table (text or Parquet) with an image and a group column, such as the patient.", metavar="URI"
         ),
     ] = None,
+    series_by: SeriesBy = None,
     precision: Precision = "auto",
     stall_timeout: Annotated[
         float, typer.Option(help="Seconds without a finished shard after which the run ends.")

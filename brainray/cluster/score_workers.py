@@ -228,11 +228,11 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     A shard that has killed its worker repeatedly is decoded in a sandbox, which finds the image that does it.
     """
     _check_attempts(shard, number)
-    task, spec = open_shard(shard, job.target), job.bundle.image
+    task, spec, key = open_shard(shard, job.target), job.bundle.image, job.target.series_key
     if number <= SANDBOX_AFTER:
-        return task, decode_shard(task.pending, spec, reader=reader, excluding=job.target.excluding)
+        return task, decode_shard(task.pending, spec, reader=reader, excluding=job.target.excluding, series_key=key)
     with SandboxedDecoder(spec, excluding=job.target.excluding) as sandbox:
-        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox)
+        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox, series_key=key)
 
 
 def _check_attempts(shard: Shard, number: int) -> None:

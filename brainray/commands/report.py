@@ -7,10 +7,11 @@ from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain, PageOptions
 from brainray.errors import BadRequest, StorageError
-from brainray.inputs.labels.label_file import LabelFile, read_label_file
+from brainray.inputs.labels.label_file import LabelFile, read_label_file, read_series_labels
 from brainray.scoring.given_labels import Relabelling, give_labels
 from brainray.scoring.rescore import finish_switch
 from brainray.scoring.run_folder import check_is_run, is_published, publish, verify_run
+from brainray.scoring.series.labels import give_series_labels
 from brainray.scoring.summary.build import Summary, build_summary
 from brainray.scoring.summary.maps import MapMaker
 from brainray.scoring.verify import Verification
@@ -36,17 +37,33 @@ def report(
         raise BadRequest("--model is for the maps of --explain; give --explain N, review or all too")
     uri = storage.normalise(run)
     values = check_is_run(uri)
-    label_file = read_label_file(storage.normalise(labels), tuple(values["classes"])) if labels else None
+    classes = tuple(values["classes"])
+    of_series = read_series_labels(storage.normalise(labels), classes) if labels else None
+    label_file = read_label_file(storage.normalise(labels), classes) if labels and of_series is None else None
     maps = None if explain is None else MapMaker.of_run(values, explain, model=model, say=say)
     _check_writable(uri)
     with hold(uri, purpose="report", say=say) as lease:
+        if of_series is not None:
+            give_series_labels(uri, *of_series, lease.writer)
         if label_file is None:
             summary = build_summary(uri, lease.writer, page=page, maps=maps)
         else:
             summary = _labelled(uri, values, label_file, lease.writer, page, maps, may_miss=labels_may_miss, say=say)
+    if of_series is not None:
+        say(_describe_series(summary))
     if maps is not None:
         maps.check()
     return summary
+
+
+def _describe_series(summary: Summary) -> str:
+    """A line for the log: how many of the series that were given a label the run has."""
+    series = summary.figures.get("series")
+    if series is None:
+        return "--labels: it names series, and no image of this run belongs to one; its labels are kept for later"
+    given, matched = series["labels_given"], series["labels_matched"]
+    more = f", {given - matched:,} other(s) name none of the run" if matched < given else ""
+    return f"--labels: {matched:,} of {series['series']:,} series have a label that was given{more}"
 
 
 def _check_writable(uri: str) -> None:

@@ -284,7 +284,7 @@ class _Job:
         """Write the manifest, update parts, score the pending images, verify, summarise and publish."""
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
         listener = _StatusFile(self.request.output, self.listener, self.clock, writer)
-        plan = begin_run(plan, writer)
+        plan = begin_run(plan, writer, like=self.request.output)
         if self.request.label_file is not None and plan.uri == self.request.output:
             forget_given(plan.uri, writer)
         self._update_parts(plan, lease, listener)

@@ -3,12 +3,10 @@
 An input is a folder, an image, an archive or a file list; folders may hold archives, too. Opens no image.
 """
 
-import gc
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 
@@ -29,20 +27,17 @@ from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_membe
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
 from .labels.label_notes import LabelNotes
-from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, tables_in, with_values
+from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, few_collections, tables_in, with_values
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
+from .lists.prefixes import Below, Prefixes, listed_ahead
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
 from .unnamed_files import TAR, MemberFormats, UnnamedFiles, image_or_tar_format
 from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
-SHARD_IMAGES = 1000
 _WEBDATASETS = ("tar", "compressed tar")  # archives with samples of several files
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
 NAMES_SCHEMA = pa.schema([pa.field("relative", pa.string()), pa.field("name", pa.string())])
-# Small inputs get smaller shards, so that every core has work and the last shards end together.
-_SHARDS_AT_LEAST = 16
-_SHARD_IMAGES_AT_LEAST = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,27 +171,42 @@ class Lister:
                 self.may_repeat = True
                 yield from self._from_list(image_list)
                 continue
-            tables = TableGuard(root)
-            for found, index, frames in with_frames(self._indexed(self._below(root, tables))):
-                if index is None:
-                    yield from self._file(found, storage.name_of(root), frames)
-                    continue
-                unread = refusal_of(index)
-                if unread is not None:
-                    yield from self._file(found, storage.name_of(root), refused=unread)
-                    continue
-                if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
-                    tables.on_images(found.folders)
-                yield from self._members(found, index.result(), root)
+            yield from self._from_folder(root)
 
-    def _below(self, root: str, tables: TableGuard) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
+    def _from_folder(self, root: str, files: Iterable[FileInfo] | None = None) -> Iterator[tuple[ListedImage, str]]:
+        """The images of a folder, an archive or a file, which may be listed already."""
+        tables = TableGuard(root)
+        for found, index, frames in with_frames(self._indexed(self._below(root, tables, files))):
+            if index is None:
+                yield from self._file(found, storage.name_of(root), frames)
+                continue
+            unread = refusal_of(index)
+            if unread is not None:
+                yield from self._file(found, storage.name_of(root), refused=unread)
+                continue
+            if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
+                tables.on_images(found.folders)
+            yield from self._members(found, index.result(), root)
+
+    def _below(
+        self, root: str, tables: TableGuard, files: Iterable[FileInfo] | None = None
+    ) -> Iterator[tuple[FileInfo, archives.Kind | None]]:
         """The images (kind None) and archives below an input; last those whose names tell no format, if they count.
 
-        An archive in Glacier cannot be listed: its kind is None.
+        Of `files`, which a list names by their prefix, all are looked into whose names tell no format. An archive in
+        Glacier cannot be listed: its kind is None.
         """
-        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, format_in=image_or_tar_format)
+        unnamed = UnnamedFiles(
+            root,
+            self.skipped,
+            any_suffix=self._any_suffix,
+            all_without_suffix=files is not None,
+            format_in=image_or_tar_format,
+        )
         named = 0
-        for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
+        if files is None:
+            files = storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables))
+        for found in files:
             if self._own and found.uri.startswith(self._own):
                 continue
             name = storage.name_of(found.uri)
@@ -338,7 +348,12 @@ class Lister:
         """The images that a file list names, wherever they are and whatever their suffix."""
         image_list = self._label_notes.with_labels(image_list)
         base = image_list.base + "/"
-        for listed, image in resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped):
+        rows = resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped)
+        prefixes = Prefixes(image_list.uri, self.skipped)
+        for (listed, image), below in listed_ahead(rows, lambda row: row[0].uri if row[0].is_prefix else None):
+            if below is not None:
+                yield from prefixes.counted(listed.uri, self._from_prefix(listed, below, image_list))
+                continue
             if image_list.inventory and self._own and image.uri.startswith(self._own):
                 continue
             path = image.uri.removeprefix(base)
@@ -353,6 +368,16 @@ class Lister:
             archived = None if self._retry_unread else refusal_of_class(image.uri, listed.archived)
             refused = image.refused or archived or refusal_of_size(image.size_bytes, self._most_bytes)
             yield image._replace(label=label, group=group, refused=refused), path
+        self._notes += prefixes.notes
+
+    def _from_prefix(
+        self, listed: FileListRow, below: Below, image_list: FileList
+    ) -> Iterator[tuple[ListedImage, str]]:
+        """The images below a prefix that a list names, which counts as their first folder."""
+        rules = InputFolders("--input", self.skipped, self._chosen)
+        for image, path in self._from_folder(listed.uri, below.named(listed.uri, rules)):
+            label = self._listed_label(listed, image_list) if image_list.labelled else image.label
+            yield image._replace(label=label, kept=listed.kept), path
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:
@@ -390,7 +415,7 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
     names_path = path + ".names"
     with (
         as_bad_request("--input"),
-        _few_collections(),
+        few_collections(),
         pq.ParquetWriter(path, LISTED_SCHEMA, compression="zstd") as writer,
         pq.ParquetWriter(names_path, NAMES_SCHEMA, compression="zstd") as names_writer,
     ):
@@ -416,33 +441,3 @@ def scan(lister: Lister, path: str, *, progress: Callable[[int], None] | None = 
         skipped=few_reasons(lister.skipped),
         notes=lister.notes,
     )
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """Collect garbage rarely: a listing's millions of objects have no cycles, and checks took a third of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-def shard_size_for(images: int, wanted: int | None) -> int:
-    """Images per shard. Depends on the listing only, so that shards are the same on every machine."""
-    if wanted is not None:
-        return wanted
-    return max(_SHARD_IMAGES_AT_LEAST, min(SHARD_IMAGES, -(-images // _SHARDS_AT_LEAST)))
-
-
-def slices(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in the same order, `rows` at a time; the last may have fewer."""
-    held: pa.Table | None = None
-    for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        while len(held) >= rows:
-            yield held.slice(0, rows).combine_chunks()
-            held = held.slice(rows)
-    if held is not None and len(held):
-        yield held.combine_chunks()

@@ -133,10 +133,12 @@ class UnnamedFiles(Generic[Found]):
         option: str = "--input",
         sample: bool = True,
         any_suffix: bool | None = False,
+        all_without_suffix: bool = False,
         format_in: Callable[[Found], str | None],
     ) -> None:
         """`option` is the one that names the input; `any_suffix` is None where the command has no such option.
 
+        With `all_without_suffix` those without a suffix are looked into, however many they are.
         `format_in` gives the format by the first bytes, as `format_of`.
 
         Without `sample` nothing is read for the advice.
@@ -149,6 +151,7 @@ class UnnamedFiles(Generic[Found]):
         )
         self._skipped = skipped
         self._any_suffix = bool(any_suffix)
+        self._all = self._any_suffix or all_without_suffix
         self._format_in = format_in
         self._most = _MOST_IN_BUCKET if root.startswith("s3://") else _MOST_ON_DISK
         self._sample = sample
@@ -166,18 +169,18 @@ class UnnamedFiles(Generic[Found]):
         """Take a file. Gives images (and tars) among those taken, with their formats, if enough are held."""
         self.files += 1
         self._without_suffix += reason == NO_SUFFIX
-        if self._any_suffix or self._without_suffix <= self._most:
+        if self._all or self._without_suffix <= self._most:
             self._held.append((found, reason))
         else:
             del self._held[_SAMPLE:]
-        if self._any_suffix and len(self._held) >= _CHUNK:
+        if self._all and len(self._held) >= _CHUNK:
             yield from self._images()
             self._held = []
 
     def rest(self, named: int) -> Iterator[tuple[Found, str]]:
         """The images (and tars) among the files that are still held, after an input with `named` other images."""
         few = self._without_suffix <= self._most and self._without_suffix > named
-        if self._any_suffix or few:
+        if self._all or few:
             yield from self._images()
             self._note_formats()
         elif self._held:
@@ -197,7 +200,7 @@ class UnnamedFiles(Generic[Found]):
 
     def _note_formats(self) -> None:
         images = self._formats.total()
-        if images and not self._any_suffix:
+        if images and not self._all:
             what = "images or tars" if self._formats[TAR] else "images"
             self.notes.append(
                 f"{self._source}: {images:,} of {self._without_suffix:,} files without suffix are {what} "

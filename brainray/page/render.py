@@ -14,6 +14,7 @@ from . import sections, text
 from .archive import archive
 from .maps import CellMap, map_figures, with_maps
 from .sections import PageSource, Values
+from .series import series
 from .thumbnails import Thumbnail
 from .tiles import MOST_STRIP, Row, TilePart
 
@@ -68,6 +69,7 @@ def render(
             quality=sections.quality(source),
             groups=sections.group_tables(source.figures),
             strip=_strip(source, thumbnails),
+            series=series(source),
             archive=archive(source),
             provenance=sections.provenance(source),
             review_list=source.figures["review_list"],

@@ -63,6 +63,7 @@ class PageSource:
     per_class: pa.Table
     parts: Sequence[TilePart]
     previous: Values | None = None  # summary.json of the generation before, of another model
+    series: Sequence[Values] = ()  # rows of `series/*.parquet`, the first to look at
     strip: Sequence[Row] = ()  # one image a group, see `scoring.summary.group_strip`
     strip_groups: int = 0  # the number of groups of its level
     strip_level: str = "group"  # the name of that level

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
-from brainray.inputs.listing import Listing, slices
+from brainray.inputs.listing import Listing
+from brainray.inputs.shard_slices import slices
 from brainray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
+from brainray.inputs.shard_slices import shard_size_for
 from brainray.inputs.tables.text_stream import advice_on
 from brainray.models.bundle import model_card
 from brainray.models.reference import appearance_of
@@ -45,12 +46,13 @@ from .run_folder import (
     remove_leftovers,
     write_manifest,
 )
+from .series.key import CHECK, begin_key
 from .shard_task import Target, open_shard
 from .verify import Verification, verify_parts
 
 _THREADS = 8
 # Fields of run.json that must be equal for a run to count as up to date.
-_COMPARED_FIELDS = ("inputs", "images", "gone", "skipped", "group_by")
+_COMPARED_FIELDS = ("inputs", "images", "gone", "skipped", "group_by", "series_by")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +161,13 @@ def _foreseen_reasons(rows: pa.Table) -> Iterator[str]:
             yield "not_found"
 
 
-def begin_run(plan: Plan, writer: Writer) -> Plan:
-    """Write manifest and run.json; return the plan with the shards of the written manifest. Finished parts stay."""
+def begin_run(plan: Plan, writer: Writer, *, like: str | None = None) -> Plan:
+    """Write manifest and run.json; return the plan with the shards of the written manifest. Finished parts stay.
+
+    `like` is a run whose names of series this one takes over, the generation before.
+    """
     folder = storage.join(plan.uri, MANIFEST)
+    plan.run_json[CHECK] = begin_key(plan.uri, plan.before.run, writer, like=like)
     writer.delete(storage.join(plan.uri, SUCCESS))
     names = write_manifest(plan.uri, plan.sources, writer)
     keep(plan.indexes, storage.join(plan.uri, ARCHIVE_INDEXES), writer)
@@ -277,7 +283,7 @@ def _merge(
     folder = f"{scratch}/{MANIFEST}"
 
     def shard_size(images: int) -> int:
-        return listing.shard_size_for(images, options.shard_size)
+        return shard_size_for(images, options.shard_size)
 
     if old:
         forget = forget or options.forget_missing
@@ -354,6 +360,7 @@ def _run_json(
         "gone": images - found.images,
         "skipped": found.skipped,
         **_groups_json(request),
+        "series_by": options.series_by or (before or {}).get("series_by"),
         "kept": [list(column) for column in request.kept],
         "later_columns": list(later_columns(before)),
         "options": {"precision": options.precision, "batch_size": options.batch_size},

@@ -17,8 +17,14 @@ SCAN_COLUMNS = (
     pa.field("scan_field_t", pa.float32()),
     pa.field("scan_vendor", pa.string()),
 )  # what the header of a medical image tells, see `imaging.dicom.series.SeriesFacts`
+SERIES_COLUMNS = (
+    pa.field("series", pa.string()),
+    pa.field("study", pa.string()),
+    pa.field("slice_position", pa.float32()),
+    pa.field("slice_number", pa.int32()),
+)  # which slices belong together, and in which order, see `series.key`
 # Columns that the rows of a run lack where an earlier version began it: all parts of a run have the same columns.
-LATER = ("seen", "brightness", "contrast", *(field.name for field in SCAN_COLUMNS))
+LATER = ("seen", "brightness", "contrast", *(field.name for field in (*SCAN_COLUMNS, *SERIES_COLUMNS)))
 
 
 def prob_column(class_name: str) -> str:
@@ -57,6 +63,7 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: 
         pa.field("shard_id", text, nullable=False),
         pa.field("model", text, nullable=False),
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        *SERIES_COLUMNS,
     ]
     present = [field for field in fields if field.name in later or field.name not in LATER]
     return pa.schema([*present, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept)])

@@ -24,6 +24,7 @@ from .run_folder import (
     remove_leftovers,
     verification_of,
 )
+from .series.key import hand_over_key
 from .summary.build import build_summary
 from .summary.scored_maps import ScoredMaps, take_over
 
@@ -74,6 +75,7 @@ def _complete_switch(output: str, writer: Writer, page: PageOptions | None) -> N
         writer.copy(storage.join(new, MANIFEST, name), storage.join(output, MANIFEST, name))
     for name in storage.list_names(storage.join(new, ARCHIVE_INDEXES)):
         writer.copy(storage.join(new, ARCHIVE_INDEXES, name), storage.join(output, ARCHIVE_INDEXES, name))
+    hand_over_key(new, output, writer)
     writer.copy(storage.join(new, RUN), storage.join(output, RUN))  # from here on the output belongs to the new model
     if storage.exists(storage.join(new, _LABELS_REPLACED)):
         forget_given(output, writer)

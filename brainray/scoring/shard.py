@@ -24,11 +24,13 @@ from brainray.imaging.decode import Decoded, Excluded, Header, decode, read_head
 from brainray.imaging.dicom.series import SeriesFacts
 from brainray.imaging.exposure import exposure
 from brainray.inputs.archives import split_refusal
+from brainray.inputs.frames.listing import is_frame
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .parts import PartInfo, ShardWork
-from .prediction_schema import SCAN_COLUMNS, prob_column
+from .prediction_schema import SCAN_COLUMNS, SERIES_COLUMNS, prob_column
+from .series.key import series_of, study_of, volume_of
 from .shard_maps import Mapper, write_shard_maps
 from .shard_task import ShardState, Target, commit
 
@@ -71,7 +73,7 @@ class DecodedShard:
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
     squares_M4: npt.NDArray[np.float64]  # what `images` show of the upright images, in their pixels
     ok: npt.NDArray[np.bool_]  # [N] whether an image was decoded; the M true ones have the order of `images`
-    details: pa.Table  # [N] rows: those of `_DETAILS_SCHEMA`, and SCAN_COLUMNS
+    details: pa.Table  # [N] rows: those of `_DETAILS_SCHEMA`, SCAN_COLUMNS and SERIES_COLUMNS
     started_at: datetime
     retries: int = 0  # repeated reads
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: read, decode
@@ -116,11 +118,13 @@ def decode_shard(
     reader: Reader,
     excluding: tuple[str, ...] = (),
     decoder: Decoder | None = None,
+    series_key: Callable[[], bytes] | None = None,
     clock: Clock = _utc_now,
 ) -> DecodedShard:
     """Read and decode the images of manifest rows. An image that fails has an error among its details.
 
     `excluding`: the reasons for which medical images are not decoded; a `decoder` knows them by itself.
+    `series_key` gives the key by which rows name their series, and is called where there are any; None: without.
     Raises `Outage` where the storage fails.
     """
     started_at, began_s = clock(), time.perf_counter()
@@ -148,21 +152,45 @@ def decode_shard(
         images=images[:decoded],
         squares_M4=squares[:decoded],
         ok=ok,
-        details=_details_table(details),
+        details=_details_table(details, pending, series_key),
         started_at=started_at,
         retries=retries,
         seconds={"read": read_s, "decode": time.perf_counter() - began_s - read_s},
     )
 
 
-def _details_table(details: list[_ImageDetails]) -> pa.Table:
+def _details_table(details: list[_ImageDetails], pending: pa.Table, series_key: Callable[[], bytes] | None) -> pa.Table:
     columns = {name: [getattr(detail, name) for detail in details] for name in _DETAILS_SCHEMA.names}
     facts = [detail.facts or _NO_FACTS for detail in details]
     table = pa.table(columns, schema=_DETAILS_SCHEMA)
     for field_ in SCAN_COLUMNS:
         values = [getattr(fact, field_.name.removeprefix("scan_")) for fact in facts]
         table = table.append_column(field_, pa.array(values, field_.type))
+    names = _series_names(facts, pending, series_key)
+    columns = {name: [each[place] for each in names] for place, name in enumerate(("series", "study"))}
+    columns |= {"slice_position": [fact.position_mm for fact in facts], "slice_number": [f.number for f in facts]}
+    for field_ in SERIES_COLUMNS:
+        table = table.append_column(field_, pa.array(columns[field_.name], field_.type))
     return table
+
+
+def _series_names(
+    facts: list[SeriesFacts], pending: pa.Table, series_key: Callable[[], bytes] | None
+) -> list[tuple[str | None, str | None]]:
+    """The series and the study of each image. Frames of a file that names no series are one by themselves."""
+    if series_key is None or all(fact is _NO_FACTS for fact in facts):
+        return [(None, None)] * len(facts)
+    key = series_key()
+    names: list[tuple[str | None, str | None]] = []
+    places = (pending[name].to_pylist() for name in ("uri", "container", "offset", "size_bytes", "stored_bytes"))
+    for fact, uri, container, *place in zip(facts, *places, strict=True):
+        series = None
+        if fact.series_uid is not None:
+            series = series_of(key, fact.series_uid)
+        elif fact is not _NO_FACTS and container is not None and is_frame(container, uri[len(container) + 1 :], *place):
+            series = volume_of(key, uri)
+        names.append((series, fact.study_uid and study_of(key, fact.study_uid)))
+    return names
 
 
 def _read_images(

@@ -21,6 +21,7 @@ from brainray.errors import EXCLUSION_REASONS, StorageError
 from .manifest import Shard, read_shard
 from .parts import REFUSED_REASONS, PartInfo, ShardWork, is_unread, part_info, part_uri, write_part
 from .prediction_schema import LATER, KeptTypes, prediction_schema
+from .series.key import read_key
 
 _ALWAYS_EXCLUDED = ("no_pixels",)  # for there is nothing to score
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
@@ -52,6 +53,10 @@ class Target:
     def excluding(self) -> tuple[str, ...]:
         """The reasons by which medical images are excluded."""
         return excluded_reasons(all_series=self.all_series)
+
+    def series_key(self) -> bytes:
+        """The key by which rows name their series, read from the run. Raises `StorageError`."""
+        return read_key(self.run_uri)
 
     @property
     def schema(self) -> pa.Schema:

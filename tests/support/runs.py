@@ -78,7 +78,13 @@ def engine_of(
             if on_shard:
                 on_shard(shard.shard_id)
             state = open_shard(shard, target)
-            decoded = decode_shard(state.pending, bundle.image, reader=reader, excluding=target.excluding)
+            decoded = decode_shard(
+                state.pending,
+                bundle.image,
+                reader=reader,
+                excluding=target.excluding,
+                series_key=target.series_key,
+            )
             yield predict_shard(state, decoded, predict, target, seen=seen, mapper=mapper)
         if only is not None:
             raise Stopped

@@ -3,7 +3,7 @@ slices can score it.
 
 Archives are mostly localisers, diffusion, maps, projections and screen saves. What is certain by a coded attribute
 excludes a picture; what its description suggests is told and excludes nothing, for descriptions are free text. All
-values come from lists of this file or are numbers: no text of the header leaves it.
+values come from lists of this file, are numbers, or are UIDs of digits: no text of the header leaves it.
 """
 
 import math
@@ -30,6 +30,12 @@ class SeriesFacts:
     sequence: str | None = None  # weighting: T1, T2, FLAIR ...
     field_t: float | None = None  # tesla
     vendor: str | None = None
+    # They lead to a person through any archive that holds the image: rows have them on request only.
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
+    position_mm: float | None = None  # of the slice along the normal of its plane
+    number: int | None = None  # of the slice in its series
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +132,11 @@ _VENDORS = {
 _MANUFACTURERS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _VENDORS.items()}
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient that the picture is square to: x, y, z
 _OBLIQUE = math.cos(math.radians(35))  # head scans are tilted by up to 30 degrees along the skull base
+_UID = re.compile(r"(?=.{3,64}$)[0-9]+(?:\.[0-9]+)+")  # PS3.5, 9.1; zeros before a digit occur
 _GAUSS = 100.0  # a field above this is in gauss, which some scanners write
 _MOST_TESLA = 30.0
+_FARTHEST_MM = 1e5
+_HIGHEST_NUMBER = 2**31
 
 
 def describe(dataset: "Dataset") -> tuple[SeriesFacts, Exclusion | None]:
@@ -142,6 +151,11 @@ def describe(dataset: "Dataset") -> tuple[SeriesFacts, Exclusion | None]:
         sequence=_first(_SEQUENCES, (*_described(view), *texts_of(view, "AcquisitionContrast"))),
         field_t=_field(view),
         vendor=_first(_MANUFACTURERS, texts_of(view, "Manufacturer"), otherwise="other"),
+        study_uid=_uid(dataset, "StudyInstanceUID"),
+        series_uid=_uid(dataset, "SeriesInstanceUID"),
+        instance_uid=_uid(dataset, "SOPInstanceUID"),
+        position_mm=_position(view),
+        number=_number(view),
     )
     return facts, excluded
 
@@ -198,8 +212,14 @@ def _modality(view: "Dataset") -> str | None:
     return texts[0] if texts[0] in _MODALITIES else "OTHER"
 
 
-def _plane(view: "Dataset") -> str | None:
-    """The plane by the direction of rows and columns (PS3.3, C.7.6.2.1.1); None where they are no unit vectors."""
+def _uid(dataset: "Dataset", keyword: str) -> str | None:
+    """A UID that is one: whatever else stands in its place may name a person."""
+    found = (*texts_of(dataset, keyword), "")[0].strip("\0")
+    return found if _UID.fullmatch(found) else None
+
+
+def _normal(view: "Dataset") -> tuple[float, ...] | None:
+    """The unit vector square to rows and columns (PS3.3, C.7.6.2.1.1); None where they are no unit vectors."""
     try:
         rx, ry, rz, cx, cy, cz = (float(value) for value in value_of(view, "ImageOrientationPatient"))
     except (TypeError, ValueError):
@@ -208,8 +228,32 @@ def _plane(view: "Dataset") -> str | None:
     length = math.hypot(*normal)
     if not 0.9 < length < 1.1:  # not so for NaN, too
         return None
-    along = [abs(part) / length for part in normal]
+    return tuple(part / length for part in normal)
+
+
+def _plane(view: "Dataset") -> str | None:
+    normal = _normal(view)
+    if normal is None:
+        return None
+    along = [abs(part) for part in normal]
     return _PLANES[along.index(max(along))] if max(along) >= _OBLIQUE else "oblique"
+
+
+def _position(view: "Dataset") -> float | None:
+    """Where the slice lies along its normal, in mm; without its place in the patient, the slice location."""
+    normal = _normal(view)
+    try:
+        place = [float(value) for value in value_of(view, "ImagePositionPatient")]
+        found = sum(a * b for a, b in zip(normal or (), place, strict=True))
+    except (TypeError, ValueError):
+        located = number_of(view, "SliceLocation")
+        return None if located is None or abs(located) > _FARTHEST_MM else round(located, 2)
+    return round(found, 2) if abs(found) <= _FARTHEST_MM else None
+
+
+def _number(view: "Dataset") -> int | None:
+    number = number_of(view, "InstanceNumber")
+    return int(number) if number is not None and abs(number) < _HIGHEST_NUMBER else None
 
 
 def _field(view: "Dataset") -> float | None:

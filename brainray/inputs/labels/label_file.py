@@ -22,6 +22,7 @@ from brainray.inputs.tables.table_columns import (
     BUCKET_COLUMN,
     KEY_COLUMN,
     LABELLED_COLUMNS,
+    SERIES_COLUMNS,
     URI_COLUMNS,
     find_column,
     find_needed,
@@ -206,6 +207,32 @@ def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     return LabelFile(keys, _classes_of(raw, classes, source), source=source)
 
 
+def read_series_labels(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array] | None:
+    """The series that a table names and their labels, of which some may be null. None for a table that names images.
+
+    Raises `BadRequest` as `read_label_file` does.
+    """
+    source = f"--labels {uri}"
+    names = _header_of(uri, source)
+    if find_column(names, LABELLED_COLUMNS, source) is not None or find_column(names, SERIES_COLUMNS, source) is None:
+        return None
+    keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS, named_by=SERIES_COLUMNS)
+    return keys, _classes_of(raw, classes, source)
+
+
+def _header_of(uri: str, source: str) -> Sequence[str]:
+    with as_bad_request("--labels"):
+        with storage.open_seekable(uri) as file:
+            is_parquet = file.read(len(_PARQUET)) == _PARQUET
+        if not is_parquet:
+            return open_text_table(uri, source=source, most_bytes=_MOST_BYTES).names
+        try:
+            with storage.open_parquet(uri) as file:
+                return list(file.schema_arrow.names)
+        except pa.ArrowException as exc:
+            raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
+
+
 def read_answers(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array, pa.Array]:
     """The images, their labels and their answers in a file as the page of a run exports it; an answer may be null.
 
@@ -221,11 +248,16 @@ def read_answers(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array
 
 
 def read_named_values(
-    option: str, uri: str, *roles: Sequence[str], fractions: bool = False
+    option: str,
+    uri: str,
+    *roles: Sequence[str],
+    fractions: bool = False,
+    named_by: Sequence[str] = LABELLED_COLUMNS,
 ) -> tuple[pa.Array, list[pa.Array]]:
     """Read the names of images, each once, and for each role, such as the label, the values of each image as text.
 
     A role is the names of its column, of which the first that exists counts. `fractions`: Parquet may hold those.
+    `named_by`: the names of the column that names an image, or whatever has a row each.
     Raises `BadRequest`, which begins with the option and names the fault.
     """
     source = f"{option} {uri}"
@@ -234,9 +266,9 @@ def read_named_values(
             is_parquet = file.read(len(_PARQUET)) == _PARQUET
         if is_parquet:
             also = (pa.types.is_floating,) if fractions else ()
-            keys, values = _parquet_columns(storage.read_bytes(uri), source, roles, *also)
+            keys, values = _parquet_columns(storage.read_bytes(uri), source, roles, *also, named_by=named_by)
         else:
-            keys, values = _text_columns(uri, source, roles)
+            keys, values = _text_columns(uri, source, roles, named_by)
     if len(keys) == 0:
         raise BadRequest(f"{source}: holds no rows")
     if keys.null_count:
@@ -248,9 +280,11 @@ def read_named_values(
     return keys, values
 
 
-def _text_columns(uri: str, source: str, roles: Sequence[Sequence[str]]) -> tuple[pa.Array, list[pa.Array]]:
+def _text_columns(
+    uri: str, source: str, roles: Sequence[Sequence[str]], named_by: Sequence[str]
+) -> tuple[pa.Array, list[pa.Array]]:
     text = open_text_table(uri, source=source, most_bytes=_MOST_BYTES)
-    located, places = _find_columns(text.names, source, roles)
+    located, places = _find_columns(text.names, source, roles, named_by)
     batches = []
     first = 1
     for batch in text.batches():
@@ -285,12 +319,16 @@ def _named_rows(batch: pa.RecordBatch, key: int, first: int, source: str) -> pa.
 
 
 def _parquet_columns(
-    data: bytes, source: str, roles: Sequence[Sequence[str]], *also: Callable[[pa.DataType], bool]
+    data: bytes,
+    source: str,
+    roles: Sequence[Sequence[str]],
+    *also: Callable[[pa.DataType], bool],
+    named_by: Sequence[str],
 ) -> tuple[pa.Array, list[pa.Array]]:
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             schema = file.schema_arrow
-            places = _find_columns(schema.names, source, roles)
+            places = _find_columns(schema.names, source, roles, named_by)
             located, values = ([schema.names[place] for place in some] for some in places)
             for name in located:
                 _check_type(name, schema.field(name).type, source)
@@ -322,13 +360,15 @@ def _check_type(name: str, kind: pa.DataType, source: str, *also: Callable[[pa.D
     raise BadRequest(f"{source}: the column {name!r} holds {kind}; write it as text")
 
 
-def _find_columns(header: Sequence[str], source: str, roles: Sequence[Sequence[str]]) -> tuple[list[int], list[int]]:
+def _find_columns(
+    header: Sequence[str], source: str, roles: Sequence[Sequence[str]], named_by: Sequence[str]
+) -> tuple[list[int], list[int]]:
     """The places of the column that names the image, or of bucket and key; and of the column of each role."""
     uri, bucket, key = (find_column(header, names, source) for names in (URI_COLUMNS, [BUCKET_COLUMN], [KEY_COLUMN]))
     if uri is None and bucket is not None and key is not None:
         located = [bucket, key]
     else:
-        located = [find_needed(header, LABELLED_COLUMNS, source, "image")]
+        located = [find_needed(header, named_by, source, "image")]
     return located, [find_needed(header, names, source, names[0]) for names in roles]
 
 

@@ -34,6 +34,7 @@ from brainray.inputs.tables.table_columns import (
     IMAGE_COLUMNS,
     KEY_COLUMN,
     LATEST_COLUMNS,
+    PREFIX_COLUMNS,
     SIZE_COLUMNS,
     STORAGE_COLUMNS,
     TIER_COLUMNS,
@@ -41,9 +42,12 @@ from brainray.inputs.tables.table_columns import (
     VERSION_COLUMNS,
     find_column,
 )
+from brainray.inputs.tables.table_columns import spelled as spelled_name
 from brainray.inputs.tables.text_stream import refuse_other_table
 
 from .archive_lookup import ArchiveLookup, is_missing
+from .list_values import kept_type, size_of, unpadded
+from .prefixes import prefix_of
 from .s3_inventory import Inventory, archived_class, is_encoded, open_inventory, passed_over, unencoded
 
 # Names of lists. The bytes tell what they hold.
@@ -51,12 +55,10 @@ _TEXT = re.compile(r"\.(csv|tsv|tab|psv|txt|list|lst|jsonl|ndjson)(\.gz)?$", re.
 _LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a path in each line, without a header
 _LONGEST_NAME = 8192  # characters; a path has 4096 bytes at most, a key 1024
 _ENCODED_IMAGES = ("data:", "/9j/", "iVBORw0KGgo")  # how base64 of JPEG and PNG begins
-_LONGEST_SIZE = 19  # digits; shorter numbers fit in 64 bits
 _ROWS = 65_536
+_IS_FOLDER = "unsupported: is a folder"  # it counts as a prefix
 _AT_ONCE = 16  # files that are looked up in parallel
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# Types that are kept as they are; everything else is kept as text.
-_KEPT = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_date32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class FileListRow:
     label: str | None  # as spelled in the list
     archived: str | None  # the storage class of an object that must be restored before it can be read
     kept: str | None  # JSON array of the kept columns' values as text, in the order they were asked for
+    is_prefix: bool = False  # whether it names what lies below it, see `prefixes`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class FileList:
                 raise BadRequest(f"--keep-columns {name}: the {what} {self.uri} has no such column; it has {known}")
             if self.names.count(name) > 1:
                 raise BadRequest(f"--keep-columns {name}: the {what} {self.uri} has several such columns; keep one")
-        return {name: _kept_type(self.columns[name]) for name in names}
+        return {name: kept_type(self.columns[name]) for name in names}
 
     def rows(self, keep: Sequence[str] = (), *, skipped: Counter[str] | None = None) -> Iterator[FileListRow]:
         """The rows in order, without the deleted and older objects of an inventory, which `skipped` counts by reason.
@@ -144,14 +147,23 @@ class FileList:
                 if is_object and (reason := passed_over(self.inventory, text, size_bytes, newest, gone)) is not None:
                     count_skipped(counted, reason)
                     continue
+                name = text if is_object else unpadded(text, located[0])
+                prefix = None if is_object or size_bytes else self._prefix(name, located[0])
                 yield FileListRow(
-                    uri=self._located(text if is_object else _unpadded(text, located[0])),
-                    size_bytes=_size(size_bytes),
+                    uri=self._file(prefix) if prefix else self._located(name),
+                    is_prefix=prefix is not None,
+                    size_bytes=size_of(size_bytes),
                     version=tag.strip('"') if tag else None,
                     label=spelled.strip() or None if spelled else None,
                     archived=archived_class(storage_class, tier),
                     kept=kept,
                 )
+
+    def _prefix(self, name: str, column: str) -> str | None:
+        """The folder or prefix that a name stands for; a file of a disk may be called `*`."""
+        found = prefix_of(name, always=spelled_name(column) in PREFIX_COLUMNS)
+        is_file = found is not None and name.endswith("*") and "://" not in name and storage.exists(self._file(name))
+        return None if is_file else found
 
     def _labels(self, column: str, texts: list[str | None]) -> Iterable[str | None]:
         """The labels: numbers by the names of their classes, if the schema has them."""
@@ -355,14 +367,16 @@ def resolve_rows(
     lookup = ArchiveLookup(indexes)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
         while chunk := list(islice(rows, _ROWS)):
-            members = lookup.find({listed.uri for listed in chunk})
-            plain = [listed for listed in chunk if listed.uri not in members]
+            members = lookup.find({listed.uri for listed in chunk if not listed.is_prefix})
+            plain = [listed for listed in chunk if listed.uri not in members and not listed.is_prefix]
             found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
             no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and is_missing(of)]
             for listed, file in zip(no_members, pool.map(_named_like_a_member, no_members), strict=True):
                 members[listed.uri] = file or members[listed.uri]
             for listed in chunk:
-                image = members.get(listed.uri) or found[listed.uri]
+                image = ListedImage(listed.uri) if listed.is_prefix else members.get(listed.uri) or found[listed.uri]
+                if image.refused == _IS_FOLDER:
+                    listed = replace(listed, is_prefix=True)
                 yield listed, image._replace(kept=listed.kept)
 
 
@@ -380,7 +394,7 @@ def _plain(listed: FileListRow) -> ListedImage:
     if found is None:
         return as_listed if frame is None else listed_frame(as_listed, *frame)
     if found.special:
-        return as_listed._replace(refused="unsupported: is no file")
+        return as_listed._replace(refused=_IS_FOLDER if storage.is_folder(listed.uri) else "unsupported: is no file")
     return ListedImage(listed.uri, found.size_bytes, found.version)
 
 
@@ -421,22 +435,6 @@ def _none() -> Collection[int]:
 
 def _is_parquet(uri: str) -> bool:
     return kind_of(uri) == "parquet"
-
-
-def _size(text: str | None) -> int | None:
-    """A size in bytes; None for what is none."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < _LONGEST_SIZE else None
-
-
-def _unpadded(text: str, column: str) -> str:
-    """A location without the blanks that its column's name has, too: in `label, uri` they belong to the comma."""
-    name = column.strip()
-    before, _, after = column.partition(name)
-    return text.removeprefix(before).removesuffix(after)
-
-
-def _kept_type(kind: pa.DataType) -> str:
-    return str(kind) if any(is_kept(kind) for is_kept in _KEPT) else "string"
 
 
 @contextmanager

@@ -12,12 +12,16 @@ from brainray.errors import BadRequest
 # The fuller a name says where the image is, the earlier it stands.
 IMAGE_COLUMNS = (
     "uri", "url", "imageuri", "imageurl", "path", "imagepath", "filepath", "file", "filename", "imagefile",
-    "imagefilename", "imagename", "image", "key",
+    "imagefilename", "imagename", "image", "key", "seriesawsurl",
 )  # fmt: skip
+# Whose values name what lies below them, as in the index of the Imaging Data Commons.
+PREFIX_COLUMNS = ("seriesawsurl",)
 # With columns of bucket and key only these count more than them.
 URI_COLUMNS = ("uri", "url", "imageuri", "imageurl")
 # Of a label file also what may be a name without folder and suffix. Its rows must name images that are listed.
-LABELLED_COLUMNS = (*IMAGE_COLUMNS, "imageid", "name")
+LABELLED_COLUMNS = (*(name for name in IMAGE_COLUMNS if name not in PREFIX_COLUMNS), "imageid", "name")
+# Of a label file that names series in place of images.
+SERIES_COLUMNS = ("series", "seriesinstanceuid", "seriesuid", "seriesid")
 BUCKET_COLUMN, KEY_COLUMN = "bucket", "key"  # together they name an object, as in an S3 inventory
 SIZE_COLUMNS = ("sizebytes", "size")
 VERSION_COLUMNS = ("version", "etag")

@@ -26,6 +26,8 @@ from brainray.scoring.given_labels import count_given
 from brainray.scoring.parts import part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, later_columns
+from brainray.scoring.series.build import SeriesSummary, build_series
+from brainray.scoring.series.rows import SeriesSource, holds_series
 
 from .group_levels import cut, named
 from .highlights import Highlights, columns, select
@@ -67,8 +69,9 @@ def build_summary(
     page = page or PageOptions()
     run = _read_run(storage.normalise(run_uri))
     found = _read_parts(run)
+    series = build_series(run.series_source(found.with_series), writer)
     summary = Summary(
-        figures=_figures(run, found),
+        figures=_figures(run, found) | {"series": series.figures if series else None},
         confusion=_confusion_table(found.unseen, run.classes),
         per_class=_per_class_table(found.unseen, run),
     )
@@ -86,7 +89,7 @@ def build_summary(
         maps.write(run.uri, run.values, folder, found.highlights, summary.figures["failures"], writer)
     else:
         delete_others(folder, run.fingerprint, writer)
-    _write_page(run, summary, found.highlights, previous, page, writer)
+    _write_page(run, summary, found.highlights, series, previous, page, writer)
     writer.write_json(storage.join(folder, "summary.json"), summary.figures)
     return summary
 
@@ -95,6 +98,7 @@ def _write_page(
     run: "_Run",
     summary: Summary,
     highlights: Highlights,
+    series: SeriesSummary | None,
     previous: dict[str, Any] | None,
     page: PageOptions,
     writer: storage.Writer,
@@ -113,6 +117,7 @@ def _write_page(
         confusion=summary.confusion,
         per_class=summary.per_class,
         highlights=highlights,
+        series=series.listed if series else (),
         previous=previous,
         thumbnails=page.thumbnails,
     )
@@ -171,6 +176,12 @@ class _Run:
     reference: dict[str, Any] | None  # predictions of the model on its validation images
     reference_images: dict[str, Any] | None  # what those of the bundle's reference look like
     later: tuple[str, ...]  # columns that its rows have, where those of an earlier version may lack some
+    series_by: str | None  # what names the series of images without a header
+
+    def series_source(self, shards: Sequence[str]) -> SeriesSource:
+        return SeriesSource(
+            run_uri=self.uri, shards=shards, classes=self.classes, later=self.later, series_by=self.series_by
+        )
 
 
 def _read_run(uri: str) -> _Run:
@@ -190,6 +201,7 @@ def _read_run(uri: str) -> _Run:
             reference=values.get("reference"),
             reference_images=values.get("reference_images"),
             later=later_columns(values),
+            series_by=values.get("series_by"),
         )
     except KeyError as exc:
         raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc
@@ -204,6 +216,7 @@ class _Found:
     tells_seen: bool  # whether rows say so
     throughput: Throughput
     highlights: Highlights
+    with_series: tuple[str, ...]  # ids of the shards whose rows belong to series
 
     @property
     def seen(self) -> Counts | None:
@@ -224,6 +237,7 @@ class _Found:
             tells_seen=any(part.tells_seen for part in parts),
             throughput=Throughput.total([part.throughput for part in parts]),
             highlights=Highlights.total(part.highlights for part in parts),
+            with_series=tuple(shard_id for part in parts for shard_id in part.with_series),
         )
 
 
@@ -245,6 +259,7 @@ def _read_part(run: _Run, uri: str) -> _Found:
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
         table = file.read(columns=wanted, use_threads=False)
+        is_of_series = run.series_by is not None or holds_series(file)
     try:
         if info.model != run.fingerprint:
             raise ValueError(f"it is of model {info.model}")
@@ -255,6 +270,7 @@ def _read_part(run: _Run, uri: str) -> _Found:
             tells_seen=seen.null_count < len(seen),
             throughput=Throughput.of_part(info, table["scored_at"]),
             highlights=select(table.select(selected), run.classes),
+            with_series=(info.shard_id,) if is_of_series else (),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"

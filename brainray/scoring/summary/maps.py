@@ -24,9 +24,9 @@ from brainray.callbacks import Say
 from brainray.config import Explain
 from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
 from brainray.imaging.decode import Decoded, decode
-from brainray.inputs.listing import slices
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
+from brainray.inputs.shard_slices import slices
 from brainray.models.bundle import SHIPPED, Bundle, load_bundle, named
 from brainray.models.map_values import ImageMaps, class_order
 from brainray.page.maps import CellMap

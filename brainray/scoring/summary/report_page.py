@@ -32,6 +32,7 @@ def report_page(
     confusion: pa.Table,
     per_class: pa.Table,
     highlights: Highlights,
+    series: Sequence[Mapping[str, Any]] = (),
     previous: Mapping[str, Any] | None,
     thumbnails: bool,
 ) -> bytes:
@@ -50,6 +51,7 @@ def report_page(
         per_class=per_class,
         parts=parts,
         previous=None if previous is None else dict(previous),
+        series=[dict(row) for row in series],
         strip=strip,
         strip_groups=len(of_strip),
         strip_level=levels[-1 if level is None else level - 1] if len(levels) > 1 else "group",

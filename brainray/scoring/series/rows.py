@@ -1,0 +1,185 @@
+"""The rows of a run by series: parts are copied into one local file, which DuckDB sorts with what spills to disk.
+
+So memory does not grow with the run: what comes out are tables of whole series, some 65,000 rows at a time.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from brainray import storage
+from brainray.config import pattern_of
+from brainray.errors import EXCLUSION_REASONS
+from brainray.inputs.listed_image import CHUNK_ROWS
+from brainray.scoring.manifest import duckdb_connection, quoted
+from brainray.scoring.parts import part_uri
+from brainray.scoring.prediction_schema import SCAN_COLUMNS, prob_column
+from brainray.storage.scratch import scratch_folder
+
+FOLDER = "folder"  # of --series-by: the folder, or the archive's folder, that holds the image
+OK, FAILED, EXCLUDED = 0, 1, 2
+TOLD = tuple(field.name for field in SCAN_COLUMNS)
+_COPIED = ("uri", "group", "status", "error", "label", "predicted", "review", "width", "height", *TOLD)
+_LATER = ("seen", "series", "study", "slice_position", "slice_number")
+_THREADS = 4
+_AHEAD = 16  # parts in memory
+# The last number of a name, without its suffixes: 12 of `IM_0012.jp2`, 3 of `file.dcm#3`.
+_SUFFIXES = r"(\.[A-Za-z][A-Za-z0-9]{0,4})+$"
+_LAST_NUMBER = r"(?P<number>[0-9]{1,9})[^0-9]*$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesSource:
+    """The rows of which series are made."""
+
+    run_uri: str
+    shards: Sequence[str]  # ids of those whose parts are read
+    classes: tuple[str, ...]
+    later: tuple[str, ...]  # columns of `LATER` that the rows have
+    series_by: str | None = None  # of images without a header: FOLDER, or a regular expression on the URI
+
+
+def schema_of(classes: Sequence[str]) -> pa.Schema:
+    """The columns of the tables: labels and predictions as places in `classes`, -1 for none."""
+    text = pa.string()
+    return pa.schema(
+        [
+            pa.field("series", text),
+            pa.field("study", text),
+            pa.field("uri", text),
+            pa.field("group", text),
+            pa.field("status", pa.int8()),
+            pa.field("label", pa.int16()),
+            pa.field("review", pa.bool_()),
+            pa.field("seen", pa.bool_()),
+            pa.field("position", pa.float32()),
+            pa.field("number", pa.int32()),
+            pa.field("size", pa.int64()),  # of the picture: width and height in one number
+            *(pa.field(name, text) for name in TOLD if name != "scan_field_t"),
+            pa.field("scan_field_t", pa.float32()),
+            *(pa.field(prob_column(name), pa.float32()) for name in classes),
+        ]
+    )
+
+
+@contextmanager
+def sorted_series(source: SeriesSource) -> Iterator[tuple[Iterator[pa.Table], int]]:
+    """Tables of whole series, by name of the series and URI; and the number of images that belong to no series."""
+    with scratch_folder() as folder, duckdb_connection() as connection:
+        path = f"{folder}/rows.parquet"
+        apart = _copy(source, path)
+        ordered = connection.sql(f"SELECT * FROM read_parquet({quoted(path)}) ORDER BY series, uri")
+        schema = schema_of(source.classes)
+        batches = (pa.Table.from_batches([batch]).cast(schema) for batch in ordered.to_arrow_reader(CHUNK_ROWS))
+        yield _whole(batches), apart
+
+
+def _whole(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, no series in two tables."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        last = pc.equal(held["series"], held["series"][-1])
+        end = int(pc.index(last, pa.scalar(True)).as_py())
+        if end:
+            yield held.slice(0, end).combine_chunks()
+            held = held.slice(end)
+    if held is not None and len(held):
+        yield held.combine_chunks()
+
+
+def _copy(source: SeriesSource, path: str) -> int:
+    """Copy the rows that belong to a series into a local file; gives the number of the others."""
+    named = _namer(source.series_by)
+    apart = 0
+    uris = [part_uri(source.run_uri, shard_id) for shard_id in source.shards]
+    with ThreadPoolExecutor(_THREADS) as pool, pq.ParquetWriter(path, schema_of(source.classes)) as file:
+        for start in range(0, len(uris), _AHEAD):
+            for table in pool.map(lambda uri: _read(source, uri, named), uris[start : start + _AHEAD]):
+                belongs = table.filter(table["series"].is_valid())
+                apart += len(table) - len(belongs)
+                file.write_table(belongs)
+    return apart
+
+
+def _namer(series_by: str | None) -> Callable[[str], str | None]:
+    """What names the series of an image without a header, by its URI."""
+    if series_by is None:
+        return lambda _: None
+    if series_by == FOLDER:
+        return lambda uri: re.split(r"[/#][^/#]*$", uri, maxsplit=1)[0]
+    pattern = pattern_of("--series-by", series_by)
+    place = 1 if pattern.groups else 0
+
+    def name(uri: str) -> str | None:
+        found = pattern.search(uri)
+        return found[place] if found else None
+
+    return name
+
+
+def holds_series(file: pq.ParquetFile) -> bool:
+    """Whether a row of a part names a series, by its footer."""
+    if "series" not in file.schema_arrow.names:
+        return False
+    place = file.schema_arrow.names.index("series")
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    known = [(group.num_rows, group.column(place).statistics) for group in groups]
+    return any(found is None or found.null_count is None or found.null_count < rows for rows, found in known)
+
+
+def _read(source: SeriesSource, uri: str, named: Callable[[str], str | None]) -> pa.Table:
+    """The rows of a part with the columns of `schema_of`."""
+    probs = [prob_column(name) for name in source.classes]
+    there = [name for name in (*_COPIED, *_LATER) if name not in TOLD + _LATER or name in source.later]
+    with storage.open_parquet(uri) as file:
+        table = file.read(columns=[*there, *probs], use_threads=False)
+    known: dict[str, Any] = {name: table[name] for name in table.column_names}
+    known |= {name: pa.nulls(len(table)) for name in (*TOLD, *_LATER) if name not in known}
+    series = known["series"]
+    if source.series_by is not None:
+        series = pc.coalesce(series.cast(pa.string()), pa.array(map(named, table["uri"].to_pylist()), pa.string()))
+    classes = pa.array(source.classes, pa.string())
+    excluded = pc.is_in(table["error"], pa.array(EXCLUSION_REASONS))
+    values = known | {
+        "series": series,
+        "status": pc.if_else(pc.equal(table["status"], "ok"), OK, pc.if_else(excluded, EXCLUDED, FAILED)),
+        "label": pc.fill_null(pc.index_in(table["label"], classes), -1),
+        "review": pc.fill_null(table["review"], False),
+        "seen": pc.fill_null(known["seen"].cast(pa.bool_()), False),
+        "position": known["slice_position"],
+        "number": _numbers(table["uri"], known["slice_number"]),
+        "size": pc.add(pc.multiply(table["width"].cast(pa.int64()), 1 << 31), table["height"].cast(pa.int64())),
+    }
+    schema = schema_of(source.classes)
+    return pa.table([values[name] for name in schema.names], names=schema.names).cast(schema)
+
+
+def _numbers(uris: pa.ChunkedArray, numbers: Any) -> pa.Array:  # noqa: ANN401  of nulls, or of numbers
+    """The number of each slice in its series: that of the frame, of the header, or at the end of the name."""
+    names = pc.replace_substring_regex(uris, _SUFFIXES, "")
+    of_name = pc.struct_field(pc.extract_regex(names, _LAST_NUMBER), "number").cast(pa.int32())
+    is_frame = pc.match_substring_regex(uris, r"#[^/]*[0-9]$")
+    return pc.if_else(is_frame, of_name, pc.coalesce(numbers.cast(pa.int32()), of_name))
+
+
+def order_of(table: pa.Table, series_N: "np.typing.NDArray[np.int64]") -> tuple[Any, Any]:
+    """The order of the rows by series and place in it, and whether each series is ordered by positions.
+
+    Positions count where all slices of a series have one; else their numbers, then their URIs.
+    """
+    position = table["position"].to_numpy(zero_copy_only=False).astype(np.float64)
+    number = pc.fill_null(table["number"], 2**31 - 1).to_numpy(zero_copy_only=False)
+    known = np.isfinite(position)
+    series = int(series_N[-1]) + 1 if len(series_N) else 0
+    placed_S = np.bincount(series_N, weights=~known, minlength=series) == 0
+    keys = (number, np.where(placed_S[series_N], position, 0.0), series_N)
+    return np.lexsort(keys), placed_S
