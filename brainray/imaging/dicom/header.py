@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NO_PIXELS = "it is a DICOM object without pixels, such as a report, a plan or a directory"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _META_BYTES = 64 << 10  # the transfer syntax stands in the first group, of a few hundred bytes
+_TEXTS = frozenset(("CS", "LO", "SH", "UI", "DS", "IS"))  # types whose values are separated by a backslash
+_ESCAPE, _BLANKS = b"\x1b", "\0 \t\r\n\f\v"  # of another character set; what pads a value
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -66,6 +68,26 @@ def value_of(dataset: "Dataset", keyword: str) -> Any:  # noqa: ANN401  an attri
     return None if value is None or value == "" else value
 
 
+def _raw(dataset: "Dataset", keyword: str) -> tuple[str, bytes] | None:
+    """Type and bytes of an attribute that was not converted yet: pydicom takes ten times as long to convert it."""
+    from pydicom.dataelem import RawDataElement
+
+    tag = _tag(keyword)
+    element = dataset.get_item(tag) if has(dataset, keyword) else None
+    if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
+        return None
+    if element.VR is None or not element.is_little_endian:
+        return (_type(keyword), element.value) if element.is_little_endian else None
+    return element.VR, element.value
+
+
+@cache
+def _type(keyword: str) -> str:
+    from pydicom.datadict import dictionary_VR
+
+    return dictionary_VR(_tag(keyword))
+
+
 @cache
 def _tag(keyword: str) -> "BaseTag":
     from pydicom.datadict import tag_for_keyword
@@ -76,6 +98,9 @@ def _tag(keyword: str) -> "BaseTag":
 
 def texts_of(dataset: "Dataset", keyword: str) -> tuple[str, ...]:
     """The values of a text attribute in capitals, without blanks around them; empty where there are none."""
+    raw = _raw(dataset, keyword)
+    if raw is not None and raw[0] in _TEXTS and raw[1].isascii() and _ESCAPE not in raw[1]:
+        return tuple(text for each in raw[1].decode("ascii").split("\\") if (text := each.strip(_BLANKS).upper()))
     value = value_of(dataset, keyword)
     if value is None:
         return ()
@@ -85,7 +110,14 @@ def texts_of(dataset: "Dataset", keyword: str) -> tuple[str, ...]:
 
 def number_of(dataset: "Dataset", keyword: str) -> float | None:
     """The first value of a numeric attribute; None where there is none, or it is no number."""
-    value = value_of(dataset, keyword)
+    raw = _raw(dataset, keyword)
+    value: Any
+    if raw is not None and raw[0] in ("DS", "IS"):
+        value = raw[1].partition(b"\\")[0].strip(b"\0 ")
+    elif raw is not None and raw[0] == "US" and len(raw[1]) >= 2:
+        value = int.from_bytes(raw[1][:2], "little")
+    else:
+        value = value_of(dataset, keyword)
     if isinstance(value, list | tuple) or (hasattr(value, "__getitem__") and not isinstance(value, str | bytes)):
         value = value[0] if len(value) else None
     try:

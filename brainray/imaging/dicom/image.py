@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from PIL import Image
-
 from .header import count_of, read_header
-from .pixels import picture
+from .pixels import Picture, picture
 from .series import Exclusion, SeriesFacts, describe
 
 if TYPE_CHECKING:
@@ -41,11 +39,11 @@ class DicomImage:
             _max_pixels=max_pixels,
         )
 
-    def picture(self) -> tuple[Image.Image, str | None]:
-        """The picture in mode L or RGB, and what is wrong with the file although its pixels are whole.
+    def picture(self, least: tuple[int, int] | None = None) -> Picture:
+        """The picture; where that is faster, in a reduced size no smaller than `least` (width, height).
 
         Raises `ImageError`.
         """
-        image, note = picture(self._dataset, self._max_pixels)
-        image.format = FORMAT
-        return image, note
+        found = picture(self._dataset, self._max_pixels, least)
+        found.image.format = FORMAT
+        return found

@@ -6,7 +6,7 @@ counts to neither and is black. Overlays and colour profiles are ignored.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from PIL import Image
 from brainray.errors import ImageError
 from brainray.inputs.frames.library import TO_INSTALL
 
+from . import halved
 from .codestream import size_of
 from .header import (
     NO_PIXELS,
@@ -49,8 +50,16 @@ _ENCODINGS = {  # of a file without its meta group: (implicit, little endian) ->
 Pixels = NDArray[Any]
 
 
-def picture(dataset: "Dataset", max_pixels: int) -> tuple[Image.Image, str | None]:
-    """The picture in mode L or RGB, and what is wrong with the file although its pixels are whole.
+class Picture(NamedTuple):
+    """A picture in mode L or RGB, and what is wrong with the file although its pixels are whole."""
+
+    image: Image.Image
+    note: str | None
+    halvings: int = 0  # how often the size of the picture was halved by the one who unpacked it
+
+
+def picture(dataset: "Dataset", max_pixels: int, least: tuple[int, int] | None = None) -> Picture:
+    """The picture, which may be unpacked in a reduced size that is no smaller than `least` (width, height).
 
     Raises `ImageError`, before anything is unpacked for one that would have more than `max_pixels`.
     """
@@ -71,9 +80,9 @@ def picture(dataset: "Dataset", max_pixels: int) -> tuple[Image.Image, str | Non
     if "PixelData" not in dataset:
         raise ImageError("unsupported", "its pixels are real numbers, which are not read")
     note = _surplus(dataset)
-    stored = _stored(dataset, (columns, rows))
+    stored, halvings = _stored(dataset, (columns, rows), least)
     with as_image_error("unsupported", "its pixels cannot be shown as its header says"):
-        return _rendered(stored, dataset), note
+        return Picture(_rendered(stored, dataset), note, halvings)
 
 
 def _surplus(dataset: "Dataset") -> str | None:
@@ -108,8 +117,8 @@ def _is_known(syntax: Any) -> bool:  # noqa: ANN401  pydicom's UID
     return bool(syntax.name != str(syntax))
 
 
-def _stored(dataset: "Dataset", size: tuple[int, int]) -> Pixels:
-    """The values as they are stored: [H, W], or [H, W, 3] in RGB."""
+def _stored(dataset: "Dataset", size: tuple[int, int], least: tuple[int, int] | None) -> tuple[Pixels, int]:
+    """The values as they are stored, [H, W], or [H, W, 3] in RGB; and how often the size was halved."""
     with as_image_error("unsupported", "it does not say how its pixels are compressed"):
         from pydicom.pixels.decoders.base import get_decoder
         from pydicom.pixels.utils import as_pixel_options
@@ -130,11 +139,32 @@ def _stored(dataset: "Dataset", size: tuple[int, int]) -> Pixels:
         if shift:
             options["bits_stored"] += shift
         if syntax.is_encapsulated:
-            _check_coded(dataset, syntax, size)
+            coded = _checked_code(dataset, syntax, size)
+            halvings = halved.halvings_for(size, least) if least and _can_be_halved(dataset, syntax) else 0
+            small = _halved(coded, halvings, dataset) if halvings else None
+            if small is not None:
+                return small, halvings
             stored = _decompressed(decoder, dataset, options)
         else:
             stored = decoder.as_array(dataset, index=0, **options)[0]
-        return stored >> shift if shift else stored
+        return (stored >> shift if shift else stored), 0
+
+
+def _can_be_halved(dataset: "Dataset", syntax: str) -> bool:
+    """Whether values may be mixed with their neighbours': not numbers of colours, nor marks of padding."""
+    is_grey = (*texts_of(dataset, "PhotometricInterpretation"), "MONOCHROME2")[0] in _GREY
+    return syntax in halved.SYNTAXES and is_grey and value_of(dataset, "PixelPaddingValue") is None
+
+
+def _halved(coded: bytes, halvings: int, dataset: "Dataset") -> Pixels | None:
+    """The values in a reduced size; None where only the whole picture can be unpacked."""
+    bits, is_signed = count_of(dataset, "BitsStored"), count_of(dataset, "PixelRepresentation") == 1
+    try:
+        return halved.unpack_halved(coded, halvings, bits=bits, is_signed=is_signed)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  the libraries for the whole picture say what is wrong
+        return None
 
 
 def _unused_bits(dataset: "Dataset") -> int:
@@ -156,8 +186,8 @@ def _decompressed(decoder: "Decoder", dataset: "Dataset", options: dict[str, Any
     return decoder.as_array(dataset, index=0, decoding_plugin=there[-1], **options)[0]
 
 
-def _check_coded(dataset: "Dataset", syntax: Any, size: tuple[int, int]) -> None:  # noqa: ANN401  pydicom's UID
-    """Raise where the compressed picture is of another size than the header says: it decides about memory."""
+def _checked_code(dataset: "Dataset", syntax: Any, size: tuple[int, int]) -> bytes:  # noqa: ANN401  pydicom's UID
+    """The compressed picture. Raises where it is of another size than the header says: it decides about memory."""
     from pydicom.encaps import get_frame
 
     coded = get_frame(dataset.PixelData, 0, number_of_frames=1)
@@ -166,13 +196,14 @@ def _check_coded(dataset: "Dataset", syntax: Any, size: tuple[int, int]) -> None
         # At worst RLE adds a byte to each 128 (PS3.5, G.3.1), and its header has 64.
         if len(coded) > bytes_ + bytes_ // 64 + 1024:
             raise ImageError("unsupported", f"its {len(coded):,} compressed bytes are more than its picture has")
-        return
+        return coded
     found = size_of(coded)
     if found is not None and found != size:
         raise ImageError(
             "unsupported",
             f"its compressed picture has {found[0]} x {found[1]} pixels, its header says {size[0]} x {size[1]}",
         )
+    return coded
 
 
 def _rendered(stored: Pixels, dataset: "Dataset") -> Image.Image:
@@ -249,33 +280,58 @@ def _voi(
     values: Pixels, view: "Dataset", percentiles: Callable[[NDArray[np.float64]], tuple[float, float]]
 ) -> NDArray[np.float64]:
     """Modality and values of interest (PS3.3, C.11.1 and C.11.2) of stored values: 0 to 255."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
-
-    real = apply_modality_lut(values, view)
+    real = _rescaled(values, view)
     if value_of(view, "VOILUTSequence"):
+        from pydicom.pixels.processing import apply_voi
+
         shown = apply_voi(np.rint(real).astype(np.int64), view)
         depth = int(view.VOILUTSequence[0].LUTDescriptor[2])
         scaled: NDArray[np.float64] = shown / (2**depth - 1) * 255.0
         return scaled
     window = _window_of(view)
     if window is not None:
-        return apply_windowing(real, window)
-    real = real.astype(np.float64)
+        return window.applied(real)
     low, high = percentiles(real)
     return (real.clip(low, high) - low) / (high - low or 1) * 255
 
 
-def _window_of(view: "Dataset") -> "Dataset | None":
-    """The first window as a data set of its own, in which the result has 8 bits; None where none is usable."""
-    from pydicom import Dataset
+def _rescaled(values: Pixels, view: "Dataset") -> NDArray[np.float64]:
+    """Stored values as those of the modality, by its table or by slope and intercept."""
+    if value_of(view, "ModalityLUTSequence"):
+        from pydicom.pixels.processing import apply_modality_lut
 
+        return apply_modality_lut(values, view).astype(np.float64)
+    slope, intercept = number_of(view, "RescaleSlope"), number_of(view, "RescaleIntercept")
+    real = values.astype(np.float64)
+    return real if slope is None or intercept is None else real * slope + intercept
+
+
+class _Window(NamedTuple):
+    """A window of values that becomes black to white (PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
+
+    centre: float
+    width: float
+    function: str
+
+    def applied(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The values as 0 to 255."""
+        centre, width = self.centre, self.width
+        if self.function == "SIGMOID":
+            with np.errstate(over="ignore"):  # far below the window: 1 / infinity is black
+                sigmoid: NDArray[np.float64] = 255 / (1 + np.exp(-4 * (values - centre) / width))
+            return sigmoid
+        if self.function == "LINEAR":
+            centre, width = centre - 0.5, width - 1
+        if not width:
+            return np.where(values > centre, 255.0, 0.0)
+        return (((values - centre) / width + 0.5) * 255).clip(0, 255)
+
+
+def _window_of(view: "Dataset") -> _Window | None:
+    """The first window; None where none is usable."""
     centre, width = number_of(view, "WindowCenter"), number_of(view, "WindowWidth")
     function = (*texts_of(view, "VOILUTFunction"), "LINEAR")[0]
     function = function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else "LINEAR"
     if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         return None
-    window = Dataset()
-    window.PhotometricInterpretation = _GREY[1]
-    window.BitsStored, window.PixelRepresentation = 8, 0
-    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centre, width, function
-    return window
+    return _Window(centre, width, function)
