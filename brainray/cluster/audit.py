@@ -37,7 +37,7 @@ class RayAudit:
         errors = np.full(len(uris), READABLE, np.int8)
         table = pa.table({"position": np.arange(len(uris)), "uri": uris})
         slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
-        dataset = ray.data.from_arrow(slices).map_batches(
+        dataset = ray.data.from_blocks(slices).map_batches(
             describe_rows,
             batch_size=None,
             batch_format="pyarrow",

@@ -31,7 +31,6 @@ from brainray.doctor.checks import (
     ok,
     one_line,
     print_findings,
-    warning,
     wrong,
 )
 from brainray.doctor.inputs import first_image
@@ -140,14 +139,8 @@ def _stderr_captured() -> Iterator[Callable[[], bytes]]:
 
 def check_local_ray(machine: Machine) -> Iterator[Finding]:
     """Check what a local Ray would have: processors, session folder, object store."""
-    cpus = ray_internals.processors()
-    found = f"{ray.__version__}; no cluster in use, so brainray starts Ray here, with {counted(cpus, 'processor')}"
-    workers = max(1, int(machine.usable))
-    if cpus > workers:
-        advice = f"give --workers {workers}, or start Ray yourself: ray start --head --num-cpus={workers}"
-        yield warning("ray", f"{found}, of which {machine.usable:g} may be used", advice)
-    else:
-        yield ok("ray", found)
+    cpus = counted(ray_internals.processors(machine.usable), "processor")
+    yield ok("ray", f"{ray.__version__}; no cluster in use, so brainray starts Ray here, with {cpus}")
     yield from guarded("processes", lambda: check_tasks(tasks_left(), machine.usable))
     yield from guarded("loopback network", check_loopback)
     yield from guarded("ray session folder", lambda: check_session_folder(session_folder()))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from ray.data import Dataset
     from ray.job_config import JobConfig
 
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -135,16 +136,18 @@ def last_address() -> str | None:
     return str(found) if found else None
 
 
-def processors() -> int:
-    """Count the processors that a local Ray takes, at least one: it respects cgroups of containers, not affinity.
+def processors(usable: float) -> int:
+    """Count the processors that a local Ray takes, at least one, where this process may use so many of them.
 
-    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does, which rounds a quota below one processor down to none.
-    Without it: all of the machine.
+    Uses `ray._private.utils.get_num_cpus`, as `ray.init` does, for a user may set what it reads. It knows neither the
+    affinity that `taskset` and schedulers set, nor limits of cgroups above that of a container, and rounds a quota
+    below one processor down to none. Without it: as many as may be used.
     """
     from ray._private import utils
 
     count = getattr(utils, "get_num_cpus", None)
-    return max(1, int(count(override_docker_cpu_warning=True))) if count else os.cpu_count() or 1
+    found = min(usable, count(override_docker_cpu_warning=True)) if count else usable
+    return max(1, int(found))
 
 
 class _FixedFolders(list[str]):
@@ -270,6 +273,29 @@ def _read_auth_settings() -> None:
     if config is not None and loader is not None:
         config.initialize("")
         loader.instance().reset_cache()
+
+
+def one_task_a_row(dataset: "Dataset") -> "Dataset":
+    """Make each row of a dataset that is in the object store the input of a task of its own, and no object of its own.
+
+    Replaces the `input_data` of the dataset's logical plan by slices of its blocks: a `RefBundle` with a `BlockSlice`
+    for each row, as `repartition` makes them. Ray's public ways cut blocks by tasks into objects; where a name is
+    missing, `repartition` does it.
+    """
+    try:
+        from ray.data._internal.execution.interfaces.ref_bundle import BlockSlice, RefBundle
+
+        source = dataset._logical_plan.dag
+        bundles = source.input_data
+        rows = [
+            RefBundle(bundle.blocks, schema=bundle.schema, owns_blocks=False, slices=(BlockSlice(row, row + 1),))
+            for bundle in bundles
+            for row in range(bundle.num_rows() or 0)
+        ]
+    except (ImportError, AttributeError, TypeError):
+        return dataset.repartition(target_num_rows_per_block=1)
+    object.__setattr__(source, "input_data", rows)  # a frozen dataclass
+    return dataset
 
 
 def end_executors() -> None:

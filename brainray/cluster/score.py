@@ -20,7 +20,7 @@ from brainray.scoring.shard_maps import MapOrder
 from brainray.storage.lease import Lease
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
-from .session import cluster_address, session
+from .session import cluster_address, nodes_within, session
 
 _SAMPLED_ROWS = 256  # of a chunk of the listing: some of their files may have gone since
 
@@ -69,7 +69,8 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     options, images = request.options, plan.todo_images
     if cluster_address() is None:
-        nodes = [Node(cpus=read_machine().usable, gpus=0)]
+        machine = read_machine()
+        nodes = nodes_within([Node(cpus=machine.usable)], machine)
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         return estimate(probe(sample(shards), request.bundle, options), images, nodes=nodes, pool=pool)
     with session() as nodes:

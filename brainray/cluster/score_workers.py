@@ -32,12 +32,13 @@ from brainray.scoring.shard_maps import MapOrder, Mapper
 from brainray.scoring.shard_task import GIVE_UP_AFTER, SANDBOX_AFTER, ShardState, Target, count_attempt, open_shard
 from brainray.storage.shared_paths import SharedPaths
 
-from .ray_internals import is_private
+from .ray_internals import is_private, one_task_a_row
 from .session import check_alive, own_errors, quiet_data
 
 if TYPE_CHECKING:
     from brainray.models.predictor import Predictor
 
+_SHARDS_A_BLOCK = 1024  # of 200 bytes each
 _POLL_S = 0.5  # between two checks of the lease while waiting for a part
 
 
@@ -126,8 +127,14 @@ def _run_chain(dataset: Dataset, finished: "Queue[PartInfo | str | BaseException
 
 
 def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Dataset:
-    """Build the Ray Data pipeline. Its input is in the object store already, so no task competes with the actors."""
-    dataset: Dataset = ray.data.from_arrow([pa.Table.from_pylist([asdict(shard)]) for shard in shards])
+    """Build the Ray Data pipeline. Its input is in the object store already, so no task competes with the actors.
+
+    An object of the store holds `_SHARDS_A_BLOCK` shards, and a task is handed one of its rows. (`from_arrow` would run
+    a task for each block, to learn its size.)
+    """
+    blocks = [shards[i : i + _SHARDS_A_BLOCK] for i in range(0, len(shards), _SHARDS_A_BLOCK)]
+    tables = [pa.Table.from_pylist([asdict(shard) for shard in block]) for block in blocks]
+    dataset = one_task_a_row(ray.data.from_blocks(tables))
     dataset.set_name("brainray_score")  # in Ray's dashboard
     scorer: type[Scorer] = ShardScorer
     if pool.on_gpu:
@@ -137,6 +144,7 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
             fn_kwargs={"job": job},
             batch_size=1,
             batch_format="pyarrow",
+            memory=pool.decoder_bytes or None,
             max_retries=GIVE_UP_AFTER,
         )
     return dataset.map_batches(

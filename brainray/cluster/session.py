@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from brainray.doctor import local_ray
@@ -39,6 +40,12 @@ def cluster_nodes() -> list[Node]:
     ]
 
 
+def nodes_within(nodes: list[Node], machine: Machine) -> list[Node]:
+    """The nodes of a local Ray with the memory that is free here: Ray misses limits of cgroups above a container's."""
+    free_bytes = machine.available_bytes if machine.memory_bytes else sys.maxsize  # else not known
+    return [replace(node, memory_bytes=min(node.memory_bytes, free_bytes)) for node in nodes]
+
+
 @contextmanager
 def session(*, lean: bool = False) -> Iterator[list[Node]]:
     """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
@@ -54,9 +61,10 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
         return
     ray_internals.mute_workers()
     with Guard() as guard, ray_internals.auth_settings_kept():
-        _connect(cluster_address(), guard, lean=lean)
+        address = cluster_address()
+        _connect(address, guard, lean=lean)
         try:
-            yield cluster_nodes()
+            yield cluster_nodes() if address else nodes_within(cluster_nodes(), read_machine())
         except BrainrayError as exc:
             guard.tell(str(exc))  # Ray may end this process in `ray.shutdown`, before the error is shown
             raise
@@ -121,7 +129,7 @@ def _start(quiet: dict[str, Any]) -> None:
         ray.init(
             address="local",
             include_dashboard=False,
-            num_cpus=ray_internals.processors(),
+            num_cpus=ray_internals.processors(machine.usable),
             job_config=ray_internals.own_job_config(),
             _temp_dir=folder,
             # Where shared memory is too small, Ray chooses the same by itself.

@@ -96,6 +96,8 @@ def _trainer(
             num_workers=pool.workers if pool.most_workers is None else (pool.workers, pool.most_workers),  # type: ignore[arg-type]
             use_gpu=pool.use_gpu,
             resources_per_worker=resources,
+            # GPUs of one machine exchange gradients fastest; processors of one machine are for few workers.
+            placement_strategy="PACK" if pool.use_gpu else "SPREAD",
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         datasets=dict.fromkeys(sides, decoded),

@@ -51,7 +51,7 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
     """Decode every image of (position, uri, label) into Ray's object store, which spills to disk."""
     quiet_data()
     slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
-    dataset: Dataset = ray.data.from_arrow(slices)
+    dataset: Dataset = ray.data.from_blocks(slices)
     return dataset.map_batches(  # type: ignore[no-any-return]
         decode_rows,  # type: ignore[arg-type]
         fn_kwargs={"spec": spec},

@@ -115,7 +115,7 @@ def decoded_by_ray(
         given = (("--init", job.init), ("--teacher", job.teacher))
         named = [NamedPath(option, bundle.uri) for option, bundle in given if bundle]
         check_every_node(shared_paths_of(named, samples=samples, output=job.output, writer=writer))
-        pool = train_pool(nodes, workers=workers, most=most)
+        pool = train_pool(nodes, workers=workers, batch_size=job.options.batch_size, most=most)
         job.say("decoding")
         decoded, selected = train_data.decode(
             job.training_set, job.excluded, job.options, cpus=pool.decode_cpus, say=job.say

@@ -19,12 +19,17 @@ _IMAGES_A_START = 4000  # per processor: a run of fewer images is short
 # Memory of a process: 0.7 GB of libraries and model; of each thread: bytes read ahead, and the pixels of its shard.
 _ACTOR_BYTES = 900 << 20
 _THREAD_BYTES = 150 << 20
+# Memory of a task that decodes beside GPUs: libraries without torch, and the shard of one thread.
+_DECODER_BYTES = (350 << 20) + _THREAD_BYTES
 # Free memory below which no worker runs beside a Ray on the same machine. Their proportional set sizes for four images
 # of 32 px add up to 0.89 GB without the driver; with 0.99 GB free the run ended, with 0.78 GB workers died repeatedly.
 _LEAST_BYTES = 800_000_000
 # Train workers reserve less, because their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
 _THREADS_PER_TRAINER = 2
+# Images of a step for each worker on processors. With fewer, workers wait for each other, and what batch normalisation
+# measures is noise; the processors that are left give each worker more threads.
+_LEAST_SHARE_OF_BATCH = 8
 # Elastic workers (their number changes) leave too little room for one more worker, but enough for Ray's own tasks.
 _ELASTIC_CPU_SHARE = 0.95
 _ELASTIC_GPU_CPUS = 0.5
@@ -48,6 +53,7 @@ class ScorePool:
     gpus_per_actor: float = 0.0
     threads_per_actor: int = 1  # each thread scores a shard of its own
     memory_bytes: int = 0  # reserved by each actor, so that Ray starts none where memory would run out
+    decoder_bytes: int = 0  # reserved by each task that decodes beside GPUs
     most_actors: int = 0  # upper limit as machines join
 
     @property
@@ -62,9 +68,12 @@ def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, image
     """
     gpus = int(sum(node.gpus for node in nodes))
     if gpus:
-        actors = min(workers or gpus, gpus, shards)
         return ScorePool(
-            actors=actors, cpus_per_actor=0.1, gpus_per_actor=1, most_actors=min(workers or shards, shards)
+            actors=min(workers or gpus, gpus, shards),
+            cpus_per_actor=0.1,
+            gpus_per_actor=1,
+            most_actors=min(workers or shards, shards),
+            decoder_bytes=min(_DECODER_BYTES, max(node.memory_bytes for node in nodes)),
         )
     sizes = _sizes(nodes)
     few = images < _IMAGES_A_START * sum(sizes)
@@ -126,13 +135,13 @@ class TrainPool:
     most_workers: int | None = None  # upper limit as machines join; None: the number is fixed
 
 
-def train_pool(nodes: Sequence[Node], *, workers: int | None, most: int | None = None) -> TrainPool:
-    """One worker per GPU where there are GPUs, else one per two processors, but at least one.
+def train_pool(nodes: Sequence[Node], *, workers: int | None, batch_size: int, most: int | None = None) -> TrainPool:
+    """One worker per GPU where there are GPUs, else one per two processors and eight images of a batch, or one.
 
     With `most`, the number of workers may grow from `workers` to `most` as machines join. Raises `BadRequest` for more
     workers than the cluster can hold, which would wait for ever.
     """
-    pool = _fixed_pool(nodes, workers=workers)
+    pool = _fixed_pool(nodes, workers=workers, batch_size=batch_size)
     if most is None:
         return pool
     if pool.use_gpu:
@@ -143,16 +152,16 @@ def train_pool(nodes: Sequence[Node], *, workers: int | None, most: int | None =
     return replace(pool, cpus_per_worker=asked, threads_per_worker=threads, most_workers=most)
 
 
-def _fixed_pool(nodes: Sequence[Node], *, workers: int | None) -> TrainPool:
+def _fixed_pool(nodes: Sequence[Node], *, workers: int | None, batch_size: int) -> TrainPool:
     gpus = int(sum(node.gpus for node in nodes))
     cpus = sum(sizes := _sizes(nodes))
     if gpus:
-        count = workers or gpus
+        count = workers or min(gpus, batch_size)
         if count > gpus:
             raise BadRequest(f"--workers is {count}, but the cluster has {gpus} GPU(s); ask for {gpus} or fewer")
         share = min(1.0, _TRAIN_CPU_SHARE * cpus / count)
         return TrainPool(workers=count, cpus_per_worker=share, use_gpu=True, threads_per_worker=1, decode_cpus=1)
-    count = workers or max(1, int(cpus) // _THREADS_PER_TRAINER)
+    count = workers or max(1, min(int(cpus) // _THREADS_PER_TRAINER, batch_size // _LEAST_SHARE_OF_BATCH))
     most = max(2, 2 * int(cpus))
     if count > most:
         raise BadRequest(f"--workers is {count}, but the cluster has {cpus:g} processor(s); ask for {most} or fewer")

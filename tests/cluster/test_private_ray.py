@@ -11,6 +11,7 @@ SCRIPT = """
 import json, os, psutil, ray
 from brainray.cluster import ray_internals
 from brainray.cluster.session import session
+from brainray.machine.hardware import read_machine
 
 def settings():
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
@@ -24,7 +25,7 @@ with session(lean=True):
         "shown": worker.get("RAY_AUTH_TOKEN", "?") in str(lines),
         "worker": worker,
         "driver": settings(),
-        "processors": [ray.cluster_resources()["CPU"], ray_internals.processors()],
+        "processors": [ray.cluster_resources()["CPU"], ray_internals.processors(read_machine().usable)],
         "private": ray_internals.is_private(),
         "dashboard": ray_internals.has_dashboard(),
     }

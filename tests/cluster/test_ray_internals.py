@@ -41,6 +41,23 @@ NAMES = (
     ("ray.job_config", "JobConfig", None),
     ("ray.exceptions", "AuthenticationError", None),
     ("ray.data._internal.execution.streaming_executor", "StreamingExecutor.shutdown", ("self", "force", "exception")),
+    ("ray.data", "Dataset.repartition", None),
+    ("ray.data._internal.execution.interfaces.ref_bundle", "BlockSlice", ("start_offset", "end_offset")),
+    (
+        "ray.data._internal.execution.interfaces.ref_bundle",
+        "RefBundle",
+        (
+            "blocks",
+            "schema",
+            "owns_blocks",
+            "slices",
+            "output_split_idx",
+            "_cached_object_meta",
+            "_cached_preferred_locations",
+        ),
+    ),
+    ("ray.data._internal.execution.interfaces.ref_bundle", "RefBundle.num_rows", ("self",)),
+    ("ray.data._internal.logical.operators.from_operators", "FromBlocks.output_data", ("self",)),
     ("ray.train.v2._internal.callbacks.placement_group_callback", "PlacementGroupCleanerCallback", None),
     ("ray.train.torch", "TorchTrainer._register_sigint_handler", ("self", "controller")),
     ("ray.train.torch", "TorchTrainer._create_default_callbacks", ("self",)),
@@ -110,14 +127,17 @@ def test_ray_is_the_minor_version_that_was_tested():
     assert text.count('"ray[') == text.count(f">={major}.{minor},<{major}.{minor + 1}") == 2
 
 
-def test_processors_are_what_ray_counts(monkeypatch):
-    assert 1 <= ray_internals.processors() <= (os.cpu_count() or 1)
-    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda override_docker_cpu_warning: 3.0)
-    assert ray_internals.processors() == 3
-    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda override_docker_cpu_warning: 0.0)
-    assert ray_internals.processors() == 1, "a quota of half a processor is one slow processor"
-    monkeypatch.delattr("ray._private.utils.get_num_cpus")
-    assert ray_internals.processors() == os.cpu_count(), "without it, what the machine has"
+@pytest.mark.parametrize(
+    ("usable", "counted", "taken"),
+    [(64, 64.0, 64), (4, 64.0, 4), (64, 3.0, 3), (0.5, 2.0, 1), (64, 0.0, 1), (2.7, None, 2), (0.5, None, 1)],
+)
+def test_a_local_ray_takes_no_processor_that_this_process_may_not_use(monkeypatch, usable, counted, taken):
+    """Sixty-four workers on four processors, which `taskset` or a scheduler left, are slower than four."""
+    if counted is None:
+        monkeypatch.delattr("ray._private.utils.get_num_cpus")
+    else:
+        monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda override_docker_cpu_warning: counted)
+    assert ray_internals.processors(usable) == taken
 
 
 @pytest.mark.parametrize("dashboard", [True, False])

@@ -254,7 +254,7 @@ def test_a_job_finds_workers_to_begin_with(prepared):
         if name in WORKERS
     ]
     assert score_pool([head, *workers], workers=None, shards=1000, images=10**6).on_gpu
-    assert train_pool([head, *workers], workers=None).use_gpu
+    assert train_pool([head, *workers], workers=None, batch_size=32).use_gpu
 
 
 def test_no_gpu_machine_is_started_for_its_processors(prepared):

@@ -8,6 +8,12 @@ from brainray.errors import BadRequest
 from brainray.machine.resources import Node, can_hold, score_pool, train_pool
 
 sizes = st.lists(st.integers(1, 64), min_size=1, max_size=6)
+GIB = 1 << 30
+
+
+def trained(cpus, *, gpus=0, workers=None, batch_size=32, most=None):
+    nodes = [Node(cpus=n, gpus=gpus) for n in cpus]
+    return train_pool(nodes, workers=workers, batch_size=batch_size, most=most)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +39,7 @@ def test_a_cluster_without_a_worker_yet_is_refused_in_words(nodes):
     with pytest.raises(BadRequest, match="start a worker node"):
         score_pool(nodes, workers=None, shards=9, images=9)
     with pytest.raises(BadRequest, match="start a worker node"):
-        train_pool(nodes, workers=None)
+        train_pool(nodes, workers=None, batch_size=32)
 
 
 @given(cpus=sizes, workers=st.none() | st.integers(1, 100), shards=st.integers(1, 100), images=st.integers(1, 10**6))
@@ -48,11 +54,10 @@ def test_a_pool_fits_its_cluster_and_leaves_something_over(cpus, workers, shards
 
 def test_a_machine_of_little_memory_gets_as_many_workers_as_it_can_hold():
     """Or the kernel would kill one after the other, and the run with them."""
-    gib = 1 << 30
-    large, small, tiny = (Node(cpus=8, memory_bytes=n * gib) for n in (64, 4, 1))
+    large, small, tiny = (Node(cpus=8, memory_bytes=n * GIB) for n in (64, 4, 1))
     pool = score_pool([large, small], workers=None, shards=1000, images=10**6)
     assert pool.actors == 8 + 3
-    assert 3 * pool.memory_bytes <= 4 * gib
+    assert 3 * pool.memory_bytes <= 4 * GIB
     assert score_pool([tiny], workers=None, shards=1000, images=10**6).actors == 1
 
 
@@ -82,14 +87,14 @@ def test_a_machine_that_is_too_small_for_a_worker_does_not_count_as_one():
 
 
 def test_a_head_without_processors_is_not_counted_where_training_shares_out_processors():
-    assert train_pool([Node(cpus=0), Node(cpus=4)], workers=2) == train_pool([Node(cpus=4)], workers=2)
+    assert trained([0, 4], workers=2) == trained([4], workers=2)
 
 
 @pytest.mark.parametrize(
     ("cpus", "workers", "expected"), [(1, None, 1), (2, None, 1), (2, 2, 2), (8, None, 4), (1, 2, 2)]
 )
 def test_training_leaves_processors_to_the_tasks_that_decode(cpus, workers, expected):
-    pool = train_pool([Node(cpus=cpus)], workers=workers)
+    pool = trained([cpus], workers=workers)
     assert pool.workers == expected
     assert pool.workers * pool.cpus_per_worker + pool.decode_cpus <= cpus + 1e-6
     assert pool.threads_per_worker >= 1
@@ -97,16 +102,61 @@ def test_training_leaves_processors_to_the_tasks_that_decode(cpus, workers, expe
 
 def test_more_train_workers_than_fit_are_refused():
     with pytest.raises(BadRequest, match=r"--workers is 9, but the cluster has 2 processor"):
-        train_pool([Node(cpus=2)], workers=9)
+        trained([2], workers=9)
     with pytest.raises(BadRequest, match=r"--workers is 3, but the cluster has 2 GPU"):
-        train_pool([Node(cpus=16, gpus=2)], workers=3)
+        trained([16], gpus=2, workers=3)
 
 
 @pytest.mark.parametrize(("cpus", "fitting"), [(1, 1), (2, 1), (4, 2), (8, 4), (16, 8)])
 def test_as_many_workers_as_join_find_room_on_a_machine_and_no_more(cpus, fitting):
-    pool = train_pool([Node(cpus=cpus)], workers=1, most=20)
+    pool = trained([cpus], workers=1, most=20)
     assert (pool.workers, pool.most_workers) == (1, 20)
     assert cpus // pool.cpus_per_worker == fitting
     assert pool.threads_per_worker * fitting <= cpus
-    on_gpus = train_pool([Node(cpus=cpus, gpus=1)], workers=None, most=4)
+    on_gpus = trained([cpus], gpus=1, most=4)
     assert on_gpus.use_gpu and on_gpus.workers == 1 and on_gpus.cpus_per_worker < 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "actors", "threads"),
+    [
+        ([Node(cpus=64, memory_bytes=256 * GIB)], 64, 1),
+        ([Node(cpus=64, memory_bytes=34 * GIB)] * 3, 3 * 33, 1),  # memory for half of the workers
+        ([Node(cpus=1, memory_bytes=2 * GIB)], 1, 1),
+        ([Node(cpus=4, memory_bytes=3 * GIB)], 2, 1),  # a cgroup of 4 of 64 processors, and of little memory
+        ([Node(cpus=0.5, memory_bytes=2 * GIB)], 1, 1),
+    ],
+)
+def test_a_large_or_a_limited_machine_gets_what_it_has_room_for(nodes, actors, threads):
+    pool = score_pool(nodes, workers=None, shards=10**5, images=10**8)
+    assert (pool.actors, pool.threads_per_actor) == (actors, threads)
+    for node in nodes:
+        assert min(node.cpus // pool.cpus_per_actor, node.memory_bytes // pool.memory_bytes) >= actors // len(nodes)
+
+
+def test_a_machine_of_eight_gpus_decodes_on_all_processors_that_its_memory_allows():
+    large = score_pool([Node(cpus=64, gpus=8, memory_bytes=512 * GIB)], workers=None, shards=10**4, images=10**7)
+    assert (large.actors, large.gpus_per_actor) == (8, 1)
+    assert 63 * large.decoder_bytes < 512 * GIB and 8 * large.cpus_per_actor < 1
+    small = score_pool([Node(cpus=64, gpus=8, memory_bytes=16 * GIB)], workers=None, shards=10**4, images=10**7)
+    assert 30 <= 16 * GIB // small.decoder_bytes <= 40, "else the kernel kills decoders until the run gives up"
+    tiny = score_pool([Node(cpus=2, gpus=1, memory_bytes=GIB // 4)], workers=None, shards=9, images=9)
+    assert tiny.decoder_bytes <= GIB // 4, "else no task would ever begin"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "batch_size", "workers", "threads"),
+    [
+        ([64], 0, 32, 4, 16),  # 32 workers would learn from one image each
+        ([64], 0, 256, 32, 2),
+        ([64] * 4, 0, 32, 4, 64),
+        ([1], 0, 32, 1, 1),
+        ([4], 0, 4, 1, 4),
+        ([64], 8, 32, 8, 1),
+        ([64], 8, 4, 4, 1),
+    ],
+)
+def test_training_on_many_processors_keeps_enough_images_for_each_worker(cpus, gpus, batch_size, workers, threads):
+    pool = trained(cpus, gpus=gpus, batch_size=batch_size)
+    assert (pool.workers, pool.threads_per_worker) == (workers, threads)
+    assert pool.workers * pool.cpus_per_worker < sum(cpus) + 1e-6
