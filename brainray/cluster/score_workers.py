@@ -230,9 +230,11 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     _check_attempts(shard, number)
     task, spec = open_shard(shard, job.target), job.bundle.image
     if number <= SANDBOX_AFTER:
-        return task, decode_shard(task.pending, spec, reader=reader, excluding=job.target.excluding)
+        return task, decode_shard(
+            task.pending, spec, reader=reader, excluding=job.target.excluding, uids=job.target.uids
+        )
     with SandboxedDecoder(spec, excluding=job.target.excluding) as sandbox:
-        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox)
+        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox, uids=job.target.uids)
 
 
 def _check_attempts(shard: Shard, number: int) -> None:

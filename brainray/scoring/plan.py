@@ -355,6 +355,7 @@ def _run_json(
         "skipped": found.skipped,
         **_groups_json(request),
         "kept": [list(column) for column in request.kept],
+        "uids": request.uids_name,
         "later_columns": list(later_columns(before)),
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,

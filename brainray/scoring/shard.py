@@ -28,9 +28,10 @@ from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .parts import PartInfo, ShardWork
-from .prediction_schema import SCAN_COLUMNS, prob_column
+from .prediction_schema import SCAN_COLUMNS, UID_COLUMNS, prob_column
 from .shard_maps import Mapper, write_shard_maps
 from .shard_task import ShardState, Target, commit
+from .uids import UidRule
 
 Clock = Callable[[], datetime]
 Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]  # images -> [N, K], see `Predictor`
@@ -71,7 +72,7 @@ class DecodedShard:
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
     squares_M4: npt.NDArray[np.float64]  # what `images` show of the upright images, in their pixels
     ok: npt.NDArray[np.bool_]  # [N] whether an image was decoded; the M true ones have the order of `images`
-    details: pa.Table  # [N] rows: those of `_DETAILS_SCHEMA`, and SCAN_COLUMNS
+    details: pa.Table  # [N] rows: those of `_DETAILS_SCHEMA`, SCAN_COLUMNS, and UID_COLUMNS where asked for
     started_at: datetime
     retries: int = 0  # repeated reads
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: read, decode
@@ -116,6 +117,7 @@ def decode_shard(
     reader: Reader,
     excluding: tuple[str, ...] = (),
     decoder: Decoder | None = None,
+    uids: UidRule | None = None,
     clock: Clock = _utc_now,
 ) -> DecodedShard:
     """Read and decode the images of manifest rows. An image that fails has an error among its details.
@@ -148,20 +150,24 @@ def decode_shard(
         images=images[:decoded],
         squares_M4=squares[:decoded],
         ok=ok,
-        details=_details_table(details),
+        details=_details_table(details, uids),
         started_at=started_at,
         retries=retries,
         seconds={"read": read_s, "decode": time.perf_counter() - began_s - read_s},
     )
 
 
-def _details_table(details: list[_ImageDetails]) -> pa.Table:
+def _details_table(details: list[_ImageDetails], uids: UidRule | None) -> pa.Table:
     columns = {name: [getattr(detail, name) for detail in details] for name in _DETAILS_SCHEMA.names}
     facts = [detail.facts or _NO_FACTS for detail in details]
     table = pa.table(columns, schema=_DETAILS_SCHEMA)
     for field_ in SCAN_COLUMNS:
         values = [getattr(fact, field_.name.removeprefix("scan_")) for fact in facts]
         table = table.append_column(field_, pa.array(values, field_.type))
+    if uids is not None:
+        for name in UID_COLUMNS:
+            told = [uids.value(getattr(fact, name)) for fact in facts]
+            table = table.append_column(name, pa.array(told, pa.string()))
     return table
 
 

@@ -3,7 +3,7 @@ slices can score it.
 
 Archives are mostly localisers, diffusion, maps, projections and screen saves. What is certain by a coded attribute
 excludes a picture; what its description suggests is told and excludes nothing, for descriptions are free text. All
-values come from lists of this file or are numbers: no text of the header leaves it.
+values come from lists of this file, are numbers, or are UIDs of digits: no text of the header leaves it.
 """
 
 import math
@@ -30,6 +30,10 @@ class SeriesFacts:
     sequence: str | None = None  # weighting: T1, T2, FLAIR ...
     field_t: float | None = None  # tesla
     vendor: str | None = None
+    # They lead to a person through any archive that holds the image: rows have them on request only.
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ _VENDORS = {
 _MANUFACTURERS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _VENDORS.items()}
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient that the picture is square to: x, y, z
 _OBLIQUE = math.cos(math.radians(35))  # head scans are tilted by up to 30 degrees along the skull base
+_UID = re.compile(r"(?=.{3,64}$)[0-9]+(?:\.[0-9]+)+")  # PS3.5, 9.1; zeros before a digit occur
 _GAUSS = 100.0  # a field above this is in gauss, which some scanners write
 _MOST_TESLA = 30.0
 
@@ -142,6 +147,9 @@ def describe(dataset: "Dataset") -> tuple[SeriesFacts, Exclusion | None]:
         sequence=_first(_SEQUENCES, (*_described(view), *texts_of(view, "AcquisitionContrast"))),
         field_t=_field(view),
         vendor=_first(_MANUFACTURERS, texts_of(view, "Manufacturer"), otherwise="other"),
+        study_uid=_uid(dataset, "StudyInstanceUID"),
+        series_uid=_uid(dataset, "SeriesInstanceUID"),
+        instance_uid=_uid(dataset, "SOPInstanceUID"),
     )
     return facts, excluded
 
@@ -196,6 +204,12 @@ def _modality(view: "Dataset") -> str | None:
     if not texts:
         return None
     return texts[0] if texts[0] in _MODALITIES else "OTHER"
+
+
+def _uid(dataset: "Dataset", keyword: str) -> str | None:
+    """A UID that is one: whatever else stands in its place may name a person."""
+    found = (*texts_of(dataset, keyword), "")[0].strip("\0")
+    return found if _UID.fullmatch(found) else None
 
 
 def _plane(view: "Dataset") -> str | None:
