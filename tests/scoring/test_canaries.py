@@ -1,4 +1,4 @@
-"""Nothing of a file but its pixels gets out: images with canaries in every text are scored, all outputs are searched."""
+"""Nothing of a file but its pixels gets out: images with canaries in every text are scored, and outputs searched."""
 
 import base64
 import gzip
@@ -22,7 +22,7 @@ from brainray.imaging.decode import Decoded, decode, luminance, read_header
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about the values that are written here
 SPEC = ImageSpec(image_px=32)
-SCORED = 55  # images of the corpus that decode: a corpus that is not read would betray nothing
+SCORED = 35  # images of the corpus that decode: a corpus that is not read would betray nothing
 
 
 def files_below(folder) -> dict[Path, bytes]:
@@ -53,10 +53,10 @@ def test_the_corpus_has_the_canary_in_every_attribute_of_the_table():
 
 
 def test_no_decoder_tells_what_a_file_says(caplog, capfd):
-    decoded = 0
+    decoded, files = 0, corpus()
     told: dict[str, str] = {}
     with caplog.at_level(logging.DEBUG):
-        for name, content in corpus().items():
+        for name, content in files.items():
             try:
                 found = decode(content, SPEC)
                 luminance(content)
