@@ -10,10 +10,11 @@ import importlib
 # Not that of `typing`: this runs before `cli.start` takes the working folder off the import path.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .api import AuditResult, ReportResult, ScoreResult, TrainResult, audit, compare, report, score, train
+    from .api import audit, compare, report, score, train
     from .commands.compare import CompareResult
     from .commands.estimate import EstimateResult, estimate
     from .commands.pick import PickResult, pick
+    from .commands.results import AuditResult, ReportResult, ScoreResult, TrainResult
     from .commands.score import Progress
     from .config import MaxFailed
     from .errors import (
@@ -73,7 +74,7 @@ _MODULES = {
     "Progress": "commands.score",
     "estimate": "commands.estimate",
     "pick": "commands.pick",
-    **dict.fromkeys(("AuditResult", "ReportResult", "ScoreResult", "TrainResult"), "api"),
+    **dict.fromkeys(("AuditResult", "ReportResult", "ScoreResult", "TrainResult"), "commands.results"),
     **dict.fromkeys(("audit", "compare", "report", "score", "train"), "api"),
 }
 

@@ -293,6 +293,8 @@ class ScoreOptions(_Spec):
     max_file_bytes: int = 1 << 30  # larger files, and larger members of archives, get the row `too_large` unread
     max_unread: float = 0.5  # a greater share of failed reads counts as an outage; 1.0: never
     all_series: bool = False  # also medical images are scored that the model does not know, such as localisers
+    keep_uids: bool = False  # rows have the UIDs of medical images as they are
+    uid_key: str | None = None  # file of the key by which rows have hashes of the UIDs
     retry_unread: bool = False  # read the images again that an earlier run could not read
     forget_missing: bool = False  # drop the rows of images that are no longer there
     rescore: bool = False  # score all images anew; the old run is replaced when the new one is complete

@@ -105,6 +105,13 @@ def score(
     all_series: Annotated[
         bool, typer.Option("--all-series", help="Score localisers, maps and other DICOM images that are left out.")
     ] = False,
+    keep_uids: Annotated[
+        bool, typer.Option("--keep-uids", help="Add the UIDs of study, series and instance to the rows (DICOM).")
+    ] = False,
+    uid_key: Annotated[
+        str | None,
+        typer.Option(help="File with a key of 32 bytes or more: add the UIDs as keyed hashes.", metavar="URI"),
+    ] = None,
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,

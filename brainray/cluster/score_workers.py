@@ -236,11 +236,14 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     A shard that has killed its worker repeatedly is decoded in a sandbox, which finds the image that does it.
     """
     _check_attempts(shard, number)
-    task, spec, key = open_shard(shard, job.target), job.bundle.image, job.target.series_key
+    task, spec = open_shard(shard, job.target), job.bundle.image
+    key, uids = job.target.series_key, job.target.uids
     if number <= SANDBOX_AFTER:
-        return task, decode_shard(task.pending, spec, reader=reader, excluding=job.target.excluding, series_key=key)
+        return task, decode_shard(
+            task.pending, spec, reader=reader, excluding=job.target.excluding, series_key=key, uids=uids
+        )
     with SandboxedDecoder(spec, excluding=job.target.excluding) as sandbox:
-        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox, series_key=key)
+        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox, series_key=key, uids=uids)
 
 
 def _check_attempts(shard: Shard, number: int) -> None:

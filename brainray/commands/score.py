@@ -27,7 +27,7 @@ from brainray.scoring.given_labels import forget_given
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
-from brainray.scoring.prediction_schema import LATER, prediction_schema
+from brainray.scoring.prediction_schema import LATER, UID_COLUMNS, prediction_schema
 from brainray.scoring.run_folder import (
     STATUS,
     ScoreRequest,
@@ -41,6 +41,7 @@ from brainray.scoring.run_folder import (
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
 from brainray.scoring.summary.build import Summary, build_summary, has_summary, read_summary
 from brainray.scoring.summary.scored_maps import ScoredMaps
+from brainray.scoring.uids import uid_rule
 from brainray.storage import Writer
 from brainray.storage.lease import Lease, hold, refuse_if_held
 from brainray.storage.scratch import scratch_folder
@@ -101,7 +102,8 @@ def read_request(
     # has them all.
     clash = not options.rescore and not set(LATER).isdisjoint(options.keep_columns)
     later = later_columns(read_run(storage.normalise(output))) if clash else LATER
-    taken = prediction_schema(bundle.classes, later=later).names
+    uids = uid_rule(keep=options.keep_uids, key_file=options.uid_key, output=output)
+    taken = prediction_schema(bundle.classes, later=(*later, *(UID_COLUMNS if uids else ()))).names
     kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
     return ScoreRequest(
@@ -112,6 +114,7 @@ def read_request(
         group_file=read_group_file(storage.normalise(groups)) if groups else None,
         options=options,
         kept=kept,
+        uids=uids,
     )
 
 
@@ -267,9 +270,10 @@ class _Job:
             return self.bring_up_to_date(lease)
         new = rescore.next_uri(output)
         begun = read_run(new)
-        if begun is not None and begun["fingerprint"] != self.request.bundle.fingerprint:
+        mine = self.request.bundle.fingerprint, self.request.uids_name
+        if begun is not None and (begun["fingerprint"], begun.get("uids")) != mine:
             rescore.finish_switch(output, lease.writer, self.request.options.page)
-            delete_run(new, lease.writer)  # another model left it unfinished
+            delete_run(new, lease.writer)  # another model, or key for UIDs, left it unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)

@@ -48,6 +48,9 @@ _TURNS = {  # EXIF orientation -> the operation that turns the image upright
 _FULL_SIZE_SCANS = 20  # most scans of a progressive image of max_pixels, more for smaller ones; encoders write about 10
 _NO_END = "it has no end marker (EOI), but all its pixels"
 _PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
+_CONTENT = re.compile("['\":]")  # where a message of Pillow begins to quote the file
+_LEFT_OPEN = re.compile(r"\W*(\bb)?$")
+_SILENT = logging.CRITICAL + 1
 _QUIET_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -208,12 +211,15 @@ def _check_size(image: ImageFile, data: bytes, max_pixels: int) -> None:
 
 
 def _silence_pillow() -> None:
-    """Silence Pillow's warnings about odd tags, process-wide: `catch_warnings` is not thread-safe."""
+    """Silence Pillow's warnings about odd tags, and its log, which has the values of tags.
+
+    Process-wide: `catch_warnings` is not thread-safe.
+    """
     if _QUIET_FILTER not in warnings.filters:  # not set yet, or dropped at the end of a `catch_warnings` elsewhere
         warnings.filterwarnings("ignore", module=r"PIL\.")
     logger = logging.getLogger("PIL")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    if logger.level != _SILENT:
+        logger.setLevel(_SILENT)
 
 
 @contextmanager
@@ -224,11 +230,19 @@ def _pillow_errors(otherwise: ImageReason, what: str) -> Iterator[None]:
     except ImageError:
         raise
     except Exception as exc:  # damaged files raise nearly every type there is; none may take down a shard
-        message = " ".join(str(exc).split())[:200].encode("ascii", "backslashreplace").decode()
+        message = _without_content(exc)
         compression = TIFF_COMPRESSIONS.get(int(message)) if message.isdecimal() else None
         if compression is not None:
             raise ImageError("unsupported", f"{what}: is compressed as {compression}; save it as PNG first") from exc
         raise ImageError(_reason(exc, otherwise), f"{what}: {message or type(exc).__name__}") from exc
+
+
+def _without_content(exc: Exception) -> str:
+    """Pillow's message up to a quote or colon: what follows may be bytes of the file, a name among them."""
+    said = exc.args[0].decode("latin-1") if exc.args and isinstance(exc.args[0], bytes) else str(exc)
+    words, *rest = _CONTENT.split(" ".join(said.split()), maxsplit=1)
+    words = _LEFT_OPEN.sub("", words) if rest else words
+    return words[:200].encode("ascii", "backslashreplace").decode()
 
 
 def _reason(exc: Exception, otherwise: ImageReason) -> ImageReason:

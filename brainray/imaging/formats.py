@@ -73,7 +73,12 @@ def unsupported_format(data: bytes) -> tuple[ImageReason, str]:
     for magic, reason, what in _OTHER_FORMATS:
         if re.match(magic, head, re.DOTALL | re.IGNORECASE):
             return reason, f"it is {what}"
-    return "not_an_image", f"unknown format; its first bytes are {data[:8].hex(' ')}"
+    return "not_an_image", f"unknown format; its first bytes are {_shown(data[:8])}"
+
+
+def _shown(first: bytes) -> str:
+    """Bytes in hexadecimal, but for letters and digits: a file may begin with a name."""
+    return " ".join(".." if bytes([byte]).isalnum() or byte >= 0xC0 else f"{byte:02x}" for byte in first)
 
 
 def _unzipped_nifti(data: bytes) -> bytes:

@@ -362,6 +362,7 @@ def _run_json(
         **_groups_json(request),
         "series_by": options.series_by or (before or {}).get("series_by"),
         "kept": [list(column) for column in request.kept],
+        "uids": request.uids_name,
         "later_columns": list(later_columns(before)),
         "options": {"precision": options.precision, "batch_size": options.batch_size},
         "reference": bundle.reference,

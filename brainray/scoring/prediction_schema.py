@@ -23,6 +23,8 @@ SERIES_COLUMNS = (
     pa.field("slice_position", pa.float32()),
     pa.field("slice_number", pa.int32()),
 )  # which slices belong together, and in which order, see `series.key`
+# Where a run was asked for UIDs, see `uids`.
+UID_COLUMNS = ("study_uid", "series_uid", "instance_uid")
 # Columns that the rows of a run lack where an earlier version began it: all parts of a run have the same columns.
 LATER = ("seen", "brightness", "contrast", *(field.name for field in (*SCAN_COLUMNS, *SERIES_COLUMNS)))
 
@@ -35,7 +37,7 @@ def prob_column(class_name: str) -> str:
 def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: Collection[str] = LATER) -> pa.Schema:
     """The columns of a part file, in order. Types are fixed, also for a column of nulls only.
 
-    `later`: those of `LATER` that the run has.
+    `later`: those of `LATER` and `UID_COLUMNS` that the run has.
     """
     text, real = pa.string(), pa.float32()
     fields = [
@@ -64,8 +66,9 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: 
         pa.field("model", text, nullable=False),
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
         *SERIES_COLUMNS,
+        *(pa.field(name, text) for name in UID_COLUMNS),
     ]
-    present = [field for field in fields if field.name in later or field.name not in LATER]
+    present = [field for field in fields if field.name in later or field.name not in (*LATER, *UID_COLUMNS)]
     return pa.schema([*present, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept)])
 
 

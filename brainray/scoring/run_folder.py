@@ -20,8 +20,9 @@ from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
 from .parts import part_uri, present_shards
-from .prediction_schema import LATER, KeptTypes
+from .prediction_schema import LATER, UID_COLUMNS, KeptTypes
 from .shard_task import Target
+from .uids import UidRule, described
 from .verify import Verification, verify_parts
 
 SCHEMA_VERSION = 4
@@ -44,6 +45,12 @@ class ScoreRequest:
     group_file: GroupFile | None = None
     options: ScoreOptions
     kept: KeptTypes = ()  # types of `options.keep_columns`
+    uids: UidRule | None = None  # what rows say of the UIDs of a medical image
+
+    @property
+    def uids_name(self) -> str | None:
+        """The name of the rule for UIDs in run.json."""
+        return self.uids.name if self.uids else None
 
     def target(self, run_uri: str, writer: Writer, *, run: Mapping[str, Any] | None) -> Target:
         """The part of the request that workers need, for the run at `run_uri`, whose run.json is `run`."""
@@ -53,7 +60,8 @@ class ScoreRequest:
             classes=self.bundle.classes,
             review_below=self.bundle.calibration.review_below,
             kept=self.kept,
-            later=later_columns(run),
+            later=(*later_columns(run), *(UID_COLUMNS if self.uids else ())),
+            uids=self.uids,
             writer=writer,
             retry_unread=self.options.retry_unread,
             all_series=self.options.all_series,
@@ -138,6 +146,12 @@ def _check_model(request: ScoreRequest, before: dict[str, Any]) -> None:
         then, now = (", ".join(f"{name} ({kind})" for name, kind in one) or "none" for one in (kept, request.kept))
         raise BadRequest(
             f"--output {uri} holds a run whose --keep-columns are {then}, not {now}; "
+            "give the same, another output, or --rescore"
+        )
+    uids = before.get("uids")
+    if uids != request.uids_name:
+        raise BadRequest(
+            f"--output {uri} holds a run with {described(uids)}, and this one has {described(request.uids_name)}; "
             "give the same, another output, or --rescore"
         )
 

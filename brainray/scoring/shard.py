@@ -29,10 +29,11 @@ from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .parts import PartInfo, ShardWork
-from .prediction_schema import SCAN_COLUMNS, SERIES_COLUMNS, prob_column
+from .prediction_schema import SCAN_COLUMNS, SERIES_COLUMNS, UID_COLUMNS, prob_column
 from .series.key import series_of, study_of, volume_of
 from .shard_maps import Mapper, write_shard_maps
 from .shard_task import ShardState, Target, commit
+from .uids import UidRule
 
 Clock = Callable[[], datetime]
 Probabilities = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]  # images -> [N, K], see `Predictor`
@@ -73,7 +74,9 @@ class DecodedShard:
     images: npt.NDArray[np.uint8]  # [M, H, W] or [M, H, W, 3]
     squares_M4: npt.NDArray[np.float64]  # what `images` show of the upright images, in their pixels
     ok: npt.NDArray[np.bool_]  # [N] whether an image was decoded; the M true ones have the order of `images`
-    details: pa.Table  # [N] rows: those of `_DETAILS_SCHEMA`, SCAN_COLUMNS and SERIES_COLUMNS
+    details: (
+        pa.Table
+    )  # [N] rows: those of `_DETAILS_SCHEMA`, SCAN_COLUMNS, SERIES_COLUMNS, and UID_COLUMNS where asked for
     started_at: datetime
     retries: int = 0  # repeated reads
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: read, decode
@@ -119,6 +122,7 @@ def decode_shard(
     excluding: tuple[str, ...] = (),
     decoder: Decoder | None = None,
     series_key: Callable[[], bytes] | None = None,
+    uids: UidRule | None = None,
     clock: Clock = _utc_now,
 ) -> DecodedShard:
     """Read and decode the images of manifest rows. An image that fails has an error among its details.
@@ -152,14 +156,16 @@ def decode_shard(
         images=images[:decoded],
         squares_M4=squares[:decoded],
         ok=ok,
-        details=_details_table(details, pending, series_key),
+        details=_details_table(details, pending, series_key, uids),
         started_at=started_at,
         retries=retries,
         seconds={"read": read_s, "decode": time.perf_counter() - began_s - read_s},
     )
 
 
-def _details_table(details: list[_ImageDetails], pending: pa.Table, series_key: Callable[[], bytes] | None) -> pa.Table:
+def _details_table(
+    details: list[_ImageDetails], pending: pa.Table, series_key: Callable[[], bytes] | None, uids: UidRule | None
+) -> pa.Table:
     columns = {name: [getattr(detail, name) for detail in details] for name in _DETAILS_SCHEMA.names}
     facts = [detail.facts or _NO_FACTS for detail in details]
     table = pa.table(columns, schema=_DETAILS_SCHEMA)
@@ -171,6 +177,10 @@ def _details_table(details: list[_ImageDetails], pending: pa.Table, series_key: 
     columns |= {"slice_position": [fact.position_mm for fact in facts], "slice_number": [f.number for f in facts]}
     for field_ in SERIES_COLUMNS:
         table = table.append_column(field_, pa.array(columns[field_.name], field_.type))
+    if uids is not None:
+        for name in UID_COLUMNS:
+            told = [uids.value(getattr(fact, name)) for fact in facts]
+            table = table.append_column(name, pa.array(told, pa.string()))
     return table
 
 

@@ -22,6 +22,7 @@ from .manifest import Shard, read_shard
 from .parts import REFUSED_REASONS, PartInfo, ShardWork, is_unread, part_info, part_uri, write_part
 from .prediction_schema import LATER, KeptTypes, prediction_schema
 from .series.key import read_key
+from .uids import UidRule
 
 _ALWAYS_EXCLUDED = ("no_pixels",)  # for there is nothing to score
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
@@ -44,7 +45,8 @@ class Target:
     classes: tuple[str, ...]
     review_below: float  # confidence
     kept: KeptTypes  # columns of --keep-columns
-    later: tuple[str, ...] = LATER  # columns of `LATER` that rows have
+    later: tuple[str, ...] = LATER  # columns of `LATER` and `UID_COLUMNS` that rows have
+    uids: UidRule | None = None  # how rows tell the UIDs of a medical image
     writer: storage.Writer
     retry_unread: bool = False  # whether images that an earlier run could not read are pending
     all_series: bool = False  # whether medical images are scored that the model does not know

@@ -25,6 +25,7 @@ from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
 from brainray.scoring.shard_maps import MapOrder, Mapper
 from brainray.scoring.shard_task import open_shard
+from brainray.scoring.uids import uid_rule
 
 if TYPE_CHECKING:
     from support.processes import Workspace
@@ -84,6 +85,7 @@ def engine_of(
                 reader=reader,
                 excluding=target.excluding,
                 series_key=target.series_key,
+                uids=target.uids,
             )
             yield predict_shard(state, decoded, predict, target, seen=seen, mapper=mapper)
         if only is not None:
@@ -96,8 +98,9 @@ def request_for(root, output, bundle: Bundle, *, label_file: LabelFile | None = 
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
     chosen = ScoreOptions(**{"shard_size": 3, "report": False} | options)
     kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
+    uids = uid_rule(keep=chosen.keep_uids, key_file=chosen.uid_key, output=str(output))
     return ScoreRequest(
-        inputs=inputs, output=str(output), bundle=bundle, label_file=label_file, options=chosen, kept=kept
+        inputs=inputs, output=str(output), bundle=bundle, label_file=label_file, options=chosen, kept=kept, uids=uids
     )
 
 
