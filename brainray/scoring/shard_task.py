@@ -22,7 +22,7 @@ from .manifest import Shard, read_shard
 from .parts import REFUSED_REASONS, PartInfo, ShardWork, is_unread, part_info, part_uri, write_part
 from .prediction_schema import LATER, KeptTypes, prediction_schema
 
-_ALWAYS_EXCLUDED = ("no_pixels",)  # for there is nothing to score
+_ALWAYS_EXCLUDED = ("no_pixels", "blank")  # for there is nothing to score
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
 # other causes, such as a node that leaves.
 SANDBOX_AFTER = 3

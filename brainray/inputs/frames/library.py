@@ -1,4 +1,4 @@
-"""Imports pydicom and nibabel where such a file is met, set so that they read what breaks the standard, and say nothing.
+"""Imports pydicom and nibabel where a file is met, set so that they read what breaks the standard and say nothing.
 
 What they say may quote values of attributes, names of people among them.
 """

@@ -86,8 +86,9 @@ class FrameRows:
 def is_frame(container: str, name: str, offset: int, size_bytes: int | None, stored_bytes: int | None) -> bool:
     """Whether an image in a container is a frame of a DICOM file, or a slice of NIfTI; else a member of an archive.
 
-    A frame has its number for a name, one more than its offset, a slice its place. Both containers may be without a suffix: a member of a
-    tar may be named 513 and begin at byte 512, and is as large as what is stored of it; a frame is a part of its file.
+    A frame has its number for a name, one more than its offset, a slice its place. Both containers may be without a
+    suffix: a member of a tar may be named 513 and begin at byte 512, and is as large as what is stored of it; a frame
+    is a part of its file.
     """
     is_slice = nifti.place_of(name) is not None
     if archives.kind_of(container) is not None or not (is_slice or name == str(offset + 1)):

@@ -66,7 +66,7 @@ class Header(NamedTuple):
             sides = " x ".join(f"{side:,}" for side in self.shape)
             raise ImageError(
                 "too_large",
-                f"its volume of {sides} voxels has {self.volume_bytes:,} bytes, more than the {MOST_VOLUME_BYTES:,} allowed",
+                f"its {sides} voxels have {self.volume_bytes:,} bytes, more than the {MOST_VOLUME_BYTES:,} allowed",
             )
 
     def sliced_along(self) -> int:

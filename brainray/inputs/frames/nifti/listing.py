@@ -18,9 +18,7 @@ class Slices(int):
     header: Header | None
     volumes: range
 
-    def __new__(
-        cls, header: Header | None, volumes: range = range(1), refused: ImageError | None = None
-    ) -> "Slices":
+    def __new__(cls, header: Header | None, volumes: range = range(1), refused: ImageError | None = None) -> "Slices":
         """Without a header, or with a refusal, the rows are one."""
         count = 1 if header is None or refused else header.shape[header.axes[header.sliced_along()]] * len(volumes)
         made = super().__new__(cls, count)

@@ -25,7 +25,6 @@ from .volume import Geometry, VolumeFacts, facts_of, read_geometry, voxels_of
 
 _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 _KEPT_BYTES = 256 << 20  # of volumes that a worker keeps; at least the one that it reads
-_CUT = "its gzip stream ends after its voxels, without its checksum"
 
 Slice = bytes | ImageError
 
@@ -36,7 +35,7 @@ class _Volume:
     data: NDArray[np.uint8]
     voxels: Voxels  # a view of the data, [X, Y, Z]
     facts: VolumeFacts
-    note: str | None
+    cut: bool  # whether the gzip stream of the file ends before its checksum
 
 
 class _File:
@@ -87,18 +86,22 @@ class _File:
             data=data,
             voxels=voxels_of(data, self._geometry),
             facts=facts_of(data, self._geometry),
-            note=None if not is_last or self._stream.ends_well() else _CUT,
+            cut=is_last and not self._stream.ends_well(),
         )
 
     def _facts(self, volume: _Volume, axis: int) -> dict[str, Any]:
         geometry = self._geometry
-        return self._described | asdict(volume.facts) | {
-            "spacing": pixel_spacing(geometry.spacing, axis),
-            "plane": geometry.planes[axis],
-            "intent": geometry.intent,
-            "volumes": self.header.volumes,
-            "note": volume.note,
-        }
+        return (
+            self._described
+            | asdict(volume.facts)
+            | {
+                "spacing": pixel_spacing(geometry.spacing, axis),
+                "plane": geometry.planes[axis],
+                "intent": geometry.intent,
+                "volumes": self.header.volumes,
+                "cut": volume.cut,
+            }
+        )
 
 
 class Volumes:
@@ -160,7 +163,7 @@ def only_slice(data: bytes) -> bytes:
     if slices > 1:
         raise ImageError(
             "unsupported",
-            f"it holds {slices:,} slices and was listed as one image; name each in a list, as vol.nii.gz#{AXES[axis]}=0",
+            f"it holds {slices:,} slices and was listed as one image; name each in a list, as vol.nii#{AXES[axis]}=0",
         )
     found = file.slice_at(Place(axis, 0))
     if isinstance(found, ImageError):

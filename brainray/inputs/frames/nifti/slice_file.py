@@ -49,6 +49,6 @@ def unpack(data: bytes) -> tuple[Voxels, dict[str, Any]]:
         start = len(_MAGIC) + 4
         facts: dict[str, Any] = json.loads(data[start : start + length])
         pixels = np.frombuffer(data, np.dtype(facts["dtype"]), offset=start + length).reshape(facts["shape"])
-    except Exception as exc:  # noqa: BLE001  bytes of whatever kind may begin like a slice
+    except Exception as exc:
         raise ImageError("truncated", "it begins like a slice of a volume, and is none") from exc
     return pixels, facts

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainray.errors import ImageError
-
-from ..library import nibabel_library
+from brainray.inputs.frames.library import nibabel_library
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -62,7 +61,7 @@ def read_geometry(unpacked: bytes) -> Geometry:
         dtype = header.get_data_dtype()
     except ImageError:
         raise
-    except Exception as exc:  # noqa: BLE001  damaged headers raise nearly every type there is, and quote values
+    except Exception as exc:
         raise ImageError("truncated", f"its NIfTI header cannot be read ({type(exc).__name__})") from exc
     orientation = nibabel.io_orientation(affine)
     shape = (*sides, 1, 1)[:3]
@@ -90,16 +89,15 @@ def _affine(header: "Nifti1Header") -> tuple[NDArray[np.float64], bool]:
         header["pixdim"][0] = 1
     header["pixdim"][1:4] = np.nan_to_num(np.abs(header["pixdim"][1:4]), nan=1.0, posinf=1.0)
     known = bool(header["sform_code"] or header["qform_code"])
-    affine = header.get_best_affine()
+    affine: NDArray[np.float64] = header.get_best_affine()  # type: ignore[no-untyped-call]
     # Without all three directions nothing can be turned.
     if known and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
         return affine, True
-    return header.get_base_affine(), False
+    plain: NDArray[np.float64] = header.get_base_affine()  # type: ignore[no-untyped-call]
+    return plain, False
 
 
-def _planes(
-    affine: NDArray[np.float64], orientation: NDArray[np.float64]
-) -> tuple[str | None, str | None, str | None]:
+def _planes(affine: NDArray[np.float64], orientation: NDArray[np.float64]) -> tuple[str | None, str | None, str | None]:
     """The plane of slices along each axis of the patient, by the direction that they are square to."""
     directions = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     along = [directions[:, list(orientation[:, 0]).index(axis)] for axis in range(3)]
