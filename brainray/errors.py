@@ -31,6 +31,8 @@ ExclusionReason = Literal[
     "functional",
     "derived",
     "screen_save",
+    "label_map",
+    "blank",
 ]
 EXCLUSION_REASONS: tuple[str, ...] = get_args(ExclusionReason)
 INSTALL = "pip install 'brainray[{}]'"  # what `error_detail` says of an image whose reader is an extra

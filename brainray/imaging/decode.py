@@ -26,13 +26,11 @@ from brainray.errors import ExclusionReason, ImageError, ImageReason
 
 from . import jpeg
 from .dicom.halved import phase_of
-from .dicom.image import FORMAT as DICOM
-from .dicom.image import DicomImage
-from .dicom.magic import is_dicom
 from .dicom.pixels import Picture
 from .dicom.series import SeriesFacts
 from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened
+from .medical import MedicalImage, medical_format, open_medical
 from .normalise import head_box, usual_tone
 from .wide_values import has_wide_colours, is_wide, scaled_to_8_bits, unpacked_colours
 
@@ -95,8 +93,8 @@ def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> 
 
     But for `Excluded`, for a medical image that its header excludes by one of these reasons.
     """
-    if is_dicom(data):
-        return _decode_dicom(data, spec, excluding)
+    if medical_format(data):
+        return _decode_medical(data, spec, excluding)
     try:
         return _noted(_render(_open(data, spec.max_pixels), spec), data)
     except ImageError as exc:
@@ -109,8 +107,8 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
 
     The same pixels give the same values in every lossless format, be grey stored as L, R=G=B or a palette.
     """
-    if is_dicom(data):
-        return _luminance(DicomImage.open(data, max_pixels).picture().image)
+    if medical_format(data):
+        return _luminance(open_medical(data, max_pixels).picture().image)
     try:
         return _luminance(_open(data, max_pixels))
     except ImageError as exc:
@@ -120,10 +118,10 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
 
 def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArray[np.uint8]]:
     """The results of `decode` and `luminance`, byte for byte, in less time than both unless the image is a JPEG."""
-    if is_dicom(data):
-        dicom = DicomImage.open(data, spec.max_pixels)
-        small = _small_picture(dicom, spec)
-        whole = dicom.picture() if small.halvings else small
+    if medical_format(data):
+        medical = open_medical(data, spec.max_pixels)
+        small = _small_picture(medical, spec)
+        whole = medical.picture() if small.halvings else small
         return _render(small.image, spec, small.halvings), _luminance(whole.image)
     try:
         image = _open(data, spec.max_pixels)
@@ -138,30 +136,30 @@ def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArra
 def read_header(data: bytes) -> Header:
     """Width, height and format for the row of an image that `decode` refused. Never raises `ImageError`."""
     try:
-        if is_dicom(data):
-            return _header_of(DicomImage.open(data, ImageSpec.max_pixels))
+        if medical_format(data):
+            return _header_of(open_medical(data, ImageSpec.max_pixels))
         image = _open(data, max_pixels=None)
     except ImageError:
-        return Header(format=DICOM if is_dicom(data) else None)
+        return Header(format=medical_format(data))
     return Header(width=image.width, height=image.height, format=image.format)
 
 
-def _decode_dicom(data: bytes, spec: ImageSpec, excluding: Collection[str]) -> Decoded:
-    image = DicomImage.open(data, spec.max_pixels)
+def _decode_medical(data: bytes, spec: ImageSpec, excluding: Collection[str]) -> Decoded:
+    image = open_medical(data, spec.max_pixels)
     if image.exclusion is not None and image.exclusion.reason in excluding:
         raise Excluded(image.exclusion.reason, image.exclusion.detail, _header_of(image))
     small = _small_picture(image, spec)
     return replace(_render(small.image, spec, small.halvings), note=small.note, facts=image.facts)
 
 
-def _small_picture(image: DicomImage, spec: ImageSpec) -> Picture:
+def _small_picture(image: MedicalImage, spec: ImageSpec) -> Picture:
     """The picture, of JPEG 2000 in the smallest size that serves: half a side takes a quarter of the time."""
     size = image.width or 0, image.height or 0
     return image.picture(_wanted_size(size, spec) if all(size) else None)
 
 
-def _header_of(image: DicomImage) -> Header:
-    return Header(width=image.width, height=image.height, format=DICOM, facts=image.facts)
+def _header_of(image: MedicalImage) -> Header:
+    return Header(width=image.width, height=image.height, format=image.format, facts=image.facts)
 
 
 def _open(data: bytes, max_pixels: int | None) -> ImageFile:
@@ -318,7 +316,7 @@ def _fitted_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
 
 def _unpacked(image: Image.Image, mode: str) -> Image.Image:
     """Unpack to L or RGB: wide values scaled to 8 bits, transparency over black, palette and CMYK resolved."""
-    if not isinstance(image, ImageFile):  # DICOM's pixels, in 8 bits already
+    if not isinstance(image, ImageFile):  # a medical picture, in 8 bits already
         return image if image.mode == mode else image.convert(mode)
     source = image.fp
     is_wide_colour = has_wide_colours(image)

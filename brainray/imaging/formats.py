@@ -1,7 +1,6 @@
 """Detects the format of a file by its first bytes, never by its name."""
 
 import re
-import zlib
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -29,10 +28,8 @@ _PICTURES: dict[bytes, type[ImageFile]] = {
     rb"P[1-6f]\s": PpmImageFile,
 }
 
-_NIFTI = rb".{344}n[+i]1\0|.{4}n[+i]2\0"
 # Other formats that occur in data sets under an image's name. The first match counts; the last ones are vague.
 _OTHER_FORMATS: tuple[tuple[bytes, ImageReason, str], ...] = (
-    (_NIFTI, "unsupported", "a NIfTI volume; export its slices as PNG first"),
     (rb".{4}ftyp(hei|hev|mif1|msf1)", "unsupported", "a HEIC image; save it as JPEG or PNG first"),
     (rb"\xff\x0a|.{4}JXL ", "unsupported", "a JPEG XL image; save it as PNG first"),
     (rb"II\xbc\x01", "unsupported", "a JPEG XR image; save it as PNG first"),
@@ -69,7 +66,7 @@ def plugin_for(data: bytes) -> type[ImageFile] | None:
 
 def unsupported_format(data: bytes) -> tuple[ImageReason, str]:
     """The reason to refuse bytes for which `plugin_for` has no plugin, with their probable format."""
-    head = _unzipped_nifti(data) or data[:512]
+    head = data[:512]
     for magic, reason, what in _OTHER_FORMATS:
         if re.match(magic, head, re.DOTALL | re.IGNORECASE):
             return reason, f"it is {what}"
@@ -79,12 +76,3 @@ def unsupported_format(data: bytes) -> tuple[ImageReason, str]:
 def _shown(first: bytes) -> str:
     """Bytes in hexadecimal, but for letters and digits: a file may begin with a name."""
     return " ".join(".." if bytes([byte]).isalnum() or byte >= 0xC0 else f"{byte:02x}" for byte in first)
-
-
-def _unzipped_nifti(data: bytes) -> bytes:
-    """The first bytes of a .nii.gz, unpacked; empty for any other file."""
-    try:
-        head = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(data[:4096], 512)
-    except zlib.error:
-        return b""
-    return head if re.match(_NIFTI, head, re.DOTALL) else b""

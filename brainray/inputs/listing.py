@@ -21,8 +21,8 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
 from .class_names import class_lookup, label_from_folders, match_class
-from .frames import is_dicom, unread_note
-from .frames.listing import frames_of, is_frame, with_frames
+from .frames.listing import FrameRows, is_frame
+from .frames.nifti import FIRST
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
@@ -97,6 +97,7 @@ class Lister:
         keep: Sequence[str] = (),
         most_bytes: int = MOST_FILE_BYTES,
         retry_unread: bool = False,
+        volumes: str = FIRST,
     ) -> None:
         self._inputs = inputs
         self._indexes = indexes
@@ -115,9 +116,9 @@ class Lister:
         self._most_bytes = most_bytes  # of an image that is read
         self._retry_unread = retry_unread  # whether objects may be restored that a list calls archived
         self.skipped: Counter[str] = Counter()
+        self._frames = FrameRows(self.skipped, volumes)
         self._notes: list[str] = []
         self._label_notes = LabelNotes(classes, silent=label_file is not None)
-        self._dicoms = 0  # files or frames
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._member_formats = MemberFormats()
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
@@ -133,7 +134,7 @@ class Lister:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the listing, one line each; complete after the last of the tables."""
         globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
-        return (*self._notes, *self._label_notes.lines, *globs, *unread_note(self._dicoms))
+        return (*self._notes, *self._label_notes.lines, *globs, *self._frames.notes)
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -176,7 +177,7 @@ class Lister:
     def _from_folder(self, root: str, files: Iterable[FileInfo] | None = None) -> Iterator[tuple[ListedImage, str]]:
         """The images of a folder, an archive or a file, which may be listed already."""
         tables = TableGuard(root)
-        for found, index, frames in with_frames(self._indexed(self._below(root, tables, files))):
+        for found, index, frames in self._frames.of_files(self._indexed(self._below(root, tables, files))):
             if index is None:
                 yield from self._file(found, storage.name_of(root), frames)
                 continue
@@ -253,11 +254,7 @@ class Lister:
         path = "/".join((*found.folders, storage.name_of(found.uri)))
         refused = refused or refusal_of_file(found, self._most_bytes)
         image = ListedImage(found.uri, found.size_bytes, found.version, label, group, refused=refused)
-        self._dicoms += max(1, frames) * is_dicom(found.uri)
-        if frames <= 1 or refused:
-            yield image, path
-            return
-        for frame in frames_of(image, frames):
+        for frame in self._frames.rows(image, frames):
             yield frame, path + frame.uri.removeprefix(found.uri)
 
     def _members(self, archive: FileInfo, index: ArchiveIndex, root: str) -> Iterator[tuple[ListedImage, str]]:

@@ -17,6 +17,8 @@ from brainray.storage.base import changed
 
 from . import archives
 from .frames.listing import is_frame
+from .frames.nifti import place_of
+from .frames.nifti.reading import Volumes
 from .frames.reading import Spans, read_frames
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
@@ -97,7 +99,7 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
 
 
 def _kind(archive: str, member: Member) -> archives.Kind | None:
-    """The kind of an archive; None for a DICOM file, whose members are frames."""
+    """The kind of an archive; None for a DICOM or NIfTI file, whose members are frames or slices."""
     has_frames = is_frame(archive, member.name, member.offset, member.size_bytes, member.stored_bytes)
     return None if has_frames else archives.container_kind(archive)
 
@@ -133,6 +135,7 @@ class RangeReader:
         self._spans = _Cache[Spans](
             lambda spans: _SPAN_BYTES if isinstance(spans, ImageError) else _SPAN_BYTES * (1 + len(spans)), _SPANS_BYTES
         )
+        self._volumes = Volumes()
         self._streams = archives.CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
     def __call__(self, read: RangeRead) -> tuple[Image, ...]:
@@ -157,7 +160,7 @@ class RangeReader:
         return tuple(_unpacked(kind, member, data[member.offset - start :]) for member in read.members)
 
     def _frames(self, read: RangeRead) -> tuple[Image, ...]:
-        """Frames of a DICOM file, whose size stands in the place of their stored bytes."""
+        """Frames of a DICOM file or slices of NIfTI, whose size stands in the place of their stored bytes."""
 
         def fetch(start: int, length: int) -> bytes:
             return storage.read_range(read.uri, start, length, version=read.version) if length > 0 else b""
@@ -165,6 +168,9 @@ class RangeReader:
         def once(make: Callable[[], Spans]) -> Spans:
             return self._spans.of(read.uri, read.version, make)
 
+        if place_of(read.members[0].name) is not None:
+            names = [member.name for member in read.members]
+            return self._volumes.read(read.uri, read.version, read.members[0].stored_bytes, fetch, names)
         return read_frames(fetch, read.members[0].stored_bytes, [member.offset for member in read.members], once)
 
     def _limited(self, image: Image) -> Image:

@@ -49,6 +49,8 @@ _EXCLUSIONS = {  # what the model does not know
     "functional": "functional and perfusion imaging, and mosaics",
     "derived": "subtractions and results of a calculation",
     "screen_save": "secondary captures in colour or with text in their pixels",
+    "label_map": "masks and segmentations",
+    "blank": "slices of volumes beside the head",
 }
 
 

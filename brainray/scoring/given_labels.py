@@ -197,7 +197,7 @@ def _known_as(row: dict[str, Any], roots: Sequence[str]) -> tuple[str, str]:
     if container is None:
         path = inner = _below(uri, roots)
     elif is_frame(container, number := uri[len(container) + 1 :], row["offset"] or 0, *(row[name] for name in _SIZES)):
-        path = inner = frame_uri(_below(container, roots), int(number))
+        path = inner = frame_uri(_below(container, roots), number)
     else:
         inner = archives.inner_path(container, uri[len(container) + 1 :])
         path = archives.member_uri(_below(container, roots), inner)

@@ -24,7 +24,7 @@ from .prediction_schema import LATER, KeptTypes, prediction_schema
 from .series.key import read_key
 from .uids import UidRule
 
-_ALWAYS_EXCLUDED = ("no_pixels",)  # for there is nothing to score
+_ALWAYS_EXCLUDED = ("no_pixels", "blank")  # for there is nothing to score
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
 # other causes, such as a node that leaves.
 SANDBOX_AFTER = 3

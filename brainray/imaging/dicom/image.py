@@ -22,6 +22,7 @@ class DicomImage:
     exclusion: Exclusion | None  # why it is none that the model knows
     width: int | None
     height: int | None
+    format: str = FORMAT
     _dataset: "Dataset"
     _max_pixels: int
 

@@ -8,7 +8,7 @@ values come from lists of this file, are numbers, or are UIDs of digits: no text
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,9 +148,9 @@ def describe(dataset: "Dataset") -> tuple[SeriesFacts, Exclusion | None]:
         modality=modality,
         likely=excluded.reason if excluded else _likely(view),
         plane=_plane(view),
-        sequence=_first(_SEQUENCES, (*_described(view), *texts_of(view, "AcquisitionContrast"))),
-        field_t=_field(view),
-        vendor=_first(_MANUFACTURERS, texts_of(view, "Manufacturer"), otherwise="other"),
+        sequence=sequence_of((*_described(view), *texts_of(view, "AcquisitionContrast"))),
+        field_t=nominal_field(number_of(view, "MagneticFieldStrength")),
+        vendor=vendor_of(texts_of(view, "Manufacturer")),
         study_uid=_uid(dataset, "StudyInstanceUID"),
         series_uid=_uid(dataset, "SeriesInstanceUID"),
         instance_uid=_uid(dataset, "SOPInstanceUID"),
@@ -167,10 +167,9 @@ def _certain(view: "Dataset", modality: str | None) -> Exclusion | None:
     if modality not in (None, "MR"):
         return Exclusion("not_mr", f"its modality is {modality}, and the model knows MR")
     kinds = {*texts_of(view, "ImageType")[2:], *texts_of(view, "FrameType")[2:]}
-    for reason, terms, detail in _TYPES:
-        b_value = (number_of(view, "DiffusionBValue") or 0) if reason == "diffusion" else 0
-        if kinds & terms or b_value > 0:
-            return Exclusion(reason, detail)
+    found = type_exclusion(kinds, b_value=number_of(view, "DiffusionBValue") or 0)
+    if found is not None:
+        return found
     captured = (*texts_of(view, "SOPClassUID"), "")[0].startswith(_SECONDARY_CAPTURE)
     if captured and ("YES" in texts_of(view, "BurnedInAnnotation") or number_of(view, "SamplesPerPixel") == 3):
         return Exclusion("screen_save", "it is a secondary capture in colour, or with text in its pixels")
@@ -179,9 +178,37 @@ def _certain(view: "Dataset", modality: str | None) -> Exclusion | None:
     return None
 
 
+def type_exclusion(kinds: Collection[str], *, b_value: float = 0) -> Exclusion | None:
+    """What the terms of an image type, from the third on, say for certain, and a b-value."""
+    for reason, terms, detail in _TYPES:
+        if not terms.isdisjoint(kinds) or (reason == "diffusion" and b_value > 0):
+            return Exclusion(reason, detail)
+    return None
+
+
+def likely_of(texts: Iterable[str]) -> str | None:
+    """What words of a description suggest that a picture is, where that is no anatomical slice of a head."""
+    return _first(_LIKELY, texts)
+
+
+def sequence_of(texts: Iterable[str]) -> str | None:
+    """The weighting by words of a description: T1, T2, FLAIR ..."""
+    return _first(_SEQUENCES, texts)
+
+
+def vendor_of(texts: Iterable[str]) -> str | None:
+    """The vendor of a scanner by what it calls itself; `other` for one that is not known."""
+    return _first(_MANUFACTURERS, texts, otherwise="other")
+
+
+def modality_of(text: str) -> str:
+    """The modality, OTHER for a term that the standard does not have."""
+    return text if text in _MODALITIES else "OTHER"
+
+
 def _likely(view: "Dataset") -> str | None:
     """What the header suggests that a picture is, where that is no anatomical slice of a head."""
-    found = _first(_LIKELY, _described(view))
+    found = likely_of(_described(view))
     if found is not None:
         return found
     parts = texts_of(view, "BodyPartExamined")
@@ -207,9 +234,7 @@ def _first(words: dict[str, re.Pattern[str]], texts: Iterable[str], *, otherwise
 
 def _modality(view: "Dataset") -> str | None:
     texts = texts_of(view, "Modality")
-    if not texts:
-        return None
-    return texts[0] if texts[0] in _MODALITIES else "OTHER"
+    return modality_of(texts[0]) if texts else None
 
 
 def _uid(dataset: "Dataset", keyword: str) -> str | None:
@@ -256,9 +281,8 @@ def _number(view: "Dataset") -> int | None:
     return int(number) if number is not None and abs(number) < _HIGHEST_NUMBER else None
 
 
-def _field(view: "Dataset") -> float | None:
+def nominal_field(field: float | None) -> float | None:
     """The nominal field: 2.89 is 3, as scanners are called. One decimal below 1.25 tesla, halves above."""
-    field = number_of(view, "MagneticFieldStrength")
     if field is None:
         return None
     tesla = field / 10_000 if field > _GAUSS else field

@@ -1,4 +1,4 @@
-"""Frames of DICOM files that hold several: each is a row, `file.dcm#3` the third.
+"""Frames of DICOM files that hold several: each is a row, `file.dcm#3` the third. `nifti` has the slices of volumes.
 
 A file is asked for their number when it is listed, by its first bytes; a frame is read as a DICOM file of its own.
 pydicom is imported by `library`, where a file is read.
@@ -13,8 +13,8 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 _FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
 
 
-def frame_uri(file: str, number: int) -> str:
-    """The name of a frame, which are numbered from 1 as in DICOM."""
+def frame_uri(file: str, number: int | str) -> str:
+    """The name of a frame, which are numbered from 1 as in DICOM, or of a slice by its name."""
     return f"{file}#{number}"
 
 
@@ -23,12 +23,18 @@ def is_dicom(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def unread_note(files: int) -> tuple[str, ...]:
-    """What the user should know where DICOM files were listed and the extra is missing: one line, or none."""
-    if not files or find_spec("pydicom") is not None:
-        return ()
-    to_install = f"{INSTALL.format('dicom')}, then run the same command again with --retry-unread"
-    return (f"{files:,} DICOM files or frames get a row `unsupported`; to have them scored: {to_install}",)
+def unread_note(files: int, slices: int = 0) -> tuple[str, ...]:
+    """What the user should know where DICOM or NIfTI was listed and its extra is missing: a line each, or none."""
+    listed = (
+        (files, "DICOM files or frames", "pydicom", "dicom"),
+        (slices, "slices of NIfTI volumes", "nibabel", "nifti"),
+    )
+    return tuple(
+        f"{count:,} {what} get a row `unsupported`; to have them scored: {INSTALL.format(extra)}, then run the same "
+        "command again with --retry-unread"
+        for count, what, module, extra in listed
+        if count and find_spec(module) is None
+    )
 
 
 def split(uri: str) -> tuple[str, int] | None:

@@ -1,6 +1,6 @@
-"""Imports pydicom where a DICOM file is met, set so that it reads what breaks the standard and says nothing.
+"""Imports pydicom and nibabel where a file is met, set so that they read what breaks the standard and say nothing.
 
-What it says may quote values of attributes, names of people among them.
+What they say may quote values of attributes, names of people among them.
 """
 
 import logging
@@ -38,3 +38,17 @@ def _imported() -> ModuleType:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
     return pydicom
+
+
+NIFTI_TO_INSTALL = f"{INSTALL.format('nifti')}, then run again with --retry-unread"
+
+
+@cache
+def nibabel_library() -> ModuleType:
+    """nibabel. Raises `ImageError` with the command that installs it."""
+    try:
+        import nibabel
+    except ImportError as exc:
+        raise ImageError("unsupported", f"it is a NIfTI volume; to read it: {NIFTI_TO_INSTALL}") from exc
+    logging.getLogger("nibabel.global").setLevel(_SILENT)
+    return nibabel

@@ -1,11 +1,11 @@
-"""Asks DICOM files for their frames while they are listed, several at a time and in order.
+"""Asks DICOM and NIfTI files for their frames while they are listed, several at a time and in order.
 
-On a disk every DICOM file is asked, by one read of its first bytes. In a bucket that would be a request for each, so
-only objects are asked that are larger than a single slice.
+On a disk every such file is asked, by one read of its first bytes. In a bucket that would be a request for each, so
+of DICOM only objects are asked that are larger than a single slice.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -18,8 +18,10 @@ from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unnamed_files import DICOM, image_or_tar_format, read_part
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, frame_uri, is_dicom, split
+from . import SUFFIXES, frame_uri, is_dicom, nifti, split, unread_note
 from .header import HEAD_BYTES, frames_in
+from .nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
+from .nifti.listing import Slices, rows_of, slices_in
 
 # A slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB.
 _SINGLE_BYTES = 640 << 10
@@ -31,32 +33,77 @@ _AHEAD = 256
 Kind = TypeVar("Kind")
 
 
-def with_frames(files: Iterable[tuple[FileInfo, Kind]]) -> Iterator[tuple[FileInfo, Kind, int]]:
-    """The same files in order, each with its number of frames; 0 or 1 for a single image."""
+def with_frames(
+    files: Iterable[tuple[FileInfo, Kind]], *, volumes: str = nifti.FIRST
+) -> Iterator[tuple[FileInfo, Kind, int]]:
+    """The same files in order, each with its number of frames, 0 or 1 for a single image; of NIfTI its `Slices`.
+
+    `volumes`: which ones of NIfTI files with several, see `nifti.check_volumes`.
+    """
     held: deque[tuple[FileInfo, Kind, Future[int] | None]] = deque()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
         for found, kind in files:
             asked = kind is None and _may_have_frames(found)
-            held.append((found, kind, pool.submit(_frames, found) if asked else None))
+            held.append((found, kind, pool.submit(_frames, found, volumes) if asked else None))
             while held and (held[0][2] is None or len(held) > _AHEAD):
                 yield _answered(held.popleft())
         while held:
             yield _answered(held.popleft())
 
 
-def is_frame(container: str, name: str, offset: int, size_bytes: int | None, stored_bytes: int | None) -> bool:
-    """Whether an image in a container is a frame of a DICOM file; else it is a member of an archive.
+class FrameRows:
+    """The rows of files with frames, counted: for what the user should know of them."""
 
-    A frame has its number for a name, one more than its offset. Both containers may be without a suffix: a member of a
-    tar may be named 513 and begin at byte 512, and is as large as what is stored of it; a frame is a part of its file.
+    def __init__(self, skipped: Counter[str], volumes: str) -> None:
+        """`skipped` takes the volumes that are not listed. Raises `BadRequest` for `volumes` that are none."""
+        self._skipped = skipped
+        self._volumes = nifti.check_volumes(volumes)
+        self._dicoms = 0  # files or frames
+        self._slices = 0
+
+    def of_files(self, files: Iterable[tuple[FileInfo, Kind]]) -> Iterator[tuple[FileInfo, Kind, int]]:
+        """As `with_frames`."""
+        return with_frames(files, volumes=self._volumes)
+
+    def rows(self, image: ListedImage, frames: int) -> Iterator[ListedImage]:
+        """The rows of a file: one for a single image, and for a file that is not read."""
+        self._dicoms += max(1, frames) * is_dicom(image.uri)
+        if image.refused:
+            yield image
+            return
+        if isinstance(frames, Slices) and frames.refused is None:
+            self._slices += frames
+            if frames.others:
+                self._skipped[nifti.OTHER_VOLUMES] += frames.others
+        yield from frames_of(image, frames)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, one line each."""
+        return unread_note(self._dicoms, self._slices)
+
+
+def is_frame(container: str, name: str, offset: int, size_bytes: int | None, stored_bytes: int | None) -> bool:
+    """Whether an image in a container is a frame of a DICOM file, or a slice of NIfTI; else a member of an archive.
+
+    A frame has its number for a name, one more than its offset, a slice its place. Both containers may be without a
+    suffix: a member of a tar may be named 513 and begin at byte 512, and is as large as what is stored of it; a frame
+    is a part of its file.
     """
-    if archives.kind_of(container) is not None or name != str(offset + 1):
+    is_slice = nifti.place_of(name) is not None
+    if archives.kind_of(container) is not None or not (is_slice or name == str(offset + 1)):
         return False
-    return offset == 0 or is_dicom(container) or size_bytes != stored_bytes
+    return offset == 0 or is_dicom(container) or nifti.is_nifti(container) or size_bytes != stored_bytes
 
 
 def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
-    """The rows of a file with several frames; its one row where they cannot be."""
+    """The rows of a file with several frames; its one row where they cannot be, or there is one."""
+    if isinstance(frames, Slices):
+        yield from rows_of(image, frames)
+        return
+    if frames <= 1:
+        yield image
+        return
     size_bytes = image.size_bytes or 0
     if frames > min(_MOST_FRAMES, size_bytes // _LEAST_FRAME_BYTES):
         error = ImageError("truncated", f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header")
@@ -117,13 +164,18 @@ def _may_have_frames(found: FileInfo) -> bool:
     """Whether a file is to be asked, by its name and size."""
     if found.archived is not None or found.special:
         return False
+    if nifti.is_nifti(found.uri):
+        return found.size_bytes > 0
     suffix = os.path.splitext(storage.name_of(found.uri))[1].lower()
     may_be = suffix in SUFFIXES or suffix not in IMAGE_SUFFIXES  # names without a suffix tell no format
     return may_be and (storage.is_local(found.uri) or found.size_bytes >= _SINGLE_BYTES)
 
 
-def _frames(found: FileInfo) -> int:
+def _frames(found: FileInfo, volumes: str) -> int:
+    length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
     try:
-        return frames_in(read_part(found.uri, 0, min(found.size_bytes, HEAD_BYTES)) or b"")
+        head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""
+        slices = slices_in(found.uri, head, found.size_bytes, volumes) if head else None
+        return frames_in(head) if slices is None else slices
     except StorageError:  # the read for its pixels will report the reason
         return 0

@@ -1,0 +1,148 @@
+"""A volume of a NIfTI file: its voxels along the axes of the patient, and what they tell as a whole.
+
+The only file that uses nibabel. Axes of voxels: x to the right, y to the front, z to the head.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainray.errors import ImageError
+from brainray.inputs.frames.library import nibabel_library
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
+_WINDOW = (0.1, 99.9)  # percentiles, as of other images of more than 8 bits, see `imaging.wide_values`
+_SAMPLE = 1 << 18  # voxels that are looked at for what a volume tells
+_PLANES = ("sagittal", "coronal", "axial")  # square to x, y and z
+_OBLIQUE = np.cos(np.radians(35))  # as of DICOM, see `imaging.dicom.series`
+
+Voxels = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Geometry:
+    """How the stored voxels lie in the patient, and of which type they are."""
+
+    shape: tuple[int, int, int]  # as stored
+    dtype: np.dtype[Any]
+    orientation: NDArray[np.float64]  # [3, 2] as of `nibabel.io_orientation`
+    spacing: tuple[float, float, float]  # millimetres, along x, y and z
+    planes: tuple[str | None, str | None, str | None]  # of slices that are square to x, y and z; None: not known
+    inverted: bool  # whether higher values are stored as lower ones
+    intent: int  # NIFTI_INTENT of nifti1.h
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeFacts:
+    """What the voxels of a volume tell, by a sample of them."""
+
+    window: tuple[float, float] | None  # the stored values that become black and white; None: no finite voxel
+    values: int  # different ones in the sample
+    whole_numbers: bool
+    flat: float  # share of voxels, but for the background, whose neighbour has the same value
+    below_zero: float  # share of voxels
+    lowest: float | None
+
+
+def read_geometry(unpacked: bytes) -> Geometry:
+    """What nibabel reads of the first bytes of an unpacked file. Raises `ImageError`."""
+    nibabel = nibabel_library()
+    try:
+        kind = nibabel.Nifti2Header if 540 in (_length(unpacked, "<"), _length(unpacked, ">")) else nibabel.Nifti1Header
+        header = kind.from_fileobj(io.BytesIO(unpacked), check=False)
+        affine, known = _affine(header)
+        slope, _ = header.get_slope_inter()
+        sides = tuple(header.get_data_shape())
+        dtype = header.get_data_dtype()
+    except ImageError:
+        raise
+    except Exception as exc:
+        raise ImageError("truncated", f"its NIfTI header cannot be read ({type(exc).__name__})") from exc
+    orientation = nibabel.io_orientation(affine)
+    shape = (*sides, 1, 1)[:3]
+    spacing = np.ones(3)
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    spacing[orientation[:, 0].astype(int)] = np.where(lengths > 0, lengths, 1.0)
+    return Geometry(
+        shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+        dtype=dtype,
+        orientation=orientation,
+        spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        planes=_planes(affine, orientation) if known else (None, None, None),
+        inverted=slope is not None and slope < 0,
+        intent=int(header["intent_code"]),
+    )
+
+
+def _length(unpacked: bytes, order: str) -> int:
+    return int.from_bytes(unpacked[:4], "little" if order == "<" else "big")
+
+
+def _affine(header: "Nifti1Header") -> tuple[NDArray[np.float64], bool]:
+    """The affine [4, 4], and whether the header gives one; what breaks the standard is mended as other readers do."""
+    if header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1
+    header["pixdim"][1:4] = np.nan_to_num(np.abs(header["pixdim"][1:4]), nan=1.0, posinf=1.0)
+    known = bool(header["sform_code"] or header["qform_code"])
+    affine: NDArray[np.float64] = header.get_best_affine()  # type: ignore[no-untyped-call]
+    # Without all three directions nothing can be turned.
+    if known and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
+        return affine, True
+    plain: NDArray[np.float64] = header.get_base_affine()  # type: ignore[no-untyped-call]
+    return plain, False
+
+
+def _planes(affine: NDArray[np.float64], orientation: NDArray[np.float64]) -> tuple[str | None, str | None, str | None]:
+    """The plane of slices along each axis of the patient, by the direction that they are square to."""
+    directions = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    along = [directions[:, list(orientation[:, 0]).index(axis)] for axis in range(3)]
+    found: list[str | None] = []
+    for axis in range(3):
+        square = np.cross(along[(axis + 1) % 3], along[(axis + 2) % 3])
+        tilt = abs(square[axis]) / (np.linalg.norm(square) or 1)
+        found.append(_PLANES[axis] if tilt >= _OBLIQUE else "oblique")
+    return found[0], found[1], found[2]
+
+
+def voxels_of(data: NDArray[np.uint8], geometry: Geometry) -> Voxels:
+    """[X, Y, Z] the voxels of a volume as they are stored, along the axes of the patient: a view of `data`."""
+    stored = data.view(geometry.dtype).reshape(geometry.shape, order="F")
+    turned: Voxels = nibabel_library().apply_orientation(stored, geometry.orientation)
+    return turned
+
+
+def facts_of(data: NDArray[np.uint8], geometry: Geometry) -> VolumeFacts:
+    """What the voxels tell; `data` are the bytes of a volume."""
+    stored = data.view(geometry.dtype)
+    step = 1 + stored.size // _SAMPLE | 1  # odd: else it would meet the same columns of each row
+    places = np.arange(0, max(1, stored.size - 1), step)
+    sample, next_to = stored[places], stored[np.minimum(places + 1, stored.size - 1)]
+    if stored.dtype.kind == "f":
+        finite = np.isfinite(sample)
+        sample, next_to = sample[finite], next_to[finite]
+    if not sample.size:
+        return VolumeFacts(window=None, values=0, whole_numbers=False, flat=0.0, below_zero=0.0, lowest=None)
+    values, counts = np.unique(sample, return_counts=True)
+    inside = sample != values[np.argmax(counts)]
+    return VolumeFacts(
+        window=_window(sample, stored, inverted=geometry.inverted),
+        values=len(values),
+        whole_numbers=bool((values == np.rint(values)).all()),
+        flat=float((sample == next_to)[inside].mean()) if inside.any() else 1.0,
+        below_zero=float((sample < 0).mean()),
+        lowest=float(values[0]),
+    )
+
+
+def _window(sample: Voxels, stored: Voxels, *, inverted: bool) -> tuple[float, float]:
+    """The percentiles of a sample; the lowest and highest voxel where they are equal."""
+    low, high = (float(value) for value in np.percentile(sample.astype(np.float64), _WINDOW))
+    if low == high:
+        finite = stored[np.isfinite(stored)] if stored.dtype.kind == "f" else stored
+        low, high = float(finite.min()), float(finite.max())
+    return (high, low) if inverted else (low, high)
