@@ -18,7 +18,8 @@ SCAN_COLUMNS = (
     pa.field("scan_vendor", pa.string()),
 )  # what the header of a medical image tells, see `imaging.dicom.series.SeriesFacts`
 # Columns that the rows of a run lack where an earlier version began it: all parts of a run have the same columns.
-LATER = ("seen", "brightness", "contrast", *(field.name for field in SCAN_COLUMNS))
+LATER = ("seen", "brightness", "contrast", *(field.name for field in SCAN_COLUMNS), "features")
+FEATURES = pa.list_(pa.field("element", pa.float32()))  # of the images of a sample, see `feature_sample`
 
 
 def prob_column(class_name: str) -> str:
@@ -57,6 +58,7 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: 
         pa.field("shard_id", text, nullable=False),
         pa.field("model", text, nullable=False),
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("features", FEATURES),
     ]
     present = [field for field in fields if field.name in later or field.name not in LATER]
     return pa.schema([*present, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept)])
