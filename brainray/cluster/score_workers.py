@@ -36,6 +36,9 @@ from .ray_internals import is_private, one_task_a_row
 from .session import check_alive, own_errors, quiet_data
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from brainray.models.predictor import Predictor
 
 _SHARDS_A_BLOCK = 1024  # of 200 bytes each
@@ -188,9 +191,24 @@ class Scorer:
         from brainray.models.predictor import limit_threads
 
         limit_threads(1)  # a setting of the calling thread: shards run side by side, operators do not
-        info = predict_shard(task, decoded, self._predictor, self._job.target, seen=self._seen, mapper=self._mapper)
+        info = predict_shard(
+            task,
+            decoded,
+            self._predictor,
+            self._job.target,
+            seen=self._seen,
+            encode=_encode,
+            mapper=self._mapper,
+        )
         self._metrics.count(task, decoded, info.work[-1].seconds)
         return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
+
+
+def _encode(images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
+    """Features of images; the encoder is built for the first of them, for a worker may get none of the sample."""
+    from brainray.models.encoder import frozen_encoder
+
+    return frozen_encoder()(images)
 
 
 def _mapper(job: ScoreJob, predictor: "Predictor") -> Mapper | None:

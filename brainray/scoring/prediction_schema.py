@@ -26,7 +26,8 @@ SERIES_COLUMNS = (
 # Where a run was asked for UIDs, see `uids`.
 UID_COLUMNS = ("study_uid", "series_uid", "instance_uid")
 # Columns that the rows of a run lack where an earlier version began it: all parts of a run have the same columns.
-LATER = ("seen", "brightness", "contrast", *(field.name for field in (*SCAN_COLUMNS, *SERIES_COLUMNS)))
+LATER = ("seen", "brightness", "contrast", *(field.name for field in (*SCAN_COLUMNS, *SERIES_COLUMNS)), "features")
+FEATURES = pa.list_(pa.field("element", pa.float32()))  # of the images of a sample, see `feature_sample`
 
 
 def prob_column(class_name: str) -> str:
@@ -67,6 +68,7 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: 
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
         *SERIES_COLUMNS,
         *(pa.field(name, text) for name in UID_COLUMNS),
+        pa.field("features", FEATURES),
     ]
     present = [field for field in fields if field.name in later or field.name not in (*LATER, *UID_COLUMNS)]
     return pa.schema([*present, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in kept)])

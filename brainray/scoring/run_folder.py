@@ -19,6 +19,7 @@ from brainray.models.bundle import Bundle
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
+from .feature_sample import hash_limit
 from .parts import part_uri, present_shards
 from .prediction_schema import LATER, UID_COLUMNS, KeptTypes
 from .shard_task import Target
@@ -65,6 +66,7 @@ class ScoreRequest:
             writer=writer,
             retry_unread=self.options.retry_unread,
             all_series=self.options.all_series,
+            features_below=hash_limit((run or {}).get("images") or 0),
         )
 
 

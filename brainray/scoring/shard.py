@@ -28,6 +28,7 @@ from brainray.inputs.frames.listing import is_frame
 from brainray.inputs.ranges import Image, plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
+from .feature_sample import Encode, sample_features
 from .parts import PartInfo, ShardWork
 from .prediction_schema import SCAN_COLUMNS, SERIES_COLUMNS, UID_COLUMNS, prob_column
 from .series.key import series_of, study_of, volume_of
@@ -261,6 +262,7 @@ def _prediction_rows(
     *,
     target: Target,
     seen: SeenPictures | None,
+    encode: Encode | None,
     scored_at: datetime,
 ) -> pa.Table:
     """A row for each image, in manifest order; predictions of images that were not decoded are null."""
@@ -283,6 +285,7 @@ def _prediction_rows(
         "shard_id": manifest["shard_id"],
         "model": pa.array([target.fingerprint] * rows, pa.string()),
         "scored_at": pa.array([scored_at] * rows, pa.timestamp("us", tz="UTC")),
+        "features": _features(decoded, target, encode).take(take),
     }
     schema = target.scored_schema
     return pa.table([columns[name] for name in schema.names], schema=schema)
@@ -292,6 +295,13 @@ def status_of(decoded: DecodedShard) -> pa.ChunkedArray:
     """[N] what became of each image."""
     excluded = pc.is_in(decoded.details["error"], pa.array(EXCLUSION_REASONS))
     return pc.if_else(pa.array(decoded.ok), "ok", pc.if_else(excluded, "excluded", "error"))
+
+
+def _features(decoded: DecodedShard, target: Target, encode: Encode | None) -> pa.Array:
+    """[M] features of the decoded images that are in the sample of the run; null for the others."""
+    contents = decoded.details["content_hash"].filter(pa.array(decoded.ok))
+    wanted = encode if "features" in target.later else None
+    return sample_features(contents, decoded.images, target.features_below, wanted)
 
 
 def _seen(decoded: DecodedShard, seen: SeenPictures | None) -> pa.Array:
@@ -309,12 +319,14 @@ def predict_shard(
     target: Target,
     *,
     seen: SeenPictures | None = None,
+    encode: Encode | None = None,
     mapper: Mapper | None = None,
     clock: Clock = _utc_now,
 ) -> PartInfo:
     """Predict the pending images of a shard and commit its part, with the rows that are kept from the present one.
 
-    `seen`: what the model has learned from, if its bundle tells. `mapper` predicts the same and maps, where asked for.
+    `seen`: what the model has learned from, if its bundle tells. `encode` gives features of the images that are in the
+    sample of the run; without it none has any. `mapper` predicts the same and maps, where asked for.
     """
     began_s = time.perf_counter()
     probs_MK, maps = mapper.predict(decoded.images) if mapper else (predict(decoded.images), None)
@@ -330,6 +342,7 @@ def predict_shard(
         probs_MK,
         target=target,
         seen=seen,
+        encode=encode,
         scored_at=finished_at,
     )
     if mapper is not None and maps is not None:

@@ -50,6 +50,7 @@ class Target:
     writer: storage.Writer
     retry_unread: bool = False  # whether images that an earlier run could not read are pending
     all_series: bool = False  # whether medical images are scored that the model does not know
+    features_below: float = 0.0  # images with a lower hash get features, see `feature_sample`
 
     @property
     def excluding(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from brainray.inputs.reader import Reader
 from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
 from brainray.models.scored_maps import MappingPredictor
+from brainray.scoring.feature_sample import Encode
 from brainray.scoring.prediction_schema import LATER, prediction_schema
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
@@ -57,6 +58,7 @@ def engine_of(
     only: int | None = None,
     on_shard: Callable[[str], None] | None = None,
     predict: Probabilities | None = None,
+    encode: Encode | None = None,
 ) -> ScoreEngine:
     """Scores one shard after the other without Ray; after `only` of them the run is stopped dead."""
     predict = predict or _predictor(bundle)
@@ -87,7 +89,7 @@ def engine_of(
                 series_key=target.series_key,
                 uids=target.uids,
             )
-            yield predict_shard(state, decoded, predict, target, seen=seen, mapper=mapper)
+            yield predict_shard(state, decoded, predict, target, seen=seen, encode=encode, mapper=mapper)
         if only is not None:
             raise Stopped
 
