@@ -81,6 +81,8 @@ def prefix_of(text: str, *, always: bool) -> str | None:
     With `always` every name stands for one, however it ends. The key of an object may end with a slash: with the suffix
     of an image before it, it is one.
     """
+    if text.endswith(("//", f"/{_ANYTHING_BELOW}")):  # names as only keys of objects have them
+        return None
     if text.endswith(_ANYTHING_BELOW):
         return text.removesuffix(_ANYTHING_BELOW) or "/"
     above = text.rstrip("/")

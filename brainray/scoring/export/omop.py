@@ -8,7 +8,7 @@ are 0 ("No matching concept"), persons, dates and visits null, to be filled in w
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +29,8 @@ IMAGE_OCCURRENCE = pa.schema(
         "wadors_uri": _TEXT,
         "local_path": _TEXT,
         "image_occurrence_date": pa.date32(),
-        "image_study_UID": _TEXT,
-        "image_series_UID": _TEXT,
+        "image_study_uid": _TEXT,
+        "image_series_uid": _TEXT,
         "modality_concept_id": _CONCEPT,
     }
 )
@@ -80,8 +80,7 @@ _TABLES = {
     "observation": OBSERVATION,
     "measurement": MEASUREMENT,
 }
-# Concepts of the CDM: the fields that a feature may point to, and "Derived value" as the kind of a record.
-_OF_OBSERVATION, _OF_MEASUREMENT, _DERIVED = 1147165, 1147138, 45754907
+_OF_OBSERVATION, _OF_MEASUREMENT = 1147304, 1147330  # concepts of the tables that a feature may point to
 _NONE = 0
 
 
@@ -114,7 +113,7 @@ def write_tables(run: ExportedRun, output: str, writer: storage.Writer = storage
 
 def _rows(run: ExportedRun, series: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a series: what it is, what is said of it, and the mean probability of each class."""
-    scored_at = datetime.fromisoformat(run.values["scored_at"]).astimezone(UTC).replace(tzinfo=None)
+    scored_at = run.scored_at.astimezone(UTC).replace(tzinfo=None)
     name, occurrence = series["series"], _id(run, series["series"])
     yield (
         "image_occurrence",
@@ -122,8 +121,8 @@ def _rows(run: ExportedRun, series: dict[str, Any]) -> Iterator[tuple[str, dict[
             "image_occurrence_id": occurrence,
             "anatomic_site_concept_id": _NONE,
             "local_path": series["uri"],
-            "image_study_UID": series["study"],
-            "image_series_UID": name,
+            "image_study_uid": series["study"],
+            "image_series_uid": name,
             "modality_concept_id": _NONE,
         },
     )
@@ -142,7 +141,7 @@ def _rows(run: ExportedRun, series: dict[str, Any]) -> Iterator[tuple[str, dict[
                 "image_feature_event_field_concept_id": field,
                 "image_feature_event_id": event,
                 "image_feature_concept_id": _NONE,
-                "image_feature_type_concept_id": _DERIVED,
+                "image_feature_type_concept_id": _NONE,
                 "image_finding_concept_id": _NONE,
                 "anatomic_site_concept_id": _NONE,
                 "alg_system": f"brainray {run.values['fingerprint']}",
@@ -156,7 +155,7 @@ def _rows(run: ExportedRun, series: dict[str, Any]) -> Iterator[tuple[str, dict[
                 f"{table}_concept_id": _NONE,
                 f"{table}_date": scored_at.date(),
                 f"{table}_datetime": scored_at,
-                f"{table}_type_concept_id": _DERIVED,
+                f"{table}_type_concept_id": _NONE,
                 "value_as_string" if table == "observation" else "value_as_number": value,
                 f"{table}_source_value": what,
             },

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from brainray.errors import BadRequest
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
 from brainray.scoring.manifest import duckdb_connection, quoted
 from brainray.scoring.parts import part_uri, present_shards
-from brainray.scoring.run_folder import check_is_run, copy_manifest, is_published
+from brainray.scoring.run_folder import SUMMARY, check_is_run, copy_manifest, is_published
 from brainray.scoring.series.build import FOLDER
 from brainray.scoring.series.key import CHECK
 from brainray.scoring.series.rows import whole_series
@@ -39,6 +40,7 @@ class ExportedRun:
 
     uri: str
     values: dict[str, Any]  # run.json
+    scored_at: datetime  # the last of its rows
 
     @property
     def generation(self) -> str:
@@ -53,7 +55,8 @@ def open_run(uri: str) -> ExportedRun:
         raise BadRequest(f"{uri} is not complete: it has no _SUCCESS; finish it with its `score` command first")
     if CHECK not in values or not storage.list_names(storage.join(uri, FOLDER)):
         raise BadRequest(f"{uri} has no series: none of its images has a DICOM header; see --series-by of `score`")
-    return ExportedRun(uri=uri, values=values)
+    last = storage.read_json(storage.join(uri, SUMMARY, "summary.json"))["last_scored_at"]
+    return ExportedRun(uri=uri, values=values, scored_at=datetime.fromisoformat(last))
 
 
 def said_of_series(run: ExportedRun) -> Iterator[dict[str, Any]]:

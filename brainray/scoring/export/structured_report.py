@@ -163,13 +163,12 @@ def _code(sr: ModuleType, value: str, meaning: str) -> Any:  # noqa: ANN401  hig
 
 def _date(report: "Dataset", at: datetime) -> None:
     """Date the report by when its slices were scored, in place of now: made again, it has the same bytes."""
-    for element in report:
-        if element.tag.group not in (0x0008, 0x0040):
-            continue
-        if element.VR == "DA" and element.keyword in ("ContentDate", "InstanceCreationDate", "SeriesDate"):
-            element.value = f"{at:%Y%m%d}"
-        elif element.VR == "TM" and element.keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
-            element.value = f"{at:%H%M%S}"
+    for what in ("Content", "InstanceCreation", "Series"):
+        for keyword, value in ((f"{what}Date", f"{at:%Y%m%d}"), (f"{what}Time", f"{at:%H%M%S}")):
+            if keyword in report:
+                setattr(report, keyword, value)
+    for equipment in report.get("ContributingEquipmentSequence", ()):
+        equipment.ContributionDateTime = f"{at:%Y%m%d%H%M%S}"
     report.TimezoneOffsetFromUTC = "+0000"
 
 
