@@ -31,7 +31,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 OTHER_NAMES = {"stall_timeout": "stall_timeout_s"}  # with the unit, as in all Python code here
 # What only a terminal has, or only Python.
 COMMAND_ONLY = {
-    "score": {"plan", "probe", "price", "more"},
+    "score": {"plan", "probe", "price", "more", "no_sign_request"},
     "train": set(),
     "report": set(),
     "audit": set(),

@@ -43,6 +43,7 @@ FOREIGN = {
     "duplicates": {"PIL", "cv2", "faiss", "jinja2", "scipy"},
     "page": {"PIL", "jinja2", "markupsafe"},
     "scoring": {"duckdb"},
+    "scoring/export": {"highdicom", "pydicom"},
     "training": {"cv2", "jinja2", "sklearn", "torch"},
     "doctor": {"packaging"},
     "doctor/gpu": {"torch", "torchvision"},

@@ -33,6 +33,7 @@ RUN = (
     "brainray score --input scans/ --input more.tar --input list.csv --output run/",
     "brainray score --input list.csv --keep-columns patient,age --output run/",
     "brainray score --input archive/ --output run/ --plan",
+    "brainray score --input archive/ --output run/ --series-by folder",
 )
 # One after the other: each needs what the one before has left.
 RUN_IN_A_ROW = (
@@ -57,6 +58,10 @@ BUCKETS = (
 SUBMITS = ("needs a cluster", "tests/end_to_end/test_submit.py::test_every_exit_code_of_a_job_is_that_of_the_command")
 AWS = ("needs an account of AWS", "tests/deploy/test_cluster_yaml.py::test_ray_takes_the_file")
 PICKS = ("needs a person", "tests/page/test_pick_in_browser.py::test_answers_by_key_come_back_as_an_estimate")
+EXPORTS = (
+    "needs DICOM series",
+    "tests/scoring/export/test_export.py::test_a_report_says_what_by_which_model_and_of_which_images",
+)
 TRAINS = ("takes minutes", "tests/end_to_end/test_main_job.py::test_training_writes_a_bundle_that_says_what_it_is")
 TEACHES = ("takes an hour", "tests/training/test_teaching.py::test_a_taught_network_learns_what_the_teacher_says")
 SEARCHES = ("takes an hour", "tests/commands/test_tune.py::test_a_search_ranks_its_trials_and_goes_on_where_it_ended")
@@ -70,6 +75,12 @@ MEASURES = ("takes minutes or hours", "tests/test_readme.py::test_every_option_o
 NOT_RUN = {
     "brainray pick run/ --labels 200": PICKS,
     "brainray estimate run/ --labels brainray-answers.csv": PICKS,
+    "brainray export run/ --to sr --output reports/": EXPORTS,
+    "brainray export run/ --to omop --output tables/": EXPORTS,
+    "brainray score --input idc.parquet --keep-columns PatientID --no-sign-request --output run/": (
+        "needs the network",
+        "tests/inputs/lists/test_prefixes.py::test_an_index_of_series_is_an_input_as_it_is",
+    ),
     "make demo": TRAINS,
     "make test": ITSELF,
     "make check": ("checks the sources", "tests/test_readme.py::test_every_target_of_make_exists"),

@@ -19,6 +19,7 @@ from .audit import audit
 from .compare import compare
 from .doctor import doctor
 from .estimate import estimate
+from .export import export
 from .json_object import OBJECT
 from .log import LOG, take_warnings
 from .pick import pick
@@ -47,6 +48,7 @@ app.command()(report)
 app.command()(compare)
 app.command()(pick)
 app.command()(estimate)
+app.command()(export)
 app.command()(sample)
 app.command(context_settings=SUBMIT_SETTINGS)(submit)
 app.command()(audit)

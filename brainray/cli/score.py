@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from brainray import storage
 from brainray.errors import BadRequest
 
 from .json_object import OBJECT, Json
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 # Parameters that are no fields of `ScoreOptions`.
 _NO_OPTIONS = (
     *("input", "output", "model", "labels", "groups", "more", "stall_timeout", "plan", "probe", "price"),
-    *("as_json", "log_format"),
+    *("as_json", "log_format", "no_sign_request"),
 )
 
 KeepColumns = Annotated[
@@ -102,6 +103,9 @@ def score(
     ] = 600,
     max_unread: MaxUnread = "50%",
     max_file_size: MaxFileSize = "1GiB",
+    no_sign_request: Annotated[
+        bool, typer.Option("--no-sign-request", help="Read public buckets without credentials; for a local --output.")
+    ] = False,
     all_series: Annotated[
         bool, typer.Option("--all-series", help="Score localisers, maps and other DICOM images that are left out.")
     ] = False,
@@ -147,12 +151,23 @@ def score(
     from brainray.commands.score import read_request
 
     options = options_of(context.params)
+    if no_sign_request:
+        _sign_nothing(output)
     inputs = [*input, *(more or ())]
     request = read_request(inputs, model=model, output=output, labels=labels, groups=groups, options=options)
     if plan or probe or price is not None:
         _plan(request, probe=probe or price is not None, price=price, as_json=as_json)
     else:
         _score(request, as_json=as_json)
+
+
+def _sign_nothing(output: str) -> None:
+    """Raise `BadRequest` for an output in a bucket, which takes nothing that is not signed."""
+    if not storage.is_local(storage.normalise(output)):
+        raise BadRequest(
+            f"--no-sign-request: nothing can be written to --output {output} unsigned; give a local --output"
+        )
+    storage.sign_nothing()
 
 
 def options_of(params: Mapping[str, Any]) -> "ScoreOptions":

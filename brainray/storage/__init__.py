@@ -42,6 +42,13 @@ def _s3() -> StorageBackend:
     return S3Objects()
 
 
+def sign_nothing() -> None:
+    """Send every request to buckets unsigned, as public buckets allow; for this process, and those that it starts."""
+    from .s3.settings import UNSIGNED
+
+    os.environ[UNSIGNED[0]] = "true"
+
+
 def normalise(uri: str | os.PathLike[str]) -> str:
     """The canonical spelling of a location. Raises `BadRequest` for a scheme that has no backend."""
     text = os.fspath(uri)

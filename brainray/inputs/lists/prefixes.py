@@ -3,6 +3,7 @@
 Prefixes of buckets are listed ahead in threads, for each costs a request at least.
 """
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from brainray import storage
 from brainray.errors import StorageError
+from brainray.inputs.image_files import IMAGE_SUFFIXES
 from brainray.inputs.skip_counts import count_skipped
 from brainray.storage.base import FileInfo, FolderRules
 
@@ -76,11 +78,16 @@ class Prefixes:
 def prefix_of(text: str, *, always: bool) -> str | None:
     """The folder or prefix that a name in a list stands for, by its end; None for that of an image.
 
-    With `always` every name stands for one, however it ends.
+    With `always` every name stands for one, however it ends. The key of an object may end with a slash: with the suffix
+    of an image before it, it is one.
     """
+    if text.endswith(("//", f"/{_ANYTHING_BELOW}")):  # names as only keys of objects have them
+        return None
     if text.endswith(_ANYTHING_BELOW):
         return text.removesuffix(_ANYTHING_BELOW) or "/"
-    return (text.rstrip("/") or "/") if always or text.endswith("/") else None
+    above = text.rstrip("/")
+    is_image = os.path.splitext(above)[1].lower() in IMAGE_SUFFIXES
+    return (above or "/") if always or (text.endswith("/") and not is_image) else None
 
 
 def listed_ahead(rows: Iterable[Row], prefix: Callable[[Row], str | None]) -> Iterator[tuple[Row, Below | None]]:

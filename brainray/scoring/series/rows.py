@@ -79,10 +79,10 @@ def sorted_series(source: SeriesSource) -> Iterator[tuple[Iterator[pa.Table], in
         ordered = connection.sql(f"SELECT * FROM read_parquet({quoted(path)}) ORDER BY series, uri")
         schema = schema_of(source.classes)
         batches = (pa.Table.from_batches([batch]).cast(schema) for batch in ordered.to_arrow_reader(CHUNK_ROWS))
-        yield _whole(batches), apart
+        yield whole_series(batches), apart
 
 
-def _whole(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def whole_series(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The same rows, no series in two tables."""
     held: pa.Table | None = None
     for table in tables:

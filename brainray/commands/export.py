@@ -1,0 +1,44 @@
+"""What `brainray export` does: write the series of a run as other systems take them. Needs neither Ray nor torch."""
+
+from dataclasses import dataclass
+from os import fspath
+from typing import Literal, get_args
+
+from brainray import storage
+from brainray.errors import BadRequest
+from brainray.scoring.export.omop import write_tables
+from brainray.scoring.export.reports import write_reports
+from brainray.scoring.export.sources import open_run
+from brainray.scoring.export.structured_report import check_installed
+
+from .options import AnyPath
+
+Form = Literal["sr", "omop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What was exported."""
+
+    run: str  # URI
+    output: str  # URI of the folder
+    counts: dict[str, int]  # series by what became of them, or rows by table
+
+
+def export(run: AnyPath, *, to: str, output: AnyPath) -> ExportResult:
+    """Write the series of a run into a folder: `sr` as DICOM structured reports, `omop` as tables of the MI-CDM.
+
+    Repeating it changes nothing. Reports hold patient and study of their images, so the folder lies outside the run.
+    """
+    if to not in get_args(Form):
+        raise BadRequest(f"--to is {to!r}; it must be one of {', '.join(get_args(Form))}")
+    source, folder = storage.normalise(fspath(run)), storage.normalise(fspath(output))
+    if f"{folder}/".startswith(f"{source}/"):
+        raise BadRequest(f"--output {folder} lies in the run, which holds nothing about a person; give another folder")
+    storage.check_is_folder("--output", folder, give="a folder that is new or holds an earlier export")
+    if to == "sr":
+        check_installed()
+    opened = open_run(source)
+    storage.check_writable("--output", folder)
+    counts = dict(write_reports(opened, folder)) if to == "sr" else write_tables(opened, folder)
+    return ExportResult(run=source, output=folder, counts=counts)

@@ -1,0 +1,152 @@
+"""Series of a run as structured reports and as OMOP tables."""
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+from support.dicoms import dicom, slice_pixels
+from support.runs import engine_of, request_for, score_here
+
+from brainray import storage
+from brainray.cli.app import run as command
+from brainray.commands.export import export
+from brainray.config import MaxFailed
+from brainray.errors import BadRequest
+
+STUDY, SERIES = "1.2.840.2.1", "1.2.840.1.{}"
+
+
+def slice_of(series: int, number: int, **attributes) -> bytes:
+    known = {
+        "SeriesInstanceUID": SERIES.format(series),
+        "StudyInstanceUID": STUDY,
+        "SOPInstanceUID": f"1.2.840.3.{series}.{number}",
+        "PatientID": "patient 7",
+        "ImagePositionPatient": [0, 0, 5 * number],
+    }
+    return dicom(slice_pixels(seed=7), **known | attributes)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A series with a finding, one of frames in a file, and one of two slices, of which nothing can be said."""
+    root = tmp_path / "in"
+    root.mkdir()
+    for number in range(4):
+        (root / f"a{number}.dcm").write_bytes(slice_of(1, number))
+    frames = np.stack([slice_pixels(seed=k) for k in range(3)])
+    (root / "b.dcm").write_bytes(
+        dicom(frames, SeriesInstanceUID=SERIES.format(2), StudyInstanceUID=STUDY, SOPInstanceUID="1.2.840.3.2")
+    )
+    for number in range(2):
+        (root / f"c{number}.dcm").write_bytes(slice_of(3, number))
+    return root
+
+
+@pytest.fixture
+def run(archive, tmp_path, bundle):
+    def glioma(images):
+        return np.tile(np.float32([0.97, 0.01, 0.01, 0.01][: len(bundle.classes)]), (len(images), 1))
+
+    request = request_for(archive, tmp_path / "run", bundle, max_failed=MaxFailed(share=1.0))
+    score_here(request, engine_of(bundle, predict=glioma))
+    return str(tmp_path / "run")
+
+
+def reports(folder) -> dict[str, bytes]:
+    return {name: storage.read_bytes(f"{folder}/{name}") for name in storage.list_names(str(folder))}
+
+
+def test_a_report_says_what_by_which_model_and_of_which_images(run, tmp_path, bundle):
+    done = export(run, to="sr", output=tmp_path / "sr")
+    assert done.counts == {"written": 2, "nothing can be said of it": 1}
+    (content,) = (each for each in reports(tmp_path / "sr").values() if b"patient 7" in each)
+    first = pydicom.dcmread(io.BytesIO(content))
+    assert (first.Modality, first.StudyInstanceUID, first.PatientID) == ("SR", STUDY, "patient 7")
+    (evidence,) = first.CurrentRequestedProcedureEvidenceSequence
+    (series,) = evidence.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == SERIES.format(1)
+    assert [str(each.ReferencedSOPInstanceUID) for each in series.ReferencedSOPSequence] == [
+        f"1.2.840.3.1.{number}" for number in range(4)
+    ]
+    for said in (bundle.fingerprint, "glioma", "Artificial Intelligence"):
+        assert said.encode() in content
+
+
+def test_reports_are_the_same_again_and_are_not_written_twice(run, tmp_path):
+    export(run, to="sr", output=tmp_path / "sr")
+    first = reports(tmp_path / "sr")
+    assert export(run, to="sr", output=tmp_path / "sr").counts["there already"] == 2
+    export(run, to="sr", output=tmp_path / "again")
+    assert reports(tmp_path / "again") == first == reports(tmp_path / "sr")
+
+
+def test_a_slice_that_has_changed_leaves_its_series_without_a_report(run, archive, tmp_path):
+    (archive / "a2.dcm").write_bytes(slice_of(1, 2, WindowCenter=3, WindowWidth=9))
+    (archive / "b.dcm").unlink()
+    counts = export(run, to="sr", output=tmp_path / "sr").counts
+    assert counts == {
+        "a slice has changed since it was scored": 1,
+        "a slice cannot be read (not_found)": 1,
+        "nothing can be said of it": 1,
+    }
+    assert reports(tmp_path / "sr") == {}
+
+
+def test_a_report_of_another_generation_replaces_that_of_the_one_before(run, archive, tmp_path, bundle):
+    export(run, to="sr", output=tmp_path / "sr")
+    before = reports(tmp_path / "sr").keys()
+    (archive / "a9.dcm").write_bytes(slice_of(1, 9))
+    request = request_for(archive, run, bundle, max_failed=MaxFailed(share=1.0))
+    score_here(
+        request,
+        engine_of(bundle, predict=lambda images: np.tile(np.float32([0.97, 0.01, 0.01, 0.01]), (len(images), 1))),
+    )
+    assert export(run, to="sr", output=tmp_path / "sr").counts["written"] == 1
+    after = reports(tmp_path / "sr").keys()
+    assert len(after) == 2
+    assert len(after & before) == 1
+
+
+def test_tables_for_omop_hold_each_series_its_class_and_its_probabilities(run, tmp_path, bundle):
+    done = export(run, to="omop", output=tmp_path / "omop")
+    classes = len(bundle.classes)
+    assert done.counts == {
+        "image_occurrence": 3,
+        "image_feature": 2 + 3 * classes,
+        "observation": 2,
+        "measurement": 3 * classes,
+    }
+    tables = {name: pq.read_table(tmp_path / "omop" / name).to_pylist() for name in done.counts}
+    occurrences = {row["image_occurrence_id"] for row in tables["image_occurrence"]}
+    assert len(occurrences) == 3
+    events = {row["observation_id"] for row in tables["observation"]}
+    events |= {row["measurement_id"] for row in tables["measurement"]}
+    for row in tables["image_feature"]:
+        assert row["image_occurrence_id"] in occurrences
+        assert row["image_feature_event_id"] in events
+        assert bundle.fingerprint in row["alg_system"]
+    assert {row["value_as_string"] for row in tables["observation"]} == {"glioma"}
+    first = {name: reports(tmp_path / "omop" / name) for name in tables}
+    export(run, to="omop", output=tmp_path / "omop")
+    assert {name: reports(tmp_path / "omop" / name) for name in tables} == first
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"to": "pdf"}, "--to is 'pdf'; it must be one of sr, omop"),
+        ({"output": "{run}/export"}, "lies in the run, which holds nothing about a person"),
+    ],
+)
+def test_a_wrong_request_is_said(run, tmp_path, options, said):
+    known = {"to": "sr", "output": str(tmp_path / "out")} | options
+    with pytest.raises(BadRequest, match=said):
+        export(run, to=known["to"], output=known["output"].format(run=run))
+
+
+def test_the_command_says_what_it_wrote(run, tmp_path, capsys):
+    assert command(["export", run, "--to", "omop", "--output", str(tmp_path / "omop")]) == 0
+    assert "3 rows of image_occurrence" in capsys.readouterr().out
