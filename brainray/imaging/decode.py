@@ -25,14 +25,17 @@ from brainray.config import ImageSpec
 from brainray.errors import ExclusionReason, ImageError, ImageReason
 
 from . import jpeg
+from .dicom.codestream import size_of
 from .dicom.halved import phase_of
 from .dicom.pixels import Picture
 from .dicom.series import SeriesFacts
+from .dicom.wide_jpeg import decode_12_bits
 from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened
+from .gzipped import unzipped
 from .medical import MedicalImage, medical_format, open_medical
 from .normalise import head_box, usual_tone
-from .wide_values import has_wide_colours, is_wide, scaled_to_8_bits, unpacked_colours
+from .wide_values import has_wide_colours, is_wide, scaled_to_8_bits, shown_in_8_bits, unpacked_colours
 
 _TURNS = {  # EXIF orientation -> the operation that turns the image upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -46,6 +49,9 @@ _TURNS = {  # EXIF orientation -> the operation that turns the image upright
 _FULL_SIZE_SCANS = 20  # most scans of a progressive image of max_pixels, more for smaller ones; encoders write about 10
 _NO_END = "it has no end marker (EOI), but all its pixels"
 _PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
+_PAGES = "it has several pages or frames, of which the first is scored"
+_PAGED = ("TIFF", "GIF", "PNG", "WEBP", "AVIF", "HEIF")
+_SUBFILE_TYPE = 254  # of TIFF 6.0: 1 for a copy of another page in reduced size
 _CONTENT = re.compile("['\":]")  # where a message of Pillow begins to quote the file
 _LEFT_OPEN = re.compile(r"\W*(\bb)?$")
 _SILENT = logging.CRITICAL + 1
@@ -93,13 +99,14 @@ def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> 
 
     But for `Excluded`, for a medical image that its header excludes by one of these reasons.
     """
-    if medical_format(data):
+    data, is_medical = _unzipped(data, spec.max_pixels)
+    if is_medical:
         return _decode_medical(data, spec, excluding)
     try:
         return _noted(_render(_open(data, spec.max_pixels), spec), data)
     except ImageError as exc:
-        ended = _ended_jpeg(data, exc)
-    return _noted(_render(_open(ended, spec.max_pixels), spec), data)
+        again = _otherwise(data, exc, spec.max_pixels)
+    return _noted(_render(again, spec), data)
 
 
 def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray[np.uint8]:
@@ -107,18 +114,20 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
 
     The same pixels give the same values in every lossless format, be grey stored as L, R=G=B or a palette.
     """
-    if medical_format(data):
+    data, is_medical = _unzipped(data, max_pixels)
+    if is_medical:
         return _luminance(open_medical(data, max_pixels).picture().image)
     try:
         return _luminance(_open(data, max_pixels))
     except ImageError as exc:
-        ended = _ended_jpeg(data, exc)
-    return _luminance(_open(ended, max_pixels))
+        again = _otherwise(data, exc, max_pixels)
+    return _luminance(again)
 
 
 def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArray[np.uint8]]:
     """The results of `decode` and `luminance`, byte for byte, in less time than both unless the image is a JPEG."""
-    if medical_format(data):
+    data, is_medical = _unzipped(data, spec.max_pixels)
+    if is_medical:
         medical = open_medical(data, spec.max_pixels)
         small = _small_picture(medical, spec)
         whole = medical.picture() if small.halvings else small
@@ -127,8 +136,8 @@ def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArra
         image = _open(data, spec.max_pixels)
         decoded = _noted(_render(image, spec), data)
     except ImageError as exc:
-        ended = _ended_jpeg(data, exc)
-        return decode(data, spec), _luminance(_open(ended, spec.max_pixels))
+        again = _otherwise(data, exc, spec.max_pixels)
+        return decode(data, spec), _luminance(again)
     # `decode` unpacks a JPEG only as far as its own size needs, so it has to be unpacked again.
     return decoded, _luminance(_open(data, spec.max_pixels) if isinstance(image, JpegImageFile) else image)
 
@@ -136,12 +145,23 @@ def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArra
 def read_header(data: bytes) -> Header:
     """Width, height and format for the row of an image that `decode` refused. Never raises `ImageError`."""
     try:
-        if medical_format(data):
+        data, is_medical = _unzipped(data, ImageSpec.max_pixels)
+        if is_medical:
             return _header_of(open_medical(data, ImageSpec.max_pixels))
         image = _open(data, max_pixels=None)
     except ImageError:
         return Header(format=medical_format(data))
     return Header(width=image.width, height=image.height, format=image.format)
+
+
+def _unzipped(data: bytes, max_pixels: int) -> tuple[bytes, bool]:
+    """The file without gzip around it, and whether it is medical; NIfTI is unpacked by its own reader.
+
+    Raises `ImageError`.
+    """
+    if medical_format(data) is None:
+        data = unzipped(data, max_pixels)
+    return data, medical_format(data) is not None
 
 
 def _decode_medical(data: bytes, spec: ImageSpec, excluding: Collection[str]) -> Decoded:
@@ -179,30 +199,61 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile:
 
 
 def _noted(decoded: Decoded, data: bytes) -> Decoded:
-    """Note a missing end marker, which Pillow itself overlooks in some files, as in those with zeros at their end."""
+    """Note further pages, and a missing end marker of a JPEG, which Pillow overlooks where zeros follow."""
+    if _has_pages(data, decoded.format):
+        return replace(decoded, note=_PAGES)
     if decoded.format != JpegImageFile.format or jpeg.has_end(data):
         return decoded
     return replace(decoded, note=_PADDED if jpeg.ended(data) is None else _NO_END)
 
 
-def _ended_jpeg(data: bytes, error: ImageError) -> bytes:
-    """The JPEG with an end marker, where `decode` failed for that alone. Raises the image's true error otherwise."""
+def _has_pages(data: bytes, format: str) -> bool:
+    """Whether an image has further pages or frames than its first, reduced copies of it aside."""
+    if format not in _PAGED:
+        return False
+    try:
+        image = _open(data, max_pixels=None)
+        if format in ("TIFF", "GIF"):  # to count those takes a walk through all of the file
+            image.seek(1)
+        elif getattr(image, "n_frames", 1) == 1:
+            return False
+    except (ImageError, EOFError):
+        return False
+    except Exception:  # noqa: BLE001  damaged bytes behind a picture that is whole
+        return False
+    return not (getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) or 0) & 1
+
+
+def _otherwise(data: bytes, error: ImageError, max_pixels: int) -> Image.Image:
+    """A JPEG that Pillow refused: with an end marker, where it lacks that alone, or unpacked by another library.
+
+    Raises the image's true error otherwise.
+    """
     if error.reason != "truncated" or plugin_for(data) is not JpegImageFile:
         raise error
+    size = size_of(data) if jpeg.is_12_bit_grey(data) else None
+    if size is not None:
+        _check_pixels(size, max_pixels)
+        return shown_in_8_bits(decode_12_bits(data, size), str(JpegImageFile.format))
     process = jpeg.unread_process(data)
     if process is not None:
         raise ImageError("unsupported", f"it is {process}, which is not read; save it as PNG first") from error
     ended = jpeg.ended(data)
     if ended is None:
         raise error
-    return ended
+    return _open(ended, max_pixels)
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> int:
+    pixels = size[0] * size[1]
+    if pixels > max_pixels:
+        raise ImageError("too_large", f"{size[0]} x {size[1]} pixels are more than the {max_pixels} allowed")
+    return pixels
 
 
 def _check_size(image: ImageFile, data: bytes, max_pixels: int) -> None:
     """Raise `too_large` by what the header says, while nothing is unpacked."""
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ImageError("too_large", f"{image.width} x {image.height} pixels are more than the {max_pixels} allowed")
+    pixels = _check_pixels(image.size, max_pixels)
     # libjpeg walks over all pixels once a scan: 100 empty scans, 14 kB, of 100 Mpixel take 7 s.
     if "progressive" in image.info and (scans := data.count(b"\xff\xda")) * pixels > _FULL_SIZE_SCANS * max_pixels:
         raise ImageError("too_large", f"{scans} progressive scans of {image.width} x {image.height} pixels")

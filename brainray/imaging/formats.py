@@ -15,6 +15,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from brainray.errors import ImageReason
 
+from .heif import MAGIC as HEIF
+from .heif import heif_plugin
+
 # The formats we open, by their first bytes. Pillow knows more; some start other programs (EPS runs Ghostscript).
 _PICTURES: dict[bytes, type[ImageFile]] = {
     rb"\xff\xd8\xff": JpegImageFile,
@@ -30,7 +33,6 @@ _PICTURES: dict[bytes, type[ImageFile]] = {
 
 # Other formats that occur in data sets under an image's name. The first match counts; the last ones are vague.
 _OTHER_FORMATS: tuple[tuple[bytes, ImageReason, str], ...] = (
-    (rb".{4}ftyp(hei|hev|mif1|msf1)", "unsupported", "a HEIC image; save it as JPEG or PNG first"),
     (rb"\xff\x0a|.{4}JXL ", "unsupported", "a JPEG XL image; save it as PNG first"),
     (rb"II\xbc\x01", "unsupported", "a JPEG XR image; save it as PNG first"),
     (rb"NRRD", "unsupported", "an NRRD volume; export its slices as PNG first"),
@@ -60,8 +62,12 @@ TIFF_COMPRESSIONS = {  # numbers of the tag Compression that Pillow does not kno
 
 
 def plugin_for(data: bytes) -> type[ImageFile] | None:
-    """Pillow's class for the format of `data`; None if it is not one that we open."""
-    return next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
+    """Pillow's class for the format of `data`; None if it is not one that we open.
+
+    Raises `ImageError` for one whose reader is not installed.
+    """
+    plugin = next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
+    return heif_plugin() if plugin is None and re.match(HEIF, data, re.DOTALL) else plugin
 
 
 def unsupported_format(data: bytes) -> tuple[ImageReason, str]:

@@ -54,6 +54,14 @@ def unread_process(data: bytes) -> str | None:
     return None
 
 
+def is_12_bit_grey(data: bytes) -> bool:
+    """Whether it is a JPEG of 12 bits and one component in a usual process."""
+    for segment in _segments(data):
+        if segment.marker in _FRAMES or segment.marker in _USUAL_FRAMES:
+            return segment.marker in _USUAL_FRAMES and segment.content[:1] == b"\x0c" and segment.content[5:6] == b"\1"
+    return False
+
+
 def has_end(data: bytes) -> bool:
     """Whether there is an end marker, other bytes after it or not. That of an embedded thumbnail does not count."""
     return data.endswith(_END) or any(segment.marker == _END[1] for segment in _segments(data))

@@ -50,6 +50,13 @@ def unpacked_colours(data: bytes, image: ImageFile) -> Image.Image:
     return Image.fromarray(scaled_HWC)
 
 
+def shown_in_8_bits(values_HW: NDArray[np.uint16], format: str) -> Image.Image:
+    """Values that were unpacked by another library than Pillow, scaled as those of `scaled_to_8_bits`."""
+    shown = Image.fromarray(_scaled(values_HW, format))
+    shown.format = format
+    return shown
+
+
 def scaled_to_8_bits(image: ImageFile) -> Image.Image:
     """The 0.1 to 99.9 percentile of the values of an image that `is_wide` becomes 0 to 255.
 

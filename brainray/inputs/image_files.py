@@ -69,8 +69,8 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
         return "hidden"
     if name.upper() == DIRECTORY:
         return DIRECTORY
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix in IMAGE_SUFFIXES or name.lower().endswith(".nii.gz"):
+    stem, suffix = os.path.splitext(name.lower())
+    if suffix in IMAGE_SUFFIXES or (suffix == ".gz" and os.path.splitext(stem)[1] in IMAGE_SUFFIXES):
         return None
     # A number at the end, as of DICOM files named by UIDs, tells no format.
     return NO_SUFFIX if not suffix or suffix[1:].isdecimal() else f"suffix {suffix}"

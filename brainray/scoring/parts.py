@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from brainray import storage
 from brainray.errors import INSTALL, StorageError
+from brainray.imaging.heif import IS_HEIF
 from brainray.inputs.frames.library import IS_DICOM
 
 PARTS = "predictions"  # the folder
@@ -60,7 +61,7 @@ class PartInfo:
 def is_unread(rows: pa.Table) -> pa.ChunkedArray:
     """[N] whether reading a failed row later may succeed: the storage failed, or the reader was not installed."""
     detail = pc.fill_null(rows["error_detail"], "")
-    lacks_reader = pc.or_(pc.match_substring(detail, _INSTALL), pc.match_substring(detail, IS_DICOM))
+    lacks_reader = pc.match_substring_regex(detail, "|".join(map(re.escape, (_INSTALL, IS_DICOM, IS_HEIF))))
     lacks_reader = pc.and_(pc.fill_null(pc.equal(rows["error"], "unsupported"), False), lacks_reader)
     return pc.or_(pc.is_in(rows["error"], pa.array(UNREAD_REASONS)), lacks_reader)
 

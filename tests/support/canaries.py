@@ -31,7 +31,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from support.dicoms import data_set, slice_pixels, written
-from support.encoded import drawing
+from support.encoded import HEIC, drawing
 
 CANARY = "Kanarie7"
 _RAW = CANARY.encode()
@@ -228,6 +228,7 @@ def _pictures() -> dict[str, bytes]:
         "token.ppm": f"P2\n{CANARY}{CANARY} 8 255\n".encode(),
         "value.ppm": f"P2\n2 2 255\n1 2 3 {CANARY}{CANARY}\n".encode(),
         "a.bmp": _saved("BMP", grey) + _RAW,
+        "a.heic": HEIC,  # its EXIF names the canary as the artist
     }
     made["chunk.png"] = made["a.png"].replace(b"IDAT", b"Kana" + b"rie7", 1)
     made["unknown.jpg"] = b"\x01\x02" + _RAW * 3
@@ -266,6 +267,15 @@ def _archives() -> Iterator[tuple[str, bytes]]:
         stream.write(tarred.getvalue())
     rows = pa.table({"image": [picture], "patient": [CANARY]}).replace_schema_metadata({"who": CANARY})
     pq.write_table(rows, table)
+    for name, content in (
+        ("one.jpg.gz", picture),
+        ("one.dcm.gz", written(data_set(slice_pixels(), PatientName=CANARY))),
+    ):
+        single = io.BytesIO()
+        with gzip.GzipFile(CANARY, "wb", fileobj=single) as stream:
+            stream.write(content)
+        yield name, single.getvalue()
+        yield f"cut {name}", single.getvalue()[:-300]
     yield "plain.tar", tarred.getvalue()
     yield "packed.tar.gz", packed.getvalue()
     yield "packed.zip", zipped.getvalue()

@@ -1,5 +1,6 @@
 """A drawing, and the bytes of a picture in the forms that files have."""
 
+import base64
 import io
 import struct
 import zlib
@@ -55,3 +56,18 @@ def png_header(width: int, height: int, *, extra: bytes = b"") -> bytes:
         + chunk(b"IDAT", zlib.compress(b"\0" * 99))
         + chunk(b"IEND", b"")
     )
+
+
+# The drawing in 64 x 48 pixels as HEIC, which nothing here writes: turned upright by its box `irot`, with EXIF that
+# says the same and names an artist.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAchtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ADRpbG9jAAAAAERAAAIAAQAAAAAB7AABAAAAAAAAAFUAAgAAAAACQQABAAAAAAAAADoAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAA"
+    "AAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABB2lwcnAAAADmaXBjbwAAAHZodmNDAQNwAAAA"
+    "kAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq"
+    "5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xh"
+    "cAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBpeGkAAAAAAwgICAAAAAlpcm90AwAAABlpcG1hAAAAAAAAAAEA"
+    "AQaBAgMFhIYAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAJdtZGF0AAAAUSgBr1jmBMjwYd4rQr2EkajXnODARvR4ReCuKgXf"
+    "5KzMUj8PrFYVEE3U8uFuXoVH5+ca+8AVK1f/iyQk/vPaF24ZS7BQLbr1DjRRimiHjs9l4AAAAAZFeGlmAABNTQAqAAAACAACARIA"
+    "AwAAAAEABgAAATsAAgAAAAkAAAAmAAAAAEthbmFyaWU3AAA="
+)

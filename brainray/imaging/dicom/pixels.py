@@ -28,6 +28,7 @@ from .header import (
     texts_of,
     value_of,
 )
+from .wide_jpeg import decode_12_bits
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -39,7 +40,7 @@ _WIDEST = 1 << 16  # values that are rendered one by one: a table of those of 16
 # the process down, come first.
 _PLUGINS = ("pillow", "pyjpegls", "pylibjpeg", "pydicom", "gdcm")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-_EXTENDED = "1.2.840.10008.1.2.4.51"  # only a library under the GPL reads its 12 bits
+_EXTENDED = "1.2.840.10008.1.2.4.51"  # whose 12 bits pydicom reads with a library under the GPL only
 _RLE = "1.2.840.10008.1.2.5"
 _ENCODINGS = {  # of a file without its meta group: (implicit, little endian) -> transfer syntax
     (True, True): "1.2.840.10008.1.2",
@@ -130,7 +131,7 @@ def _stored(dataset: "Dataset", size: tuple[int, int], least: tuple[int, int] | 
     with as_image_error("unsupported", f"its pixels are in {known}, which is not read"):
         decoder = get_decoder(syntax)
         if syntax == _EXTENDED and count_of(dataset, "BitsStored") > 8:
-            raise ImageError("unsupported", f"its pixels are in {known} of more than 8 bits, which is not read")
+            return _extended(dataset, size)
         if not decoder.is_available:
             raise ImageError("unsupported", f"its pixels are in {known}; to read them: {TO_INSTALL}")
     with as_image_error("truncated", f"its pixels, in {known}, cannot be decoded"):
@@ -165,6 +166,19 @@ def _halved(coded: bytes, halvings: int, dataset: "Dataset") -> Pixels | None:
         raise
     except Exception:  # noqa: BLE001  the libraries for the whole picture say what is wrong
         return None
+
+
+def _extended(dataset: "Dataset", size: tuple[int, int]) -> Pixels:
+    """The values of a grey picture in JPEG Extended of more than 8 bits."""
+    from pydicom.encaps import get_frame
+
+    signed = count_of(dataset, "PixelRepresentation") == 1
+    if count_of(dataset, "SamplesPerPixel", 1) != 1 or signed or count_of(dataset, "BitsAllocated") != 16:
+        raise ImageError("unsupported", "its JPEG of 12 bits is in colour or signed, which is not read")
+    coded = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if size_of(coded) != size:
+        raise ImageError("truncated", "its compressed picture does not have the size that its header says")
+    return decode_12_bits(coded, size)
 
 
 def _unused_bits(dataset: "Dataset") -> int:
