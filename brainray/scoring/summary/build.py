@@ -31,6 +31,7 @@ from .group_levels import cut, named
 from .highlights import Highlights, columns, select
 from .maps import MapSource, delete_others
 from .review import review_csv, review_figures, review_table
+from .territory import join_samples, sample_columns, select_sample, territory_figures, write_features
 from .throughput import Throughput, iso
 from .unseen import calibration_figures, quality_figures, unseen_of
 
@@ -67,8 +68,11 @@ def build_summary(
     page = page or PageOptions()
     run = _read_run(storage.normalise(run_uri))
     found = _read_parts(run)
+    levels = run.levels if run.grouped else ()
+    features = write_features(run.uri, found.sample, run.fingerprint, levels, writer)
+    known = territory_figures(run.uri, found.sample, run.classes, levels)
     summary = Summary(
-        figures=_figures(run, found),
+        figures=_figures(run, found) | {"territory": known | {"before": features}},
         confusion=_confusion_table(found.unseen, run.classes),
         per_class=_per_class_table(found.unseen, run),
     )
@@ -170,6 +174,7 @@ class _Run:
     skipped: dict[str, int]
     reference: dict[str, Any] | None  # predictions of the model on its validation images
     reference_images: dict[str, Any] | None  # what those of the bundle's reference look like
+    images: int
     later: tuple[str, ...]  # columns that its rows have, where those of an earlier version may lack some
 
 
@@ -189,6 +194,7 @@ def _read_run(uri: str) -> _Run:
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),
             reference_images=values.get("reference_images"),
+            images=values.get("images") or 0,
             later=later_columns(values),
         )
     except KeyError as exc:
@@ -204,6 +210,7 @@ class _Found:
     tells_seen: bool  # whether rows say so
     throughput: Throughput
     highlights: Highlights
+    sample: pa.Table  # of `territory`
 
     @property
     def seen(self) -> Counts | None:
@@ -224,6 +231,7 @@ class _Found:
             tells_seen=any(part.tells_seen for part in parts),
             throughput=Throughput.total([part.throughput for part in parts]),
             highlights=Highlights.total(part.highlights for part in parts),
+            sample=join_samples(part.sample for part in parts),
         )
 
 
@@ -241,7 +249,8 @@ def _read_parts(run: _Run) -> _Found:
 def _read_part(run: _Run, uri: str) -> _Found:
     """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
     selected = columns(run.classes, grouped=run.grouped, later=run.later)
-    wanted = [*selected, "scored_at", *(["seen"] if "seen" in run.later else [])]
+    sampled = sample_columns(run.classes, run.later)
+    wanted = list(dict.fromkeys([*selected, *sampled, "scored_at"]))
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
         table = file.read(columns=wanted, use_threads=False)
@@ -255,6 +264,7 @@ def _read_part(run: _Run, uri: str) -> _Found:
             tells_seen=seen.null_count < len(seen),
             throughput=Throughput.of_part(info, table["scored_at"]),
             highlights=select(table.select(selected), run.classes),
+            sample=select_sample(table.select(sampled), run.images),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
