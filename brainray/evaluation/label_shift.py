@@ -113,9 +113,10 @@ class _Side:
     """Rows as they are computed with. Classes come first, for sums over a short last axis are slow."""
 
     def __init__(self, rows: Rows) -> None:
-        self.log_KN = np.log(np.maximum(rows.probs_NK.T, _LEAST_PROB))
-        self.called_N, self.label_N = rows.probs_NK.argmax(axis=1), rows.label_N
-        self.place_N = np.unique(rows.group_N, return_inverse=True)[1]
+        self.log_KN: Reals = np.log(np.maximum(rows.probs_NK.T, _LEAST_PROB))
+        self.called_N = np.asarray(rows.probs_NK.argmax(axis=1), np.int64)
+        self.label_N = rows.label_N
+        self.place_N: Ints = np.unique(rows.group_N, return_inverse=True)[1]
         self.ones_N = np.ones(len(self.place_N))
         self._groups = int(self.place_N.max()) + 1
 
@@ -206,7 +207,7 @@ def _figures(known: _Side, other: _Side, weight_R: Reals, weight_A: Reals, fit: 
             above += float(weight_A[own_A] @ (sure_A[own_A] >= least))
         else:  # nothing in the reference is called so
             above += float(weight_A[own_A] @ sure_A[own_A])
-    return np.r_[share_K, weight_A @ sure_A, above]
+    return np.asarray(np.r_[share_K, weight_A @ sure_A, above], np.float64)
 
 
 def _confidence(side: _Side, fit: _Fit, ratio_K: Reals) -> Reals:
@@ -216,7 +217,8 @@ def _confidence(side: _Side, fit: _Fit, ratio_K: Reals) -> Reals:
     """
     scores_KN = _calibrated(side, fit) * ratio_K[:, None]
     own_N = scores_KN[side.called_N, np.arange(len(side.called_N))]
-    return np.asarray(own_N / np.maximum(scores_KN.sum(axis=0), 1e-300), np.float64)
+    total_N = np.maximum(scores_KN.sum(axis=0), 1e-300)
+    return np.asarray(np.divide(own_N, total_N), np.float64)
 
 
 def _threshold(sure_N: Reals, right_N: Flags, weight_N: Reals) -> float:

@@ -19,6 +19,7 @@ from .shift import FEWEST, MOST, Comparison, Pictures, ShiftTest, kind_of
 LEAST_GROUPS = 30
 LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration errors become ten times as large ones
 WIDEST = 0.02  # half of an interval of a share: wider ones say too little
+_USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
 ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
 PATIENTS = 20  # groups of an archive, from which they count as such of patients; fewer may be sites or scanners
 
@@ -61,7 +62,8 @@ def territory(
     }
     found["withheld"] = _why_withheld(found["kind"], known, classes)
     if found["withheld"] is None:
-        found |= _estimated(label_shift.estimate(known, other, strangers=comparison.strangers), classes, images)
+        strangers = max(0.0, comparison.strangers - _USUAL_STRANGERS)
+        found |= _estimated(label_shift.estimate(known, other, strangers=strangers), classes, images)
     return found
 
 
