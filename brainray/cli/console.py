@@ -17,6 +17,7 @@ from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.page.sections import group_tables
+from brainray.page.territory import sentences
 from brainray.page.text import cut, plural
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
@@ -255,6 +256,8 @@ def show_summary(console: Console, summary: Summary) -> None:
             console.print("`brainray pick` picks 200 images whose labels would tell it, and how common each class is")
     if line := seen_line(figures):
         console.print(line)
+    for line in sentences(figures):
+        console.print(line, markup=False)
     for of in group_tables(figures) if figures.get("groups") else ():
         console.print(group_table(of, labelled=bool(measured)))
     for line in _series_lines(figures["series"]) if figures.get("series") else ():

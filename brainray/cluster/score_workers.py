@@ -36,9 +36,6 @@ from .ray_internals import is_private, one_task_a_row
 from .session import check_alive, own_errors, quiet_data
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from brainray.models.predictor import Predictor
 
 _SHARDS_A_BLOCK = 1024  # of 200 bytes each
@@ -172,6 +169,7 @@ class Scorer:
     """An actor of the pool: builds its predictor once, then turns shards into part files in several threads."""
 
     def __init__(self, job: ScoreJob) -> None:
+        from brainray.models.encoder import frozen_encoder
         from brainray.models.predictor import Predictor, limit_threads
 
         job.check_paths()
@@ -179,6 +177,7 @@ class Scorer:
         self._job = job
         self._reader = job.reader()
         self._seen = read_seen(job.bundle)
+        self._encode = frozen_encoder()  # here, as tracing a network disturbs others that predict in other threads
         self._remarks: list[str] = []
         self._predictor = Predictor(
             job.bundle, batch_size=job.batch_size, precision=job.precision, say=self._remarks.append
@@ -197,18 +196,11 @@ class Scorer:
             self._predictor,
             self._job.target,
             seen=self._seen,
-            encode=_encode,
+            encode=self._encode,
             mapper=self._mapper,
         )
         self._metrics.count(task, decoded, info.work[-1].seconds)
         return pa.table({"part": [pickle.dumps(info)], "remarks": [pickle.dumps(self._remarks)]})
-
-
-def _encode(images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
-    """Features of images; the encoder is built for the first of them, for a worker may get none of the sample."""
-    from brainray.models.encoder import frozen_encoder
-
-    return frozen_encoder()(images)
 
 
 def _mapper(job: ScoreJob, predictor: "Predictor") -> Mapper | None:

@@ -37,6 +37,7 @@ from brainray.scoring.run_folder import (
     later_columns,
     publish,
     read_run,
+    write_reference,
 )
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
 from brainray.scoring.summary.build import Summary, build_summary, has_summary, read_summary
@@ -289,6 +290,7 @@ class _Job:
         writer, fingerprint = lease.writer, self.request.bundle.fingerprint
         listener = _StatusFile(self.request.output, self.listener, self.clock, writer)
         plan = begin_run(plan, writer, like=self.request.output)
+        write_reference(plan.uri, self.request.bundle, writer)
         if self.request.label_file is not None and plan.uri == self.request.output:
             forget_given(plan.uri, writer)
         self._update_parts(plan, lease, listener)

@@ -6,6 +6,7 @@ Beside it stands the generation before of the same run. Returns plain values; ma
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from . import territory
 from .sections import MOST_CLASS_ROWS, PageSource, Values, estimate_of
 
 _STABLE, _SHIFTED = 0.1, 0.25  # see `metrics.population_stability`
@@ -30,6 +31,8 @@ def archive(source: PageSource) -> Values:
         "sides": _side_rows(figures.get(_SIDE), looks.get(_SIDE), before.get(_SIDE)),
         "sides_reference": looks.get(_SIDE) is not None,
         "before": _previous(source.previous),
+        "territory": territory.sentences(figures),
+        "tests": territory.tests(figures)[: MOST_CLASS_ROWS + 2],
     }
 
 

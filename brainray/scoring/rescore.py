@@ -17,6 +17,7 @@ from .run_folder import (
     MANIFEST,
     RUN,
     SUCCESS,
+    copy_reference,
     delete_run,
     is_published,
     publish,
@@ -79,6 +80,7 @@ def _complete_switch(output: str, writer: Writer, page: PageOptions | None) -> N
     writer.copy(storage.join(new, RUN), storage.join(output, RUN))  # from here on the output belongs to the new model
     if storage.exists(storage.join(new, _LABELS_REPLACED)):
         forget_given(output, writer)
+    copy_reference(new, output, writer)
     parts = present_shards(new)
     for shard_id in sorted(parts):
         writer.copy(part_uri(new, shard_id), part_uri(output, shard_id))

@@ -15,7 +15,8 @@ from brainray.errors import BadRequest, OtherModel, VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.labels.group_file import GroupFile
 from brainray.inputs.labels.label_file import LabelFile
-from brainray.models.bundle import Bundle
+from brainray.models.bundle import Bundle, read_file
+from brainray.models.reference import FILE as BUNDLE_REFERENCE
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
@@ -30,6 +31,7 @@ SCHEMA_VERSION = 4
 RUN = "run.json"
 MANIFEST = "manifest"
 SUMMARY = "summary"
+REFERENCE = "reference.parquet"  # a copy of that of the bundle, which a summary compares the archive with
 SUCCESS = "_SUCCESS"
 STATUS = "status.json"
 _THREADS = 8
@@ -175,6 +177,23 @@ def write_manifest(uri: str, sources: Sequence[str], writer: Writer) -> list[str
         if name not in present:  # a file of this name has this content
             writer.write_bytes(storage.join(folder, name), storage.read_bytes(source))
     return names
+
+
+def write_reference(uri: str, bundle: Bundle, writer: Writer) -> None:
+    """Copy the reference of a bundle into a run; without one, delete that of an earlier model."""
+    content = read_file(bundle, BUNDLE_REFERENCE)
+    if content is None:
+        writer.delete(storage.join(uri, REFERENCE))
+    else:
+        writer.write_bytes(storage.join(uri, REFERENCE), content)
+
+
+def copy_reference(source: str, uri: str, writer: Writer) -> None:
+    """Give the reference of a new generation to the run that it replaces."""
+    if storage.exists(storage.join(source, REFERENCE)):
+        writer.copy(storage.join(source, REFERENCE), storage.join(uri, REFERENCE))
+    else:
+        writer.delete(storage.join(uri, REFERENCE))
 
 
 def delete_run(uri: str, writer: Writer) -> None:

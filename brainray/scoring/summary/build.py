@@ -33,6 +33,7 @@ from .group_levels import cut, named
 from .highlights import Highlights, columns, select
 from .maps import MapSource, delete_others
 from .review import review_csv, review_figures, review_table
+from .territory import join_samples, sample_columns, select_sample, territory_figures, write_features
 from .throughput import Throughput, iso
 from .unseen import calibration_figures, quality_figures, unseen_of
 
@@ -70,8 +71,12 @@ def build_summary(
     run = _read_run(storage.normalise(run_uri))
     found = _read_parts(run)
     series = build_series(run.series_source(found.with_series), writer)
+    levels = run.levels if run.grouped else ()
+    features = write_features(run.uri, found.sample, run.fingerprint, levels, writer)
+    known = territory_figures(run.uri, found.sample, run.classes, levels)
     summary = Summary(
-        figures=_figures(run, found) | {"series": series.figures if series else None},
+        figures=_figures(run, found)
+        | {"series": series.figures if series else None, "territory": known | {"before": features}},
         confusion=_confusion_table(found.unseen, run.classes),
         per_class=_per_class_table(found.unseen, run),
     )
@@ -175,6 +180,7 @@ class _Run:
     skipped: dict[str, int]
     reference: dict[str, Any] | None  # predictions of the model on its validation images
     reference_images: dict[str, Any] | None  # what those of the bundle's reference look like
+    images: int
     later: tuple[str, ...]  # columns that its rows have, where those of an earlier version may lack some
     series_by: str | None  # what names the series of images without a header
 
@@ -200,6 +206,7 @@ def _read_run(uri: str) -> _Run:
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),
             reference_images=values.get("reference_images"),
+            images=values.get("images") or 0,
             later=later_columns(values),
             series_by=values.get("series_by"),
         )
@@ -217,6 +224,7 @@ class _Found:
     throughput: Throughput
     highlights: Highlights
     with_series: tuple[str, ...]  # ids of the shards whose rows belong to series
+    sample: pa.Table  # of `territory`
 
     @property
     def seen(self) -> Counts | None:
@@ -238,6 +246,7 @@ class _Found:
             throughput=Throughput.total([part.throughput for part in parts]),
             highlights=Highlights.total(part.highlights for part in parts),
             with_series=tuple(shard_id for part in parts for shard_id in part.with_series),
+            sample=join_samples(part.sample for part in parts),
         )
 
 
@@ -255,7 +264,8 @@ def _read_parts(run: _Run) -> _Found:
 def _read_part(run: _Run, uri: str) -> _Found:
     """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
     selected = columns(run.classes, grouped=run.grouped, later=run.later)
-    wanted = [*selected, "scored_at", *(["seen"] if "seen" in run.later else [])]
+    sampled = sample_columns(run.classes, run.later)
+    wanted = list(dict.fromkeys([*selected, *sampled, "scored_at"]))
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
         table = file.read(columns=wanted, use_threads=False)
@@ -271,6 +281,7 @@ def _read_part(run: _Run, uri: str) -> _Found:
             throughput=Throughput.of_part(info, table["scored_at"]),
             highlights=select(table.select(selected), run.classes),
             with_series=(info.shard_id,) if is_of_series else (),
+            sample=select_sample(table.select(sampled), run.images),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
         message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"

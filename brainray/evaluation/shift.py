@@ -1,0 +1,255 @@
+"""Tests whether an archive differs from the reference of a model, and by what: its mix of classes, or its pictures.
+
+Three kinds of tests, for they see different things (Rabanser et al., NeurIPS 2019): Kolmogorov and Smirnov's distance
+of the probabilities of each class; the maximum mean discrepancy of features of a frozen encoder (MMD, Gretton et al.,
+JMLR 2012) with a Gaussian kernel of the median distance; and the share of strangers, images whose features are farther
+from all of the reference than 99 % of its own are from those of other groups. The last sees a few photographs among
+many slices, which the second does not. The reference is weighted to a mix of classes: to its own, and
+to that which is estimated of the archive. A difference that the second one removes is one of the mix only (Roschewitz
+et al., MICCAI 2025).
+
+Pictures come by the patient, so a difference counts only where it is larger than chance makes it among patients. Two
+answers to that, of which the one that finds less holds: the reference is split at random into two halves of groups of
+each class; and groups of both sides change places (permutation by group). The second says little where an archive has
+no groups, the first where it has few. Axes: N rows, K classes, F features, G groups, R draws. Must not read files.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .counts import Flags, Ints, Reals
+
+Singles = npt.NDArray[np.float32]
+Kind = Literal["alike", "class mix", "pictures"]
+
+LEVEL = 0.05  # of all tests together, by Holm (Scandinavian Journal of Statistics 6, 1979)
+# Times what 95 % of the splits of the reference stay below. Splits vary too little where groups are few: without this,
+# 15 % of archives of other patients were called different (`tests/bench/territory_power.py`).
+LEAST_EFFECT = 2.0
+FEWEST = 50  # images, below which nothing is tested
+MOST = 1_000  # rows of each side that are compared
+STRANGERS, PICTURES = "strangers", "pictures"  # names of tests of features; the others are named by classes
+_DRAWS = 199  # and more where there are many classes, so that Holm's least p-value can be reached
+_RIDGE = 1e-3  # share of the mean variance that is added to each direction before whitening
+# What is usual is at least this much: ratios to less mean nothing.
+_LEAST_KS, _LEAST_STRANGERS, _LEAST_MMD = 0.02, 0.01, 2e-3
+_STRANGE = 0.01  # share of the pictures of the reference that are farther than the limit from those of other groups
+
+
+class Pictures(NamedTuple):
+    """What is known of images: those of an archive, or with labels those of a reference."""
+
+    probs_NK: Reals
+    features_NF: Singles
+    group_N: Ints  # any numbers; images without a group have one each
+
+    def at(self, rows: Ints) -> "Pictures":
+        """Some of them."""
+        return Pictures(self.probs_NK[rows], self.features_NF[rows], self.group_N[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftTest:
+    """One test. `distance` is from 0: of shares and probabilities at most 1, of features the squared MMD, at most 2."""
+
+    name: str
+    distance: float
+    usual: float  # what 95 % of the splits of the reference stay below
+    p_value: float  # Holm's
+
+    @property
+    def effect(self) -> float:
+        """The distance, in multiples of what is usual among patients."""
+        return max(0.0, self.distance) / self.usual
+
+    @property
+    def is_different(self) -> bool:
+        """Whether there is more than chance among patients."""
+        return self.p_value <= LEVEL and self.effect >= LEAST_EFFECT
+
+
+def rows_spread(rows: int, most: int = MOST) -> Ints:
+    """At most `most` places of rows, evenly over all."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(np.int64)) if rows else np.zeros(0, np.int64)
+
+
+class Comparison:
+    """A reference and an archive, prepared once for tests under several mixes of classes."""
+
+    def __init__(self, reference: Pictures, label_N: Ints, archive: Pictures, classes: tuple[str, ...]) -> None:
+        """Takes rows evenly from a reference with more than `MOST`, and of an archive the first."""
+        own = rows_spread(len(label_N))
+        reference, archive = reference.at(own), archive.at(np.arange(min(MOST, len(archive.group_N))))
+        self._classes, self._label_N = classes, label_N[own]
+        self._split_N = len(own)
+        probs_NK = np.concatenate([reference.probs_NK, archive.probs_NK])
+        features_NF = np.concatenate([reference.features_NF, archive.features_NF])
+        self._kernel_NN = gaussian_kernel(features_NF @ whitening(reference.features_NF))
+        of_reference, of_archive = (np.unique(side.group_N, return_inverse=True)[1] for side in (reference, archive))
+        self._reference_group_N = of_reference
+        self._group_N = np.concatenate([of_reference, of_archive + of_reference.max(initial=0) + 1])
+        is_strange_N = self._strange()
+        self.strangers = float(is_strange_N[self._split_N :].mean())  # share of the archive
+        self._values_NK = np.column_stack([probs_NK, is_strange_N])
+        self._draws = max(_DRAWS, int(2 * (len(classes) + 2) / LEVEL) - 1)
+
+    def tests(self, mix_K: Reals) -> list[ShiftTest]:
+        """The tests against the reference with these shares of the classes; always the same draws."""
+        rng = np.random.default_rng(0)
+        first = self._split_N
+        weight_N = np.zeros(len(self._group_N), np.float32)
+        weight_N[:first] = _mixed(np.ones((first, 1), bool), self._label_N, mix_K)[:, 0]
+        weight_N[first:] = 1 / (len(weight_N) - first)
+        is_archive_N = np.arange(len(weight_N)) >= first
+        found_T = self._distances(weight_N[:, None], ~is_archive_N[:, None])[:, 0]
+        splits_TR = self._splits(mix_K, rng)
+        p_values = _p_values(found_T, splits_TR)
+        if len(np.unique(self._group_N[first:])) < len(weight_N) - first:
+            swapped = _sides(self._group_N, weight_N, self._draws, rng)
+            p_values = np.maximum(p_values, _p_values(found_T, self._distances(weight_N[:, None], swapped)))
+        floor_T = np.r_[np.full(len(self._classes), _LEAST_KS), _LEAST_STRANGERS, _LEAST_MMD]
+        usual_T = np.maximum(np.quantile(splits_TR, 1 - LEVEL, axis=1), floor_T)
+        names = (*self._classes, STRANGERS, PICTURES)
+        return [
+            ShiftTest(name=name, distance=float(found), usual=float(usual), p_value=float(p))
+            for name, found, usual, p in zip(names, found_T, usual_T, holm(p_values), strict=True)
+        ]
+
+    def _strange(self) -> Flags:
+        """[N] whether rows are strangers: to the reference, or within it to the pictures of other groups."""
+        first, group_N = self._split_N, self._reference_group_N
+        likeness_NS = self._kernel_NN[:, :first].copy()
+        likeness_NS[:first][group_N[:, None] == group_N[None, :]] = 0
+        nearest_N = likeness_NS.max(axis=1)
+        return np.asarray(nearest_N < np.quantile(nearest_N[:first], _STRANGE))
+
+    def _splits(self, mix_K: Reals, rng: np.random.Generator) -> Reals:
+        """[T, R] the distances between halves of the reference, both with this mix."""
+        first = self._split_N
+        half_NR = _halves(self._reference_group_N, self._label_N, self._draws, rng)
+        weight_NR = _mixed(half_NR, self._label_N, mix_K) + _mixed(~half_NR, self._label_N, mix_K)
+        kernel_NN, values_NK = self._kernel_NN[:first, :first], self._values_NK[:first]
+        return _distances(kernel_NN, values_NK, weight_NR, half_NR)
+
+    def _distances(self, weight_N1: Singles, first_NR: Flags) -> Reals:
+        return _distances(self._kernel_NN, self._values_NK, np.broadcast_to(weight_N1, first_NR.shape), first_NR)
+
+
+def kind_of(own: list[ShiftTest], mixed: list[ShiftTest]) -> Kind:
+    """What differs, by the tests against the reference's own mix and against that of the archive."""
+    if not any(test.is_different for test in own):
+        return "alike"
+    return "pictures" if any(test.is_different for test in mixed) else "class mix"
+
+
+def before_and_now(features_NF: Singles, group_N: Ints, first_N: Flags) -> ShiftTest:
+    """Whether two sets of images differ, by features alone and permutation by group; `first_N` are those before.
+
+    What is usual is the distance that 95 % of the permutations stay below.
+    """
+    _, group_N = np.unique(group_N, return_inverse=True)
+    kernel_NN = gaussian_kernel(features_NF @ whitening(features_NF[first_N]))
+    weight_N = np.where(first_N, 1 / first_N.sum(), 1 / (~first_N).sum()).astype(np.float32)
+    swapped_NR = _sides(group_N, weight_N, _DRAWS, np.random.default_rng(0))
+    sides_NR = np.column_stack([first_N, swapped_NR])
+    nothing_NK = np.zeros((len(weight_N), 0))
+    weights_NR = np.broadcast_to(weight_N[:, None], sides_NR.shape)
+    distance_TR = _distances(kernel_NN, nothing_NK, weights_NR, sides_NR)
+    found_T, null_TR = distance_TR[:, 0], distance_TR[:, 1:]
+    usual = max(_LEAST_MMD, float(np.quantile(null_TR, 1 - LEVEL)))
+    p_value = float(_p_values(found_T, null_TR)[0])
+    return ShiftTest(name=PICTURES, distance=float(found_T[0]), usual=usual, p_value=p_value)
+
+
+def whitening(features_NF: Singles) -> Singles:
+    """[F, F] the matrix after which features of the reference are uncorrelated, each with spread 1."""
+    covariance = np.atleast_2d(np.cov(features_NF.T.astype(np.float64)))
+    ridge = _RIDGE * max(float(np.trace(covariance)) / len(covariance), 1e-12)
+    values, vectors = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
+    return np.asarray(vectors / np.sqrt(values), np.float32)
+
+
+def gaussian_kernel(features_NF: Singles) -> Singles:
+    """[N, N] likeness, 0 to 1, by squared distance over its median."""
+    square_N = (features_NF**2).sum(axis=1)
+    kernel_NN = features_NF @ features_NF.T
+    kernel_NN *= -2
+    kernel_NN += square_N[:, None]
+    kernel_NN += square_N[None, :]
+    some = kernel_NN[np.ix_(rows_spread(len(square_N), 500), rows_spread(len(square_N), 500))]
+    median = float(np.median(some[some > 1e-6])) if (some > 1e-6).any() else 1.0
+    return np.asarray(np.exp(kernel_NN / -median, out=kernel_NN), np.float32)
+
+
+def holm(p_T: Reals) -> Reals:
+    """[T] p-values that hold for all tests together."""
+    order = np.argsort(p_T, kind="stable")
+    raised = np.maximum.accumulate((len(p_T) - np.arange(len(p_T))) * p_T[order])
+    found = np.empty(len(p_T))
+    found[order] = np.minimum(raised, 1)
+    return found
+
+
+def _p_values(found_T: Reals, null_TR: Reals) -> Reals:
+    """[T] the share of draws that are as far apart, with the observed one among them."""
+    return np.asarray((1 + (null_TR >= found_T[:, None]).sum(axis=1)) / (1 + null_TR.shape[1]), np.float64)
+
+
+def _distances(kernel_NN: Singles, values_NK: Reals, weight_NR: Singles, first_NR: Flags) -> Reals:
+    """[K + 1, R] the distances of two sides: by the distribution of each value, and the squared MMD (unbiased)."""
+    sides = []
+    for side_NR in (first_NR, ~first_NR):
+        own_NR = np.where(side_NR, weight_NR, 0).astype(np.float32)
+        sides.append(own_NR / np.maximum(own_NR.sum(axis=0), 1e-12))
+    gap_NR = sides[0] - sides[1]
+    found = [np.abs(_steps(gap_NR, value_N)).max(axis=0) for value_N in values_NK.T]
+    likeness = [kernel_NN @ side_NR for side_NR in sides]
+    within = sum(_without_itself(side_NR, like_NR) for side_NR, like_NR in zip(sides, likeness, strict=True))
+    return np.stack([*found, within - 2 * (sides[0] * likeness[1]).sum(axis=0)]).astype(np.float64)
+
+
+def _steps(gap_NR: Singles, value_N: Reals) -> Singles:
+    """The difference of two distributions at each value; where rows share a value, after the last of them."""
+    order = np.argsort(value_N, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(value_N[order]) > 0, True))
+    return np.asarray(np.cumsum(gap_NR[order], axis=0)[ends], np.float32)
+
+
+def _without_itself(side_NR: Singles, likeness_NR: Singles) -> Singles:
+    """[R] the mean likeness within a side, of different rows; each row is like itself by 1."""
+    same_R = (side_NR**2).sum(axis=0)
+    whole_R = (side_NR * likeness_NR).sum(axis=0)
+    return np.asarray((whole_R - same_R) / np.maximum(1 - same_R, 1e-6), np.float32)
+
+
+def _mixed(side_NR: Flags, label_N: Ints, mix_K: Reals) -> Singles:
+    """[N, R] weights of the rows of a side, with which its classes have the shares `mix_K`."""
+    weight_NR = np.zeros(side_NR.shape, np.float32)
+    for k, share in enumerate(mix_K):
+        of_class_NR = side_NR[label_N == k]
+        weight_NR[label_N == k] = of_class_NR * (share / np.maximum(of_class_NR.sum(axis=0), 1))
+    return weight_NR
+
+
+def _halves(group_N: Ints, label_N: Ints, draws: int, rng: np.random.Generator) -> Flags:
+    """[N, R] whether rows are in the first half: half of the groups of each class, drawn at random."""
+    half_NR = np.zeros((len(group_N), draws), bool)
+    for k in np.unique(label_N):
+        rows = np.flatnonzero(label_N == k)
+        groups, place_n = np.unique(group_N[rows], return_inverse=True)
+        rank_GR = rng.random((len(groups), draws)).argsort(axis=0).argsort(axis=0)
+        half_NR[rows] = (rank_GR < (len(groups) + 1) // 2)[place_n]
+    return half_NR
+
+
+def _sides(group_N: Ints, weight_N: Singles, draws: int, rng: np.random.Generator) -> Flags:
+    """[N, R] whether rows are on the first side: groups in random order, until they have half of the weight."""
+    mass_G = np.bincount(group_N, weight_N)
+    order_GR = rng.random((len(mass_G), draws)).argsort(axis=0)
+    before_GR = np.cumsum(mass_G[order_GR], axis=0) - mass_G[order_GR] / 2
+    first_GR = np.zeros(order_GR.shape, bool)
+    np.put_along_axis(first_GR, order_GR, before_GR < mass_G.sum() / 2, axis=0)
+    return first_GR[group_N]

@@ -1,0 +1,136 @@
+"""What can be said of an archive without labels: whether a model knows it, how common classes are, how accurate it is.
+
+Figures are withheld, with the reason, where nothing vouches for them: `tests/bench/territory_coverage.py` measures how
+often intervals hold the truth where they are given. Axes are those of `shift`. Must not read files.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import label_shift
+from .counts import Ints
+from .metrics import IntervalEstimate
+from .shift import FEWEST, MOST, Comparison, Pictures, ShiftTest, kind_of
+
+# Equal groups of each class that a reference must be worth. Of fewer, resampling groups gives intervals that are too
+# narrow (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
+LEAST_GROUPS = 30
+LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration errors become ten times as large ones
+WIDEST = 0.02  # half of an interval of a share: wider ones say too little
+_USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
+ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
+PATIENTS = 20  # groups of an archive, from which they count as such of patients; fewer may be sites or scanners
+
+
+def territory(
+    reference: tuple[Pictures, Ints] | None, archive: Pictures, *, features: int, classes: Sequence[str]
+) -> dict[str, Any]:
+    """The figures, for JSON.
+
+    `reference` are pictures that the model had not learned from, and their classes. `archive` are images in random
+    order, of which the first `features` have features (the others may have any).
+    """
+    classes, images = tuple(classes), len(archive.group_N)
+    found: dict[str, Any] = {
+        "images": min(features, MOST),
+        "reference_pictures": None if reference is None else len(reference[1]),
+        "kind": None,
+        "reason": _why_untested(reference, features, classes),
+        "strangers": None,
+        "tests": [],
+        "tests_at_mix": [],
+        "counted": _counted(archive, classes),
+        "prevalence": None,
+        "accuracy": None,
+        "withheld": None,
+    }
+    if reference is None or found["reason"] is not None:
+        return found | {"withheld": found["reason"]}
+    known = label_shift.Rows(reference[0].probs_NK, reference[0].group_N, reference[1])
+    archive = archive._replace(group_N=patients(archive.group_N))
+    other = label_shift.Rows(archive.probs_NK, archive.group_N, np.zeros(0, np.int64))
+    comparison = Comparison(*reference, archive.at(np.arange(features)), classes)
+    own = comparison.tests(np.bincount(reference[1], minlength=len(classes)) / len(reference[1]))
+    mixed = comparison.tests(label_shift.shares_of(known, other))
+    found |= {
+        "kind": kind_of(own, mixed),
+        "strangers": comparison.strangers,
+        "tests": [_test(each) for each in own],
+        "tests_at_mix": [_test(each) for each in mixed],
+    }
+    found["withheld"] = _why_withheld(found["kind"], known, classes)
+    if found["withheld"] is None:
+        strangers = max(0.0, comparison.strangers - _USUAL_STRANGERS)
+        found |= _estimated(label_shift.estimate(known, other, strangers=strangers), classes, images)
+    return found
+
+
+def patients(group_N: Ints) -> Ints:
+    """[N] the groups of images, or a group for each image where they are too few to be patients."""
+    return group_N if len(np.unique(group_N)) >= PATIENTS else np.arange(len(group_N))
+
+
+def _why_untested(reference: tuple[Pictures, Ints] | None, features: int, classes: tuple[str, ...]) -> str | None:
+    if reference is None:
+        return "the model brings no reference, which are pictures that it had not learned from"
+    if features < FEWEST:
+        return f"fewer than {FEWEST} scored images have features and are new to the model"
+    present = np.bincount(reference[1], minlength=len(classes))
+    missing = [name for name, pictures in zip(classes, present, strict=True) if pictures < 2]
+    if missing:
+        return f"the model's reference has no pictures of {missing[0]}"
+    if len(classes) < 2:
+        return "the model has one class only"
+    return None
+
+
+def _why_withheld(kind: str, known: label_shift.Rows, classes: tuple[str, ...]) -> str | None:
+    """Why shares of classes and accuracy cannot be estimated; None where they can."""
+    if kind == "pictures":
+        return "the pictures differ from those that the model knows"
+    k, groups = label_shift.fewest_groups(known)
+    if groups < LEAST_GROUPS:
+        return (
+            f"the model's reference knows {classes[k]} from too few patients: its groups are worth "
+            f"{groups:.1f} equal ones, and {LEAST_GROUPS} of each class are needed"
+        )
+    if label_shift.separation(known) < LEAST_SEPARATION:
+        return "the model hardly tells some of its classes apart"
+    return None
+
+
+def _estimated(found: label_shift.LabelShiftEstimates, classes: tuple[str, ...], images: int) -> dict[str, Any]:
+    widest = max((one.high - one.low) / 2 for one in found.prevalence)
+    if widest > WIDEST:
+        return {"withheld": f"from {images:,} images the intervals would be ± {100 * widest:.1f} points or wider"}
+    ways = {"by_confidence": found.by_confidence, "by_threshold": found.by_threshold}
+    accuracy: dict[str, Any] = {name: _interval(each) for name, each in ways.items()}
+    return {
+        "prevalence": {name: _interval(each) for name, each in zip(classes, found.prevalence, strict=True)},
+        "accuracy": accuracy | {"gap": abs(found.by_confidence.value - found.by_threshold.value)},
+    }
+
+
+def _counted(archive: Pictures, classes: tuple[str, ...]) -> dict[str, float] | None:
+    """The shares of predictions, which are no estimate of the shares of the classes."""
+    if not len(archive.group_N):
+        return None
+    shares = np.bincount(archive.probs_NK.argmax(axis=1), minlength=len(classes)) / len(archive.group_N)
+    return dict(zip(classes, shares.tolist(), strict=True))
+
+
+def _test(test: ShiftTest) -> dict[str, Any]:
+    return {
+        "name": test.name,
+        "distance": test.distance,
+        "usual": test.usual,
+        "effect": test.effect,
+        "p_value": test.p_value,
+        "different": test.is_different,
+    }
+
+
+def _interval(estimate: IntervalEstimate) -> dict[str, float]:
+    return dict(estimate._asdict())

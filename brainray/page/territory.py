@@ -1,0 +1,105 @@
+"""What a summary says of an archive without labels, in words: for the page and for the terminal.
+
+The figures are those of `evaluation.territory`. Text is plain; markup is in the template.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .text import count, percent
+
+Figures = Mapping[str, Any]
+
+_IF = "if this archive differs only in how common the classes are"
+_MOST_CLASSES = 12  # named in a line
+
+
+def sentences(figures: Figures) -> list[str]:
+    """What is known, most important first. `figures`: summary.json, of an earlier version with less."""
+    known: Figures | None = figures.get("territory")
+    if not known:
+        return []
+    lines = [_kind(known), _shares(known, figures), _accuracy(known), _before(known.get("before"))]
+    return [line for line in lines if line]
+
+
+def tests(figures: Figures) -> list[dict[str, Any]]:
+    """The tests as rows: against the reference as it is, and weighted to the mix of classes that is estimated here."""
+    known = figures.get("territory") or {}
+    at_mix = {test["name"]: test for test in known.get("tests_at_mix") or ()}
+    return [dict(test) | {"at_mix": at_mix.get(test["name"])} for test in known.get("tests") or ()]
+
+
+def _kind(known: Figures) -> str:
+    kind = known["kind"]
+    if kind is None:
+        return f"Whether the model knows such an archive cannot be told: {known['reason']}."
+    beside = (
+        f"{count(known['images'])} images beside {count(known['reference_pictures'])} pictures that the model had "
+        "not learned from"
+    )
+    if kind == "alike":
+        return f"Known territory: {beside} differ no more than other patients do."
+    if kind == "class mix":
+        return (
+            f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
+            f"{beside}, alike once these have the mix of classes that is estimated here."
+        )
+    worst = max((test for test in known["tests_at_mix"] if test["different"]), key=lambda test: test["effect"])
+    strange = f"; {percent(known['strangers'])} of the images are like none of them" if _is_strange(known) else ""
+    return (
+        f"Its pictures differ from what the model knows, and how common the classes are may differ too: {beside}, "
+        f"{worst['effect']:.1f} times as far apart as is usual among patients{strange}."
+    )
+
+
+def _is_strange(known: Figures) -> bool:
+    return any(test["different"] for test in known["tests_at_mix"] if test["name"] == "strangers")
+
+
+def _shares(known: Figures, figures: Figures) -> str | None:
+    predicted = figures.get("predicted") or {}
+    total = sum(predicted.values())
+    if not total:
+        return None
+    counted = _listed([(name, percent(images / total)) for name, images in predicted.items()])
+    if known["prevalence"] is None:
+        why = known["withheld"]
+        return (
+            f"How common each class is, and how often the model is right here, is not estimated: {why}. "
+            f"Counted predictions, which are not the same: {counted}."
+        )
+    shares = _listed([(name, _ends(share)) for name, share in known["prevalence"].items()])
+    return f"How common each class is, {_IF}: {shares}. Counted predictions, which are not the same: {counted}."
+
+
+def _accuracy(known: Figures) -> str | None:
+    accuracy = known["accuracy"]
+    if accuracy is None:
+        return None
+    return (
+        f"Accuracy, {_IF}: {_ends(accuracy['by_confidence'])} by mean calibrated confidence, "
+        f"{_ends(accuracy['by_threshold'])} by thresholds of confidence, {100 * accuracy['gap']:.1f} points apart."
+    )
+
+
+def _before(before: Figures | None) -> str | None:
+    if not before:
+        return None
+    same = f"{count(before['same_images'])} of {count(before['images'])} images of its sample are here too"
+    if before["different"]:
+        return (
+            f"The pictures differ from those of the generation before, {before['effect']:.1f} times as far as chance "
+            f"would put them ({same})."
+        )
+    return f"No difference was found from the pictures of the generation before ({same})."
+
+
+def _ends(share: Figures) -> str:
+    return f"{percent(share['value'])} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
+
+
+def _listed(each: Sequence[tuple[str, str]]) -> str:
+    shown = ", ".join(f"{name} {text}" for name, text in each[:_MOST_CLASSES])
+    left = len(each) - _MOST_CLASSES
+    return f"{shown}, and {left:,} more in summary.json" if left > 0 else shown

@@ -1,0 +1,137 @@
+"""How often intervals of a summary without labels hold the truth, and how often a summary withholds them.
+
+A reference and archives of other patients are drawn from the classifier of `estimate_coverage.py`, with features whose
+means are those of their class and their patient. Labels are hidden; a figure counts in the draws in which it is given.
+An archive has no groups, as most have. Prints a row for each kind of archive.
+
+    python tests/bench/territory_coverage.py --draws 200
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from estimate_coverage import Rows, drawn_pictures
+
+from brainray.evaluation.shift import Pictures
+from brainray.evaluation.territory import territory
+
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+FEATURES, _OF_CLASS, _OF_PATIENT = 32, 0.7, 0.8  # spread of the means; that of images is 1
+NO_CLASS = -1
+
+
+class Archive(NamedTuple):
+    """Images with features; `label` is hidden."""
+
+    rows: Rows
+    features: np.ndarray
+
+
+class Draw(NamedTuple):
+    """A result: NaN where nothing is given."""
+
+    kind: str
+    shares: np.ndarray  # [K] 1 where the interval holds the truth
+    accuracy: np.ndarray  # [2] the same, by confidence and by thresholds
+    error: float  # the largest of a share
+    half: float  # the widest half interval of a share
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=200, help="references and archives of each kind")
+    parser.add_argument("--images", type=int, default=5_000, help="of an archive")
+    parser.add_argument(
+        "--patients", type=int, default=600, help="of a reference, and of those an archive is drawn from"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    found: dict[str, list[Draw]] = {}
+    for number in range(options.draws):
+        rng = np.random.default_rng([options.seed, number])
+        means = _OF_CLASS * rng.normal(size=(len(CLASSES), FEATURES))
+        known = _with_features(drawn_pictures(options.patients, 9, rng), means, rng)
+        others = _with_features(drawn_pictures(options.patients, 9, rng), means, rng)
+        for name, archive in _archives(others, options.images, rng):
+            found.setdefault(name, []).append(_draw(known, archive))
+    print(f"{'archive':<30}{'given':>7}{'shares':>8}{'by conf.':>10}{'by thr.':>9}{'error':>7}{'half':>6}  kinds")
+    for name, draws in found.items():
+        print(f"{name:<30}{_row(draws)}", flush=True)
+
+
+def _archives(others: Archive, images: int, rng: np.random.Generator) -> Iterator[tuple[str, Archive]]:
+    K = len(CLASSES)
+    as_it_is = _mixed(others, np.full(K, 1 / K), images, rng)
+    yield "as it is", as_it_is
+    yield "another mix of classes", _mixed(others, rng.dirichlet(np.ones(K)), images, rng)
+    yield "one class is missing", _mixed(others, np.array([*rng.dirichlet(np.ones(K - 1)), 0.0]), images, rng)
+    for share in (0.01, 0.02, 0.05, 0.2):
+        yield f"photographs are {share:.0%} of it", _with_photographs(as_it_is, share, rng)
+    moved = as_it_is.features + 0.6 * rng.normal(size=FEATURES)
+    yield "another source", as_it_is._replace(features=moved.astype(np.float32))
+
+
+def _with_features(rows: Rows, means: np.ndarray, rng: np.random.Generator) -> Archive:
+    of_patient = _OF_PATIENT * rng.normal(size=(rows.patient.max() + 1, FEATURES))
+    features = means[rows.label] + of_patient[rows.patient] + rng.normal(size=(len(rows.label), FEATURES))
+    return Archive(rows, features.astype(np.float32))
+
+
+def _mixed(others: Archive, shares: np.ndarray, images: int, rng: np.random.Generator) -> Archive:
+    label = others.rows.label
+    by_class = [rng.choice(np.flatnonzero(label == k), n) for k, n in enumerate(rng.multinomial(images, shares))]
+    at = rng.permutation(np.concatenate(by_class))
+    return Archive(others.rows.at(at), others.features[at])
+
+
+def _with_photographs(archive: Archive, share: float, rng: np.random.Generator) -> Archive:
+    """Images of no class and far from all others, of which the model is as sure as it happens to be."""
+    images = len(archive.rows.label)
+    is_one = rng.random(images) < share
+    logits = np.exp(4 * rng.normal(size=(images, len(CLASSES))))
+    far = 4 * rng.normal(size=FEATURES) + rng.normal(size=(images, FEATURES))
+    probs = np.where(is_one[:, None], logits / logits.sum(axis=1, keepdims=True), archive.rows.probs)
+    rows = archive.rows._replace(probs=probs, label=np.where(is_one, NO_CLASS, archive.rows.label))
+    return Archive(rows, np.where(is_one[:, None], far, archive.features).astype(np.float32))
+
+
+def _draw(known: Archive, archive: Archive) -> Draw:
+    images = len(archive.rows.label)
+    reference = Pictures(known.rows.probs, known.features, known.rows.patient)
+    pictures = Pictures(archive.rows.probs, archive.features, np.arange(images))
+    found = territory((reference, known.rows.label), pictures, features=1_000, classes=CLASSES)
+    if found["prevalence"] is None:
+        return Draw(str(found["kind"]), np.full(len(CLASSES), np.nan), np.full(2, np.nan), np.nan, np.nan)
+    shares = [found["prevalence"][name] for name in CLASSES]
+    truth = [float((archive.rows.label == k).mean()) for k in range(len(CLASSES))]
+    right = float((archive.rows.probs.argmax(axis=1) == archive.rows.label).mean())
+    ways = [found["accuracy"][name] for name in ("by_confidence", "by_threshold")]
+    return Draw(
+        kind=str(found["kind"]),
+        shares=np.array([_holds(one, value) for one, value in zip(shares, truth, strict=True)]),
+        accuracy=np.array([_holds(one, right) for one in ways]),
+        error=max(abs(one["value"] - value) for one, value in zip(shares, truth, strict=True)),
+        half=max((one["high"] - one["low"]) / 2 for one in shares),
+    )
+
+
+def _holds(interval: dict[str, float], value: float) -> float:
+    return float(interval["low"] - 1e-12 <= value <= interval["high"] + 1e-12)
+
+
+def _row(draws: list[Draw]) -> str:
+    given = [draw for draw in draws if not np.isnan(draw.error)]
+    kinds = {kind: sum(draw.kind == kind for draw in draws) for kind in ("alike", "class mix", "pictures")}
+    counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items() if number)
+    if not given:
+        return f"{0:>7}{'':>40}  {counts}"
+    shares = np.mean([draw.shares for draw in given], axis=0).min()  # of the class that is held least often
+    by_confidence, by_threshold = np.mean([draw.accuracy for draw in given], axis=0)
+    error, half = 100 * max(draw.error for draw in given), 100 * float(np.mean([draw.half for draw in given]))
+    return f"{len(given):>7}{shares:>8.3f}{by_confidence:>10.3f}{by_threshold:>9.3f}{error:>7.1f}{half:>6.1f}  {counts}"
+
+
+if __name__ == "__main__":
+    main()
