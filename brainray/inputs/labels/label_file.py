@@ -253,7 +253,7 @@ def _text_columns(uri: str, source: str, roles: Sequence[Sequence[str]]) -> tupl
     located, places = _find_columns(text.names, source, roles)
     batches = []
     first = 1
-    for batch in text.batches():
+    for batch in text.batches(images=located):
         named = batch
         if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
             named = _named_rows(batch, located[-1], first, source)
