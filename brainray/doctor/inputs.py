@@ -17,6 +17,7 @@ from brainray.imaging.decode import decode
 from brainray.inputs.archives import archive_of, kind_of
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
 from brainray.inputs.lists.file_lists import open_file_list
+from brainray.inputs.table_formats import TableGuard
 from brainray.inputs.unnamed_files import NO_SUFFIX, image_or_tar_format
 from brainray.models.bundle import in_package, load_bundle, named
 from brainray.storage.base import FileInfo
@@ -102,7 +103,7 @@ def check_images(option: str, uri: str) -> Iterator[Finding]:
     name = f"{option} {uri}"
     is_remote = uri.startswith("s3://")
     try:
-        first, skipped = first_image(uri)
+        first, skipped = first_image(uri, option)
     except BrainrayError as exc:
         remedy = "correct it, or mount its file system" if not is_remote else "correct the bucket or the folder"
         yield finding_of_error(f"{name} list", exc, remedy=remedy)
@@ -121,10 +122,10 @@ def check_images(option: str, uri: str) -> Iterator[Finding]:
         yield finding_of_error(f"{name} {verb}", exc, remedy="let this user read it")
 
 
-def first_image(uri: str) -> tuple[FileInfo | None, int]:
+def first_image(uri: str, option: str = "--input") -> tuple[FileInfo | None, int]:
     """Find the first image or archive; returns it (None among the first 1000 files) and the number of skipped files.
 
-    Raises `BadRequest` for an empty list of images.
+    Raises `BadRequest` for an empty list of images, and for a table whose log decides which images it has.
     """
     listed = open_file_list(uri)
     if listed is not None:
@@ -137,16 +138,27 @@ def first_image(uri: str) -> tuple[FileInfo | None, int]:
         return next(iter(storage.list_files(file))), 0
     skipped = 0
     unnamed: list[FileInfo] = []
+    first: FileInfo | None = None
+    tables = TableGuard(uri, option)
     with closing(storage.list_files(uri, InputFolders("--input", Counter()))) as files:  # type: ignore[type-var]  # a generator
         for found in islice(files, _MOST_LISTED):
             file = storage.name_of(found.uri)
+            tables.on_file(found.folders, file)
+            if first is not None:
+                continue
             is_archive = kind_of(file) and not found.special and not is_hidden(file, found.folders)
             reason = skip_reason(file, found.folders, special=found.special)
             if is_archive or reason is None:
-                return found, skipped
+                first = found
+                if kind_of(file) != "parquet":
+                    return first, skipped
+                tables.on_images(found.folders)  # the log of its table may follow
+                continue
             skipped += 1
             if reason == NO_SUFFIX and len(unnamed) < _MOST_UNNAMED:
                 unnamed.append(found)
+    if first is not None:
+        return first, skipped
     image = next((found for found in unnamed if image_or_tar_format(found) is not None), None)
     return image, skipped
 

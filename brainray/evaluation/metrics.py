@@ -70,8 +70,17 @@ def accepted_accuracy(counts: Counts) -> IntervalEstimate | None:
 
 
 def _estimate(hits: int, images: int) -> IntervalEstimate | None:
-    """hits / images with its Wilson interval; None without images."""
-    return IntervalEstimate(hits / images, *map(float, wilson(hits, images))) if images else None
+    """hits / images with its interval by the formula of `wilson`, to the last digit; None without images.
+
+    A run may have 200,000 groups with four of these each: numpy takes 40 times as long for one number.
+    """
+    if not images:
+        return None
+    share, weight = hits / images, _Z**2 / images
+    centre, scale = share + weight / 2, 1 + weight
+    spread = math.sqrt(weight * (share * (1 - share) + weight / 4))
+    low = 0.0 if hits == 0 else (centre - spread) / scale
+    return IntervalEstimate(share, low, 1.0 if hits == images else (centre + spread) / scale)
 
 
 def macro_f1(counts: Counts) -> float | None:
@@ -96,9 +105,12 @@ def mean_recall(confusion_KK: Ints) -> float | None:
 
 
 def _mean_over_supported(confusion_KK: Ints, figure: str) -> float | None:
-    """The mean of a column of `per_class` over the classes with images."""
-    columns = per_class(confusion_KK)
-    values = columns[figure][columns["support"] > 0]
+    """The mean of "recall" or "f1", as `per_class` has them, over the classes with images."""
+    hits, support = confusion_KK.diagonal(), confusion_KK.sum(axis=1)
+    known = support > 0
+    others = confusion_KK.sum(axis=0) - hits if figure == "f1" else 0
+    share = hits[known] / (support + others)[known]
+    values = 2 * share / (1 + share) if figure == "f1" else share
     return math.fsum(values) / len(values) if len(values) else None
 
 

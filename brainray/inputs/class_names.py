@@ -77,7 +77,7 @@ def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | 
     """
     for folder in reversed(folders):
         label = match_class(folder, lookup)
-        if label is None and (value := _hive_label(folder)) is not None:
+        if label is None and (value := hive_label(folder)) is not None:
             label = match_class(value, lookup)
         if label is not None:
             return label
@@ -85,7 +85,7 @@ def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | 
 
 
 @lru_cache(4096)
-def _hive_label(folder: str) -> str | None:
+def hive_label(folder: str) -> str | None:
     """The value of a Hive partition whose key is that of a label column; None for any other folder."""
     key, separator, value = folder.partition("=")
     is_label = separator and value != _HIVE_NULL and _key(key) in LABEL_COLUMNS
@@ -102,7 +102,7 @@ def class_of_folders(folders: Sequence[str]) -> str | None:
     if known is not None:
         return known
     for folder in reversed(folders):
-        if (value := _hive_label(folder)) is not None:
+        if (value := hive_label(folder)) is not None:
             return class_name(value)
     return next((class_name(folder) for folder in folders if not _is_no_class(folder)), None)
 

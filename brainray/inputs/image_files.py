@@ -39,13 +39,14 @@ _SYSTEM_FOLDERS = frozenset(
         *("@eadir", "#recycle", "#snapshot", "@tmp"),  # Synology
         *("@recycle", "@recently-snapshot", "@__thumb"),  # QNAP
         *("~snapshot", "lost+found"),  # NetApp, ext4
-        *("$recycle.bin", "recycler", "system volume information"),  # Windows
+        *("$recycle.bin", "recycler", "recycled", "system volume information"),  # Windows
         *("__macosx", "network trash folder"),  # macOS
         *("_temporary", "_spark_metadata", "_delta_log", "_delta_index", "_change_data", "_symlink_format_manifest"),
     )
 )
 
 
+_NO_NAMES = (".", "..")  # parts of S3 keys, where they are characters like others
 DIRECTORY = "DICOMDIR"  # the index of a medium with DICOM files
 _REPEATED = re.compile(r"(#\d+)+$")  # see `archives.list_members`
 
@@ -53,7 +54,7 @@ _REPEATED = re.compile(r"(#\d+)+$")  # see `archives.list_members`
 @lru_cache(maxsize=4096)
 def is_hidden_folder(name: str) -> bool:
     """Whether a folder is hidden by its name, or made by a system for its own use (recycle bins, thumbnails, logs)."""
-    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+    return (name.startswith(".") and name not in _NO_NAMES) or name.lower() in _SYSTEM_FOLDERS
 
 
 def is_hidden(name: str, folders: Sequence[str]) -> bool:

@@ -56,27 +56,6 @@ class Listing:
         return tables_in(self.path)
 
 
-def distinct_inputs(inputs: Iterable[str]) -> list[str]:
-    """The normalised inputs in order, without those within another: no image may be listed twice.
-
-    Raises `BadRequest` for an input that does not exist or cannot be read.
-    """
-    roots: list[str] = []
-    for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
-        with as_bad_request("--input"):
-            if not storage.exists(uri):
-                raise BadRequest(f"--input {uri}: no such file or folder")
-            storage.check_access(uri, write=False)
-        roots.append(uri)
-    above = {root.rstrip("/") for root in roots}
-    return [uri for uri in roots if not any(uri[:end] in above for end in _ends_of_folders(uri))]
-
-
-def _ends_of_folders(uri: str) -> Iterator[int]:
-    """The lengths of the folders that hold a location, as parts of its URI."""
-    return (at for at, sign in enumerate(uri[:-1]) if sign == "/")
-
-
 class Lister:
     """Lists the images of the inputs as Arrow tables of at most `CHUNK_ROWS` rows; counts skipped files by reason."""
 
@@ -316,7 +295,10 @@ class Lister:
         return chain(table.kept_rows(self._keep) if table and table.keeps(self._keep) else (), repeat(None))
 
     def _label(self, folders: tuple[str, ...]) -> str | None:
-        return label_from_folders(folders, self._lookup) if self._label_file is None else None
+        label = label_from_folders(folders, self._lookup) if self._label_file is None else None
+        if label is None:
+            self._label_notes.add_folders(folders)
+        return label
 
     def _member_label(self, spelled: Spelled, image: ListedImage, *, known: bool) -> str | None:
         """The class of a label in an archive. That of a WebDataset sample may be the number of a class, from 0.

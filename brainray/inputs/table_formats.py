@@ -9,7 +9,8 @@ import shlex
 from brainray import storage
 from brainray.errors import BadRequest
 
-_LOG_FOLDERS = {"_delta_log": "Delta", ".hoodie": "Hudi"}  # in the folder of the table
+_ICEBERG_TABLE = "an Iceberg"
+_LOG_FOLDERS = {"_delta_log": "a Delta", ".hoodie": "a Hudi"}  # in the folder of the table
 _ICEBERG = "metadata"  # in the folder of the table, beside "data"
 _ICEBERG_SUFFIXES = (".metadata.json", ".metadata.json.gz")
 
@@ -20,8 +21,9 @@ class TableGuard:
     Remembers folders of Parquet files with images, no files.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, option: str = "--input") -> None:
         self._root = root
+        self._option = option
         self._tables: dict[tuple[str, ...], str] = {}  # folder of the table's data -> format
         self._above_images: set[tuple[str, ...]] = set()  # folders of Parquet files with images, and those above
         self._last: tuple[str, ...] = ()
@@ -29,7 +31,7 @@ class TableGuard:
     def on_file(self, folders: tuple[str, ...], name: str = "") -> None:
         """Take notice of any file or folder, also one that is passed over: it may belong to a log."""
         if folders[-1:] == (_ICEBERG,) and name.endswith(_ICEBERG_SUFFIXES):
-            self._add((*folders[:-1], "data"), "Iceberg")
+            self._add((*folders[:-1], "data"), _ICEBERG_TABLE)
         if folders == self._last:
             return
         self._last = folders
@@ -52,10 +54,10 @@ class TableGuard:
 
     def _refusal(self, folder: tuple[str, ...]) -> BadRequest:
         kind = self._tables[folder]
-        table = folder[:-1] if kind == "Iceberg" else folder
+        table = folder[:-1] if kind == _ICEBERG_TABLE else folder
         pattern = shlex.quote(glob.escape("/".join(table)) + "/*")
         others = f", or leave it out by --exclude {pattern}" if table else ""
         return BadRequest(
-            f"--input {storage.join(self._root, *table)} is a {kind} table, whose log says which rows of its Parquet "
-            f"files are valid; export these rows to Parquet and give that, or a list of the images{others}"
+            f"{self._option} {storage.join(self._root, *table)} is {kind} table, whose log says which rows of its "
+            f"Parquet files are valid; export these rows to Parquet and give that, or a list of the images{others}"
         )

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,9 @@ def _validation_confusion(bundle: Bundle) -> list[list[int]] | None:
 def _read_files(uri: str) -> tuple[dict[str, Any], bytes]:
     """The description and the bytes of the weights."""
     if not in_package(uri) and not storage.exists(uri):
-        raise BadRequest(f"{uri}: no such model; give the folder that `brainray train --output` wrote")
+        close = get_close_matches(storage.name_of(uri).lower(), _IN_PACKAGE, 1)
+        meant = f"; did you mean {close[0]}, which is in the package?" if close else ""
+        raise BadRequest(f"{uri}: no such model; give the folder that `brainray train --output` wrote{meant}")
     try:
         description = storage.read_json(_file(uri, DESCRIPTION))
         weights = storage.read_bytes(_file(uri, WEIGHTS))

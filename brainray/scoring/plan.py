@@ -19,6 +19,7 @@ from brainray.inputs import listing
 from brainray.inputs.archives import kind_of, split_refusal
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
+from brainray.inputs.distinct import distinct_inputs
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
 from brainray.inputs.shard_slices import shard_size_for
@@ -212,7 +213,7 @@ def _list_inputs(
         request.label_file.begin()
     if request.group_file is not None:
         request.group_file.rows.begin()
-    roots = listing.distinct_inputs(request.inputs)
+    roots = distinct_inputs(request.inputs)
     lister = Lister(
         roots,
         indexes,

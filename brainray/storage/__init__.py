@@ -75,6 +75,11 @@ def is_local(uri: str) -> bool:
     return _backend(uri) is _LOCAL
 
 
+def without_links(uri: str) -> str:
+    """The place of a location with its links followed; in a bucket there are none."""
+    return _LOCAL.without_links(uri) if is_local(uri) else uri
+
+
 def join(uri: str, *names: str) -> str:
     return "/".join((uri.rstrip("/"), *names))
 

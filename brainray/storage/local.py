@@ -59,6 +59,9 @@ class LocalFiles:
         """Join paths, not URIs: in a folder with a `file://` URI a "%" of the list's path is literal, too."""
         return uri_of(_absolute(os.path.join(path_of(folder) or "/", path)))
 
+    def without_links(self, uri: str) -> str:
+        return uri_of(os.path.realpath(path_of(uri)))
+
     def name_of(self, uri: str) -> str:
         return text_of(os.path.basename(path_of(uri).rstrip("/")))
 

@@ -5,6 +5,7 @@ from email.utils import formatdate
 
 import pytest
 from botocore.httpsession import URLLib3Session
+from support.archive_rows import parquet_of
 from support.bundles import untrained
 from support.findings import only, output_in, statuses, told
 from support.images import image_bytes
@@ -41,6 +42,16 @@ def test_what_is_no_image(tmp_path):
     assert dicom.status == "warning" and "DICOM" in dicom.found
     with pytest.raises(BadRequest, match="not served"):
         list(check_input_option("gs://bucket/x", with_store=True))
+
+
+@pytest.mark.parametrize("log", ["_delta_log/0.json", "metadata/v1.metadata.json"])
+def test_a_table_whose_log_decides_on_its_rows_is_refused_as_score_does(tmp_path, log):
+    data = tmp_path / ("data" if log.startswith("metadata") else ".") / "part-0.parquet"
+    for path in (data, tmp_path / log):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(parquet_of({"image": [b"x"]}))
+    finding = only(check_input_option(str(tmp_path), with_store=True))
+    assert finding.status == "wrong" and "table, whose log says which rows" in finding.found
 
 
 def test_a_long_way_to_the_first_image_is_not_walked_to_its_end(tmp_path):

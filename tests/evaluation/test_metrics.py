@@ -217,6 +217,17 @@ def test_accuracy_has_its_interval():
     assert (accuracy.low, accuracy.high) == tuple(map(float, metrics.wilson(9, 10)))
 
 
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12))
+def test_figures_of_one_group_are_those_of_the_tables_to_the_last_digit(pairs):
+    counted = labelled(*([pair[k] for pair in pairs] for k in (0, 1)))
+    table = metrics.per_class(counted.confusion)
+    known = table["support"] > 0
+    for value, column in ((metrics.macro_f1(counted), "f1"), (metrics.balanced_accuracy(counted), "recall")):
+        assert value == math.fsum(table[column][known]) / known.sum()
+    hits = sum(label == predicted for label, predicted in pairs)
+    assert metrics.accuracy(counted) == (hits / len(pairs), *map(float, metrics.wilson(hits, len(pairs))))
+
+
 def test_brier_score_is_the_mean_squared_distance_over_labelled_images():
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [1.0, 0.0, 0.0]])
     counted = count_probabilities(np.array([0, 2, NONE]), probs)

@@ -7,7 +7,8 @@ from support.folders import forbid, touch
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.listing import Lister, distinct_inputs, scan
+from brainray.inputs.distinct import distinct_inputs
+from brainray.inputs.listing import Lister, scan
 from brainray.inputs.skip_counts import count_skipped, few_reasons
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")

@@ -9,7 +9,8 @@ from support.s3_servers import s3_endpoints, strict_s3
 from brainray import storage
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.listing import Lister, distinct_inputs, scan
+from brainray.inputs.distinct import distinct_inputs
+from brainray.inputs.listing import Lister, scan
 
 __all__ = ["s3_endpoints", "strict_s3"]  # fixtures
 
@@ -34,12 +35,12 @@ def touch(path):
 
 
 TABLES = [
-    ("Delta", "part-0.parquet", DELTA_LOG),
-    ("Delta", "Day=1/part-0.parquet", DELTA_LOG),  # sorts before the log
-    ("Delta", "day=1/part-0.parquet", DELTA_LOG),  # sorts behind it
-    ("Hudi", "2026/part-0.parquet", ".hoodie/hoodie.properties"),
-    ("Iceberg", "data/part-0.parquet", ICEBERG_LOG),
-    ("Iceberg", "data/day=1/part-0.parquet", ICEBERG_LOG),
+    ("a Delta", "part-0.parquet", DELTA_LOG),
+    ("a Delta", "Day=1/part-0.parquet", DELTA_LOG),  # sorts before the log
+    ("a Delta", "day=1/part-0.parquet", DELTA_LOG),  # sorts behind it
+    ("a Hudi", "2026/part-0.parquet", ".hoodie/hoodie.properties"),
+    ("an Iceberg", "data/part-0.parquet", ICEBERG_LOG),
+    ("an Iceberg", "data/day=1/part-0.parquet", ICEBERG_LOG),
 ]
 
 
@@ -51,7 +52,7 @@ def test_a_table_is_refused_with_the_ways_out(tmp_path, kind, data, log):
     with pytest.raises(BadRequest) as refused:
         listed(tmp_path, tmp_path / "in")
     assert refused.value.exit_code == 2
-    assert f"--input {tmp_path}/in/my table is a {kind} table" in str(refused.value)
+    assert f"--input {tmp_path}/in/my table is {kind} table" in str(refused.value)
     assert "--exclude 'my table/*'" in str(refused.value)
     assert listed(tmp_path, tmp_path / "in", exclude=["my table/*"]).images == 2
 
@@ -60,7 +61,7 @@ def test_a_table_is_refused_with_the_ways_out(tmp_path, kind, data, log):
 def test_an_input_that_is_a_table_is_refused(tmp_path, kind, data, log):
     images(tmp_path / "in" / data)
     touch(tmp_path / "in" / log)
-    with pytest.raises(BadRequest, match=f"{tmp_path}/in is a {kind} table") as refused:
+    with pytest.raises(BadRequest, match=f"{tmp_path}/in is {kind} table") as refused:
         listed(tmp_path, tmp_path / "in")
     assert "--exclude" not in str(refused.value), "nothing would be left"
 

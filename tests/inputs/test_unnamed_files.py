@@ -10,7 +10,8 @@ from support.images import image_bytes
 
 from brainray.imaging.formats import plugin_for
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.listing import Lister, distinct_inputs, scan
+from brainray.inputs.distinct import distinct_inputs
+from brainray.inputs.listing import Lister, scan
 from brainray.inputs.unnamed_files import UnnamedFiles, format_of
 from brainray.storage.base import FileInfo
 

@@ -60,8 +60,10 @@ def test_damaged_weights_are_refused(copy):
 
 
 def test_what_is_no_bundle_is_named(tmp_path, copy):
-    with pytest.raises(BadRequest, match="no such model"):
+    with pytest.raises(BadRequest, match=r"no such model.*wrote$"):
         load_bundle(str(tmp_path / "none"))
+    with pytest.raises(BadRequest, match=r"no such model.*did you mean shipped-fast, which is in the package\?"):
+        load_bundle(str(tmp_path / "shipped-fats"))
     with pytest.raises(BadRequest, match="is no model"):
         load_bundle(str(tmp_path))
     (copy / "bundle.json").write_text("{}")

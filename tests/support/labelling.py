@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from brainray.inputs.archives.index import ArchiveIndexes
+from brainray.inputs.distinct import distinct_inputs
 from brainray.inputs.labels.label_file import read_label_file
-from brainray.inputs.listing import Lister, distinct_inputs, scan
+from brainray.inputs.listing import Lister, scan
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 

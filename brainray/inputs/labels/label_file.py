@@ -287,7 +287,7 @@ def _text_columns(
     located, places = _find_columns(text.names, source, roles, named_by)
     batches = []
     first = 1
-    for batch in text.batches():
+    for batch in text.batches(images=located):
         named = batch
         if pc.any(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(batch[located[-1]]), ""), True)).as_py():
             named = _named_rows(batch, located[-1], first, source)

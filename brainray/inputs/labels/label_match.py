@@ -18,6 +18,7 @@ from brainray.inputs.image_files import IMAGE_SUFFIXES
 
 _SUFFIX = r"\.(nii\.gz|" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)) + ")$"
 _FILE_URI, _HADOOP_S3 = r"^(?i:file)://(localhost)?/+", r"^(?i:s3[an]?)://"
+_MOST_FOLDERS = 16  # in a row that may be the end of a URI
 _COMPARED = 20_000  # images among which `nearest` looks: about a second for five keys
 Indices = npt.NDArray[np.int64]
 
@@ -65,11 +66,17 @@ class NearMatches:
 
     def __init__(self, keys: pa.Array) -> None:
         self._rows = [_Spelling(values) for values in _spellings_of_rows(keys)]
+        counts = np.unique(pc.count_substring(_plain(keys), "/").drop_null().to_numpy())
+        self._ends = [int(count) for count in counts if 0 < count < _MOST_FOLDERS]  # folders in a row
         self._found: dict[tuple[int, int], list[tuple[Indices, Indices]]] = {}
 
     def add(self, numbers: Indices, names: Sequence[pa.Array]) -> None:
-        """Look up images: their numbers, and their names from the fullest to the shortest, one value per image."""
-        together = pa.concat_arrays(names)  # for one look-up builds one table of all rows
+        """Look up images: their numbers, and their names from the fullest to the shortest, one value per image.
+
+        The first is the URI, of which rows may also be the end: `in/1.jpg` of `/data/in/1.jpg`.
+        """
+        ends = [_end(names[0], folders) for folders in self._ends]
+        together = pa.concat_arrays([*names, *ends])  # for one look-up builds one table of all rows
         for rule, values in enumerate(_spellings_of_images(together)):
             rows, positions = self._rows[rule].find(values)
             places, within = np.divmod(positions, len(numbers))
@@ -115,6 +122,11 @@ class _Spelling:
         return self._order[np.repeat(self._starts[place], counts) + within], np.repeat(positions, counts)
 
 
+def _end(uris: pa.Array, folders: int) -> pa.Array:
+    """The last parts of URIs, without case and form changed: so many folders and the name; null in shorter ones."""
+    return pc.struct_field(pc.extract_regex(uris, rf"/(?P<end>(?:[^/]+/){{{folders}}}[^/]+)$"), "end")
+
+
 def _places(values: pa.Array, distinct: pa.Array) -> Indices:
     found = pc.fill_null(pc.index_in(values, distinct, skip_nulls=True), -1)
     return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
@@ -126,12 +138,16 @@ def _repeated(values: Indices) -> Indices:
 
 
 def nearest(keys: Sequence[str], uris: Iterable[str]) -> list[str]:
-    """For each key the image that it resembles most, as far as one does, as a path of as many parts as the key has."""
+    """For each key the image that it resembles most, as far as one does, as a path of as many parts as the key has.
+
+    It is the whole URI where such a path is the key itself, which then fits several images.
+    """
     lengths = {key: key.replace("\\", "/").strip("/").count("/") + 1 for key in keys}
-    paths: dict[int, dict[str, None]] = {length: {} for length in lengths.values()}
+    paths: dict[int, dict[str, str]] = {length: {} for length in lengths.values()}
     for uri in islice(uris, _COMPARED):
         parts = uri.replace("#", "/").split("/")
         for length, known in paths.items():
-            known["/".join(parts[-length:])] = None
-    found = (get_close_matches(key, paths[length], 1) for key, length in lengths.items())
-    return list(dict.fromkeys(match for matches in found for match in matches))
+            known["/".join(parts[-length:])] = uri
+    found = [(key, paths[length], get_close_matches(key, paths[length], 1)) for key, length in lengths.items()]
+    likely = (known[match] if match == key else match for key, known, matches in found for match in matches)
+    return list(dict.fromkeys(likely))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.parquet_images import is_text
-from brainray.inputs.class_names import SURE_LABEL_COLUMNS, UNSURE_LABEL_COLUMNS, class_lookup, match_class
+from brainray.inputs.class_names import SURE_LABEL_COLUMNS, UNSURE_LABEL_COLUMNS, class_lookup, hive_label, match_class
 from brainray.inputs.lists.file_lists import FileList, open_table
 from brainray.inputs.tables.table_columns import spelled
 
@@ -61,6 +61,18 @@ class LabelNotes:
             f"--input {uri}: {label!r}, its {key}, is no class of the model and no label; the same goes for others "
             f"below {key}; name the classes below label, or give --labels",
         )
+
+    def add_folders(self, folders: Sequence[str]) -> None:
+        """Note a Hive partition by label whose value is no class, among the folders of an image without a label."""
+        if self._silent:
+            return
+        for folder in folders:
+            if "=" in folder and (value := hive_label(folder)) is not None:
+                self._add(
+                    "hive",
+                    f"the folder {folder} labels no image, for {value!r} is no class of the model, which knows "
+                    f"{', '.join(self._classes)}; the same goes for others; give --labels if they are labels",
+                )
 
     def add_columns_of_archive(self, uri: str) -> None:
         """As `add_columns`, for a Parquet file of images. Looks at the first one only, and at none in a bucket.

@@ -423,8 +423,9 @@ def _text_tables(
     text: TextTable, columns: Sequence[str], *, one_line: Sequence[str]
 ) -> Iterator[tuple[pa.Table, Callable[[], Collection[int]]]]:
     places = {name: text.names.index(name) for name in columns}
+    images = {places[name] for name in one_line}
     with as_bad_request("--input"):
-        for batch in text.batches(one_line={places[name] for name in one_line}):
+        for batch in text.batches(images=images, one_line=images):
             table = pa.table({name: batch[place] for name, place in places.items()})
             yield table, cache(partial(blank_rows, batch))
 

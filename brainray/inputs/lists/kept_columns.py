@@ -15,7 +15,9 @@ def kept_types(inputs: Sequence[str], names: Sequence[str], *, taken: Iterable[s
     """
     if not names:
         return ()
-    clash = next((name for name in names if name in set(taken) or names.count(name) > 1), None)
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise BadRequest(f"--keep-columns {repeated}: is given twice; name each column once")
+    clash = next((name for name in names if name in set(taken)), None)
     if clash is not None:
         raise BadRequest(f"--keep-columns {clash}: predictions have such a column already; name it otherwise")
     tables = [table for uri in inputs if (table := open_table(storage.normalise(uri))) is not None]

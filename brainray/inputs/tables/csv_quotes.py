@@ -10,9 +10,11 @@ from collections.abc import Collection
 from typing import Protocol
 
 from brainray.errors import BadRequest
+from brainray.inputs.image_files import IMAGE_SUFFIXES
 
 _LONGEST_BYTES = 1 << 20  # of a quoted value
 _CUT = re.compile(rb"[ \t]*")
+_IMAGE = re.compile(rb"\.(?:" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)).encode() + rb')"?\s*$', re.I)
 
 
 class _Source(Protocol):
@@ -23,15 +25,25 @@ class CheckedQuotes:
     """A CSV file to be read by Arrow. Reading raises `BadRequest` for a quote that is not closed, and names its line.
 
     `one_line` are the numbers of the columns, from 0, whose values have no line break: a name of an image with one is
-    two rows of which the first has a quote too many.
+    two rows of which the first has a quote too many. `images` are the columns with names of images, of `columns` in
+    all: a value of another column that holds a whole row with such a name is refused, too.
     """
 
     closed = False
 
     def __init__(
-        self, file: _Source, *, source: str, separator: bytes = b",", one_line: Collection[int] = frozenset()
+        self,
+        file: _Source,
+        *,
+        source: str,
+        separator: bytes = b",",
+        one_line: Collection[int] = frozenset(),
+        images: Collection[int] = frozenset(),
+        columns: int = 0,
     ) -> None:
         self._file = file
+        self._images = images
+        self._columns = columns
         self._source = source
         self._one_line = one_line
         self._separator = separator
@@ -111,8 +123,17 @@ class CheckedQuotes:
                 raise self._refusal(f"is closed {lines:,} line(s) below, in the middle of a value")
             if self._column in self._one_line:
                 raise self._refusal(f"takes {lines:,} more line(s) into the name of an image")
+            if self._holds_rows(found.group()):
+                raise self._refusal(f"is closed {lines:,} line(s) below, and the lines between look like rows")
             self._line += lines
         return stop
+
+    def _holds_rows(self, value: bytes) -> bool:
+        """Whether a line within a value has the name of an image where a row of this file would have it."""
+        if self._columns < 2 or self._column in self._images:
+            return False
+        rows = (line.split(self._separator) for line in value.splitlines()[1:])
+        return any(len(row) == self._columns and _IMAGE.search(row[place]) for row in rows for place in self._images)
 
     def _pass(self, text: bytes) -> None:
         """Count the lines and columns of text outside of quotes."""

@@ -64,10 +64,11 @@ class TextTable:
             )
         return replace(self, names=("path",), kind="lines", separator=_UNIT_SEPARATOR, has_header=False)
 
-    def batches(self, *, one_line: Collection[int] = ()) -> Iterator[pa.RecordBatch]:
+    def batches(self, *, images: Collection[int] = (), one_line: Collection[int] = ()) -> Iterator[pa.RecordBatch]:
         """All columns, a part at a time, named by their places "0", "1" …; an empty value is null.
 
-        The columns at the places `one_line` name images: a line break in one is refused, for it is a quote too many.
+        The columns at the places `images` name images: a quote too many that takes such rows into another value is
+        refused. So is any line break in a column of `one_line`.
         Raises `BadRequest` for rows that cannot be read.
         """
         with open_text(self.uri, source=self.source, most_bytes=self.most_bytes) as stream:
@@ -75,15 +76,24 @@ class TextTable:
                 yield from json_batches(stream, self.names, self.source, plain=one_line)
                 return
             try:
-                yield from self._delimited(stream, one_line)
+                yield from self._delimited(stream, images, one_line)
             except pa.ArrowInvalid as exc:
                 raise BadRequest(f"{self.source}: {self._refusal(str(exc))}") from exc
 
-    def _delimited(self, stream: TextStream, one_line: Collection[int]) -> Iterator[pa.RecordBatch]:
+    def _delimited(
+        self, stream: TextStream, images: Collection[int], one_line: Collection[int]
+    ) -> Iterator[pa.RecordBatch]:
         if not stream.peek(1):
             return
         quoted = self.kind == "delimited"
-        checked = CheckedQuotes(stream, source=self.source, separator=self.separator.encode(), one_line=set(one_line))
+        checked = CheckedQuotes(
+            stream,
+            source=self.source,
+            separator=self.separator.encode(),
+            one_line=set(one_line),
+            images=set(images),
+            columns=len(self.names),
+        )
         names = [str(place) for place in range(len(self.names))]
         left = int(self.has_header)
         try:

@@ -8,6 +8,7 @@ from support.labelling import labels_of
 
 from brainray.errors import BadRequest
 from brainray.inputs import listing
+from brainray.inputs.labels.label_match import nearest
 
 
 def labelled(tmp_path, images, *rows, **options):
@@ -35,6 +36,21 @@ def labelled(tmp_path, images, *rows, **options):
 def test_a_name_that_nearly_fits_one_image_labels_it(tmp_path, image, key):
     found = labelled(tmp_path, [image, "b/y.jpg"], f"{key},pituitary", "b/y.jpg,notumor")
     assert found == {image: "pituitary", "b/y.jpg": "notumor"}
+
+
+@pytest.mark.parametrize("key", ["in/a/x.jpg", "In\\a\\X.jpg", "in/a/x"])
+def test_a_path_from_a_folder_above_the_input_labels_the_image(tmp_path, key):
+    """As it stands beside the folder, where a list with this path would name the image."""
+    assert labelled(tmp_path, ["a/x.jpg", "b/x.jpg"], f"{key},pituitary") == {"a/x.jpg": "pituitary", "b/x.jpg": None}
+
+
+def test_the_end_of_a_path_that_fits_several_images_is_refused(tmp_path):
+    with pytest.raises(BadRequest, match=r"several nearly.*'c/x.jpg'"):
+        labelled(tmp_path, ["a/c/x.jpg", "b/c/x.jpg"], "c/x.jpg,glioma")
+
+
+def test_a_suggestion_is_never_the_name_itself(tmp_path):
+    assert nearest(["a.zip/1.jpg"], ["/in/a.zip#1.jpg"]) == ["/in/a.zip#1.jpg"]
 
 
 def test_an_image_outside_the_rules_is_suggested(tmp_path):

@@ -49,6 +49,27 @@ def test_an_unclosed_quote_is_refused_with_its_line(path, text, told):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'note,uri\nx,a.jpg\n"x,b.jpg\nx,c.jpg\nx",d.jpg\n',
+        'uri,note\na.jpg,x\nb.jpg,"x\nc.jpg,x"\nd.jpg,x\n',
+        'uri,note\r\na.jpg,x\r\nb.jpg,"x\r\nc.PNG,x"\r\nd.jpg,x\r\n',
+    ],
+    ids=range(3),
+)
+def test_two_stray_quotes_take_no_rows_into_a_note(path, text):
+    with pytest.raises(
+        BadRequest, match=r"the quote in line 3 is closed \d line\(s\) below, and the lines between look"
+    ):
+        rows_of(path, text)
+
+
+def test_a_note_over_several_lines_may_speak_of_images(path):
+    text = 'uri,note\na.jpg,"see\nb.jpg\nand c.jpg, too, d.jpg"\n'
+    assert [row.uri.rpartition("/")[2] for row in rows_of(path, text)] == ["a.jpg"]
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_quoted_line_breaks_in_other_columns_are_kept(path, ending):
     text = ending.join(
