@@ -15,6 +15,7 @@ from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.groups import READABLE, describe_rows
 from brainray.duplicates.search import Pairs, similarities
 from brainray.duplicates.transforms import find_transforms
+from brainray.inputs.frames.below import PLACE_SCHEMA
 
 from .session import own_errors, quiet_data
 
@@ -31,11 +32,11 @@ class RayAudit:
         self._max_running = max(2, _WAITING * cpus)
         self._cpus_per_task = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
 
-    def read(self, uris: pa.ChunkedArray, signatures: Descriptors) -> Array:
+    def read(self, images: pa.Table, signatures: Descriptors) -> Array:
         """Decode images and fill in their descriptors; returns a code [N] for each: why it cannot be read, or -1."""
         quiet_data()
-        errors = np.full(len(uris), READABLE, np.int8)
-        table = pa.table({"position": np.arange(len(uris)), "uri": uris})
+        errors = np.full(len(images), READABLE, np.int8)
+        table = images.select(["uri", *PLACE_SCHEMA.names]).append_column("position", pa.array(np.arange(len(images))))
         slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
         dataset = ray.data.from_blocks(slices).map_batches(
             describe_rows,

@@ -31,7 +31,7 @@ def decode(
     """Decode all images, and select those for training and validation; logs how many were left out and why."""
     spec = options.image_spec
     decoded = decoded_dataset(training_set.table, spec, cpus=cpus)
-    signatures, errors = descriptors_of(decoded)
+    signatures, errors, series = descriptors_of(decoded)
     images = len(signatures)
     if excluded is not None:
         excluded_signatures = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
@@ -40,7 +40,9 @@ def decode(
     groups = group_copies(signatures, find_copies(signatures))
     is_excluded = np.isin(groups[:images], groups[images:])
     digests = signatures.digest[:images].astype(str)
-    selected = select_images(training_set, groups[:images], digests, errors, excluded=is_excluded, options=options)
+    selected = select_images(
+        training_set, groups[:images], digests, errors, excluded=is_excluded, options=options, series=series
+    )
     for line in describe_selection(selected):
         say(line)
     return decoded, selected
@@ -62,12 +64,12 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset
 
 
 @own_errors()
-def descriptors_of(dataset: Dataset) -> tuple[Descriptors, Array]:
-    """Fetch descriptors and errors [N], sorted by position: the only columns sent to the driver, 15 kB an image."""
+def descriptors_of(dataset: Dataset) -> tuple[Descriptors, Array, Array]:
+    """Fetch descriptors, errors [N] and series [N], by position: 15 kB an image, all that the driver gets."""
     names = [field.name for field in fields(Descriptors)]
-    batches: Any = dataset.select_columns(["position", "error", *names]).iter_batches(batch_size=None)
-    columns = in_order(list(batches), "error", *names)
-    return Descriptors.from_columns(columns), columns["error"].astype(str)
+    batches: Any = dataset.select_columns(["position", "error", "series", *names]).iter_batches(batch_size=None)
+    columns = in_order(list(batches), "error", "series", *names)
+    return Descriptors.from_columns(columns), columns["error"].astype(str), columns["series"].astype(str)
 
 
 @own_errors()

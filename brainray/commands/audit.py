@@ -44,7 +44,7 @@ Array = npt.NDArray[Any]
 class AuditEngine(Protocol):
     """The work on images: with Ray, or in this process for tests."""
 
-    def read(self, uris: pa.ChunkedArray, signatures: Descriptors) -> Array:
+    def read(self, images: pa.Table, signatures: Descriptors) -> Array:
         """Fill in the descriptors. Gives for each image -1, or the index in `IMAGE_REASONS` of why it is unreadable."""
 
     def verify(self, signatures: Descriptors, pairs: Pairs) -> npt.NDArray[np.float32]:
@@ -144,7 +144,7 @@ def _ray(request: AuditRequest, listed: AuditListing, writer: Writer, say: Say) 
 def _find(listed: AuditListing, signatures: Descriptors, engine: AuditEngine, say: Say) -> pa.Table:
     """The table of groups.parquet."""
     say("reading")
-    errors = engine.read(listed.table["uri"], signatures)
+    errors = engine.read(listed.table, signatures)
     unreadable = int((errors != READABLE).sum())
     if unreadable:
         say(f"{unreadable:,} cannot be read; they have a row that says why")

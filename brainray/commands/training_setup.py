@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from brainray import storage
 from brainray.callbacks import Say
@@ -111,7 +112,9 @@ def decoded_by_ray(
         from brainray.cluster import train_data  # after `session`: importing Ray Data reads the log settings made there
 
         nodes = await_workers(nodes, say=job.say)
-        samples = [NamedPath("--data", uri) for uri in job.training_set.table["uri"][:_SAMPLED_IMAGES].to_pylist()]
+        sample = job.training_set.table.slice(0, _SAMPLED_IMAGES)
+        files = pc.coalesce(sample["container"], sample["uri"]).unique().to_pylist()  # a frame lies in a file
+        samples = [NamedPath("--data", uri) for uri in files]
         given = (("--init", job.init), ("--teacher", job.teacher))
         named = [NamedPath(option, bundle.uri) for option, bundle in given if bundle]
         check_every_node(shared_paths_of(named, samples=samples, output=job.output, writer=writer))

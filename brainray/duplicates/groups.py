@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brainray import storage
-from brainray.errors import IMAGE_REASONS, BadRequest, ImageError, StorageError
+from brainray.errors import IMAGE_REASONS, BadRequest, ImageError
 from brainray.imaging.decode import luminance
 from brainray.inputs.class_names import class_name, class_of_folders
-from brainray.inputs.image_files import Grouper, image_files, tables_of
+from brainray.inputs.frames.below import PLACE_SCHEMA, images_below, read_images
+from brainray.inputs.image_files import Grouper, tables_of
 from brainray.inputs.labels.group_file import GroupFile
 from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.inputs.unread import MOST_FILE_BYTES
@@ -45,7 +45,7 @@ SCHEMA = pa.schema(  # of groups.parquet
     ]
 )
 _LISTING_COLUMNS = ("uri", "source", "label", "folder", "subject", "relative")
-_LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in _LISTING_COLUMNS])
+_LISTING_SCHEMA = pa.schema([*((name, pa.string()) for name in _LISTING_COLUMNS), *PLACE_SCHEMA])
 _ID_DIGITS = 16
 _NOTHING_SHARED: dict[str, Any] = {"pictures": 0, "images": {}}
 
@@ -57,7 +57,7 @@ class AuditListing:
     """Every image file below the roots, once."""
 
     # uri, source, label, folder (the first, unless it names the class), subject (its group, such as a patient), and
-    # relative (its path below the root); null for none
+    # relative (its path below the root), and the columns of `PLACE_SCHEMA`; null for none
     table: pa.Table
     skipped: dict[str, int]  # files that are no images, by reason
     notes: tuple[str, ...] = ()  # for the user, one line each
@@ -104,13 +104,13 @@ def _check_disjoint(roots: Sequence[str]) -> None:
 
 def _listing_rows(
     root: str, source: str, subject_of: Grouper, skipped: Counter[str], notes: list[str], output: str | None
-) -> Iterator[dict[str, str | None]]:
+) -> Iterator[dict[str, Any]]:
     """The rows of the listing for one root; counts files that are no images, and notes what the user should know."""
-    for image in image_files(f"--{source}", root, skipped, notes, output=output):
-        label, folder = _label_and_folder(image.folders)
-        subject = subject_of(image.uri, image.folders)
-        relative = "/".join((*image.folders, storage.name_of(image.uri)))
-        yield dict(zip(_LISTING_COLUMNS, (image.uri, source, label, folder, subject, relative), strict=True))
+    for found in images_below(f"--{source}", root, skipped, notes, output=output):
+        uri, folders = found.image.uri, found.file.folders
+        label, folder = _label_and_folder(folders)
+        values = (uri, source, label, folder, subject_of(uri, folders), found.relative)
+        yield dict(zip(_LISTING_COLUMNS, values, strict=True)) | found.place
 
 
 def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]:
@@ -124,13 +124,18 @@ def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]
 
 
 def describe_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
-    """Columns of descriptors for rows (position, uri). An unreadable image keeps its row, with a reason in `error`."""
+    """Columns of descriptors for rows (position, uri, `PLACE_SCHEMA`).
+
+    An unreadable image keeps its row, with a reason in `error`.
+    """
     descriptors = [nothing()] * len(rows)
     errors = np.full(len(rows), READABLE, np.int8)
-    for row, uri in enumerate(rows["uri"].to_pylist()):
+    for row, content in enumerate(read_images(rows, most_bytes=MOST_FILE_BYTES)):
         try:
-            descriptors[row] = describe_picture(luminance(storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES)))
-        except (ImageError, StorageError) as exc:
+            if isinstance(content, ImageError):
+                raise content
+            descriptors[row] = describe_picture(luminance(content))
+        except ImageError as exc:
             errors[row] = IMAGE_REASONS.index(exc.reason)
     return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(descriptors).columns()
 

@@ -19,7 +19,7 @@ from brainray import storage
 from brainray.errors import BadRequest, VerificationError
 from brainray.inputs import archives
 from brainray.inputs.frames import frame_uri
-from brainray.inputs.frames.listing import is_frame
+from brainray.inputs.frames.listing import files_of_frames, is_frame
 from brainray.inputs.labels.label_file import LabelFile
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, UriIndex
 from brainray.storage import Writer
@@ -54,7 +54,7 @@ _SIZES = ("size_bytes", "stored_bytes")
 _PLACED = ("uri", "container", "offset", *_SIZES)  # columns of the manifest
 _TAKE_BACK = ""  # in place of a class: the row names an image and no label
 _THREADS = 8
-_Names = tuple[pa.Array, pa.Array, pa.Array]  # URIs, paths below the input, file names
+_Names = tuple[pa.Array, pa.Array, pa.Array, pa.Array]  # URIs, paths below the input, file names, files of frames
 _Codes = npt.NDArray[np.int32]
 
 
@@ -188,7 +188,7 @@ def _names(files: Sequence[str], inputs: Sequence[str]) -> Iterator[_Names]:
     for table in (table for file in files for table in _batches(file, _PLACED)):
         known = [_known_as(row, roots) for row in table.to_pylist()]
         relative, names = (pa.array([each[place] for each in known], pa.string()) for place in (0, 1))
-        yield table["uri"].combine_chunks(), relative, names
+        yield table["uri"].combine_chunks(), relative, names, files_of_frames(table)
 
 
 def _known_as(row: dict[str, Any], roots: Sequence[str]) -> tuple[str, str]:

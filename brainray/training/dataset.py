@@ -14,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from brainray import storage
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
 from brainray.inputs.class_names import class_of_folders
-from brainray.inputs.image_files import Grouper, image_files, tables_of
+from brainray.inputs.frames.below import PLACE_SCHEMA, FoundImage, images_below
+from brainray.inputs.image_files import Grouper, tables_of
 from brainray.inputs.labels.box_file import BoxFile
 from brainray.inputs.labels.group_file import OPTION, GroupFile
 from brainray.inputs.skip_counts import few_reasons, passed_over
-from brainray.storage.base import FileInfo
 
 from .splits import (
     Split,
@@ -42,8 +41,8 @@ REGEX = "--group-regex"
 class TrainingSet:
     """Every image file below the class folders."""
 
-    # position, uri, version (size and version of the file), label (index of the class), group (null for none), box
-    # (left, top, right, bottom as shares of the image; NaN for none)
+    # position, uri, those of `PLACE_SCHEMA`, version (size and version of the file), label (index of the class), group
+    # (null for none), box (left, top, right, bottom as shares of the image; NaN for none)
     table: pa.Table
     classes: tuple[str, ...]  # sorted names of the class folders
     skipped: dict[str, int]  # files that are no images, by reason
@@ -75,6 +74,7 @@ class SelectedImages:
     groups: Array  # name of the group, such as a patient; "" for none
     grouped_by: tuple[str, ...]  # the options that tell the groups
     units: Array  # number of the unit: pictures and groups that are connected, which no split divides
+    series: int = 0  # number of DICOM series
     splits: tuple[Split, ...]  # of indices into `positions`: one split, or one for each fold
     digest: str  # of the pictures and their labels: equal for equal data, whatever the names
     unreadable: dict[str, int]  # images left out because they cannot be decoded, by reason
@@ -158,32 +158,40 @@ def _table(
 
     Counts skipped files by reason in `skipped`; `notes` takes what the user should know.
     """
-    schema = pa.schema([(name, pa.string()) for name in ("uri", "name", "version", "relative")])
-    rows = _rows(image_files(option, root, skipped, notes, output=output), name_of, skipped)
+    schema = pa.schema([*((name, pa.string()) for name in ("uri", "name", "version", "relative")), *PLACE_SCHEMA])
+    rows = _rows(images_below(option, root, skipped, notes, output=output), name_of, skipped)
     table = pa.concat_tables([schema.empty_table(), *tables_of(rows, schema)])
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
 
 
 def _rows(
-    files: Iterator[FileInfo], name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]
-) -> Iterator[dict[str, str | None]]:
-    for file in files:
-        name = name_of(file.folders)
+    images: Iterator[FoundImage], name_of: Callable[[tuple[str, ...]], str | None], skipped: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    for found in images:
+        name = name_of(found.file.folders)
         if name is None:
             skipped["not in a class folder"] += 1
         else:
-            relative = "/".join((*file.folders, storage.name_of(file.uri)))
-            version = f"{file.size_bytes} {file.version}"
-            yield {"uri": file.uri, "name": name, "version": version, "relative": relative}
+            version = f"{found.file.size_bytes} {found.file.version}"
+            known = {"uri": found.image.uri, "name": name, "version": version, "relative": found.relative}
+            yield known | found.place
 
 
 def select_images(
-    training_set: TrainingSet, copies: Array, digests: Array, errors: Array, *, excluded: Array, options: TrainOptions
+    training_set: TrainingSet,
+    copies: Array,
+    digests: Array,
+    errors: Array,
+    *,
+    excluded: Array,
+    options: TrainOptions,
+    series: Array | None = None,
 ) -> SelectedImages:
     """Leave out images that are unreadable, excluded or labelled twice, and split the rest by picture and group.
 
     All arrays are [N], one value for each image of the training set: `copies` has equal numbers for copies, `digests`
-    the digest of the pixels, `errors` why an image cannot be decoded or "", `excluded` whether it must be left out.
+    the digest of the pixels, `errors` why an image cannot be decoded or "", `excluded` whether it must be left out,
+    `series` what stands for its DICOM series or "".
     Raises `BadRequest` where too few pictures of a class are left.
     """
     labels = training_set.table["label"].to_numpy()
@@ -193,7 +201,8 @@ def select_images(
     conflicting_N = conflicting(pictures, labels[usable])
     positions, pictures = usable[~conflicting_N], pictures[~conflicting_N]
     groups = group_names(training_set, options)[positions]
-    units = join_subjects(pictures, groups)
+    of_series = np.full(len(labels), "", np.str_) if series is None else series
+    units = join_subjects(pictures, groups, of_series[positions])
     return SelectedImages(
         positions=positions,
         labels=labels[positions],
@@ -201,6 +210,7 @@ def select_images(
         groups=groups,
         grouped_by=_grouped_by(training_set, options),
         units=units,
+        series=len(np.unique(of_series[positions][of_series[positions] != ""])),
         splits=_splits(pictures, labels[positions], units, training_set.classes, options),
         digest=_digest(digests[positions], labels[positions]),
         unreadable=dict(Counter(errors[~readable].tolist())),
@@ -255,7 +265,9 @@ def describe_selection(selected: SelectedImages) -> Iterator[str]:
         groups = describe_groups(selected)
         share = f"{groups['images_without']:,} images ({groups['share_without']:.1%})"
         yield f"{groups['groups']:,} groups, each on one side of every split; {share} have none"
-    elif selected.grouped_by:
+    if selected.series:
+        yield f"{selected.series:,} DICOM series, each on one side of every split"
+    if selected.grouped_by and not selected.is_grouped:
         yield f"{REGEX} finds no group in any path"
     if len(selected.splits) > 1:
         yield f"each picture is measured on in one of {len(selected.splits)} folds by a model that has not seen it"

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from brainray import storage
 from brainray.config import ImageSpec
 from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing
-from brainray.errors import BrainrayError, ImageError, StorageError
+from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import decode_with_luminance
+from brainray.imaging.dicom.same_series import series_digest
 from brainray.imaging.framing import in_square
+from brainray.inputs.frames.below import read_images
 from brainray.inputs.unread import MOST_FILE_BYTES
 
 Array = npt.NDArray[Any]
@@ -27,10 +28,11 @@ NO_BOX = (np.nan,) * 4
 
 
 def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
-    """Decode images (position, uri, label) to uint8 pixels [N, H, W] or [N, H, W, 3] and descriptors.
+    """Decode images (position, uri, `PLACE_SCHEMA`, label) to uint8 pixels [N, H, W] or [N, H, W, 3] and descriptors.
 
     Column `box`, where there is one, holds boxes as shares of the image; they become shares of the pixels.
-    An image that cannot be read keeps its row, with the reason in column `error`. `content` is the SHA-256 of the file.
+    An image that cannot be read keeps its row, with the reason in column `error`. `content` is the SHA-256 of the file,
+    `series` a digest of its DICOM series or else its file of several frames, which no split divides; "" for none.
     """
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     pixels = np.zeros(shape, np.uint8)
@@ -39,17 +41,21 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
     given = np.array(rows["box"].to_pylist(), np.float32) if "box" in rows.column_names else boxes
     errors = np.full(len(rows), "", "U32")
     contents = np.full(len(rows), "", "U64")
-    for row, uri in enumerate(rows["uri"].to_pylist()):
+    series = np.full(len(rows), "", "U32")
+    files = rows["container"].to_pylist() if "container" in rows.column_names else [None] * len(rows)
+    for row, (file, content) in enumerate(zip(files, read_images(rows, most_bytes=MOST_FILE_BYTES), strict=True)):
         try:
-            content = storage.read_bytes(uri, most_bytes=MOST_FILE_BYTES)
+            if isinstance(content, ImageError):
+                raise content
+            series[row] = series_digest(content, otherwise=file)
             contents[row] = hashlib.sha256(content).hexdigest()
             decoded, luminance_HW = decode_with_luminance(content, spec)
             pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
             boxes[row] = in_square(tuple(given[row]), (decoded.width, decoded.height), decoded.square)
-        except (ImageError, StorageError) as exc:
+        except ImageError as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}
-    columns |= {"pixels": pixels, "finding": boxes, "error": errors, "content": contents}
+    columns |= {"pixels": pixels, "finding": boxes, "error": errors, "content": contents, "series": series}
     return columns | Descriptors.stack(signatures).columns()  # which has a `box`, too: that of the head
 
 

@@ -39,16 +39,19 @@ def number_pictures(groups: "Numbers", digests: "npt.NDArray[np.str_]") -> "Numb
     return numbers
 
 
-def join_subjects(pictures: "Numbers", subjects: "npt.NDArray[np.str_]") -> "Numbers":
+def join_subjects(pictures: "Numbers", *subjects: "npt.NDArray[np.str_]") -> "Numbers":
     """Join images of one picture or one subject into units that must not be split; a subject "" is unknown.
 
-    Returns the number of each image's unit.
+    There may be several kinds of subjects, such as patients and series. Returns the number of each image's unit.
     """
-    known = np.flatnonzero(subjects != "")
-    names, subject = np.unique(subjects[known], return_inverse=True)
     count = int(pictures.max(initial=-1)) + 1
-    links = np.stack([pictures[known], count + subject], axis=1)
-    return connected(count + len(names), links)[pictures]
+    links = [np.zeros((0, 2), np.int64)]
+    for kind in subjects:
+        known = np.flatnonzero(kind != "")
+        names, subject = np.unique(kind[known], return_inverse=True)
+        links.append(np.stack([pictures[known], count + subject], axis=1))
+        count += len(names)
+    return connected(count, np.concatenate(links))[pictures]
 
 
 def conflicting(pictures: "Numbers", labels: "Numbers") -> "npt.NDArray[np.bool_]":
@@ -124,7 +127,11 @@ def _count_pictures(
 
 
 def _check_enough(counts_UK: "Numbers", classes: tuple[str, ...], *, least: int) -> None:
-    what = "distinct readable image(s)" if len(counts_UK) == counts_UK.sum() else "group(s) that share no picture"
+    what = (
+        "distinct readable image(s)"
+        if len(counts_UK) == counts_UK.sum()
+        else "group(s) or series that share no picture"
+    )
     for name, count in zip(classes, (counts_UK > 0).sum(axis=0), strict=True):
         if count < least:
             fewer = ", or fewer --folds" if least > 2 else ""

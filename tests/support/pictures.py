@@ -158,8 +158,8 @@ def changed(picture: Picture, name: str, rng: np.random.Generator) -> Picture:
 class Here:
     """The engine of an audit, in this process instead of Ray."""
 
-    def read(self, uris, signatures):
-        rows = describe_rows(pa.table({"position": np.arange(len(uris)), "uri": uris}))
+    def read(self, images, signatures):
+        rows = describe_rows(images.append_column("position", pa.array(np.arange(len(images)))))
         signatures.put(rows["position"], Descriptors.from_columns(rows))
         return rows["error"]
 

@@ -15,4 +15,6 @@ def select_here(training_set: TrainingSet, options: TrainOptions) -> SelectedIma
     signatures = Descriptors.from_columns(rows)
     copies = group_copies(signatures, find_copies(signatures))
     digests, nobody = signatures.digest.astype(str), np.zeros(len(copies), bool)
-    return select_images(training_set, copies, digests, rows["error"], excluded=nobody, options=options)
+    return select_images(
+        training_set, copies, digests, rows["error"], excluded=nobody, options=options, series=rows["series"]
+    )

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
@@ -29,6 +33,8 @@ _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
 _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
 _AT_ONCE = 32
 _AHEAD = 256
+_NUMBERED = "#[1-9][0-9]{0,8}$"
+_PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
 
 Kind = TypeVar("Kind")
 
@@ -94,6 +100,20 @@ def is_frame(container: str, name: str, offset: int, size_bytes: int | None, sto
     if archives.kind_of(container) is not None or not (is_slice or name == str(offset + 1)):
         return False
     return offset == 0 or is_dicom(container) or nifti.is_nifti(container) or size_bytes != stored_bytes
+
+
+def files_of_frames(images: pa.Table) -> pa.Array:
+    """The URI of the file of each image of a listing that is a frame; null for any other image."""
+    if "container" not in images.column_names or images["container"].null_count == len(images):
+        return pa.nulls(len(images), pa.string())
+    may_be = pc.and_(pc.is_valid(images["container"]), pc.match_substring_regex(images["uri"], _NUMBERED))
+    rows = np.flatnonzero(may_be.to_numpy(zero_copy_only=False))
+    files = np.full(len(images), None, object)
+    for row, place in zip(rows.tolist(), images.select(_PLACE).take(pa.array(rows)).to_pylist(), strict=True):
+        name = place["uri"][len(place["container"]) + 1 :]
+        if is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
+            files[row] = place["container"]
+    return pa.array(files, pa.string())
 
 
 def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:

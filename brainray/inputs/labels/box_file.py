@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray.errors import BadRequest
+from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.tables.table_columns import BOX_COLUMNS
 
 from .label_file import NO_VALUE, LabelFile, read_named_values
@@ -37,7 +38,7 @@ class BoxFile:
         uris, relative = (images[name].combine_chunks() for name in ("uri", "relative"))
         names = pc.replace_substring_regex(relative, "(?s)^.*/", "")
         self._rows.begin()
-        texts = self._rows.labels_of(uris, relative, names)
+        texts = self._rows.labels_of(uris, relative, names, files_of_frames(images))
         self._rows.check_all_used_once(may_miss=True, listed=[images])
         boxes_N4 = np.full((len(texts), 4), np.nan, np.float32)
         known = np.flatnonzero(texts.is_valid())

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray.errors import BadRequest
+from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.tables.table_columns import GROUP_COLUMNS
 
 from .label_file import NO_VALUE, LabelFile, read_named_values
@@ -35,10 +36,11 @@ class GroupFile:
         """
         uris, relative = (images[name].combine_chunks() for name in ("uri", "relative"))
         names = pc.replace_substring_regex(relative, "(?s)^.*/", "")
+        files = files_of_frames(images)
         self._rows.begin()
-        groups = self._rows.labels_of(uris, relative, names)
+        groups = self._rows.labels_of(uris, relative, names, files)
         if not self._rows.all_used:
-            positions, near = self._rows.near_labels([(uris, relative, names)])
+            positions, near = self._rows.near_labels([(uris, relative, names, files)])
             groups = pc.replace_with_mask(groups, np.isin(np.arange(len(groups)), positions), near)
         without = len(images) - self._rows.matched
         self._rows.check_all_used_once(may_miss=not without, listed=[images], remedy=_remedy(without))

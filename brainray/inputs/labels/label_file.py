@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 from brainray.inputs.class_names import LABEL_COLUMNS, class_lookup, match_class, numbered_class, numbered_classes
+from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.listed_image import LISTED_SCHEMA, tables_in, with_values
 from brainray.inputs.lists.s3_inventory import is_encoded, unencoded
 from brainray.inputs.tables.delimited_text import blank_rows, open_text_table
@@ -32,6 +33,7 @@ from .label_match import Indices, NearMatches, nearest
 
 ANSWER_COLUMN = "answer"  # of what a page exports
 NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
+_NUMBER = "#[^#]*$"  # of a frame, at the end of its name
 _SHOWN = 5
 _PARQUET = b"PAR1"
 _MOST_BYTES = 8 << 30  # of text, unpacked: far above any label file, and the end of a gzip bomb
@@ -67,7 +69,7 @@ class LabelFile:
     @property
     def matched(self) -> int:
         """The number of images looked up so far that have a row."""
-        return int(self._uses.sum())
+        return int(self._uses.sum()) + self._more_frames
 
     @property
     def all_used(self) -> bool:
@@ -80,15 +82,47 @@ class LabelFile:
         self._by_name = np.zeros(len(self._keys), np.int64)  # images with the name, also those with a row of their own
         self._near_ambiguous = np.empty(0, np.int64)
         self._second = np.empty(0, np.int64)
+        self._last_file: str | None = None  # of the frames that were looked up last
+        self._more_frames = 0  # with a row of their file, beyond the first of each file
 
-    def labels_of(self, uris: pa.Array, relative: pa.Array, names: pa.Array) -> pa.Array:
-        """The label of each image; null without a row. Arguments have one value per image. Counts the uses of rows."""
+    def labels_of(self, uris: pa.Array, relative: pa.Array, names: pa.Array, files: pa.Array | None = None) -> pa.Array:
+        """The label of each image; null without a row. Arguments have one value per image. Counts the uses of rows.
+
+        `files` has the URI of the file of each frame, null for any other image: the row of a file is that of its
+        frames, as far as they have none.
+        """
         by_path, by_name = self._look_up(uris, relative, names)
+        self._count(by_path, by_name)
+        found = pc.coalesce(by_path, by_name)
+        if files is not None and files.null_count < len(files):
+            found = self._with_files(found, (files, relative, names))
+        return self._labels.take(found)
+
+    def _count(self, by_path: pa.Array, by_name: pa.Array) -> None:
         found = pc.coalesce(by_path, by_name)
         for counts, rows in ((self._uses, found), (self._by_path, by_path), (self._by_name, by_name)):
             distinct, times = np.unique(rows.drop_null().to_numpy(), return_counts=True)
             counts[distinct] += times
-        return self._labels.take(found)
+
+    def _with_files(
+        self, found: pa.Array, names: tuple[pa.Array, pa.Array, pa.Array], *, counts: bool = True
+    ) -> pa.Array:
+        """The rows of images, for frames without one those of their files; `names` are of files and of frames."""
+        frames = np.flatnonzero(pc.and_(pc.is_null(found), pc.is_valid(names[0])).to_numpy(zero_copy_only=False))
+        spelled = names[0].take(pa.array(frames)).dictionary_encode()
+        _, first, of_file = np.unique(spelled.indices.to_numpy(), return_index=True, return_inverse=True)
+        files, relative, short = (name.take(pa.array(frames[first])) for name in names)
+        relative, short = (pc.replace_substring_regex(name, _NUMBER, "") for name in (relative, short))
+        by_path, by_name = self._look_up(files, relative, short)
+        rows = pc.coalesce(by_path, by_name)
+        if counts and len(files):
+            is_new = pc.not_equal(files, self._last_file or "")  # its other frames were in the chunk before
+            self._count(by_path.filter(is_new), by_name.filter(is_new))
+            self._more_frames += len(frames) - int(np.isin(of_file, np.flatnonzero(rows.is_null())).sum())
+            self._more_frames -= int(pc.sum(pc.and_(is_new, rows.is_valid())).as_py())
+            self._last_file = files[-1].as_py()
+        mask = np.isin(np.arange(len(found)), frames)
+        return pc.replace_with_mask(found, mask, rows.take(pa.array(of_file)))
 
     def _look_up(self, uris: pa.Array, relative: pa.Array, names: pa.Array) -> tuple[pa.Array, pa.Array]:
         """The rows that name images by URI or path, and by file name; null where none does."""
@@ -96,7 +130,7 @@ class LabelFile:
         by_uri, by_relative, by_name = (found.slice(place * len(uris), len(uris)) for place in range(3))
         return pc.coalesce(by_uri, by_relative), by_name
 
-    def near_labels(self, chunks: Iterable[tuple[pa.Array, pa.Array, pa.Array]]) -> tuple[Indices, pa.Array]:
+    def near_labels(self, chunks: Iterable[tuple[pa.Array, ...]]) -> tuple[Indices, pa.Array]:
         """Match rows without an image to images that they name nearly. To be called when all images were looked up.
 
         `chunks` are the arguments of `labels_of` again. Returns the positions of images in them, ascending, and their
@@ -106,10 +140,13 @@ class LabelFile:
         near = NearMatches(self._keys.take(pa.array(open_rows)))
         taken = []
         begins = 0
-        for chunk in chunks:
-            numbers = np.arange(begins, begins + len(chunk[0]))
-            taken.append(numbers[pc.coalesce(*self._look_up(*chunk)).is_valid().to_numpy(zero_copy_only=False)])
-            near.add(numbers, chunk)
+        for uris, relative, names, *files in chunks:
+            numbers = np.arange(begins, begins + len(uris))
+            found = pc.coalesce(*self._look_up(uris, relative, names))
+            if files and files[0].null_count < len(numbers):
+                found = self._with_files(found, (files[0], relative, names), counts=False)
+            taken.append(numbers[found.is_valid().to_numpy(zero_copy_only=False)])
+            near.add(numbers, (uris, relative, names))
             begins += len(numbers)
         pairs = near.pairs(np.concatenate([np.empty(0, np.int64), *taken]))
         self._near_ambiguous, self._second = open_rows[pairs.ambiguous], open_rows[pairs.second]
@@ -161,9 +198,10 @@ class LabelFile:
             )
 
 
-def spellings(table: pa.Table, names: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """URIs, paths below the input and file names of a listing, as `LabelFile` takes them."""
-    return tuple(column.combine_chunks() for column in (table["uri"], names["relative"], names["name"]))
+def spellings(table: pa.Table, names: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
+    """URIs, paths below the input, file names and files of frames of a listing, as `LabelFile` takes them."""
+    known_as = (column.combine_chunks() for column in (table["uri"], names["relative"], names["name"]))
+    return (*known_as, files_of_frames(table))
 
 
 def fill_nearly(rows: LabelFile, column: str, path: str, names_path: str) -> int:
