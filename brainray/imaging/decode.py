@@ -26,11 +26,11 @@ from brainray.errors import ExclusionReason, ImageError, ImageReason
 
 from . import jpeg
 from .dicom.codestream import size_of
+from .dicom.gdcm_apart import decode_12_bits
 from .dicom.image import FORMAT as DICOM
 from .dicom.image import DicomImage
 from .dicom.magic import is_dicom
 from .dicom.series import SeriesFacts
-from .dicom.wide_jpeg import decode_12_bits
 from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened
 from .gzipped import unzipped

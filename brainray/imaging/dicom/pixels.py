@@ -16,6 +16,7 @@ from brainray.errors import ImageError
 from brainray.inputs.frames.library import TO_INSTALL
 
 from .codestream import size_of
+from .gdcm_apart import decode_12_bits, decode_with_pydicom
 from .header import (
     NO_PIXELS,
     as_image_error,
@@ -27,7 +28,6 @@ from .header import (
     texts_of,
     value_of,
 )
-from .wide_jpeg import decode_12_bits
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
 _WINDOW = (0.1, 99.9)  # percentiles, as of other images of more than 8 bits, see `decode`
 _WIDEST = 1 << 16  # values that are rendered one by one: a table of those of 16 bits is faster than the pixels
-# The library that decodes, the first that is there and can: those that fail with an exception, rather than by taking
-# the process down, come first.
-_PLUGINS = ("pillow", "pyjpegls", "pylibjpeg", "pydicom", "gdcm")
+# The library that decodes, the first that is there and can. Where none is, as for lossless JPEG, GDCM does, apart.
+_PLUGINS = ("pillow", "pyjpegls", "pylibjpeg", "pydicom")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _EXTENDED = "1.2.840.10008.1.2.4.51"  # whose 12 bits pydicom reads with a library under the GPL only
 _RLE = "1.2.840.10008.1.2.5"
@@ -160,6 +159,8 @@ def _unused_bits(dataset: "Dataset") -> int:
 def _decompressed(decoder: "Decoder", dataset: "Dataset", options: dict[str, Any]) -> Pixels:
     """Decode with the first library that can. Raises what the last one raises."""
     there = [name for name in _PLUGINS if name in decoder.available_plugins]
+    if not there:
+        return decode_with_pydicom(decoder.UID, dataset, options)
     for name in there[:-1]:
         try:
             return decoder.as_array(dataset, index=0, decoding_plugin=name, **options)[0]
