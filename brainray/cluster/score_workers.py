@@ -22,6 +22,7 @@ from brainray.config import Precision
 from brainray.duplicates.seen import read_seen
 from brainray.errors import BrainrayError, NoProgress
 from brainray.imaging.sandbox import SandboxedDecoder
+from brainray.imaging.time_limit import TimeLimit
 from brainray.inputs.reader import Reader
 from brainray.machine.resources import ScorePool
 from brainray.models.bundle import Bundle
@@ -38,6 +39,7 @@ from .session import check_alive, own_errors, quiet_data
 if TYPE_CHECKING:
     from brainray.models.predictor import Predictor
 
+_LIMIT = TimeLimit()  # of an image in this process, which Ray replaces where it ends
 _POLL_S = 0.5  # between two checks of the lease while waiting for a part
 
 
@@ -230,9 +232,8 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     _check_attempts(shard, number)
     task, spec = open_shard(shard, job.target), job.bundle.image
     if number <= SANDBOX_AFTER:
-        return task, decode_shard(
-            task.pending, spec, reader=reader, excluding=job.target.excluding, uids=job.target.uids
-        )
+        excluding, uids = job.target.excluding, job.target.uids
+        return task, decode_shard(task.pending, spec, reader=reader, excluding=excluding, uids=uids, limit=_LIMIT)
     with SandboxedDecoder(spec, excluding=job.target.excluding) as sandbox:
         return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox, uids=job.target.uids)
 
