@@ -16,7 +16,7 @@ from brainray.errors import ImageError
 from brainray.inputs.frames.library import TO_INSTALL
 
 from .codestream import size_of
-from .gdcm_apart import decode_12_bits, decode_with_pydicom
+from .gdcm_pictures import decode_12_bits, decode_with_pydicom
 from .header import (
     NO_PIXELS,
     as_image_error,
