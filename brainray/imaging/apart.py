@@ -1,4 +1,4 @@
-"""Decodes, in a process apart, with libraries that some damaged pictures take down: GDCM and libheif.
+"""Decodes, in a process apart, with libraries that some damaged pictures take down, or hours: GDCM, CharLS and libheif.
 
 This module is both sides. The child starts with the first picture and serves all threads of its parent, one after the
 other; where a picture ends it, that picture is refused and the next one gets a new child.
@@ -16,7 +16,7 @@ from .child_process import ChildProcess, serve
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 30.0  # two libraries may try in turn, within the limit of a worker, see `time_limit`
 _MOST_BYTES = 4 << 30  # a picture of 100 megapixels takes 0.3 GB, and a few times that on its way
 _lock = Lock()
 _child: ChildProcess | None = None

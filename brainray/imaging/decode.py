@@ -26,10 +26,10 @@ from brainray.errors import ExclusionReason, ImageError, ImageReason
 
 from . import jpeg
 from .dicom.codestream import size_of
-from .dicom.gdcm_pictures import decode_12_bits
 from .dicom.image import FORMAT as DICOM
 from .dicom.image import DicomImage
 from .dicom.magic import is_dicom
+from .dicom.pictures_apart import decode_12_bits
 from .dicom.series import SeriesFacts
 from .formats import TIFF_COMPRESSIONS, is_heif, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened

@@ -16,8 +16,8 @@ from support.encoded import HEIC, drawing, packed
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
 from brainray.imaging.decode import Header, decode, decode_with_luminance, luminance, read_header
-from brainray.imaging.dicom.gdcm_pictures import decode_12_bits
 from brainray.imaging.dicom.image import DicomImage
+from brainray.imaging.dicom.pictures_apart import decode_12_bits
 
 SPEC = ImageSpec(image_px=64, channels=1)
 PAGES = "it has several pages or frames, of which the first is scored"

@@ -1,5 +1,6 @@
-"""Pictures that GDCM decodes, in a process apart: lossless JPEG, and grey JPEG of 12 bits.
+"""Pictures that GDCM and CharLS decode, in a process apart: lossless JPEG, JPEG-LS, and grey JPEG of 12 bits.
 
+Damaged pictures take GDCM down, and CharLS hours: one of 32 x 32 pixels took half a minute.
 pydicom does not ask GDCM for 12 bits; the values of the file `JPGExtended.dcm` of its tests come out as another library
 has them.
 """
@@ -17,7 +18,7 @@ from brainray.inputs.frames.library import TO_INSTALL
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_LIBRARY = "gdcm"  # also pydicom's name of it
+_LIBRARY = "gdcm"
 _EXTENDED = "1.2.840.10008.1.2.4.51"
 _BITS = 12
 
@@ -29,17 +30,17 @@ def decode_12_bits(coded: bytes, size: tuple[int, int]) -> NDArray[Any]:
     return decoded_apart(twelve_bits, coded, size)
 
 
-def decode_with_pydicom(syntax: str, dataset: "Dataset", options: dict[str, Any]) -> NDArray[Any]:
-    """The values of a picture as pydicom gives them by GDCM. Raises `ImageError`."""
-    return decoded_apart(with_pydicom, bytes(dataset.PixelData), str(syntax), options)
+def decode_with_pydicom(syntax: str, dataset: "Dataset", options: dict[str, Any], *, plugin: str) -> NDArray[Any]:
+    """The values of a picture as pydicom gives them by one of its plugins. Raises `ImageError`."""
+    return decoded_apart(with_pydicom, bytes(dataset.PixelData), str(syntax), options, plugin)
 
 
-def with_pydicom(pixel_data: bytes, syntax: str, options: dict[str, Any]) -> NDArray[Any]:
-    """In the child: `decode_with_pydicom`. Raises whatever pydicom and GDCM do."""
+def with_pydicom(pixel_data: bytes, syntax: str, options: dict[str, Any], plugin: str) -> NDArray[Any]:
+    """In the child: `decode_with_pydicom`. Raises whatever pydicom and the libraries do."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
-    return get_decoder(UID(syntax)).as_array(pixel_data, index=0, decoding_plugin=_LIBRARY, **options)[0]
+    return get_decoder(UID(syntax)).as_array(pixel_data, index=0, decoding_plugin=plugin, **options)[0]
 
 
 def twelve_bits(coded: bytes, size: tuple[int, int]) -> NDArray[Any]:
