@@ -171,7 +171,7 @@ def _open(data: bytes, max_pixels: int | None) -> Image.Image:
         raise ImageError("empty", "the file has no bytes")
     _silence_pillow()
     plugin = plugin_for(data)
-    if is_heif(data):
+    if plugin is None and is_heif(data):
         return heif_image(data, max_pixels)
     if plugin is None:
         raise ImageError(*unsupported_format(data))

@@ -1,7 +1,6 @@
 """Detects the format of a file by its first bytes, never by its name."""
 
 import re
-import zlib
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -75,7 +74,7 @@ def is_heif(data: bytes) -> bool:
 
 def unsupported_format(data: bytes) -> tuple[ImageReason, str]:
     """The reason to refuse bytes for which `plugin_for` has no plugin, with their probable format."""
-    head = _unzipped_nifti(data) or data[:512]
+    head = data[:512]
     for magic, reason, what in _OTHER_FORMATS:
         if re.match(magic, head, re.DOTALL | re.IGNORECASE):
             return reason, f"it is {what}"
@@ -85,12 +84,3 @@ def unsupported_format(data: bytes) -> tuple[ImageReason, str]:
 def _shown(first: bytes) -> str:
     """Bytes in hexadecimal, but for letters and digits: a file may begin with a name."""
     return " ".join(".." if bytes([byte]).isalnum() or byte >= 0xC0 else f"{byte:02x}" for byte in first)
-
-
-def _unzipped_nifti(data: bytes) -> bytes:
-    """The first bytes of a .nii.gz, unpacked; empty for any other file."""
-    try:
-        head = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(data[:4096], 512)
-    except zlib.error:
-        return b""
-    return head if re.match(_NIFTI, head, re.DOTALL) else b""
