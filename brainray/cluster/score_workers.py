@@ -22,6 +22,7 @@ from brainray.config import Precision
 from brainray.duplicates.seen import read_seen
 from brainray.errors import BrainrayError, NoProgress
 from brainray.imaging.sandbox import SandboxedDecoder
+from brainray.imaging.time_limit import TimeLimit
 from brainray.inputs.reader import Reader
 from brainray.machine.resources import ScorePool
 from brainray.models.bundle import Bundle
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from brainray.models.predictor import Predictor
 
 _SHARDS_A_BLOCK = 1024  # of 200 bytes each
+_LIMIT = TimeLimit()  # of an image in this process, which Ray replaces where it ends
 _POLL_S = 0.5  # between two checks of the lease while waiting for a part
 
 
@@ -249,8 +251,9 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     task, spec = open_shard(shard, job.target), job.bundle.image
     key, uids = job.target.series_key, job.target.uids
     if number <= SANDBOX_AFTER:
+        excluding = job.target.excluding
         return task, decode_shard(
-            task.pending, spec, reader=reader, excluding=job.target.excluding, series_key=key, uids=uids
+            task.pending, spec, reader=reader, excluding=excluding, series_key=key, uids=uids, limit=_LIMIT
         )
     with SandboxedDecoder(spec, excluding=job.target.excluding) as sandbox:
         return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox, series_key=key, uids=uids)

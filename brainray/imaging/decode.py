@@ -27,12 +27,13 @@ from brainray.errors import ExclusionReason, ImageError, ImageReason
 from . import jpeg
 from .dicom.codestream import size_of
 from .dicom.halved import phase_of
+from .dicom.pictures_apart import decode_12_bits
 from .dicom.pixels import Picture
 from .dicom.series import SeriesFacts
-from .dicom.wide_jpeg import decode_12_bits
-from .formats import TIFF_COMPRESSIONS, plugin_for, unsupported_format
+from .formats import TIFF_COMPRESSIONS, is_heif, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened
 from .gzipped import unzipped
+from .heif import heif_image
 from .medical import MedicalImage, medical_format, open_medical
 from .normalise import head_box, usual_tone
 from .wide_values import has_wide_colours, is_wide, scaled_to_8_bits, shown_in_8_bits, unpacked_colours
@@ -50,7 +51,7 @@ _FULL_SIZE_SCANS = 20  # most scans of a progressive image of max_pixels, more f
 _NO_END = "it has no end marker (EOI), but all its pixels"
 _PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
 _PAGES = "it has several pages or frames, of which the first is scored"
-_PAGED = ("TIFF", "GIF", "PNG", "WEBP", "AVIF", "HEIF")
+_PAGED = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
 _SUBFILE_TYPE = 254  # of TIFF 6.0: 1 for a copy of another page in reduced size
 _CONTENT = re.compile("['\":]")  # where a message of Pillow begins to quote the file
 _LEFT_OPEN = re.compile(r"\W*(\bb)?$")
@@ -182,12 +183,14 @@ def _header_of(image: MedicalImage) -> Header:
     return Header(width=image.width, height=image.height, format=image.format, facts=image.facts)
 
 
-def _open(data: bytes, max_pixels: int | None) -> ImageFile:
-    """The image with its header read and checked and its pixels still packed."""
+def _open(data: bytes, max_pixels: int | None) -> Image.Image:
+    """The image with its header read and checked and its pixels, but for HEIF, still packed."""
     if not data:
         raise ImageError("empty", "the file has no bytes")
     _silence_pillow()
     plugin = plugin_for(data)
+    if plugin is None and is_heif(data):
+        return heif_image(data, max_pixels)
     if plugin is None:
         raise ImageError(*unsupported_format(data))
     with _pillow_errors("truncated", f"{plugin.format} header"):

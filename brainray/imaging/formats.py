@@ -16,7 +16,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 from brainray.errors import ImageReason
 
 from .heif import MAGIC as HEIF
-from .heif import heif_plugin
 
 # The formats we open, by their first bytes. Pillow knows more; some start other programs (EPS runs Ghostscript).
 _PICTURES: dict[bytes, type[ImageFile]] = {
@@ -62,12 +61,13 @@ TIFF_COMPRESSIONS = {  # numbers of the tag Compression that Pillow does not kno
 
 
 def plugin_for(data: bytes) -> type[ImageFile] | None:
-    """Pillow's class for the format of `data`; None if it is not one that we open.
+    """Pillow's class for the format of `data`; None if it is not one that Pillow opens for us."""
+    return next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
 
-    Raises `ImageError` for one whose reader is not installed.
-    """
-    plugin = next((plugin for magic, plugin in _PICTURES.items() if re.match(magic, data, re.DOTALL)), None)
-    return heif_plugin() if plugin is None and re.match(HEIF, data, re.DOTALL) else plugin
+
+def is_heif(data: bytes) -> bool:
+    """Whether it is a HEIC or HEIF image by its first bytes, and no AVIF."""
+    return plugin_for(data) is None and re.match(HEIF, data, re.DOTALL) is not None
 
 
 def unsupported_format(data: bytes) -> tuple[ImageReason, str]:

@@ -1,27 +1,44 @@
-"""HEIC and HEIF images by pi-heif, an extra: Pillow's class for them, imported where one is met, registered nowhere."""
+"""HEIC and HEIF images by pi-heif, an extra, whose library some damaged images take down: they are decoded apart."""
 
-from functools import cache
+from importlib.util import find_spec
 
-from PIL.ImageFile import ImageFile
+from PIL import Image
 
 from brainray.errors import INSTALL, ImageError
 
-IS_HEIF = "it is a HEIC image"  # where none is read; also in rows of versions that read none
+from .apart import decoded_apart
+
+FORMAT = "HEIF"
 MAGIC = rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)"
+IS_HEIF = "it is a HEIC image"  # where none is read; also in rows of versions that read none
+_TO_INSTALL = f"{INSTALL.format('heif')}, then run again with --retry-unread"
+# pi-heif has a decoder only. pillow-heif, which is like it, brings an encoder under the GPL.
+_LIBRARY = "pi_heif"
 
 
-@cache
-def heif_plugin() -> type[ImageFile]:
-    """The class. Raises `ImageError` with the command that installs it.
+def heif_image(data: bytes, max_pixels: int | None) -> Image.Image:
+    """The primary image, upright, in mode RGB or L, transparency over black. Raises `ImageError`."""
+    if find_spec(_LIBRARY) is None:
+        raise ImageError("unsupported", f"{IS_HEIF}; to read it: {_TO_INSTALL}")
+    mode, size, pixels = decoded_apart(picture, data, max_pixels)
+    image = Image.frombytes(mode, size, pixels)
+    image.format = FORMAT
+    return image
 
-    pi-heif has a decoder only. pillow-heif, which is like it, brings an encoder under the GPL.
-    """
-    try:
-        from pi_heif import HeifImageFile, options
-    except ImportError as exc:
-        to_install = f"{INSTALL.format('heif')}, then run again with --retry-unread"
-        raise ImageError("unsupported", f"{IS_HEIF}; to read it: {to_install}") from exc
-    options.THUMBNAILS = False
-    options.DECODE_THREADS = 1  # images are decoded side by side
-    plugin: type[ImageFile] = HeifImageFile
-    return plugin
+
+def picture(data: bytes, max_pixels: int | None) -> tuple[str, tuple[int, int], bytes]:
+    """In the child: mode, width and height, and the bytes of the pixels. Raises whatever pi-heif does."""
+    import pi_heif
+
+    image = pi_heif.open_heif(data, convert_hdr_to_8bit=True)
+    if max_pixels is not None and image.size[0] * image.size[1] > max_pixels:
+        raise ImageError(
+            "too_large", f"{image.size[0]} x {image.size[1]} pixels are more than the {max_pixels} allowed"
+        )
+    shown = image.to_pillow()
+    if shown.mode in ("RGBA", "LA", "RGBa", "La"):
+        black = Image.new("RGBA", shown.size, (0, 0, 0, 255))
+        shown = Image.alpha_composite(black, shown.convert("RGBA"))
+    if shown.mode != "L":
+        shown = shown.convert("RGB")
+    return shown.mode, shown.size, shown.tobytes()

@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -60,9 +61,11 @@ class _InProcessDecoder:
 
     spec: ImageSpec
     excluding: tuple[str, ...] = ()
+    limit: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __call__(self, content: bytes) -> Decoded:
-        return decode(content, self.spec, excluding=self.excluding)
+        with self.limit():
+            return decode(content, self.spec, excluding=self.excluding)
 
     def read_header(self, content: bytes) -> Header:
         return read_header(content)
@@ -124,12 +127,14 @@ def decode_shard(
     decoder: Decoder | None = None,
     series_key: Callable[[], bytes] | None = None,
     uids: UidRule | None = None,
+    limit: Callable[[], AbstractContextManager[None]] = nullcontext,
     clock: Clock = _utc_now,
 ) -> DecodedShard:
     """Read and decode the images of manifest rows. An image that fails has an error among its details.
 
     `excluding`: the reasons for which medical images are not decoded; a `decoder` knows them by itself.
     `series_key` gives the key by which rows name their series, and is called where there are any; None: without.
+    `limit` is entered for each image that is decoded in this process.
     Raises `Outage` where the storage fails.
     """
     started_at, began_s = clock(), time.perf_counter()
@@ -143,7 +148,7 @@ def decode_shard(
     ahead = 1 if decoder else reads_in_flight(pending["uri"].to_pylist())
     with ThreadPoolExecutor(ahead + 1, thread_name_prefix="read") as pool:
         contents = _read_images(pending, reader, pool, ahead=ahead)
-        decoder = decoder or _InProcessDecoder(spec, excluding)
+        decoder = decoder or _InProcessDecoder(spec, excluding, limit)
         for row in range(len(pending)):
             wait_began_s = time.perf_counter()
             image, repeats = next(contents)

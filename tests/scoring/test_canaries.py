@@ -81,7 +81,7 @@ def test_no_output_or_log_of_a_run_holds_what_a_file_says(tmp_path, bundle, loca
     key.write_bytes(secret := bytes(range(100, 140)))
     session = Path(ray.get_runtime_context().gcs_address and ray._private.worker._global_node.get_session_dir_path())
     before = {path: len(content) for path, content in files_below(session / "logs").items()}
-    options = ["--any-suffix", "--max-failed", "100%", "--uid-key", str(key), "--explain", "all", "--shard-size", "50"]
+    options = ["--any-suffix", "--max-failed", "100%", "--uid-key", str(key), "--shard-size", "50"]
     assert run(["score", "--input", str(root), "--model", bundle.uri, "--output", str(output), *options]) == 0
     shown = capfd.readouterr()
     found = rows(output)

@@ -28,7 +28,7 @@ from .header import (
     texts_of,
     value_of,
 )
-from .wide_jpeg import decode_12_bits
+from .pictures_apart import decode_12_bits, decode_with_pydicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 _WINDOW = (0.1, 99.9)  # percentiles, as of other images of more than 8 bits, see `decode`
 _WIDEST = 1 << 16  # values that are rendered one by one: a table of those of 16 bits is faster than the pixels
-# The library that decodes, the first that is there and can: those that fail with an exception, rather than by taking
-# the process down, come first.
-_PLUGINS = ("pillow", "pyjpegls", "pylibjpeg", "pydicom", "gdcm")
+# The library that decodes is the first that is there and can. The last ones do so in a process apart.
+_PLUGINS = ("pillow", "pylibjpeg", "pydicom")
+_APART = ("pyjpegls", "gdcm")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _EXTENDED = "1.2.840.10008.1.2.4.51"  # whose 12 bits pydicom reads with a library under the GPL only
 _RLE = "1.2.840.10008.1.2.5"
@@ -189,15 +189,21 @@ def _unused_bits(dataset: "Dataset") -> int:
 
 def _decompressed(decoder: "Decoder", dataset: "Dataset", options: dict[str, Any]) -> Pixels:
     """Decode with the first library that can. Raises what the last one raises."""
-    there = [name for name in _PLUGINS if name in decoder.available_plugins]
+    there = [name for name in (*_PLUGINS, *_APART) if name in decoder.available_plugins]
     for name in there[:-1]:
         try:
-            return decoder.as_array(dataset, index=0, decoding_plugin=name, **options)[0]
+            return _decompressed_by(name, decoder, dataset, options)
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001  each library reads some pictures that another one does not
             continue
-    return decoder.as_array(dataset, index=0, decoding_plugin=there[-1], **options)[0]
+    return _decompressed_by(there[-1], decoder, dataset, options)
+
+
+def _decompressed_by(plugin: str, decoder: "Decoder", dataset: "Dataset", options: dict[str, Any]) -> Pixels:
+    if plugin in _APART:
+        return decode_with_pydicom(decoder.UID, dataset, options, plugin=plugin)
+    return decoder.as_array(dataset, index=0, decoding_plugin=plugin, **options)[0]
 
 
 def _checked_code(dataset: "Dataset", syntax: Any, size: tuple[int, int]) -> bytes:  # noqa: ANN401  pydicom's UID
