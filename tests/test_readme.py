@@ -156,6 +156,7 @@ OF_TRAINING = {
     "folds.csv",
     "groups.csv",
     "patients.csv",
+    "subjects.csv",
     "blocks.csv",
     "audit/proposed_groups.csv",
     "proposed_groups.csv",

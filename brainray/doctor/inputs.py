@@ -133,6 +133,8 @@ def first_image(uri: str, option: str = "--input") -> tuple[FileInfo | None, int
             row = next(rows, None)
         if row is None:
             raise BadRequest(f"{uri}: the list is empty; give one that names images")
+        if row.is_prefix:
+            return first_image(row.uri)
         archive = archive_of(row.uri)
         file = archive[0] if archive and storage.exists(archive[0]) else row.uri
         return next(iter(storage.list_files(file))), 0

@@ -30,6 +30,9 @@ def test_images_on_disk(archive, tmp_path):
     (tmp_path / "list.csv").write_text("path\narchive/notumor/2.jpg\n")
     listed = told(check_input_option(f"{tmp_path}/list.csv", with_store=True))
     assert "notumor/2.jpg" in listed[f"--input {tmp_path}/list.csv list"].found
+    (tmp_path / "list.csv").write_text("path\narchive/pituitary/*\n")
+    listed = told(check_input_option(f"{tmp_path}/list.csv", with_store=True))
+    assert "pituitary/0.jpg" in listed[f"--input {tmp_path}/list.csv list"].found
 
 
 def test_what_is_no_image(tmp_path):

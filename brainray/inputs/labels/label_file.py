@@ -406,6 +406,11 @@ def _find_columns(
     if uri is None and bucket is not None and key is not None:
         located = [bucket, key]
     else:
+        of_images = named_by is LABELLED_COLUMNS and find_column(header, LABELLED_COLUMNS, source) is None
+        if of_images and find_column(header, SERIES_COLUMNS, source) is not None:
+            raise BadRequest(
+                f"{source}: names series and no images; once the run is scored, give it to `report RUN --labels`"
+            )
         located = [find_needed(header, named_by, source, "image")]
     return located, [find_needed(header, names, source, names[0]) for names in roles]
 

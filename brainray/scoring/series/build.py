@@ -23,7 +23,7 @@ from .rows import SeriesSource, sorted_series
 from .studies import write_studies
 
 FOLDER = "series"
-_ROWS_A_FILE = 250_000
+_ROWS_A_FILE = 100_000
 MOST_LISTED = 50  # series on the page
 _DEFECTS = ("doubled", "gaps", "sizes")
 # What is to be looked at first: a wrong one, one for review, then findings, the sure ones leading.

@@ -29,7 +29,9 @@ _QUERY = """
     SELECT study,
         CASE WHEN count(DISTINCT label) FILTER (label <> {negative}) = 1 THEN max(label) FILTER (label <> {negative})
             WHEN count(DISTINCT label) = 1 THEN max(label) END AS label,
-        coalesce(arg_max(predicted, confidence) FILTER (predicted <> {negative}), max(predicted)) AS predicted,
+        coalesce(
+            arg_max(predicted, {{'c': confidence, 'p': predicted}}) FILTER (predicted <> {negative}), max(predicted)
+        ) AS predicted,
         coalesce(max(confidence) FILTER (predicted <> {negative}), max(confidence)) AS confidence,
         bool_or(review) OR count(DISTINCT predicted) FILTER (predicted <> {negative}) > 1 AS review,
         count(*) AS series, count(predicted) AS decided,

@@ -15,6 +15,7 @@ from brainray.cli.app import run as command
 from brainray.commands.report import report
 from brainray.config import MaxFailed, PageOptions
 from brainray.errors import BadRequest
+from brainray.inputs.labels.label_file import read_label_file
 
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
 SERIES, STUDY = "1.2.840.1.{}", "1.2.840.2.{}"
@@ -195,6 +196,12 @@ def test_frames_of_a_file_that_names_no_series_are_one(tmp_path, bundle):
     for name in ("a", "b"):
         (root / f"{name}.dcm").write_bytes(dicom(frames, SeriesInstanceUID=None, **WINDOW))
     assert [each["slices"] for each in by_size(scored(root, tmp_path / "run", bundle))] == [3, 3]
+
+
+def test_score_says_where_labels_of_series_go(tmp_path):
+    (tmp_path / "labels.csv").write_text("SeriesInstanceUID,label\n1.2.3,glioma\n")
+    with pytest.raises(BadRequest, match="names series and no images; once the run is scored"):
+        read_label_file(str(tmp_path / "labels.csv"), ("glioma",))
 
 
 def test_label_files_that_name_series_are_parquet_too(run, tmp_path):
