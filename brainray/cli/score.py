@@ -94,8 +94,11 @@ def score(
     max_unread: MaxUnread = "50%",
     max_file_size: MaxFileSize = "1GiB",
     all_series: Annotated[
-        bool, typer.Option("--all-series", help="Score localisers, maps and other DICOM images that are left out.")
+        bool, typer.Option("--all-series", help="Score localisers, maps and other medical images that are left out.")
     ] = False,
+    volumes: Annotated[
+        str, typer.Option(help="Volumes of 4-D NIfTI files: first, all, or a number from 0.", metavar="first|all|N")
+    ] = "first",
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,

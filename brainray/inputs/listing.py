@@ -22,6 +22,7 @@ from brainray.storage.base import FileInfo
 
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
+from .bids import BidsTrees
 from .class_names import class_lookup, label_from_folders, match_class
 from .frames.listing import FrameRows, is_frame
 from .frames.nifti import FIRST
@@ -196,12 +197,13 @@ class Lister:
         An archive in Glacier cannot be listed: its kind is None.
         """
         unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, format_in=image_or_tar_format)
-        named = 0
+        named, trees = 0, BidsTrees()
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
                 continue
             name = storage.name_of(found.uri)
             tables.on_file(found.folders, name)
+            trees.on_file(found.folders, name)
             path = "/".join((*found.folders, name))
             self._chosen.on_path(path)
             kind = None if found.special or is_hidden(name, found.folders) else archives.kind_of(name)
@@ -211,6 +213,8 @@ class Lister:
                 reason = skip_reason(name, found.folders, special=found.special)
                 if reason is None or unnamed.wants(reason):
                     reason = self._chosen.skip_reason(path) or reason
+            if reason is None and not self._chosen.includes_some:
+                reason = trees.skip_reason(found.folders)
             if reason is None:
                 named += 1
                 yield found, None if found.archived else kind

@@ -28,14 +28,16 @@ Pixels = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NiftiImage:
-    """A slice of a volume, drawn in 8 bits."""
+    """A slice of a volume; drawn where what it shows decides about it."""
 
     facts: SeriesFacts
     exclusion: Exclusion | None  # why it is none that the model knows
     width: int
     height: int
     format: str = FORMAT
-    _grey: NDArray[np.uint8] | None  # None: its volume has no finite voxel, or a single value
+    _pixels: Pixels
+    _window: tuple[float, float] | None
+    _drawn: NDArray[np.uint8] | None  # None: not yet, or nothing can be
     _note: str | None
 
     @classmethod
@@ -48,16 +50,19 @@ class NiftiImage:
             height, width = _drawn_size(pixels.shape, known.spacing)
             if width * height > max_pixels:
                 raise ImageError("too_large", f"{width} x {height} pixels are more than the {max_pixels} allowed")
-            grey = _grey(pixels, known.window)
             facts, exclusion = describe(known)
-            if exclusion is None and known.window is not None and _is_blank(grey):
+            # What is excluded by its volume is not drawn before its picture is asked for.
+            grey = _grey(pixels, known.window) if exclusion is None else None
+            if grey is not None and _is_blank(grey):
                 exclusion = Exclusion("blank", "the slice shows next to nothing, as those beside the head")
             return cls(
                 facts=facts,
                 exclusion=exclusion,
                 width=width,
                 height=height,
-                _grey=grey,
+                _pixels=pixels,
+                _window=known.window,
+                _drawn=grey,
                 _note=_note(pixels, known),
             )
 
@@ -66,11 +71,12 @@ class NiftiImage:
 
         Raises `ImageError` for one of a single value.
         """
-        if self._grey is None:
+        grey = _grey(self._pixels, self._window) if self._drawn is None else self._drawn
+        if grey is None:
             raise ImageError("not_an_image", "no voxel of its volume is a finite number, or all have one value")
-        if self._grey.min() == self._grey.max():
+        if grey.min() == grey.max():
             raise ImageError("not_an_image", "its voxels show nothing: all have one brightness")
-        image = Image.fromarray(self._grey)
+        image = Image.fromarray(grey)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
         image.format = FORMAT
@@ -89,8 +95,8 @@ def _grey(pixels: Pixels, window: tuple[float, float] | None) -> NDArray[np.uint
     return grey
 
 
-def _is_blank(grey: NDArray[np.uint8] | None) -> bool:
-    return grey is None or int(np.count_nonzero(grey > _DARK)) < _SHOWN * grey.size
+def _is_blank(grey: NDArray[np.uint8]) -> bool:
+    return int(np.count_nonzero(grey > _DARK)) < _SHOWN * grey.size
 
 
 def _drawn_size(shape: tuple[int, ...], spacing: tuple[float, float]) -> tuple[int, int]:
@@ -103,6 +109,6 @@ def _drawn_size(shape: tuple[int, ...], spacing: tuple[float, float]) -> tuple[i
 
 
 def _note(pixels: Pixels, known: SliceFacts) -> str | None:
-    if pixels.dtype.kind == "f" and (holes := int(np.count_nonzero(~np.isfinite(pixels)))):
-        return f"{holes:,} of its voxels are no finite numbers"
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        return "some of its voxels are no finite numbers; those that are no numbers at all are black"
     return _CUT if known.cut else None

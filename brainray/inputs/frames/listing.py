@@ -38,7 +38,7 @@ def with_frames(
 ) -> Iterator[tuple[FileInfo, Kind, int]]:
     """The same files in order, each with its number of frames, 0 or 1 for a single image; of NIfTI its `Slices`.
 
-    `volumes`: which ones of NIfTI files with several, see `nifti.check_volumes`.
+    `volumes`: which ones of NIfTI files with several, see `ScoreOptions.volumes`.
     """
     held: deque[tuple[FileInfo, Kind, Future[int] | None]] = deque()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
@@ -55,9 +55,9 @@ class FrameRows:
     """The rows of files with frames, counted: for what the user should know of them."""
 
     def __init__(self, skipped: Counter[str], volumes: str) -> None:
-        """`skipped` takes the volumes that are not listed. Raises `BadRequest` for `volumes` that are none."""
+        """`skipped` takes the volumes that are not listed, see `ScoreOptions.volumes`."""
         self._skipped = skipped
-        self._volumes = nifti.check_volumes(volumes)
+        self._volumes = volumes
         self._dicoms = 0  # files or frames
         self._slices = 0
 

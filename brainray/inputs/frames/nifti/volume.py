@@ -33,7 +33,7 @@ class Geometry:
     orientation: NDArray[np.float64]  # [3, 2] as of `nibabel.io_orientation`
     spacing: tuple[float, float, float]  # millimetres, along x, y and z
     planes: tuple[str | None, str | None, str | None]  # of slices that are square to x, y and z; None: not known
-    inverted: bool  # whether higher values are stored as lower ones
+    scale: tuple[float, float]  # slope and intercept: what stored values stand for
     intent: int  # NIFTI_INTENT of nifti1.h
 
 
@@ -56,7 +56,7 @@ def read_geometry(unpacked: bytes) -> Geometry:
         kind = nibabel.Nifti2Header if 540 in (_length(unpacked, "<"), _length(unpacked, ">")) else nibabel.Nifti1Header
         header = kind.from_fileobj(io.BytesIO(unpacked), check=False)
         affine, known = _affine(header)
-        slope, _ = header.get_slope_inter()
+        slope, intercept = header.get_slope_inter()
         sides = tuple(header.get_data_shape())
         dtype = header.get_data_dtype()
     except ImageError:
@@ -74,7 +74,7 @@ def read_geometry(unpacked: bytes) -> Geometry:
         orientation=orientation,
         spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
         planes=_planes(affine, orientation) if known else (None, None, None),
-        inverted=slope is not None and slope < 0,
+        scale=(1.0, 0.0) if slope is None or intercept is None else (slope, intercept),
         intent=int(header["intent_code"]),
     )
 
@@ -129,13 +129,15 @@ def facts_of(data: NDArray[np.uint8], geometry: Geometry) -> VolumeFacts:
         return VolumeFacts(window=None, values=0, whole_numbers=False, flat=0.0, below_zero=0.0, lowest=None)
     values, counts = np.unique(sample, return_counts=True)
     inside = sample != values[np.argmax(counts)]
+    slope, intercept = geometry.scale
+    real = values * slope + intercept
     return VolumeFacts(
-        window=_window(sample, stored, inverted=geometry.inverted),
+        window=_window(sample, stored, inverted=slope < 0),
         values=len(values),
-        whole_numbers=bool((values == np.rint(values)).all()),
+        whole_numbers=bool((real == np.rint(real)).all()),
         flat=float((sample == next_to)[inside].mean()) if inside.any() else 1.0,
-        below_zero=float((sample < 0).mean()),
-        lowest=float(values[0]),
+        below_zero=float(counts[real < 0].sum() / counts.sum()),
+        lowest=float(real.min()),
     )
 
 
