@@ -30,7 +30,7 @@ def nifti(
     version: int = 1,
     **fields: Any,
 ) -> bytes:
-    """The bytes of a file; `fields` replace those of its header."""
+    """The bytes of a file; `fields` replace those of its header that tell no place and no scale."""
     kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
     image = kind(head() if voxels is None else voxels, affine)
     for name, value in fields.items():
