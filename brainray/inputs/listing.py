@@ -197,7 +197,7 @@ class Lister:
         An archive in Glacier cannot be listed: its kind is None.
         """
         unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, format_in=image_or_tar_format)
-        named, trees = 0, BidsTrees()
+        named, trees = 0, BidsTrees(self._chosen)
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):
                 continue
@@ -213,8 +213,7 @@ class Lister:
                 reason = skip_reason(name, found.folders, special=found.special)
                 if reason is None or unnamed.wants(reason):
                     reason = self._chosen.skip_reason(path) or reason
-            if reason is None and not self._chosen.includes_some:
-                reason = trees.skip_reason(found.folders)
+            reason = reason or trees.skip_reason(found.folders)
             if reason is None:
                 named += 1
                 yield found, None if found.archived else kind
@@ -353,7 +352,8 @@ class Lister:
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
             archived = None if self._retry_unread else refusal_of_class(image.uri, listed.archived)
             refused = image.refused or archived or refusal_of_size(image.size_bytes, self._most_bytes)
-            yield image._replace(label=label, group=group, refused=refused), path
+            for each in self._frames.of_listed(image._replace(label=label, group=group, refused=refused)):
+                yield each, path + each.uri.removeprefix(image.uri)
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:

@@ -37,7 +37,14 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "gdcm": ("python-gdcm",),
     "nibabel": ("nibabel",),
 }
-OPTIONAL = ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls", "gdcm", "nibabel")  # of an extra; noted where it is installed
+OPTIONAL = (
+    "pydicom",
+    "pylibjpeg",
+    "openjpeg",
+    "jpeg_ls",
+    "gdcm",
+    "nibabel",
+)  # of an extra; noted where it is installed
 DISTRIBUTIONS: tuple[tuple[str, ...], ...] = tuple(LIBRARIES.values())
 
 

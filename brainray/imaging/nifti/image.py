@@ -28,16 +28,14 @@ Pixels = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NiftiImage:
-    """A slice of a volume; drawn where what it shows decides about it."""
+    """A slice of a volume, drawn in 8 bits."""
 
     facts: SeriesFacts
     exclusion: Exclusion | None  # why it is none that the model knows
     width: int
     height: int
     format: str = FORMAT
-    _pixels: Pixels
-    _window: tuple[float, float] | None
-    _drawn: NDArray[np.uint8] | None  # None: not yet, or nothing can be
+    _grey: NDArray[np.uint8] | None  # None: its volume has no finite voxel, or a single value
     _note: str | None
 
     @classmethod
@@ -51,8 +49,8 @@ class NiftiImage:
             if width * height > max_pixels:
                 raise ImageError("too_large", f"{width} x {height} pixels are more than the {max_pixels} allowed")
             facts, exclusion = describe(known)
-            # What is excluded by its volume is not drawn before its picture is asked for.
-            grey = _grey(pixels, known.window) if exclusion is None else None
+            grey = _grey(pixels, known.window)
+            # Before what its volume is: where masks are scored all the same, there is nothing to score in such a slice.
             if grey is not None and _is_blank(grey):
                 exclusion = Exclusion("blank", "the slice shows next to nothing, as those beside the head")
             return cls(
@@ -60,9 +58,7 @@ class NiftiImage:
                 exclusion=exclusion,
                 width=width,
                 height=height,
-                _pixels=pixels,
-                _window=known.window,
-                _drawn=grey,
+                _grey=grey,
                 _note=_note(pixels, known),
             )
 
@@ -71,12 +67,11 @@ class NiftiImage:
 
         Raises `ImageError` for one of a single value.
         """
-        grey = _grey(self._pixels, self._window) if self._drawn is None else self._drawn
-        if grey is None:
+        if self._grey is None:
             raise ImageError("not_an_image", "no voxel of its volume is a finite number, or all have one value")
-        if grey.min() == grey.max():
+        if self._grey.min() == self._grey.max():
             raise ImageError("not_an_image", "its voxels show nothing: all have one brightness")
-        image = Image.fromarray(grey)
+        image = Image.fromarray(self._grey)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
         image.format = FORMAT

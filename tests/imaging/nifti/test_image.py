@@ -1,4 +1,6 @@
-"""Pictures of slices: the window of the volume, square pixels, what shows nothing, and bytes that only look like one."""
+"""Pictures of slices: the window of the volume, square pixels, what shows nothing, and bytes that look like one."""
+
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -85,7 +87,5 @@ def test_bytes_that_only_begin_like_a_slice_are_no_defect():
         damaged.append(bytes(content))
     damaged += [whole.replace(b'"values": ', b'"values": "'), whole.replace(b'"axial"', b'["x"]'), whole[:21] + b"[]"]
     for content in damaged:
-        try:
+        with suppress(ImageError, Excluded):
             decode(content, SPEC, excluding=EXCLUSION_REASONS)
-        except (ImageError, Excluded):
-            pass

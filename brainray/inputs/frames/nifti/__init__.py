@@ -11,6 +11,7 @@ from typing import NamedTuple
 SUFFIXES = (".nii", ".nii.gz")
 AXES = "xyz"
 FIRST, ALL = "first", "all"  # which volumes of a file are listed; else the number of one, from 0
+MOST_SLICES = 100_000  # of a file, as of frames
 OTHER_VOLUMES = "volume of a 4-D file"  # that is not listed: the reason by which it is counted
 _NUMBER = r"0|[1-9][0-9]{0,5}"
 _PLACE = re.compile(rf"(?:t=(?P<volume>{_NUMBER}),)?(?P<axis>[xyz])=(?P<number>{_NUMBER})")
