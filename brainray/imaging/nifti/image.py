@@ -84,9 +84,12 @@ def _grey(pixels: Pixels, window: tuple[float, float] | None) -> NDArray[np.uint
         return None
     low, high = window
     kind = np.float64 if pixels.dtype.itemsize > 4 else np.float32
-    inside = pixels.astype(kind).clip(min(window), max(window))
-    shown = (inside - kind(low)) * kind(255 / (high - low)) + kind(0.5)
-    grey: NDArray[np.uint8] = np.nan_to_num(shown, copy=False).astype(np.uint8)
+    with np.errstate(all="ignore"):  # of numbers at the ends of their range
+        inside: Pixels = (
+            pixels.clip(min(window), max(window)).astype(kind) if kind is np.float64 else pixels.astype(kind)
+        )
+        shown = (inside - kind(low)) * kind(255 / (high - low))
+    grey: NDArray[np.uint8] = (np.nan_to_num(shown, copy=False).clip(0, 255) + kind(0.5)).astype(np.uint8)
     return grey
 
 

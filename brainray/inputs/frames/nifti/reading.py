@@ -20,11 +20,13 @@ from . import AXES, SUFFIXES, Place, place_of
 from .header import GZIP, HEAD_BYTES, LENGTHS, Header, is_nifti_head, read_header, unpacked_head
 from .sidecar import Sidecars
 from .slice_file import Voxels, pack, picture_of, pixel_spacing
-from .stream import Fetch, Stream
+from .stream import REQUEST_BYTES, Fetch, Stream
 from .volume import Geometry, VolumeFacts, facts_of, read_geometry, voxels_of
 
 _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
+_NO_SLICE = "the file has no such slice"
 _KEPT_BYTES = 256 << 20  # of volumes that a worker keeps; at least the one that it reads
+_MOST_KEPT = 64  # files
 
 Slice = bytes | ImageError
 
@@ -51,20 +53,25 @@ class _File:
         self._geometry: Geometry = read_geometry(head)
         self._described = described
         self._volume: _Volume | None = None
+        self._failed: dict[int, ImageError] = {}  # volumes that cannot be unpacked: once is enough
 
     @property
     def kept_bytes(self) -> int:
-        return self.header.volume_bytes
+        return self.header.volume_bytes + min(self._size_bytes, REQUEST_BYTES)
 
     def slice_at(self, place: Place) -> Slice:
         """A slice. Raises `StorageError` as `fetch` does."""
-        shape = [self.header.shape[axis] for axis in self.header.axes]
-        if place.number >= shape[place.axis] or place.volume >= self.header.volumes:
-            return ImageError("truncated", "the file has no such slice")
+        if place.volume >= self.header.volumes:
+            return ImageError("truncated", _NO_SLICE)
+        if place.volume in self._failed:
+            return self._failed[place.volume]
         try:
             volume = self._volume_at(place.volume)
         except ImageError as exc:
+            self._failed[place.volume] = exc
             return exc
+        if place.number >= volume.voxels.shape[place.axis]:
+            return ImageError("truncated", _NO_SLICE)
         pixels = picture_of(volume.voxels, place.axis, place.number)
         return pack(pixels, self._facts(volume, place.axis))
 
@@ -122,7 +129,7 @@ class Volumes:
                 file = self._file(uri, version, size_bytes, fetch)
                 if isinstance(file, ImageError):
                     return (file,) * len(names)
-                missing = ImageError("truncated", "the file has no such slice")
+                missing = ImageError("truncated", _NO_SLICE)
                 return tuple(missing if place is None else file.slice_at(place) for place in places)
             except BaseException:
                 self._held.pop((uri, version), None)  # its stream may have lost bytes
@@ -134,9 +141,13 @@ class Volumes:
             described = {"name": stem(storage.name_of(uri)), "sidecar": self._sidecars.of(uri)}
             self._held[key] = _opened(lambda: _File(fetch, size_bytes, described))
         self._held.move_to_end(key)
-        while len(self._held) > 1 and sum(map(_kept_bytes, self._held.values())) > _KEPT_BYTES:
+        while len(self._held) > 1 and self._is_full():
             self._held.popitem(last=False)
         return self._held[key]
+
+    def _is_full(self) -> bool:
+        kept_bytes = sum(0 if isinstance(file, ImageError) else file.kept_bytes for file in self._held.values())
+        return kept_bytes > _KEPT_BYTES or len(self._held) > _MOST_KEPT
 
 
 def stem(name: str) -> str:
@@ -185,7 +196,3 @@ def _opened(make: Callable[[], _File]) -> _File | ImageError:
         raise
     except ImageError as exc:
         return exc
-
-
-def _kept_bytes(file: _File | ImageError) -> int:
-    return 0 if isinstance(file, ImageError) else file.kept_bytes

@@ -55,7 +55,10 @@ def read_geometry(unpacked: bytes) -> Geometry:
     try:
         kind = nibabel.Nifti2Header if 540 in (_length(unpacked, "<"), _length(unpacked, ">")) else nibabel.Nifti1Header
         header = kind.from_fileobj(io.BytesIO(unpacked), check=False)
-        affine, known = _affine(header)
+        with np.errstate(all="ignore"):
+            affine, known = _affine(header)
+            orientation = nibabel.io_orientation(affine)
+            lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
         slope, intercept = header.get_slope_inter()
         sides = tuple(header.get_data_shape())
         dtype = header.get_data_dtype()
@@ -63,10 +66,8 @@ def read_geometry(unpacked: bytes) -> Geometry:
         raise
     except Exception as exc:
         raise ImageError("truncated", f"its NIfTI header cannot be read ({type(exc).__name__})") from exc
-    orientation = nibabel.io_orientation(affine)
     shape = (*sides, 1, 1)[:3]
     spacing = np.ones(3)
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     spacing[orientation[:, 0].astype(int)] = np.where(lengths > 0, lengths, 1.0)
     return Geometry(
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),
@@ -87,11 +88,14 @@ def _affine(header: "Nifti1Header") -> tuple[NDArray[np.float64], bool]:
     """The affine [4, 4], and whether the header gives one; what breaks the standard is mended as other readers do."""
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1
-    header["pixdim"][1:4] = np.nan_to_num(np.abs(header["pixdim"][1:4]), nan=1.0, posinf=1.0)
+    spacing = np.abs(header["pixdim"][1:4])
+    header["pixdim"][1:4] = np.where(np.isfinite(spacing) & (spacing > 0), spacing, 1)
     known = bool(header["sform_code"] or header["qform_code"])
     affine: NDArray[np.float64] = header.get_best_affine()  # type: ignore[no-untyped-call]
     # Without all three directions nothing can be turned.
-    if known and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    directions = affine[:3, :3] / lengths
+    if known and np.isfinite(affine).all() and np.isfinite(directions).all() and np.linalg.matrix_rank(directions) == 3:
         return affine, True
     plain: NDArray[np.float64] = header.get_base_affine()  # type: ignore[no-untyped-call]
     return plain, False
@@ -130,7 +134,8 @@ def facts_of(data: NDArray[np.uint8], geometry: Geometry) -> VolumeFacts:
     values, counts = np.unique(sample, return_counts=True)
     inside = sample != values[np.argmax(counts)]
     slope, intercept = geometry.scale
-    real = values * slope + intercept
+    with np.errstate(all="ignore"):
+        real = values * slope + intercept
     return VolumeFacts(
         window=_window(sample, stored, inverted=slope < 0),
         values=len(values),

@@ -57,6 +57,7 @@ def test_both_orders_of_bytes_are_read(order):
         (with_header(PLAIN, 70, struct.pack("<h", 32)), "unsupported", "complex"),
         (with_header(PLAIN, 70, struct.pack("<h", 77)), "unsupported", "type 77"),
         (with_header(PLAIN, 108, struct.pack("<f", float("nan"))), "truncated", "where the voxels begin"),
+        (with_header(PLAIN, 108, struct.pack("<f", 1e30)), "truncated", "where the voxels begin"),
         (with_header(PLAIN, 344, b"ni1\0"), "unsupported", "pair"),
         (with_header(PLAIN, 344, b"what"), "unsupported", "magic"),
         (with_header(PLAIN, 0, b"\0\0\0\0"), "truncated", "length"),

@@ -121,7 +121,9 @@ def test_damage_is_the_reason_of_each_slice():
     flipped[len(content) // 2] ^= 0xFF
     wrong_checksum = content[:-8] + bytes(4) + content[-4:]
     for damaged in (content[: len(content) // 2], bytes(flipped), wrong_checksum):
-        assert read(damaged, *ALL[:3]) == ["truncated"] * 3
+        asked: list = []
+        assert read(damaged, *ALL[:3], asked=asked) == ["truncated"] * 3
+        assert len(asked) == 1, "each slice unpacks the file again"
 
 
 def test_whole_voxels_before_a_cut_checksum_are_read_and_noted():
