@@ -4,7 +4,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from brainray.inputs.frames.nifti.reading import is_nifti_file
+from brainray.inputs.frames.nifti.file import is_nifti_file
 from brainray.inputs.frames.nifti.slice_file import is_slice
 
 from .dicom.image import FORMAT as DICOM

@@ -65,7 +65,7 @@ _FOLDED = {suffix.lower(): suffix for suffix in (*_SUFFIXES, *_SEQUENCES)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceFacts:
-    """What the reader of a file has found out, see `inputs.frames.nifti.reading`."""
+    """What the reader of a file has found out, see `inputs.frames.nifti.file`."""
 
     window: tuple[float, float] | None
     spacing: tuple[float, float]

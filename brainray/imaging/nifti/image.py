@@ -10,7 +10,7 @@ from PIL import Image
 from brainray.errors import ImageError
 from brainray.imaging.dicom.header import as_image_error
 from brainray.imaging.dicom.series import Exclusion, SeriesFacts
-from brainray.inputs.frames.nifti.reading import only_slice
+from brainray.inputs.frames.nifti.file import only_slice
 from brainray.inputs.frames.nifti.slice_file import is_slice, unpack
 
 from .facts import SliceFacts, describe

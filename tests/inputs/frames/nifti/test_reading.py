@@ -11,7 +11,8 @@ from support.niftis import SHAPE, head, nifti, with_header
 
 from brainray.errors import ImageError, StorageError
 from brainray.inputs.frames.nifti import stream
-from brainray.inputs.frames.nifti.reading import Volumes, only_slice
+from brainray.inputs.frames.nifti.file import only_slice
+from brainray.inputs.frames.nifti.reading import Volumes
 from brainray.inputs.frames.nifti.slice_file import unpack
 
 ALL = [f"z={number}" for number in range(SHAPE[2])]
