@@ -37,7 +37,6 @@ FOREIGN = {
     "storage/s3": {"boto3", "botocore", "obstore"},
     "evaluation": {"matplotlib", "scipy"},
     "inputs/frames": {"nibabel", "pydicom"},
-    "inputs/frames/nifti": {"nibabel"},
     "imaging": {"PIL", "cv2"},
     "imaging/dicom": {"PIL", "pydicom"},
     "imaging/nifti": {"PIL"},
