@@ -295,6 +295,7 @@ class ScoreOptions(_Spec):
     all_series: bool = False  # also medical images are scored that the model does not know, such as localisers
     keep_uids: bool = False  # rows have the UIDs of medical images as they are
     uid_key: str | None = None  # file of the key by which rows have hashes of the UIDs
+    volumes: str = "first"  # of NIfTI files with several: first, all, or the number of one, from 0
     retry_unread: bool = False  # read the images again that an earlier run could not read
     forget_missing: bool = False  # drop the rows of images that are no longer there
     rescore: bool = False  # score all images anew; the old run is replaced when the new one is complete
@@ -313,6 +314,10 @@ class ScoreOptions(_Spec):
             pattern_of("--series-by", str(self.series_by))
         _require(self.stall_timeout_s > 0, f"--stall-timeout is {self.stall_timeout_s}; it must be above 0")
         _require(self.max_file_bytes >= 1, f"--max-file-size is {self.max_file_bytes} bytes; it must be 1 or more")
+        _require(
+            self.volumes in ("first", "all") or (self.volumes.isdecimal() and len(self.volumes) <= 5),
+            f"--volumes is {self.volumes!r}; give first, all, or the number of a volume, from 0",
+        )
         _require(0 <= self.max_unread <= 1, f"--max-unread is {self.max_unread:%}; it must lie between 0% and 100%")
 
     @property

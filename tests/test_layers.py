@@ -36,10 +36,11 @@ ORDER = (
 FOREIGN = {
     "storage/s3": {"boto3", "botocore", "obstore"},
     "evaluation": {"matplotlib", "scipy"},
-    "inputs/frames": {"pydicom"},
+    "inputs/frames": {"nibabel", "pydicom"},
     "imaging": {"PIL", "cv2"},
     "imaging/dicom": {"PIL", "gdcm", "pydicom"},
     "imaging/heif": {"pi_heif"},
+    "imaging/nifti": {"PIL"},
     "models": {"torch", "torchvision", "safetensors"},
     "duplicates": {"PIL", "cv2", "faiss", "jinja2", "scipy"},
     "page": {"PIL", "jinja2", "markupsafe"},

@@ -107,7 +107,7 @@ def score(
         bool, typer.Option("--no-sign-request", help="Read public buckets without credentials; for a local --output.")
     ] = False,
     all_series: Annotated[
-        bool, typer.Option("--all-series", help="Score localisers, maps and other DICOM images that are left out.")
+        bool, typer.Option("--all-series", help="Score localisers, maps and other medical images that are left out.")
     ] = False,
     keep_uids: Annotated[
         bool, typer.Option("--keep-uids", help="Add the UIDs of study, series and instance to the rows (DICOM).")
@@ -116,6 +116,9 @@ def score(
         str | None,
         typer.Option(help="File with a key of 32 bytes or more: add the UIDs as keyed hashes.", metavar="URI"),
     ] = None,
+    volumes: Annotated[
+        str, typer.Option(help="Volumes of 4-D NIfTI files: first, all, or a number from 0.", metavar="first|all|N")
+    ] = "first",
     retry_unread: Annotated[
         bool, typer.Option("--retry-unread", help="Read images again that could not be read before.")
     ] = False,

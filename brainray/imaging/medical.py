@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from brainray.inputs.frames.nifti.reading import is_nifti_file
+from brainray.inputs.frames.nifti.file import is_nifti_file
 from brainray.inputs.frames.nifti.slice_file import is_slice
 
 from .dicom.image import FORMAT as DICOM

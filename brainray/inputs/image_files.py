@@ -98,6 +98,11 @@ class Globs:
         globs = [("--include", pattern) for pattern in include] + [("--exclude", pattern) for pattern in exclude]
         self._unmatched = {(option, glob): re.compile(fnmatch.translate(glob)) for option, glob in globs}
 
+    @property
+    def includes_some(self) -> bool:
+        """Whether `--include` says what is wanted."""
+        return self._include is not None
+
     def skip_reason(self, path: str) -> str | None:
         if self._include is not None and not self._include.match(path):
             return "not in --include"
@@ -136,9 +141,12 @@ class Grouper:
     """The group of an image: its first folder below the input, or the match of a regular expression in its URI."""
 
     def __init__(self, group_by: str | None, *, option: str = "--group-by") -> None:
-        """`group_by` is "folder", a regular expression, or None (no groups). Raises `BadRequest` for a bad one."""
+        """`group_by` is "folder", "bids" (the subject), a regular expression, or None (no groups).
+
+        Raises `BadRequest` for a bad one.
+        """
         self._by_folder = group_by == "folder"
-        self._pattern = pattern_of(option, group_by) if group_by and not self._by_folder else None
+        self._pattern = _pattern_of(option, group_by) if group_by and not self._by_folder else None
 
     def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
         if self._by_folder:
@@ -147,6 +155,19 @@ class Grouper:
         if found is None:
             return None
         return found.group(1) if found.re.groups else found.group(0)
+
+
+# Subject and session of a BIDS tree, by the name of the file, else by the last folder of such a name.
+BIDS = "bids"
+_BIDS_SUBJECT = re.compile(r".*(?:^|[/_#])(?P<subject>sub-[a-zA-Z0-9+]+)(?=[/_.])", re.DOTALL)
+_BIDS_SESSION = re.compile(r".*[/_](?P<session>ses-[a-zA-Z0-9+]+)(?=[/_.])", re.DOTALL)
+
+
+_BIDS_LEVELS = (("subject", _BIDS_SUBJECT), ("session", _BIDS_SESSION))
+
+
+def _pattern_of(option: str, text: str) -> re.Pattern[str]:
+    return _BIDS_SUBJECT if text == BIDS else pattern_of(option, text)
 
 
 _FOLDER_LEVEL = re.compile(r"(?:(?P<name>\w[\w -]*)=)?folder(?::(?P<place>-?\d+))?")
@@ -177,7 +198,8 @@ class GroupLevels:
 
     def __init__(self, group_by: str | Sequence[str] | None, *, option: str = "--group-by") -> None:
         """`group_by` are `folder`, `folder:1` (the one below), `site=folder` (named), several of these with commas
-        between them, or regular expressions, of which each named group is a level if there are several.
+        between them, `bids` (subject and session), or regular expressions, of which each named group is a level if
+        there are several.
 
         Raises `BadRequest` for what is none of these, and for two levels of one name.
         """
@@ -209,6 +231,8 @@ _NAMING = "site=folder, or (?P<patient>…) in a regular expression"
 
 def _levels_of(text: str, option: str) -> list[_Level]:
     """The levels that one value of the option stands for."""
+    if text == BIDS:
+        return [_Level(name, pattern=of, group=name) for name, of in _BIDS_LEVELS]
     found = [_FOLDER_LEVEL.fullmatch(piece.strip()) for piece in text.split(",")]
     folders = [piece for piece in found if piece is not None]
     if len(folders) == len(found):

@@ -20,6 +20,7 @@ from brainray.storage.base import FileInfo
 
 from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
+from .bids import BidsTrees
 from .class_names import class_lookup, label_from_folders, match_class
 from .frames.listing import FrameRows, is_frame
 from .frames.nifti import FIRST
@@ -183,7 +184,7 @@ class Lister:
             all_without_suffix=files is not None,
             format_in=image_or_tar_format,
         )
-        named = 0
+        named, trees = 0, BidsTrees(self._chosen)
         if files is None:
             files = storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables))
         for found in files:
@@ -191,6 +192,7 @@ class Lister:
                 continue
             name = storage.name_of(found.uri)
             tables.on_file(found.folders, name)
+            trees.on_file(found.folders, name)
             path = "/".join((*found.folders, name))
             self._chosen.on_path(path)
             kind = None if found.special or is_hidden(name, found.folders) else archives.kind_of(name)
@@ -200,6 +202,7 @@ class Lister:
                 reason = skip_reason(name, found.folders, special=found.special)
                 if reason is None or unnamed.wants(reason):
                     reason = self._chosen.skip_reason(path) or reason
+            reason = reason or trees.skip_reason(found.folders)
             if reason is None:
                 named += 1
                 yield found, None if found.archived else kind
@@ -346,7 +349,8 @@ class Lister:
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
             archived = None if self._retry_unread else refusal_of_class(image.uri, listed.archived)
             refused = image.refused or archived or refusal_of_size(image.size_bytes, self._most_bytes)
-            yield image._replace(label=label, group=group, refused=refused), path
+            for each in self._frames.of_listed(image._replace(label=label, group=group, refused=refused)):
+                yield each, path + each.uri.removeprefix(image.uri)
         self._notes += prefixes.notes
 
     def _from_prefix(

@@ -35,8 +35,16 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "openjpeg": ("pylibjpeg-openjpeg",),
     "jpeg_ls": ("pyjpegls",),
     "gdcm": ("python-gdcm",),
+    "nibabel": ("nibabel",),
 }
-OPTIONAL = ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls", "gdcm")  # of an extra; noted where it is installed
+OPTIONAL = (
+    "pydicom",
+    "pylibjpeg",
+    "openjpeg",
+    "jpeg_ls",
+    "gdcm",
+    "nibabel",
+)  # of an extra; noted where it is installed
 DISTRIBUTIONS: tuple[tuple[str, ...], ...] = tuple(LIBRARIES.values())
 
 

@@ -229,6 +229,7 @@ def _list_inputs(
         keep=request.options.keep_columns,
         most_bytes=request.options.max_file_bytes,
         retry_unread=request.options.retry_unread,
+        volumes=request.options.volumes,
     )
     found = listing.scan(lister, path, progress=progress)
     if lister.may_repeat:

@@ -49,8 +49,8 @@ def test_no_bytes_are_empty() -> None:
         (bytes(5000), "not_an_image", "zero bytes"),
         (b"\x07\xf3\x99\x01nothing known", "not_an_image", "07 .. 99 01"),
         (gzip.compress(b"words"), "not_an_image", "text"),
-        (b"\\\1\0\0" + bytes(340) + b"n+1\0" + bytes(50), "unsupported", "NIfTI"),
-        (gzip.compress(b"\\\1\0\0" + bytes(340) + b"n+1\0" + bytes(50)), "unsupported", "NIfTI"),
+        (b"\\\1\0\0" + bytes(340) + b"n+1\0" + bytes(50), "truncated", "NIfTI"),
+        (gzip.compress(b"\\\1\0\0" + bytes(340) + b"n+1\0" + bytes(50)), "truncated", "NIfTI"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported", "PNG"),
     ],
     ids=[

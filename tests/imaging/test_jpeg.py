@@ -103,7 +103,6 @@ def test_zeros_after_the_coded_data_are_no_pixels() -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"\x5c\1\0\0" + b"\0" * 340 + b"n+1\0", "a NIfTI volume"),
         (b"II\xbc\x01\x08\0\0\0", "a JPEG XR image"),
         (b"\xff\x0a\0\0\0\0", "a JPEG XL image"),
         (b"NRRD0004\n", "an NRRD volume"),

@@ -3,7 +3,7 @@
 import pytest
 
 from brainray.errors import BadRequest
-from brainray.inputs.image_files import GroupLevels
+from brainray.inputs.image_files import Grouper, GroupLevels
 
 URI, FOLDERS = "/in/A/patient 7/s2/x.png", ("A", "patient 7", "s2")
 
@@ -32,6 +32,21 @@ URI, FOLDERS = "/in/A/patient 7/s2/x.png", ("A", "patient 7", "s2")
 def test_each_level_is_a_folder_or_a_match(group_by, names, group):
     levels = GroupLevels(group_by)
     assert (levels.names, levels(URI, FOLDERS)) == (names, group)
+
+
+@pytest.mark.parametrize(
+    ("uri", "group", "subject"),
+    [
+        ("/ds/sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz#z=5", "sub-01/ses-2", "sub-01"),
+        ("s3://b/sub-study/ds/sub-A9/anat/sub-A9_T1w.nii.gz#z=5", "sub-A9/", "sub-A9"),
+        ("/ds/sub-01/ses-2/scan.dcm#3", "sub-01/ses-2", "sub-01"),
+        ("/ds/subject-01/scan.dcm", None, None),
+    ],
+)
+def test_subject_and_session_of_bids_are_levels_and_the_subject_a_group(uri, group, subject):
+    levels = GroupLevels("bids")
+    assert (levels.names, levels(uri, ())) == (("subject", "session"), group)
+    assert Grouper("bids", option="--group-regex")(uri, ()) == subject
 
 
 @pytest.mark.parametrize(

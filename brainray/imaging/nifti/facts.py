@@ -58,13 +58,14 @@ _SUFFIXES = {
 _NO_MR = {"pet": "PT", "ct": "CT"}
 _PARTS = ("phase", "real", "imag")  # of a complex image, by the entity `part`
 _ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+.]+)")
+_NAMES_OF_OTHERS = ("sub-", "ses-", "space-")  # entities whose words say nothing of the sequence
 _STATISTIC = re.compile(r"stat", re.IGNORECASE)
 _FOLDED = {suffix.lower(): suffix for suffix in (*_SUFFIXES, *_SEQUENCES)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceFacts:
-    """What the reader of a file has found out, see `inputs.frames.nifti.reading`."""
+    """What the reader of a file has found out, see `inputs.frames.nifti.file`."""
 
     window: tuple[float, float] | None
     spacing: tuple[float, float]
@@ -112,7 +113,8 @@ class _Name:
         *entities, last = name.split("_")
         self.entities = {found[1]: found[2] for entity in entities if (found := _ENTITY.fullmatch(entity))}
         self.suffix = _FOLDED.get(last.lower(), "") if "sub" in self.entities else ""
-        self.words = re.sub(r"[_.-]+", " ", name)
+        told = [entity for entity in entities if not entity.startswith(_NAMES_OF_OTHERS)]
+        self.words = re.sub(r"[_.-]+", " ", "_".join([*told, last]))
 
 
 def _modality(known: SliceFacts, name: _Name) -> str | None:

@@ -11,7 +11,7 @@ from brainray.errors import ImageError
 from brainray.imaging.dicom.header import as_image_error
 from brainray.imaging.dicom.pixels import Picture
 from brainray.imaging.dicom.series import Exclusion, SeriesFacts
-from brainray.inputs.frames.nifti.reading import only_slice
+from brainray.inputs.frames.nifti.file import only_slice
 from brainray.inputs.frames.nifti.slice_file import is_slice, unpack
 
 from .facts import SliceFacts, describe
@@ -49,9 +49,10 @@ class NiftiImage:
             height, width = _drawn_size(pixels.shape, known.spacing)
             if width * height > max_pixels:
                 raise ImageError("too_large", f"{width} x {height} pixels are more than the {max_pixels} allowed")
-            grey = _grey(pixels, known.window)
             facts, exclusion = describe(known)
-            if exclusion is None and known.window is not None and _is_blank(grey):
+            grey = _grey(pixels, known.window)
+            # Before what its volume is: where masks are scored all the same, there is nothing to score in such a slice.
+            if grey is not None and _is_blank(grey):
                 exclusion = Exclusion("blank", "the slice shows next to nothing, as those beside the head")
             return cls(
                 facts=facts,
@@ -84,14 +85,17 @@ def _grey(pixels: Pixels, window: tuple[float, float] | None) -> NDArray[np.uint
         return None
     low, high = window
     kind = np.float64 if pixels.dtype.itemsize > 4 else np.float32
-    inside = pixels.astype(kind).clip(min(window), max(window))
-    shown = (inside - kind(low)) * kind(255 / (high - low)) + kind(0.5)
-    grey: NDArray[np.uint8] = np.nan_to_num(shown, copy=False).astype(np.uint8)
+    with np.errstate(all="ignore"):  # of numbers at the ends of their range
+        inside: Pixels = (
+            pixels.clip(min(window), max(window)).astype(kind) if kind is np.float64 else pixels.astype(kind)
+        )
+        shown = (inside - kind(low)) * kind(255 / (high - low))
+    grey: NDArray[np.uint8] = (np.nan_to_num(shown, copy=False).clip(0, 255) + kind(0.5)).astype(np.uint8)
     return grey
 
 
-def _is_blank(grey: NDArray[np.uint8] | None) -> bool:
-    return grey is None or int(np.count_nonzero(grey > _DARK)) < _SHOWN * grey.size
+def _is_blank(grey: NDArray[np.uint8]) -> bool:
+    return int(np.count_nonzero(grey > _DARK)) < _SHOWN * grey.size
 
 
 def _drawn_size(shape: tuple[int, ...], spacing: tuple[float, float]) -> tuple[int, int]:
@@ -104,6 +108,6 @@ def _drawn_size(shape: tuple[int, ...], spacing: tuple[float, float]) -> tuple[i
 
 
 def _note(pixels: Pixels, known: SliceFacts) -> str | None:
-    if pixels.dtype.kind == "f" and (holes := int(np.count_nonzero(~np.isfinite(pixels)))):
-        return f"{holes:,} of its voxels are no finite numbers"
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        return "some of its voxels are no finite numbers; those that are no numbers at all are black"
     return _CUT if known.cut else None

@@ -44,7 +44,7 @@ def with_frames(
 ) -> Iterator[tuple[FileInfo, Kind, int]]:
     """The same files in order, each with its number of frames, 0 or 1 for a single image; of NIfTI its `Slices`.
 
-    `volumes`: which ones of NIfTI files with several, see `nifti.check_volumes`.
+    `volumes`: which ones of NIfTI files with several, see `ScoreOptions.volumes`.
     """
     held: deque[tuple[FileInfo, Kind, Future[int] | None]] = deque()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
@@ -61,9 +61,9 @@ class FrameRows:
     """The rows of files with frames, counted: for what the user should know of them."""
 
     def __init__(self, skipped: Counter[str], volumes: str) -> None:
-        """`skipped` takes the volumes that are not listed. Raises `BadRequest` for `volumes` that are none."""
+        """`skipped` takes the volumes that are not listed, see `ScoreOptions.volumes`."""
         self._skipped = skipped
-        self._volumes = nifti.check_volumes(volumes)
+        self._volumes = volumes
         self._dicoms = 0  # files or frames
         self._slices = 0
 
@@ -82,6 +82,15 @@ class FrameRows:
             if frames.others:
                 self._skipped[nifti.OTHER_VOLUMES] += frames.others
         yield from frames_of(image, frames)
+
+    def of_listed(self, image: ListedImage) -> Iterator[ListedImage]:
+        """The rows of an image that a list names: of a NIfTI file those of its slices, where its size is known."""
+        size_bytes = image.size_bytes
+        if image.container is not None or not nifti.is_nifti(image.uri) or not size_bytes:
+            yield image
+            return
+        found = FileInfo(uri=image.uri, folders=(), size_bytes=size_bytes, version=image.version or "")
+        yield from self.rows(image, 0 if image.refused else _frames(found, self._volumes))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -141,11 +150,14 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
         )
 
 
-def named_frame(uri: str) -> tuple[str, int] | None:
-    """The file and the number of the frame that a name in a list stands for; None for any other name.
+def named_frame(uri: str) -> tuple[str, int | nifti.Place] | None:
+    """The file and the number of the frame, or the place of the slice, that a name in a list stands for; else None.
 
     Of a file without such a suffix the first bytes decide; on a disk only, where that costs no request.
     """
+    in_volume = nifti.split(uri)
+    if in_volume is not None:
+        return in_volume
     file, _, number = uri.rpartition("#")
     if split(uri) is not None or not storage.is_local(uri) or split(f"{file}{SUFFIXES[0]}#{number}") is None:
         return split(uri)
@@ -157,8 +169,11 @@ def named_frame(uri: str) -> tuple[str, int] | None:
     return (file, int(number)) if is_file else None
 
 
-def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
-    """The frame of a DICOM file that a list names; the file may have fewer. Of an object, the list tells the size."""
+def listed_frame(listed: ListedImage, file: str, frame: int | nifti.Place) -> ListedImage:
+    """The frame or slice of a file that a list names; the file may have fewer.
+
+    Of an object, the list tells the size.
+    """
     try:
         found = storage.stat(file)
     except StorageError:
@@ -166,11 +181,13 @@ def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
     size_bytes, version = (found.size_bytes, found.version) if found else (listed.size_bytes, listed.version)
     if size_bytes is None:
         return listed._replace(refused=f"unsupported: a frame needs the size of its file; add it to the list: {file}")
+    place = frame if isinstance(frame, int) else frame.number + 1
+    volume = 0 if isinstance(frame, int) else frame.volume
     return listed._replace(
-        size_bytes=-(-size_bytes // number),  # at most, for there are as many frames
+        size_bytes=-(-size_bytes // place),  # at most, for there are as many frames
         version=version,
         container=file,
-        offset=number - 1,
+        offset=place - 1 + volume * nifti.MOST_SLICES,
         stored_bytes=size_bytes,
     )
 

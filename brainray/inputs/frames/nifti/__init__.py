@@ -8,11 +8,10 @@ to the right. Slices and volumes are counted from 0, as in `nibabel.as_closest_c
 import re
 from typing import NamedTuple
 
-from brainray.errors import BadRequest
-
 SUFFIXES = (".nii", ".nii.gz")
 AXES = "xyz"
-FIRST, ALL = "first", "all"
+FIRST, ALL = "first", "all"  # which volumes of a file are listed; else the number of one, from 0
+MOST_SLICES = 100_000  # of a file, as of frames
 OTHER_VOLUMES = "volume of a 4-D file"  # that is not listed: the reason by which it is counted
 _NUMBER = r"0|[1-9][0-9]{0,5}"
 _PLACE = re.compile(rf"(?:t=(?P<volume>{_NUMBER}),)?(?P<axis>[xyz])=(?P<number>{_NUMBER})")
@@ -50,10 +49,3 @@ def split(uri: str) -> tuple[str, Place] | None:
     file, _, name = uri.rpartition("#")
     place = place_of(name) if is_nifti(file) else None
     return None if place is None else (file, place)
-
-
-def check_volumes(text: str) -> str:
-    """The volumes of a 4-D file that are wanted: `first`, `all` or a number from 0. Raises `BadRequest`."""
-    if text in (FIRST, ALL) or re.fullmatch(_NUMBER, text):
-        return text
-    raise BadRequest(f"--volumes is {text!r}; give first, all, or the number of a volume, from 0")

@@ -18,6 +18,7 @@ HEAD_BYTES = 16 << 10  # as stored; a packed header of 540 bytes takes less than
 LENGTHS = (348, 540)  # of the header: NIfTI-1 and 2
 MOST_VOLUME_BYTES = 512 << 20  # of a volume, unpacked: it is held in memory, and 512 x 512 x 512 floats are read
 GZIP = b"\x1f\x8b"
+_LAST_START = 256 << 20  # of the voxels: extensions of the header take some megabytes at most
 _COLOURS, _COMPLEX = (128, 2304), (32, 1792, 2048)
 _ITEM_BYTES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 768: 4, 16: 4, 64: 8, 1024: 8, 1280: 8}  # real and whole numbers
 _MOST_DIMENSIONS = 7
@@ -107,7 +108,7 @@ def read_header(unpacked: bytes) -> Header:
         affine = _affine(pixdim, numbers(layout.codes), numbers(layout.quaternion), numbers(layout.rows))
     except struct.error as exc:
         raise ImageError("truncated", "it ends before its NIfTI header does") from exc
-    if not math.isfinite(start) or start < 0:
+    if not 0 <= start <= _LAST_START:  # not so for NaN, too
         raise ImageError("truncated", "its NIfTI header does not say where the voxels begin")
     spacing = [abs(side) if math.isfinite(side) and side else 1.0 for side in pixdim[1:4]]
     return Header(
@@ -175,12 +176,15 @@ def _affine(
 
 def axes_of(affine: NDArray[np.float64]) -> tuple[int, int, int]:
     """The stored axes that run along x, y and z, or nearly; as `nibabel.io_orientation`, without the directions."""
-    if not np.isfinite(affine).all():
+    with np.errstate(all="ignore"):
+        lengths = np.sqrt((affine**2).sum(axis=0))
+        turned = affine / np.where(lengths == 0, 1, lengths)
+    if not np.isfinite(turned).all():
         return 0, 1, 2
-    lengths = np.sqrt((affine**2).sum(axis=0))
-    left, sizes, right = np.linalg.svd(affine / np.where(lengths == 0, 1, lengths), full_matrices=False)
-    kept = sizes > sizes.max() * 3 * np.finfo(sizes.dtype).eps
-    near = np.abs(left[:, kept] @ right[kept])
+    left, sizes, right = np.linalg.svd(turned, full_matrices=False)
+    if sizes.min() <= sizes.max() * 3 * np.finfo(sizes.dtype).eps:
+        return 0, 1, 2  # without all three directions nothing can be turned
+    near = np.abs(left @ right)
     axes = [-1, -1, -1]
     for stored in np.argsort(-(near**2).max(axis=0), kind="stable").tolist():
         world = int(np.argmax(near[:, stored]))

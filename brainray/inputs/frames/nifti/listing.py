@@ -3,11 +3,9 @@
 from brainray.errors import ImageError
 from brainray.inputs.listed_image import ListedImage
 
-from . import ALL, FIRST, Place, is_nifti, place_name
+from . import ALL, FIRST, MOST_SLICES, Place, is_nifti, place_name
 from .header import GZIP, Header, is_nifti_head, read_header, unpacked_head
 from .stream import MOST_RATIO
-
-_MOST_SLICES = 100_000  # of a file, as of frames
 
 
 class Slices(int):
@@ -90,8 +88,8 @@ def _chosen(header: Header, volumes: str) -> range:
 def _check_bytes(header: Header, volumes: range, size_bytes: int, *, packed: bool) -> None:
     """Raise where the file cannot hold what its header promises, or promises too many slices."""
     slices = max(header.shape) * len(volumes)
-    if slices > _MOST_SLICES:
-        raise ImageError("too_large", f"{slices:,} slices are more than the {_MOST_SLICES:,} that are read")
+    if slices > MOST_SLICES:
+        raise ImageError("too_large", f"{slices:,} slices are more than the {MOST_SLICES:,} that are read")
     needed = header.start + (volumes.start + 1) * header.volume_bytes
     there = size_bytes * MOST_RATIO if packed else size_bytes
     if needed > there:

@@ -1,4 +1,4 @@
-"""Reads slices of NIfTI files, each as bytes of its own (`slice_file`). A volume is unpacked once for its slices.
+"""Reads slices of NIfTI files for the threads of a worker.
 
 A worker unpacks one volume at a time, and keeps the last ones: of a file that is read by several shards the worker of
 each unpacks it. Volumes of a file with several are unpacked in order, without a new beginning.
@@ -7,108 +7,24 @@ each unpacks it. Volumes of a file with several are unpacked in order, without a
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 
-from . import AXES, SUFFIXES, Place, place_of
-from .header import GZIP, HEAD_BYTES, LENGTHS, Header, is_nifti_head, read_header, unpacked_head
+from . import SUFFIXES, place_of
+from .file import NO_SLICE, NiftiFile, Slice
 from .sidecar import Sidecars
-from .slice_file import Voxels, pack, picture_of, pixel_spacing
-from .stream import Fetch, Stream
-from .volume import Geometry, VolumeFacts, facts_of, read_geometry, voxels_of
+from .stream import Fetch
 
-_ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 _KEPT_BYTES = 256 << 20  # of volumes that a worker keeps; at least the one that it reads
-
-Slice = bytes | ImageError
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Volume:
-    number: int
-    data: NDArray[np.uint8]
-    voxels: Voxels  # a view of the data, [X, Y, Z]
-    facts: VolumeFacts
-    cut: bool  # whether the gzip stream of the file ends before its checksum
-
-
-class _File:
-    """An open file, and the volume of it that was read last."""
-
-    def __init__(self, fetch: Fetch, size_bytes: int, described: dict[str, Any]) -> None:
-        """Raises `ImageError`, and `StorageError` as `fetch` does."""
-        self._fetch, self._size_bytes = fetch, size_bytes
-        self._stream = Stream(fetch, size_bytes)
-        head = _head_of(self._stream)
-        self.header: Header = read_header(head)
-        self.header.check_size()
-        self._geometry: Geometry = read_geometry(head)
-        self._described = described
-        self._volume: _Volume | None = None
-
-    @property
-    def kept_bytes(self) -> int:
-        return self.header.volume_bytes
-
-    def slice_at(self, place: Place) -> Slice:
-        """A slice. Raises `StorageError` as `fetch` does."""
-        shape = [self.header.shape[axis] for axis in self.header.axes]
-        if place.number >= shape[place.axis] or place.volume >= self.header.volumes:
-            return ImageError("truncated", "the file has no such slice")
-        try:
-            volume = self._volume_at(place.volume)
-        except ImageError as exc:
-            return exc
-        pixels = picture_of(volume.voxels, place.axis, place.number)
-        return pack(pixels, self._facts(volume, place.axis))
-
-    def _volume_at(self, number: int) -> _Volume:
-        if self._volume is None or self._volume.number != number:
-            self._volume = None  # before the next one is unpacked: one of them is in memory
-            self._volume = self._read(number)
-        return self._volume
-
-    def _read(self, number: int) -> _Volume:
-        start = self.header.start + number * self.header.volume_bytes
-        if self._stream.position > start:
-            self._stream = Stream(self._fetch, self._size_bytes)
-        self._stream.skip_to(start)
-        data = self._stream.take(self.header.volume_bytes)
-        is_last = number == self.header.volumes - 1
-        return _Volume(
-            number=number,
-            data=data,
-            voxels=voxels_of(data, self._geometry),
-            facts=facts_of(data, self._geometry),
-            cut=is_last and not self._stream.ends_well(),
-        )
-
-    def _facts(self, volume: _Volume, axis: int) -> dict[str, Any]:
-        geometry = self._geometry
-        return (
-            self._described
-            | asdict(volume.facts)
-            | {
-                "spacing": pixel_spacing(geometry.spacing, axis),
-                "plane": geometry.planes[axis],
-                "intent": geometry.intent,
-                "volumes": self.header.volumes,
-                "cut": volume.cut,
-            }
-        )
+_MOST_KEPT = 64  # files
 
 
 class Volumes:
     """The volumes of a worker. Safe to share between threads, which wait for each other."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[str, str | None], _File | ImageError] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str | None], NiftiFile | ImageError] = OrderedDict()
         self._sidecars = Sidecars()
         self._lock = threading.Lock()  # guards the above, and the memory: one volume is unpacked at a time
 
@@ -122,21 +38,25 @@ class Volumes:
                 file = self._file(uri, version, size_bytes, fetch)
                 if isinstance(file, ImageError):
                     return (file,) * len(names)
-                missing = ImageError("truncated", "the file has no such slice")
+                missing = ImageError("truncated", NO_SLICE)
                 return tuple(missing if place is None else file.slice_at(place) for place in places)
             except BaseException:
                 self._held.pop((uri, version), None)  # its stream may have lost bytes
                 raise
 
-    def _file(self, uri: str, version: str | None, size_bytes: int, fetch: Fetch) -> _File | ImageError:
+    def _file(self, uri: str, version: str | None, size_bytes: int, fetch: Fetch) -> NiftiFile | ImageError:
         key = (uri, version)
         if key not in self._held:
             described = {"name": stem(storage.name_of(uri)), "sidecar": self._sidecars.of(uri)}
-            self._held[key] = _opened(lambda: _File(fetch, size_bytes, described))
+            self._held[key] = _opened(lambda: NiftiFile(fetch, size_bytes, described))
         self._held.move_to_end(key)
-        while len(self._held) > 1 and sum(map(_kept_bytes, self._held.values())) > _KEPT_BYTES:
+        while len(self._held) > 1 and self._is_full():
             self._held.popitem(last=False)
         return self._held[key]
+
+    def _is_full(self) -> bool:
+        kept_bytes = sum(0 if isinstance(file, ImageError) else file.kept_bytes for file in self._held.values())
+        return kept_bytes > _KEPT_BYTES or len(self._held) > _MOST_KEPT
 
 
 def stem(name: str) -> str:
@@ -145,47 +65,10 @@ def stem(name: str) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def is_nifti_file(data: bytes) -> bool:
-    """Whether these are the bytes of a NIfTI file, packed by gzip or not."""
-    if not data.startswith(GZIP):
-        return is_nifti_head(data)
-    try:
-        return is_nifti_head(unpacked_head(data[:HEAD_BYTES]))
-    except ImageError:
-        return False
-
-
-def only_slice(data: bytes) -> bytes:
-    """The slice of a file that has one. Raises `ImageError`."""
-    file = _File(lambda start, length: data[start : start + length], len(data), {"name": "", "sidecar": {}})
-    axis = file.header.sliced_along()
-    slices = file.header.shape[file.header.axes[axis]] * file.header.volumes
-    if slices > 1:
-        raise ImageError(
-            "unsupported",
-            f"it holds {slices:,} slices and was listed as one image; name each in a list, as vol.nii#{AXES[axis]}=0",
-        )
-    found = file.slice_at(Place(axis, 0))
-    if isinstance(found, ImageError):
-        raise found
-    return found
-
-
-def _head_of(stream: Stream) -> bytes:
-    """The header, and no byte of the voxels that may follow it at once."""
-    head = bytes(stream.take_up_to(LENGTHS[0]))
-    is_longer = any(int.from_bytes(head[:4], order) == LENGTHS[1] for order in _ORDERS)
-    return head + bytes(stream.take_up_to(LENGTHS[1] - LENGTHS[0])) if is_longer else head
-
-
-def _opened(make: Callable[[], _File]) -> _File | ImageError:
+def _opened(make: Callable[[], NiftiFile]) -> NiftiFile | ImageError:
     try:
         return make()
     except StorageError:
         raise
     except ImageError as exc:
         return exc
-
-
-def _kept_bytes(file: _File | ImageError) -> int:
-    return 0 if isinstance(file, ImageError) else file.kept_bytes

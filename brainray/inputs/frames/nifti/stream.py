@@ -96,5 +96,6 @@ class Stream:
             length = min(REQUEST_BYTES, self._size_bytes - self._fetched_to)
             self._held = memoryview(self._fetch(self._fetched_to, length))
             self._fetched_to += length
-        piece, self._held = self._held[:most], self._held[most:]
+        piece, rest = self._held[:most], self._held[most:]
+        self._held = rest or memoryview(b"")  # an empty view of what was fetched would keep it in memory
         return piece

@@ -33,7 +33,7 @@ class Geometry:
     orientation: NDArray[np.float64]  # [3, 2] as of `nibabel.io_orientation`
     spacing: tuple[float, float, float]  # millimetres, along x, y and z
     planes: tuple[str | None, str | None, str | None]  # of slices that are square to x, y and z; None: not known
-    inverted: bool  # whether higher values are stored as lower ones
+    scale: tuple[float, float]  # slope and intercept: what stored values stand for
     intent: int  # NIFTI_INTENT of nifti1.h
 
 
@@ -55,18 +55,19 @@ def read_geometry(unpacked: bytes) -> Geometry:
     try:
         kind = nibabel.Nifti2Header if 540 in (_length(unpacked, "<"), _length(unpacked, ">")) else nibabel.Nifti1Header
         header = kind.from_fileobj(io.BytesIO(unpacked), check=False)
-        affine, known = _affine(header)
-        slope, _ = header.get_slope_inter()
+        with np.errstate(all="ignore"):
+            affine, known = _affine(header)
+            orientation = nibabel.io_orientation(affine)
+            lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+        slope, intercept = header.get_slope_inter()
         sides = tuple(header.get_data_shape())
         dtype = header.get_data_dtype()
     except ImageError:
         raise
     except Exception as exc:
         raise ImageError("truncated", f"its NIfTI header cannot be read ({type(exc).__name__})") from exc
-    orientation = nibabel.io_orientation(affine)
     shape = (*sides, 1, 1)[:3]
     spacing = np.ones(3)
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     spacing[orientation[:, 0].astype(int)] = np.where(lengths > 0, lengths, 1.0)
     return Geometry(
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),
@@ -74,7 +75,7 @@ def read_geometry(unpacked: bytes) -> Geometry:
         orientation=orientation,
         spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
         planes=_planes(affine, orientation) if known else (None, None, None),
-        inverted=slope is not None and slope < 0,
+        scale=(1.0, 0.0) if slope is None or intercept is None else (slope, intercept),
         intent=int(header["intent_code"]),
     )
 
@@ -87,11 +88,14 @@ def _affine(header: "Nifti1Header") -> tuple[NDArray[np.float64], bool]:
     """The affine [4, 4], and whether the header gives one; what breaks the standard is mended as other readers do."""
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1
-    header["pixdim"][1:4] = np.nan_to_num(np.abs(header["pixdim"][1:4]), nan=1.0, posinf=1.0)
+    spacing = np.abs(header["pixdim"][1:4])
+    header["pixdim"][1:4] = np.where(np.isfinite(spacing) & (spacing > 0), spacing, 1)
     known = bool(header["sform_code"] or header["qform_code"])
     affine: NDArray[np.float64] = header.get_best_affine()  # type: ignore[no-untyped-call]
     # Without all three directions nothing can be turned.
-    if known and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    directions = affine[:3, :3] / lengths
+    if known and np.isfinite(affine).all() and np.isfinite(directions).all() and np.linalg.matrix_rank(directions) == 3:
         return affine, True
     plain: NDArray[np.float64] = header.get_base_affine()  # type: ignore[no-untyped-call]
     return plain, False
@@ -129,13 +133,16 @@ def facts_of(data: NDArray[np.uint8], geometry: Geometry) -> VolumeFacts:
         return VolumeFacts(window=None, values=0, whole_numbers=False, flat=0.0, below_zero=0.0, lowest=None)
     values, counts = np.unique(sample, return_counts=True)
     inside = sample != values[np.argmax(counts)]
+    slope, intercept = geometry.scale
+    with np.errstate(all="ignore"):
+        real = values * slope + intercept
     return VolumeFacts(
-        window=_window(sample, stored, inverted=geometry.inverted),
+        window=_window(sample, stored, inverted=slope < 0),
         values=len(values),
-        whole_numbers=bool((values == np.rint(values)).all()),
+        whole_numbers=bool((real == np.rint(real)).all()),
         flat=float((sample == next_to)[inside].mean()) if inside.any() else 1.0,
-        below_zero=float((sample < 0).mean()),
-        lowest=float(values[0]),
+        below_zero=float(counts[real < 0].sum() / counts.sum()),
+        lowest=float(real.min()),
     )
 
 

@@ -1,0 +1,35 @@
+"""Trees of BIDS (bids.neuroimaging.io): which of their folders hold what is not raw data.
+
+`derivatives` holds what was computed from the images of the tree, such as segmentations and copies in another space,
+`sourcedata` what they were made from: scored with the tree, a scan would count several times.
+"""
+
+from collections.abc import Sequence
+
+from .image_files import Globs
+
+DESCRIPTION = "dataset_description.json"
+_NOT_RAW = ("derivatives", "sourcedata")
+
+
+class BidsTrees:
+    """The trees below an input, by the description that each has, which is listed before its folders."""
+
+    def __init__(self, chosen: Globs) -> None:
+        """Where `--include` says what is wanted, nothing is passed over."""
+        self._chosen = chosen
+        self._roots: set[tuple[str, ...]] = set()
+
+    def on_file(self, folders: Sequence[str], name: str) -> None:
+        """Take notice of any file."""
+        if name == DESCRIPTION:
+            self._roots.add(tuple(folders))
+
+    def skip_reason(self, folders: Sequence[str]) -> str | None:
+        """The reason to pass over a file in these folders below the input; None where there is none."""
+        if not self._roots or self._chosen.includes_some:
+            return None
+        for depth, folder in enumerate(folders):
+            if folder in _NOT_RAW and tuple(folders[:depth]) in self._roots:
+                return f"{folder} of BIDS"
+        return None

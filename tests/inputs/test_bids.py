@@ -1,0 +1,51 @@
+"""BIDS trees: what was computed from the scans is not scored with them, and is counted."""
+
+import pytest
+from support.niftis import nifti
+
+from brainray.inputs.archives.index import ArchiveIndexes
+from brainray.inputs.bids import BidsTrees
+from brainray.inputs.image_files import Globs
+from brainray.inputs.listing import Lister
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in (
+        "sub-01/ses-1/anat/sub-01_ses-1_T1w",
+        "derivatives/fmriprep/sub-01/sub-01_desc-preproc_T1w",
+        "sourcedata/sub-01/scan",
+        "sub-01/derivatives/kept",
+    ):
+        path = tmp_path / "ds" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(nifti())
+    (tmp_path / "ds/dataset_description.json").write_text("{}")
+    (tmp_path / "ds/derivatives/fmriprep/dataset_description.json").write_text("{}")
+    return tmp_path / "ds"
+
+
+def listed(root, scratch, **options) -> tuple[set[str], dict[str, int], set[str | None]]:
+    with ArchiveIndexes(str(scratch / "indexes")) as indexes:
+        lister = Lister([str(root)], indexes, classes=("glioma", "notumor"), group_by="bids", **options)
+        rows = [row for table, _ in lister.tables() for row in table.to_pylist()]
+    names = {row["uri"].removeprefix(f"{root}/").partition("#")[0] for row in rows}
+    return names, dict(lister.skipped), {row["group"] for row in rows}
+
+
+def test_derivatives_and_sourcedata_are_passed_over_by_reason(tree, tmp_path):
+    names, skipped, groups = listed(tree, tmp_path)
+    assert names == {"sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/derivatives/kept.nii.gz"}
+    assert (skipped["derivatives of BIDS"], skipped["sourcedata of BIDS"]) == (1, 1)
+    assert groups == {"sub-01/ses-1", "sub-01/"}
+
+
+def test_derivatives_are_scored_where_they_are_asked_for(tree, tmp_path):
+    assert len(listed(tree / "derivatives/fmriprep", tmp_path)[0]) == 1
+    assert len(listed(tree, tmp_path, include=["*"])[0]) == 4
+
+
+def test_a_folder_of_that_name_in_no_tree_is_a_folder(tree, tmp_path):
+    (tree / "dataset_description.json").unlink()
+    assert len(listed(tree, tmp_path)[0]) == 4
+    assert BidsTrees(Globs((), ())).skip_reason(("derivatives",)) is None
