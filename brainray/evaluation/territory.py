@@ -14,6 +14,9 @@ from .counts import Ints
 from .metrics import IntervalEstimate
 from .shift import FEWEST, MOST, Comparison, Pictures, ShiftTest, kind_of
 
+# Pictures of a reference. With fewer, features of others are too far from those that the distances are fitted to: of 300,
+# one archive in six was called different that was not.
+LEAST_REFERENCE = 500
 # Equal groups of each class that a reference must be worth. Of fewer, resampling groups gives intervals that are too
 # narrow (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
 LEAST_GROUPS = 30
@@ -77,6 +80,8 @@ def _why_untested(reference: tuple[Pictures, Ints] | None, features: int, classe
         return "the model brings no reference, which are pictures that it had not learned from"
     if features < FEWEST:
         return f"fewer than {FEWEST} scored images have features and are new to the model"
+    if len(reference[1]) < LEAST_REFERENCE:
+        return f"the model's reference has fewer than {LEAST_REFERENCE} pictures"
     present = np.bincount(reference[1], minlength=len(classes))
     missing = [name for name, pictures in zip(classes, present, strict=True) if pictures < 2]
     if missing:
