@@ -14,8 +14,8 @@ from .counts import Ints
 from .metrics import IntervalEstimate
 from .shift import FEWEST, MOST, Comparison, Pictures, ShiftTest, kind_of
 
-# Pictures of a reference. With fewer, features of others are too far from those that the distances are fitted to: of 300,
-# one archive in six was called different that was not.
+# Pictures of a reference. With fewer, features of others are too far from those that distances are fitted to: with 300
+# one drawn archive in twelve was called different that was not.
 LEAST_REFERENCE = 500
 # Equal groups of each class that a reference must be worth. Of fewer, resampling groups gives intervals that are too
 # narrow (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).

@@ -45,7 +45,7 @@ def _kind(known: Figures) -> str:
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
             f"{beside}, alike once these have the mix of classes that is estimated here."
         )
-    worst = max((test for test in known["tests_at_mix"] if test["different"]), key=lambda test: test["effect"])
+    worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
     strange = f"; {percent(known['strangers'])} of the images are like none of them" if _is_strange(known) else ""
     return (
         f"Its pictures differ from what the model knows, and how common the classes are may differ too: {beside}, "
