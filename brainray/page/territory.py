@@ -78,8 +78,9 @@ def _accuracy(known: Figures) -> str | None:
     if accuracy is None:
         return None
     return (
-        f"Accuracy, {_IF}: {_ends(accuracy['by_confidence'])} by mean calibrated confidence, "
-        f"{_ends(accuracy['by_threshold'])} by thresholds of confidence, {100 * accuracy['gap']:.1f} points apart."
+        f"Accuracy, {_IF}: {percent(accuracy['by_confidence'])} by mean calibrated confidence, "
+        f"{percent(accuracy['by_threshold'])} by thresholds of confidence, {100 * accuracy['gap']:.1f} points apart; "
+        f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f} by both."
     )
 
 
