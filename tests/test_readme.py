@@ -400,7 +400,12 @@ def test_the_map_has_every_folder():
     assert folders <= set(rows)
 
 
-TYPES = {"string": "string", "float": "float32", "timestamp[us, tz=UTC]": "timestamp in µs, UTC"}
+TYPES = {
+    "list<element: float>": "list of float32",
+    "string": "string",
+    "float": "float32",
+    "timestamp[us, tz=UTC]": "timestamp in µs, UTC",
+}
 
 
 ALL_COLUMNS = prediction_schema(("<class>",), later=(*LATER, *UID_COLUMNS))

@@ -232,8 +232,11 @@ def _threshold(sure_N: Reals, right_N: Flags, weight_N: Reals) -> float:
 
 
 def _interval(value: float, low: float, high: float, *, trials: float, slack: float) -> IntervalEstimate:
-    """Near 0 and 1 resamples hardly vary, so an end is at least as far as that of a proportion of so many trials."""
-    value = min(1.0, max(0.0, value))
-    least, most = clopper_pearson(value, trials)
-    low, high = (low, max(high, most)) if value < 0.5 else (min(low, least), high)
-    return IntervalEstimate(value, max(0.0, min(low, value) - slack), min(1.0, max(high, value) + slack))
+    """The ends, at least as far as those of a proportion of so many trials: near 0 and 1 resamples hardly vary.
+
+    A share of less than half an image may be none.
+    """
+    value, least = min(1.0, max(0.0, value)), 0.5 / trials
+    ends = clopper_pearson(value, trials)
+    low, high = min(low, value, ends[0]) - slack, max(high, value, ends[1]) + slack
+    return IntervalEstimate(value, low if low > least else 0.0, high if high < 1 - least else 1.0)

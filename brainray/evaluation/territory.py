@@ -14,6 +14,9 @@ from .counts import Ints
 from .metrics import IntervalEstimate
 from .shift import FEWEST, MOST, Comparison, Pictures, ShiftTest, kind_of
 
+# Pictures of a reference. With fewer, features of others are too far from those that distances are fitted to: with 300
+# one drawn archive in twelve was called different that was not.
+LEAST_REFERENCE = 500
 # Equal groups of each class that a reference must be worth. Of fewer, resampling groups gives intervals that are too
 # narrow (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
 LEAST_GROUPS = 30
@@ -63,7 +66,8 @@ def territory(
     found["withheld"] = _why_withheld(found["kind"], known, classes)
     if found["withheld"] is None:
         strangers = max(0.0, comparison.strangers - _USUAL_STRANGERS)
-        found |= _estimated(label_shift.estimate(known, other, strangers=strangers), classes, images)
+        estimates = label_shift.estimate(known, other, strangers=strangers)
+        found |= _estimated(estimates, comparison.strangers, classes, images)
     return found
 
 
@@ -74,9 +78,11 @@ def patients(group_N: Ints) -> Ints:
 
 def _why_untested(reference: tuple[Pictures, Ints] | None, features: int, classes: tuple[str, ...]) -> str | None:
     if reference is None:
-        return "the model brings no reference, which are pictures that it had not learned from"
+        return "the model brings no reference to compare with"
     if features < FEWEST:
         return f"fewer than {FEWEST} scored images have features and are new to the model"
+    if len(reference[1]) < LEAST_REFERENCE:
+        return f"the model's reference has fewer than {LEAST_REFERENCE} pictures"
     present = np.bincount(reference[1], minlength=len(classes))
     missing = [name for name, pictures in zip(classes, present, strict=True) if pictures < 2]
     if missing:
@@ -101,15 +107,24 @@ def _why_withheld(kind: str, known: label_shift.Rows, classes: tuple[str, ...]) 
     return None
 
 
-def _estimated(found: label_shift.LabelShiftEstimates, classes: tuple[str, ...], images: int) -> dict[str, Any]:
+def _estimated(
+    found: label_shift.LabelShiftEstimates, strangers: float, classes: tuple[str, ...], images: int
+) -> dict[str, Any]:
     widest = max((one.high - one.low) / 2 for one in found.prevalence)
     if widest > WIDEST:
         return {"withheld": f"from {images:,} images the intervals would be ± {100 * widest:.1f} points or wider"}
-    ways = {"by_confidence": found.by_confidence, "by_threshold": found.by_threshold}
-    accuracy: dict[str, Any] = {name: _interval(each) for name, each in ways.items()}
+    ways = (found.by_confidence, found.by_threshold)
+    # Alone, the interval of mean confidence held the truth in 85 % of the draws with another mix of classes. Images
+    # that are like none of the reference may all be wrong.
     return {
         "prevalence": {name: _interval(each) for name, each in zip(classes, found.prevalence, strict=True)},
-        "accuracy": accuracy | {"gap": abs(found.by_confidence.value - found.by_threshold.value)},
+        "accuracy": {
+            "by_confidence": ways[0].value,
+            "by_threshold": ways[1].value,
+            "gap": abs(ways[0].value - ways[1].value),
+            "low": max(0.0, min(way.low for way in ways) - strangers),
+            "high": max(way.high for way in ways),
+        },
     }
 
 

@@ -45,7 +45,7 @@ def _kind(known: Figures) -> str:
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
             f"{beside}, alike once these have the mix of classes that is estimated here."
         )
-    worst = max((test for test in known["tests_at_mix"] if test["different"]), key=lambda test: test["effect"])
+    worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
     strange = f"; {percent(known['strangers'])} of the images are like none of them" if _is_strange(known) else ""
     return (
         f"Its pictures differ from what the model knows, and how common the classes are may differ too: {beside}, "
@@ -78,8 +78,9 @@ def _accuracy(known: Figures) -> str | None:
     if accuracy is None:
         return None
     return (
-        f"Accuracy, {_IF}: {_ends(accuracy['by_confidence'])} by mean calibrated confidence, "
-        f"{_ends(accuracy['by_threshold'])} by thresholds of confidence, {100 * accuracy['gap']:.1f} points apart."
+        f"Accuracy, {_IF}: {percent(accuracy['by_confidence'])} by mean calibrated confidence, "
+        f"{percent(accuracy['by_threshold'])} by thresholds of confidence, {100 * accuracy['gap']:.1f} points apart; "
+        f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f} by both."
     )
 
 

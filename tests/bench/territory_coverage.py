@@ -34,7 +34,7 @@ class Draw(NamedTuple):
 
     kind: str
     shares: np.ndarray  # [K] 1 where the interval holds the truth
-    accuracy: np.ndarray  # [2] the same, by confidence and by thresholds
+    accuracy: float  # the same
     error: float  # the largest of a share
     half: float  # the widest half interval of a share
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         others = _with_features(drawn_pictures(options.patients, 9, rng), means, rng)
         for name, archive in _archives(others, options.images, rng):
             found.setdefault(name, []).append(_draw(known, archive))
-    print(f"{'archive':<30}{'given':>7}{'shares':>8}{'by conf.':>10}{'by thr.':>9}{'error':>7}{'half':>6}  kinds")
+    print(f"{'archive':<30}{'given':>7}{'shares':>8}{'accuracy':>10}{'error':>7}{'half':>6}  kinds")
     for name, draws in found.items():
         print(f"{name:<30}{_row(draws)}", flush=True)
 
@@ -103,15 +103,14 @@ def _draw(known: Archive, archive: Archive) -> Draw:
     pictures = Pictures(archive.rows.probs, archive.features, np.arange(images))
     found = territory((reference, known.rows.label), pictures, features=1_000, classes=CLASSES)
     if found["prevalence"] is None:
-        return Draw(str(found["kind"]), np.full(len(CLASSES), np.nan), np.full(2, np.nan), np.nan, np.nan)
+        return Draw(str(found["kind"]), np.full(len(CLASSES), np.nan), np.nan, np.nan, np.nan)
     shares = [found["prevalence"][name] for name in CLASSES]
     truth = [float((archive.rows.label == k).mean()) for k in range(len(CLASSES))]
     right = float((archive.rows.probs.argmax(axis=1) == archive.rows.label).mean())
-    ways = [found["accuracy"][name] for name in ("by_confidence", "by_threshold")]
     return Draw(
         kind=str(found["kind"]),
         shares=np.array([_holds(one, value) for one, value in zip(shares, truth, strict=True)]),
-        accuracy=np.array([_holds(one, right) for one in ways]),
+        accuracy=_holds(found["accuracy"], right),
         error=max(abs(one["value"] - value) for one, value in zip(shares, truth, strict=True)),
         half=max((one["high"] - one["low"]) / 2 for one in shares),
     )
@@ -126,11 +125,11 @@ def _row(draws: list[Draw]) -> str:
     kinds = {kind: sum(draw.kind == kind for draw in draws) for kind in ("alike", "class mix", "pictures")}
     counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items() if number)
     if not given:
-        return f"{0:>7}{'':>40}  {counts}"
+        return f"{0:>7}{'':>31}  {counts}"
     shares = np.mean([draw.shares for draw in given], axis=0).min()  # of the class that is held least often
-    by_confidence, by_threshold = np.mean([draw.accuracy for draw in given], axis=0)
+    accuracy = float(np.mean([draw.accuracy for draw in given]))
     error, half = 100 * max(draw.error for draw in given), 100 * float(np.mean([draw.half for draw in given]))
-    return f"{len(given):>7}{shares:>8.3f}{by_confidence:>10.3f}{by_threshold:>9.3f}{error:>7.1f}{half:>6.1f}  {counts}"
+    return f"{len(given):>7}{shares:>8.3f}{accuracy:>10.3f}{error:>7.1f}{half:>6.1f}  {counts}"
 
 
 if __name__ == "__main__":

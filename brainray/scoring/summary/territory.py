@@ -40,7 +40,8 @@ def sample_columns(classes: Sequence[str], later: Collection[str]) -> list[str]:
 def select_sample(table: pa.Table, images: int) -> pa.Table:
     """The rows with the lowest hashes of a part of a run of so many images, at most `ESTIMATED`."""
     limit = min(1.0, _SPARE * ESTIMATED / max(1, images))
-    wanted = pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["content_hash"]))
+    has_hash = pc.fill_null(pc.match_substring_regex(table["content_hash"], "^[0-9a-f]{13}"), False)
+    wanted = pc.and_(pc.equal(table["status"], "ok"), has_hash)
     if limit < 1:
         below = pc.less(table["content_hash"], f"{int(limit * 16**13):013x}")
         wanted = pc.and_(wanted, pc.fill_null(below, False))

@@ -1,0 +1,87 @@
+"""Shares of classes and accuracy without labels, on classifiers of which the answer is known."""
+
+import numpy as np
+import pytest
+
+from brainray.evaluation import label_shift
+from brainray.evaluation.label_shift import Rows, estimate, fewest_groups, separation, shares_of
+
+NONE = np.zeros(0, np.int64)
+
+
+def pictures(counts, *, sure=3.0, seed=0):
+    """Pictures by class, one a group, and a classifier that is as `sure` as it may be."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(len(counts)), counts)
+    scores = rng.normal(size=(len(label), len(counts)))
+    scores[np.arange(len(label)), label] += sure
+    powers = np.exp(sure * scores - (sure * scores).max(axis=1, keepdims=True))
+    return Rows(powers / powers.sum(axis=1, keepdims=True), np.arange(len(label)), label)
+
+
+def unlabelled(rows):
+    return rows._replace(label_N=NONE)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(label_shift, "DRAWS", 60)
+
+
+def test_a_rare_class_of_two_is_found_although_twice_as_many_images_are_called_so():
+    found = estimate(pictures([300, 300], sure=2.0), unlabelled(archive := pictures([950, 50], sure=2.0, seed=1)))
+    counted = float((archive.probs_NK.argmax(axis=1) == 1).mean())
+    assert counted > 0.1
+    assert found.prevalence[1].low <= 0.05 <= found.prevalence[1].high < counted
+    assert sum(one.value for one in found.prevalence) == pytest.approx(1)
+
+
+def test_accuracy_is_said_in_two_ways_that_hold_the_truth():
+    archive = pictures([800, 200, 100], sure=1.8, seed=1)
+    right = float((archive.probs_NK.argmax(axis=1) == archive.label_N).mean())
+    found = estimate(pictures([200, 200, 200], sure=1.8), unlabelled(archive))
+    for way in (found.by_confidence, found.by_threshold):
+        assert way.low <= right <= way.high and way.high - way.low < 0.15
+
+
+def test_a_perfect_classifier_gives_its_counts():
+    probs = np.eye(3)[np.repeat([0, 1, 2], [60, 30, 10])]
+    reference = Rows(np.eye(3)[np.repeat([0, 1, 2], 40)], np.arange(120), np.repeat([0, 1, 2], 40))
+    found = estimate(reference, Rows(probs, np.arange(100), NONE))
+    assert [one.value for one in found.prevalence] == pytest.approx([0.6, 0.3, 0.1], abs=1e-4)
+    assert [found.by_confidence.value, found.by_threshold.value] == pytest.approx([1, 1])
+    assert found.by_confidence.low < 1, "100 images do not prove that all are right"
+
+
+def test_a_class_that_is_missing_keeps_an_upper_end():
+    share = estimate(pictures([200, 200, 200]), unlabelled(pictures([150, 150, 0], seed=1))).prevalence[2]
+    assert share.low == 0 and share.value < 0.01 < share.high < 0.05
+
+
+def test_a_useless_classifier_separates_nothing():
+    rng = np.random.default_rng(0)
+    useless = Rows(rng.dirichlet(np.ones(3), 300), np.arange(300), np.repeat([0, 1, 2], 100))
+    assert separation(useless) < 0.1 < 0.5 < separation(pictures([100, 100, 100]))
+
+
+def test_probabilities_that_are_too_sharp_are_calibrated_first():
+    reference, archive = pictures([300, 300], sure=1.2), pictures([450, 50], sure=1.2, seed=1)
+    sharp = [rows._replace(probs_NK=_sharper(rows.probs_NK)) for rows in (reference, archive)]
+    assert shares_of(*sharp) == pytest.approx(shares_of(reference, archive), abs=1e-4)
+
+
+def _sharper(probs):
+    powers = probs**2
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_groups_of_unequal_sizes_count_as_fewer():
+    rows = pictures([40, 40])._replace(group_N=np.r_[np.zeros(30, int), np.arange(1, 11), np.arange(11, 51)])
+    k, groups = fewest_groups(rows)
+    assert k == 0 and groups == pytest.approx(40**2 / (30**2 + 10))
+
+
+def test_images_like_none_of_the_reference_widen_each_interval():
+    known, other = pictures([100, 100]), unlabelled(pictures([60, 60], seed=1))
+    narrow, wide = (estimate(known, other, strangers=share).prevalence[0] for share in (0.0, 0.03))
+    assert (wide.low, wide.high) == pytest.approx((narrow.low - 0.03, narrow.high + 0.03))

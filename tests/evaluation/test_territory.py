@@ -1,0 +1,97 @@
+"""What is said of an archive without labels, and what is withheld with a reason."""
+
+import numpy as np
+import pytest
+
+from brainray.evaluation import label_shift
+from brainray.evaluation.shift import Pictures
+from brainray.evaluation.territory import PATIENTS, patients, territory
+
+CLASSES = ("glioma", "notumor")
+
+
+def drawn(counts, *, seed, moved=0.0, sure=6.0, each=1):
+    rng = np.random.default_rng(seed)
+    label = rng.permutation(np.repeat([0, 1], counts))
+    features = rng.normal(size=(len(label), 4)) + moved
+    features[:, 0] += 3 * (2 * label - 1)
+    right = 1 / (1 + np.exp(sure * features[:, 0]))
+    group = np.arange(len(label)) if each == 1 else label * 1000 + np.arange(len(label)) % each
+    return Pictures(np.stack([right, 1 - right], axis=1), features.astype(np.float32), group), label
+
+
+REFERENCE = drawn([250, 250], seed=0)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(label_shift, "DRAWS", 40)
+
+
+def said(archive, reference=REFERENCE, features=300):
+    return territory(reference, archive, features=min(features, len(archive.group_N)), classes=CLASSES)
+
+
+def test_where_only_the_mix_of_classes_differs_all_is_said():
+    found = said(drawn([2700, 300], seed=1)[0])
+    assert found["kind"] == "class mix" and found["withheld"] is None
+    share = found["prevalence"]["notumor"]
+    assert share["low"] < 0.1 < share["high"] < share["low"] + 0.04
+    accuracy = found["accuracy"]
+    assert accuracy["by_confidence"] == pytest.approx(0.999, abs=0.003) and accuracy["gap"] < 0.01
+    assert accuracy["low"] < accuracy["by_threshold"] <= accuracy["high"]
+
+
+def test_where_the_pictures_differ_shares_and_accuracy_are_withheld_and_counts_are_not():
+    found = said(drawn([300, 300], seed=1, moved=1.5)[0])
+    assert found["kind"] == "pictures" and found["prevalence"] is found["accuracy"] is None
+    assert found["withheld"] == "the pictures differ from those that the model knows"
+    assert sum(found["counted"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "archive", "why"),
+    [
+        (None, drawn([300, 300], seed=1)[0], "the model brings no reference"),
+        (drawn([200, 200], seed=0), drawn([300, 300], seed=1)[0], "the model's reference has fewer than 500"),
+        (REFERENCE, drawn([20, 20], seed=1)[0], "fewer than 50 scored images have features"),
+        (REFERENCE, drawn([0, 0], seed=1)[0], "fewer than 50 scored images have features"),
+        (drawn([500, 1], seed=0), drawn([300, 300], seed=1)[0], "the model's reference has no pictures of notumor"),
+    ],
+    ids=["no reference", "few pictures in it", "few images", "no image", "a class without pictures"],
+)
+def test_what_cannot_be_compared_has_a_reason(reference, archive, why):
+    found = said(archive, reference)
+    assert found["kind"] is found["prevalence"] is found["accuracy"] is None
+    assert found["reason"].startswith(why) and found["withheld"] == found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "archive", "why"),
+    [
+        (
+            drawn([250, 250], seed=0, each=5),
+            drawn([300, 300], seed=1)[0],
+            "the model's reference knows glioma from too",
+        ),
+        (drawn([250, 250], seed=0, sure=0), drawn([300, 300], seed=1, sure=0)[0], "the model hardly tells"),
+        (REFERENCE, drawn([200, 200], seed=1)[0], "from 400 images the intervals would be"),
+    ],
+    ids=["few patients", "a useless model", "few images"],
+)
+def test_shares_that_nothing_vouches_for_are_withheld(reference, archive, why):
+    found = said(archive, reference)
+    assert found["kind"] == "alike" and found["prevalence"] is found["accuracy"] is None
+    assert found["withheld"].startswith(why)
+
+
+def test_a_few_large_groups_are_no_patients():
+    assert len(set(patients(np.zeros(100, int)).tolist())) == 100
+    assert len(set(patients(np.arange(100) % PATIENTS).tolist())) == PATIENTS
+
+
+def test_an_archive_of_one_group_and_one_class_is_compared():
+    archive, _ = drawn([400, 0], seed=1)
+    found = said(archive._replace(group_N=np.zeros(400, int)))
+    assert found["kind"] == "class mix"
+    assert found["counted"]["glioma"] > 0.98

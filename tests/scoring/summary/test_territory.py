@@ -1,0 +1,132 @@
+"""The summary of a run says whether its archive is like what the model knows, and keeps what it compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from support.html_pages import read_page
+from support.run_rows import CLASSES, scored, write_run
+
+from brainray import storage
+from brainray.models.reference import COUNT, FEATURES, features_column, reference_schema
+from brainray.scoring.prediction_schema import LATER
+from brainray.scoring.summary.build import build_summary
+
+
+def looks(images, *, seed, moved=0.0):
+    """Labels, probabilities of the first class, and features."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(images) % 2
+    features = rng.normal(size=(images, COUNT)) + moved
+    features[:, 0] += 3 * (1 - 2 * label)
+    return label, 1 / (1 + np.exp(-4 * features[:, 0])), features
+
+
+def images(number, *, seed=1, moved=0.0, **values):
+    _, first, features = looks(number, seed=seed, moved=moved)
+    given = []
+    for i, (share, own) in enumerate(zip(first.tolist(), features.tolist(), strict=True)):
+        row = scored(
+            f"/{seed}-{i}.png", CLASSES[int(share < 0.5)], content_hash=f"{hash((seed, i)) % 2**52:013x}{'0' * 51}"
+        )
+        row |= {"prob_glioma": share, "prob_notumor": 1 - share, "features": own, "confidence": max(share, 1 - share)}
+        given.append(row | values)
+    return given
+
+
+def write(folder, rows, **values):
+    return write_run(folder, rows, later_columns=list(LATER), parts=3, **values)
+
+
+def with_reference(run, number=500):
+    label, first, features = looks(number, seed=0)
+    columns = dict.fromkeys(reference_schema(CLASSES).names, np.zeros(number))
+    columns |= {
+        "label": [CLASSES[k] for k in label],
+        "group": pa.nulls(number, pa.string()),
+        "fold": pa.nulls(number, pa.int16()),
+        "unit": np.arange(number),
+        "prob_glioma": first,
+        "prob_notumor": 1 - first,
+        FEATURES: features_column(features.astype(np.float32)),
+    }
+    storage.write_parquet(f"{run}/reference.parquet", pa.table(columns).cast(reference_schema(CLASSES)))
+    return run
+
+
+def territory(run):
+    return build_summary(run).figures["territory"]
+
+
+def test_images_like_the_reference_are_known_territory(tmp_path):
+    run = with_reference(write(tmp_path / "run", images(150)))
+    found = territory(run)
+    assert found["kind"] == "alike" and found["images"] == 150 and found["reference_pictures"] == 500
+    kept = storage.read_parquet(f"{run}/summary/features.parquet")
+    assert kept.column_names == ["uri", "content_hash", "group", "features"] and len(kept) == 150
+    assert kept["content_hash"].to_pylist() == sorted(kept["content_hash"].to_pylist())
+    shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
+    assert "Known territory: 150 images beside 500 pictures that the model had not learned from" in shown
+
+
+def test_other_pictures_are_said_to_be_so_on_the_page(tmp_path):
+    run = with_reference(write(tmp_path / "run", images(150, moved=1.0)))
+    assert territory(run)["kind"] == "pictures"
+    shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
+    assert "Its pictures differ from what the model knows" in shown
+    assert "is not estimated: the pictures differ from those that the model knows. Counted predictions" in shown
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_reference", "why"),
+    [
+        (images(150), False, "the model brings no reference"),
+        (images(150, features=None), True, "fewer than 50 scored images have features"),
+        (images(150, seen=True), True, "fewer than 50 scored images have features"),
+        (images(20), True, "fewer than 50 scored images have features"),
+    ],
+    ids=["a bundle without", "a run without features", "what was learned from", "few"],
+)
+def test_what_cannot_be_told_is_said_with_the_reason(tmp_path, rows, has_reference, why):
+    run = write(tmp_path / "run", rows)
+    found = territory(with_reference(run) if has_reference else run)
+    assert found["kind"] is None and found["reason"].startswith(why)
+    shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
+    assert "Whether the model knows such an archive cannot be told" in shown
+
+
+def test_a_run_of_an_earlier_version_has_its_summary(tmp_path):
+    run = write_run(tmp_path / "run", images(60), later_columns=["seen"])
+    for part in Path(run, "predictions").iterdir():
+        table = storage.read_parquet(str(part))
+        kept = table.drop_columns([name for name in LATER if name != "seen"])
+        storage.write_parquet(str(part), kept.replace_schema_metadata(table.schema.metadata))
+    assert territory(run)["kind"] is None
+    assert not Path(run, "summary", "features.parquet").exists()
+
+
+def test_the_generation_before_is_compared_by_its_pictures(tmp_path):
+    run = with_reference(write(tmp_path / "run", images(100)))
+    build_summary(run)
+    write(tmp_path / "run", images(100, model="beef" * 8), fingerprint="beef" * 8)
+    _as_model(tmp_path / "run", "beef" * 8)
+    before = territory(run)["before"]
+    assert before["same_images"] == 100 and not before["different"]
+    assert territory(run)["before"] == before, "a rebuilt summary is the same"
+    write(tmp_path / "run", images(100, seed=3, moved=1.0), fingerprint="feed" * 8)
+    _as_model(tmp_path / "run", "feed" * 8)
+    before = territory(run)["before"]
+    assert before["same_images"] == 0 and before["different"]
+    shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
+    assert "The pictures differ from those of the generation before" in shown
+
+
+def _as_model(run, model):
+    """Write the parts as those of another model."""
+    for part in Path(run, "predictions").iterdir():
+        table = storage.read_parquet(str(part))
+        info = json.loads(table.schema.metadata[b"brainray"]) | {"model": model}
+        metadata = table.schema.metadata | {b"brainray": json.dumps(info).encode()}
+        storage.write_parquet(str(part), table.replace_schema_metadata(metadata))
