@@ -357,8 +357,7 @@ def resolve_rows(
         while chunk := list(islice(rows, _ROWS)):
             members = lookup.find({listed.uri for listed in chunk})
             plain = [listed for listed in chunk if listed.uri not in members]
-            # Threads are for files, which are looked up; to hand an object to one takes longer than all else does.
-            files = [listed for listed in plain if storage.is_local(listed.uri)]
+            files = [listed for listed in plain if storage.is_local(listed.uri)]  # for an object, a thread costs more
             found = {listed.uri: _plain(listed) for listed in plain if not storage.is_local(listed.uri)}
             found |= zip((listed.uri for listed in files), pool.map(_plain, files), strict=True)
             no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and is_missing(of)]
