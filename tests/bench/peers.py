@@ -7,7 +7,7 @@ Contestants take turns, each in a fresh process with its start counted, and each
     brainray     `brainray score`
     dataloader   a PyTorch DataLoader, one process a core, that opens images with Pillow; the forward pass in the parent
     ray-data     the documented pattern of Ray Data: read_images, map, an actor pool with map_batches, write_parquet
-    daft         url.download, image.decode, a class UDF with the network; needs `uv pip install daft`
+    daft         download, decode_image, a class UDF with the network; needs `uv pip install daft` (0.7)
 
 Printed are the medians, the ratio of brainray's rate to that of each, and what each did with a file that is no image.
 A contestant that fails, or takes longer than `--timeout-s`, is named with the last line of what it wrote.
@@ -128,6 +128,7 @@ def ray_data(folder: str, model: str, output: str) -> None:
 def daft(folder: str, model: str, output: str) -> None:
     import daft as df
     from daft import DataType, col
+    from daft.functions import decode_image, download, resize
 
     px = image_px(model)
 
@@ -140,7 +141,7 @@ def daft(folder: str, model: str, output: str) -> None:
             return self._network(np.stack([np.asarray(each).reshape(px, px) for each in images.to_pylist()])).tolist()
 
     frame = df.from_glob_path(f"{folder}/*")
-    image = col("path").url.download().image.decode(mode="L").image.resize(px, px)
+    image = resize(decode_image(download(col("path")), mode="L"), px, px)
     frame.with_column("predicted", Predict(image)).select("path", "predicted").write_parquet(output)
 
 
