@@ -82,7 +82,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return untrained(tmp_path_factory.mktemp("bundle"))
 
 
-_PLOTS = ("scoring.summary.build.draw_confusion", "training.report.draw_curves", "training.report.draw_reliability")
+_PLOTS = (
+    "evaluation.plots.make_ready",
+    "scoring.summary.build.draw_confusion",
+    "training.report.draw_curves",
+    "training.report.draw_reliability",
+)
 
 
 @pytest.fixture

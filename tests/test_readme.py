@@ -143,7 +143,7 @@ NOT_RUN = {
         "tests/end_to_end/test_jobs.py::test_a_submitted_job_scores_an_archive_with_what_was_uploaded",
     ),
 }
-MEASURED = re.compile(r"(sudo )?\.venv/bin/python tests/bench/\w+\.py\b.*")  # `MEASURES` stands for each
+MEASURED = re.compile(r"(sudo )?\.venv/bin/python tests/bench/[\w/]+\.py\b.*")  # `MEASURES` stands for each
 PYTHON_BLOCKS = {
     "import brainray": "tests/test_api.py",
     "import pandas as pd": "tests/scoring/test_recipes.py",
@@ -324,7 +324,7 @@ def test_every_option_that_a_text_names_is_one_of_a_command(name):
     if name == "tests/bench/README.md":
         known |= {
             option
-            for path in (ROOT / "tests/bench").glob("*.py")
+            for path in (ROOT / "tests/bench").rglob("*.py")
             for option in re.findall(r'"(--[a-z-]+)"', path.read_text())
         }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known

@@ -285,7 +285,7 @@ def one_task_a_row(dataset: "Dataset") -> "Dataset":
     try:
         from ray.data._internal.execution.interfaces.ref_bundle import BlockSlice, RefBundle
 
-        source = dataset._logical_plan.dag
+        source: Any = dataset._logical_plan.dag
         bundles = source.input_data
         rows = [
             RefBundle(bundle.blocks, schema=bundle.schema, owns_blocks=False, slices=(BlockSlice(row, row + 1),))

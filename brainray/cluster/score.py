@@ -6,9 +6,11 @@ attempts. Must not decide which shards are scored: that is the plan.
 """
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from threading import Thread
 
 from brainray.callbacks import Say
+from brainray.evaluation import plots
 from brainray.inputs.listing import Listing
 from brainray.machine.hardware import read_machine
 from brainray.machine.resources import Node, score_pool
@@ -52,13 +54,22 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             maps=maps,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
-        with closing(Replacements(pool, say=say)) as replacements:
+        with closing(Replacements(pool, say=say)) as replacements, _plots_made_ready():
 
             def check() -> None:
                 lease.check()
                 replacements.check()
 
             yield from score_shards(shards, job, pool, stall_timeout_s=options.stall_timeout_s, check=check, say=say)
+
+
+@contextmanager
+def _plots_made_ready() -> Iterator[None]:
+    """Make plots ready in a thread, as long as this process waits for its workers, whose start takes longer."""
+    ready = Thread(target=plots.make_ready, daemon=True)
+    ready.start()
+    yield
+    ready.join()
 
 
 def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEstimate:

@@ -329,7 +329,7 @@ class Lister:
     def _from_list(self, image_list: FileList) -> Iterator[tuple[ListedImage, str]]:
         """The images that a file list names, wherever they are and whatever their suffix."""
         image_list = self._label_notes.with_labels(image_list)
-        base = image_list.base + "/"
+        base, labelled = image_list.base + "/", image_list.labelled
         rows = resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped)
         prefixes = Prefixes(image_list.uri, self.skipped)
         for (listed, image), below in listed_ahead(rows, lambda row: row[0].uri if row[0].is_prefix else None):
@@ -345,7 +345,7 @@ class Lister:
                 count_skipped(self.skipped, reason)
                 continue
             folders = tuple(path.split("/")[:-1])
-            label = self._listed_label(listed, image_list) if image_list.labelled else self._label(folders)
+            label = self._listed_label(listed, image_list) if labelled else self._label(folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
             archived = None if self._retry_unread else refusal_of_class(image.uri, listed.archived)
             refused = image.refused or archived or refusal_of_size(image.size_bytes, self._most_bytes)

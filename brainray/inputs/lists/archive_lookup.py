@@ -52,6 +52,8 @@ class ArchiveLookup:
 
     def _unnamed(self, uri: str) -> tuple[str, archives.Kind] | None:
         """The tar without suffix of which a URI may name a member. On a disk only, where it costs no request."""
+        if "#" not in uri:
+            return None
         ends = (at for at, sign in enumerate(uri) if sign == "#")
         archive = next((uri[:at] for at in ends if self._is_tar(uri[:at])), None)
         return None if archive is None else (archive, archives.container_kind(archive))

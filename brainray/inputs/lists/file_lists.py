@@ -369,7 +369,9 @@ def resolve_rows(
         while chunk := list(islice(rows, _ROWS)):
             members = lookup.find({listed.uri for listed in chunk if not listed.is_prefix})
             plain = [listed for listed in chunk if listed.uri not in members and not listed.is_prefix]
-            found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
+            files = [listed for listed in plain if storage.is_local(listed.uri)]  # for an object, a thread costs more
+            found = {listed.uri: _plain(listed) for listed in plain if not storage.is_local(listed.uri)}
+            found |= zip((listed.uri for listed in files), pool.map(_plain, files), strict=True)
             no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and is_missing(of)]
             for listed, file in zip(no_members, pool.map(_named_like_a_member, no_members), strict=True):
                 members[listed.uri] = file or members[listed.uri]
