@@ -3,6 +3,7 @@
 No other package may open a file of the user or import a backend.
 """
 
+import io
 import json
 import os
 import threading
@@ -204,7 +205,13 @@ class Writer:
         _backend(uri).write_bytes(uri, data, self.staging)
 
     def write_json(self, uri: str, value: dict[str, Any]) -> None:
-        self.write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        buffer = io.BytesIO()
+        with io.TextIOWrapper(buffer, "utf-8", newline="\n", write_through=False) as text:
+            json.dump(value, text, indent=2, ensure_ascii=False)  # `dumps` would hold its 200 pieces a group at once
+            text.write("\n")
+            text.flush()
+            data = buffer.getvalue()
+        self.write_bytes(uri, data)
 
     def write_parquet(self, uri: str, table: pa.Table) -> None:
         """Write a table that fits in memory (a part, a summary), atomically, with zstd and page checksums."""
