@@ -35,7 +35,13 @@ from brainray.doctor.checks import (
     wrong,
 )
 from brainray.doctor.inputs import first_image
-from brainray.doctor.local_ray import check_loopback, check_tasks, session_folder, shared_memory_bytes
+from brainray.doctor.local_ray import (
+    check_address_space,
+    check_loopback,
+    check_tasks,
+    session_folder,
+    shared_memory_bytes,
+)
 from brainray.doctor.machine import check_objects, check_session_folder
 from brainray.doctor.nodes import (
     ClusterNode,
@@ -148,6 +154,7 @@ def check_local_ray(machine: Machine) -> Iterator[Finding]:
         yield warning("ray", f"{found}, of which {machine.usable:g} may be used", advice)
     else:
         yield ok("ray", found)
+    yield from guarded("virtual memory", check_address_space)
     yield from guarded("processes", lambda: check_tasks(tasks_left(), machine.usable))
     yield from guarded("loopback network", check_loopback)
     yield from guarded("ray session folder", lambda: check_session_folder(session_folder()))
