@@ -206,8 +206,9 @@ class Writer:
 
     def write_json(self, uri: str, value: dict[str, Any]) -> None:
         buffer = io.BytesIO()
-        with io.TextIOWrapper(buffer, "utf-8", newline="\n", write_through=False) as text:
-            json.dump(value, text, indent=2, ensure_ascii=False)  # `dumps` would hold its 200 pieces a group at once
+        with io.TextIOWrapper(buffer, "utf-8", newline="\n") as text:
+            # `dumps` joins its pieces at the end: 700 MB for the 100 MB of a run with 80,000 groups.
+            json.dump(value, text, indent=2, ensure_ascii=False)
             text.write("\n")
             text.flush()
             data = buffer.getvalue()
