@@ -21,8 +21,9 @@ _FEW_FILES, _TOO_FEW_FILES = 4096, 256  # Ray warns below the former; 64 reads a
 _RAISED_TO = 65536  # soft limit of open files that Ray sets where the hard limit allows
 # Threads and processes of a run: 251 on two processors, where it hung with 200.
 _TASKS, _TASKS_A_PROCESSOR = 150, 50
-# Bytes of virtual memory. Ray's raylet reserves 7 GB and the memory for objects, a worker 2 GB and that.
-_TOO_LITTLE_ADDRESSES, _FEW_ADDRESSES = 4 << 30, 16 << 30
+# Bytes of virtual memory. Ray's raylet reserves 7 GB and the memory for objects, a worker 2 GB and that; with 6.1 GB
+# each Ray gave up after 42 s.
+_TOO_LITTLE_ADDRESSES, _FEW_ADDRESSES = 6 << 30, 16 << 30
 _ANSWER_S = 5.0
 
 
