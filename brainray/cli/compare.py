@@ -138,7 +138,8 @@ def _accuracy_line(figures: dict[str, Any]) -> str:
     differ = f"; {labels['differ']:,} images are left out, as their labels differ" if labels["differ"] else ""
     differ += f"; {labels['seen']:,} are left out, as A or B has learned from them" if labels["seen"] else ""
     if accuracy is None:
-        return f"no compared image has a label, so there is agreement and flips, but no accuracy{differ}"
+        label = "has a label that can be used" if differ else "has a label"
+        return f"no compared image {label}, so there is agreement and flips, but no accuracy{differ}"
     change = accuracy["difference"]
     few = ", too few for more than a rough interval" if (accuracy["groups"] or 20) < 20 else ""
     by = f"bootstrap over {accuracy['groups']:,} groups{few}" if change["method"] == "cluster_bootstrap" else "Newcombe"

@@ -34,7 +34,13 @@ from brainray.doctor.checks import (
     wrong,
 )
 from brainray.doctor.inputs import first_image
-from brainray.doctor.local_ray import check_loopback, check_tasks, session_folder, shared_memory_bytes
+from brainray.doctor.local_ray import (
+    check_address_space,
+    check_loopback,
+    check_tasks,
+    session_folder,
+    shared_memory_bytes,
+)
 from brainray.doctor.machine import check_objects, check_session_folder
 from brainray.doctor.nodes import (
     ClusterNode,
@@ -141,6 +147,7 @@ def check_local_ray(machine: Machine) -> Iterator[Finding]:
     """Check what a local Ray would have: processors, session folder, object store."""
     cpus = counted(ray_internals.processors(machine.usable), "processor")
     yield ok("ray", f"{ray.__version__}; no cluster in use, so brainray starts Ray here, with {cpus}")
+    yield from guarded("virtual memory", check_address_space)
     yield from guarded("processes", lambda: check_tasks(tasks_left(), machine.usable))
     yield from guarded("loopback network", check_loopback)
     yield from guarded("ray session folder", lambda: check_session_folder(session_folder()))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from brainray.errors import BadRequest
 from brainray.machine.hardware import Machine, is_writable, read_disk, tasks_left
 
-from .checks import Finding, ok, warning, wrong
+from .checks import Finding, ok, size_text, warning, wrong
 
 SHARED_MEMORY = "/dev/shm"
 _SESSION = "session_2026-01-31_00-00-00_000000_4194304"  # with the largest process id
@@ -21,6 +21,9 @@ _FEW_FILES, _TOO_FEW_FILES = 4096, 256  # Ray warns below the former; 64 reads a
 _RAISED_TO = 65536  # soft limit of open files that Ray sets where the hard limit allows
 # Threads and processes of a run: 251 on two processors, where it hung with 200.
 _TASKS, _TASKS_A_PROCESSOR = 150, 50
+# Bytes of virtual memory. Ray's raylet reserves 7 GB and the memory for objects, a worker 2 GB and that; with 6.1 GB
+# each Ray gave up after 42 s.
+_TOO_LITTLE_ADDRESSES, _FEW_ADDRESSES = 6 << 30, 16 << 30
 _ANSWER_S = 5.0
 
 
@@ -71,6 +74,20 @@ def check_open_files() -> Iterator[Finding]:
         yield ok("open files", f"at most {limit:,}")
 
 
+def check_address_space() -> Iterator[Finding]:
+    """Check the limit of virtual memory (`ulimit -v`): Ray reserves much more than it uses, and dies for want of it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    remedy = "ulimit -v unlimited before the run (in a queue h_rss in place of h_vmem); limit memory by a cgroup"
+    if soft == resource.RLIM_INFINITY:
+        yield ok("virtual memory", "no limit")
+    elif soft < _TOO_LITTLE_ADDRESSES:
+        yield wrong("virtual memory", f"at most {size_text(soft)} a process; Ray reserves more", remedy)
+    elif soft < _FEW_ADDRESSES:
+        yield warning("virtual memory", f"at most {size_text(soft)} a process; Ray may reserve more", remedy)
+    else:
+        yield ok("virtual memory", f"at most {size_text(soft)} a process")
+
+
 def check_tasks(left: int | None, processors: float) -> Iterator[Finding]:
     """Check how many processes and threads may be started, `left`; None: any number. Ray hangs where it lacks some."""
     if left is None:
@@ -101,6 +118,7 @@ def check_loopback(host: str = "127.0.0.1") -> Iterator[Finding]:
 
 def require(machine: Machine) -> None:
     """Raise `BadRequest` where a local Ray could not start or work; says what `brainray doctor` says."""
-    for finding in (*check_open_files(), *check_tasks(tasks_left(), machine.usable), *check_loopback()):
+    tasks = check_tasks(tasks_left(), machine.usable)
+    for finding in (*check_open_files(), *check_address_space(), *tasks, *check_loopback()):
         if finding.status == "wrong":
             raise BadRequest(f"{finding.check}: {finding.found}; {finding.remedy}")

@@ -6,7 +6,14 @@ import pytest
 from support.findings import machine, only
 
 from brainray.doctor import local_ray
-from brainray.doctor.local_ray import check_loopback, check_open_files, check_tasks, require, session_folder
+from brainray.doctor.local_ray import (
+    check_address_space,
+    check_loopback,
+    check_open_files,
+    check_tasks,
+    require,
+    session_folder,
+)
 from brainray.errors import BadRequest
 from brainray.machine.hardware import tasks_left
 
@@ -19,6 +26,13 @@ LONG = "/tmp/" + 90 * "x"
 def test_open_files(monkeypatch, limits, status):
     monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _: limits)
     assert only(check_open_files()).status == status
+
+
+@pytest.mark.parametrize(("limit", "status"), [(-1, "ok"), (4 << 30, "wrong"), (8 << 30, "warning"), (64 << 30, "ok")])
+def test_virtual_memory(monkeypatch, limit, status):
+    """Under `ulimit -v 6000000` a run took 42 s to say that Ray does not start."""
+    monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _: (limit, limit))
+    assert only(check_address_space()).status == status
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from .member import BinaryFile, read_at, size_of
 
 _MAGIC_BYTES = 4
 _SOURCE_BYTES = 4 << 20  # one request to a bucket
-_PIECE_BYTES = 64 << 10  # unpacked at a time: where a file is damaged, at most so much before it is lost
+_PIECE_BYTES = 64 << 10  # unpacked at a time: where a file is damaged, at most so much before it may be lost
 _KEPT_BYTES = 8 << 20  # of a stream that were unpacked last: reads that begin out of order find theirs there
 _UNKNOWN_BYTES = 1 << 62  # stands for the length of a stream whose end has not been met
 # A stream that unpacks to more is a bomb: images hardly shrink, and empty ones a hundredfold.
@@ -84,7 +84,9 @@ class UnpackedFile:
 
     def __init__(self, file: BinaryFile) -> None:
         self._source = _Source(file)
-        self._stream = _unpacking(file, self._source)
+        # `read` would lose what it has unpacked already where it meets damage, such as bytes behind the end of a gzip.
+        stream = _unpacking(file, self._source)
+        self._read_some: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         self._most_bytes = _MOST_RATIO * size_of(file) + _ALWAYS_ALLOWED_BYTES
         self._kept: deque[bytes] = deque()
         self._kept_from = 0
@@ -135,7 +137,7 @@ class UnpackedFile:
         if self._ended:
             return False
         try:
-            piece = self._stream.read(_PIECE_BYTES)
+            piece = self._read_some(_PIECE_BYTES)
         except _DAMAGE as exc:
             if self._source.error is not None:
                 raise self._source.error from None

@@ -56,6 +56,13 @@ def ranges(rows, *, each):
     return [tuple(found[start : start + each]) for start in range(0, len(found), each)]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_bytes_behind_the_end_of_an_archive_lose_no_member(pack):
+    """As copies that were padded or joined have them; `tar` ignores them, too."""
+    rows = members(pack(tar_of({"1.jpg": b"a" * 900, "2.jpg": b"b"})) + b"garbage")
+    assert [row["name"] for row in rows if row["refused"] is None] == ["1.jpg", "2.jpg"]
+
+
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
 def test_members_are_read_as_they_were_packed(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
