@@ -25,6 +25,7 @@ from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refu
 from .class_names import class_lookup, label_from_folders, match_class
 from .frames import is_dicom, unread_note
 from .frames.listing import frames_of, is_frame, with_frames
+from .frames.members import frames_of_member
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
@@ -274,7 +275,7 @@ class Lister:
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
         kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
-        for (member, image, spelled), values in zip(index.images(archive), kept, strict=False):
+        for (member, image, spelled, frames), values in zip(index.images(archive), kept, strict=False):
             inner = archives.inner_path(name, member)
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
@@ -295,10 +296,11 @@ class Lister:
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
             group = self._group(image.uri, folders)
             kept_values = values if member else None
-            listed = image._replace(label=label, group=group, kept=kept_values, refused=refused), path
+            listed = image._replace(label=label, group=group, kept=kept_values, refused=refused), path, frames
             named += reason is None
-            yield from (item for item, _ in unnamed.add(listed, reason)) if reason else (listed,)
-        yield from (item for item, _ in unnamed.rest(named))
+            for item in (each for each, _ in unnamed.add(listed, reason)) if reason else (listed,):
+                yield from frames_of_member(*item)
+        yield from chain.from_iterable(frames_of_member(*item) for item, _ in unnamed.rest(named))
         if unnamed.files and not self._members_sampled:  # once: the archives of a data set are alike
             self._members_sampled = True
             self._notes += unnamed.notes

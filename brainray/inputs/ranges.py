@@ -5,7 +5,7 @@ Retries nothing (`reader` does), and knows no shards.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,7 +16,9 @@ from brainray.errors import ImageError, StorageError
 from brainray.storage.base import changed
 
 from . import archives
+from .frames import split_member_frame
 from .frames.listing import is_frame
+from .frames.members import read_member_frames
 from .frames.reading import Spans, read_frames
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
@@ -30,6 +32,7 @@ _TAIL_BYTES = 256 << 10
 _TAILS_BYTES = 64 << 20  # of all ends of Parquet files that a worker caches
 _SPANS_BYTES = 64 << 20  # of all places of compressed frames that a worker caches
 _SPAN_BYTES = 128  # of a tuple of two integers
+_UNPACKED_BYTES = 64 << 20  # of members with frames, and at least one, that a worker caches
 _LOCKS = 64
 
 Image = bytes | ImageError
@@ -92,6 +95,9 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     if kind == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
+    if split_member_frame(member.name) or split_member_frame(last.name):
+        same = split_member_frame(member.name) is not None and member.offset == last.offset
+        return same and sum(each.size_bytes or 0 for each in held) + (member.size_bytes or 0) <= RANGE_BYTES
     gap = member.offset - (last.offset + last.stored_bytes)
     return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= RANGE_BYTES
 
@@ -133,6 +139,7 @@ class RangeReader:
         self._spans = _Cache[Spans](
             lambda spans: _SPAN_BYTES if isinstance(spans, ImageError) else _SPAN_BYTES * (1 + len(spans)), _SPANS_BYTES
         )
+        self._members = _Cache[Image](lambda data: 0 if isinstance(data, ImageError) else len(data), _UNPACKED_BYTES)
         self._streams = archives.CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
     def __call__(self, read: RangeRead) -> tuple[Image, ...]:
@@ -148,6 +155,8 @@ class RangeReader:
             return tuple(self._limited(image) for image in images)
         if kind is None:
             return self._frames(read)
+        if split_member_frame(read.members[0].name) is not None:
+            return self._member_frames(read, kind)
         start = read.members[0].offset
         length = _end(read.members) - start
         if kind == "compressed tar":
@@ -159,13 +168,42 @@ class RangeReader:
     def _frames(self, read: RangeRead) -> tuple[Image, ...]:
         """Frames of a DICOM file, whose size stands in the place of their stored bytes."""
 
+        return self._frames_at(
+            read.uri, read, 0, read.members[0].stored_bytes, [member.offset for member in read.members]
+        )
+
+    def _frames_at(
+        self, name: str, read: RangeRead, begin: int, size_bytes: int, numbers: Sequence[int]
+    ) -> tuple[Image, ...]:
+        """Frames, from 0, of a DICOM file that lies in the file of a read from `begin` on, and has this name."""
+
         def fetch(start: int, length: int) -> bytes:
-            return storage.read_range(read.uri, start, length, version=read.version) if length > 0 else b""
+            return storage.read_range(read.uri, begin + start, length, version=read.version) if length > 0 else b""
 
         def once(make: Callable[[], Spans]) -> Spans:
-            return self._spans.of(read.uri, read.version, make)
+            return self._spans.of(name, read.version, make)
 
-        return read_frames(fetch, read.members[0].stored_bytes, [member.offset for member in read.members], once)
+        return read_frames(fetch, size_bytes, numbers, once)
+
+    def _member_frames(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
+        """Frames of a member of an archive, which is unpacked whole and cached; of a plain tar ranges are read."""
+        frames = [frame for member in read.members if (frame := split_member_frame(member.name)) is not None]
+        name, numbers = frames[0][0], [number for _, number in frames]
+        first = read.members[0]
+        uri = archives.member_uri(read.uri, name)
+        if kind == "tar":
+            return self._frames_at(uri, read, first.offset, first.stored_bytes, [number - 1 for number in numbers])
+
+        def unpack() -> Image:
+            if kind == "compressed tar":
+                stored = self._unpacked_range(read.uri, read.version, first.offset, first.stored_bytes)
+                size_bytes: int | None = first.stored_bytes
+            else:
+                stored = storage.read_range(read.uri, first.offset, first.stored_bytes, version=read.version)
+                size_bytes = None
+            return _unpacked(kind, Member(name, first.offset, first.stored_bytes, size_bytes), memoryview(stored))
+
+        return read_member_frames(lambda: self._members.of(uri, read.version, unpack), numbers)
 
     def _limited(self, image: Image) -> Image:
         """The image, or the error of a row of Parquet that is too large: its size is known only now."""
@@ -246,6 +284,6 @@ class _ParquetFile:
 
 def _unpacked(kind: archives.Kind, member: Member, stored: memoryview) -> Image:
     try:
-        return archives.unpack(kind, member.name, member.size_bytes or 0, bytes(stored[: member.stored_bytes]))
+        return archives.unpack(kind, member.name, member.size_bytes, bytes(stored[: member.stored_bytes]))
     except ImageError as exc:
         return exc

@@ -88,8 +88,8 @@ class MemberFormats:
     def __init__(self) -> None:
         self._streams = CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
-    def __call__(self, found: tuple[ListedImage, str]) -> str | None:
-        """The format of a member, as `format_of`."""
+    def __call__(self, found: tuple[ListedImage, str, int]) -> str | None:
+        """The format of a member (with its path and frames), as `format_of`."""
         image = found[0]
         if image.container is None or image.offset is None or not image.size_bytes:
             return None

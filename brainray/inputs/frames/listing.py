@@ -22,7 +22,7 @@ from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unnamed_files import DICOM, image_or_tar_format, read_part
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, frame_uri, is_dicom, split
+from . import SUFFIXES, frame_uri, is_dicom, split, split_member_frame
 from .header import HEAD_BYTES, frames_in
 
 # A slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB.
@@ -31,7 +31,7 @@ _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
 _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
 _AT_ONCE = 32
 _AHEAD = 256
-_NUMBERED = "#[1-9][0-9]{0,8}$"
+_NUMBERED = "#(frame=)?[1-9][0-9]{0,8}$"
 _PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
 
 Kind = TypeVar("Kind")
@@ -70,7 +70,10 @@ def files_of_frames(images: pa.Table) -> pa.Array:
     files = np.full(len(images), None, object)
     for row, place in zip(rows.tolist(), images.select(_PLACE).take(pa.array(rows)).to_pylist(), strict=True):
         name = place["uri"][len(place["container"]) + 1 :]
-        if is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
+        member = split_member_frame(name)
+        if member is not None:
+            files[row] = archives.member_uri(place["container"], member[0])
+        elif is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
             files[row] = place["container"]
     return pa.array(files, pa.string())
 
@@ -78,11 +81,9 @@ def files_of_frames(images: pa.Table) -> pa.Array:
 def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
     """The rows of a file with several frames; its one row where they cannot be."""
     size_bytes = image.size_bytes or 0
-    if frames > min(_MOST_FRAMES, size_bytes // _LEAST_FRAME_BYTES):
-        error = ImageError("truncated", f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header")
-        if frames > _MOST_FRAMES:
-            error = ImageError("too_large", f"{frames:,} frames are more than the {_MOST_FRAMES:,} that are read")
-        yield image._replace(refused=image.refused or str(error))
+    refused = refusal_of_frames(size_bytes, frames)
+    if refused is not None:
+        yield image._replace(refused=image.refused or refused)
         return
     for number in range(1, frames + 1):
         yield image._replace(
@@ -92,6 +93,16 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
             offset=number - 1,
             stored_bytes=size_bytes,
         )
+
+
+def refusal_of_frames(size_bytes: int, frames: int) -> str | None:
+    """Why a file is not read frame by frame; None where it is."""
+    if frames > _MOST_FRAMES:
+        return str(ImageError("too_large", f"{frames:,} frames are more than the {_MOST_FRAMES:,} that are read"))
+    if frames > size_bytes // _LEAST_FRAME_BYTES:
+        words = f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header"
+        return str(ImageError("truncated", words))
+    return None
 
 
 def named_frame(uri: str) -> tuple[str, int] | None:
