@@ -34,7 +34,7 @@ from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, tabl
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
-from .unnamed_files import TAR, MemberFormats, UnnamedFiles, image_or_tar_format
+from .unnamed_files import TAR, FileFormats, MemberFormats, UnnamedFiles
 from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
 SHARD_IMAGES = 1000
@@ -126,6 +126,7 @@ class Lister:
         self._dicoms = 0  # files or frames
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._member_formats = MemberFormats()
+        self._formats = FileFormats(tars=True)
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
@@ -178,7 +179,7 @@ class Lister:
                 yield from self._from_list(image_list)
                 continue
             tables = TableGuard(root)
-            for found, index, frames in with_frames(self._indexed(self._below(root, tables))):
+            for found, index, frames in with_frames(self._indexed(self._below(root, tables)), self._formats):
                 if index is None:
                     yield from self._file(found, storage.name_of(root), frames)
                     continue
@@ -195,7 +196,7 @@ class Lister:
 
         An archive in Glacier cannot be listed: its kind is None.
         """
-        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, format_in=image_or_tar_format)
+        unnamed = UnnamedFiles(root, self.skipped, any_suffix=self._any_suffix, format_in=self._formats)
         named = 0
         for found in storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables)):
             if self._own and found.uri.startswith(self._own):

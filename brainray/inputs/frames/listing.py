@@ -1,14 +1,14 @@
 """Asks DICOM files for their frames while they are listed, several at a time and in order.
 
 On a disk every DICOM file is asked, by one read of its first bytes. In a bucket that would be a request for each, so
-only objects are asked that are larger than a single slice.
+objects are asked that are larger than a single slice, and of smaller ones a sample. Files whose names tell no format
+were looked into for that, and are not read again.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +17,14 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
-from brainray.inputs.image_files import IMAGE_SUFFIXES
 from brainray.inputs.listed_image import ListedImage
-from brainray.inputs.unnamed_files import DICOM, image_or_tar_format, read_part
+from brainray.inputs.unnamed_files import DICOM, FileFormats, image_or_tar_format, read_part
 from brainray.storage.base import FileInfo
 
 from . import SUFFIXES, frame_uri, is_dicom, split, split_member_frame
 from .header import HEAD_BYTES, frames_in
+from .sampling import SINGLE_BYTES, AskedSample
 
-# A slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB.
-_SINGLE_BYTES = 640 << 10
 _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
 _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
 _AT_ONCE = 32
@@ -37,17 +35,44 @@ _PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
 Kind = TypeVar("Kind")
 
 
-def with_frames(files: Iterable[tuple[FileInfo, Kind]]) -> Iterator[tuple[FileInfo, Kind, int]]:
-    """The same files in order, each with its number of frames; 0 or 1 for a single image."""
-    held: deque[tuple[FileInfo, Kind, Future[int] | None]] = deque()
+class _Entry(NamedTuple, Generic[Kind]):
+    """A file whose frames are asked, or known by those of another."""
+
+    file: FileInfo
+    kind: Kind
+    answer: Future[int] | None = None
+    is_own: bool = True
+
+
+def with_frames(
+    files: Iterable[tuple[FileInfo, Kind]], formats: FileFormats | None = None
+) -> Iterator[tuple[FileInfo, Kind, int]]:
+    """The same files in order, each with its number of frames; 0 or 1 for a single image.
+
+    `formats` has looked into the files whose names tell no format.
+    """
+    held: deque[_Entry[Kind]] = deque()
+    sample = AskedSample()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
         for found, kind in files:
-            asked = kind is None and _may_have_frames(found)
-            held.append((found, kind, pool.submit(_frames, found) if asked else None))
-            while held and (held[0][2] is None or len(held) > _AHEAD):
-                yield _answered(held.popleft())
+            held.append(_asked(found, kind, sample, pool) if kind is None else _Entry(found, kind))
+            while held and (held[0].answer is None or len(held) > _AHEAD):
+                yield _answered(held.popleft(), formats)
         while held:
-            yield _answered(held.popleft())
+            yield _answered(held.popleft(), formats)
+
+
+def _asked(found: FileInfo, kind: Kind, sample: AskedSample, pool: ThreadPoolExecutor) -> _Entry[Kind]:
+    if not is_dicom(found.uri) or found.archived is not None or found.special:
+        return _Entry(found, kind)
+    is_sampled = not storage.is_local(found.uri) and found.size_bytes < SINGLE_BYTES
+    known = sample.stands_for(found.uri, found.size_bytes) if is_sampled else None
+    if known is not None:
+        return _Entry(found, kind, known, is_own=False)
+    answer = pool.submit(_frames, found)
+    if is_sampled:
+        sample.add(found.uri, found.size_bytes, answer)
+    return _Entry(found, kind, answer)
 
 
 def is_frame(container: str, name: str, offset: int, size_bytes: int | None, stored_bytes: int | None) -> bool:
@@ -139,18 +164,12 @@ def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
     )
 
 
-def _answered(entry: tuple[FileInfo, Kind, Future[int] | None]) -> tuple[FileInfo, Kind, int]:
-    found, kind, asked = entry
-    return found, kind, 0 if asked is None else asked.result()
-
-
-def _may_have_frames(found: FileInfo) -> bool:
-    """Whether a file is to be asked, by its name and size."""
-    if found.archived is not None or found.special:
-        return False
-    suffix = os.path.splitext(storage.name_of(found.uri))[1].lower()
-    may_be = suffix in SUFFIXES or suffix not in IMAGE_SUFFIXES  # names without a suffix tell no format
-    return may_be and (storage.is_local(found.uri) or found.size_bytes >= _SINGLE_BYTES)
+def _answered(entry: _Entry[Kind], formats: FileFormats | None) -> tuple[FileInfo, Kind, int]:
+    found, kind, answer, is_own = entry
+    if answer is None:
+        return found, kind, formats.frames(found.uri) if formats and kind is None else 0
+    frames = answer.result()
+    return found, kind, frames if is_own or frames <= 1 else _frames(found)
 
 
 def _frames(found: FileInfo) -> int:
