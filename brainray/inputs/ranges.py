@@ -90,14 +90,14 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     first, last = held[0], held[-1]
     kind = _kind(archive, first)
     if kind is None:
-        bytes_ = sum(each.size_bytes or 0 for each in held) + (member.size_bytes or 0)
-        return member.offset == last.offset + 1 and bytes_ <= RANGE_BYTES
+        return member.offset == last.offset + 1 and _fits(held, member)
     if kind == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
-    if split_member_frame(member.name) or split_member_frame(last.name):
-        same = split_member_frame(member.name) is not None and member.offset == last.offset
-        return same and sum(each.size_bytes or 0 for each in held) + (member.size_bytes or 0) <= RANGE_BYTES
+    frame, before = split_member_frame(member.name), split_member_frame(last.name)
+    if frame is not None or before is not None:
+        follows = frame is not None and before is not None and frame == (before[0], before[1] + 1)
+        return follows and member.offset == last.offset and _fits(held, member)
     gap = member.offset - (last.offset + last.stored_bytes)
     return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= RANGE_BYTES
 
@@ -108,6 +108,16 @@ def _kind(archive: str, member: Member) -> archives.Kind | None:
     return None if has_frames else archives.container_kind(archive)
 
 
+def _fits(held: list[Member], frame: Member) -> bool:
+    """Whether a frame may be read with others of its file, which all count as one share of it."""
+    return (len(held) + 1) * (frame.size_bytes or 0) <= RANGE_BYTES
+
+
+def _share_bytes(frames: list[Member]) -> int:
+    """The size of frames, each a share of its file."""
+    return sum(frame.size_bytes or 0 for frame in frames)
+
+
 def _group_bytes(members: list[Member]) -> int:
     """The size of the members' row groups by the footer: all columns, uncompressed."""
     return sum({member.offset: member.stored_bytes for member in members}.values())
@@ -116,8 +126,8 @@ def _group_bytes(members: list[Member]) -> int:
 def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
         kind = _kind(archive, held[0])
-        if kind is None:
-            size_bytes = sum(each.size_bytes or 0 for each in held)
+        if kind is None or split_member_frame(held[0].name) is not None:
+            size_bytes = _share_bytes(held)
         else:
             size_bytes = _group_bytes(held) if kind == "parquet" else _end(held) - held[0].offset
         yield RangeRead(archive, size_bytes, version, tuple(held))

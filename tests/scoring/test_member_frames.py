@@ -116,3 +116,15 @@ def test_a_member_is_unpacked_once_for_all_its_frames(tmp_path, bundle, monkeypa
     found = scored(archive, tmp_path / "run", bundle, shard_size=100)
     assert [row["status"] for row in found.values()] == ["ok"] * 7
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+def test_frames_that_do_not_follow_one_another_are_those_of_their_numbers(name, tmp_path, bundle):
+    archive = packed(tmp_path / name, {"a.dcm": several(*range(1, 13))})
+    before = scored(archive, tmp_path / "run", bundle)
+    wanted = [f"a.dcm#frame={number}" for number in (2, 5, 10, 11, 12, 1)]
+    (tmp_path / "list.csv").write_text("\n".join(["uri", *(f"{name}#{frame}" for frame in wanted), ""]))
+    score_here(request_for(tmp_path / "list.csv", tmp_path / "some", bundle), engine_of(bundle, predict=brightness))
+    found = {row["uri"].removeprefix(f"{archive}#"): row["confidence"] for row in rows(tmp_path / "some")}
+    assert found == {frame: before[frame]["confidence"] for frame in wanted}
+    assert len(set(found.values())) == len(wanted)
