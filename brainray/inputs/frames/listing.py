@@ -18,10 +18,10 @@ from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
 from brainray.inputs.listed_image import ListedImage
-from brainray.inputs.unnamed_files import DICOM, FileFormats, image_or_tar_format, read_part
+from brainray.inputs.unnamed_files import FileFormats, read_part
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, frame_uri, is_dicom, split, split_member_frame
+from . import frame_uri, is_dicom, split_member_frame
 from .header import HEAD_BYTES, frames_in
 from .sampling import SINGLE_BYTES, AskedSample
 
@@ -128,40 +128,6 @@ def refusal_of_frames(size_bytes: int, frames: int) -> str | None:
         words = f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header"
         return str(ImageError("truncated", words))
     return None
-
-
-def named_frame(uri: str) -> tuple[str, int] | None:
-    """The file and the number of the frame that a name in a list stands for; None for any other name.
-
-    Of a file without such a suffix the first bytes decide; on a disk only, where that costs no request.
-    """
-    file, _, number = uri.rpartition("#")
-    if split(uri) is not None or not storage.is_local(uri) or split(f"{file}{SUFFIXES[0]}#{number}") is None:
-        return split(uri)
-    try:
-        found = storage.stat(file)
-        is_file = found is not None and not found.special and image_or_tar_format(found) == DICOM
-    except StorageError:
-        is_file = False
-    return (file, int(number)) if is_file else None
-
-
-def listed_frame(listed: ListedImage, file: str, number: int) -> ListedImage:
-    """The frame of a DICOM file that a list names; the file may have fewer. Of an object, the list tells the size."""
-    try:
-        found = storage.stat(file)
-    except StorageError:
-        return listed  # the read will report the reason
-    size_bytes, version = (found.size_bytes, found.version) if found else (listed.size_bytes, listed.version)
-    if size_bytes is None:
-        return listed._replace(refused=f"unsupported: a frame needs the size of its file; add it to the list: {file}")
-    return listed._replace(
-        size_bytes=-(-size_bytes // number),  # at most, for there are as many frames
-        version=version,
-        container=file,
-        offset=number - 1,
-        stored_bytes=size_bytes,
-    )
 
 
 def _answered(entry: _Entry[Kind], formats: FileFormats | None) -> tuple[FileInfo, Kind, int]:

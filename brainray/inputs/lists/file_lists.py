@@ -24,7 +24,7 @@ from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.archives.parquet_images import is_text, not_read
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
-from brainray.inputs.frames.listing import listed_frame, named_frame
+from brainray.inputs.frames.named import NamedFrames
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.skip_counts import count_skipped
 from brainray.inputs.tables.delimited_text import TextTable, blank_rows, open_text_table
@@ -350,14 +350,16 @@ def resolve_rows(
     """The rows of a list in order, each with its image, also where that does not exist.
 
     Objects of a bucket are not looked up, which would cost a request each: size and version are those of the list.
+    Those of which it names frames are.
     """
     rows = image_list.rows(keep, skipped=skipped)
     lookup = ArchiveLookup(indexes)
+    plain_image = partial(_plain, frames=NamedFrames())
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
         while chunk := list(islice(rows, _ROWS)):
             members = lookup.find({listed.uri for listed in chunk})
             plain = [listed for listed in chunk if listed.uri not in members]
-            found = dict(zip((listed.uri for listed in plain), pool.map(_plain, plain), strict=True))
+            found = dict(zip((listed.uri for listed in plain), pool.map(plain_image, plain), strict=True))
             no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and is_missing(of)]
             for listed, file in zip(no_members, pool.map(_named_like_a_member, no_members), strict=True):
                 members[listed.uri] = file or members[listed.uri]
@@ -366,19 +368,16 @@ def resolve_rows(
                 yield listed, image._replace(kept=listed.kept)
 
 
-def _plain(listed: FileListRow) -> ListedImage:
+def _plain(listed: FileListRow, frames: NamedFrames) -> ListedImage:
     as_listed = ListedImage(listed.uri, listed.size_bytes, listed.version)
     if archives.kind_of(listed.uri):
         return as_listed._replace(refused="unsupported: is a container; give it as --input, or list its members")
-    frame = named_frame(listed.uri)
     try:
         found = storage.stat(listed.uri)
     except StorageError:
-        if frame is None:
-            return ListedImage(listed.uri)  # the read will report the reason
-        return listed_frame(as_listed, *frame)
+        return frames.find(as_listed) or ListedImage(listed.uri)  # the read will report the reason
     if found is None:
-        return as_listed if frame is None else listed_frame(as_listed, *frame)
+        return frames.find(as_listed) or as_listed
     if found.special:
         return as_listed._replace(refused="unsupported: is no file")
     return ListedImage(listed.uri, found.size_bytes, found.version)
@@ -390,7 +389,7 @@ def _named_like_a_member(listed: FileListRow) -> ListedImage | None:
     Costs a request or two in a bucket, and is asked only for a member that there is not.
     """
     try:
-        return _plain(listed) if storage.exists(listed.uri) else None
+        return _plain(listed, NamedFrames()) if storage.exists(listed.uri) else None
     except BadRequest:  # a member's name with "://" makes no path
         return None
     except StorageError as exc:
