@@ -287,17 +287,14 @@ class Lister:
                 count_skipped(self.skipped, unchosen or reason or "")
                 continue
             folders = (*above, *inner.split("/")[:-1])
-            if spelled:
-                label = self._member_label(spelled, image, known=index.in_run)
-                earlier = index.in_run and not in_parquet  # then it has the label that earlier versions gave it
-                if label is None and (earlier or spelled.key is not None):
-                    label = self._label((root_name, *folders))
-            else:
+            label = self._member_label(spelled, image, known=index.in_run) if spelled else None
+            earlier = index.in_run and not in_parquet  # then it has the label that earlier versions gave it
+            if not spelled or (label is None and (earlier or spelled.key is not None)):
                 label = self._label((root_name, *folders))
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
             group = self._group(image.uri, folders)
-            kept_values = values if member else None
-            listed = image._replace(label=label, group=group, kept=kept_values, refused=refused), path, frames
+            values = values if member else None
+            listed = image._replace(label=label, group=group, kept=values, refused=refused), path, frames
             named += reason is None
             for item in (each for each, _ in unnamed.add(listed, reason)) if reason else (listed,):
                 yield from frames_of_member(*item)
