@@ -25,7 +25,7 @@ from .archives.member import is_archive
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
-from .unnamed_files import NO_SUFFIX, UnnamedFiles, image_format
+from .unnamed_files import NO_SUFFIX, FileFormats, UnnamedFiles
 
 # Formats that `imaging` reads, and medical formats, which are listed so that they get a row with `unsupported`.
 _PILLOW = "jpg jpeg jpe jfif jp2 j2k jpc jpf jpx j2c png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm pfm"
@@ -170,19 +170,29 @@ def _pattern_of(option: str, text: str) -> re.Pattern[str]:
     return _BIDS_SUBJECT if text == BIDS else pattern_of(option, text)
 
 
-_FOLDER_LEVEL = re.compile(r"(?:(?P<name>\w[\w -]*)=)?folder(?::(?P<place>-?\d+))?")
+# Columns of predictions that may be levels of groups: known once an image is scored, so its row has a mark until then.
+SCAN_LEVELS = ("scan_modality", "scan_likely", "scan_plane", "scan_sequence", "scan_field_t", "scan_vendor")
+_LEVEL = re.compile(r"(?:(?P<name>\w[\w -]*)=)?(?:folder(?::(?P<place>-?\d+))?|(?P<scan>scan_\w+))")
+
+
+def scan_mark(column: str) -> str:
+    """What stands in the group of a listed image for the value of a column of its prediction."""
+    return f"{{{column}}}"
 
 
 @dataclass(frozen=True)
 class _Level:
-    """A level of groups: the folder at `place` below the input, or what a regular expression finds in the URI."""
+    """A level of groups: the folder at `place` below the input, what a pattern finds in the URI, or a scan column."""
 
     name: str
     place: int | None = None  # from 0, as in a list: -1 is the folder that holds the image
     pattern: re.Pattern[str] | None = None  # None: of a folder, or the pattern is that of the level before
     group: int | str = 0  # of the pattern
+    scan: str | None = None  # a column of the prediction
 
     def of(self, folders: Sequence[str], found: re.Match[str] | None) -> str | None:
+        if self.scan is not None:
+            return scan_mark(self.scan)
         if self.place is None:
             return found.group(self.group) if found else None
         here = -len(folders) <= self.place < len(folders)
@@ -197,9 +207,9 @@ class GroupLevels:
     """
 
     def __init__(self, group_by: str | Sequence[str] | None, *, option: str = "--group-by") -> None:
-        """`group_by` are `folder`, `folder:1` (the one below), `site=folder` (named), several of these with commas
-        between them, `bids` (subject and session), or regular expressions, of which each named group is a level if
-        there are several.
+        """`group_by` are `folder`, `folder:1` (the one below), `site=folder` (named), `scan_vendor` or another of
+        `SCAN_LEVELS`, several of these with commas between them, `bids` (subject and session), or regular expressions,
+        of which each named group is a level if there are several.
 
         Raises `BadRequest` for what is none of these, and for two levels of one name.
         """
@@ -214,6 +224,11 @@ class GroupLevels:
     def names(self) -> tuple[str, ...]:
         return tuple(level.name for level in self._levels)
 
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """The columns of predictions among the levels."""
+        return tuple(level.scan for level in self._levels if level.scan is not None)
+
     def __call__(self, uri: str, folders: Sequence[str]) -> str | None:
         values = []
         found = None
@@ -223,7 +238,7 @@ class GroupLevels:
             values.append(level.of(folders, found))
         if len(values) < 2:
             return values[0] if values else None
-        return "/".join(map(_escaped, values)) if any(value is not None for value in values) else None
+        return "/".join(map(escaped, values)) if any(value is not None for value in values) else None
 
 
 _NAMING = "site=folder, or (?P<patient>…) in a regular expression"
@@ -233,11 +248,11 @@ def _levels_of(text: str, option: str) -> list[_Level]:
     """The levels that one value of the option stands for."""
     if text == BIDS:
         return [_Level(name, pattern=of, group=name) for name, of in _BIDS_LEVELS]
-    found = [_FOLDER_LEVEL.fullmatch(piece.strip()) for piece in text.split(",")]
-    folders = [piece for piece in found if piece is not None]
-    if len(folders) == len(found):
-        return [_Level(piece["name"] or piece[0], place=int(piece["place"] or 0)) for piece in folders]
-    if folders:
+    found = [_LEVEL.fullmatch(piece.strip()) for piece in text.split(",")]
+    levels = [piece for piece in found if piece is not None]
+    if len(levels) == len(found):
+        return [_folder_or_scan(piece, option) for piece in levels]
+    if levels:
         raise BadRequest(f"{option} {text!r} mixes folders and a regular expression; give {option} once for each")
     pattern = pattern_of(option, text)
     named = sorted(pattern.groupindex, key=pattern.groupindex.__getitem__)
@@ -247,7 +262,16 @@ def _levels_of(text: str, option: str) -> list[_Level]:
     return [_Level(first, pattern=pattern, group=1 if pattern.groups else 0)]
 
 
-def _escaped(value: str | None) -> str:
+def _folder_or_scan(piece: re.Match[str], option: str) -> _Level:
+    if piece["scan"] is None:
+        return _Level(piece["name"] or piece[0], place=int(piece["place"] or 0))
+    if piece["scan"] not in SCAN_LEVELS:
+        raise BadRequest(f"{option} {piece['scan']}: there is no such column; known are {', '.join(SCAN_LEVELS)}")
+    return _Level(piece["name"] or piece["scan"], scan=piece["scan"])
+
+
+def escaped(value: str | None) -> str:
+    """The name of a level as a part of a group of several."""
     return (value or "").replace("%", "%25").replace("/", "%2F")
 
 
@@ -291,15 +315,23 @@ class InputFolders(FolderRules):
 
 
 def image_files(
-    option: str, root: str, skipped: Counter[str], notes: list[str], *, output: str | None = None
+    option: str,
+    root: str,
+    skipped: Counter[str],
+    notes: list[str],
+    *,
+    output: str | None = None,
+    formats: FileFormats | None = None,
 ) -> Iterator[FileInfo]:
     """List the image files below `root`; last those without a suffix, if they count (see `UnnamedFiles`).
+
+    `formats` remembers the frames of the latter.
 
     What lies below an `output` that is no folder above `root` is left out: the plots that the command writes there are
     no input of its next run.
     Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
     """
-    unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=image_format)
+    unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=formats or FileFormats(tars=False))
     named = 0
     own = None if output is None else output.rstrip("/") + "/"
     own = None if own and root.startswith(own) else own

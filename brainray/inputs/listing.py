@@ -23,17 +23,19 @@ from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refu
 from .bids import BidsTrees
 from .class_names import class_lookup, label_from_folders, match_class
 from .frames.listing import FrameRows, is_frame
+from .frames.members import frames_of_member
 from .frames.nifti import FIRST
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
 from .labels.label_notes import LabelNotes
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, few_collections, tables_in, with_values
-from .lists.file_lists import FileList, FileListRow, open_file_list, open_table, resolve_rows
+from .lists.file_lists import FileList, FileListRow, open_file_list, open_table
 from .lists.prefixes import Below, Prefixes, listed_ahead
+from .lists.resolve import resolve_rows
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
-from .unnamed_files import TAR, MemberFormats, UnnamedFiles, image_or_tar_format
+from .unnamed_files import TAR, FileFormats, MemberFormats, UnnamedFiles
 from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
 _WEBDATASETS = ("tar", "compressed tar")  # archives with samples of several files
@@ -96,11 +98,12 @@ class Lister:
         self._most_bytes = most_bytes  # of an image that is read
         self._retry_unread = retry_unread  # whether objects may be restored that a list calls archived
         self.skipped: Counter[str] = Counter()
-        self._frames = FrameRows(self.skipped, volumes)
         self._notes: list[str] = []
         self._label_notes = LabelNotes(classes, silent=label_file is not None)
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._member_formats = MemberFormats()
+        self._formats = FileFormats(tars=True)
+        self._frames = FrameRows(self.skipped, volumes, self._formats)
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
 
     @property
@@ -182,7 +185,7 @@ class Lister:
             self.skipped,
             any_suffix=self._any_suffix,
             all_without_suffix=files is not None,
-            format_in=image_or_tar_format,
+            format_in=self._formats,
         )
         named, trees = 0, BidsTrees(self._chosen)
         if files is None:
@@ -263,7 +266,7 @@ class Lister:
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
         kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
-        for (member, image, spelled), values in zip(index.images(archive), kept, strict=False):
+        for (member, image, spelled, frames), values in zip(index.images(archive), kept, strict=False):
             inner = archives.inner_path(name, member)
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
@@ -274,20 +277,18 @@ class Lister:
                 count_skipped(self.skipped, unchosen or reason or "")
                 continue
             folders = (*above, *inner.split("/")[:-1])
-            if spelled:
-                label = self._member_label(spelled, image, known=index.in_run)
-                earlier = index.in_run and not in_parquet  # then it has the label that earlier versions gave it
-                if label is None and (earlier or spelled.key is not None):
-                    label = self._label((root_name, *folders))
-            else:
+            label = self._member_label(spelled, image, known=index.in_run) if spelled else None
+            earlier = index.in_run and not in_parquet  # then it has the label that earlier versions gave it
+            if not spelled or (label is None and (earlier or spelled.key is not None)):
                 label = self._label((root_name, *folders))
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
             group = self._group(image.uri, folders)
-            kept_values = values if member else None
-            listed = image._replace(label=label, group=group, kept=kept_values, refused=refused), path
+            values = values if member else None
+            listed = image._replace(label=label, group=group, kept=values, refused=refused), path, frames
             named += reason is None
-            yield from (item for item, _ in unnamed.add(listed, reason)) if reason else (listed,)
-        yield from (item for item, _ in unnamed.rest(named))
+            for item in (each for each, _ in unnamed.add(listed, reason)) if reason else (listed,):
+                yield from frames_of_member(*item)
+        yield from chain.from_iterable(frames_of_member(*item) for item, _ in unnamed.rest(named))
         if unnamed.files and not self._members_sampled:  # once: the archives of a data set are alike
             self._members_sampled = True
             self._notes += unnamed.notes

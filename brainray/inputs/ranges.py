@@ -5,7 +5,7 @@ Retries nothing (`reader` does), and knows no shards.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,10 +16,12 @@ from brainray.errors import ImageError, StorageError
 from brainray.storage.base import changed
 
 from . import archives
+from .frames import split_member_frame
 from .frames.listing import is_frame
+from .frames.members import read_member_frames
 from .frames.nifti import place_of
 from .frames.nifti.reading import Volumes
-from .frames.reading import Spans, read_frames
+from .frames.reading import Fetch, Spans, read_frames
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -32,6 +34,7 @@ _TAIL_BYTES = 256 << 10
 _TAILS_BYTES = 64 << 20  # of all ends of Parquet files that a worker caches
 _SPANS_BYTES = 64 << 20  # of all places of compressed frames that a worker caches
 _SPAN_BYTES = 128  # of a tuple of two integers
+_UNPACKED_BYTES = 64 << 20  # of members with frames, and at least one, that a worker caches
 _LOCKS = 64
 
 Image = bytes | ImageError
@@ -89,11 +92,14 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     first, last = held[0], held[-1]
     kind = _kind(archive, first)
     if kind is None:
-        bytes_ = sum(each.size_bytes or 0 for each in held) + (member.size_bytes or 0)
-        return member.offset == last.offset + 1 and bytes_ <= RANGE_BYTES
+        return member.offset == last.offset + 1 and _fits(held, member)
     if kind == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
+    frame, before = split_member_frame(member.name), split_member_frame(last.name)
+    if frame is not None or before is not None:
+        follows = frame is not None and before is not None and frame == (before[0], before[1] + 1)
+        return follows and member.offset == last.offset and _fits(held, member)
     gap = member.offset - (last.offset + last.stored_bytes)
     return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= RANGE_BYTES
 
@@ -104,6 +110,16 @@ def _kind(archive: str, member: Member) -> archives.Kind | None:
     return None if has_frames else archives.container_kind(archive)
 
 
+def _fits(held: list[Member], frame: Member) -> bool:
+    """Whether a frame may be read with others of its file, which all count as one share of it."""
+    return (len(held) + 1) * (frame.size_bytes or 0) <= RANGE_BYTES
+
+
+def _share_bytes(frames: list[Member]) -> int:
+    """The size of frames, each a share of its file."""
+    return sum(frame.size_bytes or 0 for frame in frames)
+
+
 def _group_bytes(members: list[Member]) -> int:
     """The size of the members' row groups by the footer: all columns, uncompressed."""
     return sum({member.offset: member.stored_bytes for member in members}.values())
@@ -112,8 +128,8 @@ def _group_bytes(members: list[Member]) -> int:
 def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
         kind = _kind(archive, held[0])
-        if kind is None:
-            size_bytes = sum(each.size_bytes or 0 for each in held)
+        if kind is None or split_member_frame(held[0].name) is not None:
+            size_bytes = _share_bytes(held)
         else:
             size_bytes = _group_bytes(held) if kind == "parquet" else _end(held) - held[0].offset
         yield RangeRead(archive, size_bytes, version, tuple(held))
@@ -121,6 +137,13 @@ def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead
 
 def _end(members: list[Member] | tuple[Member, ...]) -> int:
     return members[-1].offset + members[-1].stored_bytes
+
+
+def _fetch_of(read: RangeRead, begin: int = 0) -> Fetch:
+    """Fetches parts of the file of a read, by their places from `begin` on."""
+    return lambda start, length: (
+        storage.read_range(read.uri, begin + start, length, version=read.version) if length > 0 else b""
+    )
 
 
 class RangeReader:
@@ -136,6 +159,7 @@ class RangeReader:
             lambda spans: _SPAN_BYTES if isinstance(spans, ImageError) else _SPAN_BYTES * (1 + len(spans)), _SPANS_BYTES
         )
         self._volumes = Volumes()
+        self._members = _Cache[Image](lambda data: 0 if isinstance(data, ImageError) else len(data), _UNPACKED_BYTES)
         self._streams = archives.CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
     def __call__(self, read: RangeRead) -> tuple[Image, ...]:
@@ -151,6 +175,8 @@ class RangeReader:
             return tuple(self._limited(image) for image in images)
         if kind is None:
             return self._frames(read)
+        if split_member_frame(read.members[0].name) is not None:
+            return self._member_frames(read, kind)
         start = read.members[0].offset
         length = _end(read.members) - start
         if kind == "compressed tar":
@@ -161,17 +187,41 @@ class RangeReader:
 
     def _frames(self, read: RangeRead) -> tuple[Image, ...]:
         """Frames of a DICOM file or slices of NIfTI, whose size stands in the place of their stored bytes."""
-
-        def fetch(start: int, length: int) -> bytes:
-            return storage.read_range(read.uri, start, length, version=read.version) if length > 0 else b""
-
-        def once(make: Callable[[], Spans]) -> Spans:
-            return self._spans.of(read.uri, read.version, make)
-
+        size_bytes = read.members[0].stored_bytes
         if place_of(read.members[0].name) is not None:
             names = [member.name for member in read.members]
-            return self._volumes.read(read.uri, read.version, read.members[0].stored_bytes, fetch, names)
-        return read_frames(fetch, read.members[0].stored_bytes, [member.offset for member in read.members], once)
+            return self._volumes.read(read.uri, read.version, size_bytes, _fetch_of(read), names)
+        return self._frames_at(read.uri, read, 0, size_bytes, [member.offset for member in read.members])
+
+    def _frames_at(
+        self, name: str, read: RangeRead, begin: int, size_bytes: int, numbers: Sequence[int]
+    ) -> tuple[Image, ...]:
+        """Frames, from 0, of a DICOM file that lies in the file of a read from `begin` on, and has this name."""
+
+        def once(make: Callable[[], Spans]) -> Spans:
+            return self._spans.of(name, read.version, make)
+
+        return read_frames(_fetch_of(read, begin), size_bytes, numbers, once)
+
+    def _member_frames(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
+        """Frames of a member of an archive, which is unpacked whole and cached; of a plain tar ranges are read."""
+        frames = [frame for member in read.members if (frame := split_member_frame(member.name)) is not None]
+        name, numbers = frames[0][0], [number for _, number in frames]
+        first = read.members[0]
+        uri = archives.member_uri(read.uri, name)
+        if kind == "tar":
+            return self._frames_at(uri, read, first.offset, first.stored_bytes, [number - 1 for number in numbers])
+
+        def unpack() -> Image:
+            if kind == "compressed tar":
+                stored = self._unpacked_range(read.uri, read.version, first.offset, first.stored_bytes)
+                size_bytes: int | None = first.stored_bytes
+            else:
+                stored = storage.read_range(read.uri, first.offset, first.stored_bytes, version=read.version)
+                size_bytes = None
+            return _unpacked(kind, Member(name, first.offset, first.stored_bytes, size_bytes), memoryview(stored))
+
+        return read_member_frames(lambda: self._members.of(uri, read.version, unpack), numbers)
 
     def _limited(self, image: Image) -> Image:
         """The image, or the error of a row of Parquet that is too large: its size is known only now."""
@@ -252,6 +302,6 @@ class _ParquetFile:
 
 def _unpacked(kind: archives.Kind, member: Member, stored: memoryview) -> Image:
     try:
-        return archives.unpack(kind, member.name, member.size_bytes or 0, bytes(stored[: member.stored_bytes]))
+        return archives.unpack(kind, member.name, member.size_bytes, bytes(stored[: member.stored_bytes]))
     except ImageError as exc:
         return exc

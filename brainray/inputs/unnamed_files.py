@@ -16,6 +16,7 @@ from brainray.storage.base import FileInfo
 from brainray.storage.retry import RetryPolicy, RetryState
 
 from .archives import CompressedStreams, begins_tar, container_kind, head_of
+from .frames.header import HEAD_BYTES, frames_in
 from .listed_image import ListedImage
 from .skip_counts import count_skipped
 
@@ -62,20 +63,37 @@ def format_of(head: bytes | None) -> str | None:
     return next((name for name, magic in _FORMATS.items() if re.match(magic, head, re.DOTALL)), None)
 
 
-def image_format(found: FileInfo) -> str | None:
-    """The format of a file, as `format_of`; None for one that is gone. Raises `StorageError` as `read_part` does."""
-    return format_of(_read_head(found, _HEAD_BYTES))
-
-
 def image_or_tar_format(found: FileInfo) -> str | None:
-    """The format of a file, as `image_format`; also `TAR` for a tar, whose compression its bytes tell, too."""
-    head = _read_head(found, _HEAD_BYTES)
-    name = format_of(head)
-    if name is not None or head is None:
-        return name
-    if _COMPRESSED.match(head):
-        head = _read_head(found, _COMPRESSED_HEAD_BYTES)
-    return TAR if head and begins_tar(head) else None
+    """The format of a file, as `format_of`; also `TAR` for a tar, whose compression its bytes tell, too."""
+    return FileFormats(tars=True)(found)
+
+
+class FileFormats:
+    """Tells the formats of files, and remembers the frames of those that are DICOM: in a bucket by one request each."""
+
+    def __init__(self, *, tars: bool) -> None:
+        """With `tars`, a tar is `TAR`, also a compressed one, which takes a second read."""
+        self._tars = tars
+        self._frames: dict[str, int] = {}
+
+    def __call__(self, found: FileInfo) -> str | None:
+        """The format of a file as `format_of`; None for one that is gone. Raises `StorageError` as `read_part` does."""
+        in_place = storage.is_local(found.uri)
+        head = _read_head(found, _HEAD_BYTES if in_place else HEAD_BYTES)
+        name = format_of(head)
+        if name == DICOM and head is not None:
+            frames = frames_in(_read_head(found, HEAD_BYTES) or b"" if in_place else head)
+            if frames > 1:
+                self._frames[found.uri] = frames
+        if name is not None or head is None or not self._tars:
+            return name
+        if _COMPRESSED.match(head):
+            head = _read_head(found, _COMPRESSED_HEAD_BYTES)
+        return TAR if head and begins_tar(head) else None
+
+    def frames(self, uri: str) -> int:
+        """The frames of a file, once: 1 for one that has no others, or was not looked into."""
+        return self._frames.pop(uri, 1)
 
 
 def _read_head(found: FileInfo, length: int) -> bytes | None:
@@ -88,8 +106,8 @@ class MemberFormats:
     def __init__(self) -> None:
         self._streams = CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
-    def __call__(self, found: tuple[ListedImage, str]) -> str | None:
-        """The format of a member, as `format_of`."""
+    def __call__(self, found: tuple[ListedImage, str, int]) -> str | None:
+        """The format of a member (with its path and frames), as `format_of`."""
         image = found[0]
         if image.container is None or image.offset is None or not image.size_bytes:
             return None

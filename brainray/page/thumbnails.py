@@ -22,6 +22,7 @@ from brainray.errors import BrainrayError, ImageError, StorageError
 from brainray.imaging.decode import Decoded
 from brainray.imaging.framing import Box
 from brainray.imaging.sandbox import SandboxedDecoder
+from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.listed_image import LISTED_SCHEMA
 from brainray.inputs.ranges import Image, RangeRead, RangeReader, plan_reads
 from brainray.inputs.reader import Reader
@@ -81,13 +82,18 @@ def make_thumbnails(
 
 
 def _within_limits(rows: pa.Table) -> NDArray[np.bool_]:
-    """[N] whether each image is read: neither it nor all before it are too large. A block of Parquet is read once."""
+    """[N] whether each image is read: neither it nor all before it are too large.
+
+    A block of Parquet is read once, and so is a member of an archive for its frames; of a file of frames only these.
+    """
     fits, total = [], 0
     held: tuple[str, int] | None = None
-    columns = (rows[name].to_pylist() for name in ("container", "offset", "stored_bytes", "size_bytes"))
-    for container, offset, stored_bytes, size_bytes in zip(*columns, strict=True):
+    columns = [rows[name].to_pylist() for name in ("container", "offset", "stored_bytes", "size_bytes")]
+    files = files_of_frames(rows).to_pylist()
+    for container, offset, stored_bytes, size_bytes, file in zip(*columns, files, strict=True):
         place = None if container is None else (container, offset)
-        size = max(stored_bytes or 0, size_bytes or 0)
+        is_part = file is not None and file == container
+        size = size_bytes or 0 if is_part else max(stored_bytes or 0, size_bytes or 0)
         cost = 0 if place is not None and place == held else size
         fits.append(size <= _READ_BYTES and total + cost <= _ALL_BYTES)
         if fits[-1]:

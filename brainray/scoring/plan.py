@@ -333,12 +333,19 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
     return None if is_current and not pending else pending
 
 
-def _groups_json(request: ScoreRequest) -> dict[str, Any]:
+def _groups_json(request: ScoreRequest, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """The fields of run.json that tell what the groups are; `group_by` is null for a run without groups."""
     if request.group_file is not None:
         return {"group_by": f"--groups {request.group_file.uri}", "group_levels": ["group"]}
     by = request.options.group_by
-    return {"group_by": list(by) if isinstance(by, tuple) else by, "group_levels": list(GroupLevels(by).names)}
+    levels = GroupLevels(by)
+    missing = [name for name in levels.scans if name not in later_columns(before)]
+    if missing:
+        raise BadRequest(
+            f"--group-by {missing[0]}: an earlier version began the run at {request.output}, and its rows have no such "
+            "column; give a new --output"
+        )
+    return {"group_by": list(by) if isinstance(by, tuple) else by, "group_levels": list(levels.names)}
 
 
 def _run_json(
@@ -361,7 +368,7 @@ def _run_json(
         "images": images,
         "gone": images - found.images,
         "skipped": found.skipped,
-        **_groups_json(request),
+        **_groups_json(request, before),
         "series_by": options.series_by or (before or {}).get("series_by"),
         "kept": [list(column) for column in request.kept],
         "uids": request.uids_name,

@@ -21,6 +21,7 @@ from brainray.errors import EXCLUSION_REASONS, StorageError
 from .manifest import Shard, read_shard
 from .parts import REFUSED_REASONS, PartInfo, ShardWork, is_unread, part_info, part_uri, write_part
 from .prediction_schema import LATER, KeptTypes, prediction_schema
+from .scan_groups import with_scans
 from .series.key import read_key
 from .uids import UidRule
 
@@ -142,8 +143,10 @@ def commit(state: ShardState, new: pa.Table, target: Target, *, work: tuple[Shar
     both = pa.concat_tables([state.part.select(new.column_names), new])
     position_N = np.where(is_new, len(state.part) + np.cumsum(is_new) - 1, state.kept_N)
     rows = both.take(pa.array(position_N)).combine_chunks()
-    for name in ("label", "group", "shard_id"):
-        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), state.manifest[name])
+    listed = {name: state.manifest[name] for name in ("label", "group", "shard_id")}
+    listed["group"] = with_scans(listed["group"], rows)
+    for name, column in listed.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
     kept = dict(_kept_columns(state.manifest, target.kept))
     rows = pa.table([*rows.columns, *kept.values()], schema=target.schema)
     before = state.info if state.info is not None and not is_new.all() else None

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from support.bundles import untrained
+from support.dicoms import dicom, slice_pixels
 from support.html_pages import read_page
 from support.images import image_bytes
 from support.runs import engine_of, request_for, score_here
@@ -197,3 +198,14 @@ def test_without_thumbnails_no_image_is_read(mixed_run, monkeypatch):
     text = Path(mixed_run, "run", "summary", "report.html").read_text()
     assert "data:image/jpeg" not in text
     assert "Made without thumbnails" in text
+
+
+def test_frames_of_a_file_that_is_larger_than_a_page_may_read_have_thumbnails(tmp_path, monkeypatch):
+    content = dicom(np.stack([slice_pixels(seed=seed) for seed in (1, 2, 3)]))
+    path = tmp_path / "a.dcm"
+    path.write_bytes(content)
+    monkeypatch.setattr(thumbnails, "_READ_BYTES", len(content) // 2)
+    monkeypatch.setattr(thumbnails, "_ALL_BYTES", len(content))
+    place = {"container": str(path), "stored_bytes": len(content), "size_bytes": len(content) // 3}
+    made = make_thumbnails(rows(*((f"{path}#{number}", place | {"offset": number - 1}) for number in (1, 3))))
+    assert [each.missing for each in made.values()] == [None, None]

@@ -80,10 +80,26 @@ def picture(dataset: "Dataset", max_pixels: int, least: tuple[int, int] | None =
         raise ImageError("truncated", "its DICOM header gives no size in pixels")
     if "PixelData" not in dataset:
         raise ImageError("unsupported", "its pixels are real numbers, which are not read")
-    note = _surplus(dataset)
+    note = " and ".join(filter(None, (_complete(dataset), _surplus(dataset)))) or None
     stored, halvings = _stored(dataset, (columns, rows), least)
     with as_image_error("unsupported", "its pixels cannot be shown as its header says"):
         return Picture(_rendered(stored, dataset), note, halvings)
+
+
+def _complete(dataset: "Dataset") -> str | None:
+    """Fill in what a header must say of its pixels and does not; gives a note of that. Old exports lack some."""
+    bits = count_of(dataset, "BitsAllocated")
+    photometric = "RGB" if count_of(dataset, "SamplesPerPixel") == 3 else "MONOCHROME2"
+    usual = {"SamplesPerPixel": 1, "PhotometricInterpretation": photometric, "PixelRepresentation": 0}
+    missing = {name: value for name, value in usual.items() if value_of(dataset, name) is None}
+    missing |= {"BitsStored": bits} if bits and value_of(dataset, "BitsStored") is None else {}
+    with as_image_error("truncated", "its DICOM header describes no pixels"):
+        for name, value in missing.items():
+            setattr(dataset, name, value)
+        if value_of(dataset, "HighBit") is None and bits:
+            dataset.HighBit = count_of(dataset, "BitsStored") - 1
+    taken = ", ".join(f"{name} as {value}" for name, value in missing.items())
+    return f"its header lacks and is taken to have {taken}" if missing else None
 
 
 def _surplus(dataset: "Dataset") -> str | None:

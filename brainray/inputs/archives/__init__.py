@@ -65,6 +65,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("label", pa.string()),  # as spelled in Parquet, or in a WebDataset sample
         pa.field("label_key", pa.string()),  # the key in JSON or the column, if it has other uses than labels, too
         pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
+        pa.field("frames", pa.int64()),  # of a DICOM file that has several
     ]
 )
 
@@ -140,11 +141,14 @@ def list_members(
         yield _table(rows)
 
 
-def unpack(kind: Kind, name: str, size_bytes: int, stored: bytes) -> bytes:
-    """Unpack a member of a tar or zip from the `stored_bytes` at its `offset`. Raises `ImageError`."""
+def unpack(kind: Kind, name: str, size_bytes: int | None, stored: bytes) -> bytes:
+    """Unpack a member of a tar or zip from the `stored_bytes` at its `offset`. Raises `ImageError`.
+
+    Without `size_bytes` the size is what the archive says beside the member.
+    """
     if kind == "parquet":
         raise ValueError("rows of Parquet are read by parquet_rows")
-    return unpack_zip(name, size_bytes, stored) if kind == "zip" else unpack_tar(size_bytes, stored)
+    return unpack_zip(name, size_bytes, stored) if kind == "zip" else unpack_tar(size_bytes or 0, stored)
 
 
 def head_of(kind: Kind, stored: bytes, length: int) -> bytes:

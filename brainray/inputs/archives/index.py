@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
+from brainray.inputs.frames import split_member_frame
+from brainray.inputs.frames.members import frame_of_member
 from brainray.inputs.listed_image import ListedImage
 from brainray.storage.base import FileInfo
 
@@ -28,8 +30,8 @@ from . import INDEX_SCHEMA, Kind, NotAnArchive
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 5  # raised when a new version lists the same bytes differently
-_FORMATS = (2, 3, 4, _FORMAT)  # of indexes that runs may have
+_FORMAT = 6  # raised when a new version lists the same bytes differently
+_FORMATS = (2, 3, 4, 5, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NOTE_KEY = b"brainray.note"  # metadata of an index: what the user should know of the archive as a whole
 _NAME_HEX = 32
@@ -63,8 +65,8 @@ class ArchiveIndex:
         value = (pq.read_schema(self._path).metadata or {}).get(key)
         return value.decode() if value else None
 
-    def images(self, archive: FileInfo) -> Iterator[tuple[str, ListedImage, Spelled | None]]:
-        """Name, image and label of each member; the name "" is the damaged archive itself."""
+    def images(self, archive: FileInfo) -> Iterator["IndexedImage"]:
+        """Each member; the name "" is the damaged archive itself."""
         with pq.ParquetFile(self._path, pre_buffer=False) as file:
             for batch in file.iter_batches():
                 yield from _images(archive, batch)
@@ -85,13 +87,33 @@ class Members:
     def find(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
         """The images of those names that exist, in no order."""
         places = pc.index_in(pa.array([name for name in names if name], pa.string()), self._table["name"])
-        for _, image, _ in _images(archive, self._table.take(places.drop_null())):
-            yield image
+        for each in _images(archive, self._table.take(places.drop_null())):
+            yield each.image
+
+    def find_frames(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
+        """The frames of those names, as `x.dcm#frame=3`, that their members have, in no order."""
+        wanted = {name: found for name in names if (found := split_member_frame(name)) is not None}
+        members = pa.array(sorted({member for member, _ in wanted.values()}), pa.string())
+        places = pc.index_in(members, self._table["name"]).drop_null()
+        there = {each.name: each for each in _images(archive, self._table.take(places))}
+        for member, number in wanted.values():
+            each = there.get(member)
+            if each is not None and number <= each.frames:
+                yield frame_of_member(each.image, number, each.frames)
 
 
-def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tuple[str, ListedImage, Spelled | None]]:
-    """Name, image and label of each row of an index."""
-    for name, size_bytes, offset, stored_bytes, label, key, refused in zip(
+class IndexedImage(NamedTuple):
+    """A row of an index: name, image and label of a member, and its number of frames."""
+
+    name: str
+    image: ListedImage
+    spelled: Spelled | None
+    frames: int
+
+
+def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[IndexedImage]:
+    """The members of rows of an index."""
+    for name, size_bytes, offset, stored_bytes, label, key, refused, frames in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
         image = ListedImage(
@@ -103,7 +125,7 @@ def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[tupl
             stored_bytes=stored_bytes,
             refused=refused,
         )
-        yield name, image, Spelled(label, key) if label else None
+        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1)
 
 
 class ArchiveIndexes:

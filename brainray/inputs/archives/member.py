@@ -35,6 +35,7 @@ class Member(NamedTuple):
     label: str | None = None
     label_key: str | None = None  # of JSON, or a column, under which the label stands if it may be none
     refused: str | None = None  # `str` of an `ImageError`
+    frames: int | None = None  # of a DICOM file that has several
 
 
 def is_archive(name: str) -> bool:

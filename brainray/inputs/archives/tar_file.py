@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from brainray.errors import ImageError
+from brainray.inputs.frames.header import HEAD_BYTES, frames_in
+from brainray.inputs.frames.sampling import may_be_dicom
 
 from .compressed import UnpackedFile
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
@@ -89,6 +91,9 @@ def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | Non
         if is_folder:
             continue
         member = _member(entry, window.size_bytes)
+        if member.refused is None and may_be_dicom(member.name):
+            frames = frames_in(window.read(entry.offset, min(entry.size_bytes, HEAD_BYTES)))
+            member = member._replace(frames=frames if frames > 1 else None)
         small = member.refused is None and entry.size_bytes <= MOST_BYTES
         yield member, window.read(entry.offset, entry.size_bytes) if small and is_label(member.name) else None
 

@@ -9,11 +9,14 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from brainray.errors import ImageError
+from brainray.inputs.frames.header import HEAD_BYTES, frames_in
+from brainray.inputs.frames.sampling import FrameSample, may_be_dicom
 
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
 
@@ -29,6 +32,9 @@ _ENCRYPTED, _HAS_DESCRIPTOR, _UTF8 = 1, 1 << 3, 1 << 11  # flags
 _STORED, _DEFLATED = 0, 8  # compression methods
 _UNIX = 3
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # placeholders for a number that stands in a zip64 field
+_LOCAL_SIZE_AT = 22  # offset of the unpacked size in the local header
+_PIECE_BYTES = 16 << 20
+_HEAD_BYTES = HEAD_BYTES + (4 << 10)  # with the local header: packed bytes that unpack to enough of a DICOM header
 _MOST_DIRECTORY_BYTES = 256 << 20
 _MOST_AROUND = _LOCAL.size + 2 * _FULL_16 + 24  # bytes of a member besides its data: header, name, extra, descriptor
 
@@ -70,18 +76,27 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
         at = entry.next
     in_order = np.argsort(offsets, kind="stable")
     ends = np.append(np.asarray(offsets)[in_order], np.uint64(directory.offset))[1:]
+    sample = FrameSample()
     for k, end in zip(in_order, ends, strict=True):
         entry = _entry(directory, starts[k])
         if not (entry.name.endswith(("/", "\\")) and not entry.size_bytes):
-            yield _member(entry, int(end))
+            member = _member(entry, int(end))
+            if member.refused is None and may_be_dicom(member.name):
+                member = member._replace(
+                    frames=sample.frames(member.name, entry.size_bytes, partial(_frames, file, entry))
+                )
+            yield member
     if damage is None and (len(starts) - directory.members) % (_FULL_16 + 1):  # zips without zip64 count modulo that
         damage = ImageError("truncated", f"its directory has {len(starts):,} of {directory.members:,} members")
     if damage is not None:
         raise damage
 
 
-def unpack_zip(name: str, size_bytes: int, stored: bytes) -> bytes:
-    """Unpack the member of that name, and check its CRC-32. Raises `ImageError`."""
+def unpack_zip(name: str, size_bytes: int | None, stored: bytes) -> bytes:
+    """Unpack the member of that name, and check its CRC-32. Raises `ImageError`.
+
+    Without `size_bytes` the size is that of the local header; a deflated member may be without one.
+    """
     if len(stored) < _LOCAL.size or not stored.startswith(_LOCAL_MAGIC):
         raise ImageError("truncated", "no member begins at its place in the zip")
     _, flags, method, crc, name_bytes, extra_bytes = _LOCAL.unpack_from(stored)
@@ -91,12 +106,33 @@ def unpack_zip(name: str, size_bytes: int, stored: bytes) -> bytes:
     if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
         raise ImageError("unsupported", _unreadable(flags, method))
     body = memoryview(stored)[_LOCAL.size + name_bytes + extra_bytes :]
+    if size_bytes is None:
+        size_bytes = _local_size(stored, flags, body, method)
     data, rest = _inflated(body, size_bytes) if method == _DEFLATED else (bytes(body[:size_bytes]), body[size_bytes:])
     if len(data) < size_bytes:
         raise ImageError("truncated", f"unpacks to {len(data):,} of {size_bytes:,} bytes")
     if zlib.crc32(data) not in _checksums(crc, flags, bytes(rest[:8])):
         raise ImageError("truncated", "its checksum does not fit; the zip is damaged")
     return data
+
+
+def _local_size(stored: bytes, flags: int, body: memoryview, method: int) -> int:
+    """The unpacked size by the local header; where that leaves it open, by unpacking."""
+    (size_bytes,) = struct.unpack_from("<L", stored, _LOCAL_SIZE_AT)
+    if not flags & _HAS_DESCRIPTOR and size_bytes != _FULL_32:
+        return int(size_bytes)
+    if method != _DEFLATED:
+        raise ImageError("unsupported", "its size is not beside it; write the zip with deflate")
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not inflater.eof and size <= MOST_MEMBER_BYTES:
+        try:
+            piece = inflater.decompress(body, _PIECE_BYTES)
+        except zlib.error as exc:
+            raise ImageError("truncated", f"damaged: {exc}") from exc
+        body, size = memoryview(inflater.unconsumed_tail), size + len(piece)
+        if not piece and not body:
+            break
+    return size
 
 
 def zip_head(stored: bytes, length: int) -> bytes:
@@ -140,6 +176,11 @@ def _is_repeat(name: str, stored_name: str) -> bool:
     """Whether `name` is `stored_name` with the number that the listing gives to repeated names."""
     first, _, count = name.rpartition("#")
     return first == stored_name and count.isdigit()
+
+
+def _frames(file: BinaryFile, entry: _Entry) -> int:
+    stored = read_at(file, entry.offset, min(_HEAD_BYTES, entry.packed_bytes + _MOST_AROUND))
+    return frames_in(zip_head(stored, HEAD_BYTES))
 
 
 def _member(entry: _Entry, end: int) -> Member:

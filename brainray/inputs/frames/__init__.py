@@ -1,7 +1,7 @@
-"""Frames of DICOM files that hold several: each is a row, `file.dcm#3` the third. `nifti` has the slices of volumes.
+"""Frames of DICOM files that hold several: each is a row, the third `file.dcm#3`, in an archive `a.zip#f.dcm#frame=3`.
 
-A file is asked for their number when it is listed, by its first bytes; a frame is read as a DICOM file of its own.
-pydicom is imported by `library`, where a file is read.
+`nifti` has the slices of volumes. A file is asked for their number when it is listed, by its first bytes; a frame is
+read as a DICOM file of its own. pydicom is imported by `library`, where a file is read.
 """
 
 import re
@@ -11,6 +11,7 @@ from brainray.errors import INSTALL
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
+_MEMBER_FRAME = re.compile(r"(?P<member>.+)#frame=(?P<number>[1-9][0-9]{0,8})", re.DOTALL)
 
 
 def frame_uri(file: str, number: int | str) -> str:
@@ -41,3 +42,14 @@ def split(uri: str) -> tuple[str, int] | None:
     """The file and the number of the frame that a name stands for; None for any other name."""
     found = _FRAME.fullmatch(uri)
     return (found["file"], int(found["number"])) if found else None
+
+
+def member_frame_name(member: str, number: int) -> str:
+    """The name of a frame of a member of an archive; `#3` alone is a member whose name occurs for the third time."""
+    return f"{member}#frame={number}"
+
+
+def split_member_frame(name: str) -> tuple[str, int] | None:
+    """The member and the number of the frame that a name in an archive stands for; None for any other name."""
+    found = _MEMBER_FRAME.fullmatch(name)
+    return (found["member"], int(found["number"])) if found else None

@@ -17,6 +17,7 @@ from brainray.inputs.archives import split_refusal
 from brainray.inputs.image_files import image_files
 from brainray.inputs.listed_image import LISTED_SCHEMA, ListedImage
 from brainray.inputs.ranges import Image, RangeReader, plan_reads
+from brainray.inputs.unnamed_files import FileFormats
 from brainray.storage.base import FileInfo
 from brainray.storage.retry import RetryPolicy, RetryState
 
@@ -50,8 +51,9 @@ def images_below(
     option: str, root: str, skipped: Counter[str], notes: list[str], *, output: str | None = None
 ) -> Iterator[FoundImage]:
     """The images of `image_files`, of which a file of several frames is several."""
-    files = image_files(option, root, skipped, notes, output=output)
-    for file, _, frames in with_frames((file, None) for file in files):
+    formats = FileFormats(tars=False)
+    files = image_files(option, root, skipped, notes, output=output, formats=formats)
+    for file, _, frames in with_frames(((file, None) for file in files), formats):
         image = ListedImage(file.uri, file.size_bytes, file.version)
         for each in frames_of(image, frames) if frames > 1 else (image,):
             yield FoundImage(file, each)

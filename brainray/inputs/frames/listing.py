@@ -1,14 +1,14 @@
 """Asks DICOM and NIfTI files for their frames while they are listed, several at a time and in order.
 
-On a disk every such file is asked, by one read of its first bytes. In a bucket that would be a request for each, so
-of DICOM only objects are asked that are larger than a single slice.
+On a disk every such file is asked, by one read of its first bytes. In a bucket that would be a request for each, so of
+DICOM, objects are asked that are larger than a single slice, and of smaller ones a sample. Files whose names tell no
+format were looked into for that, and are not read again.
 """
 
-import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,44 +17,69 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
-from brainray.inputs.image_files import IMAGE_SUFFIXES
 from brainray.inputs.listed_image import ListedImage
-from brainray.inputs.unnamed_files import DICOM, image_or_tar_format, read_part
+from brainray.inputs.unnamed_files import FileFormats, read_part
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, frame_uri, is_dicom, nifti, split, unread_note
+from . import frame_uri, is_dicom, nifti, split_member_frame, unread_note
 from .header import HEAD_BYTES, frames_in
 from .nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
 from .nifti.listing import Slices, rows_of, slices_in
+from .sampling import SINGLE_BYTES, AskedSample
 
-# A slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB.
-_SINGLE_BYTES = 640 << 10
 _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
 _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
 _AT_ONCE = 32
 _AHEAD = 256
-_NUMBERED = "#[1-9][0-9]{0,8}$"
+_NUMBERED = "#(frame=)?[1-9][0-9]{0,8}$"
 _PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
 
 Kind = TypeVar("Kind")
 
 
+class _Entry(NamedTuple, Generic[Kind]):
+    """A file whose frames are asked, or known by those of another."""
+
+    file: FileInfo
+    kind: Kind
+    answer: Future[int] | None = None
+    is_own: bool = True
+
+
 def with_frames(
-    files: Iterable[tuple[FileInfo, Kind]], *, volumes: str = nifti.FIRST
+    files: Iterable[tuple[FileInfo, Kind]], formats: FileFormats | None = None, *, volumes: str = nifti.FIRST
 ) -> Iterator[tuple[FileInfo, Kind, int]]:
     """The same files in order, each with its number of frames, 0 or 1 for a single image; of NIfTI its `Slices`.
 
-    `volumes`: which ones of NIfTI files with several, see `ScoreOptions.volumes`.
+    `formats` has looked into the files whose names tell no format. `volumes`: which ones of NIfTI files with several,
+    see `nifti.check_volumes`.
     """
-    held: deque[tuple[FileInfo, Kind, Future[int] | None]] = deque()
+    held: deque[_Entry[Kind]] = deque()
+    sample = AskedSample()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
         for found, kind in files:
-            asked = kind is None and _may_have_frames(found)
-            held.append((found, kind, pool.submit(_frames, found, volumes) if asked else None))
-            while held and (held[0][2] is None or len(held) > _AHEAD):
-                yield _answered(held.popleft())
+            held.append(_asked(found, kind, sample, pool, volumes) if kind is None else _Entry(found, kind))
+            while held and (held[0].answer is None or len(held) > _AHEAD):
+                yield _answered(held.popleft(), formats)
         while held:
-            yield _answered(held.popleft())
+            yield _answered(held.popleft(), formats)
+
+
+def _asked(found: FileInfo, kind: Kind, sample: AskedSample, pool: ThreadPoolExecutor, volumes: str) -> _Entry[Kind]:
+    if found.archived is not None or found.special:
+        return _Entry(found, kind)
+    if nifti.is_nifti(found.uri) and found.size_bytes > 0:
+        return _Entry(found, kind, pool.submit(_frames, found, volumes))
+    if not is_dicom(found.uri):
+        return _Entry(found, kind)
+    is_sampled = not storage.is_local(found.uri) and found.size_bytes < SINGLE_BYTES
+    known = sample.stands_for(found.uri, found.size_bytes) if is_sampled else None
+    if known is not None:
+        return _Entry(found, kind, known, is_own=False)
+    answer = pool.submit(_frames, found, volumes)
+    if is_sampled:
+        sample.add(found.uri, found.size_bytes, answer)
+    return _Entry(found, kind, answer)
 
 
 class FrameRows:
@@ -69,7 +94,7 @@ class FrameRows:
 
     def of_files(self, files: Iterable[tuple[FileInfo, Kind]]) -> Iterator[tuple[FileInfo, Kind, int]]:
         """As `with_frames`."""
-        return with_frames(files, volumes=self._volumes)
+        return with_frames(files, self._formats, volumes=self._volumes)
 
     def rows(self, image: ListedImage, frames: int) -> Iterator[ListedImage]:
         """The rows of a file: one for a single image, and for a file that is not read."""
@@ -120,7 +145,10 @@ def files_of_frames(images: pa.Table) -> pa.Array:
     files = np.full(len(images), None, object)
     for row, place in zip(rows.tolist(), images.select(_PLACE).take(pa.array(rows)).to_pylist(), strict=True):
         name = place["uri"][len(place["container"]) + 1 :]
-        if is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
+        member = split_member_frame(name)
+        if member is not None:
+            files[row] = archives.member_uri(place["container"], member[0])
+        elif is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
             files[row] = place["container"]
     return pa.array(files, pa.string())
 
@@ -134,11 +162,9 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
         yield image
         return
     size_bytes = image.size_bytes or 0
-    if frames > min(_MOST_FRAMES, size_bytes // _LEAST_FRAME_BYTES):
-        error = ImageError("truncated", f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header")
-        if frames > _MOST_FRAMES:
-            error = ImageError("too_large", f"{frames:,} frames are more than the {_MOST_FRAMES:,} that are read")
-        yield image._replace(refused=image.refused or str(error))
+    refused = refusal_of_frames(size_bytes, frames)
+    if refused is not None:
+        yield image._replace(refused=image.refused or refused)
         return
     for number in range(1, frames + 1):
         yield image._replace(
@@ -150,65 +176,25 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
         )
 
 
-def named_frame(uri: str) -> tuple[str, int | nifti.Place] | None:
-    """The file and the number of the frame, or the place of the slice, that a name in a list stands for; else None.
-
-    Of a file without such a suffix the first bytes decide; on a disk only, where that costs no request.
-    """
-    in_volume = nifti.split(uri)
-    if in_volume is not None:
-        return in_volume
-    file, _, number = uri.rpartition("#")
-    if split(uri) is not None or not storage.is_local(uri) or split(f"{file}{SUFFIXES[0]}#{number}") is None:
-        return split(uri)
-    try:
-        found = storage.stat(file)
-        is_file = found is not None and not found.special and image_or_tar_format(found) == DICOM
-    except StorageError:
-        is_file = False
-    return (file, int(number)) if is_file else None
+def refusal_of_frames(size_bytes: int, frames: int) -> str | None:
+    """Why a file is not read frame by frame; None where it is."""
+    if frames > _MOST_FRAMES:
+        return str(ImageError("too_large", f"{frames:,} frames are more than the {_MOST_FRAMES:,} that are read"))
+    if frames > size_bytes // _LEAST_FRAME_BYTES:
+        words = f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header"
+        return str(ImageError("truncated", words))
+    return None
 
 
-def listed_frame(listed: ListedImage, file: str, frame: int | nifti.Place) -> ListedImage:
-    """The frame or slice of a file that a list names; the file may have fewer.
-
-    Of an object, the list tells the size.
-    """
-    try:
-        found = storage.stat(file)
-    except StorageError:
-        return listed  # the read will report the reason
-    size_bytes, version = (found.size_bytes, found.version) if found else (listed.size_bytes, listed.version)
-    if size_bytes is None:
-        return listed._replace(refused=f"unsupported: a frame needs the size of its file; add it to the list: {file}")
-    place = frame if isinstance(frame, int) else frame.number + 1
-    volume = 0 if isinstance(frame, int) else frame.volume
-    return listed._replace(
-        size_bytes=-(-size_bytes // place),  # at most, for there are as many frames
-        version=version,
-        container=file,
-        offset=place - 1 + volume * nifti.MOST_SLICES,
-        stored_bytes=size_bytes,
-    )
+def _answered(entry: _Entry[Kind], formats: FileFormats | None) -> tuple[FileInfo, Kind, int]:
+    found, kind, answer, is_own = entry
+    if answer is None:
+        return found, kind, formats.frames(found.uri) if formats and kind is None else 0
+    frames = answer.result()
+    return found, kind, frames if is_own or frames <= 1 else _frames(found)
 
 
-def _answered(entry: tuple[FileInfo, Kind, Future[int] | None]) -> tuple[FileInfo, Kind, int]:
-    found, kind, asked = entry
-    return found, kind, 0 if asked is None else asked.result()
-
-
-def _may_have_frames(found: FileInfo) -> bool:
-    """Whether a file is to be asked, by its name and size."""
-    if found.archived is not None or found.special:
-        return False
-    if nifti.is_nifti(found.uri):
-        return found.size_bytes > 0
-    suffix = os.path.splitext(storage.name_of(found.uri))[1].lower()
-    may_be = suffix in SUFFIXES or suffix not in IMAGE_SUFFIXES  # names without a suffix tell no format
-    return may_be and (storage.is_local(found.uri) or found.size_bytes >= _SINGLE_BYTES)
-
-
-def _frames(found: FileInfo, volumes: str) -> int:
+def _frames(found: FileInfo, volumes: str = nifti.FIRST) -> int:
     length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
     try:
         head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""

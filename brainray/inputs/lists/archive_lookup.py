@@ -79,7 +79,9 @@ class ArchiveLookup:
                 raise
             return {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in uris}
         names = [uri.removeprefix(f"{archive}#") for uri in uris]
-        return images | {image.uri: image for image in index.find(info, names)}
+        images |= {image.uri: image for image in index.find(info, names)}
+        missing = [uri.removeprefix(f"{archive}#") for uri, image in images.items() if is_missing(image)]
+        return images | {image.uri: image for image in index.find_frames(info, missing)}
 
     def _opened(self, archive: str, kind: archives.Kind) -> tuple[FileInfo, Members]:
         if archive in self._kept:

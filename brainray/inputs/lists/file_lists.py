@@ -1,18 +1,16 @@
 """File lists: inputs of text or Parquet that name one image per row, with its label and columns to keep.
 
-First the list itself (`open_file_list`, `FileList.rows`), then the lookup of its images (`resolve_rows`). Every column
-of a text is read as text, for "007" is not 7. Memory does not grow with the list. Opens no image.
+`resolve` looks up their images. Every column of a text is read as text, for "007" is not 7. Memory does not grow with
+the list.
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import islice
 
 import pyarrow as pa
 
@@ -20,12 +18,9 @@ from brainray import storage
 from brainray.errors import BadRequest, ImageError, StorageError, as_bad_request
 from brainray.inputs import archives
 from brainray.inputs.archives import kind_of
-from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.archives.parquet_images import is_text, not_read
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
-from brainray.inputs.frames.listing import listed_frame, named_frame
-from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.skip_counts import count_skipped
 from brainray.inputs.tables.delimited_text import TextTable, blank_rows, open_text_table
 from brainray.inputs.tables.table_columns import (
@@ -45,7 +40,6 @@ from brainray.inputs.tables.table_columns import (
 from brainray.inputs.tables.table_columns import spelled as spelled_name
 from brainray.inputs.tables.text_stream import refuse_other_table
 
-from .archive_lookup import ArchiveLookup, is_missing
 from .list_values import kept_type, size_of, unpadded
 from .prefixes import prefix_of
 from .s3_inventory import Inventory, archived_class, is_encoded, open_inventory, passed_over, unencoded
@@ -56,8 +50,6 @@ _LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a pa
 _LONGEST_NAME = 8192  # characters; a path has 4096 bytes at most, a key 1024
 _ENCODED_IMAGES = ("data:", "/9j/", "iVBORw0KGgo")  # how base64 of JPEG and PNG begins
 _ROWS = 65_536
-_IS_FOLDER = "unsupported: is a folder"  # it counts as a prefix
-_AT_ONCE = 16  # files that are looked up in parallel
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -354,65 +346,6 @@ def _located(found: FileList, *, seen: str | None = None) -> FileList:
             "for a CSV of an S3 inventory, which has no header, give its manifest.json"
         )
     return found
-
-
-def resolve_rows(
-    image_list: FileList, indexes: ArchiveIndexes, *, keep: Sequence[str] = (), skipped: Counter[str] | None = None
-) -> Iterator[tuple[FileListRow, ListedImage]]:
-    """The rows of a list in order, each with its image, also where that does not exist.
-
-    Objects of a bucket are not looked up, which would cost a request each: size and version are those of the list.
-    """
-    rows = image_list.rows(keep, skipped=skipped)
-    lookup = ArchiveLookup(indexes)
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
-        while chunk := list(islice(rows, _ROWS)):
-            members = lookup.find({listed.uri for listed in chunk if not listed.is_prefix})
-            plain = [listed for listed in chunk if listed.uri not in members and not listed.is_prefix]
-            files = [listed for listed in plain if storage.is_local(listed.uri)]  # for an object, a thread costs more
-            found = {listed.uri: _plain(listed) for listed in plain if not storage.is_local(listed.uri)}
-            found |= zip((listed.uri for listed in files), pool.map(_plain, files), strict=True)
-            no_members = [listed for listed in chunk if (of := members.get(listed.uri)) and is_missing(of)]
-            for listed, file in zip(no_members, pool.map(_named_like_a_member, no_members), strict=True):
-                members[listed.uri] = file or members[listed.uri]
-            for listed in chunk:
-                image = ListedImage(listed.uri) if listed.is_prefix else members.get(listed.uri) or found[listed.uri]
-                if image.refused == _IS_FOLDER:
-                    listed = replace(listed, is_prefix=True)
-                yield listed, image._replace(kept=listed.kept)
-
-
-def _plain(listed: FileListRow) -> ListedImage:
-    as_listed = ListedImage(listed.uri, listed.size_bytes, listed.version)
-    if archives.kind_of(listed.uri):
-        return as_listed._replace(refused="unsupported: is a container; give it as --input, or list its members")
-    frame = named_frame(listed.uri)
-    try:
-        found = storage.stat(listed.uri)
-    except StorageError:
-        if frame is None:
-            return ListedImage(listed.uri)  # the read will report the reason
-        return listed_frame(as_listed, *frame)
-    if found is None:
-        return as_listed if frame is None else listed_frame(as_listed, *frame)
-    if found.special:
-        return as_listed._replace(refused=_IS_FOLDER if storage.is_folder(listed.uri) else "unsupported: is no file")
-    return ListedImage(listed.uri, found.size_bytes, found.version)
-
-
-def _named_like_a_member(listed: FileListRow) -> ListedImage | None:
-    """The file that is named like a member of an archive, as `a.zip#1.jpg`; None where there is none.
-
-    Costs a request or two in a bucket, and is asked only for a member that there is not.
-    """
-    try:
-        return _plain(listed) if storage.exists(listed.uri) else None
-    except BadRequest:  # a member's name with "://" makes no path
-        return None
-    except StorageError as exc:
-        if exc.reason == "read_failed":
-            raise
-        return None
 
 
 def _parquet_tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:

@@ -221,3 +221,19 @@ def test_a_deflated_file_unpacks_within_a_bound():
     with pytest.raises(ImageError) as found:
         decode(written(bomb, DeflatedExplicitVRLittleEndian), ImageSpec(max_pixels=1_000_000))
     assert found.value.reason == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SamplesPerPixel", 1),
+        ("PhotometricInterpretation", "MONOCHROME2"),
+        ("PixelRepresentation", 0),
+        ("BitsStored", 16),
+    ],
+)
+def test_an_old_export_that_lacks_an_attribute_of_its_pixels_is_shown_and_told(name, value):
+    whole = decode(dicom(BitsStored=16, HighBit=15), SPEC)
+    lacking = decode(dicom(**{"BitsStored": 16, "HighBit": 15} | {name: None}), SPEC)
+    assert np.array_equal(lacking.pixels, whole.pixels)
+    assert lacking.note == f"its header lacks and is taken to have {name} as {value}"

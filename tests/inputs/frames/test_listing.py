@@ -6,10 +6,11 @@ import pytest
 from support.dicoms import dicom
 
 from brainray import storage
-from brainray.inputs import frames
+from brainray.inputs import frames, unnamed_files
 from brainray.inputs.frames import listing, unread_note
 from brainray.inputs.frames.listing import frames_of, with_frames
 from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.unnamed_files import FileFormats
 from brainray.storage.base import FileInfo
 
 THREE = dicom(np.zeros((3, 8, 8), np.uint16))
@@ -36,17 +37,52 @@ def asked_for(monkeypatch, files: list[FileInfo]) -> tuple[list[str], list[int]]
 
 
 def test_on_a_disk_every_dicom_file_is_asked_and_no_other(monkeypatch):
-    files = [info(f"/in/{name}") for name in ("a.dcm", "b.jpg", "IM0001", "1.2.840", "c.IMA", "d.png")]
+    files = [info(f"/in/{name}") for name in ("a.dcm", "b.jpg", "IM0001", "1.2.840", "c.IMA", "d.png", "e.nii.gz")]
     asked, numbers = asked_for(monkeypatch, files)
-    assert asked == sorted(f"/in/{name}" for name in ("a.dcm", "IM0001", "1.2.840", "c.IMA"))
-    assert numbers == [3, 0, 3, 3, 3, 0]
+    assert asked == ["/in/a.dcm", "/in/c.IMA"]
+    assert numbers == [3, 0, 0, 0, 3, 0, 0]
 
 
-def test_in_a_bucket_single_slices_cost_no_request(monkeypatch):
-    slice_bytes = 512 * 512 * 2 + 100_000
-    files = [info(f"s3://bucket/{number}.dcm", slice_bytes) for number in range(1000)]
-    asked, _ = asked_for(monkeypatch, [*files, info("s3://bucket/big.dcm", 5_000_000)])
-    assert asked == ["s3://bucket/big.dcm"]
+def test_a_file_without_suffix_is_read_once_for_format_and_frames(monkeypatch):
+    read = []
+
+    def head(uri: str, start: int, length: int) -> bytes:
+        read.append((uri, length))
+        return THREE[:length]
+
+    monkeypatch.setattr(unnamed_files, "read_part", head)
+    monkeypatch.setattr(listing, "read_part", head)
+    formats = FileFormats(tars=True)
+    found = info("s3://bucket/IM0001", 50_000)
+    assert formats(found) == "DICOM"
+    assert [number for _, _, number in with_frames([(found, None)], formats)] == [3]
+    assert [number for _, _, number in with_frames([(found, None)], formats)] == [1], "it is remembered no longer"
+    assert read == [("s3://bucket/IM0001", 50_000)]
+
+
+ONE_BYTES = 512 * 512 * 2 + 100_000
+
+
+def test_in_a_bucket_one_slice_stands_for_its_series(monkeypatch):
+    files = [info(f"s3://bucket/a/{number}.dcm", ONE_BYTES + number % 7) for number in range(1000)]
+    monkeypatch.setattr(listing, "frames_in", lambda head: 1)
+    asked, numbers = asked_for(monkeypatch, [*files, info("s3://bucket/a/big.dcm", 5_000_000)])
+    assert asked == ["s3://bucket/a/0.dcm", "s3://bucket/a/big.dcm"]
+    assert set(numbers) == {1}
+
+
+def test_in_a_bucket_small_files_of_several_frames_are_found(monkeypatch):
+    files = [info(f"s3://bucket/{folder}/{number}.dcm") for folder in "ab" for number in range(40)]
+    _, numbers = asked_for(monkeypatch, files)
+    assert numbers == [3] * 80
+
+
+def test_in_a_bucket_of_folders_with_a_file_each_few_are_asked(monkeypatch):
+    files = [info(f"s3://bucket/{number}/a.dcm") for number in range(3200)]
+    monkeypatch.setattr(listing, "frames_in", lambda head: 1)
+    asked, numbers = asked_for(monkeypatch, files)
+    assert 64 <= len(asked) <= 64 + 3200 // 16 + 1
+    assert set(numbers) == {1}
 
 
 def test_what_is_archived_or_no_file_is_not_asked(monkeypatch):

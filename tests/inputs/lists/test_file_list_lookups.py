@@ -5,9 +5,10 @@ from support.archives import zip_of
 
 from brainray.inputs.archives import archive_of, index
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.lists import file_lists
+from brainray.inputs.lists import resolve
 from brainray.inputs.lists.archive_lookup import ArchiveLookup
-from brainray.inputs.lists.file_lists import open_file_list, resolve_rows
+from brainray.inputs.lists.file_lists import open_file_list
+from brainray.inputs.lists.resolve import resolve_rows
 
 MEMBERS = 9
 
@@ -42,7 +43,7 @@ def entries(listed, tmp_path):
 
 
 def test_an_index_is_read_once_for_a_list_of_many_pieces(listed, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(file_lists, "_ROWS", 3)
+    monkeypatch.setattr(resolve, "_ROWS", 3)
     found = entries(listed, tmp_path)
     assert len(opened) == 2
     assert [entry.size_bytes for entry in found[:-2]] == [k + 1 for k in range(MEMBERS) for _ in "ab"]

@@ -13,7 +13,8 @@ from support.s3_servers import s3_endpoints, strict_s3
 from brainray import storage
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.lists.file_lists import open_file_list, resolve_rows
+from brainray.inputs.lists.file_lists import open_file_list
+from brainray.inputs.lists.resolve import resolve_rows
 from brainray.storage.s3 import uris
 from brainray.storage.s3.backend import S3Objects
 

@@ -1,0 +1,44 @@
+"""Frames of DICOM files that are members of an archive: their rows, and their bytes.
+
+Their rows have place and stored size of the member, and their own share of its size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from brainray.errors import ImageError
+from brainray.inputs.listed_image import ListedImage
+
+from . import member_frame_name
+from .listing import refusal_of_frames
+from .reading import Fetch, read_frames
+
+Image = bytes | ImageError
+
+
+def frame_of_member(member: ListedImage, number: int, frames: int) -> ListedImage:
+    """The row of a frame, from 1, of a member with that many."""
+    share = None if member.size_bytes is None else -(-member.size_bytes // frames)
+    return member._replace(uri=member_frame_name(member.uri, number), size_bytes=share)
+
+
+def frames_of_member(member: ListedImage, path: str, frames: int) -> Iterator[tuple[ListedImage, str]]:
+    """The rows of a member with their paths: of its frames, or its own where it has one or too many."""
+    refused = refusal_of_frames(member.size_bytes or 0, frames) if frames > 1 else None
+    if refused is not None or frames <= 1 or member.refused:
+        yield member._replace(refused=member.refused or refused), path
+        return
+    for number in range(1, frames + 1):
+        yield frame_of_member(member, number, frames), member_frame_name(path, number)
+
+
+def read_member_frames(content: Callable[[], Image], numbers: Sequence[int]) -> tuple[Image, ...]:
+    """The frames of these numbers, from 1, of a member that has to be unpacked as a whole."""
+    data = content()
+    if isinstance(data, ImageError):
+        return (data,) * len(numbers)
+    return read_frames(within(data), len(data), [number - 1 for number in numbers])
+
+
+def within(data: bytes) -> Fetch:
+    """Reads parts of bytes as those of a file."""
+    return lambda start, length: data[start : start + max(0, length)]
