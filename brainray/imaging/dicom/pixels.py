@@ -147,7 +147,7 @@ def _stored(dataset: "Dataset", size: tuple[int, int], least: tuple[int, int] | 
     with as_image_error("unsupported", f"its pixels are in {known}, which is not read"):
         decoder = get_decoder(syntax)
         if syntax == _EXTENDED and count_of(dataset, "BitsStored") > 8:
-            return _extended(dataset, size)
+            return _extended(dataset, size), 0
         if not decoder.is_available:
             raise ImageError("unsupported", f"its pixels are in {known}; to read them: {TO_INSTALL}")
     with as_image_error("truncated", f"its pixels, in {known}, cannot be decoded"):

@@ -52,7 +52,7 @@ def with_frames(
     """The same files in order, each with its number of frames, 0 or 1 for a single image; of NIfTI its `Slices`.
 
     `formats` has looked into the files whose names tell no format. `volumes`: which ones of NIfTI files with several,
-    see `nifti.check_volumes`.
+    see `ScoreOptions.volumes`.
     """
     held: deque[_Entry[Kind]] = deque()
     sample = AskedSample()
@@ -85,10 +85,11 @@ def _asked(found: FileInfo, kind: Kind, sample: AskedSample, pool: ThreadPoolExe
 class FrameRows:
     """The rows of files with frames, counted: for what the user should know of them."""
 
-    def __init__(self, skipped: Counter[str], volumes: str) -> None:
-        """`skipped` takes the volumes that are not listed, see `ScoreOptions.volumes`."""
+    def __init__(self, skipped: Counter[str], volumes: str, formats: FileFormats) -> None:
+        """`skipped` takes the volumes that are not listed, see `ScoreOptions.volumes`; `formats` is of `with_frames`."""
         self._skipped = skipped
         self._volumes = volumes
+        self._formats = formats
         self._dicoms = 0  # files or frames
         self._slices = 0
 
