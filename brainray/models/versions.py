@@ -36,6 +36,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "jpeg_ls": ("pyjpegls",),
     "gdcm": ("python-gdcm",),
     "nibabel": ("nibabel",),
+    "pi_heif": ("pi_heif",),
 }
 OPTIONAL = (
     "pydicom",
@@ -44,6 +45,7 @@ OPTIONAL = (
     "jpeg_ls",
     "gdcm",
     "nibabel",
+    "pi_heif",
 )  # of an extra; noted where it is installed
 DISTRIBUTIONS: tuple[tuple[str, ...], ...] = tuple(LIBRARIES.values())
 

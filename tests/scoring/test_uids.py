@@ -59,7 +59,7 @@ def test_rows_have_no_uids_unless_asked(folder, tmp_path, bundle):
 
 def test_kept_uids_are_those_of_the_file_and_text_in_their_place_is_left_out(folder, tmp_path, bundle):
     found = run(folder, tmp_path / "run", bundle, keep_uids=True)
-    assert list(found["a.dcm"])[-3:] == list(NAMES)
+    assert set(NAMES) <= set(found["a.dcm"])
     for name in ("a.dcm", "b.dcm#1", "b.dcm#2", "cut.dcm"):
         assert uids_in(found[name]) == (STUDY, SERIES, INSTANCE), name
     assert uids_in(found["ct.dcm"]) == (STUDY, "9.8.7", INSTANCE), "an excluded image belongs to its series too"

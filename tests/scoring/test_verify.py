@@ -13,9 +13,11 @@ from brainray.scoring.run_folder import verify_run
 
 
 def damage(path):
-    """Turn over one byte of the data, as a bad disk does; the footer stays readable."""
+    """Turn over the last byte of a column's data, as a bad disk does; the footer stays readable."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 0xFF
+    column = pq.read_metadata(path).row_group(0).column(0)
+    start = column.data_page_offset if column.dictionary_page_offset is None else column.dictionary_page_offset
+    data[start + column.total_compressed_size - 1] ^= 0xFF
     path.write_bytes(bytes(data))
 
 

@@ -86,7 +86,7 @@ class FrameRows:
     """The rows of files with frames, counted: for what the user should know of them."""
 
     def __init__(self, skipped: Counter[str], volumes: str, formats: FileFormats) -> None:
-        """`skipped` takes the volumes that are not listed, see `ScoreOptions.volumes`; `formats` is of `with_frames`."""
+        """`skipped` takes the volumes that are not listed (`ScoreOptions.volumes`); `formats` is of `with_frames`."""
         self._skipped = skipped
         self._volumes = volumes
         self._formats = formats

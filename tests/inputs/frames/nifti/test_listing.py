@@ -13,6 +13,7 @@ from brainray.inputs.frames.listing import FrameRows, frames_of, is_frame, with_
 from brainray.inputs.frames.nifti import Place, place_of, split
 from brainray.inputs.frames.nifti.listing import slices_in
 from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.unnamed_files import FileFormats
 
 FOUR = np.stack([head(), head() // 2, head() // 3], axis=3)
 PLAIN = nifti(packed=False)
@@ -72,7 +73,7 @@ def test_a_jpeg_that_is_named_so_is_one_image():
 def test_volumes_that_are_not_listed_are_counted(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(nifti(FOUR))
     skipped: Counter[str] = Counter()
-    frames = FrameRows(skipped, "first")
+    frames = FrameRows(skipped, "first", FileFormats(tars=False))
     for found, _, count in with_frames((each, None) for each in storage.list_files(str(tmp_path))):
         assert len(list(frames.rows(ListedImage(found.uri, found.size_bytes), count))) == 20
     assert skipped == {"volume of a 4-D file": 2}
