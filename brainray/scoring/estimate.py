@@ -21,8 +21,8 @@ from .manifest import Shard, read_shard
 if TYPE_CHECKING:
     from brainray.models.bundle import Bundle
 
-# Largest relative error of the estimated duration in `tests/bench/plan_error.py`: 5,547 to 44,376 images on the disk
-# of one machine and in a nearby bucket.
+# Largest relative error of the estimated duration in `tests/bench/speed/plan_error.py`: 5,547 to 44,376 images on the
+# disk of one machine and in a nearby bucket.
 ERROR = 0.25
 
 # The sample.
@@ -30,7 +30,7 @@ _PROBE_IMAGES = 256
 _SHARDS = 8  # shards that the sample is taken from
 _WARM_IMAGES = 32  # images that are scored before the measurement
 
-# Fitted to the measurements of `tests/bench/plan_error.py`.
+# Fitted to the measurements of `tests/bench/speed/plan_error.py`.
 _BUSY_SPEED = 0.83  # speed of a core while the other cores are busy, relative to a core alone
 _START_S = 8.0  # start of Ray and its workers, listing and summary
 

@@ -1,7 +1,7 @@
 """The clients for S3. Credentials come from the usual AWS chain: profile, variables, configuration file, roles.
 
-obstore reads, because its GET takes a sixth to a tenth of boto3's CPU time (tests/bench/s3_clients.py). boto3 does all
-else, and its botocore finds credentials, region and endpoint for both. Importing this makes no client.
+obstore reads, because its GET takes a sixth to a tenth of boto3's CPU time (tests/bench/speed/s3_clients.py). boto3 does
+all else, and its botocore finds credentials, region and endpoint for both. Importing this makes no client.
 """
 
 import os

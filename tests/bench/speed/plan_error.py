@@ -1,6 +1,6 @@
 """How far `score --plan --probe` is off: expected and true duration of the same command, for archives of several sizes.
 
-    .venv/bin/python tests/bench/plan_error.py --images FOLDER [--rounds 1]
+    .venv/bin/python tests/bench/speed/plan_error.py --images FOLDER [--rounds 1]
 
 Each case is an untrained model of so many pixels and the folder's images so many times, on disk or in a bucket of a
 local rclone server. Printed is expected / true, start and end counted.
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from s3_vs_plain_loop import BUCKET, bucket
 from support.bundles import untrained

@@ -1,6 +1,6 @@
 """Which client reads images from S3: images/s and CPU seconds per 1000 GETs, by client and requests in flight.
 
-    python tests/bench/s3_clients.py [--server rclone|moto] [--objects 2000] [--kilobytes 35]
+    python tests/bench/speed/s3_clients.py [--server rclone|moto] [--objects 2000] [--kilobytes 35]
 
 Each client runs in a process of its own; the CPU counted is that process's, not the server's. On few cores the server
 takes its share of them, so images/s understate the clients that need little; CPU seconds do not.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 BUCKET = "bench"
 IN_FLIGHT = (8, 16, 32, 64)

@@ -1,6 +1,6 @@
 """What it costs the driver to list a bucket and bring it into shards: seconds, processor time and peak memory.
 
-    .venv/bin/python tests/bench/s3_listing.py [--keys 1000000] [--layout tree|flat|both] [--delay-ms 0]
+    .venv/bin/python tests/bench/speed/s3_listing.py [--keys 1000000] [--layout tree|flat|both] [--delay-ms 0]
 
 Each row of figures is a fresh process that does what `brainray score --plan` does; afterwards it looks whether every
 object has come into the shards, once and in order. A row of 1000 keys shows what a start costs. The objects are made
@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 if TYPE_CHECKING:
     from brainray.scoring.plan import Plan
 
-TESTS = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parents[2]
 LAYOUTS = ("tree", "flat")
 SLICES, PATIENTS, SITES = 100, 500, 100  # of a patient, of a site, of a tree
 MOST_KEYS = {"tree": SLICES * PATIENTS * SITES, "flat": 10**8}

@@ -1,6 +1,6 @@
 """What limits scoring and training on a machine with GPUs, in under ten minutes and with nothing but the checkout.
 
-    .venv/bin/python tests/bench/gpu.py [--images 4000] [--output gpu.csv]
+    .venv/bin/python tests/bench/speed/gpu.py [--images 4000] [--output gpu.csv]
 
 Drawn images; the model in the package. Each line of the CSV is a measure with its machine and date: decoding on one
 processor, the forward pass alone, the whole chain of `brainray score`, and an epoch of `brainray train` (NCCL where

@@ -1,6 +1,6 @@
 """Measures how fast DICOM is read on one core: header and pixels to the model's array, and the header alone.
 
-    .venv/bin/python tests/bench/dicom_speed.py
+    .venv/bin/python tests/bench/speed/dicom_speed.py
 
 Draws a slice of 512 x 512 pixels with 12 of 16 bits and noise, which compresses as real slices do.
 """
@@ -17,7 +17,7 @@ from brainray.config import ImageSpec
 from brainray.errors import EXCLUSION_REASONS
 from brainray.imaging.decode import Excluded, decode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.dicoms import dicom, slice_pixels
 

@@ -1,6 +1,6 @@
 """Images a second of `brainray score` that reads from a bucket, beside a loop of GETs with the same client.
 
-    .venv/bin/python tests/bench/s3_vs_plain_loop.py --images FOLDER [--rounds 3] [--repeat 1] [--delay-ms 0]
+    .venv/bin/python tests/bench/speed/s3_vs_plain_loop.py --images FOLDER [--rounds 3] [--repeat 1] [--delay-ms 0]
 
 The folder's images are put into a bucket of a local rclone server, `--repeat` times under other names, and scored by an
 untrained model. The contestants take turns, each in fresh processes: `brainray score`; and a loop, one process a core,
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.bundles import untrained
 

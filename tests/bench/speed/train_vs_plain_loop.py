@@ -1,6 +1,6 @@
 """Images a second that a worker of `brainray train` learns from, beside the same loop with no Ray around it.
 
-    .venv/bin/python tests/bench/train_vs_plain_loop.py --data FOLDER [--epochs 3] [--rounds 3] [-- OPTIONS OF train]
+    .venv/bin/python tests/bench/speed/train_vs_plain_loop.py --data FOLDER [--epochs 3] [--rounds 3] [-- OPTIONS]
 
 Both decode before they are timed, and take turns: Ray Train with one worker, then the loop in a fresh process with as
 many threads. The first epoch of each is left out, for it warms up.

@@ -1,6 +1,6 @@
 """Measures how fast slices of packed NIfTI volumes come to the model's array, on one core.
 
-    .venv/bin/python tests/bench/nifti_speed.py
+    .venv/bin/python tests/bench/speed/nifti_speed.py
 
 Draws a head of 256 x 256 x 176 voxels of 12 bits with noise, which packs as real volumes do, and a mask of it.
 """
@@ -18,7 +18,7 @@ from brainray.errors import EXCLUSION_REASONS
 from brainray.imaging.decode import Excluded, decode
 from brainray.inputs.frames.nifti.reading import Volumes
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.niftis import head
 

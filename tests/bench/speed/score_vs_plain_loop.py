@@ -1,6 +1,6 @@
 """Images a second of `brainray score`, from start to end, beside a loop with no engine.
 
-    .venv/bin/python tests/bench/score_vs_plain_loop.py --images FOLDER --model BUNDLE [--rounds 3]
+    .venv/bin/python tests/bench/speed/score_vs_plain_loop.py --images FOLDER --model BUNDLE [--rounds 3]
 
 Three contestants take turns, each from a fresh process with its start counted: `brainray score`; a plain loop, one
 process a core, as one writes it by hand (Pillow opens, converts and resizes; batches of 64; same weights and precision;
