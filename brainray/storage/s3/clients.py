@@ -1,6 +1,6 @@
 """The clients for S3. Credentials come from the usual AWS chain: profile, variables, configuration file, roles.
 
-obstore reads, because its GET takes a sixth to a tenth of boto3's CPU time (tests/bench/speed/s3_clients.py). boto3 does
+obstore reads: its GET takes a sixth to a tenth of the CPU time of boto3 (tests/bench/speed/s3_clients.py). boto3 does
 all else, and its botocore finds credentials, region and endpoint for both. Importing this makes no client.
 """
 

@@ -1,6 +1,6 @@
 """Images a second of `brainray score` beside what one would write with other tools, on the same images and weights.
 
-    .venv/bin/python tests/bench/speed/peers.py --images FOLDER --model BUNDLE [--number 2000] [--rounds 3] [--only NAME]
+    .venv/bin/python tests/bench/speed/peers.py --images FOLDER --model BUNDLE [--number 2000] [--only NAME]
 
 Contestants take turns, each in a fresh process with its start counted, and each writes Parquet:
 
