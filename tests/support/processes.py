@@ -324,8 +324,8 @@ def _names(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def by_uri(rows: Sequence[dict], *, without: Sequence[str] = ("scored_at", "shard_id")) -> dict[str, dict]:
-    """Rows by URI, without what depends on when and in which shard they were scored."""
+def by_uri(rows: Sequence[dict], *, without: Sequence[str] = ("scored_at", "shard_id", "features")) -> dict[str, dict]:
+    """Rows by URI, without what depends on when and in which shard they were scored, and features as in `contents`."""
     return {row["uri"]: {k: v for k, v in row.items() if k not in without} for row in rows}
 
 

@@ -130,9 +130,14 @@ def rows(run_uri) -> list[dict]:
 
 
 def contents(run_uri) -> dict[str, dict]:
-    """Rows by URI without what depends on when and in which shard they were scored. Fails for a doubled one."""
+    """Rows by URI without what depends on when and in which shard they were scored. Fails for a doubled one.
+
+    Without the features of the sample, which `engine_of` makes only where it gets an encoder.
+    """
     found = rows(run_uri)
-    by_uri = {row["uri"]: {k: v for k, v in row.items() if k not in ("scored_at", "shard_id")} for row in found}
+    by_uri = {
+        row["uri"]: {k: v for k, v in row.items() if k not in ("scored_at", "shard_id", "features")} for row in found
+    }
     assert len(by_uri) == len(found), "an image has two rows"
     return by_uri
 
