@@ -35,8 +35,8 @@ from .run_folder import (
     check_is_run,
     copy_manifest,
     is_published,
-    later_columns,
     remove_leftovers,
+    row_columns,
     write_manifest,
 )
 from .shard_task import Target, commit_unscored, open_shard
@@ -278,7 +278,7 @@ def _update_parts(run_uri: str, run: dict[str, Any], shards: Sequence[Shard], wr
         classes=tuple(run["classes"]),
         review_below=0.0,  # nothing is predicted
         kept=tuple((name, kind) for name, kind in run.get("kept", ())),
-        later=later_columns(run),
+        later=row_columns(run),
         writer=writer,
     )
     present = present_shards(run_uri)

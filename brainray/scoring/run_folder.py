@@ -94,6 +94,11 @@ def later_columns(run: Mapping[str, Any] | None) -> tuple[str, ...]:
     return tuple(run.get("later_columns") or (("seen",) if run.get("marks_seen") else ()))
 
 
+def row_columns(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that rows of this run have and those of others may lack: of `LATER`, and of UIDs."""
+    return (*later_columns(run), *(UID_COLUMNS if run.get("uids") else ()))
+
+
 def is_published(uri: str) -> bool:
     """Whether the run is complete and verified: it has a `_SUCCESS`."""
     return storage.exists(storage.join(uri, SUCCESS))

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from support.bundles import untrained
 from support.images import image_bytes
-from support.runs import Stopped, brightness, contents, engine_of, request_for, rows, score_here
+from support.runs import Stopped, brightness, engine_of, request_for, rows, score_here
 
 from brainray import storage
 from brainray.models.reference import COUNT
@@ -64,8 +64,8 @@ def test_a_run_that_was_stopped_and_goes_on_has_each_image_of_the_sample_once(ar
         score_here(request, engine(bundle, only=2))
     score_here(request, engine(bundle))
     score_here(request_for(archive, tmp_path / "whole", bundle, shard_size=3), engine(bundle))
-    stopped, whole = contents(tmp_path / "run"), contents(tmp_path / "whole")
-    assert stopped == whole and all(row["features"] is not None for row in whole.values())
+    stopped, whole = ({row["uri"]: row["features"] for row in rows(tmp_path / name)} for name in ("run", "whole"))
+    assert stopped == whole and None not in whole.values()
     kept = storage.read_parquet(f"{tmp_path}/run/summary/features.parquet")
     assert sorted(kept["uri"].to_pylist()) == sorted(whole)
 

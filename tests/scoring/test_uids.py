@@ -9,8 +9,11 @@ import pytest
 from support.dicoms import dicom, slice_pixels
 from support.runs import Stopped, brightness, engine_of, request_for, rows, score_here
 
+from brainray.commands.report import report
 from brainray.config import MaxFailed
 from brainray.errors import BadRequest
+from brainray.inputs.labels.label_file import read_label_file
+from brainray.scoring.run_folder import verify_run
 from brainray.scoring.uids import uid_rule
 
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
@@ -99,6 +102,16 @@ def test_a_generation_that_another_key_left_unfinished_is_begun_anew(folder, tmp
         run(folder, output, bundle, only=1, rescore=True, uid_key=str(tmp_path / "other"))
     found = run(folder, output, bundle, rescore=True, uid_key=key)
     assert {row["instance_uid"] for row in found.values()} == {hashed(INSTANCE)}
+
+
+def test_labels_that_come_later_leave_the_uids_and_the_run_published(folder, tmp_path, bundle, key):
+    before = run(folder, tmp_path / "run", bundle, uid_key=key)
+    (tmp_path / "labels.csv").write_text(f"uri,label\n{folder}/a.dcm,glioma\n")
+    summary = report(str(tmp_path / "run"), labels=read_label_file(str(tmp_path / "labels.csv"), bundle.classes))
+    assert summary.figures["totals"]["labelled"] == 1
+    after = {row["uri"].removeprefix(f"{folder}/"): row for row in rows(tmp_path / "run")}
+    assert after["a.dcm"]["label"] == "glioma" and verify_run(str(tmp_path / "run")).rows == len(before)
+    assert {name: uids_in(row) for name, row in after.items()} == {name: uids_in(row) for name, row in before.items()}
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ from .territory import join_samples, sample_columns, select_sample, territory_fi
 from .throughput import Throughput, iso
 from .unseen import calibration_figures, quality_figures, unseen_of
 
-SCHEMA_VERSION = 2  # 1: groups had no levels, and no figure told which images the model has learned from
+# 1: groups had no levels, and no figure told which images the model has learned from. 2: nothing of series, nor of
+# whether the archive is like what the model knows.
+SCHEMA_VERSION = 3
 _PREVIOUS = "previous.json"  # summary.json of the generation before, which --rescore has replaced
 _PAGE = "report.html"
 # Threads that read parts. Time for a million rows in 1,000 parts on a disk, 2 cores (a bucket gains from more threads):

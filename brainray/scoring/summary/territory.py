@@ -64,14 +64,24 @@ def _lowest(rows: pa.Table) -> pa.Table:
 
 def territory_figures(run_uri: str, sample: pa.Table, classes: Sequence[str], levels: Sequence[str]) -> dict[str, Any]:
     """The figures of summary.json on a sample. `levels` are the names of the levels of groups; none without groups."""
-    has_features = "features" in sample.column_names
-    features = int(pc.sum(pc.is_valid(sample["features"])).as_py() or 0) if has_features else 0
     return territory(
         read_reference_copy(run_uri, classes),
         Pictures(_probs(sample, classes), _features(sample), _groups(sample["group"], levels)),
-        features=features,
+        features=_with_features(sample),
         classes=classes,
     )
+
+
+def _with_features(sample: pa.Table) -> int:
+    """How many images at the beginning of a sample all have features.
+
+    Of a run that has grown, those scored while it was small have some beyond, where later ones have none: they are no
+    random part of it.
+    """
+    if "features" not in sample.column_names:
+        return 0
+    nulls = np.flatnonzero(np.asarray(pc.is_null(sample["features"])))
+    return int(nulls[0]) if len(nulls) else len(sample)
 
 
 def read_reference_copy(run_uri: str, classes: Sequence[str]) -> tuple[Pictures, Ints] | None:
@@ -126,8 +136,7 @@ def write_features(
     if "features" not in sample.column_names:
         writer.delete(uri)
         return None
-    now = sample.filter(pc.is_valid(sample["features"])).select(["uri", "content_hash", "group", "features"])
-    now = now.slice(0, MOST)
+    now = sample.select(["uri", "content_hash", "group", "features"]).slice(0, min(MOST, _with_features(sample)))
     writer.write_parquet(uri, now.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()}))
     return None if before is None else _compared(before, now, levels)
 

@@ -71,6 +71,16 @@ def test_images_like_the_reference_are_known_territory(tmp_path):
     assert "Known territory: 150 images beside 500 pictures that the model had not learned from" in shown
 
 
+def test_a_run_that_has_grown_is_compared_by_images_that_all_have_features(tmp_path):
+    """Rows of the time when it was small have features beyond today's limit, where those of later rows are null."""
+    rows = sorted(images(150), key=lambda row: row["content_hash"])
+    for row in rows[100::2]:
+        row["features"] = None
+    run = with_reference(write(tmp_path / "run", rows))
+    assert (territory(run)["kind"], territory(run)["images"]) == ("alike", 100)
+    assert len(storage.read_parquet(f"{run}/summary/features.parquet")) == 100
+
+
 def test_other_pictures_are_said_to_be_so_on_the_page(tmp_path):
     run = with_reference(write(tmp_path / "run", images(150, moved=1.0)))
     assert territory(run)["kind"] == "pictures"
