@@ -12,7 +12,6 @@ from support.runs import Stopped, brightness, engine_of, request_for, rows, scor
 from brainray.commands.report import report
 from brainray.config import MaxFailed
 from brainray.errors import BadRequest
-from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 from brainray.scoring.uids import uid_rule
 
@@ -107,9 +106,7 @@ def test_a_generation_that_another_key_left_unfinished_is_begun_anew(folder, tmp
 def test_labels_that_come_later_leave_the_uids_and_the_run_published(folder, tmp_path, bundle, key):
     before = run(folder, tmp_path / "run", bundle, uid_key=key)
     (tmp_path / "labels.csv").write_text(f"uri,label\n{folder}/a.dcm,glioma\n")
-    summary = report(
-        str(tmp_path / "run"), say=lambda _: None, labels=read_label_file(str(tmp_path / "labels.csv"), bundle.classes)
-    )
+    summary = report(str(tmp_path / "run"), say=lambda _: None, labels=str(tmp_path / "labels.csv"))
     assert summary.figures["totals"]["labelled"] == 1
     after = {row["uri"].removeprefix(f"{folder}/"): row for row in rows(tmp_path / "run")}
     assert after["a.dcm"]["label"] == "glioma" and verify_run(str(tmp_path / "run")).rows == len(before)
