@@ -270,7 +270,8 @@ def show_summary(console: Console, summary: Summary) -> None:
     if figures.get("excluded"):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["excluded"].items())
         images = sum(figures["excluded"].values())
-        console.print(f"{images:,} images are none that the model knows, by their headers: {reasons}; see --all-series")
+        remedy = "; see --all-series" if figures["excluded"].keys() - {"blank", "no_pixels"} else ""
+        console.print(f"{images:,} images are none that the model knows: {reasons}{remedy}")
     if figures.get("gone"):
         console.print(f"{figures['gone']:,} images are gone from the input; their rows are kept")
     if figures.get("skipped"):

@@ -98,7 +98,7 @@ class PageSource:
 def verdict(source: PageSource) -> Values:
     """Whether the run reconciles, with what and when it was scored, and how good it is or may be."""
     figures, listed = source.figures, source.run.get("images")
-    totals = figures["totals"]
+    totals, known = figures["totals"], figures.get("territory") or {}
     return {
         "reconciled": None if listed is None else listed == totals["images"],
         "listed": listed,
@@ -108,7 +108,9 @@ def verdict(source: PageSource) -> Values:
         "measured": source.measured,
         "knows_seen": figures["seen"] is not None,
         "seen": figures["seen"] if figures["seen"] and figures["seen"]["images"] else None,
-        "expected": figures["mean_confidence"],
+        "estimated": known.get("accuracy"),
+        "unestimated": known.get("withheld"),
+        "confidence": figures["mean_confidence"],
         "for_review": figures["for_review"],
         "labels_given": figures["labels_given"],
         "accepted": estimate_of(figures["accepted_accuracy"]),

@@ -140,3 +140,23 @@ def _as_model(run, model):
         info = json.loads(table.schema.metadata[b"brainray"]) | {"model": model}
         metadata = table.schema.metadata | {b"brainray": json.dumps(info).encode()}
         storage.write_parquet(str(part), table.replace_schema_metadata(metadata))
+
+
+def test_the_verdict_gives_an_estimate_only_where_it_holds(tmp_path, monkeypatch):
+    """It flattered: the model's own confidence stood in the title as a best estimate, also of other pictures."""
+    run = with_reference(write(tmp_path / "run", images(150, moved=1.0)))
+    found = territory(run)
+    said = verdict_of(run)
+    assert "how many are right is not known" in said and "best estimate" not in said
+    assert f"It is not estimated either: {found['withheld']}." in said
+
+    accuracy = {"by_confidence": 0.91, "by_threshold": 0.93, "gap": 0.02, "low": 0.89, "high": 0.95}
+    shares = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in CLASSES}
+    told = found | {"kind": "alike", "withheld": None, "accuracy": accuracy, "prevalence": shares}
+    monkeypatch.setattr("brainray.scoring.summary.build.territory_figures", lambda *_: told)
+    build_summary(run)
+    assert "about 91.0 % right by best estimate" in verdict_of(run) and "89.0 % to 95.0 % are" in verdict_of(run)
+
+
+def verdict_of(run):
+    return read_page(Path(run, "summary", "report.html").read_text()).by_id("verdict").text
