@@ -49,6 +49,13 @@ def test_heic_is_read_and_upright():
     assert "HEIF" not in Image.OPEN, "Pillow itself stays as the user has it"
 
 
+def test_a_heic_refused_as_too_large_is_not_unpacked_for_its_row(monkeypatch):
+    monkeypatch.setattr("brainray.imaging.decode.heif_image", lambda *_: pytest.fail("its pixels were unpacked"))
+    monkeypatch.setattr("pi_heif.HeifFile.to_pillow", lambda _: pytest.fail("its pixels were unpacked"))
+    monkeypatch.setattr("brainray.imaging.heif.decoded_apart", lambda decoder, *arguments: decoder(*arguments))
+    assert read_header(HEIC) == Header(width=48, height=64, format="HEIF")
+
+
 def test_heic_without_its_extra_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     error = refusal(HEIC)
