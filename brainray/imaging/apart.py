@@ -1,7 +1,7 @@
 """Decodes, in a process apart, with libraries that some damaged pictures take down, or hours: GDCM, CharLS and libheif.
 
 This module is both sides. The child starts with the first picture and serves all threads of its parent, one after the
-other; where a picture ends it, that picture is refused and the next one gets a new child.
+other; where a picture ends it and a new child too, that picture is refused.
 """
 
 import pickle
@@ -18,23 +18,34 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _TIMEOUT_S = 30.0  # two libraries may try in turn, within the limit of a worker, see `time_limit`
 _MOST_BYTES = 4 << 30  # a picture of 100 megapixels takes 0.3 GB, and a few times that on its way
+# A child may die for another reason than this picture: ended while idle, or damaged by the picture before.
+_TRIES = 2
 _lock = Lock()
 _child: ChildProcess | None = None
 
 
 def decoded_apart(decoder: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """What a function of a module gives for the arguments; its errors become an `ImageError`, which is raised."""
-    global _child
     with _lock:
-        _child = _child or ChildProcess(__name__)
-        answer = _child.ask(pickle.dumps((decoder, arguments, named)))
-        if answer is None:
-            ended, _child = _child.end(), None
-            how = f"longer than {_TIMEOUT_S:g} s" if ended == -signal.SIGALRM else "the process of their decoder down"
-            answer = ImageError("truncated", f"its pixels are damaged: they take {how}")
+        answer = _answer_of_child(pickle.dumps((decoder, arguments, named)))
     if isinstance(answer, ImageError):
         raise answer
     return cast("T", answer)
+
+
+def _answer_of_child(content: bytes) -> object:
+    global _child
+    how = "the process of their decoder down"
+    for _ in range(_TRIES):
+        _child = _child or ChildProcess(__name__)
+        answer = _child.ask(content)
+        if answer is not None:
+            return answer
+        ended, _child = _child.end(), None
+        if ended == -signal.SIGALRM:  # a timeout would only repeat
+            how = f"longer than {_TIMEOUT_S:g} s"
+            break
+    return ImageError("truncated", f"its pixels are damaged: they take {how}")
 
 
 def main() -> None:

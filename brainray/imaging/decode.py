@@ -33,7 +33,8 @@ from .dicom.series import SeriesFacts
 from .formats import TIFF_COMPRESSIONS, is_heif, plugin_for, unsupported_format
 from .framing import Box, margins, turned, widened
 from .gzipped import unzipped
-from .heif import heif_image
+from .heif import FORMAT as HEIF
+from .heif import heif_image, heif_size
 from .medical import MedicalImage, medical_format, open_medical
 from .normalise import head_box, usual_tone
 from .wide_values import has_wide_colours, is_wide, scaled_to_8_bits, shown_in_8_bits, unpacked_colours
@@ -149,7 +150,10 @@ def read_header(data: bytes) -> Header:
         data, is_medical = _unzipped(data, ImageSpec.max_pixels)
         if is_medical:
             return _header_of(open_medical(data, ImageSpec.max_pixels))
-        image = _open(data, max_pixels=None)
+        if is_heif(data):
+            width, height = heif_size(data)
+            return Header(width=width, height=height, format=HEIF)
+        image = _packed(data)
     except ImageError:
         return Header(format=medical_format(data))
     return Header(width=image.width, height=image.height, format=image.format)
@@ -183,22 +187,26 @@ def _header_of(image: MedicalImage) -> Header:
     return Header(width=image.width, height=image.height, format=image.format, facts=image.facts)
 
 
-def _open(data: bytes, max_pixels: int | None) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     """The image with its header read and checked and its pixels, but for HEIF, still packed."""
+    if is_heif(data):
+        return heif_image(data, max_pixels)
+    image = _packed(data)
+    _check_size(image, data, max_pixels)
+    return image
+
+
+def _packed(data: bytes) -> ImageFile:
+    """The image with its header read, of any size; of no HEIF."""
     if not data:
         raise ImageError("empty", "the file has no bytes")
     _silence_pillow()
     plugin = plugin_for(data)
-    if plugin is None and is_heif(data):
-        return heif_image(data, max_pixels)
     if plugin is None:
         raise ImageError(*unsupported_format(data))
     with _pillow_errors("truncated", f"{plugin.format} header"):
         # Not Image.open: it hides the plugin's reason, and judges size by a limit global to the process.
-        image = plugin(io.BytesIO(data))
-    if max_pixels is not None:
-        _check_size(image, data, max_pixels)
-    return image
+        return plugin(io.BytesIO(data))
 
 
 def _noted(decoded: Decoded, data: bytes) -> Decoded:
@@ -215,7 +223,7 @@ def _has_pages(data: bytes, format: str) -> bool:
     if format not in _PAGED:
         return False
     try:
-        image = _open(data, max_pixels=None)
+        image = _packed(data)
         if format in ("TIFF", "GIF"):  # to count those takes a walk through all of the file
             image.seek(1)
         elif getattr(image, "n_frames", 1) == 1:

@@ -67,7 +67,7 @@ def plugin_for(data: bytes) -> type[ImageFile] | None:
 
 def is_heif(data: bytes) -> bool:
     """Whether it is a HEIC or HEIF image by its first bytes, and no AVIF."""
-    return plugin_for(data) is None and re.match(HEIF, data, re.DOTALL) is not None
+    return re.match(HEIF, data, re.DOTALL) is not None and plugin_for(data) is None
 
 
 def unsupported_format(data: bytes) -> tuple[ImageReason, str]:

@@ -6,6 +6,7 @@ from brainray.errors import ImageError
 
 _MAGIC = b"\x1f\x8b\x08"
 _STEP = 16 << 20
+_PIECE = 64 << 10  # packed bytes that are unpacked at a time
 _BYTES_PER_PIXEL = 4  # 16 bits, and as much again for the header
 
 
@@ -17,18 +18,29 @@ def unzipped(data: bytes, max_pixels: int) -> bytes:
     if not data.startswith(_MAGIC):
         return data
     most = _BYTES_PER_PIXEL * max_pixels
-    unpacked, rest = bytearray(), data
+    unpacked, packed, start = bytearray(), memoryview(data), 0
     try:
-        while rest.startswith(_MAGIC):  # bgzip and pigz write several members; other bytes after the last are ignored
-            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            while not member.eof:
-                unpacked += member.decompress(rest, _STEP)
-                if len(unpacked) > most:
-                    raise ImageError("too_large", f"its gzip file unpacks to more than {most:,} bytes")
-                rest = member.unconsumed_tail
-                if not rest and not member.eof:
-                    raise ImageError("truncated", "its gzip file ends too early")
-            rest = member.unused_data
+        while packed[start : start + len(_MAGIC)] == _MAGIC:  # bgzip and pigz write several members
+            start = _unpack_member(packed, start, unpacked, most)  # other bytes after the last one are ignored
     except zlib.error as exc:
         raise ImageError("truncated", "its gzip file is damaged") from exc
     return bytes(unpacked)
+
+
+def _unpack_member(packed: memoryview, start: int, unpacked: bytearray, most: int) -> int:
+    """Unpack the member that begins at `start`, and give its end. Raises `ImageError` and `zlib.error`."""
+    member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    at = start
+    left: bytes | memoryview = b""
+    while not member.eof:
+        if not left:
+            # In pieces: zlib copies what follows a member, for each of many small ones all that is left of the file.
+            left = packed[at : at + _PIECE]
+            at += len(left)
+        if not left:
+            raise ImageError("truncated", "its gzip file ends too early")
+        unpacked += member.decompress(left, _STEP)
+        if len(unpacked) > most:
+            raise ImageError("too_large", f"its gzip file unpacks to more than {most:,} bytes")
+        left = member.unconsumed_tail
+    return at - len(member.unused_data)

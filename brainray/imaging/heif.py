@@ -16,22 +16,40 @@ _TO_INSTALL = f"{INSTALL.format('heif')}, then run again with --retry-unread"
 _LIBRARY = "pi_heif"
 
 
-def heif_image(data: bytes, max_pixels: int | None) -> Image.Image:
+def heif_image(data: bytes, max_pixels: int) -> Image.Image:
     """The primary image, upright, in mode RGB or L, transparency over black. Raises `ImageError`."""
-    if find_spec(_LIBRARY) is None:
-        raise ImageError("unsupported", f"{IS_HEIF}; to read it: {_TO_INSTALL}")
+    _check_library()
     mode, size, pixels = decoded_apart(picture, data, max_pixels)
     image = Image.frombytes(mode, size, pixels)
     image.format = FORMAT
     return image
 
 
-def picture(data: bytes, max_pixels: int | None) -> tuple[str, tuple[int, int], bytes]:
+def heif_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the primary image, upright, of which no pixel is unpacked. Raises `ImageError`."""
+    _check_library()
+    return decoded_apart(size_of, data)
+
+
+def _check_library() -> None:
+    if find_spec(_LIBRARY) is None:
+        raise ImageError("unsupported", f"{IS_HEIF}; to read it: {_TO_INSTALL}")
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """In the child: width and height. Raises whatever pi-heif does."""
+    import pi_heif
+
+    width, height = pi_heif.open_heif(data, convert_hdr_to_8bit=True).size
+    return int(width), int(height)
+
+
+def picture(data: bytes, max_pixels: int) -> tuple[str, tuple[int, int], bytes]:
     """In the child: mode, width and height, and the bytes of the pixels. Raises whatever pi-heif does."""
     import pi_heif
 
     image = pi_heif.open_heif(data, convert_hdr_to_8bit=True)
-    if max_pixels is not None and image.size[0] * image.size[1] > max_pixels:
+    if image.size[0] * image.size[1] > max_pixels:
         raise ImageError(
             "too_large", f"{image.size[0]} x {image.size[1]} pixels are more than the {max_pixels} allowed"
         )

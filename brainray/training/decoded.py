@@ -47,7 +47,7 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
         try:
             if isinstance(content, ImageError):
                 raise content
-            series[row] = series_digest(content, otherwise=file)
+            series[row] = series_digest(content, otherwise=file, max_pixels=spec.max_pixels)
             contents[row] = hashlib.sha256(content).hexdigest()
             decoded, luminance_HW = decode_with_luminance(content, spec)
             pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)

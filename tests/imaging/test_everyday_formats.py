@@ -3,6 +3,7 @@
 import gzip
 import io
 import sys
+import zlib
 
 import numpy as np
 import pydicom
@@ -15,11 +16,13 @@ from support.encoded import HEIC, drawing, packed
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
+from brainray.imaging import gzipped
 from brainray.imaging.decode import Header, decode, decode_with_luminance, luminance, read_header
 from brainray.imaging.dicom.image import DicomImage
 from brainray.imaging.dicom.pictures_apart import decode_12_bits
 
 SPEC = ImageSpec(image_px=64, channels=1)
+DECOMPRESSOBJ = zlib.decompressobj
 PAGES = "it has several pages or frames, of which the first is scored"
 
 
@@ -44,6 +47,13 @@ def test_heic_is_read_and_upright():
     assert refusal(HEIC[:-40]).reason == "truncated"
     assert refusal(HEIC, ImageSpec(max_pixels=48 * 64 - 1)).reason == "too_large"
     assert "HEIF" not in Image.OPEN, "Pillow itself stays as the user has it"
+
+
+def test_a_heic_refused_as_too_large_is_not_unpacked_for_its_row(monkeypatch):
+    monkeypatch.setattr("brainray.imaging.decode.heif_image", lambda *_: pytest.fail("its pixels were unpacked"))
+    monkeypatch.setattr("pi_heif.HeifFile.to_pillow", lambda _: pytest.fail("its pixels were unpacked"))
+    monkeypatch.setattr("brainray.imaging.heif.decoded_apart", lambda decoder, *arguments: decoder(*arguments))
+    assert read_header(HEIC) == Header(width=48, height=64, format="HEIF")
 
 
 def test_heic_without_its_extra_says_how_to_install_it(monkeypatch):
@@ -89,6 +99,36 @@ def test_an_image_in_gzip_is_the_image(content):
         assert (found.pixels == decode(content, SPEC).pixels).all()
         assert (grey == luminance(content)).all() and (luminance(zipped) == grey).all()
         assert read_header(zipped) == read_header(content) != Header()
+
+
+class Watched:
+    """One of zlib's decompressors, which tells how many bytes it is given at a time."""
+
+    def __init__(self, member, lengths):
+        self._member, self._lengths = member, lengths
+
+    def __getattr__(self, name):
+        return getattr(self._member, name)
+
+    def decompress(self, content, most):
+        self._lengths.append(len(content))
+        return self._member.decompress(content, most)
+
+
+def test_a_file_of_many_small_gzip_members_is_not_copied_for_each_of_them(monkeypatch):
+    read = []
+    monkeypatch.setattr(gzipped.zlib, "decompressobj", lambda wbits: Watched(DECOMPRESSOBJ(wbits=wbits), read))
+    empty, content = gzip.compress(b""), packed(drawing())
+    zipped = empty * 9_000 + gzip.compress(content) + empty * 9_000
+    assert gzipped.unzipped(zipped, 100_000) == content
+    assert max(read) <= 64 << 10, "zlib copies what follows a member"
+
+
+def test_gzip_members_of_any_length_are_joined_in_order():
+    rng = np.random.default_rng(1)
+    parts = [rng.integers(256, size=length, dtype=np.uint8).tobytes() for length in (65_510, 1, 65_536, 0, 200_000)]
+    parts.append(bytes(17 << 20))  # more than one step of unpacking from one piece
+    assert gzipped.unzipped(b"".join(map(gzip.compress, parts)), 100_000_000) == b"".join(parts)
 
 
 def test_damaged_gzip_says_so_and_a_bomb_is_not_unpacked():

@@ -1,6 +1,8 @@
 """Damaged and malicious images end as an error of that image: no crash, no foreign error, no file that they name."""
 
+import os
 import random
+import signal
 import struct
 import tracemalloc
 
@@ -15,6 +17,7 @@ from support.hostile import damaged, sound_images, watched
 from brainray.config import ImageSpec
 from brainray.errors import IMAGE_REASONS, ImageError
 from brainray.imaging import apart
+from brainray.imaging.child_process import ChildProcess
 from brainray.imaging.decode import decode, luminance, read_header
 from brainray.inputs.frames.header import frames_in
 from brainray.inputs.frames.reading import read_frames
@@ -147,7 +150,21 @@ def test_a_picture_that_takes_its_decoder_down_is_refused_and_the_next_one_read(
     kills = HEIC[:178] + b"\xfe\xff" + HEIC[180:]  # libheif 1.23, by a name of its metadata that is not there
     assert told(kills) in (None, "truncated")
     assert told(sound["HEIF"]) is None
-    apart._child._process.kill()
     with pytest.raises(ImageError, match="truncated: its pixels are damaged: they take the process of their decoder"):
-        decode(sound["HEIF"], SPEC)
+        apart.decoded_apart(os.abort)
     assert told(sound["HEIF"]) is None
+
+
+def test_a_healthy_picture_is_read_where_its_decoder_died_while_idle(sound):
+    assert told(sound["HEIF"]) is None
+    apart._child._process.kill()
+    assert told(sound["HEIF"]) is None
+
+
+def test_a_picture_that_takes_too_long_is_not_tried_again(monkeypatch):
+    started = []
+    monkeypatch.setattr(apart, "_child", None)
+    monkeypatch.setattr(apart, "ChildProcess", lambda module: started.append(ChildProcess(module)) or started[-1])
+    with pytest.raises(ImageError, match="they take longer than 30 s"):
+        apart.decoded_apart(signal.raise_signal, signal.SIGALRM)
+    assert len(started) == 1

@@ -22,6 +22,7 @@ _DARK, _SHOWN = 25, 0.01
 _SQUARE = 1.02  # pixels up to so much longer than wide are drawn as they are
 _MOST_OBLONG = 20.0  # a header that says more says nothing
 
+_NO_SLICE = "it begins like a slice of a volume, and is none"
 _CUT = "its gzip stream ends after its voxels, without its checksum"
 
 Pixels = NDArray[Any]
@@ -43,7 +44,7 @@ class NiftiImage:
     def open(cls, data: bytes, max_pixels: int) -> Self:
         """Draw a slice, or the only one of a file. Raises `ImageError`."""
         content = data if is_slice(data) else only_slice(data)
-        with as_image_error("truncated", "it begins like a slice of a volume, and is none"):
+        with as_image_error("truncated", _NO_SLICE):
             pixels, described = unpack(content)
             known = SliceFacts.of(described)
             height, width = _drawn_size(pixels.shape, known.spacing)
@@ -68,15 +69,16 @@ class NiftiImage:
 
         Raises `ImageError` for one of a single value.
         """
-        if self._grey is None:
-            raise ImageError("not_an_image", "no voxel of its volume is a finite number, or all have one value")
-        if self._grey.min() == self._grey.max():
-            raise ImageError("not_an_image", "its voxels show nothing: all have one brightness")
-        image = Image.fromarray(self._grey)
-        if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
-        image.format = FORMAT
-        return Picture(image, self._note)
+        with as_image_error("truncated", _NO_SLICE):
+            if self._grey is None:
+                raise ImageError("not_an_image", "no voxel of its volume is a finite number, or all have one value")
+            if self._grey.min() == self._grey.max():
+                raise ImageError("not_an_image", "its voxels show nothing: all have one brightness")
+            image = Image.fromarray(self._grey)
+            if image.size != (self.width, self.height):
+                image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
+            image.format = FORMAT
+            return Picture(image, self._note)
 
 
 def _grey(pixels: Pixels, window: tuple[float, float] | None) -> NDArray[np.uint8] | None:

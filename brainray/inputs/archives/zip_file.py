@@ -95,7 +95,7 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
 def unpack_zip(name: str, size_bytes: int | None, stored: bytes) -> bytes:
     """Unpack the member of that name, and check its CRC-32. Raises `ImageError`.
 
-    Without `size_bytes` the size is that of the local header; a deflated member may be without one.
+    Without `size_bytes` the size is that of the local header, or of the descriptor behind the member.
     """
     if len(stored) < _LOCAL.size or not stored.startswith(_LOCAL_MAGIC):
         raise ImageError("truncated", "no member begins at its place in the zip")
@@ -105,9 +105,10 @@ def unpack_zip(name: str, size_bytes: int | None, stored: bytes) -> bytes:
         raise ImageError("truncated", f"another member, {stored_name}, is at its place in the zip")
     if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
         raise ImageError("unsupported", _unreadable(flags, method))
-    body = memoryview(stored)[_LOCAL.size + name_bytes + extra_bytes :]
+    start = _LOCAL.size + name_bytes + extra_bytes
+    body = memoryview(stored)[start:]
     if size_bytes is None:
-        size_bytes = _local_size(stored, flags, body, method)
+        size_bytes = _local_size(stored, flags, start, stored[_LOCAL.size + name_bytes : start], method)
     data, rest = _inflated(body, size_bytes) if method == _DEFLATED else (bytes(body[:size_bytes]), body[size_bytes:])
     if len(data) < size_bytes:
         raise ImageError("truncated", f"unpacks to {len(data):,} of {size_bytes:,} bytes")
@@ -116,13 +117,48 @@ def unpack_zip(name: str, size_bytes: int | None, stored: bytes) -> bytes:
     return data
 
 
-def _local_size(stored: bytes, flags: int, body: memoryview, method: int) -> int:
-    """The unpacked size by the local header; where that leaves it open, by unpacking."""
+def _local_size(stored: bytes, flags: int, start: int, extra: bytes, method: int) -> int:
+    """The unpacked size by the local header and its extra field; where those leave it open, by what follows them."""
     (size_bytes,) = struct.unpack_from("<L", stored, _LOCAL_SIZE_AT)
-    if not flags & _HAS_DESCRIPTOR and size_bytes != _FULL_32:
-        return int(size_bytes)
-    if method != _DEFLATED:
-        raise ImageError("unsupported", "its size is not beside it; write the zip with deflate")
+    if not flags & _HAS_DESCRIPTOR:
+        size_bytes, *_ = _zip64(extra, (size_bytes, _FULL_32, 0))
+        if size_bytes != _FULL_32:
+            return int(size_bytes)
+    if method == _STORED:
+        return _described_size(stored, start)
+    return _inflated_size(memoryview(stored)[start:])
+
+
+def _described_size(stored: bytes, start: int) -> int:
+    """The size of a stored member by the descriptor behind it, which has the checksum of all from `start` on.
+
+    The descriptor has a signature, unless it ends what is stored, and sizes of 4 or 8 bytes.
+    """
+    crc, checked, likely = 0, start, -1
+    at = stored.find(_DESCRIPTOR_MAGIC, start)
+    while at >= 0:
+        if _describes(stored, at + len(_DESCRIPTOR_MAGIC), at - start):
+            crc, checked = zlib.crc32(memoryview(stored)[checked:at], crc), at  # each byte once, of however many tries
+            if crc.to_bytes(4, "little") == stored[at + 4 : at + 8]:
+                return at - start
+            likely = at - start  # of a damaged member, which its checksum will tell
+        at = stored.find(_DESCRIPTOR_MAGIC, at + 1)
+    for length in (4 + 4 + 4, 4 + 8 + 8):
+        at = len(stored) - length
+        if at >= start and _describes(stored, at, at - start):
+            return at - start
+    if likely >= 0:
+        return likely
+    raise ImageError("unsupported", "its size is not beside it; write the zip with deflate")
+
+
+def _describes(stored: bytes, at: int, size_bytes: int) -> bool:
+    """Whether a checksum, the packed and the unpacked size of a stored member are there."""
+    return any(stored[at + 4 : at + 4 + 2 * width] == 2 * size_bytes.to_bytes(width, "little") for width in (4, 8))
+
+
+def _inflated_size(body: memoryview) -> int:
+    """The size that a deflated member unpacks to, of which a piece at a time is in memory."""
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while not inflater.eof and size <= MOST_MEMBER_BYTES:
         try:

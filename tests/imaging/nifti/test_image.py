@@ -10,6 +10,7 @@ from brainray.config import ImageSpec
 from brainray.errors import EXCLUSION_REASONS, ImageError
 from brainray.imaging.decode import Excluded, decode, luminance, read_header
 from brainray.inputs.frames.nifti.reading import Volumes
+from brainray.inputs.frames.nifti.slice_file import pack, unpack
 
 SPEC = ImageSpec(image_px=32)
 
@@ -89,3 +90,14 @@ def test_bytes_that_only_begin_like_a_slice_are_no_defect():
     for content in damaged:
         with suppress(ImageError, Excluded):
             decode(content, SPEC, excluding=EXCLUSION_REASONS)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_a_slice_without_pixels_is_refused_and_does_not_end_the_run(shape):
+    whole = slice_of(nifti())
+    facts = {name: value for name, value in unpack(whole)[1].items() if name not in ("shape", "dtype")}
+    empty = pack(np.zeros(shape, np.uint8), facts)
+    for read in (lambda content: decode(content, SPEC), luminance):
+        with pytest.raises(ImageError, match="truncated"):
+            read(empty)
+    assert read_header(empty).format == "NIfTI"

@@ -2,6 +2,7 @@
 
 import struct
 import zipfile
+import zlib
 
 import pytest
 from support.archive_rows import END, ENTRY, LOCAL, PICTURES, Counting, contents, refusals, rows_of
@@ -131,3 +132,41 @@ class TestRefusedInZip:
         assert refusals("zip", cut)[""].startswith("truncated: its directory is damaged at byte")
         fewer = patched(data, END, 10, 3)
         assert refusals("zip", fewer) == {"": "truncated: its directory has 2 of 3 members"}
+
+
+HIDDEN = zip_of({"inner.jpg": b"x" * 99}, zipfile.ZIP_STORED, streamed=True)  # a member with a descriptor inside
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("force_zip64", [False, True])
+class TestUnlistedSizes:
+    """Frames of a file in a zip have no size of that file in their rows."""
+
+    def test_a_member_is_read_without_its_listed_size(self, method, streamed, force_zip64):
+        files = {"a.dcm": PICTURES["glioma/1.jpg"], "b.dcm": HIDDEN * 3, "c.dcm": b"", "d.dcm": b"PK\7\x08" * 40}
+        data = zip_of(files, method, streamed=streamed, force_zip64=force_zip64)
+        found = {
+            row["name"]: unpack("zip", row["name"], None, data[row["offset"] :][: row["stored_bytes"]])
+            for row in rows_of("zip", data)
+        }
+        assert found == files
+
+    def test_a_changed_byte_of_one_is_found(self, method, streamed, force_zip64):
+        data = bytearray(zip_of(PICTURES, method, streamed=streamed, force_zip64=force_zip64))
+        row = rows_of("zip", bytes(data))[0]
+        data[700] ^= 1
+        with pytest.raises(ImageError, match="truncated"):
+            unpack("zip", row["name"], None, bytes(data[: row["stored_bytes"]]))
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_a_stored_member_is_read_by_a_descriptor_without_signature(width):
+    data = zip_of({"a.dcm": b"x" * 99}, zipfile.ZIP_STORED, streamed=True)
+    head = data[: data.index(b"x" * 99) + 99]
+    sizes = (99).to_bytes(width, "little") * 2
+    assert unpack("zip", "a.dcm", None, head + struct.pack("<L", zlib.crc32(b"x" * 99)) + sizes) == b"x" * 99
+    with pytest.raises(ImageError, match="checksum"):
+        unpack("zip", "a.dcm", None, head + bytes(4) + sizes)
+    with pytest.raises(ImageError, match="its size is not beside it"):
+        unpack("zip", "a.dcm", None, head)

@@ -49,7 +49,10 @@ def unpack(data: bytes) -> tuple[Voxels, dict[str, Any]]:
         (length,) = struct.unpack_from("<I", data, len(_MAGIC))
         start = len(_MAGIC) + 4
         facts: dict[str, Any] = json.loads(data[start : start + length])
-        pixels = np.frombuffer(data, np.dtype(facts["dtype"]), offset=start + length).reshape(facts["shape"])
+        height, width = (int(side) for side in facts["shape"])
+        if height < 1 or width < 1:
+            raise ValueError("a slice has pixels")
+        pixels = np.frombuffer(data, np.dtype(facts["dtype"]), offset=start + length).reshape(height, width)
     except Exception as exc:
         raise ImageError("truncated", "it begins like a slice of a volume, and is none") from exc
     return pixels, facts
