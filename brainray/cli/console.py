@@ -29,7 +29,13 @@ from .log import Log
 _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there
 _MOST_GROUPS = 10
-_OPEN = ("too_few", "too_many_failed", "none_scored", "none_eligible")  # why nothing can be said of a series
+_OPEN = (
+    "too_few",
+    "too_many_failed",
+    "none_scored",
+    "none_eligible",
+    "too_large",
+)  # why nothing can be said of a series
 _PHASES = {
     "listing": "listing the input",
     "updating": "updating rows",
@@ -351,7 +357,7 @@ def _series_lines(series: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{series['series']:,} series: {said or 'none decided'}"
         + (f"; of {open_:,} nothing can be said ({why})" if open_ else "")
-        + (f"; {series['for_review']:,} for review, as slices disagree" if series["for_review"] else "")
+        + (f"; {series['for_review']:,} for review" if series["for_review"] else "")
     ]
     if accuracy := series["accuracy"]:
         right = f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f})"
@@ -364,4 +370,8 @@ def _series_lines(series: Mapping[str, Any]) -> list[str]:
     told = {"doubled": "with doubled slices", "gaps": "with slices missing", "sizes": "of mixed sizes"}
     if defects := [f"{count:,} {told[name]}" for name, count in series["defects"].items() if count]:
         lines.append(f"series that are not whole: {', '.join(defects)}")
+    if series.get("beside_failed"):
+        lines.append(f"series in folders with failed images that may be their slices: {series['beside_failed']:,}")
+    if series.get("labels_unknown"):
+        lines.append(f"labels of series that are no class of the model, and left out: {series['labels_unknown']:,}")
     return lines

@@ -9,9 +9,10 @@ _WHY = {  # the reasons of `scoring.series.rollup`
     "no_finding": "enough slices were scored, and no neighbouring ones say a finding",
     "mean": "the class with the highest mean probability",
     "too_few": "nothing can be said: too few slices were scored",
-    "too_many_failed": "nothing can be said: too many of its slices failed",
+    "too_many_failed": "nothing can be said: too many of its slices failed, or of images in their folders",
     "none_scored": "nothing can be said: no slice could be scored",
     "none_eligible": "nothing can be said: all slices are left out by their headers",
+    "too_large": "nothing can be said: too large to be a series",
 }
 
 

@@ -83,6 +83,25 @@ def present_shards(run_uri: str) -> set[str]:
     return {match.group(1) for name in names if (match := _PART_NAME.fullmatch(name))}
 
 
+def holds_series(file: pq.ParquetFile) -> bool:
+    """Whether a row of a part names a series, by its footer."""
+    places = {file.metadata.schema.column(place).path: place for place in range(file.metadata.num_columns)}
+    if "series" not in places:
+        return False
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    known = [(group.num_rows, group.column(places["series"]).statistics) for group in groups]
+    return any(found is None or found.null_count is None or found.null_count < rows for rows, found in known)
+
+
+def any_holds_series(run_uri: str) -> bool:
+    """Whether a row of a run names a series. Raises `StorageError` for an unreadable part."""
+    for shard_id in sorted(present_shards(run_uri)):
+        with storage.open_parquet(part_uri(run_uri, shard_id)) as file:
+            if holds_series(file):
+                return True
+    return False
+
+
 def read_part_info(uri: str) -> PartInfo:
     """The metadata of a part. Raises `StorageError` for an unreadable file and for one that is no part."""
     with storage.open_parquet(uri) as file:

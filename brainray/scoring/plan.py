@@ -48,6 +48,7 @@ from .run_folder import (
     write_manifest,
 )
 from .series.key import CHECK, begin_key
+from .series.labels import check_series_labels
 from .shard_task import Target, open_shard
 from .verify import Verification, verify_parts
 
@@ -113,6 +114,9 @@ def plan_run(
     """
     uri = uri or request.output
     before = inspect_output(uri)
+    now = read_run(request.output)
+    if now is not None and now.get("classes") != list(request.bundle.classes):
+        check_series_labels(request.output, request.bundle.classes)  # not where the switch to this model has begun
     with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=storage.join(request.output, ARCHIVE_INDEXES)) as indexes:
         found = _list_inputs(
             request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
@@ -133,7 +137,8 @@ def plan_run(
         stale=before.present - {shard.shard_id for shard in shards},
         before=before,
         replaces_given=request.label_file is not None and has_given(uri),
-        run_json=_run_json(request, found, shards, sources, before.run),
+        run_json=_run_json(request, found, shards, sources, before.run)
+        | {"series_by": request.options.series_by or (base or {}).get("series_by")},
     )
 
 
@@ -369,7 +374,6 @@ def _run_json(
         "gone": images - found.images,
         "skipped": found.skipped,
         **_groups_json(request, before),
-        "series_by": options.series_by or (before or {}).get("series_by"),
         "kept": [list(column) for column in request.kept],
         "uids": request.uids_name,
         "later_columns": list(later_columns(before)),

@@ -92,7 +92,7 @@ def series_of(run: str, classes) -> list[np.ndarray]:
     """The probabilities of the scored slices of each series of a run, in order."""
     source = SeriesSource(run_uri=run, shards=sorted(present_shards(run)), classes=classes, later=LATER)
     series = []
-    with sorted_series(source) as (tables, _):
+    with sorted_series(source) as tables:
         for table in tables:
             codes = table["series"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
             order, _ = order_of(table, codes)

@@ -19,13 +19,16 @@ from brainray.errors import BadRequest
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
 from brainray.scoring.manifest import duckdb_connection, quoted
 from brainray.scoring.parts import part_uri, present_shards
-from brainray.scoring.run_folder import SUMMARY, check_is_run, copy_manifest, is_published
+from brainray.scoring.run_folder import SUMMARY, check_is_run, copy_manifest, is_published, later_columns
 from brainray.scoring.series.build import FOLDER
 from brainray.scoring.series.key import CHECK
-from brainray.scoring.series.rows import whole_series
+from brainray.scoring.series.rows import MOST_ROWS, whole_series
 from brainray.storage.scratch import scratch_folder
 
 _COLUMNS = ("uri", "series", "content_hash", "predicted", "scored_at")
+_NO_ROWS = pa.schema(
+    [*((name, pa.string()) for name in _COLUMNS[:-1]), ("scored_at", pa.timestamp("us", tz="UTC"))]
+).empty_table()
 _THREADS = 4
 _AHEAD = 16
 _QUERY = """
@@ -47,6 +50,11 @@ class ExportedRun:
         """What is the same for each export of this run and model, and for no other."""
         return f"{self.values[CHECK]}/{self.values['fingerprint']}"
 
+    @property
+    def names_series(self) -> bool:
+        """Whether rows name the series of their headers; those that an earlier version began do not."""
+        return "series" in later_columns(self.values)
+
 
 def open_run(uri: str) -> ExportedRun:
     """Raises `BadRequest` for a run that is not complete, or has no series."""
@@ -54,7 +62,9 @@ def open_run(uri: str) -> ExportedRun:
     if not is_published(uri):
         raise BadRequest(f"{uri} is not complete: it has no _SUCCESS; finish it with its `score` command first")
     if CHECK not in values or not storage.list_names(storage.join(uri, FOLDER)):
-        raise BadRequest(f"{uri} has no series: none of its images has a DICOM header; see --series-by of `score`")
+        told = "series" in later_columns(values)
+        why = "none of its images has a DICOM header" if told else "an earlier version scored it; see --rescore"
+        raise BadRequest(f"{uri} has no series: {why}, or --series-by, of `score`")
     last = storage.read_json(storage.join(uri, SUMMARY, "summary.json"))["last_scored_at"]
     return ExportedRun(uri=uri, values=values, scored_at=datetime.fromisoformat(last))
 
@@ -76,7 +86,8 @@ def scored_slices(run: ExportedRun) -> Iterator[Iterator[tuple[str, pa.Table]]]:
         manifest = copy_manifest(run.uri, run.values["manifest"], f"{folder}/manifest")
         query = _QUERY.format(rows=quoted(rows), manifest=", ".join(map(quoted, manifest)))
         batches = connection.sql(query).to_arrow_reader(CHUNK_ROWS)
-        tables = whole_series(pa.Table.from_batches([batch]) for batch in batches)
+        listed = (pa.Table.from_batches([batch]) for batch in batches)
+        tables = whole_series(listed, lambda rows: rows.slice(0, MOST_ROWS))  # nothing is said of larger ones
         yield (each for table in tables for each in _apart(table))
 
 
@@ -105,6 +116,8 @@ def _copy(run_uri: str, path: str) -> None:
 
 def _read(uri: str) -> pa.Table:
     with storage.open_parquet(uri) as file:
+        if "series" not in file.schema_arrow.names:
+            return _NO_ROWS
         table = file.read(columns=[*_COLUMNS, "status"], use_threads=False).replace_schema_metadata(None)
     scored = pc.and_(pc.equal(table["status"], "ok"), table["series"].is_valid())
     return table.filter(scored).select(_COLUMNS)

@@ -20,7 +20,7 @@ from brainray.storage import Writer
 from .labels import read_series_labels
 from .rollup import REASONS, Rollup
 from .rows import SeriesSource, sorted_series
-from .studies import write_studies
+from .studies import delete_studies, write_studies
 
 FOLDER = "series"
 _ROWS_A_FILE = 100_000
@@ -43,20 +43,24 @@ def build_series(source: SeriesSource, writer: Writer) -> SeriesSummary | None:
     folder = storage.join(source.run_uri, FOLDER)
     if not source.shards:
         writer.delete_tree(folder)
+        delete_studies(source.run_uri, writer)
         return None
-    rollup = Rollup(classes=source.classes, labels=read_series_labels(source.run_uri))
+    labels, unknown = read_series_labels(source.run_uri, source.classes)
+    rollup = Rollup(classes=source.classes, labels=labels)
     found = _Found(rollup)
     written = []
-    with sorted_series(source) as (tables, apart):
+    with sorted_series(source) as tables:
         for number, rows in enumerate(_files(found.counted(map(rollup.rows, tables)))):
             written.append(f"series-{number:05d}.parquet")
             writer.write_parquet(storage.join(folder, written[-1]), rows)
     for name in set(storage.list_names(folder)) - set(written):
         writer.delete(storage.join(folder, name))
     if not written:
+        delete_studies(source.run_uri, writer)
         return None
     studies = write_studies(source.run_uri, [storage.join(folder, name) for name in written], rollup, writer)
-    return SeriesSummary(figures=found.figures(apart) | {"studies": studies}, listed=found.listed())
+    figures = found.figures(source.rows) | {"labels_unknown": unknown, "studies": studies}
+    return SeriesSummary(figures=figures, listed=found.listed())
 
 
 def _files(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -103,6 +107,7 @@ class _Found:
             "labelled": len(table) - table["label"].null_count,
             "seen": pc.sum(pc.greater(table["seen_slices"], 0)).as_py(),
             **{name: pc.sum(pc.greater(table[name], int(name == "sizes"))).as_py() for name in _DEFECTS},
+            "stray": pc.sum(pc.greater(table["stray"], 0)).as_py(),
         }
         self.totals.update(sums | flags)
         self.reasons.update(_counts(table["reason"]))
@@ -120,15 +125,18 @@ class _Found:
         said = pc.fill_null(pc.index_in(judged["predicted"], names), len(names)).to_numpy()
         np.add.at(self.confusion, (labels.astype(np.int64), said.astype(np.int64)), 1)
 
-    def figures(self, apart: int) -> dict[str, Any]:
-        """`series` of summary.json. Accuracy is of series with a label and a decision that the model has not seen."""
+    def figures(self, rows: int) -> dict[str, Any]:
+        """`series` of summary.json, for a run of so many rows.
+
+        Accuracy is of series with a label and a decision that the model has not seen.
+        """
         classes, totals = self.rollup.classes, self.totals
         decided = self.confusion[:, :-1]
         support, right = decided.sum(axis=1), decided.diagonal()
         return {
             "rule": self.rollup.rule.to_json(),
             **{name: totals[name] for name in ("series", "slices", "scored", "failed", "excluded", "decided")},
-            "images_without_series": apart,
+            "images_without_series": rows - totals["slices"],
             "predicted": {name: self.predicted[name] for name in classes},
             "reasons": {name: self.reasons[name] for name in REASONS if self.reasons[name]},
             **{name: totals[name] for name in ("for_review", "labelled", "seen")},
@@ -140,6 +148,7 @@ class _Found:
             "recall": {name: _share(int(right[k]), int(support[k])) for k, name in enumerate(classes)},
             "confusion": self.confusion.tolist(),
             "defects": {name: totals[name] for name in _DEFECTS},
+            "beside_failed": totals["stray"],  # series that may have lost slices among failed images of their folders
         }
 
     def listed(self) -> tuple[dict[str, Any], ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from brainray import storage
 from brainray.errors import BadRequest
 from brainray.imaging.keyed_hash import KEY_BYTES, keyed_hash
+from brainray.scoring.parts import any_holds_series
 from brainray.storage import Writer
 
 _FILE = ".series_key"
@@ -26,20 +27,24 @@ def read_key(run_uri: str) -> bytes:
 def begin_key(run_uri: str, run: Mapping[str, Any] | None, writer: Writer, *, like: str | None = None) -> str:
     """Make the key of a run, where it has none, by that of the run `like`, if there is one; gives its check.
 
-    `run` is run.json so far. Raises `BadRequest` where the key of its rows is gone or another one.
+    `run` is run.json so far. Raises `BadRequest` where rows name series by a key that is gone or another one.
     """
     uri, wanted = storage.join(run_uri, _FILE), (run or {}).get(CHECK)
     if not storage.exists(uri):
-        if wanted is not None:
+        if wanted is not None and any_holds_series(run_uri):
             raise BadRequest(
-                f"{uri} is gone, so that series could not keep the names that rows have; put it back, or give another "
-                "output"
+                f"{uri} is gone, so that series could not keep the names that rows have; put it back, give --rescore "
+                "to score all anew under new names, or give another output"
             )
+        wanted = None  # no row has a name that another key could change
         known = like is not None and storage.exists(storage.join(like, _FILE))
         writer.write_bytes(uri, read_key(str(like)) if known else secrets.token_bytes(KEY_BYTES))
     check = keyed_hash(read_key(run_uri), "check")
     if wanted not in (None, check):
-        raise BadRequest(f"{uri} is that of another run, and the rows have other names of series; put its own back")
+        raise BadRequest(
+            f"{uri} is that of another run, and the rows have other names of series; put its own back, or "
+            "give --rescore to score all anew"
+        )
     return check
 
 

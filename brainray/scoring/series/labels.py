@@ -1,10 +1,12 @@
 """Labels of whole series, from `brainray report --labels` with a table that names series, kept in the run."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
-from brainray.errors import StorageError
+from brainray.errors import BadRequest, StorageError
 from brainray.storage import Writer
 
 from .key import read_key, series_of
@@ -13,10 +15,23 @@ _FILE = "series_labels.parquet"
 _SCHEMA = pa.schema([pa.field("series", pa.string(), nullable=False), pa.field("label", pa.string(), nullable=False)])
 
 
-def read_series_labels(run_uri: str) -> dict[str, str]:
-    """The label of each series that was given one."""
+def read_series_labels(run_uri: str, classes: Sequence[str]) -> tuple[dict[str, str], int]:
+    """The label of each series that was given one, and how many more labels are no class of the model."""
     table = _stored(run_uri)
-    return dict(zip(table["series"].to_pylist(), table["label"].to_pylist(), strict=True))
+    known = table.filter(pc.is_in(table["label"], pa.array(classes, pa.string())))
+    labels = dict(zip(known["series"].to_pylist(), known["label"].to_pylist(), strict=True))
+    return labels, len(table) - len(known)
+
+
+def check_series_labels(run_uri: str, classes: Sequence[str]) -> None:
+    """Raise `BadRequest` where a label is no class of the model that is to score the run."""
+    labels = _stored(run_uri)["label"]
+    unknown = labels.filter(pc.invert(pc.is_in(labels, pa.array(classes, pa.string())))).unique()
+    if len(unknown):
+        raise BadRequest(
+            f"{storage.join(run_uri, _FILE)}: {', '.join(map(repr, unknown.to_pylist()[:5]))} is no class of the "
+            f"model, which knows {', '.join(classes)}; take these labels back by `report --labels`, or remove that file"
+        )
 
 
 def give_series_labels(run_uri: str, keys: pa.Array, labels: pa.Array, writer: Writer) -> None:

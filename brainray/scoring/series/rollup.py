@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from brainray.evaluation.series import NO_FINDING, NOTHING, SeriesFindings, SeriesRule, judge
 from brainray.scoring.prediction_schema import prob_column
 
-from .rows import EXCLUDED, FAILED, OK, TOLD, order_of
+from .rows import EXCLUDED, FAILED, MOST_ROWS, OK, TOLD, order_of
 
 _GAP = 1.5  # times the usual distance of slices: one is missing
 _TOUCHING_MM = 0.01  # slices that are nearer are at one place
 # Why the rule says something, or nothing.
-REASONS = ("finding", "no_finding", "mean", "too_few", "too_many_failed", "none_scored", "none_eligible")
-_FINDING, _NO_FINDING, _MEAN, _TOO_FEW, _TOO_MANY_FAILED, _NONE_SCORED, _NONE_ELIGIBLE = range(len(REASONS))
+REASONS = ("finding", "no_finding", "mean", "too_few", "too_many_failed", "none_scored", "none_eligible", "too_large")
+_FINDING, _NO_FINDING, _MEAN, _TOO_FEW, _TOO_MANY_FAILED, _NONE_SCORED, _NONE_ELIGIBLE, _TOO_LARGE = range(len(REASONS))
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -45,7 +45,7 @@ def series_schema(classes: Sequence[str]) -> pa.Schema:
             *(pa.field(prob_column(name), real) for name in classes),
             *(pa.field(name, text) for name in TOLD if name != "scan_field_t"),
             pa.field("scan_field_t", real),
-            *(pa.field(name, count, nullable=False) for name in ("doubled", "gaps", "sizes")),
+            *(pa.field(name, count, nullable=False) for name in ("doubled", "gaps", "sizes", "stray")),
         ]
     )
 
@@ -85,6 +85,7 @@ class _SeriesTable:
         self._series, self._placed_S = len(names), placed_S
         status = table["status"].to_numpy()
         self._ok_N, self._failed_N, self._excluded_N = (status == which for which in (OK, FAILED, EXCLUDED))
+        self._times_N = pc.fill_null(table["times"], 1).to_numpy()
         self._position_N = table["position"].to_numpy(zero_copy_only=False).astype(np.float64)
 
     def rows(self) -> pa.Table:
@@ -93,10 +94,12 @@ class _SeriesTable:
         said_N = np.where(self._ok_N, np.nan_to_num(probs_NK).argmax(axis=1), NOTHING)
         findings, place_S = self._judged(probs_NK)
         scored_S, failed_S, excluded_S = count(self._ok_N), count(self._failed_N), count(self._excluded_N)
-        predicted_S, reason_S = self._decided(findings, scored_S, failed_S, excluded_S)
+        predicted_S, reason_S, review_S = self._decided(findings, scored_S, failed_S)
+        small_S = count() <= MOST_ROWS
         sums = np.zeros((self._series, len(classes)))
         np.add.at(sums, self._series_N[self._ok_N], probs_NK[self._ok_N])
         means = np.divide(sums, scored_S[:, None], out=np.full(sums.shape, np.nan), where=scored_S[:, None] > 0)
+        means[~small_S] = np.nan
         first_S = np.searchsorted(self._series_N, np.arange(self._series))
         uris = self._table["uri"].combine_chunks()
         columns = self._told() | {
@@ -105,26 +108,37 @@ class _SeriesTable:
             "predicted": _names(classes, predicted_S),
             "reason": _names(REASONS, reason_S),
             "confidence": np.where(predicted_S == NOTHING, np.nan, findings.confidence_S),
-            "suspicion": findings.suspicion_S,
-            "review": findings.review_S,
+            "suspicion": np.where(small_S, findings.suspicion_S, np.nan),
+            "review": review_S,
             "uri": uris.take(pa.array(np.where(place_S < 0, first_S, place_S))),
             "slices": count(),
             "scored": scored_S,
             "failed": failed_S,
             "excluded": excluded_S,
-            "finding_slices": findings.found_S,
+            "finding_slices": findings.found_S * small_S,
             "unsure_slices": count(self._flags("review")),
             "seen_slices": count(self._flags("seen")),
-            **{slices_column(name): count(said_N == k) for k, name in enumerate(classes)},
+            **{slices_column(name): count(said_N == k) * small_S for k, name in enumerate(classes)},
             **{prob_column(name): means[:, k] for k, name in enumerate(classes)},
-            **self._defects(),
+            **{name: counts * small_S for name, counts in self._defects().items()},
+            "stray": self._beside()[0],
         }
         schema = series_schema(classes)
         return pa.table([pa.array(columns[f.name], from_pandas=True).cast(f.type) for f in schema], schema=schema)
 
     def _count(self, which_N: Bools | None = None) -> Ints:
         """The number of slices of each series, or of those that something is true of."""
-        return np.bincount(self._series_N if which_N is None else self._series_N[which_N], minlength=self._series)
+        which = slice(None) if which_N is None else which_N
+        counts = np.bincount(self._series_N[which], weights=self._times_N[which], minlength=self._series)
+        return counts.astype(np.int64)
+
+    def _beside(self) -> tuple[Ints, Ints]:
+        """Failed images that may be slices of each series; and how many slices of any series lie in their folders."""
+        table = self._table.select(["folder", "stray", "beside"]).append_column("code", pa.array(self._series_N))
+        folders = table.filter(table["folder"].is_valid()).group_by(["code", "folder"], use_threads=False)
+        found = folders.aggregate([("stray", "max"), ("beside", "max")])
+        sums = [np.bincount(found["code"], found[f"{name}_max"], self._series) for name in ("stray", "beside")]
+        return sums[0].astype(np.int64), sums[1].astype(np.int64)
 
     def _flags(self, name: str) -> Bools:
         return np.asarray(self._table[name].to_numpy(zero_copy_only=False), bool)
@@ -152,15 +166,26 @@ class _SeriesTable:
         places = np.where(findings.place_S < 0, -1, np.r_[scored[begins], -1][findings.place_S])
         return findings, places
 
-    def _decided(self, findings: SeriesFindings, scored_S: Ints, failed_S: Ints, excluded_S: Ints) -> tuple[Ints, Ints]:
-        """What is said of each series, and why. Nothing is found only where nearly all was looked at."""
-        negative, rule = self._rollup.negative, self._rollup.rule
-        predicted_S = findings.predicted_S
-        unseen_S = (predicted_S == negative) & (failed_S > rule.most_failed * (scored_S + failed_S))
+    def _decided(self, findings: SeriesFindings, scored_S: Ints, failed_S: Ints) -> tuple[Ints, Ints, Bools]:
+        """What is said of each series, why, and whether for review. Nothing is found only where nearly all was seen.
+
+        Nothing is said, either, where too many failed in the folders of its slices; where too many of its own would
+        have failed if all of the stray ones were its slices, a person should look.
+        """
+        negative, most = self._rollup.negative, self._rollup.rule.most_failed
+        stray_S, beside_S = self._beside()
+        predicted_S, lost_S = findings.predicted_S, failed_S + stray_S
+        none_found_S = predicted_S == negative
+        many_S = (failed_S > most * (scored_S + failed_S)) | (lost_S > most * (beside_S + stray_S)) & (stray_S > 0)
+        unseen_S = none_found_S & many_S
+        doubtful_S = none_found_S & (stray_S > 0) & (lost_S > most * (scored_S + lost_S))
+        large_S = self._count() > MOST_ROWS
         none_S = np.where(scored_S + failed_S == 0, _NONE_ELIGIBLE, np.where(scored_S == 0, _NONE_SCORED, _TOO_FEW))
         said = _MEAN if negative is None else np.where(predicted_S == negative, _NO_FINDING, _FINDING)
         reason_S = np.where(predicted_S == NOTHING, none_S, said)
-        return np.where(unseen_S, NOTHING, predicted_S), np.where(unseen_S, _TOO_MANY_FAILED, reason_S)
+        reason_S = np.where(large_S, _TOO_LARGE, np.where(unseen_S, _TOO_MANY_FAILED, reason_S))
+        review_S = (findings.review_S | doubtful_S) & ~large_S
+        return np.where(unseen_S | large_S, NOTHING, predicted_S), reason_S, review_S
 
     def _labels(self) -> list[str | None]:
         """The label that was given to the series; else the one class that its labelled slices name.

@@ -1,6 +1,10 @@
 """The rows of a run by series: parts are copied into one local file, which DuckDB sorts with what spills to disk.
 
-So memory does not grow with the run: what comes out are tables of whole series, some 65,000 rows at a time.
+So memory does not grow with the run: what comes out are tables of whole series, some 65,000 rows at a time. Of one too
+large to be a series only counts come out.
+
+An image whose header cannot be read tells no series, and may be a slice of those beside it: in a folder with slices of
+one series it is one of its own, in a folder with several each of them may have lost it.
 """
 
 import re
@@ -29,6 +33,7 @@ OK, FAILED, EXCLUDED = 0, 1, 2
 TOLD = tuple(field.name for field in SCAN_COLUMNS)
 _COPIED = ("uri", "group", "status", "error", "label", "predicted", "review", "width", "height", *TOLD)
 _LATER = ("seen", "series", "study", "slice_position", "slice_number")
+MOST_ROWS = 100_000  # of a series; a folder of more is an archive
 _THREADS = 4
 _AHEAD = 16  # parts in memory
 # The last number of a name, without its suffixes: 12 of `IM_0012.jp2`, 3 of `file.dcm#3`.
@@ -36,12 +41,36 @@ _SUFFIXES = r"(\.[A-Za-z][A-Za-z0-9]{0,4})+$"
 _LAST_NUMBER = r"(?P<number>[0-9]{1,9})[^0-9]*$"
 
 
+# Folders where images failed that no header gives a series, with their slices of other images, decide what becomes of
+# them.
+_QUERY = """
+    WITH every AS (SELECT *, NOT by_header AND status = {failed} AS strays FROM read_parquet({rows})),
+    hurt AS (SELECT folder, count(*) AS lost FROM every WHERE strays GROUP BY folder),
+    near AS (
+        SELECT every.folder, any_value(lost) AS lost, count(*) AS others, min(series) AS lowest, max(series) AS highest
+        FROM every JOIN hurt ON every.folder = hurt.folder
+        WHERE by_header AND status <> {excluded} GROUP BY every.folder
+    ),
+    placed AS (
+        SELECT every.* REPLACE (
+            CASE WHEN strays AND lowest = highest THEN lowest ELSE series END AS series,
+            CASE WHEN by_header AND lowest <> highest THEN every.folder END AS folder,
+            CASE WHEN by_header AND lowest <> highest THEN near.lost END AS stray,
+            CASE WHEN by_header AND lowest <> highest THEN near.others END AS beside
+        )
+        FROM every LEFT JOIN near ON every.folder = near.folder
+    )
+    SELECT {columns} FROM placed WHERE series IS NOT NULL ORDER BY series, uri
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeriesSource:
     """The rows of which series are made."""
 
     run_uri: str
-    shards: Sequence[str]  # ids of those whose parts are read
+    shards: Sequence[str]  # ids of those whose parts are read: a row of theirs belongs to a series, or may do so
+    rows: int = 0  # of the run
     classes: tuple[str, ...]
     later: tuple[str, ...]  # columns of `LATER` that the rows have
     series_by: str | None = None  # of images without a header: FOLDER, or a regular expression on the URI
@@ -63,6 +92,12 @@ def schema_of(classes: Sequence[str]) -> pa.Schema:
             pa.field("position", pa.float32()),
             pa.field("number", pa.int32()),
             pa.field("size", pa.int64()),  # of the picture: width and height in one number
+            pa.field("times", pa.int32()),  # the number of rows that this one stands for; null: 1
+            # Of a slice beside images that failed and may be its series': their folder, how many they are, and how
+            # many images of the folder belong to a series by their headers.
+            pa.field("folder", text),
+            pa.field("stray", pa.int32()),
+            pa.field("beside", pa.int32()),
             *(pa.field(name, text) for name in TOLD if name != "scan_field_t"),
             pa.field("scan_field_t", pa.float32()),
             *(pa.field(prob_column(name), pa.float32()) for name in classes),
@@ -71,19 +106,31 @@ def schema_of(classes: Sequence[str]) -> pa.Schema:
 
 
 @contextmanager
-def sorted_series(source: SeriesSource) -> Iterator[tuple[Iterator[pa.Table], int]]:
-    """Tables of whole series, by name of the series and URI; and the number of images that belong to no series."""
+def sorted_series(source: SeriesSource) -> Iterator[Iterator[pa.Table]]:
+    """Tables of whole series, by name of the series and URI."""
     with scratch_folder() as folder, duckdb_connection() as connection:
         path = f"{folder}/rows.parquet"
-        apart = _copy(source, path)
-        ordered = connection.sql(f"SELECT * FROM read_parquet({quoted(path)}) ORDER BY series, uri")
+        _copy(source, path)
         schema = schema_of(source.classes)
+        columns = ", ".join(f'"{name}"' for name in schema.names)
+        ordered = connection.sql(_QUERY.format(rows=quoted(path), failed=FAILED, excluded=EXCLUDED, columns=columns))
         batches = (pa.Table.from_batches([batch]).cast(schema) for batch in ordered.to_arrow_reader(CHUNK_ROWS))
-        yield whole_series(batches), apart
+        yield whole_series(batches)
 
 
-def whole_series(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, no series in two tables."""
+def counted(rows: pa.Table) -> pa.Table:
+    """A few rows that stand for those of one series: counts stay, where slices lie and what they show is lost."""
+    by = ["series", "status", "label", "review", "seen"]
+    rest = [name for name in rows.column_names if name not in (*by, "uri", "times")]
+    rows = rows.set_column(rows.column_names.index("times"), "times", pc.fill_null(rows["times"], 1))
+    wanted = [("uri", "min"), ("times", "sum"), *((name, "first") for name in rest)]
+    found = rows.group_by(by, use_threads=False).aggregate(wanted)
+    found = found.rename_columns([*by, "uri", "times", *rest])
+    return found.select(rows.column_names).cast(rows.schema).sort_by("uri")
+
+
+def whole_series(tables: Iterator[pa.Table], shorten: Callable[[pa.Table], pa.Table] = counted) -> Iterator[pa.Table]:
+    """The same rows, no series in two tables. `shorten` makes less of the rows of a series of more than `MOST_ROWS`."""
     held: pa.Table | None = None
     for table in tables:
         held = table if held is None else pa.concat_tables([held, table])
@@ -92,22 +139,23 @@ def whole_series(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         if end:
             yield held.slice(0, end).combine_chunks()
             held = held.slice(end)
+        if len(held) > MOST_ROWS:
+            held = shorten(held)
     if held is not None and len(held):
         yield held.combine_chunks()
 
 
-def _copy(source: SeriesSource, path: str) -> int:
-    """Copy the rows that belong to a series into a local file; gives the number of the others."""
-    named = _namer(source.series_by)
-    apart = 0
+def _copy(source: SeriesSource, path: str) -> None:
+    """Copy the rows that belong to a series, or may do so, into a local file, with what `_QUERY` needs."""
+    named, folder_of = _namer(source.series_by), _namer(FOLDER)
+    schema = schema_of(source.classes).append(pa.field("by_header", pa.bool_()))
     uris = [part_uri(source.run_uri, shard_id) for shard_id in source.shards]
-    with ThreadPoolExecutor(_THREADS) as pool, pq.ParquetWriter(path, schema_of(source.classes)) as file:
+    with ThreadPoolExecutor(_THREADS) as pool, pq.ParquetWriter(path, schema) as file:
         for start in range(0, len(uris), _AHEAD):
             for table in pool.map(lambda uri: _read(source, uri, named), uris[start : start + _AHEAD]):
-                belongs = table.filter(table["series"].is_valid())
-                apart += len(table) - len(belongs)
-                file.write_table(belongs)
-    return apart
+                rows = table.filter(pc.or_(table["series"].is_valid(), pc.equal(table["status"], FAILED)))
+                folders = pa.array(map(folder_of, rows["uri"].to_pylist()), pa.string())
+                file.write_table(rows.set_column(rows.column_names.index("folder"), "folder", folders))
 
 
 def _namer(series_by: str | None) -> Callable[[str], str | None]:
@@ -126,16 +174,6 @@ def _namer(series_by: str | None) -> Callable[[str], str | None]:
     return name
 
 
-def holds_series(file: pq.ParquetFile) -> bool:
-    """Whether a row of a part names a series, by its footer."""
-    if "series" not in file.schema_arrow.names:
-        return False
-    place = file.schema_arrow.names.index("series")
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    known = [(group.num_rows, group.column(place).statistics) for group in groups]
-    return any(found is None or found.null_count is None or found.null_count < rows for rows, found in known)
-
-
 def _read(source: SeriesSource, uri: str, named: Callable[[str], str | None]) -> pa.Table:
     """The rows of a part with the columns of `schema_of`."""
     probs = [prob_column(name) for name in source.classes]
@@ -145,6 +183,7 @@ def _read(source: SeriesSource, uri: str, named: Callable[[str], str | None]) ->
     known: dict[str, Any] = {name: table[name] for name in table.column_names}
     known |= {name: pa.nulls(len(table)) for name in (*TOLD, *_LATER) if name not in known}
     series = known["series"]
+    by_header = series.is_valid()
     if source.series_by is not None:
         series = pc.coalesce(series.cast(pa.string()), pa.array(map(named, table["uri"].to_pylist()), pa.string()))
     classes = pa.array(source.classes, pa.string())
@@ -158,8 +197,10 @@ def _read(source: SeriesSource, uri: str, named: Callable[[str], str | None]) ->
         "position": known["slice_position"],
         "number": _numbers(table["uri"], known["slice_number"]),
         "size": pc.add(pc.multiply(table["width"].cast(pa.int64()), 1 << 31), table["height"].cast(pa.int64())),
+        "by_header": by_header,
+        **{name: pa.nulls(len(table)) for name in ("times", "folder", "stray", "beside")},
     }
-    schema = schema_of(source.classes)
+    schema = schema_of(source.classes).append(pa.field("by_header", pa.bool_()))
     return pa.table([values[name] for name in schema.names], names=schema.names).cast(schema)
 
 
@@ -174,12 +215,13 @@ def _numbers(uris: pa.ChunkedArray, numbers: Any) -> pa.Array:  # noqa: ANN401  
 def order_of(table: pa.Table, series_N: "np.typing.NDArray[np.int64]") -> tuple[Any, Any]:
     """The order of the rows by series and place in it, and whether each series is ordered by positions.
 
-    Positions count where all slices of a series have one; else their numbers, then their URIs.
+    Positions count where all slices of a series have one, but for failed ones; else their numbers, then their URIs.
     """
     position = table["position"].to_numpy(zero_copy_only=False).astype(np.float64)
     number = pc.fill_null(table["number"], 2**31 - 1).to_numpy(zero_copy_only=False)
     known = np.isfinite(position)
     series = int(series_N[-1]) + 1 if len(series_N) else 0
-    placed_S = np.bincount(series_N, weights=~known, minlength=series) == 0
+    lacks = ~known & (table["status"].to_numpy() != FAILED)
+    placed_S = np.bincount(series_N, weights=lacks, minlength=series) == 0
     keys = (number, np.where(placed_S[series_N], position, 0.0), series_N)
     return np.lexsort(keys), placed_S

@@ -40,6 +40,11 @@ _QUERY = """
 """
 
 
+def delete_studies(run_uri: str, writer: Writer) -> None:
+    """Delete `studies.parquet` of a run that has no series any more."""
+    writer.delete(storage.join(run_uri, _FILE))
+
+
 def write_studies(run_uri: str, files: Sequence[str], rollup: Rollup, writer: Writer) -> dict[str, Any] | None:
     """Write `studies.parquet` from the files of series; gives its figures, None where no series names its study."""
     uri = storage.join(run_uri, _FILE)

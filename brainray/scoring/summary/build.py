@@ -23,11 +23,11 @@ from brainray.evaluation import metrics
 from brainray.evaluation.counts import ALL, IS_EXCLUSION, REASONS, SCORED, Counts, Ints, count_rows, merged, total
 from brainray.evaluation.plots import draw_confusion
 from brainray.scoring.given_labels import count_given
-from brainray.scoring.parts import part_info, part_uri, present_shards
+from brainray.scoring.parts import holds_series, part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, later_columns
 from brainray.scoring.series.build import SeriesSummary, build_series
-from brainray.scoring.series.rows import SeriesSource, holds_series
+from brainray.scoring.series.rows import SeriesSource
 
 from .group_levels import cut, named
 from .highlights import Highlights, columns, select
@@ -72,7 +72,7 @@ def build_summary(
     page = page or PageOptions()
     run = _read_run(storage.normalise(run_uri))
     found = _read_parts(run)
-    series = build_series(run.series_source(found.with_series), writer)
+    series = build_series(run.series_source(found), writer)
     levels = run.levels if run.grouped else ()
     features = write_features(run.uri, found.sample, run.fingerprint, levels, writer)
     known = territory_figures(run.uri, found.sample, run.classes, levels)
@@ -186,9 +186,15 @@ class _Run:
     later: tuple[str, ...]  # columns that its rows have, where those of an earlier version may lack some
     series_by: str | None  # what names the series of images without a header
 
-    def series_source(self, shards: Sequence[str]) -> SeriesSource:
+    def series_source(self, found: "_Found") -> SeriesSource:
+        counts = found.counts
         return SeriesSource(
-            run_uri=self.uri, shards=shards, classes=self.classes, later=self.later, series_by=self.series_by
+            run_uri=self.uri,
+            shards=sorted({*found.with_series, *found.with_failed}) if found.with_series else (),
+            rows=counts.ok + counts.failed + counts.excluded,
+            classes=self.classes,
+            later=self.later,
+            series_by=self.series_by,
         )
 
 
@@ -226,6 +232,7 @@ class _Found:
     throughput: Throughput
     highlights: Highlights
     with_series: tuple[str, ...]  # ids of the shards whose rows belong to series
+    with_failed: tuple[str, ...]  # ids of those with failed images, which may be slices, too
     sample: pa.Table  # of `territory`
 
     @property
@@ -248,6 +255,7 @@ class _Found:
             throughput=Throughput.total([part.throughput for part in parts]),
             highlights=Highlights.total(part.highlights for part in parts),
             with_series=tuple(shard_id for part in parts for shard_id in part.with_series),
+            with_failed=tuple(shard_id for part in parts for shard_id in part.with_failed),
             sample=join_samples(part.sample for part in parts),
         )
 
@@ -283,6 +291,7 @@ def _read_part(run: _Run, uri: str) -> _Found:
             throughput=Throughput.of_part(info, table["scored_at"]),
             highlights=select(table.select(selected), run.classes),
             with_series=(info.shard_id,) if is_of_series else (),
+            with_failed=(info.shard_id,) if info.failed else (),
             sample=select_sample(table.select(sampled), run.images),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:

@@ -7,13 +7,16 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 from support.dicoms import dicom, slice_pixels
+from support.images import image_bytes
 from support.runs import engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.cli.app import run as command
 from brainray.commands.export import export
-from brainray.config import MaxFailed
+from brainray.config import MaxFailed, PageOptions
 from brainray.errors import BadRequest
+from brainray.scoring.prediction_schema import LATER
+from brainray.scoring.summary.build import build_summary
 
 STUDY, SERIES = "1.2.840.2.1", "1.2.840.1.{}"
 
@@ -150,3 +153,47 @@ def test_a_wrong_request_is_said(run, tmp_path, options, said):
 def test_the_command_says_what_it_wrote(run, tmp_path, capsys):
     assert command(["export", run, "--to", "omop", "--output", str(tmp_path / "omop")]) == 0
     assert "3 rows of image_occurrence" in capsys.readouterr().out
+
+
+def test_reports_that_no_longer_hold_are_withdrawn_and_those_of_others_stay(run, archive, tmp_path, bundle):
+    export(run, to="sr", output=tmp_path / "sr")
+    others = {"7-notours-0123456789ab.dcm": b"of another run", "scan.dcm": b"of a person"}
+    for name, content in others.items():
+        (tmp_path / "sr" / name).write_bytes(content)
+    for number in range(2):
+        (archive / f"a{number}.dcm").unlink()
+    (archive / "b.dcm").unlink()
+    score_here(
+        request_for(archive, run, bundle, max_failed=MaxFailed(share=1.0), forget_missing=True), engine_of(bundle)
+    )
+    assert export(run, to="sr", output=tmp_path / "sr").counts == {"nothing can be said of it": 2, "withdrawn": 2}
+    assert reports(tmp_path / "sr") == others
+
+
+def test_pictures_that_are_no_dicom_are_said_to_be_none(run, archive, tmp_path, bundle):
+    root = tmp_path / "plain"
+    root.mkdir()
+    for number in range(3):
+        (root / f"{number}.png").write_bytes(image_bytes(size=(40, 40 + number)))
+    request = request_for(root, tmp_path / "run2", bundle, series_by="folder")
+    glioma = np.float32([0.97, 0.01, 0.01, 0.01][: len(bundle.classes)])
+    score_here(request, engine_of(bundle, predict=lambda images: np.tile(glioma, (len(images), 1))))
+    assert export(tmp_path / "run2", to="sr", output=tmp_path / "sr").counts == {"it is no DICOM": 1}
+
+
+def test_runs_of_an_earlier_version_are_told_how_their_series_become_reports(run, tmp_path, no_plot):
+    storage.write_json(f"{run}/run.json", storage.read_json(f"{run}/run.json") | {"later_columns": ["seen"]})
+    for name in storage.list_names(f"{run}/predictions"):
+        part = f"{run}/predictions/{name}"
+        table = pq.read_table(part)
+        pq.write_table(
+            table.drop_columns([name for name in LATER if name in table.column_names and name != "seen"]), part
+        )
+    build_summary(run, page=PageOptions(report=False))
+    with pytest.raises(BadRequest, match="has no series: an earlier version scored it; see --rescore"):
+        export(run, to="sr", output=tmp_path / "sr")
+    storage.write_json(f"{run}/run.json", storage.read_json(f"{run}/run.json") | {"series_by": "folder"})
+    build_summary(run, page=PageOptions(report=False))
+    counts = export(run, to="sr", output=tmp_path / "sr").counts
+    assert set(counts) <= {"an earlier version scored it; see --rescore of `score`", "nothing can be said of it"}
+    assert counts["an earlier version scored it; see --rescore of `score`"]
