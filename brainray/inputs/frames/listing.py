@@ -31,7 +31,7 @@ _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
 _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
 _AT_ONCE = 32
 _AHEAD = 256
-_NUMBERED = "#(frame=)?[1-9][0-9]{0,8}$"
+_NUMBERED = "#(frame=|(t=[0-9]+,)?[xyz]=)?[0-9]{1,9}$"  # whose names may be those of frames and slices
 _PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
 
 Kind = TypeVar("Kind")
