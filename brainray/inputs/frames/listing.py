@@ -69,14 +69,14 @@ def _asked(found: FileInfo, kind: Kind, sample: AskedSample, pool: ThreadPoolExe
     if found.archived is not None or found.special:
         return _Entry(found, kind)
     if nifti.is_nifti(found.uri) and found.size_bytes > 0:
-        return _Entry(found, kind, pool.submit(_frames, found, volumes))
+        return _Entry(found, kind, pool.submit(frames_in_file, found, volumes))
     if not is_dicom(found.uri):
         return _Entry(found, kind)
     is_sampled = not storage.is_local(found.uri) and found.size_bytes < SINGLE_BYTES
     known = sample.stands_for(found.uri, found.size_bytes) if is_sampled else None
     if known is not None:
         return _Entry(found, kind, known, is_own=False)
-    answer = pool.submit(_frames, found, volumes)
+    answer = pool.submit(frames_in_file, found, volumes)
     if is_sampled:
         sample.add(found.uri, found.size_bytes, answer)
     return _Entry(found, kind, answer)
@@ -116,7 +116,7 @@ class FrameRows:
             yield image
             return
         found = FileInfo(uri=image.uri, folders=(), size_bytes=size_bytes, version=image.version or "")
-        yield from self.rows(image, 0 if image.refused else _frames(found, self._volumes))
+        yield from self.rows(image, 0 if image.refused else frames_in_file(found, self._volumes))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -192,10 +192,11 @@ def _answered(entry: _Entry[Kind], formats: FileFormats | None) -> tuple[FileInf
     if answer is None:
         return found, kind, formats.frames(found.uri) if formats and kind is None else 0
     frames = answer.result()
-    return found, kind, frames if is_own or frames <= 1 else _frames(found)
+    return found, kind, frames if is_own or frames <= 1 else frames_in_file(found)
 
 
-def _frames(found: FileInfo, volumes: str = nifti.FIRST) -> int:
+def frames_in_file(found: FileInfo, volumes: str = nifti.FIRST) -> int:
+    """The number of frames by the first bytes of a file, of NIfTI its `Slices`; 0 where they cannot be read."""
     length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
     try:
         head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""

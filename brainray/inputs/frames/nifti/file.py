@@ -117,7 +117,7 @@ def only_slice(data: bytes) -> bytes:
     """The slice of a file that has one. Raises `ImageError`."""
     file = NiftiFile(lambda start, length: data[start : start + length], len(data), {"name": "", "sidecar": {}})
     axis = file.header.sliced_along()
-    slices = file.header.shape[file.header.axes[axis]] * file.header.volumes
+    slices = file.header.count(axis) * file.header.volumes
     if slices > 1:
         raise ImageError(
             "unsupported",

@@ -72,6 +72,14 @@ class Header(NamedTuple):
     def volume_bytes(self) -> int:
         return math.prod(self.shape) * self.item_bytes
 
+    def count(self, axis: int) -> int:
+        """The slices of a volume that are square to an axis of the patient."""
+        return self.shape[self.axes[axis]]
+
+    def slice_bytes(self, axis: int) -> int:
+        """The voxels of one of these slices."""
+        return self.volume_bytes // self.count(axis)
+
     def check_size(self) -> None:
         """Raise `too_large` for volumes that are not read."""
         if self.volume_bytes > MOST_VOLUME_BYTES:
