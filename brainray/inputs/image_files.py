@@ -22,6 +22,7 @@ from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.storage.base import FileInfo, FolderRules
 
 from .archives.member import is_archive
+from .bids import BidsTrees
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
@@ -328,18 +329,22 @@ def image_files(
     `formats` remembers the frames of the latter.
 
     What lies below an `output` that is no folder above `root` is left out: the plots that the command writes there are
-    no input of its next run.
+    no input of its next run. So are the folders of a BIDS tree that hold no raw data.
     Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
     """
     unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=formats or FileFormats(tars=False))
-    named = 0
+    named, trees = 0, BidsTrees()
     own = None if output is None else output.rstrip("/") + "/"
     own = None if own and root.startswith(own) else own
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
             if own and found.uri.startswith(own):
                 continue
-            reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
+            name = storage.name_of(found.uri)
+            trees.on_file(found.folders, name)
+            reason = skip_reason(name, found.folders, special=found.special)
+            if reason is None or unnamed.wants(reason):
+                reason = trees.skip_reason(found.folders) or reason
             if reason is None:
                 named += 1
                 yield found

@@ -187,7 +187,7 @@ class Lister:
             all_without_suffix=files is not None,
             format_in=self._formats,
         )
-        named, trees = 0, BidsTrees(self._chosen)
+        named, trees = 0, BidsTrees(all_wanted=self._chosen.includes_some)
         if files is None:
             files = storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables))
         for found in files:
@@ -205,7 +205,8 @@ class Lister:
                 reason = skip_reason(name, found.folders, special=found.special)
                 if reason is None or unnamed.wants(reason):
                     reason = self._chosen.skip_reason(path) or reason
-            reason = reason or trees.skip_reason(found.folders)
+            if reason is None or unnamed.wants(reason):
+                reason = trees.skip_reason(found.folders) or reason
             if reason is None:
                 named += 1
                 yield found, None if found.archived else kind
