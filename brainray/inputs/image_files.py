@@ -280,13 +280,23 @@ class InputFolders(FolderRules):
     """Folders below an input: excluded ones are not entered, hidden ones may be unreadable. Counts what is left out."""
 
     def __init__(
-        self, option: str, skipped: Counter[str], chosen: Globs | None = None, tables: TableGuard | None = None
+        self,
+        option: str,
+        skipped: Counter[str],
+        chosen: Globs | None = None,
+        tables: TableGuard | None = None,
+        *,
+        above: tuple[str, ...] = (),
     ) -> None:
-        """Without globs, the option has no `--exclude` that could leave an unreadable folder out."""
+        """Without globs, the option has no `--exclude` that could leave an unreadable folder out.
+
+        `above` are the folders that paths begin with, as globs see them.
+        """
         self._option, self._skipped, self._chosen, self._tables = option, skipped, chosen, tables
+        self._above = above
 
     def excludes(self, folders: tuple[str, ...]) -> bool:
-        return self._chosen is not None and self._chosen.excludes_all_below("/".join(folders))
+        return self._chosen is not None and self._chosen.excludes_all_below(self._path(folders))
 
     def hides(self, folders: tuple[str, ...]) -> bool:
         return any(map(is_hidden_folder, folders))
@@ -294,7 +304,7 @@ class InputFolders(FolderRules):
     def on_excluded(self, folders: tuple[str, ...]) -> None:
         self._on_folder(folders)
         if self._chosen is not None:
-            self._chosen.on_excluded("/".join(folders))
+            self._chosen.on_excluded(self._path(folders))
         count_skipped(self._skipped, "folder in --exclude")
 
     def on_not_followed(self, folders: tuple[str, ...]) -> None:
@@ -305,9 +315,12 @@ class InputFolders(FolderRules):
         if self.hides(folders):
             count_skipped(self._skipped, "hidden")
             return
-        pattern = shlex.quote(glob.escape("/".join(folders)) + "/*")
+        pattern = shlex.quote(glob.escape(self._path(folders)) + "/*")
         others = "" if self._chosen is None else f", or leave it out by --exclude {pattern}"
         raise BadRequest(f"{self._option} {error}; let this user read the folder{others}") from error
+
+    def _path(self, folders: tuple[str, ...]) -> str:
+        return "/".join((*self._above, *folders))
 
     def _on_folder(self, folders: tuple[str, ...]) -> None:
         """Have the log of a table noticed even where it is left out: its Parquet files are then not left out, too."""

@@ -359,7 +359,7 @@ class Lister:
         self, listed: FileListRow, below: Below, image_list: FileList
     ) -> Iterator[tuple[ListedImage, str]]:
         """The images below a prefix that a list names, which counts as their first folder."""
-        rules = InputFolders("--input", self.skipped, self._chosen)
+        rules = InputFolders("--input", self.skipped, self._chosen, above=(storage.name_of(listed.uri),))
         for image, path in self._from_folder(listed.uri, below.named(listed.uri, rules)):
             label = self._listed_label(listed, image_list) if image_list.labelled else image.label
             yield image._replace(label=label, kept=listed.kept), path
