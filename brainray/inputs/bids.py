@@ -6,8 +6,6 @@
 
 from collections.abc import Sequence
 
-from .image_files import Globs
-
 DESCRIPTION = "dataset_description.json"
 _NOT_RAW = ("derivatives", "sourcedata")
 
@@ -15,9 +13,9 @@ _NOT_RAW = ("derivatives", "sourcedata")
 class BidsTrees:
     """The trees below an input, by the description that each has, which is listed before its folders."""
 
-    def __init__(self, chosen: Globs) -> None:
-        """Where `--include` says what is wanted, nothing is passed over."""
-        self._chosen = chosen
+    def __init__(self, *, all_wanted: bool = False) -> None:
+        """With `all_wanted`, as where `--include` says what is wanted, nothing is passed over."""
+        self._all_wanted = all_wanted
         self._roots: set[tuple[str, ...]] = set()
 
     def on_file(self, folders: Sequence[str], name: str) -> None:
@@ -27,7 +25,7 @@ class BidsTrees:
 
     def skip_reason(self, folders: Sequence[str]) -> str | None:
         """The reason to pass over a file in these folders below the input; None where there is none."""
-        if not self._roots or self._chosen.includes_some:
+        if not self._roots or self._all_wanted:
             return None
         for depth, folder in enumerate(folders):
             if folder in _NOT_RAW and tuple(folders[:depth]) in self._roots:

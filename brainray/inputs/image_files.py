@@ -22,6 +22,7 @@ from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.storage.base import FileInfo, FolderRules
 
 from .archives.member import is_archive
+from .bids import BidsTrees
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
@@ -279,13 +280,23 @@ class InputFolders(FolderRules):
     """Folders below an input: excluded ones are not entered, hidden ones may be unreadable. Counts what is left out."""
 
     def __init__(
-        self, option: str, skipped: Counter[str], chosen: Globs | None = None, tables: TableGuard | None = None
+        self,
+        option: str,
+        skipped: Counter[str],
+        chosen: Globs | None = None,
+        tables: TableGuard | None = None,
+        *,
+        above: tuple[str, ...] = (),
     ) -> None:
-        """Without globs, the option has no `--exclude` that could leave an unreadable folder out."""
+        """Without globs, the option has no `--exclude` that could leave an unreadable folder out.
+
+        `above` are the folders that paths begin with, as globs see them.
+        """
         self._option, self._skipped, self._chosen, self._tables = option, skipped, chosen, tables
+        self._above = above
 
     def excludes(self, folders: tuple[str, ...]) -> bool:
-        return self._chosen is not None and self._chosen.excludes_all_below("/".join(folders))
+        return self._chosen is not None and self._chosen.excludes_all_below(self._path(folders))
 
     def hides(self, folders: tuple[str, ...]) -> bool:
         return any(map(is_hidden_folder, folders))
@@ -293,7 +304,7 @@ class InputFolders(FolderRules):
     def on_excluded(self, folders: tuple[str, ...]) -> None:
         self._on_folder(folders)
         if self._chosen is not None:
-            self._chosen.on_excluded("/".join(folders))
+            self._chosen.on_excluded(self._path(folders))
         count_skipped(self._skipped, "folder in --exclude")
 
     def on_not_followed(self, folders: tuple[str, ...]) -> None:
@@ -304,9 +315,12 @@ class InputFolders(FolderRules):
         if self.hides(folders):
             count_skipped(self._skipped, "hidden")
             return
-        pattern = shlex.quote(glob.escape("/".join(folders)) + "/*")
+        pattern = shlex.quote(glob.escape(self._path(folders)) + "/*")
         others = "" if self._chosen is None else f", or leave it out by --exclude {pattern}"
         raise BadRequest(f"{self._option} {error}; let this user read the folder{others}") from error
+
+    def _path(self, folders: tuple[str, ...]) -> str:
+        return "/".join((*self._above, *folders))
 
     def _on_folder(self, folders: tuple[str, ...]) -> None:
         """Have the log of a table noticed even where it is left out: its Parquet files are then not left out, too."""
@@ -328,18 +342,22 @@ def image_files(
     `formats` remembers the frames of the latter.
 
     What lies below an `output` that is no folder above `root` is left out: the plots that the command writes there are
-    no input of its next run.
+    no input of its next run. So are the folders of a BIDS tree that hold no raw data.
     Counts skipped files by reason. `notes` takes what the user should know. Errors are `BadRequest` with the option.
     """
     unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=formats or FileFormats(tars=False))
-    named = 0
+    named, trees = 0, BidsTrees()
     own = None if output is None else output.rstrip("/") + "/"
     own = None if own and root.startswith(own) else own
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
             if own and found.uri.startswith(own):
                 continue
-            reason = skip_reason(storage.name_of(found.uri), found.folders, special=found.special)
+            name = storage.name_of(found.uri)
+            trees.on_file(found.folders, name)
+            reason = skip_reason(name, found.folders, special=found.special)
+            if reason is None or unnamed.wants(reason):
+                reason = trees.skip_reason(found.folders) or reason
             if reason is None:
                 named += 1
                 yield found

@@ -187,7 +187,7 @@ class Lister:
             all_without_suffix=files is not None,
             format_in=self._formats,
         )
-        named, trees = 0, BidsTrees(self._chosen)
+        named, trees = 0, BidsTrees(all_wanted=self._chosen.includes_some)
         if files is None:
             files = storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables))
         for found in files:
@@ -205,7 +205,8 @@ class Lister:
                 reason = skip_reason(name, found.folders, special=found.special)
                 if reason is None or unnamed.wants(reason):
                     reason = self._chosen.skip_reason(path) or reason
-            reason = reason or trees.skip_reason(found.folders)
+            if reason is None or unnamed.wants(reason):
+                reason = trees.skip_reason(found.folders) or reason
             if reason is None:
                 named += 1
                 yield found, None if found.archived else kind
@@ -333,7 +334,8 @@ class Lister:
         base, labelled = image_list.base + "/", image_list.labelled
         rows = resolve_rows(image_list, self._indexes, keep=self._keep, skipped=self.skipped)
         prefixes = Prefixes(image_list.uri, self.skipped)
-        for (listed, image), below in listed_ahead(rows, lambda row: row[0].uri if row[0].is_prefix else None):
+        asked = self._frames.of_listed(rows, lambda row, image: self._is_read(row, image.uri.removeprefix(base)))
+        for (listed, image, frames), below in listed_ahead(asked, lambda row: row[0].uri if row[0].is_prefix else None):
             if below is not None:
                 yield from prefixes.counted(listed.uri, self._from_prefix(listed, below, image_list))
                 continue
@@ -348,17 +350,23 @@ class Lister:
             folders = tuple(path.split("/")[:-1])
             label = self._listed_label(listed, image_list) if labelled else self._label(folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
-            archived = None if self._retry_unread else refusal_of_class(image.uri, listed.archived)
-            refused = image.refused or archived or refusal_of_size(image.size_bytes, self._most_bytes)
-            for each in self._frames.of_listed(image._replace(label=label, group=group, refused=refused)):
+            refused = image.refused or self._archived(listed) or refusal_of_size(image.size_bytes, self._most_bytes)
+            for each in self._frames.rows(image._replace(label=label, group=group, refused=refused), frames):
                 yield each, path + each.uri.removeprefix(image.uri)
         self._notes += prefixes.notes
+
+    def _is_read(self, listed: FileListRow, path: str) -> bool:
+        return self._chosen.skip_reason(path) is None and self._archived(listed) is None
+
+    def _archived(self, listed: FileListRow) -> str | None:
+        """Why an object is not read that its list calls archived."""
+        return None if self._retry_unread else refusal_of_class(listed.uri, listed.archived)
 
     def _from_prefix(
         self, listed: FileListRow, below: Below, image_list: FileList
     ) -> Iterator[tuple[ListedImage, str]]:
         """The images below a prefix that a list names, which counts as their first folder."""
-        rules = InputFolders("--input", self.skipped, self._chosen)
+        rules = InputFolders("--input", self.skipped, self._chosen, above=(storage.name_of(listed.uri),))
         for image, path in self._from_folder(listed.uri, below.named(listed.uri, rules)):
             label = self._listed_label(listed, image_list) if image_list.labelled else image.label
             yield image._replace(label=label, kept=listed.kept), path

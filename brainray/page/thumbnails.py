@@ -23,6 +23,7 @@ from brainray.imaging.decode import Decoded
 from brainray.imaging.framing import Box
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.frames.listing import files_of_frames
+from brainray.inputs.frames.nifti import is_nifti
 from brainray.inputs.listed_image import LISTED_SCHEMA
 from brainray.inputs.ranges import Image, RangeRead, RangeReader, plan_reads
 from brainray.inputs.reader import Reader
@@ -84,15 +85,17 @@ def make_thumbnails(
 def _within_limits(rows: pa.Table) -> NDArray[np.bool_]:
     """[N] whether each image is read: neither it nor all before it are too large.
 
-    A block of Parquet is read once, and so is a member of an archive for its frames; of a file of frames only these.
+    A block of Parquet is read once, and so are a member of an archive for its frames and a NIfTI file for its slices;
+    of a file of frames only these.
     """
     fits, total = [], 0
-    held: tuple[str, int] | None = None
+    held: tuple[str, int | None] | None = None
     columns = [rows[name].to_pylist() for name in ("container", "offset", "stored_bytes", "size_bytes")]
     files = files_of_frames(rows).to_pylist()
     for container, offset, stored_bytes, size_bytes, file in zip(*columns, files, strict=True):
-        place = None if container is None else (container, offset)
-        is_part = file is not None and file == container
+        is_slice = file is not None and is_nifti(file)
+        place = None if container is None else (container, None if is_slice else offset)
+        is_part = file is not None and file == container and not is_slice
         size = size_bytes or 0 if is_part else max(stored_bytes or 0, size_bytes or 0)
         cost = 0 if place is not None and place == held else size
         fits.append(size <= _READ_BYTES and total + cost <= _ALL_BYTES)

@@ -1,11 +1,14 @@
 """BIDS trees: what was computed from the scans is not scored with them, and is counted."""
 
+from collections import Counter
+
 import pytest
+from support.dicoms import dicom
 from support.niftis import nifti
 
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.bids import BidsTrees
-from brainray.inputs.image_files import Globs
+from brainray.inputs.frames.below import images_below
 from brainray.inputs.listing import Lister
 
 
@@ -48,4 +51,23 @@ def test_derivatives_are_scored_where_they_are_asked_for(tree, tmp_path):
 def test_a_folder_of_that_name_in_no_tree_is_a_folder(tree, tmp_path):
     (tree / "dataset_description.json").unlink()
     assert len(listed(tree, tmp_path)[0]) == 4
-    assert BidsTrees(Globs((), ())).skip_reason(("derivatives",)) is None
+    assert BidsTrees().skip_reason(("derivatives",)) is None
+
+
+def test_what_scans_were_made_from_is_passed_over_without_a_suffix_too(tree, tmp_path):
+    for number in range(3):
+        (tree / f"sourcedata/sub-01/IM{number}").write_bytes(dicom())
+    (tree / "sourcedata/sub-01/.hidden.png").write_bytes(b"")
+    for options in ({}, {"any_suffix": True}):
+        names, skipped, _ = listed(tree, tmp_path, **options)
+        assert not any(name.startswith("sourcedata") for name in names)
+        assert (skipped["sourcedata of BIDS"], skipped["hidden"]) == (4, 1)
+
+
+def test_training_takes_no_derivatives_into_its_classes(tree, tmp_path):
+    (tree / "sourcedata/IM0001").write_bytes(dicom())
+    tree.rename(tmp_path / "glioma")
+    skipped: Counter[str] = Counter()
+    found = {each.file.folders[1] for each in images_below("--data", str(tmp_path), skipped, [])}
+    assert found == {"sub-01"}
+    assert skipped == {"derivatives of BIDS": 1, "sourcedata of BIDS": 2, "suffix .json": 2}

@@ -14,6 +14,7 @@ from support.bundles import untrained
 from support.dicoms import dicom, slice_pixels
 from support.html_pages import read_page
 from support.images import image_bytes
+from support.niftis import nifti
 from support.runs import engine_of, request_for, score_here
 
 from brainray.config import PageOptions
@@ -209,3 +210,13 @@ def test_frames_of_a_file_that_is_larger_than_a_page_may_read_have_thumbnails(tm
     place = {"container": str(path), "stored_bytes": len(content), "size_bytes": len(content) // 3}
     made = make_thumbnails(rows(*((f"{path}#{number}", place | {"offset": number - 1}) for number in (1, 3))))
     assert [each.missing for each in made.values()] == [None, None]
+
+
+def test_all_slices_of_a_volume_that_a_page_may_read_once_have_thumbnails(tmp_path, monkeypatch):
+    content = nifti()
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(content)
+    monkeypatch.setattr(thumbnails, "_ALL_BYTES", len(content))
+    place = {"container": str(path), "stored_bytes": len(content), "size_bytes": 1440}
+    made = make_thumbnails(rows(*((f"{path}#z={number}", place | {"offset": number}) for number in (9, 10, 11))))
+    assert [each.missing for each in made.values()] == [None] * 3

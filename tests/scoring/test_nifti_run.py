@@ -86,8 +86,8 @@ def test_a_list_names_volumes_and_slices(folder, tmp_path, bundle):
     assert (len(slices), {row["label"] for row in slices}) == (SLICES, {"glioma"})
     assert {name: (row["error"], row["scan_plane"]) for name, row in found.items() if name.startswith("bold")} == {
         "bold.nii#t=1,z=10": (None, "axial"),
-        "bold.nii#x=12": (None, "sagittal"),
-        "bold.nii#z=99": ("truncated", None),
+        "bold.nii#t=0,x=12": (None, "sagittal"),
+        "bold.nii#t=0,z=99": ("truncated", None),
         "bold.nii#z=7x": ("not_found", None),
     }
 

@@ -6,9 +6,9 @@ format were looked into for that, and are not read again.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
 _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
 _AT_ONCE = 32
 _AHEAD = 256
-_NUMBERED = "#(frame=)?[1-9][0-9]{0,8}$"
+_NUMBERED = "#(frame=|(t=[0-9]+,)?[xyz]=)?[0-9]{1,9}$"  # whose names may be those of frames and slices
 _PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
 
 Kind = TypeVar("Kind")
@@ -46,6 +46,17 @@ class _Entry(NamedTuple, Generic[Kind]):
     is_own: bool = True
 
 
+class _Listed(NamedTuple, Generic[Kind]):
+    """A row of a list with its image, and the answer of a NIfTI file."""
+
+    row: Kind
+    image: ListedImage
+    answer: Future[int] | None
+
+
+Entry = TypeVar("Entry", _Entry[Any], _Listed[Any])
+
+
 def with_frames(
     files: Iterable[tuple[FileInfo, Kind]], formats: FileFormats | None = None, *, volumes: str = nifti.FIRST
 ) -> Iterator[tuple[FileInfo, Kind, int]]:
@@ -54,29 +65,37 @@ def with_frames(
     `formats` has looked into the files whose names tell no format. `volumes`: which ones of NIfTI files with several,
     see `ScoreOptions.volumes`.
     """
-    held: deque[_Entry[Kind]] = deque()
     sample = AskedSample()
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
-        for found, kind in files:
-            held.append(_asked(found, kind, sample, pool, volumes) if kind is None else _Entry(found, kind))
-            while held and (held[0].answer is None or len(held) > _AHEAD):
-                yield _answered(held.popleft(), formats)
-        while held:
-            yield _answered(held.popleft(), formats)
+        entries = (
+            _asked(found, kind, sample, pool, volumes) if kind is None else _Entry(found, kind) for found, kind in files
+        )
+        for entry in _ahead(entries):
+            yield _answered(entry, formats)
+
+
+def _ahead(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The same entries in order; while the first one waits for its answer, others are asked."""
+    held: deque[Entry] = deque()
+    for entry in entries:
+        held.append(entry)
+        while held and (held[0].answer is None or len(held) > _AHEAD):
+            yield held.popleft()
+    yield from held
 
 
 def _asked(found: FileInfo, kind: Kind, sample: AskedSample, pool: ThreadPoolExecutor, volumes: str) -> _Entry[Kind]:
     if found.archived is not None or found.special:
         return _Entry(found, kind)
     if nifti.is_nifti(found.uri) and found.size_bytes > 0:
-        return _Entry(found, kind, pool.submit(_frames, found, volumes))
+        return _Entry(found, kind, pool.submit(frames_in_file, found, volumes))
     if not is_dicom(found.uri):
         return _Entry(found, kind)
     is_sampled = not storage.is_local(found.uri) and found.size_bytes < SINGLE_BYTES
     known = sample.stands_for(found.uri, found.size_bytes) if is_sampled else None
     if known is not None:
         return _Entry(found, kind, known, is_own=False)
-    answer = pool.submit(_frames, found, volumes)
+    answer = pool.submit(frames_in_file, found, volumes)
     if is_sampled:
         sample.add(found.uri, found.size_bytes, answer)
     return _Entry(found, kind, answer)
@@ -109,19 +128,35 @@ class FrameRows:
                 self._skipped[nifti.OTHER_VOLUMES] += frames.others
         yield from frames_of(image, frames)
 
-    def of_listed(self, image: ListedImage) -> Iterator[ListedImage]:
-        """The rows of an image that a list names: of a NIfTI file those of its slices, where its size is known."""
-        size_bytes = image.size_bytes
-        if image.container is not None or not nifti.is_nifti(image.uri) or not size_bytes:
-            yield image
-            return
-        found = FileInfo(uri=image.uri, folders=(), size_bytes=size_bytes, version=image.version or "")
-        yield from self.rows(image, 0 if image.refused else _frames(found, self._volumes))
+    def of_listed(
+        self, rows: Iterable[tuple[Kind, ListedImage]], is_read: Callable[[Kind, ListedImage], bool]
+    ) -> Iterator[tuple[Kind, ListedImage, int]]:
+        """The rows of a list in order with their images, each with the `Slices` of a NIfTI file whose size is known.
+
+        All others have 0, also those that are not read.
+        """
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
+            entries = (
+                _Listed(
+                    row, image, self._asked(image, pool) if _may_have_slices(image) and is_read(row, image) else None
+                )
+                for row, image in rows
+            )
+            for row, image, answer in _ahead(entries):
+                yield row, image, 0 if answer is None else answer.result()
+
+    def _asked(self, image: ListedImage, pool: ThreadPoolExecutor) -> Future[int]:
+        found = FileInfo(uri=image.uri, folders=(), size_bytes=image.size_bytes or 0, version=image.version or "")
+        return pool.submit(frames_in_file, found, self._volumes)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know, one line each."""
         return unread_note(self._dicoms, self._slices)
+
+
+def _may_have_slices(image: ListedImage) -> bool:
+    return bool(nifti.is_nifti(image.uri) and image.size_bytes and image.container is None and not image.refused)
 
 
 def is_frame(container: str, name: str, offset: int, size_bytes: int | None, stored_bytes: int | None) -> bool:
@@ -192,10 +227,11 @@ def _answered(entry: _Entry[Kind], formats: FileFormats | None) -> tuple[FileInf
     if answer is None:
         return found, kind, formats.frames(found.uri) if formats and kind is None else 0
     frames = answer.result()
-    return found, kind, frames if is_own or frames <= 1 else _frames(found)
+    return found, kind, frames if is_own or frames <= 1 else frames_in_file(found)
 
 
-def _frames(found: FileInfo, volumes: str = nifti.FIRST) -> int:
+def frames_in_file(found: FileInfo, volumes: str = nifti.FIRST) -> int:
+    """The number of frames by the first bytes of a file, of NIfTI its `Slices`; 0 where they cannot be read."""
     length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
     try:
         head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""

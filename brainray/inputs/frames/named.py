@@ -1,11 +1,14 @@
 """Finds the frames and slices that a list names, as `file.dcm#3`, and those of files without a suffix, as `IM0001#3`.
 
 Each file is looked up once for all its frames: on a disk its size and first bytes, in a bucket by a request or two.
+A slice has the name that a listing of its file gives it: `#t=0,z=7` is `#z=7` in a file of one volume, and would be
+scored twice if it were listed as both.
 """
 
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from brainray import storage
 from brainray.errors import StorageError
@@ -14,22 +17,33 @@ from brainray.inputs.unnamed_files import DICOM, FileFormats
 from brainray.inputs.unread import refusal_of_file
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, is_dicom, nifti, split
+from . import SUFFIXES, frame_uri, is_dicom, nifti, split
+from .listing import frames_in_file
+from .nifti.header import Header
+from .nifti.listing import Slices
 
 _KEPT = 10_000  # files that are remembered; rows of a list name the frames of a file one after the other
+
+
+class _File(NamedTuple):
+    """A file that has been looked up."""
+
+    info: FileInfo
+    slices: Slices | None  # of NIfTI, if its first bytes could be read
 
 
 class NamedFrames:
     """Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[str, Future[FileInfo | None]] = OrderedDict()
+        self._files: OrderedDict[str, Future[_File | None]] = OrderedDict()
         self._lock = threading.Lock()  # guards the above
 
     def find(self, image: ListedImage) -> ListedImage | None:
         """The frame that a row names; None for any other name. The file may have fewer.
 
-        `size_bytes` of the row is not asked: it is that of the file, or, in rows of a run, of the frame.
+        `size_bytes` of the row is not asked: it is that of the file, or, in rows of a run, of the frame. The URI of a
+        slice is the one that a listing gives it.
         """
         named = _named(image.uri)
         if named is None:
@@ -41,18 +55,11 @@ class NamedFrames:
             return image if is_dicom(file) or nifti.is_nifti(file) else None  # the read will report the reason
         if found is None:
             return None
-        refused = refusal_of_file(found, found.size_bytes)
-        number, volume = (frame, 0) if isinstance(frame, int) else (frame.number + 1, frame.volume)
-        return image._replace(
-            size_bytes=-(-found.size_bytes // number),  # at most, for there are as many frames
-            version=found.version,
-            container=file,
-            offset=number - 1 + volume * nifti.MOST_SLICES,
-            stored_bytes=found.size_bytes,
-            refused=refused,
-        )
+        if isinstance(frame, nifti.Place):
+            return _slice_row(image, found, frame)
+        return _row(image, found.info, offset=frame - 1, size_bytes=_share(found.info, frame))
 
-    def _file(self, uri: str) -> FileInfo | None:
+    def _file(self, uri: str) -> _File | None:
         with self._lock:
             known = self._files.get(uri)
             is_new = known is None
@@ -77,9 +84,45 @@ def _named(uri: str) -> tuple[str, int | nifti.Place] | None:
     return None if split(f"{file}{SUFFIXES[0]}#{text}") is None else (file, int(text))
 
 
-def _look_up(uri: str) -> FileInfo | None:
+def _look_up(uri: str) -> _File | None:
     """The DICOM or NIfTI file of that name; None where there is none."""
     found = storage.stat(uri) if storage.is_local(uri) else next(iter(storage.list_files(uri)), None)
     if found is None or found.uri != uri or found.special:
         return None
-    return found if is_dicom(uri) or nifti.is_nifti(uri) or FileFormats(tars=False)(found) == DICOM else None
+    if nifti.is_nifti(uri):
+        slices = frames_in_file(found) if found.size_bytes and not found.archived else None
+        return _File(found, slices if isinstance(slices, Slices) else None)
+    return _File(found, None) if is_dicom(uri) or FileFormats(tars=False)(found) == DICOM else None
+
+
+def _slice_row(image: ListedImage, file: _File, place: nifti.Place) -> ListedImage:
+    header = file.slices.header if file.slices is not None else None
+    if file.slices is None or header is None:  # the read will report the reason
+        offset = place.number + place.volume * nifti.MOST_SLICES
+        row = _row(image, file.info, offset=offset, size_bytes=_share(file.info, place.number + 1))
+    else:
+        row = _row(image, file.info, offset=_offset(header, place), size_bytes=header.slice_bytes(place.axis))
+        name = nifti.place_name(place, several=header.volumes > 1 or place.volume > 0)
+        row = row._replace(uri=frame_uri(file.info.uri, name))
+    refused = file.slices.refused if file.slices is not None else None
+    return row._replace(refused=row.refused or (None if refused is None else str(refused)))
+
+
+def _offset(header: Header, place: nifti.Place) -> int:
+    return place.volume * header.count(place.axis) + place.number
+
+
+def _row(image: ListedImage, file: FileInfo, *, offset: int, size_bytes: int) -> ListedImage:
+    return image._replace(
+        size_bytes=size_bytes,
+        version=file.version,
+        container=file.uri,
+        offset=offset,
+        stored_bytes=file.size_bytes,
+        refused=refusal_of_file(file, file.size_bytes),
+    )
+
+
+def _share(file: FileInfo, number: int) -> int:
+    """The size of a frame at most: there are as many as its number."""
+    return -(-file.size_bytes // number)

@@ -90,6 +90,21 @@ def test_folders_of_a_disk_are_prefixes_too(tmp_path):
     assert not lister.skipped
 
 
+@pytest.mark.parametrize("in_bucket", [False, True])
+@pytest.mark.parametrize(("glob", "left"), [("sub/*", "abc"), ("ser/sub/*", "bc"), ("ser/*", "c")])
+def test_exclude_takes_the_same_images_from_prefixes_of_a_disk_and_of_a_bucket(
+    fast_s3, tmp_path, glob, left, in_bucket
+):
+    for name in ("ser/sub/a.png", "ser/b.png", "other/sub/c.png"):
+        fast_s3.put(name, image_bytes())
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(image_bytes())
+    root = fast_s3.root if in_bucket else tmp_path
+    (tmp_path / "list.csv").write_text(f"uri\n{root}/ser/\n{root}/other/\n")
+    rows, _ = listed(tmp_path / "list.csv", tmp_path, exclude=(glob,))
+    assert sorted(row["uri"][-5] for row in rows) == list(left)
+
+
 def test_a_file_may_be_called_by_a_star(tmp_path):
     (tmp_path / "*").write_bytes(image_bytes())
     (tmp_path / "list.csv").write_text(f"uri\n{tmp_path}/*\n")

@@ -51,6 +51,24 @@ class NiftiFile:
     def kept_bytes(self) -> int:
         return self.header.volume_bytes + min(self._size_bytes, REQUEST_BYTES)
 
+    @property
+    def position(self) -> int:
+        """How many bytes are unpacked so far."""
+        return self._stream.position
+
+    def holds(self, volume: int) -> bool:
+        """Whether a slice of this volume takes no unpacking."""
+        is_held = self._volume is not None and self._volume.number == volume
+        return is_held or volume in self._failed or volume >= self.header.volumes
+
+    def is_last(self, place: Place) -> bool:
+        """Whether it is the last slice of the file along its axis."""
+        return (place.volume, place.number) == (self.header.volumes - 1, self.header.count(place.axis) - 1)
+
+    def is_before(self, volume: int) -> bool:
+        """Whether the volume can be unpacked without a new beginning of the file."""
+        return self._stream.position <= self._start(volume)
+
     def slice_at(self, place: Place) -> Slice:
         """A slice. Raises `StorageError` as `fetch` does."""
         if place.volume >= self.header.volumes:
@@ -74,10 +92,9 @@ class NiftiFile:
         return self._volume
 
     def _read(self, number: int) -> _Volume:
-        start = self.header.start + number * self.header.volume_bytes
-        if self._stream.position > start:
+        if not self.is_before(number):
             self._stream = Stream(self._fetch, self._size_bytes)
-        self._stream.skip_to(start)
+        self._stream.skip_to(self._start(number))
         data = self._stream.take(self.header.volume_bytes)
         is_last = number == self.header.volumes - 1
         return _Volume(
@@ -87,6 +104,9 @@ class NiftiFile:
             facts=facts_of(data, self._geometry),
             cut=is_last and not self._stream.ends_well(),
         )
+
+    def _start(self, volume: int) -> int:
+        return self.header.start + volume * self.header.volume_bytes
 
     def _facts(self, volume: _Volume, axis: int) -> dict[str, Any]:
         geometry = self._geometry
@@ -117,7 +137,7 @@ def only_slice(data: bytes) -> bytes:
     """The slice of a file that has one. Raises `ImageError`."""
     file = NiftiFile(lambda start, length: data[start : start + length], len(data), {"name": "", "sidecar": {}})
     axis = file.header.sliced_along()
-    slices = file.header.shape[file.header.axes[axis]] * file.header.volumes
+    slices = file.header.count(axis) * file.header.volumes
     if slices > 1:
         raise ImageError(
             "unsupported",

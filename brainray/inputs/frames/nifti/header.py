@@ -7,6 +7,7 @@ Offsets are those of nifti1.h and nifti2.h (nifti.nimh.nih.gov). No text of a he
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ _LAST_START = 256 << 20  # of the voxels: extensions of the header take some meg
 _COLOURS, _COMPLEX = (128, 2304), (32, 1792, 2048)
 _ITEM_BYTES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 768: 4, 16: 4, 64: 8, 1024: 8, 1280: 8}  # real and whole numbers
 _MOST_DIMENSIONS = 7
+_SIDES = (1e-9, 1e9)  # millimetres that a voxel may be long
+_LEAST_REST = 1e-7  # of one, beside b, c and d of a quaternion: less counts as none
 # Voxels of the axial pictures of a volume may be so many times as long as wide; of a series of thick sagittal slices
 # they are longer, and the plane that was acquired is the one to look at.
 _MOST_OBLONG = 3.0
@@ -47,6 +50,14 @@ _LAYOUTS = {
 }
 
 
+class Directions(NamedTuple):
+    """How the stored axes lie in the patient."""
+
+    affine: NDArray[np.float64]  # [3, 3] a column for each stored axis, in millimetres
+    known: bool  # whether the header gives them
+    orientation: NDArray[np.float64]  # [3, 2] as of `nibabel.io_orientation`
+
+
 class Header(NamedTuple):
     """What the header says of the voxels."""
 
@@ -60,6 +71,14 @@ class Header(NamedTuple):
     @property
     def volume_bytes(self) -> int:
         return math.prod(self.shape) * self.item_bytes
+
+    def count(self, axis: int) -> int:
+        """The slices of a volume that are square to an axis of the patient."""
+        return self.shape[self.axes[axis]]
+
+    def slice_bytes(self, axis: int) -> int:
+        """The voxels of one of these slices."""
+        return self.volume_bytes // self.count(axis)
 
     def check_size(self) -> None:
         """Raise `too_large` for volumes that are not read."""
@@ -94,31 +113,49 @@ def is_nifti_head(unpacked: bytes) -> bool:
 
 def read_header(unpacked: bytes) -> Header:
     """The header of an unpacked file. Raises `ImageError`, also for voxels that are none of a grey picture."""
-    layout, order = _layout(unpacked)
+    layout, numbers = _numbers(unpacked)
     if unpacked[layout.magic : layout.magic + 2] == b"ni":
         raise ImageError("unsupported", "its voxels are in another file (.img); convert the pair to one .nii.gz first")
-
-    def numbers(field: tuple[int, str]) -> tuple[Any, ...]:
-        return struct.unpack_from(order + field[1], unpacked, field[0])
-
-    try:
-        shape = _shape(numbers(layout.dimensions))
-        item_bytes = _item_bytes(numbers((layout.datatype, "h"))[0])
-        pixdim, (start,) = numbers(layout.spacing), numbers(layout.start)
-        affine = _affine(pixdim, numbers(layout.codes), numbers(layout.quaternion), numbers(layout.rows))
-    except struct.error as exc:
-        raise ImageError("truncated", "it ends before its NIfTI header does") from exc
+    shape = _shape(numbers(layout.dimensions))
+    item_bytes = _item_bytes(numbers((layout.datatype, "h"))[0])
+    pixdim, (start,) = numbers(layout.spacing), numbers(layout.start)
     if not 0 <= start <= _LAST_START:  # not so for NaN, too
         raise ImageError("truncated", "its NIfTI header does not say where the voxels begin")
-    spacing = [abs(side) if math.isfinite(side) and side else 1.0 for side in pixdim[1:4]]
+    spacing = _mended(pixdim)
+    axes = read_directions(unpacked).orientation[:, 0].astype(int).tolist()
     return Header(
         shape=shape[:3],
         volumes=shape[3],
-        axes=axes_of(affine),
+        axes=(axes.index(0), axes.index(1), axes.index(2)),
         spacing=(spacing[0], spacing[1], spacing[2]),
         item_bytes=item_bytes,
         start=max(int(start), layout.length),
     )
+
+
+def read_directions(unpacked: bytes) -> Directions:
+    """The directions of an unpacked file; what breaks the standard is mended as other readers do.
+
+    Listing and reading have them from here: a slice that one of them counts along another axis would be lost. Raises
+    `ImageError`.
+    """
+    layout, numbers = _numbers(unpacked)
+    fields = (layout.spacing, layout.codes, layout.quaternion, layout.rows)
+    affine, known = _affine(*map(numbers, fields))
+    return Directions(affine=affine, known=known, orientation=_orientation(affine))
+
+
+def _numbers(unpacked: bytes) -> tuple[_Layout, Callable[[tuple[int, str]], tuple[Any, ...]]]:
+    """The layout, and a function that reads a field of it. Raises `ImageError`, as does the function."""
+    layout, order = _layout(unpacked)
+
+    def numbers(field: tuple[int, str]) -> tuple[Any, ...]:
+        try:
+            return struct.unpack_from(order + field[1], unpacked, field[0])
+        except struct.error as exc:
+            raise ImageError("truncated", "it ends before its NIfTI header does") from exc
+
+    return layout, numbers
 
 
 def _layout(unpacked: bytes) -> tuple[_Layout, str]:
@@ -155,39 +192,60 @@ def _item_bytes(datatype: int) -> int:
     return _ITEM_BYTES[datatype]
 
 
+def _mended(pixdim: tuple[float, ...]) -> list[float]:
+    """Millimetres between voxels along the stored axes; 1 where the header gives none."""
+    return [abs(side) if _SIDES[0] < abs(side) < _SIDES[1] else 1.0 for side in pixdim[1:4]]
+
+
 def _affine(
     pixdim: tuple[float, ...], codes: tuple[int, int], quaternion: tuple[float, ...], rows: tuple[float, ...]
-) -> NDArray[np.float64]:
-    """[3, 3] the directions of the stored axes: of sform, else of qform, else of the patient."""
+) -> tuple[NDArray[np.float64], bool]:
+    """[3, 3] the stored axes in the patient, a column each, in millimetres; and whether the header gives them.
+
+    Those of sform, else of qform, as nifti1.h has it. Where they are not three directions nothing can be turned, and
+    the axes are those of nibabel for a file without any: the first one to the left.
+    """
     qform, sform = codes
-    if sform != 0:
-        return np.array(rows, np.float64).reshape(3, 4)[:, :3]
-    if qform != 0:
-        b, c, d = quaternion
-        a = math.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
-        turn = [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-        return np.array(turn, np.float64) * np.abs(pixdim[1:4])
-    return np.eye(3)
-
-
-def axes_of(affine: NDArray[np.float64]) -> tuple[int, int, int]:
-    """The stored axes that run along x, y and z, or nearly; as `nibabel.io_orientation`, without the directions."""
+    spacing = _mended(pixdim)
+    affine = np.diag([-spacing[0], *spacing[1:]])
     with np.errstate(all="ignore"):
-        lengths = np.sqrt((affine**2).sum(axis=0))
-        turned = affine / np.where(lengths == 0, 1, lengths)
-    if not np.isfinite(turned).all():
-        return 0, 1, 2
-    left, sizes, right = np.linalg.svd(turned, full_matrices=False)
-    if sizes.min() <= sizes.max() * 3 * np.finfo(sizes.dtype).eps:
-        return 0, 1, 2  # without all three directions nothing can be turned
-    near = np.abs(left @ right)
-    axes = [-1, -1, -1]
+        if sform != 0:
+            affine = np.array(rows, np.float64).reshape(3, 4)[:, :3]
+        elif qform != 0:
+            affine = _turn(quaternion) * spacing * [1.0, 1.0, -1.0 if pixdim[0] == -1 else 1.0]
+        directions = affine / np.sqrt((affine**2).sum(axis=0))
+        if (sform or qform) and np.isfinite(directions).all() and np.linalg.matrix_rank(directions) == 3:
+            return affine, True
+    return np.diag([-spacing[0], *spacing[1:]]), False
+
+
+def _turn(quaternion: tuple[float, ...]) -> NDArray[np.float64]:
+    """[3, 3] the rotation of a quaternion, as `nifti_quatern_to_mat44` of nifti1_io.c: also of one that is too long."""
+    b, c, d = quaternion
+    rest = 1.0 - (b * b + c * c + d * d)
+    a = math.sqrt(rest) if rest >= _LEAST_REST else 0.0
+    if rest < _LEAST_REST:
+        length = math.hypot(b, c, d)
+        b, c, d = b / length, c / length, d / length
+    turn = [
+        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+    ]
+    return np.array(turn, np.float64)
+
+
+def _orientation(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[3, 2] for each stored axis the nearest axis of the patient, and 1 or -1 for its direction.
+
+    As `nibabel.io_orientation`, of an affine with three directions.
+    """
+    left, _, right = np.linalg.svd(affine / np.sqrt((affine**2).sum(axis=0)))
+    turned = left @ right
+    near = np.abs(turned)
+    found = np.empty((3, 2))
     for stored in np.argsort(-(near**2).max(axis=0), kind="stable").tolist():
         world = int(np.argmax(near[:, stored]))
-        axes[world] = stored
+        found[stored] = world, -1 if turned[world, stored] < 0 else 1
         near[world] = -1.0
-    return axes[0], axes[1], axes[2]
+    return found

@@ -18,7 +18,7 @@ class Slices(int):
 
     def __new__(cls, header: Header | None, volumes: range = range(1), refused: ImageError | None = None) -> "Slices":
         """Without a header, or with a refusal, the rows are one."""
-        count = 1 if header is None or refused else header.shape[header.axes[header.sliced_along()]] * len(volumes)
+        count = 1 if header is None or refused else header.count(header.sliced_along()) * len(volumes)
         made = super().__new__(cls, count)
         made.header, made.volumes, made.refused = header, volumes, refused
         made.others = 0 if header is None else header.volumes - len(volumes)
@@ -50,12 +50,12 @@ def rows_of(image: ListedImage, slices: Slices) -> list[ListedImage]:
     if slices.refused is not None or header is None:
         return [image._replace(refused=image.refused or str(slices.refused))]
     axis = header.sliced_along()
-    count = header.shape[header.axes[axis]]
+    count = header.count(axis)
     places = [Place(axis, number, volume) for volume in slices.volumes for number in range(count)]
     return [
         image._replace(
             uri=f"{image.uri}#{place_name(place, several=header.volumes > 1)}",
-            size_bytes=header.volume_bytes // count,
+            size_bytes=header.slice_bytes(axis),
             container=image.uri,
             offset=place.volume * count + place.number,
             stored_bytes=stored_bytes,

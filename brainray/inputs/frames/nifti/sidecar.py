@@ -1,9 +1,10 @@
 """The JSON file beside a NIfTI file, as BIDS and dcm2niix write it: what it says of scanner and sequence, no more.
 
 It is looked for beside the file (`sub-1_T1w.json`), and of BIDS also in the folder that holds those of the subjects
-(`T1w.json`), as one file may speak for all. One that is missing or damaged says nothing.
+(`T1w.json`), as one file may speak for all. One that is missing or damaged, or is no file, says nothing.
 """
 
+import errno
 import json
 import re
 from typing import Any
@@ -25,6 +26,7 @@ _FIELDS = (
 )
 _MOST_BYTES = 1 << 20
 _MOST_SHARED = 256  # files that speak for many images, and are kept
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _SUBJECT = re.compile(r"(?P<root>.*/)sub-[^/]+/(?:.*/)?sub-[^/]+_(?P<suffix>[A-Za-z0-9]+)$")
 _TASK = re.compile(r"_(task-[A-Za-z0-9]+)_")
 
@@ -64,7 +66,7 @@ def _read(uri: str) -> Values:
     try:
         values = json.loads(storage.read_once(uri, most_bytes=_MOST_BYTES))
     except StorageError as exc:
-        if exc.reason == "read_failed":
+        if exc.reason == "read_failed" and not _is_no_file(exc):
             raise
         return {}
     except (ValueError, RecursionError):
@@ -72,3 +74,8 @@ def _read(uri: str) -> Values:
     if not isinstance(values, dict):
         return {}
     return {name: values[name] for name in _FIELDS if isinstance(values.get(name), str | int | float | list)}
+
+
+def _is_no_file(error: StorageError) -> bool:
+    """Whether a name on a disk stands for no file, which no later read finds either."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_FILE

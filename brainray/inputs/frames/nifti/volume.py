@@ -5,7 +5,7 @@ The only file that uses nibabel. Axes of voxels: x to the right, y to the front,
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from brainray.errors import ImageError
 from brainray.inputs.frames.library import nibabel_library
 
-if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Header
+from .header import read_directions
 
 _WINDOW = (0.1, 99.9)  # percentiles, as of other images of more than 8 bits, see `imaging.wide_values`
 _SAMPLE = 1 << 18  # voxels that are looked at for what a volume tells
@@ -55,10 +54,7 @@ def read_geometry(unpacked: bytes) -> Geometry:
     try:
         kind = nibabel.Nifti2Header if 540 in (_length(unpacked, "<"), _length(unpacked, ">")) else nibabel.Nifti1Header
         header = kind.from_fileobj(io.BytesIO(unpacked), check=False)
-        with np.errstate(all="ignore"):
-            affine, known = _affine(header)
-            orientation = nibabel.io_orientation(affine)
-            lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+        affine, known, orientation = read_directions(unpacked)
         slope, intercept = header.get_slope_inter()
         sides = tuple(header.get_data_shape())
         dtype = header.get_data_dtype()
@@ -68,7 +64,7 @@ def read_geometry(unpacked: bytes) -> Geometry:
         raise ImageError("truncated", f"its NIfTI header cannot be read ({type(exc).__name__})") from exc
     shape = (*sides, 1, 1)[:3]
     spacing = np.ones(3)
-    spacing[orientation[:, 0].astype(int)] = np.where(lengths > 0, lengths, 1.0)
+    spacing[orientation[:, 0].astype(int)] = np.sqrt((affine**2).sum(axis=0))
     return Geometry(
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),
         dtype=dtype,
@@ -84,26 +80,9 @@ def _length(unpacked: bytes, order: str) -> int:
     return int.from_bytes(unpacked[:4], "little" if order == "<" else "big")
 
 
-def _affine(header: "Nifti1Header") -> tuple[NDArray[np.float64], bool]:
-    """The affine [4, 4], and whether the header gives one; what breaks the standard is mended as other readers do."""
-    if header["pixdim"][0] not in (-1, 1):
-        header["pixdim"][0] = 1
-    spacing = np.abs(header["pixdim"][1:4])
-    header["pixdim"][1:4] = np.where(np.isfinite(spacing) & (spacing > 0), spacing, 1)
-    known = bool(header["sform_code"] or header["qform_code"])
-    affine: NDArray[np.float64] = header.get_best_affine()  # type: ignore[no-untyped-call]
-    # Without all three directions nothing can be turned.
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    directions = affine[:3, :3] / lengths
-    if known and np.isfinite(affine).all() and np.isfinite(directions).all() and np.linalg.matrix_rank(directions) == 3:
-        return affine, True
-    plain: NDArray[np.float64] = header.get_base_affine()  # type: ignore[no-untyped-call]
-    return plain, False
-
-
 def _planes(affine: NDArray[np.float64], orientation: NDArray[np.float64]) -> tuple[str | None, str | None, str | None]:
     """The plane of slices along each axis of the patient, by the direction that they are square to."""
-    directions = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    directions = affine / np.sqrt((affine**2).sum(axis=0))
     along = [directions[:, list(orientation[:, 0]).index(axis)] for axis in range(3)]
     found: list[str | None] = []
     for axis in range(3):

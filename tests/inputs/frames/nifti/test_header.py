@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.niftis import nifti, with_header
 
 from brainray.errors import ImageError
-from brainray.inputs.frames.nifti.header import read_header, unpacked_head
+from brainray.inputs.frames.nifti.header import read_directions, read_header, unpacked_head
 
 PLAIN = nifti(packed=False)
 
@@ -31,10 +31,13 @@ def test_slices_run_along_the_axes_that_nibabel_finds(values, spacing, by_quater
     if by_quaternion:
         content = with_header(content, *((348, bytes(4)) if version == 2 else (254, bytes(2))))
     image = (nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image).from_bytes(content)
-    found = nibabel.io_orientation(image.affine)[:, 0].astype(int).tolist()
+    orientation = nibabel.io_orientation(image.affine)
     strongest = np.sort(np.abs(turn), axis=0)[-2:]
     if (strongest[1] - strongest[0]).min() > 1e-3:  # else rounding decides
-        assert [read_header(content).axes.index(stored) for stored in range(3)] == found
+        assert [read_header(content).axes.index(stored) for stored in range(3)] == orientation[:, 0].tolist()
+        directions = read_directions(content)
+        assert (directions.orientation == orientation).all()
+        assert np.allclose(directions.affine, image.affine[:3, :3], atol=1e-4)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

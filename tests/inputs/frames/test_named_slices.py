@@ -1,0 +1,53 @@
+"""Slices that a list names have the name and the size that a listing of their file gives them."""
+
+import numpy as np
+import pytest
+from support.niftis import SHAPE, head, nifti
+
+from brainray.errors import StorageError
+from brainray.inputs.frames import listing
+from brainray.inputs.frames.listing import frames_of
+from brainray.inputs.frames.named import NamedFrames
+from brainray.inputs.frames.nifti.listing import slices_in
+from brainray.inputs.listed_image import ListedImage
+
+ONE, TWO = nifti(), nifti(np.stack([head(), head() // 2], axis=3))
+
+
+@pytest.mark.parametrize(("content", "at"), [(ONE, 10), (TWO, 10), (TWO, 30)])
+def test_a_slice_is_the_one_that_is_listed_however_it_is_spelt(tmp_path, content, at):
+    path = tmp_path / "v.nii.gz"
+    path.write_bytes(content)
+    whole = ListedImage(str(path), len(content))
+    listed = list(frames_of(whole, slices_in(str(path), content, len(content), "all")))[at]
+    names = {listed.uri, listed.uri.replace("#z", "#t=0,z"), listed.uri.replace("#t=0,", "#")}
+    found = {NamedFrames().find(ListedImage(name))._replace(version=None) for name in names}
+    assert found == {listed}
+    assert len(names) == (1 if at == 30 else 2)
+
+
+def test_a_file_is_asked_once_for_all_its_slices(tmp_path, monkeypatch):
+    (tmp_path / "v.nii.gz").write_bytes(ONE)
+    asked, read_part = [], listing.read_part
+    monkeypatch.setattr(listing, "read_part", lambda uri, *part: asked.append(part) or read_part(uri, *part))
+    frames = NamedFrames()
+    sizes = {frames.find(ListedImage(f"{tmp_path}/v.nii.gz#x={number}")).size_bytes for number in range(SHAPE[0])}
+    assert (sizes, asked) == ({SHAPE[1] * SHAPE[2] * 2}, [(0, len(ONE))])
+
+
+def test_a_volume_that_is_not_there_keeps_its_name(tmp_path):
+    (tmp_path / "v.nii.gz").write_bytes(ONE)
+    assert NamedFrames().find(ListedImage(f"{tmp_path}/v.nii.gz#t=1,z=3")).uri.endswith("#t=1,z=3")
+
+
+def test_slices_of_a_file_that_cannot_be_read_say_why(tmp_path, monkeypatch):
+    path = tmp_path / "v.nii.gz"
+    path.write_bytes(ONE[:40])
+    assert NamedFrames().find(ListedImage(f"{path}#z=3")).refused.startswith("truncated: ")
+
+    def fails(*_: object) -> bytes:
+        raise StorageError("read_failed", "the network is gone")
+
+    monkeypatch.setattr(listing, "read_part", fails)
+    found = NamedFrames().find(ListedImage(f"{path}#z=3"))
+    assert (found.uri, found.refused, found.container) == (f"{path}#z=3", None, str(path)), "the read tells"
