@@ -263,7 +263,7 @@ def show_summary(console: Console, summary: Summary) -> None:
     if line := seen_line(figures):
         console.print(line)
     for line in sentences(figures):
-        console.print(line, markup=False)
+        console.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)
     for of in group_tables(figures) if figures.get("groups") else ():
         console.print(group_table(of, labelled=bool(measured)))
     for line in _series_lines(figures["series"]) if figures.get("series") else ():

@@ -137,7 +137,7 @@ def _firsts(texts: Iterable[str]) -> Iterator[bool]:
 
 def _show_json(findings: "Iterable[Finding]") -> "list[Finding]":
     shown = list(findings)
-    typer.echo(json.dumps([asdict(finding) for finding in shown], indent=2, ensure_ascii=False))
+    typer.echo(json.dumps([asdict(finding) for finding in shown], indent=2))
     return shown
 
 

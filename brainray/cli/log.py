@@ -51,7 +51,7 @@ class Log:
     def _line(self, shown: str, **fields: Any) -> None:  # noqa: ANN401
         if self.log_format == "json":
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            shown = json.dumps({"time": now} | fields, ensure_ascii=False)
+            shown = json.dumps({"time": now} | fields)
         print(shown, file=self.stream or sys.stderr, flush=True)
 
 

@@ -70,8 +70,15 @@ def _reserve(descriptor: int) -> None:
         os.set_inheritable(descriptor, True)
 
 
+def _is_ascii_asked() -> bool:
+    """Whether the user asks for ASCII with LC_ALL=C, which Python takes for UTF-8 unless it is told otherwise."""
+    told = os.environ.get("PYTHONUTF8") or os.environ.get("PYTHONIOENCODING")
+    return os.environ.get("LC_ALL") in ("C", "POSIX") and not told
+
+
 def _text(output: _Output, replaced: TextIO | None, *, line_buffering: bool) -> io.TextIOWrapper:
     encoding = replaced.encoding if replaced is not None else "utf-8"
+    encoding = "ascii" if _is_ascii_asked() else encoding
     return io.TextIOWrapper(
         io.BufferedWriter(output), encoding=encoding, errors="backslashreplace", line_buffering=line_buffering
     )

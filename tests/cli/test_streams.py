@@ -68,3 +68,10 @@ def test_an_error_that_no_code_expected_is_one_line_and_its_traceback_a_file(mon
     assert "RuntimeError: two" in file.read_text()
     said = f"brainray: unexpected RuntimeError: two lines; {file} has the traceback, for a report of a defect\n"
     assert capfd.readouterr().err == said
+
+
+def test_a_terminal_of_ascii_gets_ascii():
+    """LC_ALL=C: Python alone would write UTF-8, of which such a terminal shows rubbish."""
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "", "PYTHONIOENCODING": ""}
+    code, out, err = answer("", "report", "/none/\N{LATIN SMALL LETTER E WITH ACUTE}", environment=environment)
+    assert code == 2 and (out + err).isascii() and "\\xe9" in err
