@@ -35,6 +35,14 @@ def wilson(successes: npt.ArrayLike, trials: npt.ArrayLike) -> tuple[Reals, Real
     return low, high
 
 
+def share_of(successes: int, trials: int) -> dict[str, float] | None:
+    """A proportion with the ends of its 95 % interval (`wilson`), for JSON; None without trials."""
+    if not trials:
+        return None
+    low, high = map(float, wilson(successes, trials))
+    return {"value": successes / trials, "low": low, "high": high}
+
+
 def _ratio(k: npt.ArrayLike, n: npt.ArrayLike) -> Reals:
     """k / n; NaN where n is 0."""
     k, n = np.broadcast_arrays(np.asarray(k, np.float64), np.asarray(n, np.float64))

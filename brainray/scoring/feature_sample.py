@@ -24,9 +24,9 @@ _SPARE = 1.15
 _DIGITS = 13  # of the hash in hexadecimal: 52 bits, which a float holds
 
 
-def hash_limit(images: int) -> float:
-    """The share of all hashes, 0 to 1, from which the sample of a run of this many images is taken."""
-    return min(1.0, _SPARE * SAMPLE / max(1, images))
+def hash_limit(images: int, sample: int | None = None) -> float:
+    """The share of all hashes, 0 to 1, from which a sample of a run of this many images is taken; None: `SAMPLE`."""
+    return min(1.0, _SPARE * (SAMPLE if sample is None else sample) / max(1, images))
 
 
 def hash_places(content_hash: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -6,7 +6,10 @@ worker that scored it. This module must not decide what is scored.
 
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +28,9 @@ REFUSED_REASONS = ("archived", "too_large")
 _PART_NAME = re.compile(r"part-([0-9a-f]+)\.parquet")
 _INSTALL = INSTALL.partition("{")[0]
 _METADATA_KEY = b"brainray"
+_THREADS, _AHEAD = 4, 16  # parts that are read at once, and that are in memory
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,3 +123,10 @@ def part_info(uri: str, file: pq.ParquetFile) -> PartInfo:
     if info.rows != file.metadata.num_rows:
         raise StorageError("read_failed", f"{uri}: holds {file.metadata.num_rows} rows, was written with {info.rows}")
     return info
+
+
+def read_parts(read: Callable[[str], Result], uris: Sequence[str]) -> Iterator[Result]:
+    """What `read` gives of each part, in order: several are read at once, and few are in memory."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="parts") as pool:
+        for start in range(0, len(uris), _AHEAD):
+            yield from pool.map(read, uris[start : start + _AHEAD])

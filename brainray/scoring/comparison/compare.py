@@ -71,7 +71,7 @@ def compare_rows(a: ComparedRun, b: ComparedRun, rows: JoinedRows) -> Comparison
         "classes": list(classes),
         "images": _images(rows),
         "labels": labels,
-        "agreement": _share(agreed, compared),
+        "agreement": metrics.share_of(agreed, compared),
         "flipped": compared - agreed,
         "outcomes": _outcomes(rows),
         "predictions": cube.sum(axis=2).tolist(),
@@ -114,13 +114,6 @@ def _labels(rows: JoinedRows) -> Figures:
         count(*) FILTER (labels_differ) AS differ, count(*) FILTER (labelled_and_seen) AS seen {_COMPARED}"""
     found: Figures = rows.connection.sql(query).to_arrow_table().to_pylist()[0]
     return found
-
-
-def _share(hits: int, images: int) -> Figures | None:
-    if not images:
-        return None
-    low, high = map(float, metrics.wilson(hits, images))
-    return {"value": hits / images, "low": low, "high": high}
 
 
 def _outcomes(rows: JoinedRows) -> dict[str, int]:

@@ -5,7 +5,6 @@ folder. Classes are written as their index among those of the first run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.scoring.manifest import duckdb_connection, quoted
-from brainray.scoring.parts import part_info, part_uri, present_shards
+from brainray.scoring.parts import part_info, part_uri, present_shards, read_parts
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import check_is_run, is_published, later_columns
 from brainray.scoring.summary.group_levels import depth
@@ -27,8 +26,6 @@ from brainray.storage.scratch import scratch_folder
 if TYPE_CHECKING:
     import duckdb
 
-_THREADS = 4
-_AHEAD = 16  # parts in memory
 _AS_TEXT = ("uri", "status", "content_hash", "group", "shard_id")
 
 # What became of an image that both runs have. An image whose bytes differ is another image, so it is not compared.
@@ -149,11 +146,10 @@ def _copy_parts(run: ComparedRun, classes: Sequence[str], path: str) -> int:
     if not uris:
         raise BadRequest(f"{run.uri}: nothing is scored yet; run `brainray score` with it as --output")
     rows = 0
-    with ThreadPoolExecutor(_THREADS) as pool, pq.ParquetWriter(path, _schema(len(classes))) as file:
-        for start in range(0, len(uris), _AHEAD):
-            for table in pool.map(lambda uri: _read_part(run, uri, classes), uris[start : start + _AHEAD]):
-                file.write_table(table)
-                rows += len(table)
+    with pq.ParquetWriter(path, _schema(len(classes))) as file:
+        for table in read_parts(lambda uri: _read_part(run, uri, classes), uris):
+            file.write_table(table)
+            rows += len(table)
     return rows
 
 

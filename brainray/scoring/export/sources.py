@@ -4,7 +4,6 @@ Memory does not grow with the run: rows and manifest are joined by DuckDB, which
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from brainray import storage
 from brainray.errors import BadRequest
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
 from brainray.scoring.manifest import duckdb_connection, quoted
-from brainray.scoring.parts import part_uri, present_shards
+from brainray.scoring.parts import part_uri, present_shards, read_parts
 from brainray.scoring.run_folder import SUMMARY, check_is_run, copy_manifest, is_published, later_columns
 from brainray.scoring.series.build import FOLDER
 from brainray.scoring.series.key import CHECK
@@ -29,8 +28,6 @@ _COLUMNS = ("uri", "series", "content_hash", "predicted", "scored_at")
 _NO_ROWS = pa.schema(
     [*((name, pa.string()) for name in _COLUMNS[:-1]), ("scored_at", pa.timestamp("us", tz="UTC"))]
 ).empty_table()
-_THREADS = 4
-_AHEAD = 16
 _QUERY = """
     SELECT m.*, r.series, r.content_hash, r.predicted, r.scored_at
     FROM read_parquet({rows}) r JOIN read_parquet([{manifest}]) m ON m.uri = r.uri ORDER BY r.series, m.uri
@@ -102,16 +99,14 @@ def _apart(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 def _copy(run_uri: str, path: str) -> None:
     """Copy what is needed of the scored rows with a series into a local file."""
     uris = [part_uri(run_uri, shard_id) for shard_id in sorted(present_shards(run_uri))]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        file: pq.ParquetWriter | None = None
-        try:
-            for start in range(0, len(uris), _AHEAD):
-                for table in pool.map(_read, uris[start : start + _AHEAD]):
-                    file = file or pq.ParquetWriter(path, table.schema)
-                    file.write_table(table)
-        finally:
-            if file is not None:
-                file.close()
+    file: pq.ParquetWriter | None = None
+    try:
+        for table in read_parts(_read, uris):
+            file = file or pq.ParquetWriter(path, table.schema)
+            file.write_table(table)
+    finally:
+        if file is not None:
+            file.close()
 
 
 def _read(uri: str) -> pa.Table:

@@ -6,7 +6,6 @@ drawn. A group is drawn as a whole where that is asked for; the groups of a run 
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +18,12 @@ from brainray import storage
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation.counts import UNITS, Ints
 from brainray.evaluation.sampling import BINS, Strata, cut_strata, draw_order, error_bin, stratum_of
-from brainray.scoring.parts import part_info, part_uri, present_shards
+from brainray.scoring.parts import part_info, part_uri, present_shards, read_parts
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import later_columns
 from brainray.scoring.summary.group_levels import cut
 
-_THREADS = 4
-_AHEAD = 16  # parts in memory
+_HELD = 16  # tables
 _COLUMNS = ("uri", "label", "predicted", "confidence", "status", "group", "content_hash", "shard_id")
 Hashes = npt.NDArray[np.uint64]
 
@@ -49,9 +47,7 @@ class Source:
         uris = [part_uri(self.uri, shard_id) for shard_id in sorted(present_shards(self.uri))]
         if not uris:
             raise BadRequest(f"{self.uri}: nothing is scored yet; run `brainray score` with it as --output")
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for start in range(0, len(uris), _AHEAD):
-                yield from pool.map(self._table, uris[start : start + _AHEAD])
+        yield from read_parts(self._table, uris)
 
     def _table(self, uri: str) -> pa.Table:
         seen = ["seen"] if "seen" in later_columns(self.run) else []
@@ -186,7 +182,7 @@ class _Chosen:
         table = table.append_column("stratum", pa.array(stratum_N, pa.int64()))
         table = table.append_column("hash", pa.array(self._source.hashes(table["unit"])))
         self._kept.append(self._lowest(table))
-        if len(self._kept) > _AHEAD:
+        if len(self._kept) > _HELD:
             self._kept = [self._lowest(pa.concat_tables(self._kept))]
 
     def _lowest(self, table: pa.Table) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
-from brainray.evaluation.metrics import wilson
+from brainray.evaluation.metrics import share_of
 from brainray.storage import Writer
 
 from .labels import read_series_labels
@@ -144,8 +144,8 @@ class _Found:
             "labels_matched": self.given,
             "measured": int(support.sum()),
             "undecided": int(self.confusion[:, -1].sum()),  # of those with a label
-            "accuracy": _share(int(right.sum()), int(support.sum())),
-            "recall": {name: _share(int(right[k]), int(support[k])) for k, name in enumerate(classes)},
+            "accuracy": share_of(int(right.sum()), int(support.sum())),
+            "recall": {name: share_of(int(right[k]), int(support[k])) for k, name in enumerate(classes)},
             "confusion": self.confusion.tolist(),
             "defects": {name: totals[name] for name in _DEFECTS},
             "beside_failed": totals["stray"],  # series that may have lost slices among failed images of their folders
@@ -170,11 +170,3 @@ def _first(table: pa.Table) -> pa.Table:
 def _counts(column: pa.ChunkedArray) -> Mapping[str, int]:
     counts = column.value_counts()
     return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
-
-
-def _share(successes: int, trials: int) -> dict[str, float] | None:
-    """A share with its 95 % interval; None without trials."""
-    if not trials:
-        return None
-    low, high = wilson(successes, trials)
-    return {"value": successes / trials, "low": float(low), "high": float(high)}

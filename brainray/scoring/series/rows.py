@@ -9,7 +9,6 @@ one series it is one of its own, in a folder with several each of them may have 
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from brainray.config import pattern_of
 from brainray.errors import EXCLUSION_REASONS
 from brainray.inputs.listed_image import CHUNK_ROWS
 from brainray.scoring.manifest import duckdb_connection, quoted
-from brainray.scoring.parts import part_uri
+from brainray.scoring.parts import part_uri, read_parts
 from brainray.scoring.prediction_schema import SCAN_COLUMNS, prob_column
 from brainray.storage.scratch import scratch_folder
 
@@ -34,8 +33,6 @@ TOLD = tuple(field.name for field in SCAN_COLUMNS)
 _COPIED = ("uri", "group", "status", "error", "label", "predicted", "review", "width", "height", *TOLD)
 _LATER = ("seen", "series", "study", "slice_position", "slice_number")
 MOST_ROWS = 100_000  # of a series; a folder of more is an archive
-_THREADS = 4
-_AHEAD = 16  # parts in memory
 # The last number of a name, without its suffixes: 12 of `IM_0012.jp2`, 3 of `file.dcm#3`.
 _SUFFIXES = r"(\.[A-Za-z][A-Za-z0-9]{0,4})+$"
 _LAST_NUMBER = r"(?P<number>[0-9]{1,9})[^0-9]*$"
@@ -150,12 +147,11 @@ def _copy(source: SeriesSource, path: str) -> None:
     named, folder_of = _namer(source.series_by), _namer(FOLDER)
     schema = schema_of(source.classes).append(pa.field("by_header", pa.bool_()))
     uris = [part_uri(source.run_uri, shard_id) for shard_id in source.shards]
-    with ThreadPoolExecutor(_THREADS) as pool, pq.ParquetWriter(path, schema) as file:
-        for start in range(0, len(uris), _AHEAD):
-            for table in pool.map(lambda uri: _read(source, uri, named), uris[start : start + _AHEAD]):
-                rows = table.filter(pc.or_(table["series"].is_valid(), pc.equal(table["status"], FAILED)))
-                folders = pa.array(map(folder_of, rows["uri"].to_pylist()), pa.string())
-                file.write_table(rows.set_column(rows.column_names.index("folder"), "folder", folders))
+    with pq.ParquetWriter(path, schema) as file:
+        for table in read_parts(lambda uri: _read(source, uri, named), uris):
+            rows = table.filter(pc.or_(table["series"].is_valid(), pc.equal(table["status"], FAILED)))
+            folders = pa.array(map(folder_of, rows["uri"].to_pylist()), pa.string())
+            file.write_table(rows.set_column(rows.column_names.index("folder"), "folder", folders))
 
 
 def _namer(series_by: str | None) -> Callable[[str], str | None]:

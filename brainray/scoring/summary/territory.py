@@ -19,7 +19,7 @@ from brainray.evaluation.counts import Ints
 from brainray.evaluation.shift import FEWEST, MOST, Pictures, before_and_now
 from brainray.evaluation.territory import ESTIMATED, territory
 from brainray.models.reference import COUNT
-from brainray.scoring.feature_sample import hash_places
+from brainray.scoring.feature_sample import hash_limit, hash_places
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import REFERENCE, SUMMARY
 
@@ -28,7 +28,6 @@ from .group_levels import cut, depth
 FEATURES = "features.parquet"
 _BEFORE = "previous_features.parquet"
 _FINGERPRINT = b"brainray_fingerprint"
-_SPARE = 1.15  # times the images that are kept, so that a limit of hashes leaves enough
 
 
 def sample_columns(classes: Sequence[str], later: Collection[str]) -> list[str]:
@@ -39,7 +38,7 @@ def sample_columns(classes: Sequence[str], later: Collection[str]) -> list[str]:
 
 def select_sample(table: pa.Table, images: int) -> pa.Table:
     """The rows with the lowest hashes of a part of a run of so many images, at most `ESTIMATED`."""
-    limit = min(1.0, _SPARE * ESTIMATED / max(1, images))
+    limit = hash_limit(images, ESTIMATED)
     has_hash = pc.fill_null(pc.match_substring_regex(table["content_hash"], "^[0-9a-f]{13}"), False)
     wanted = pc.and_(pc.equal(table["status"], "ok"), has_hash)
     if limit < 1:
