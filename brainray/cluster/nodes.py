@@ -32,28 +32,25 @@ def await_workers(nodes: list[Node], *, say: Say, wait_s: float = _WORKER_S) -> 
     """
     if has_processors(nodes):
         return nodes
-    from ray.autoscaler.sdk import request_resources
-
     say(f"the cluster has no machine with processors for work yet; waiting up to {wait_s / 60:.0f} min for one")
-    request_resources(bundles=[{"CPU": 1}])
     deadline = time.monotonic() + wait_s
     try:
         while time.monotonic() < deadline:
+            _request([{"CPU": 1}])
             if has_processors(nodes := cluster_nodes()):
                 return nodes
             time.sleep(_POLL_S)
     finally:
-        request_resources(
-            bundles=[]
-        )  # the request was for the start only; later, pending actors make Ray request machines
+        _request([])  # it was for the start only; later, pending actors make Ray request machines
     raise BadRequest(f"the cluster got no machine with processors in {wait_s / 60:.0f} min; start a worker node")
 
 
 class Replacements:
-    """Requests a machine from the autoscaler when no remaining node can hold a worker of the pool.
+    """Requests a machine from the autoscaler while no remaining node can hold a worker of the pool.
 
     Ray requests one too, with the memory of an actor. But on clouds whose machine types are listed without memory, its
-    autoscaler finds no type that fits, and the run would wait for ever.
+    autoscaler finds no type that fits, and the run would wait for ever. A cluster keeps one such request, the last:
+    Ray Data replaces it by its own every 20 s, so this one is repeated for as long as it is needed.
     """
 
     def __init__(self, pool: ScorePool, *, say: Say) -> None:
@@ -63,26 +60,30 @@ class Replacements:
         self._requested = False
 
     def check(self) -> None:
-        """Read the list of nodes and change the request to match; does nothing within 2 s of the last call."""
+        """Read the list of nodes and request what is missing; does nothing within 2 s of the last call."""
         if (now := time.monotonic()) < self._next_check_s:
             return
         self._next_check_s = now + _POLL_S
-        is_short = not can_hold(cluster_nodes(), self._pool)
-        if is_short != self._requested:
-            self._request([{"CPU": 1, "GPU": 1} if self._pool.on_gpu else {"CPU": 1}] if is_short else [])
-            self._requested = is_short
-            if is_short:
-                self._say("the cluster has lost its last machine for work; another one is asked for")
+        if can_hold(cluster_nodes(), self._pool):
+            self.close()
+            return
+        _request([{"CPU": 1, "GPU": 1} if self._pool.on_gpu else {"CPU": 1}])
+        if not self._requested:
+            self._say("the cluster has lost its last machine for work; another one is asked for")
+        self._requested = True
 
     def close(self) -> None:
         """Withdraw the request."""
         if self._requested:
-            self._request([])
+            _request([])
+        self._requested = False
 
-    def _request(self, bundles: list[dict[str, int]]) -> None:
-        from ray.autoscaler.sdk import request_resources
 
-        request_resources(bundles=bundles)
+def _request(bundles: list[dict[str, int]]) -> None:
+    """Replace the cluster's request for machines, whoever made it."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
 
 
 def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) -> frozenset[str]:
