@@ -139,13 +139,10 @@ class Comparison:
 
 
 def kind_of(own: list[ShiftTest], mixed: list[ShiftTest]) -> Kind:
-    """What differs, by the tests against the reference's own mix and against that of the archive.
-
-    A difference is gone where all is as usual: only then may figures be given that need it to be.
-    """
+    """What differs, by the tests against the reference's own mix and against that of the archive."""
     if not any(test.is_different for test in own):
         return "alike"
-    return "class mix" if all(test.effect < 1 for test in mixed) else "pictures"
+    return "pictures" if any(test.is_different for test in mixed) else "class mix"
 
 
 def before_and_now(features_NF: Singles, group_N: Ints, first_N: Flags) -> ShiftTest:

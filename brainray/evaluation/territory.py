@@ -12,7 +12,7 @@ import numpy as np
 from . import label_shift
 from .counts import Ints
 from .metrics import IntervalEstimate
-from .shift import FEWEST, MOST, Comparison, Pictures, ShiftTest, kind_of
+from .shift import FEWEST, MOST, Comparison, Kind, Pictures, ShiftTest, kind_of
 
 # Pictures of a reference. With fewer, features of others are too far from those that distances are fitted to: with 300
 # one drawn archive in twelve was called different that was not.
@@ -63,7 +63,7 @@ def territory(
         "tests": [_test(each) for each in own],
         "tests_at_mix": [_test(each) for each in mixed],
     }
-    found["withheld"] = _why_withheld(found["kind"], known, classes)
+    found["withheld"] = _why_withheld(found["kind"], mixed, known, classes)
     if found["withheld"] is None:
         strangers = max(0.0, comparison.strangers - _USUAL_STRANGERS)
         estimates = label_shift.estimate(known, other, strangers=strangers)
@@ -92,10 +92,14 @@ def _why_untested(reference: tuple[Pictures, Ints] | None, features: int, classe
     return None
 
 
-def _why_withheld(kind: str, known: label_shift.Rows, classes: tuple[str, ...]) -> str | None:
+def _why_withheld(
+    kind: Kind, mixed: Sequence[ShiftTest], known: label_shift.Rows, classes: tuple[str, ...]
+) -> str | None:
     """Why shares of classes and accuracy cannot be estimated; None where they can."""
     if kind == "pictures":
         return "the pictures differ from those that the model knows"
+    if kind == "class mix" and any(test.effect >= 1 for test in mixed):  # less than a difference, more than usual
+        return "other shares of the classes do not explain all of what differs, so that the pictures may differ too"
     k, groups = label_shift.fewest_groups(known)
     if groups < LEAST_GROUPS:
         return (

@@ -39,11 +39,12 @@ def _kind(known: Figures) -> str:
         "not learned from"
     )
     if kind == "alike":
-        return f"Known territory: {beside} differ no more than other patients do."
+        mix = "" if known["prevalence"] else "; its classes may still be more or less common than there"
+        return f"Known territory: {beside} differ no more than other patients do{mix}."
     if kind == "class mix":
         return (
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
-            f"{beside}, alike once these have the mix of classes that is estimated here."
+            f"{beside}, no longer different once these have the mix of classes that is estimated here."
         )
     worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
     strange = f"; {percent(known['strangers'])} of the images are like none of them" if _is_strange(known) else ""

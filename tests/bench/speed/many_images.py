@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import results
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 SLICES, PATIENTS = 100, 500  # of a patient, of a site
@@ -285,10 +286,21 @@ def show(row: dict[str, Any]) -> None:
     print(f"    peaks: {peaks}", flush=True)
 
 
+def figures_of(rows: list[dict[str, Any]]) -> Iterator[results.Figure]:
+    """The figures that are kept: what the whole run took of processors, and the peaks of memory."""
+    for row in rows:
+        of = f"{row['images']:,} images in {row['shards']:,} shards"
+        yield results.Figure(f"{of}: whole run, of processors", row["seconds"]["whole run"][1], "s")
+        yield results.Figure(f"{of}: objects that the driver puts", row["objects"], "")
+        for name in ("driver", "worker"):
+            yield results.Figure(f"{of}: {name}, its own memory at its peak", row["peak_mb"].get(name, 0), "MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, nargs="+", default=[5_000, 50_000, 500_000])
     parser.add_argument("--workers", type=int, default=0, help="default: as many as processors")
+    results.add_option(parser)
     parser.add_argument("--folder", help="on a disk with room for it: some 300 bytes an image (default: TMPDIR)")
     options = parser.parse_args()
     # Ray gives workers the niceness 15, with which they would wait for whatever else runs here.
@@ -305,6 +317,7 @@ def main() -> None:
         peaks = (round(row["peak_mb"].get(name, 0)) for name in ("driver", "worker"))
         seconds = (round(each, 1) for each in row["seconds"]["whole run"])
         print(row["images"], row["shards"], row["objects"], *peaks, *seconds, sep=",")
+    results.record(options, "any number", figures_of(rows))
 
 
 if __name__ == "__main__":

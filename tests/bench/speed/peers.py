@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import results
 
 BATCH = 64
 
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout-s", type=float, default=900)
+    results.add_option(parser)
     parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
     options = parser.parse_args()
     found = sorted(p for p in Path(options.images).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -204,6 +206,7 @@ def main() -> None:
                 seconds[name].append(spent_s)
                 print(f"{name:12} {spent_s:7.1f} s {rows / spent_s:8.0f} images/s  {wrong.get(name, '')}", flush=True)
         own_s = statistics.median(seconds[options.only[0]])
+        figures = []
         print(
             f"\n{'contestant':12} {'images/s':>9} {options.only[0] + ' over it':>18}  20 images and a file that is none"
         )
@@ -216,6 +219,11 @@ def main() -> None:
                 else f"{'failed':>9} {'':18}"
             )
             print(f"{name:12} {rate}  {rows} rows{'; ' if failure else ''}{failure}", flush=True)
+            if name not in wrong:
+                ratio = None if name == options.only[0] else median_s / own_s
+                what = f"{name}, {len(chosen):,} images, {Path(options.model).name}"
+                figures.append(results.Figure(what, len(chosen) / median_s, "images/s", ratio))
+    results.record(options, "peers", figures)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import results
 from support.bundles import untrained
 
 BUCKET = "bench"
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--delay-ms", type=float, default=0)
+    results.add_option(parser)
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -154,6 +156,15 @@ def main() -> None:
         rates = {name: images / statistics.median(values) for name, values in seconds.items()}
         told = ", ".join(f"{name} {rate:.0f} images/s" for name, rate in rates.items())
         print(f"{what:14s}: {told}; brainray / loop: {rates['brainray'] / rates['loop']:.2f}")
+        results.record(
+            options,
+            "buckets",
+            (
+                results.Figure(f"{name}, {images:,} objects, {what}", rate, "images/s", ratio)
+                for name, rate in rates.items()
+                for ratio in [None if name == "brainray" else rates["brainray"] / rate]
+            ),
+        )
 
 
 if __name__ == "__main__":

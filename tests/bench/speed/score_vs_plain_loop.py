@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import results
+
 BATCH = 64
 
 
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--images", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    results.add_option(parser)
     options = parser.parse_args()
     images = len(image_files(options.images))
     contestants = {
@@ -119,6 +122,15 @@ def main() -> None:
     print(f"\n{images} images, {len(os.sched_getaffinity(0))} cores, median of {options.rounds}")
     for name, rate in rates.items():
         print(f"{name:10s} {rate:6.0f} images/s   brainray / {name}: {rates['brainray'] / rate:.2f}")
+    results.record(
+        options,
+        "scoring",
+        (
+            results.Figure(f"{name}, {images:,} images, {Path(options.model).name}", rate, "images/s", ratio)
+            for name, rate in rates.items()
+            for ratio in [None if name == "brainray" else rates["brainray"] / rate]
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import results
+
 TICKS = os.sysconf("SC_CLK_TCK")
 TRACE = "BRAINRAY_BENCH_TRACE"  # the file that driver and workers append their steps to
 
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--model", default="shipped")
     parser.add_argument("--number", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    results.add_option(parser)
     options = parser.parse_args()
     found = sorted(str(p) for p in Path(options.images).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if len(found) < options.number:
@@ -194,6 +197,13 @@ def main() -> None:
     print(f"\nwhole run: {run_s:.2f} s, {statistics.median(run_processors):.1f} s of processors")
     print(f"Ray's floor: {floor_s:.2f} s, {statistics.median(floor_processors):.1f} s of processors")
     print(f"above the floor: {run_s - floor_s:.2f} s")
+    figures = [
+        results.Figure(f"`brainray score`, {len(chosen)} images, its start and end", run_s, "s"),
+        results.Figure("the same, of processors", statistics.median(run_processors), "s"),
+        results.Figure("Ray's floor: `ray.init`, an actor, `ray.shutdown`", floor_s, "s"),
+        results.Figure("the floor, of processors", statistics.median(floor_processors), "s"),
+    ]
+    results.record(options, "start", figures)
 
 
 if __name__ == "__main__":

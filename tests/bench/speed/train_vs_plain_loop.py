@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import results
 
 
 def with_ray(data: str, epochs: int, given: list[str]) -> list[float]:
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loop", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("given", nargs="*")
+    results.add_option(parser)
     options = parser.parse_args()
     data = str(Path(options.data).resolve())
     if options.loop:
@@ -78,6 +80,11 @@ def main() -> None:
     ray, alone = (statistics.median(values) for values in rates.values())
     measured = f"medians of {len(rates['with Ray'])} epochs"
     print(f"with Ray {ray:.1f} images/s, plain loop {alone:.1f}, ratio {ray / alone:.3f} ({measured})")
+    figures = [
+        results.Figure("`brainray train`, its epochs", ray, "images/s"),
+        results.Figure("the same loop without Ray", alone, "images/s", ray / alone),
+    ]
+    results.record(options, "training", figures)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def test_images_like_the_reference_are_known_territory(tmp_path):
     assert kept["content_hash"].to_pylist() == sorted(kept["content_hash"].to_pylist())
     shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
     assert "Known territory: 150 images beside 500 pictures that the model had not learned from" in shown
+    assert "its classes may still be more or less common than there" in shown  # for no shares are given
 
 
 def test_a_run_that_has_grown_is_compared_by_images_that_all_have_features(tmp_path):
