@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.bundles import CLASSES, untrained
-from support.images import image_bytes
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES, untrained
 
 from brainray.models.bundle import Bundle
 
-pytest_plugins = ("support.ray_guard",)
+pytest_plugins = ("support.cluster.ray_guard",)
 
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # One thread, for tests compute little: a second one spins while it waits, beside another process for ten times as long

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
-from support.pictures import audit_here
-from support.runs import contents, engine_of, rows
+from support.imaging.images import image_bytes
+from support.imaging.pictures import audit_here
+from support.models.bundles import CLASSES
+from support.scoring.runs import contents, engine_of, rows
 from typer.main import get_command
 
 import brainray

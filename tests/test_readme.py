@@ -11,9 +11,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 import typer
-from support.bundles import CLASSES, untrained
-from support.images import image_bytes
-from support.runs import engine_of
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES, untrained
+from support.scoring.runs import engine_of
 
 from brainray import errors
 from brainray.cli.app import app, run

@@ -4,8 +4,8 @@
         [--csv tests/bench/audit_recall.csv]
 
 Of the folder's images, one of each group of copies is kept; `count` of them are changed in every way of
-`tests/support/pictures.py`, one way a round, and searched for among all of them. A copy is found where it is in the
-group of its original, and a group is false where it holds two pictures. Slices of a volume are neighbours by
+`tests/support/imaging/pictures.py`, one way a round, and searched for among all of them. A copy is found where it is in
+the group of its original, and a group is false where it holds two pictures. Slices of a volume are neighbours by
 definition.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from support.pictures import CHANGES, Picture, changed, resized
+from support.imaging.pictures import CHANGES, Picture, changed, resized
 
 from brainray.duplicates.descriptors import Descriptors, describe_picture
 from brainray.duplicates.search import find_candidates, find_copies, group_copies, similarities

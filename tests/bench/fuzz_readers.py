@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from support.hostile import damaged, sound_images, watched
+from support.imaging.hostile import damaged, sound_images, watched
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError

@@ -29,9 +29,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.heads import BIN, ENVIRONMENT
-from support.runs import contents
-from support.s3_servers import UNSET, plain_client, s3_environment
+from support.cluster.heads import BIN, ENVIRONMENT
+from support.scoring.runs import contents
+from support.storage.s3_servers import UNSET, plain_client, s3_environment
 
 from brainray.scoring.run_folder import verify_run
 

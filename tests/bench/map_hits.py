@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.selection import select_here
+from support.training.selection import select_here
 
 from brainray.config import TrainOptions
 from brainray.errors import ImageError

@@ -25,8 +25,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.bundles import learned
-from support.selection import select_here
+from support.models.bundles import learned
+from support.training.selection import select_here
 
 from brainray.config import TrainOptions
 from brainray.imaging.decode import decode

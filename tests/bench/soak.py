@@ -24,9 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.bundles import CLASSES, untrained
-from support.images import image_bytes
-from support.processes import (
+from support.imaging.images import image_bytes
+from support.machine.processes import (
     PHASES,
     Faults,
     ScoreProcess,
@@ -41,7 +40,8 @@ from support.processes import (
     until,
     written,
 )
-from support.runs import contents, engine_of, request_for, score_here
+from support.models.bundles import CLASSES, untrained
+from support.scoring.runs import contents, engine_of, request_for, score_here
 
 from brainray.errors import BrainrayError
 from brainray.models.bundle import Bundle

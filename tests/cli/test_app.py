@@ -1,8 +1,8 @@
 """The command line as a user meets it, where no Ray is needed: what bad input gets."""
 
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
 
 from brainray import __version__
 from brainray.cli.app import run

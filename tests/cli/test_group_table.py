@@ -4,7 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.cli.console import show_summary
 from brainray.scoring.summary.build import build_summary

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from support.images import image_bytes
-from support.run_rows import scored, write_run
-from support.runs import engine_of
+from support.imaging.images import image_bytes
+from support.scoring.run_rows import scored, write_run
+from support.scoring.runs import engine_of
 
 from brainray.cli import doctor as cli_doctor
 from brainray.cli import submit as cli_submit

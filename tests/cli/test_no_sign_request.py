@@ -2,8 +2,8 @@
 
 import os
 
-from support.dicoms import dicom
-from support.s3_servers import s3_endpoints, strict_s3
+from support.imaging.dicoms import dicom
+from support.storage.s3_servers import s3_endpoints, strict_s3
 
 from brainray.cli.app import run
 

@@ -6,8 +6,8 @@ import time
 import pytest
 import ray
 from support.findings import GB, machine, only, statuses, told
-from support.ports import free_port
-from support.s3_servers import SECRET_KEY, s3_endpoints, strict_s3
+from support.machine.ports import free_port
+from support.storage.s3_servers import SECRET_KEY, s3_endpoints, strict_s3
 
 from brainray.doctor.machine import check_objects
 from brainray.doctor.nodes import (

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import pyarrow.parquet as pq
 import pytest
-from support.waiting import wait_for
+from support.machine.waiting import wait_for
 
 TRAIN_SOON = """
 from brainray.cluster import train

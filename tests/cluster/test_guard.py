@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from support.waiting import until
+from support.machine.waiting import until
 
 from brainray.cluster.guard import Guard
 

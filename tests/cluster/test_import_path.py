@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import CLASSES
+from support.models.bundles import CLASSES
 
 import brainray
 from brainray.cluster import ray_internals

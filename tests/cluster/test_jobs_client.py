@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from support.jobs import record, silent, submission
+from support.cluster.jobs import record, silent, submission
 
 from brainray.cluster.jobs_client import Job, JobsApi
 from brainray.commands import submit

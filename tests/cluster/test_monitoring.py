@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.runs import engine_of, request_for, score_here
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray.cli.app import run
 from brainray.cli.console import watcher

@@ -12,12 +12,12 @@ import psutil
 import pytest
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
-from support.bundles import CLASSES
-from support.heads import BIN, ENVIRONMENT
-from support.ports import free_port
-from support.processes import session_processes
-from support.runs import contents
-from support.waiting import wait_for
+from support.cluster.heads import BIN, ENVIRONMENT
+from support.machine.ports import free_port
+from support.machine.processes import session_processes
+from support.machine.waiting import wait_for
+from support.models.bundles import CLASSES
+from support.scoring.runs import contents
 
 from brainray.scoring.run_folder import verify_run
 from brainray.storage import Writer

@@ -10,8 +10,8 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import derived
-from support.images import image_bytes
+from support.imaging.images import image_bytes
+from support.models.bundles import derived
 
 from brainray import storage
 from brainray.cli.app import run

@@ -18,7 +18,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from support.waiting import wait_for
+from support.machine.waiting import wait_for
 
 from brainray import storage
 from brainray.cli.app import run

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.pictures import audit_here, cropped, head, jpeg, resized, save, toned
-from support.s3_servers import fast_s3, s3_endpoints
+from support.imaging.pictures import audit_here, cropped, head, jpeg, resized, save, toned
+from support.storage.s3_servers import fast_s3, s3_endpoints
 
 from brainray import storage
 from brainray.cli.app import run

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.pictures import audit_here, jpeg, neighbour, resized, save
+from support.imaging.pictures import audit_here, jpeg, neighbour, resized, save
 
 from brainray.cli.audit import _advice
 from brainray.commands.audit import AuditRequest, audit

@@ -4,8 +4,8 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from support.html_pages import read_page
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 import brainray
 from brainray.cli.app import run

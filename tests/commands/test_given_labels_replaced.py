@@ -1,10 +1,10 @@
 """When the labels that people gave a run end: with a `score --labels`, with its new generation, and not before."""
 
 import pytest
-from support.bundles import CLASSES
-from support.faults import Killed, mark_lease_dead
-from support.images import image_bytes
-from support.runs import Stopped, brightness, contents, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.scoring.runs import Stopped, brightness, contents, engine_of, request_for, score_here
+from support.storage.faults import Killed, mark_lease_dead
 
 from brainray.commands.report import report
 from brainray.config import PageOptions

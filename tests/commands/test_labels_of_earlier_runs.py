@@ -1,9 +1,17 @@
 """`report --labels` on a run that an earlier version began, whose rows have no column `seen`."""
 
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
-from support.runs import Stopped, as_of_an_earlier_version, brightness, contents, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.scoring.runs import (
+    Stopped,
+    as_of_an_earlier_version,
+    brightness,
+    contents,
+    engine_of,
+    request_for,
+    score_here,
+)
 
 from brainray.commands.report import report
 from brainray.config import PageOptions

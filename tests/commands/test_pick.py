@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from support.run_rows import CLASSES, scored, write_run
+from support.scoring.run_rows import CLASSES, scored, write_run
 
 from brainray.cli.app import run as command
 from brainray.commands.estimate import estimate

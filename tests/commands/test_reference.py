@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.bundles import untrained
-from support.images import image_bytes
-from support.telling import telling
+from support.imaging.images import image_bytes
+from support.models.bundles import untrained
+from support.models.telling import telling
 
 from brainray.cli.app import run
 from brainray.commands import train as train_job

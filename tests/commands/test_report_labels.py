@@ -4,11 +4,11 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import CLASSES
-from support.faults import Killed, failing, mark_lease_dead
-from support.images import image_bytes
-from support.run_rows import scored, write_run
-from support.runs import brightness, contents, engine_of, request_for, rows, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.scoring.run_rows import scored, write_run
+from support.scoring.runs import brightness, contents, engine_of, request_for, rows, score_here
+from support.storage.faults import Killed, failing, mark_lease_dead
 
 import brainray
 from brainray.commands.report import report

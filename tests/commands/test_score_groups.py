@@ -1,7 +1,7 @@
 """`score --groups`: the table that tells the group of each image, as `train` takes it."""
 
 import pytest
-from support.runs import contents, engine_of, request_for
+from support.scoring.runs import contents, engine_of, request_for
 
 from brainray.commands.options import score_options
 from brainray.commands.score import read_request, score

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.jobs import arguments, submission
+from support.cluster.jobs import arguments, submission
 
 from brainray.cli.app import run
 from brainray.cli.submit import _check_visible

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from support.bundles import untrained
+from support.models.bundles import untrained
 
 from brainray import storage
 from brainray.commands import train as train_job

@@ -1,7 +1,7 @@
 """`report --verify` with options of what a report writes: they are refused, not ignored."""
 
 import pytest
-from support.run_rows import scored, write_run
+from support.scoring.run_rows import scored, write_run
 from typer.main import get_command
 
 import brainray

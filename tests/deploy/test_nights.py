@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.bundles import untrained
-from support.images import image_bytes
-from support.runs import Stopped, contents, engine_of, request_for, rows, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import untrained
+from support.scoring.runs import Stopped, contents, engine_of, request_for, rows, score_here
 
 from brainray import storage
 from brainray.errors import OtherModel, OutputHeld

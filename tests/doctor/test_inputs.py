@@ -5,12 +5,12 @@ from email.utils import formatdate
 
 import pytest
 from botocore.httpsession import URLLib3Session
-from support.archive_rows import parquet_of
-from support.bundles import untrained
 from support.findings import only, output_in, statuses, told
-from support.images import image_bytes
-from support.ports import free_port
-from support.s3_servers import fast_s3, s3_endpoints, strict_s3, use_server
+from support.imaging.images import image_bytes
+from support.inputs.archive_rows import parquet_of
+from support.machine.ports import free_port
+from support.models.bundles import untrained
+from support.storage.s3_servers import fast_s3, s3_endpoints, strict_s3, use_server
 
 from brainray.doctor.checks import (
     guarded,

@@ -1,6 +1,6 @@
 """The first image of a list may be a member of an archive: the archive is what doctor reads."""
 
-from support.archives import zip_of
+from support.inputs.archives import zip_of
 
 from brainray.doctor.inputs import first_image
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from support.findings import GB, only, output_in, statuses, told
-from support.s3_servers import s3_endpoints, strict_s3
+from support.storage.s3_servers import s3_endpoints, strict_s3
 
 from brainray import storage
 from brainray.doctor.checks import (

@@ -1,6 +1,6 @@
 """Doctor finds images without suffix, as `score` does."""
 
-from support.images import image_bytes
+from support.imaging.images import image_bytes
 
 from brainray.doctor.inputs import first_image
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pictures import cropped, head, toned
+from support.imaging.pictures import cropped, head, toned
 
 from brainray.duplicates.descriptors import POINTS, THUMBNAIL_PX, Descriptors, describe_picture, nothing
 

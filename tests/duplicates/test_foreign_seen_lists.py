@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import untrained
+from support.models.bundles import untrained
 
 from brainray.duplicates.seen import FILE, read_seen
 from brainray.errors import BadRequest

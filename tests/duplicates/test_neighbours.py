@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.pictures import head, neighbour
+from support.imaging.pictures import head, neighbour
 
 from brainray.duplicates import neighbours
 from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing

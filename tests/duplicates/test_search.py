@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.pictures import CHANGES, changed, head, neighbour, toned
+from support.imaging.pictures import CHANGES, changed, head, neighbour, toned
 
 from brainray.duplicates import search, transforms
 from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import untrained
-from support.pictures import head
+from support.imaging.pictures import head
+from support.models.bundles import untrained
 
 from brainray.duplicates import seen
 from brainray.duplicates.seen import MOST_BITS, SeenPictures, hash_column, read_seen

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support.heads import BIN, a_head
-from support.interpreters import bare_python
+from support.cluster.heads import BIN, a_head
+from support.machine.interpreters import bare_python
 
 from brainray import storage
 

@@ -3,10 +3,10 @@
 import os
 
 import pytest
-from support.images import image_bytes
-from support.processes import POISON, Faults, Workspace, check_reader, check_whole, finished, rows_seen
-from support.runs import contents, finish_here, undisturbed_rows
-from support.waiting import HANGS_S
+from support.imaging.images import image_bytes
+from support.machine.processes import POISON, Faults, Workspace, check_reader, check_whole, finished, rows_seen
+from support.machine.waiting import HANGS_S
+from support.scoring.runs import contents, finish_here, undisturbed_rows
 
 from brainray import storage
 from brainray.scoring.parts import read_part_info

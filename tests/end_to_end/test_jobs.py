@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support.heads import BIN, ENVIRONMENT
+from support.cluster.heads import BIN, ENVIRONMENT
 
 from brainray import storage
 
-pytest_plugins = ("support.head_fixtures",)
+pytest_plugins = ("support.cluster.head_fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
 
 

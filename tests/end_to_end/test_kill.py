@@ -11,11 +11,11 @@ import socket
 import time
 
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
-from support.processes import Faults, Workspace, check_reader, check_whole, finished, rows_seen
-from support.runs import brightness, engine_of, finish_here, request_for, score_here, undisturbed_rows
-from support.waiting import until
+from support.imaging.images import image_bytes
+from support.machine.processes import Faults, Workspace, check_reader, check_whole, finished, rows_seen
+from support.machine.waiting import until
+from support.models.bundles import CLASSES
+from support.scoring.runs import brightness, engine_of, finish_here, request_for, score_here, undisturbed_rows
 
 from brainray import storage
 

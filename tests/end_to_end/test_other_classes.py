@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.bundles import learned
-from support.runs import contents, engine_of, request_for, score_here
+from support.models.bundles import learned
+from support.scoring.runs import contents, engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.cli.app import run

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support.runs import contents, engine_of, request_for, score_here
-from support.s3_servers import s3_endpoints, s3_environment, strict_s3  # noqa: F401  fixtures
-from support.waiting import wait_for
+from support.machine.waiting import wait_for
+from support.scoring.runs import contents, engine_of, request_for, score_here
+from support.storage.s3_servers import s3_endpoints, s3_environment, strict_s3  # noqa: F401  fixtures
 
 from brainray import storage
 from brainray.imaging.phantom import write_archive

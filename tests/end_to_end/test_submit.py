@@ -19,19 +19,19 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import untrained
-from support.heads import BIN, ENVIRONMENT
-from support.jobs import arguments, record, silent
-from support.processes import finished
-from support.runs import contents, engine_of, request_for, score_here
-from support.waiting import wait_for
+from support.cluster.heads import BIN, ENVIRONMENT
+from support.cluster.jobs import arguments, record, silent
+from support.machine.processes import finished
+from support.machine.waiting import wait_for
+from support.models.bundles import untrained
+from support.scoring.runs import contents, engine_of, request_for, score_here
 
 from brainray.cluster.jobs_client import Job, JobsApi, request_headers
 from brainray.commands import submit
 from brainray.errors import BrainrayError
 from brainray.storage.lease import Holder, hold
 
-pytest_plugins = ("support.head_fixtures",)
+pytest_plugins = ("support.cluster.head_fixtures",)
 
 
 def launch(address: str, *words: str, **environment: str) -> subprocess.Popen:

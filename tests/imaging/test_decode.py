@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from support.encoded import as_float_tiff, as_palette, big_endian_tiff, drawing, packed
+from support.imaging.encoded import as_float_tiff, as_palette, big_endian_tiff, drawing, packed
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError

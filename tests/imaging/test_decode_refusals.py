@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
-from support.encoded import as_palette, drawing, packed, png_header
+from support.imaging.encoded import as_palette, drawing, packed, png_header
 
 from brainray.config import ImageSpec
 from brainray.errors import IMAGE_REASONS, ImageError

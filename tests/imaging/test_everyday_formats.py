@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
-from support.dicoms import dicom
-from support.encoded import HEIC, drawing, packed
+from support.imaging.dicoms import dicom
+from support.imaging.encoded import HEIC, drawing, packed
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support.dicoms import data_set, dicom, items, slice_pixels, written
-from support.encoded import HEIC, drawing, packed, png_header
-from support.hostile import damaged, sound_images, watched
+from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
+from support.imaging.encoded import HEIC, drawing, packed, png_header
+from support.imaging.hostile import damaged, sound_images, watched
 
 from brainray.config import ImageSpec
 from brainray.errors import IMAGE_REASONS, ImageError

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from support.pictures import head, neighbour, resized
+from support.imaging.pictures import head, neighbour, resized
 
 from brainray.config import ImageSpec
 from brainray.duplicates.seen import MOST_BITS

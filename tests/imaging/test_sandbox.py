@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import psutil
 import pytest
-from support.images import image_bytes
-from support.waiting import wait_for
+from support.imaging.images import image_bytes
+from support.machine.waiting import wait_for
 
 from brainray.config import ImageSpec
 from brainray.errors import BrainrayError, ImageError

@@ -3,8 +3,8 @@
 from collections import Counter
 
 import pytest
-from support.dicoms import dicom
-from support.niftis import nifti
+from support.imaging.dicoms import dicom
+from support.imaging.niftis import nifti
 
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.bids import BidsTrees

@@ -3,8 +3,8 @@
 import gzip
 
 import pytest
-from support.archive_rows import parquet_of, rows_of
-from support.archives import tar_of, zip_of
+from support.inputs.archive_rows import parquet_of, rows_of
+from support.inputs.archives import tar_of, zip_of
 
 from brainray import storage
 from brainray.errors import BadRequest

@@ -2,9 +2,9 @@
 
 import gzip
 
-from support.archives import tar_of
-from support.images import image_bytes
-from support.s3_servers import s3_endpoints, strict_s3
+from support.imaging.images import image_bytes
+from support.inputs.archives import tar_of
+from support.storage.s3_servers import s3_endpoints, strict_s3
 
 from brainray import storage
 from brainray.inputs.archives.index import ArchiveIndexes

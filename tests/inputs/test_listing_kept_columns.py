@@ -5,7 +5,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from support.archive_rows import parquet_of
+from support.inputs.archive_rows import parquet_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from support.folders import forbid, touch
+from support.inputs.folders import forbid, touch
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.images import image_bytes
-from support.s3_servers import s3_endpoints, strict_s3
+from support.imaging.images import image_bytes
+from support.storage.s3_servers import s3_endpoints, strict_s3
 
 from brainray import storage
 from brainray.errors import BadRequest

@@ -8,7 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.reading import Disk, all_fail, names, read_all, read_until_outage, reader, whole
+from support.inputs.reading import Disk, all_fail, names, read_all, read_until_outage, reader, whole
 
 from brainray.errors import BrainrayError, ImageError, Outage, Throttled
 from brainray.inputs.ranges import RangeRead

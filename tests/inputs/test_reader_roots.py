@@ -5,7 +5,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.reading import all_fail, names, read_all, read_until_outage, reader, whole
+from support.inputs.reading import all_fail, names, read_all, read_until_outage, reader, whole
 
 from brainray import storage
 from brainray.errors import Outage, StorageError

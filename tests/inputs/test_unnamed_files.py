@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from support.dicoms import dicom
-from support.folders import touch
-from support.images import image_bytes
+from support.imaging.dicoms import dicom
+from support.imaging.images import image_bytes
+from support.inputs.folders import touch
 
 from brainray.imaging.formats import plugin_for
 from brainray.inputs.archives.index import ArchiveIndexes

@@ -6,8 +6,8 @@ import lzma
 
 import pyarrow as pa
 import pytest
-from support.archives import tar_of
-from support.images import image_bytes
+from support.imaging.images import image_bytes
+from support.inputs.archives import tar_of
 
 from brainray.doctor.inputs import first_image
 from brainray.inputs.archives.index import ArchiveIndexes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from support.interpreters import bare_python
+from support.machine.interpreters import bare_python
 
 from brainray.machine.interpreter import PACKAGES, ray_python
 

@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-from support.bundles import CLASSES
+from support.models.bundles import CLASSES
 
 from brainray.config import Calibration, ImageSpec, ModelSpec
 from brainray.errors import BadRequest

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.pictures import head
+from support.imaging.pictures import head
 
 from brainray.models.efficientnet_lite import LiteCNN, load_imagenet
 from brainray.models.encoder import FILE, TAPS, FrozenEncoder, frozen_encoder

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.bundles import CLASSES, derived, untrained
+from support.models.bundles import CLASSES, derived, untrained
 
 from brainray.config import ImageSpec, ModelSpec
 from brainray.errors import BadRequest

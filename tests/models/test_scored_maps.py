@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.bundles import untrained
+from support.models.bundles import untrained
 
 from brainray.errors import BadRequest
 from brainray.models.map_values import class_order

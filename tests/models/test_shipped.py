@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import contents, engine_of, score_here
+from support.scoring.runs import contents, engine_of, score_here
 
 import brainray
 from brainray.commands.score import read_request

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from support.html_pages import read_page
-from support.run_rows import scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import scored, write_run
 
 from brainray.evaluation.appearance import Appearance
 from brainray.scoring.prediction_schema import LATER

@@ -5,10 +5,10 @@ import csv
 from pathlib import Path
 
 import pytest
-from support.browser import CHROMIUM, Tab, in_browser
-from support.bundles import CLASSES, untrained
-from support.images import image_bytes
-from support.runs import contents, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES, untrained
+from support.page.browser import CHROMIUM, Tab, in_browser
+from support.scoring.runs import contents, engine_of, request_for, score_here
 
 from brainray.commands.report import report
 from brainray.inputs.labels.label_file import read_label_file

@@ -1,10 +1,10 @@
 """The page of a comparison in a browser, where one is on the PATH; `.ci/run` installs one."""
 
 import pytest
-from support.browser import CHROMIUM, Tab, in_browser
-from support.bundles import derived, untrained
-from support.images import image_bytes
-from support.runs import engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import derived, untrained
+from support.page.browser import CHROMIUM, Tab, in_browser
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray.commands.compare import compare
 

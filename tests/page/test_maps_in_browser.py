@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from support.browser import CHROMIUM, Tab, in_browser
-from support.bundles import untrained
-from support.images import image_bytes
-from support.runs import engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import untrained
+from support.page.browser import CHROMIUM, Tab, in_browser
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray.config import Explain
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.html_pages import read_page
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.config import PageOptions
 from brainray.evaluation.counts import REASONS

@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.browser import CHROMIUM, Tab, in_browser
-from support.bundles import CLASSES, untrained
-from support.images import image_bytes
-from support.runs import brightness, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES, untrained
+from support.page.browser import CHROMIUM, Tab, in_browser
+from support.scoring.runs import brightness, engine_of, request_for, score_here
 
 from brainray.commands.estimate import estimate
 from brainray.commands.pick import pick

@@ -1,8 +1,8 @@
 """Searching the page in a browser: a name, a series or a group is marked in every part that shows it."""
 
 import pytest
-from support.browser import CHROMIUM, Tab, in_browser
-from support.run_rows import failed, scored, write_run
+from support.page.browser import CHROMIUM, Tab, in_browser
+from support.scoring.run_rows import failed, scored, write_run
 
 from brainray.config import PageOptions
 from brainray.scoring.summary.build import build_summary

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from support.bundles import untrained
-from support.dicoms import dicom, slice_pixels
-from support.html_pages import read_page
-from support.images import image_bytes
-from support.niftis import nifti
-from support.runs import engine_of, request_for, score_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.imaging.images import image_bytes
+from support.imaging.niftis import nifti
+from support.models.bundles import untrained
+from support.page.html_pages import read_page
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray.config import PageOptions
 from brainray.errors import BadRequest, BrainrayError, ImageError, StorageError
@@ -142,7 +142,7 @@ def test_images_that_decode_slowly_leave_the_others_without_a_picture():
 @pytest.fixture(scope="module")
 def mixed_run(tmp_path_factory):
     """A scored archive of files and a tar, of which one file is gone since."""
-    from support.archives import tar_of
+    from support.inputs.archives import tar_of
 
     root = tmp_path_factory.mktemp("mixed")
     (root / "archive").mkdir()

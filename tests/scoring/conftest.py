@@ -1,8 +1,8 @@
 """A run in this process, and another model."""
 
 import pytest
-from support.bundles import derived
-from support.runs import Stopped, engine_of, request_for, score_here
+from support.models.bundles import derived
+from support.scoring.runs import Stopped, engine_of, request_for, score_here
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """How long a run would take: arithmetic, and one real probe."""
 
 import pytest
-from support.runs import request_for
+from support.scoring.runs import request_for
 from typer.testing import CliRunner
 
 from brainray import storage

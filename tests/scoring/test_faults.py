@@ -8,10 +8,10 @@ import zipfile
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.bundles import derived
-from support.faults import Killed, failing, mark_lease_dead
-from support.images import image_bytes
-from support.runs import brightness, contents, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import derived
+from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
+from support.storage.faults import Killed, failing, mark_lease_dead
 
 from brainray import storage
 from brainray.errors import BrainrayError

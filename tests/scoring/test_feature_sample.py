@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.bundles import untrained
-from support.images import image_bytes
-from support.runs import Stopped, brightness, engine_of, request_for, rows, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import untrained
+from support.scoring.runs import Stopped, brightness, engine_of, request_for, rows, score_here
 
 from brainray import storage
 from brainray.models.reference import COUNT

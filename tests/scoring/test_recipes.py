@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.scoring.summary.build import build_summary
 

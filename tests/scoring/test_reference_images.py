@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.bundles import untrained
-from support.images import image_bytes
-from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import untrained
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray.errors import BadRequest
 from brainray.imaging.decode import decode

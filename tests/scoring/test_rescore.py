@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from support.faults import Killed, mark_lease_dead
-from support.images import image_bytes
-from support.runs import contents, parts, rows, success
+from support.imaging.images import image_bytes
+from support.scoring.runs import contents, parts, rows, success
+from support.storage.faults import Killed, mark_lease_dead
 
 from brainray import storage
 from brainray.errors import OtherModel

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import untrained
-from support.images import image_bytes
-from support.runs import contents, engine_of, parts, request_for, rows, score_here, success
+from support.imaging.images import image_bytes
+from support.models.bundles import untrained
+from support.scoring.runs import contents, engine_of, parts, request_for, rows, score_here, success
 
 from brainray import storage
 from brainray.commands.score import plan_only

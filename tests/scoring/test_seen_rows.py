@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.bundles import untrained
-from support.pictures import head, neighbour, resized
-from support.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
-from support.telling import telling
+from support.imaging.pictures import head, neighbour, resized
+from support.models.bundles import untrained
+from support.models.telling import telling
+from support.scoring.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
 
 from brainray.commands.score import read_request
 from brainray.config import ScoreOptions

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
-from support.runs import brightness
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.scoring.runs import brightness
 
 from brainray import storage
 from brainray.config import ImageSpec

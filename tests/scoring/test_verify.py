@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from support.runs import contents, engine_of, request_for, rows, score_here, success
+from support.scoring.runs import contents, engine_of, request_for, rows, score_here, success
 
 from brainray import storage
 from brainray.errors import VerificationError

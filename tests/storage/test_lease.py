@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from support.leases import (
+from support.machine.waiting import wait_for
+from support.storage.leases import (
     Time,
     everything,
     hold,
@@ -20,7 +21,6 @@ from support.leases import (
     rewrite,
     state_of,
 )
-from support.waiting import wait_for
 
 from brainray import storage
 from brainray.errors import OutputHeld

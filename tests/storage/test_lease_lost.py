@@ -7,8 +7,8 @@ import signal
 import time
 
 import pytest
-from support.leases import everything, hold, other_run, output, record_uri, rewrite, state_of
-from support.waiting import wait_for
+from support.machine.waiting import wait_for
+from support.storage.leases import everything, hold, other_run, output, record_uri, rewrite, state_of
 
 from brainray import storage
 from brainray.errors import OutputHeld

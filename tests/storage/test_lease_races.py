@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
-from support.leases import hold, leave, leave_elsewhere
-from support.waiting import wait_for
+from support.machine.waiting import wait_for
+from support.storage.leases import hold, leave, leave_elsewhere
 
 from brainray import storage
 from brainray.errors import OutputHeld

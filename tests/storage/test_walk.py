@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from support.folders import forbid, touch
+from support.inputs.folders import forbid, touch
 
 from brainray import storage
 from brainray.errors import StorageError

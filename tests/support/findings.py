@@ -1,6 +1,6 @@
 """What tests of `brainray doctor` share: findings by name, and machines and nodes to judge."""
 
-from support.s3_servers import ACCESS_KEY, SECRET_KEY
+from support.storage.s3_servers import ACCESS_KEY, SECRET_KEY
 
 from brainray.doctor.checks import (
     Finding,

@@ -1,9 +1,10 @@
-"""What the modules of the package import, read from their source."""
+"""What the modules of the package import, name and open, read from their source once."""
 
 import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import brainray
 
@@ -14,15 +15,46 @@ MODULES = {
 }
 
 
+OPENERS = {"open", "fdopen", "read_bytes", "read_text", "write_bytes", "write_text"}
+
+
+class Read(NamedTuple):
+    """What is kept of a module's source: its tree would burden each collection of garbage of the tests that follow."""
+
+    imports: tuple[str, ...]
+    texts: frozenset[str]
+    opening: frozenset[str]
+
+
 @cache
+def read(module: str) -> Read:
+    tree = ast.parse(MODULES[module].read_text())
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return Read(tuple(_imports(module, tree)), frozenset(texts), frozenset(opening_calls(tree)))
+
+
+def opening_calls(tree: ast.AST) -> Iterator[str]:
+    """Calls that open a file by its path: `open`, `os.open`, `io.open`, `os.fdopen`, and the methods of `Path`.
+
+    `storage` and its writers, PIL's `Image` and an opener of HTTP connections have methods of the same names.
+    """
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in OPENERS:
+            yield ast.unparse(called)
+        elif isinstance(called, ast.Attribute) and called.attr in OPENERS:
+            receiver = ast.unparse(called.value)
+            if not receiver.endswith(("storage", "writer", "Image", "_opener")):
+                yield ast.unparse(called)
+
+
 def imports(module: str) -> tuple[str, ...]:
     """Dotted names of what a module imports, lazily too, except under `if TYPE_CHECKING`."""
-    return tuple(_imports(module))
+    return read(module).imports
 
 
-def _imports(module: str) -> Iterator[str]:
+def _imports(module: str, tree: ast.AST) -> Iterator[str]:
     path = MODULES[module]
-    tree = ast.parse(path.read_text())
     typing_only = {
         id(inner)
         for node in ast.walk(tree)

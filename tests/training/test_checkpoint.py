@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.steps import plain_fitting
+from support.training.steps import plain_fitting
 
 from brainray import storage
 from brainray.config import ImageSpec, ModelSpec, TrainOptions

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
 
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest

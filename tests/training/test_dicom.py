@@ -2,7 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
-from support.dicoms import dicom, slice_pixels
+from support.imaging.dicoms import dicom, slice_pixels
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode

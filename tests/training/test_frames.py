@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from support.dicoms import dicom, slice_pixels
-from support.pictures import audit_here
-from support.selection import select_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.imaging.pictures import audit_here
+from support.training.selection import select_here
 
 from brainray.commands.audit import AuditRequest, audit
 from brainray.config import ImageSpec, TrainOptions

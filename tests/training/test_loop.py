@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.steps import plain_fitting
+from support.training.steps import plain_fitting
 
 from brainray.config import ImageSpec, ModelSpec, TrainOptions
 from brainray.evaluation import metrics

@@ -1,5 +1,5 @@
 import torch
-from support.steps import plain_fitting
+from support.training.steps import plain_fitting
 
 from brainray.training.loop import Batch
 from brainray.training.outliers import outliers

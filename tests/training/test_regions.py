@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from support.steps import plain_fitting
+from support.training.steps import plain_fitting
 
 from brainray.config import ModelSpec, TrainOptions
 from brainray.models.networks import build_model

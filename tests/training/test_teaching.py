@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.bundles import CLASSES, untrained
-from support.steps import plain_fitting
+from support.models.bundles import CLASSES, untrained
+from support.training.steps import plain_fitting
 
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest

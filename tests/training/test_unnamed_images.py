@@ -1,7 +1,7 @@
 """Images without suffix are trained on and audited by the rule of `score`; what is passed over is said."""
 
 import pytest
-from support.images import image_bytes
+from support.imaging.images import image_bytes
 
 from brainray.duplicates.groups import list_images
 from brainray.errors import BadRequest

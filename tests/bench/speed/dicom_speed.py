@@ -19,7 +19,7 @@ from brainray.imaging.decode import Excluded, decode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from support.dicoms import dicom, slice_pixels
+from support.imaging.dicoms import dicom, slice_pixels
 
 SIDE = 512
 SECONDS = 2.0

@@ -20,7 +20,7 @@ from brainray.inputs.frames.nifti.reading import Volumes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from support.niftis import head
+from support.imaging.niftis import head
 
 SHAPE = (256, 256, 176)
 VOLUMES = 2

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from s3_vs_plain_loop import BUCKET, bucket
-from support.bundles import untrained
+from support.models.bundles import untrained
 
 from brainray import storage
 from brainray.commands.score import plan_with_probe

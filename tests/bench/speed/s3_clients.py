@@ -110,7 +110,7 @@ def main() -> None:
         print(json.dumps(measure(asked.client, asked.objects, size)))
         return
 
-    from support import s3_servers
+    from support.storage import s3_servers
 
     with tempfile.TemporaryDirectory() as folder:
         server = s3_servers.rclone(folder) if asked.server == "rclone" else s3_servers.moto()
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def run(name: str, arguments: list[str], endpoint: str) -> list[dict[str, float]]:
-    from support.s3_servers import s3_environment
+    from support.storage.s3_servers import s3_environment
 
     done = subprocess.run(
         [sys.executable, __file__, *arguments, "--client", name],

@@ -275,7 +275,7 @@ def plain_pages_per_s(address: str, bucket: Bucket, connections: int) -> float:
 def driven(name: str, address: str) -> dict[str, float]:
     """The figures of a driver in a fresh process."""
     sys.path.insert(0, str(TESTS))
-    from support.s3_servers import UNSET, s3_environment
+    from support.storage.s3_servers import UNSET, s3_environment
 
     kept = {variable: value for variable, value in os.environ.items() if variable not in UNSET}
     done = subprocess.run(

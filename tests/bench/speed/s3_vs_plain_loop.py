@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import results
-from support.bundles import untrained
+from support.models.bundles import untrained
 
 BUCKET = "bench"
 BATCH = 64
@@ -107,7 +107,7 @@ def run_brainray(model: str) -> float:
 @contextmanager
 def bucket(folder: str, repeat: int, delay_ms: float) -> Iterator[int]:
     """The images behind a server whose place is in the environment, and how many they are."""
-    from support import s3_servers
+    from support.storage import s3_servers
 
     files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     with tempfile.TemporaryDirectory() as scratch, s3_servers.rclone(scratch) as endpoint:

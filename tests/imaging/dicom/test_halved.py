@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from pydicom.uid import JPEG2000Lossless
-from support.dicoms import dicom, slice_pixels
+from support.imaging.dicoms import dicom, slice_pixels
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode, decode_with_luminance, luminance

@@ -17,7 +17,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
-from support.dicoms import data_set, dicom, items, slice_pixels, written
+from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
 
 from brainray.config import ImageSpec
 from brainray.errors import EXCLUSION_REASONS, ImageError

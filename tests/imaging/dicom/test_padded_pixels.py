@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
-from support.dicoms import dicom
+from support.imaging.dicoms import dicom
 
 from brainray.imaging.decode import luminance
 

@@ -14,7 +14,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from support.dicoms import data_set, dicom, items, slice_pixels, written
+from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError

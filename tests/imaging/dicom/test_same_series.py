@@ -3,8 +3,8 @@
 import gzip
 
 import pytest
-from support.dicoms import dicom
-from support.encoded import drawing, packed
+from support.imaging.dicoms import dicom
+from support.imaging.encoded import drawing, packed
 
 from brainray.imaging.dicom.same_series import series_digest
 

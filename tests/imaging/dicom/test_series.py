@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from support.dicoms import data_set, dicom, items, slice_pixels, written
+from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
 
 from brainray.config import ImageSpec
 from brainray.errors import EXCLUSION_REASONS

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from support.niftis import head, nifti
+from support.imaging.niftis import head, nifti
 
 from brainray.config import ImageSpec
 from brainray.errors import EXCLUSION_REASONS, ImageError

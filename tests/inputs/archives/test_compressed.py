@@ -11,7 +11,7 @@ from functools import cache
 
 import pyarrow as pa
 import pytest
-from support.archives import tar_of
+from support.inputs.archives import tar_of
 
 from brainray import storage
 from brainray.errors import ImageError, StorageError

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.archive_rows import (
+from support.inputs.archive_rows import (
     END,
     ENTRY,
     LOCAL,
@@ -23,7 +23,7 @@ from support.archive_rows import (
     refusals,
     rows_of,
 )
-from support.archives import TAR_FORMATS, tar_of, zip_of
+from support.inputs.archives import TAR_FORMATS, tar_of, zip_of
 
 from brainray.errors import ImageError
 from brainray.inputs import archives

@@ -7,7 +7,7 @@ import struct
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.archive_rows import Counting, contents, huggingface_images, parquet_of, refusals, rows_of
+from support.inputs.archive_rows import Counting, contents, huggingface_images, parquet_of, refusals, rows_of
 
 from brainray.errors import ImageError
 from brainray.inputs.archives import (

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from support.archive_rows import contents, parquet_of
+from support.inputs.archive_rows import contents, parquet_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives import NotAnArchive, list_members

@@ -4,8 +4,8 @@ import tarfile
 import zipfile
 
 import pytest
-from support.archive_rows import contents, entry, refusals, rows_of
-from support.archives import tar_of, zip_of
+from support.inputs.archive_rows import contents, entry, refusals, rows_of
+from support.inputs.archives import tar_of, zip_of
 
 from brainray.inputs.archives import (
     MOST_MEMBER_BYTES,

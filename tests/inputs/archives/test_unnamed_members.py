@@ -5,8 +5,8 @@ import lzma
 import zipfile
 
 import pytest
-from support.archives import tar_of, zip_of
-from support.images import image_bytes
+from support.imaging.images import image_bytes
+from support.inputs.archives import tar_of, zip_of
 
 from brainray.inputs import unnamed_files
 from brainray.inputs.archives import unpack

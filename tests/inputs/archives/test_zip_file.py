@@ -5,8 +5,8 @@ import zipfile
 import zlib
 
 import pytest
-from support.archive_rows import END, ENTRY, LOCAL, PICTURES, Counting, contents, refusals, rows_of
-from support.archives import zip_of
+from support.inputs.archive_rows import END, ENTRY, LOCAL, PICTURES, Counting, contents, refusals, rows_of
+from support.inputs.archives import zip_of
 
 from brainray.errors import ImageError
 from brainray.inputs.archives import (

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
-from support.dicoms import data_set, dicom, slice_pixels, written
+from support.imaging.dicoms import data_set, dicom, slice_pixels, written
 
 from brainray.errors import ImageError
 from brainray.imaging.decode import luminance

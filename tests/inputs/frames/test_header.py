@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
-from support.dicoms import dicom, items
+from support.imaging.dicoms import dicom, items
 
 from brainray.inputs.frames.header import HEAD_BYTES, frames_in
 

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 
-from support.niftis import nifti
+from support.imaging.niftis import nifti
 
 from brainray.inputs.frames import listing
 from brainray.inputs.frames.listing import FrameRows

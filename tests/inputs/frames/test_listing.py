@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.dicoms import dicom
+from support.imaging.dicoms import dicom
 
 from brainray import storage
 from brainray.inputs import frames, unnamed_files

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.dicoms import dicom
+from support.imaging.dicoms import dicom
 
 from brainray import storage
 from brainray.errors import StorageError

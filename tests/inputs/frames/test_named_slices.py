@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.niftis import SHAPE, head, nifti
+from support.imaging.niftis import SHAPE, head, nifti
 
 from brainray.errors import StorageError
 from brainray.inputs.frames import listing

@@ -9,7 +9,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
-from support.dicoms import dicom, items, slice_pixels
+from support.imaging.dicoms import dicom, items, slice_pixels
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError

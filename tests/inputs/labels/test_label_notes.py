@@ -1,8 +1,8 @@
 """Columns of labels under other names: those that are well known label the images, of others the user is told."""
 
 import pytest
-from support.archive_rows import parquet_of
-from support.archives import tar_of
+from support.inputs.archive_rows import parquet_of
+from support.inputs.archives import tar_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes

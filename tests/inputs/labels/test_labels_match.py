@@ -4,7 +4,7 @@ import os
 import unicodedata
 
 import pytest
-from support.labelling import labels_of
+from support.inputs.labelling import labels_of
 
 from brainray.errors import BadRequest
 from brainray.inputs import listing

@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from support.labelling import CLASSES
+from support.inputs.labelling import CLASSES
 
 from brainray.errors import BadRequest
 from brainray.inputs.labels.label_file import read_label_file

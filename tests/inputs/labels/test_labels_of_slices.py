@@ -2,8 +2,8 @@
 
 import numpy as np
 import pyarrow as pa
-from support.bundles import CLASSES
-from support.niftis import SHAPE, head, nifti
+from support.imaging.niftis import SHAPE, head, nifti
+from support.models.bundles import CLASSES
 
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.frames.listing import files_of_frames

@@ -6,7 +6,7 @@ import gzip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.labelling import CLASSES, labels_of
+from support.inputs.labelling import CLASSES, labels_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.labels.label_file import read_label_file

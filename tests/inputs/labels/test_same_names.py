@@ -1,7 +1,7 @@
 """One image has one name, however a list, a label file or the command line writes it."""
 
 import pytest
-from support.labelling import labels_of
+from support.inputs.labelling import labels_of
 
 from brainray import storage
 from brainray.errors import BadRequest

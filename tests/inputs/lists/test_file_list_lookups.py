@@ -1,7 +1,7 @@
 """What the rows of a list name in archives: each archive's index is read once, whatever the order of the rows."""
 
 import pytest
-from support.archives import zip_of
+from support.inputs.archives import zip_of
 
 from brainray.inputs.archives import archive_of, index
 from brainray.inputs.archives.index import ArchiveIndexes

@@ -5,7 +5,7 @@ import hashlib
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.images import image_bytes
+from support.imaging.images import image_bytes
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes

@@ -5,10 +5,10 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.archives import tar_of, zip_of
-from support.images import image_bytes
-from support.runs import brightness, contents, engine_of, request_for, score_here
-from support.s3_servers import s3_endpoints, strict_s3
+from support.imaging.images import image_bytes
+from support.inputs.archives import tar_of, zip_of
+from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
+from support.storage.s3_servers import s3_endpoints, strict_s3
 
 from brainray import storage
 from brainray.errors import BadRequest

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
-from support.runs import request_for
+from support.scoring.runs import request_for
 
 from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file

@@ -3,10 +3,10 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import CLASSES
-from support.dicoms import dicom
-from support.images import image_bytes
-from support.s3_servers import fast_s3, s3_endpoints
+from support.imaging.dicoms import dicom
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.storage.s3_servers import fast_s3, s3_endpoints
 
 from brainray.errors import StorageError
 from brainray.inputs.archives.index import ArchiveIndexes

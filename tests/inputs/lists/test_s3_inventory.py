@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.labelling import CLASSES
+from support.inputs.labelling import CLASSES
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes

@@ -4,8 +4,8 @@ import re
 
 import pyarrow as pa
 import pytest
-from support.archive_rows import parquet_of
-from support.archives import tar_of
+from support.inputs.archive_rows import parquet_of
+from support.inputs.archives import tar_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes

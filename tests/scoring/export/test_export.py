@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
-from support.dicoms import dicom, slice_pixels
-from support.images import image_bytes
-from support.runs import engine_of, request_for, score_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.imaging.images import image_bytes
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.cli.app import run as command

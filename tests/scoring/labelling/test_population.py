@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray import storage
 from brainray.errors import BadRequest

@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from support.run_rows import failed, scored, write_run
+from support.scoring.run_rows import failed, scored, write_run
 
 from brainray.config import PageOptions
 from brainray.scoring.series.rows import TOLD

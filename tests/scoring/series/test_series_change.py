@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import untrained
-from support.images import image_bytes
-from support.run_rows import CLASSES, scored, write_run
-from support.runs import engine_of, request_for, score_here, success
+from support.imaging.images import image_bytes
+from support.models.bundles import untrained
+from support.scoring.run_rows import CLASSES, scored, write_run
+from support.scoring.runs import engine_of, request_for, score_here, success
 
 from brainray.config import PageOptions
 from brainray.errors import BadRequest

@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 import pytest
-from support.run_rows import failed, scored, write_run
+from support.scoring.run_rows import failed, scored, write_run
 
 from brainray.config import PageOptions, ScoreOptions
 from brainray.errors import BadRequest

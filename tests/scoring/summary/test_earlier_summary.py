@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.runs import engine_of, request_for, score_here
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.cli.console import show_outcome

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from support.html_pages import read_page
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.cli.console import show_summary
 from brainray.commands.compare import compare

@@ -1,8 +1,8 @@
 """The strip of the page: which image stands for a group, and how many groups are shown."""
 
 import pytest
-from support.html_pages import read_page
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.page.tiles import MOST_STRIP
 from brainray.scoring.summary.build import build_summary

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from support.html_pages import read_page
-from support.run_rows import CLASSES, scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import CLASSES, scored, write_run
 
 from brainray.cli.console import per_class_table
 from brainray.scoring.summary.build import build_summary

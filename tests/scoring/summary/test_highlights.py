@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.run_rows import CLASSES, failed, scored
+from support.scoring.run_rows import CLASSES, failed, scored
 
 from brainray.scoring.prediction_schema import prediction_schema
 from brainray.scoring.summary.highlights import Highlights, columns, select

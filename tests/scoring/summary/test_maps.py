@@ -6,9 +6,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
-from support.bundles import derived, untrained
-from support.images import image_bytes
-from support.runs import contents, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import derived, untrained
+from support.scoring.runs import contents, engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.commands.report import report

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support.images import image_bytes
-from support.runs import engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray.commands.report import report
 from brainray.config import Explain, MaxFailed

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from support.bundles import derived
-from support.runs import engine_of, request_for, score_here
+from support.models.bundles import derived
+from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray.scoring.rescore import next_uri
 from brainray.scoring.summary import report_page

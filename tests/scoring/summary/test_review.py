@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray import storage
 from brainray.inputs.labels.label_file import read_label_file

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bundles import derived
-from support.images import image_bytes
-from support.runs import Stopped, contents, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.models.bundles import derived
+from support.scoring.runs import Stopped, contents, engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.commands.report import report

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.html_pages import read_page
-from support.run_rows import CLASSES, scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import CLASSES, scored, write_run
 
 from brainray import storage
 from brainray.models.reference import COUNT, FEATURES, features_column, reference_schema

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.run_rows import failed, scored, write_run
+from support.scoring.run_rows import failed, scored, write_run
 
 from brainray import storage
 from brainray.cli.console import show_summary

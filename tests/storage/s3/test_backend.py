@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.s3_objects import error_of, files, held
-from support.s3_servers import s3, s3_endpoints, strict_s3
+from support.storage.s3_objects import error_of, files, held
+from support.storage.s3_servers import s3, s3_endpoints, strict_s3
 
 from brainray.errors import (
     BadRequest,

@@ -2,7 +2,7 @@
 
 import botocore.handlers
 import pytest
-from support.s3_servers import fast_s3, s3_endpoints
+from support.storage.s3_servers import fast_s3, s3_endpoints
 
 from brainray.errors import StorageError
 from brainray.storage.s3.backend import S3Objects

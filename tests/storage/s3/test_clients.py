@@ -4,8 +4,8 @@ import pickle
 import subprocess
 import sys
 
-from support.s3_objects import files
-from support.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, s3, s3_endpoints, strict_s3
+from support.storage.s3_objects import files
+from support.storage.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, fast_s3, s3, s3_endpoints, strict_s3
 
 from brainray.storage.s3.backend import S3Objects
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from support.s3_objects import error_of, files, held
-from support.s3_servers import fast_s3, s3, s3_endpoints, strict_s3
+from support.storage.s3_objects import error_of, files, held
+from support.storage.s3_servers import fast_s3, s3, s3_endpoints, strict_s3
 
 from brainray.errors import (
     OutputHeld,

@@ -9,8 +9,8 @@ import obstore.exceptions
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.s3_objects import assert_safe
-from support.s3_servers import SECRET_KEY
+from support.storage.s3_objects import assert_safe
+from support.storage.s3_servers import SECRET_KEY
 
 from brainray.errors import (
     IMAGE_REASONS,

@@ -1,7 +1,7 @@
 """A heartbeat on a bucket that asks for fewer requests."""
 
 import pytest
-from support.s3_servers import s3, s3_endpoints, strict_s3
+from support.storage.s3_servers import s3, s3_endpoints, strict_s3
 
 from brainray import storage
 from brainray.errors import Throttled

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.s3_objects import error_of, files
-from support.s3_servers import fast_s3, s3, s3_endpoints, strict_s3
+from support.storage.s3_objects import error_of, files
+from support.storage.s3_servers import fast_s3, s3, s3_endpoints, strict_s3
 
 from brainray.errors import (
     StorageError,

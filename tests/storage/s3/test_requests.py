@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from support.ports import free_port
-from support.s3_objects import error_of, files, held
-from support.s3_servers import SECRET_KEY, fast_s3, s3, s3_endpoints, strict_s3
+from support.machine.ports import free_port
+from support.storage.s3_objects import error_of, files, held
+from support.storage.s3_servers import SECRET_KEY, fast_s3, s3, s3_endpoints, strict_s3
 
 from brainray.errors import (
     StorageError,

@@ -1,7 +1,7 @@
 """The servers of the tests: without them a run of the tests must not be green."""
 
 import pytest
-from support import s3_servers
+from support.storage import s3_servers
 
 
 @pytest.mark.parametrize("name", ["moto_server", "rclone"])

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.s3_objects import files
+from support.storage.s3_objects import files
 
 from brainray.errors import (
     BadRequest,

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from support.niftis import nifti, with_header
+from support.imaging.niftis import nifti, with_header
 
 from brainray.inputs.frames.nifti import Place
 from brainray.inputs.frames.nifti.file import NiftiFile

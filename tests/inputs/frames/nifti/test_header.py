@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.niftis import nifti, with_header
+from support.imaging.niftis import nifti, with_header
 
 from brainray.errors import ImageError
 from brainray.inputs.frames.nifti.header import read_directions, read_header, unpacked_head

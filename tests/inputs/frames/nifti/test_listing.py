@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from support.niftis import SHAPE, head, nifti, with_header
+from support.imaging.niftis import SHAPE, head, nifti, with_header
 
 from brainray import storage
 from brainray.inputs.frames.listing import FrameRows, frames_of, is_frame, with_frames

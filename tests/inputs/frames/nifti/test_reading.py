@@ -7,7 +7,7 @@ from itertools import permutations, product
 import nibabel
 import numpy as np
 import pytest
-from support.niftis import SHAPE, head, nifti, with_header
+from support.imaging.niftis import SHAPE, head, nifti, with_header
 
 from brainray.errors import ImageError, StorageError
 from brainray.inputs.frames.nifti import stream

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from support.niftis import SHAPE, head, nifti
+from support.imaging.niftis import SHAPE, head, nifti
 
 from brainray.inputs.frames.nifti import reading
 from brainray.inputs.frames.nifti.file import NiftiFile

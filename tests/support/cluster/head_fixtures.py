@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from support.heads import start_head
+from support.cluster.heads import start_head
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

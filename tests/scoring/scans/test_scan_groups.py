@@ -1,9 +1,9 @@
 """`--group-by scan_vendor`: tables by scanner, from headers that are read only when an image is scored."""
 
 import pytest
-from support.dicoms import dicom, slice_pixels
-from support.images import image_bytes
-from support.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.imaging.images import image_bytes
+from support.scoring.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
 
 from brainray.config import MaxFailed
 from brainray.errors import BadRequest

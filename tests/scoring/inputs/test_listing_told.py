@@ -3,9 +3,9 @@
 import gzip
 
 import pytest
-from support.archives import tar_of, zip_of
-from support.images import image_bytes
-from support.runs import contents, engine_of, request_for
+from support.imaging.images import image_bytes
+from support.inputs.archives import tar_of, zip_of
+from support.scoring.runs import contents, engine_of, request_for
 
 from brainray.commands.score import plan_only, score
 from brainray.errors import BadRequest

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.niftis import head, nifti
-from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.imaging.niftis import head, nifti
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray.config import MaxFailed
 from brainray.scoring.summary.build import build_summary

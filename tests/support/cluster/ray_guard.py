@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.without_ray import sitecustomize  # importing it adds the audit hook to this process
+from support.cluster.without_ray import sitecustomize  # importing it adds the audit hook to this process
 
 FIXTURES = {"local_ray", "cluster", "heads", "workspace", "new_workspace"}  # each starts a Ray
 FOLDER = str(Path(sitecustomize.__file__).parent)

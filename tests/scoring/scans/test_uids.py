@@ -6,8 +6,8 @@ import hmac
 
 import numpy as np
 import pytest
-from support.dicoms import dicom, slice_pixels
-from support.runs import Stopped, brightness, engine_of, request_for, rows, score_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.scoring.runs import Stopped, brightness, engine_of, request_for, rows, score_here
 
 from brainray.commands.report import report
 from brainray.config import MaxFailed

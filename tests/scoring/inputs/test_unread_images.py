@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.archives import tar_of
-from support.images import image_bytes
-from support.runs import brightness, contents, engine_of, request_for, score_here
+from support.imaging.images import image_bytes
+from support.inputs.archives import tar_of
+from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.commands.score import plan_only

@@ -30,8 +30,8 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
-from support.dicoms import data_set, slice_pixels, written
-from support.encoded import HEIC, drawing
+from support.imaging.dicoms import data_set, slice_pixels, written
+from support.imaging.encoded import HEIC, drawing
 
 CANARY = "Kanarie7"
 _RAW = CANARY.encode()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
-from support.bundles import CLASSES
+from support.models.bundles import CLASSES
 
 from brainray import storage
 from brainray.commands.score import Outcome, ScoreEngine, score
@@ -29,7 +29,7 @@ from brainray.scoring.shard_task import open_shard
 from brainray.scoring.uids import uid_rule
 
 if TYPE_CHECKING:
-    from support.processes import Workspace
+    from support.machine.processes import Workspace
 
 
 class Stopped(BaseException):

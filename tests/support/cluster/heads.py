@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.ports import free_port
+from support.machine.ports import free_port
 
 BIN = Path(sys.executable).parent
 # The job's `python` is the one of the tests; no cluster of the user's own is touched, nor is their token.

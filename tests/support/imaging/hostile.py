@@ -19,8 +19,8 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from support.dicoms import dicom, items, slice_pixels
-from support.encoded import HEIC, drawing, packed
+from support.imaging.dicoms import dicom, items, slice_pixels
+from support.imaging.encoded import HEIC, drawing, packed
 
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 60_000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 _OTHERS = ("TIFF", "PNG", "GIF", "BMP", "JPEG", "WEBP", "JPEG2000", "AVIF", "PPM")

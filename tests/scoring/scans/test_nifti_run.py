@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from support.niftis import SHAPE, head, nifti
-from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.imaging.niftis import SHAPE, head, nifti
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray.config import MaxFailed
 from brainray.inputs.frames import library

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
-from support.bundles import CLASSES
-from support.dicoms import dicom, slice_pixels
-from support.images import image_bytes
-from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray.commands.report import report
 from brainray.config import PageOptions

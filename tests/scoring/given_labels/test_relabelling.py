@@ -5,9 +5,9 @@ import shutil
 import threading
 
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
-from support.runs import Stopped, contents, engine_of, request_for, rows, score_here, success
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.scoring.runs import Stopped, contents, engine_of, request_for, rows, score_here, success
 
 from brainray import storage
 from brainray.commands import score as score_job

@@ -1,6 +1,6 @@
 """Forbids starting Ray, in every Python process that a test without the marker `ray` starts.
 
-Python imports a module of this name by itself; `support.ray_guard` puts its folder on PYTHONPATH.
+Python imports a module of this name by itself; `support.cluster.ray_guard` puts its folder on PYTHONPATH.
 """
 
 import os

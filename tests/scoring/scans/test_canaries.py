@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
-from support.canaries import CANARY, betrays, confidential, corpus
-from support.runs import rows
+from support.imaging.canaries import CANARY, betrays, confidential, corpus
+from support.scoring.runs import rows
 
 from brainray.cli.app import run
 from brainray.config import ImageSpec

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydicom.uid import RLELossless
-from support.dicoms import dicom, slice_pixels
-from support.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.scoring.runs import as_of_an_earlier_version, brightness, engine_of, request_for, rows, score_here
 
 from brainray.commands.score import check_max_failed, plan_only
 from brainray.config import MaxFailed

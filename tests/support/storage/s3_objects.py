@@ -3,7 +3,7 @@
 import traceback
 
 import pytest
-from support.s3_servers import ACCESS_KEY, SECRET_KEY
+from support.storage.s3_servers import ACCESS_KEY, SECRET_KEY
 
 from brainray.errors import (
     StorageError,

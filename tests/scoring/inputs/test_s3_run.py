@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.bundles import CLASSES
-from support.images import image_bytes
-from support.runs import Stopped, brightness, contents, engine_of, request_for, score_here
-from support.s3_servers import Server, decided_s3, fast_s3, s3, s3_endpoints
+from support.imaging.images import image_bytes
+from support.models.bundles import CLASSES
+from support.scoring.runs import Stopped, brightness, contents, engine_of, request_for, score_here
+from support.storage.s3_servers import Server, decided_s3, fast_s3, s3, s3_endpoints
 
 from brainray import storage
 from brainray.errors import BrainrayError, Outage

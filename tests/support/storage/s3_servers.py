@@ -30,7 +30,7 @@ from urllib.parse import unquote, urlsplit
 import botocore.config
 import botocore.session
 import pytest
-from support.ports import free_port
+from support.machine.ports import free_port
 
 from brainray import storage
 from brainray.storage.s3.backend import S3Objects

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 from pydicom.uid import RLELossless
-from support.dicoms import dicom, slice_pixels
-from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.imaging.dicoms import dicom, slice_pixels
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray import storage
 from brainray.config import MaxFailed

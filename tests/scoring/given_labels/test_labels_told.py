@@ -1,7 +1,7 @@
 """What a run says of a label file, and where its labels go."""
 
 import pytest
-from support.runs import contents, engine_of, request_for
+from support.scoring.runs import contents, engine_of, request_for
 
 from brainray.commands.score import score
 from brainray.errors import BadRequest

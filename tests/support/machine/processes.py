@@ -23,7 +23,7 @@ from typing import Literal
 
 import psutil
 import pyarrow.parquet as pq
-from support.waiting import HANGS_S, until
+from support.machine.waiting import HANGS_S, until
 
 from brainray import storage
 from brainray.scoring.run_folder import verify_run
