@@ -129,3 +129,42 @@ def test_an_archive_that_a_run_has_already_is_not_refused(tmp_path, monkeypatch,
     with ArchiveIndexes(str(tmp_path / "scratch"), kept=str(kept)) as indexes:
         ((table, _),) = Lister([archive.uri], indexes, classes=CLASSES).tables()
     assert table["label"].to_pylist() == [None, "glioma"]
+
+
+def test_a_label_of_a_sample_that_cannot_be_read_is_counted_and_named(tmp_path):
+    """One of a thousand in another encoding would lower the share of labelled images, and nobody knew why."""
+    files = {
+        "0.jpg": b"x", "0.cls": "glioma".encode("utf-16"), "1.jpg": b"x", "1.cls": b"\xe9",
+        "2.jpg": b"x", "2.json": b"{", "3.jpg": b"x", "3.cls": b"x" * 70_000,
+        "4.jpg": b"x", "4.json": b'{"label": "\\ud800"}', "6.jpg": b"x", "5.cls": b"0",
+    }  # fmt: skip
+    (tmp_path / "w.tar").write_bytes(tar_of(files))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        listing = scan(Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES), str(tmp_path / "listing.parquet"))
+        left_out = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES, exclude=["w.tar#[1-5]*"])
+        list(left_out.tables())
+    assert (listing.images, listing.labelled) == (6, 1)
+    assert listing.skipped == {"label that is not read": 5, "suffix .cls": 1}
+    assert listing.notes == (
+        f"5 file(s) with labels label no image, such as {tmp_path}/w.tar#1.cls (is not UTF-8, as text without a "
+        "byte-order mark must be); correct them, or give --labels",
+    )
+    assert left_out.notes == ()
+
+
+def test_cls_files_outside_of_tars_are_noted(tmp_path):
+    (tmp_path / "z.zip").write_bytes(zip_of({"0.jpg": b"x", "0.cls": b"0"}))
+    (tmp_path / "1.cls").write_text("0")
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        listing = scan(Lister([str(tmp_path)], indexes, classes=CLASSES), str(tmp_path / "listing.parquet"))
+    assert len(listing.notes) == 1
+    assert "label images in tars only" in listing.notes[0]
+
+
+def test_members_that_a_list_names_have_the_labels_that_their_archive_gives_them(listed, tmp_path):
+    (tmp_path / "w.tar").write_bytes(tar_of({"0.jpg": b"x", "0.cls": b"1", "glioma/1.jpg": b"x"}))
+    (tmp_path / "z.zip").write_bytes(zip_of({"glioma\\2.jpg": b"x"}))
+    (tmp_path / "p.parquet").write_bytes(parquet_of({"image": [b"x", b"y"], "label": ["glioma", "dog"]}))
+    names = ["w.tar#0.jpg", "w.tar#glioma/1.jpg", "z.zip#glioma\\2.jpg", "p.parquet#0", "p.parquet#1"]
+    found = labels(listed("list.csv", "\n".join(["uri", *names]).encode()))
+    assert list(found.values()) == ["notumor", "glioma", "glioma", "glioma", None]

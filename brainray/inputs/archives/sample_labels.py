@@ -11,11 +11,13 @@ from typing import Any
 from brainray.errors import ImageError
 from brainray.inputs.class_names import LABEL_COLUMNS
 from brainray.inputs.tables.table_columns import spelled
+from brainray.inputs.tables.text_stream import encoding_of
 
 from .member import LONGEST_LABEL, Member
 
 MOST_BYTES = 64 << 10  # of a file with a label
 _CLS, _JSON = "cls", "json"
+_ALONE = "has no image beside it in the tar (GNU tar --sort=name puts them side by side)"
 _SURE = "label"  # a key of JSON with a label and nothing else
 _MOST_FILES = 64  # of a sample, which are held until its label is known
 
@@ -28,7 +30,8 @@ def is_label(name: str) -> bool:
 def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Member]:
     """Label each member by the file with the label in its sample, whose bytes come with it. Keeps the order.
 
-    An `ImageError` of `members` is raised after all members before it.
+    A file whose label cannot be read, or labels no image, says why in `label_unread`. An `ImageError` of `members` is
+    raised after all members before it.
     """
     held: list[Member] = []
     labels: dict[str, tuple[str, str | None]] = {}
@@ -39,8 +42,8 @@ def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Memb
             if key != sample or len(held) == _MOST_FILES:
                 yield from _labelled(held, labels)
                 held, labels, sample = [], {}, key
-            held.append(member)
-            label = _label(extension, data) if data is not None else None
+            label, unread = _label(extension, data) if data is not None else (None, _unread(extension, member))
+            held.append(member._replace(label_unread=unread))
             if label is not None:
                 labels[extension] = label
     except ImageError:
@@ -51,7 +54,9 @@ def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Memb
 
 def _labelled(members: list[Member], labels: dict[str, tuple[str, str | None]]) -> Iterator[Member]:
     label, key = labels.get(_CLS) or labels.get(_JSON) or (None, None)
-    return (member._replace(label=label, label_key=key) for member in members)
+    alone = _ALONE if labels and all(map(is_label, (member.name for member in members))) else None
+    for member in members:
+        yield member._replace(label=label, label_key=key, label_unread=member.label_unread or alone)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -61,16 +66,30 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def _label(extension: str, data: bytes) -> tuple[str, str | None] | None:
-    """The label in a file, as spelled, and the key under which it stands if it may be none; None without a label."""
-    try:
-        value, key = _spelled_label(json.loads(data)) if extension == _JSON else (data.decode(), None)
-    except (ValueError, RecursionError):
+def _unread(extension: str, member: Member) -> str | None:
+    """Why a file that may hold a label came without its bytes; None for any other."""
+    if extension not in (_CLS, _JSON):
         return None
+    return (member.refused or "").partition(": ")[2] or f"has more than {MOST_BYTES:,} bytes"
+
+
+def _label(extension: str, data: bytes) -> tuple[tuple[str, str | None] | None, str | None]:
+    """The label in a file, as spelled, with the key under which it stands if it may be none; None without a label.
+
+    Then why the label that is there cannot be read.
+    """
+    try:
+        value, key = _spelled_label(json.loads(data)) if extension == _JSON else (data.decode(encoding_of(data)), None)
+    except UnicodeDecodeError:
+        return None, "is not UTF-8, as text without a byte-order mark must be"
+    except (ValueError, RecursionError):
+        return None, "is no JSON"
     text = value.strip() if isinstance(value, str) else ""
     if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair in JSON, which is no text
-        return None
-    return (text, key) if 0 < len(text) <= LONGEST_LABEL else None
+        return None, "has half a character as its label"
+    if len(text) > LONGEST_LABEL:
+        return None, f"has a label of more than {LONGEST_LABEL:,} characters"
+    return ((text, key) if text else None), None
 
 
 def _spelled_label(sample: Any) -> tuple[str | None, str | None]:  # noqa: ANN401  a value of JSON

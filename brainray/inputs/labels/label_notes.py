@@ -21,6 +21,7 @@ _LIKELY = (
     "category", "y", "groundtruth", "tumor", "tumour", "disease", "pathology", "labelid", "classid",
     *UNSURE_LABEL_COLUMNS,
 )  # fmt: skip
+_SAMPLE_LABEL = "suffix .cls"
 _SHOWN = 8
 _FIRST = 1_000  # rows that tell whether a column holds classes
 _NAMES = "label, class, diagnosis or target"
@@ -35,7 +36,31 @@ class LabelNotes:
         self._silent = silent
         self._about: set[object] = set()
         self._archive_seen = False
-        self.lines: list[str] = []
+        self._unread = 0  # files with a label that is not read
+        self._first_unread = ""
+        self._lines: list[str] = []
+
+    @property
+    def lines(self) -> list[str]:
+        """The notes so far, of labels that are not read last, for they are counted to the end."""
+        if not self._unread:
+            return self._lines
+        return [
+            *self._lines,
+            f"{self._unread:,} file(s) with labels label no image, such as {self._first_unread}; "
+            "correct them, or give --labels",
+        ]
+
+    def add_unread(self, uri: str, why: str) -> str | None:
+        """Count a file of an archive whose label is not read, for this reason; gives what it is counted as.
+
+        None with a label file, in whose place nothing else labels an image.
+        """
+        if self._silent:
+            return None
+        self._first_unread = self._first_unread or f"{uri} ({why})"
+        self._unread += 1
+        return "label that is not read"
 
     def add_unused(self, uri: str, what: str) -> None:
         """Note that a column of labels cannot be read; `what` names it and its type."""
@@ -61,6 +86,11 @@ class LabelNotes:
             f"--input {uri}: {label!r}, its {key}, is no class of the model and no label; the same goes for others "
             f"below {key}; name the classes below label, or give --labels",
         )
+
+    def on_skipped(self, uri: str, reason: str) -> None:
+        """Note a file with the label of a WebDataset sample that lies in no tar, where it labels nothing."""
+        if reason == _SAMPLE_LABEL:
+            self._add(reason, f"--input {uri}: .cls files label images in tars only; give --labels, a table")
 
     def add_folders(self, folders: Sequence[str]) -> None:
         """Note a Hive partition by label whose value is no class, among the folders of an image without a label."""
@@ -125,7 +155,7 @@ class LabelNotes:
     def _add(self, about: object, line: str) -> None:
         if not self._silent and about not in self._about:
             self._about.add(about)
-            self.lines.append(line)
+            self._lines.append(line)
 
 
 def _first_labels(table: FileList, column: str) -> list[str | None]:
