@@ -172,6 +172,7 @@ class Lister:
             if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
                 tables.on_images(found.folders)
             yield from self._members(found, index.result(), root)
+        self._notes += tables.notes
 
     def _below(
         self, root: str, tables: TableGuard, files: Iterable[FileInfo] | None = None
@@ -281,6 +282,8 @@ class Lister:
             if unchosen or (reason and not is_unnamed):
                 if archives.container_kind(name) not in _WEBDATASETS:
                     self._label_notes.on_skipped(image.uri, reason or "")
+                elif spelled and spelled.key and spelled.key.startswith("."):
+                    self._label_notes.on_likely(image.uri, spelled.key, spelled.text)
                 count_skipped(self.skipped, unchosen or reason or "")
                 continue
             folders = (*above, *inner.split("/")[:-1])
@@ -325,6 +328,8 @@ class Lister:
             label = self._numbered.get(text)
             if label is not None:
                 self._label_notes.add_numbers()
+        if label is None and self._label_notes.is_no_value(text):
+            return None
         if label is None and key is not None:
             self._label_notes.add_no_class(image.uri, key, text)
         elif label is None and not known:
@@ -388,7 +393,7 @@ class Lister:
         if listed.label is None:
             return None
         label = match_class(listed.label, self._lookup)
-        if label is None and self._label_file is None:
+        if label is None and self._label_file is None and not self._label_notes.is_no_value(listed.label):
             raise BadRequest(
                 f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, leave it empty, or rename the column "

@@ -28,7 +28,7 @@ _MAKING = threading.Lock()  # `cache` has no lock: each thread of a reader would
 
 def _backend(uri: str) -> StorageBackend:
     scheme, found, _ = uri.partition("://")
-    if not found or scheme == "file":
+    if not found or scheme.lower() == "file":
         return _LOCAL
     if scheme.lower() in ("s3", "s3a", "s3n"):  # the last two are Hadoop's names
         with _MAKING:

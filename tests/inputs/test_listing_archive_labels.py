@@ -168,3 +168,31 @@ def test_members_that_a_list_names_have_the_labels_that_their_archive_gives_them
     names = ["w.tar#0.jpg", "w.tar#glioma/1.jpg", "z.zip#glioma\\2.jpg", "p.parquet#0", "p.parquet#1"]
     found = labels(listed("list.csv", "\n".join(["uri", *names]).encode()))
     assert list(found.values()) == ["notumor", "glioma", "glioma", "glioma", None]
+
+
+def test_a_class_in_a_file_of_another_suffix_is_noted(tmp_path):
+    files = {
+        "0.jpg": b"x", "0.txt": b"glioma\n", "1.jpg": b"x", "1.class": b"glioma",
+        "2.jpg": b"x", "2.json": b'["notumor"]', "3.jpg": b"x", "3.txt": b"a scan", "4.jpg": b"x", "4.txt": b"x" * 99,
+        "5.jpg": b"x", "5.cls": b"0", "5.text": b"glioma",
+    }  # fmt: skip
+    (tmp_path / "w.tar").write_bytes(tar_of(files))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        listing = scan(Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES), str(tmp_path / "listing.parquet"))
+    assert listing.labelled == 1
+    said = [note.partition("#")[2].partition(" and ")[0] for note in listing.notes if "#" in note]
+    assert said == ["0.txt: holds 'glioma'", "1.class: holds 'glioma'", "2.json: holds 'notumor'"]
+
+
+def test_a_label_that_says_that_none_is_known_refuses_no_input(listed, tmp_path):
+    files = {"0.jpg": b"x", "0.cls": b"NA", "1.jpg": b"x", "1.json": b'{"label": "unknown"}'}
+    (tmp_path / "w.tar").write_bytes(tar_of(files))
+    (tmp_path / "p.parquet").write_bytes(parquet_of({"image": [b"x", b"y"], "label": ["n/a", "glioma"]}))
+    (tmp_path / "l.csv").write_text("uri,class_name\na.jpg,glioma\nb.jpg,NA\n")
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister(
+            [str(tmp_path / name) for name in ("w.tar", "p.parquet", "l.csv")], indexes, classes=(*CLASSES, "unknown")
+        )
+        found = [label for table, _ in lister.tables() for label in table["label"].to_pylist()]
+    assert found == [None, "unknown", None, "glioma", "glioma", None]
+    assert lister.notes == ("3 image(s) have a label that says none is known (NA, unknown or the like)",)

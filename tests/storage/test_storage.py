@@ -12,6 +12,8 @@ def test_a_location_has_one_spelling(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert storage.normalise("a/../b/") == f"{tmp_path}/b"
     assert storage.normalise(f"file://{tmp_path}/with%20space") == f"{tmp_path}/with space"
+    assert storage.normalise(f"file:{tmp_path}/with%20space") == f"{tmp_path}/with space"  # as Spark writes it
+    assert storage.normalise(f"FILE://{tmp_path}/a") == f"{tmp_path}/a"
     assert storage.normalise("~") == os.path.expanduser("~")
 
 

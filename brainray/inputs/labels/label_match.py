@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from brainray.inputs.image_files import IMAGE_SUFFIXES
 
 _SUFFIX = r"\.(nii\.gz|" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)) + ")$"
-_FILE_URI, _HADOOP_S3 = r"^(?i:file)://(localhost)?/+", r"^(?i:s3[an]?)://"
+_FILE_URI, _HADOOP_S3 = r"^(?i:file):(//(localhost)?)?/+", r"^(?i:s3[an]?)://"
 _MOST_FOLDERS = 16  # in a row that may be the end of a URI
 _COMPARED = 20_000  # images among which `nearest` looks: about a second for five keys
 Indices = npt.NDArray[np.int64]
