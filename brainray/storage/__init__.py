@@ -6,6 +6,7 @@ No other package may open a file of the user or import a backend.
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from .local import LocalFiles
 from .retry import RetryPolicy
 
 _LOCAL = LocalFiles()
+_ONE_SLASH = re.compile(
+    "s3[an]?:/(?!/)", re.IGNORECASE
+)  # a local path, to Python: an output would not be in the bucket
 _MAKING = threading.Lock()  # `cache` has no lock: each thread of a reader would make a backend of its own
 
 
@@ -55,6 +59,8 @@ def normalise(uri: str | os.PathLike[str]) -> str:
     text = os.fspath(uri)
     if not text:
         raise BadRequest("a path is empty; give a folder or a file")
+    if _ONE_SLASH.match(text):
+        raise BadRequest(f"{text}: a URI of a bucket has two slashes, which pathlib drops; write s3://bucket/key")
     return _backend(text).normalise(text)
 
 
