@@ -24,9 +24,8 @@ from .local import LocalFiles
 from .retry import RetryPolicy
 
 _LOCAL = LocalFiles()
-_ONE_SLASH = re.compile(
-    "s3[an]?:/(?!/)", re.IGNORECASE
-)  # a local path, to Python: an output would not be in the bucket
+# A local path, to Python: an output would be on the disk, in a folder of that name.
+_NEARLY_URI = re.compile("((s3[an]?|https?|gs):/(?!/)|arn:aws)", re.IGNORECASE)
 _MAKING = threading.Lock()  # `cache` has no lock: each thread of a reader would make a backend of its own
 
 
@@ -59,8 +58,10 @@ def normalise(uri: str | os.PathLike[str]) -> str:
     text = os.fspath(uri)
     if not text:
         raise BadRequest("a path is empty; give a folder or a file")
-    if _ONE_SLASH.match(text):
-        raise BadRequest(f"{text}: a URI of a bucket has two slashes, which pathlib drops; write s3://bucket/key")
+    if _NEARLY_URI.match(text):
+        raise BadRequest(
+            f"{text}: is no URI of a bucket, which has two slashes (pathlib drops one); write s3://bucket/key"
+        )
     return _backend(text).normalise(text)
 
 

@@ -17,7 +17,7 @@ def test_a_location_has_one_spelling(tmp_path, monkeypatch):
     assert storage.normalise("~") == os.path.expanduser("~")
 
 
-@pytest.mark.parametrize("uri", ["", "gopher://x/y", "file://host/path", "s3:/bucket/key"])
+@pytest.mark.parametrize("uri", ["", "gopher://x/y", "file://host/path", "s3:/bucket/key", "arn:aws:s3:::bucket/key"])
 def test_a_location_that_is_not_served_is_refused(uri):
     with pytest.raises(BadRequest):
         storage.normalise(uri)
