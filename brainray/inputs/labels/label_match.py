@@ -4,10 +4,12 @@ A step compares one spelling of the rows with one name of the images. It looks o
 before have left, and matches a row and an image only where neither fits another. Knows no files.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -43,12 +45,19 @@ def _spellings_of_images(names: pa.Array) -> tuple[pa.Array, ...]:
 def _plain(names: pa.Array) -> pa.Array:
     """Names without blanks around them and `./` before them, with `/` for backslashes, in Unicode's normal form C.
 
-    URIs have one scheme for a store, as images have: `file:///a` is `/a`, and Hadoop's `s3a://` is `s3://`.
+    URIs have one scheme for a store, as images have: `file:///a%20b` is `/a b`, and Hadoop's `s3a://` is `s3://`.
     """
+    if pc.any(pc.match_substring_regex(names, f"{_FILE_URI}.*%")).as_py():
+        names = pa.array(map(_decoded, names.to_pylist()), pa.string())
     tidy = pc.replace_substring(pc.utf8_trim_whitespace(pc.utf8_normalize(names, "NFC")), "\\", "/")
     for pattern, plain in (_FILE_URI, "/"), (_HADOOP_S3, "s3://"):
         tidy = pc.replace_substring_regex(tidy, pattern, plain)
     return pc.replace_substring_regex(tidy, r"^(\./+)+", "")
+
+
+def _decoded(name: str | None) -> str | None:
+    """A name, of which a file:// URI is percent-encoded."""
+    return unquote(name) if name and re.match(_FILE_URI, name) else name
 
 
 @dataclass
