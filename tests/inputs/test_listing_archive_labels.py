@@ -45,7 +45,7 @@ def test_a_backslash_in_a_tar_is_part_of_a_name(listed):
     assert labels(listed("t.tar", tar_of({"glioma\\1.jpg": b"x"}))) == {"glioma\\1.jpg": None}
 
 
-@pytest.mark.parametrize("key", ["1.jpg", "w.zip#a/1.jpg", "w.zip#a\\1.jpg"])
+@pytest.mark.parametrize("key", ["1.jpg", "a/1.jpg", "a\\1.jpg", "w.zip#a/1.jpg", "w.zip#a\\1.jpg"])
 def test_a_label_file_names_members_of_a_zip_from_windows(listed, tmp_path, key):
     (tmp_path / "labels.csv").write_text(f"image,label\n{key},glioma\n")
     label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
@@ -196,3 +196,15 @@ def test_a_label_that_says_that_none_is_known_refuses_no_input(listed, tmp_path)
         found = [label for table, _ in lister.tables() for label in table["label"].to_pylist()]
     assert found == [None, "unknown", None, "glioma", "glioma", None]
     assert lister.notes == ("3 image(s) have a label that says none is known (NA, unknown or the like)",)
+
+
+def test_a_path_within_several_archives_labels_none_of_them(tmp_path):
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / name).write_bytes(tar_of({"x/1.jpg": b"x"}))
+    (tmp_path / "labels.csv").write_text("image,label\nx/1.jpg,glioma\n")
+    label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path)], indexes, classes=CLASSES, label_file=label_file)
+        assert scan(lister, str(tmp_path / "listing.parquet")).labelled == 0
+    with pytest.raises(BadRequest, match="several nearly"):
+        label_file.check_all_used_once()

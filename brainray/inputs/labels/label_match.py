@@ -20,6 +20,7 @@ from brainray.inputs.image_files import IMAGE_SUFFIXES
 
 _SUFFIX = r"\.(nii\.gz|" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)) + ")$"
 _FILE_URI, _HADOOP_S3 = r"^(?i:file):(//(localhost)?)?/+", r"^(?i:s3[an]?)://"
+_ARCHIVE = r"(?i:\.(?:tar|zip|tgz|gz|bz2|tbz2?|t?xz|t?zst))"
 _MOST_FOLDERS = 16  # in a row that may be the end of a URI
 _COMPARED = 20_000  # images among which `nearest` looks: about a second for five keys
 Indices = npt.NDArray[np.int64]
@@ -82,9 +83,10 @@ class NearMatches:
     def add(self, numbers: Indices, names: Sequence[pa.Array]) -> None:
         """Look up images: their numbers, and their names from the fullest to the shortest, one value per image.
 
-        The first is the URI, of which rows may also be the end: `in/1.jpg` of `/data/in/1.jpg`.
+        The first is the URI, of which rows may also be the end: `in/1.jpg` of `/data/in/1.jpg`, or `a/1.jpg` of
+        `w.tar#a/1.jpg`.
         """
-        ends = [_end(names[0], folders) for folders in self._ends]
+        ends = [end(names[0], folders) for end in (_end, _whole_member) for folders in self._ends]
         together = pa.concat_arrays([*names, *ends])  # for one look-up builds one table of all rows
         for rule, values in enumerate(_spellings_of_images(together)):
             rows, positions = self._rows[rule].find(values)
@@ -134,6 +136,12 @@ class _Spelling:
 def _end(uris: pa.Array, folders: int) -> pa.Array:
     """The last parts of URIs, without case and form changed: so many folders and the name; null in shorter ones."""
     return pc.struct_field(pc.extract_regex(uris, rf"/(?P<end>(?:[^/]+/){{{folders}}}[^/]+)$"), "end")
+
+
+def _whole_member(uris: pa.Array, folders: int) -> pa.Array:
+    """The path of a member within its archive, if it has so many folders; null for all others."""
+    plain = pc.replace_substring(uris, "\\", "/")  # as zips from Windows have it
+    return pc.struct_field(pc.extract_regex(plain, rf"{_ARCHIVE}#(?P<end>(?:[^/#]+/){{{folders}}}[^/#]+)$"), "end")
 
 
 def _places(values: pa.Array, distinct: pa.Array) -> Indices:
