@@ -26,6 +26,7 @@ from .pick import pick
 from .report import report
 from .sample import sample
 from .score import score
+from .shadowed import shadowing
 from .streams import Streams
 from .submit import SETTINGS as SUBMIT_SETTINGS
 from .submit import submit
@@ -98,6 +99,8 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return 0  # the reader has closed the pipe, as `| head` does
     except Exception as exc:  # noqa: BLE001  a defect, or a fault of the machine
+        if found := shadowing(exc):
+            return _fail(f"{found} ({type(exc).__name__}: {exc})", BadRequest.exit_code)
         return _fail(_describe_defect(exc), BrainrayError.exit_code)
 
 

@@ -48,11 +48,25 @@ def _run() -> None:
     heeded = [number for number in asked_for if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
     for number in heeded:
         signal.signal(number, _stop)
-    from .app import main as run
-
+    try:
+        from .app import main as run
+    except Exception as exc:
+        _refuse(exc)
+        raise
     if signal.SIGINT in heeded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
+
+
+def _refuse(error: Exception) -> None:
+    """End the program with a line, if it cannot be imported for what lies on its path."""
+    from .shadowed import shadowing
+
+    found = shadowing(error, while_importing=True)
+    if found is not None or isinstance(error, ImportError):
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"brainray: {found or 'is not installed whole; install it again'} ({what})", file=sys.stderr, flush=True)
+        os._exit(2 if found else 1)
 
 
 def _stop(number: int, frame: object) -> None:

@@ -25,6 +25,7 @@ from . import ray_internals
 from .guard import Guard
 
 _ANSWER_TIMEOUT_S = 5.0
+_WITHOUT_CLUSTER = "; that cluster was started last on this machine: RAY_ADDRESS=local runs without it"
 _OWN_EXCEPTION = re.compile(r"\bbrainray\.(?:\w+\.)+(\w+): (.+)")  # an exception of brainray in a traceback
 
 
@@ -101,7 +102,9 @@ def _connect(address: str | None, guard: Guard, *, lean: bool) -> None:
             if address
             else "this machine"
         )
-        raise BrainrayError(f"could not start or reach Ray at {where}: {_first_line(exc)}") from exc
+        # It may be another user's, or one that is about to end.
+        other = "" if address is None or os.environ.get("RAY_ADDRESS") else _WITHOUT_CLUSTER
+        raise BrainrayError(f"could not start or reach Ray at {where}: {_first_line(exc)}{other}") from exc
 
 
 def _first_line(exc: Exception) -> str:

@@ -23,6 +23,7 @@ UNSURE_LABEL_COLUMNS = ("classname", "labelname", "tumortype", "tumourtype")
 LABEL_COLUMNS = SURE_LABEL_COLUMNS + UNSURE_LABEL_COLUMNS
 # Names of split folders in public copies, which are above the class folders and no class themselves.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # in place of a label, compared without case and blanks
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one
 _CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}
 
@@ -46,6 +47,11 @@ def class_lookup(classes: Iterable[str]) -> dict[str, str]:
 def match_class(name: str, lookup: dict[str, str]) -> str | None:
     """The class of which `name` is a spelling; None if there is none."""
     return lookup.get(_key(class_name(name)))
+
+
+def is_no_value(text: str) -> bool:
+    """Whether a text stands where nothing is known: it is a label only where a class is called so."""
+    return text.strip().lower() in NO_VALUE
 
 
 def numbered_classes(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str]:

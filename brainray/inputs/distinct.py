@@ -1,5 +1,6 @@
 """Which of several inputs are listed: where one lies within another, no image is listed twice, and none left out."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 
 from brainray import storage
@@ -19,12 +20,22 @@ def distinct_inputs(inputs: Iterable[str]) -> list[str]:
     for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
         with as_bad_request("--input"):
             if not storage.exists(uri):
-                raise BadRequest(f"--input {uri}: no such file or folder")
+                raise BadRequest(f"--input {uri}: no such file or folder{_instead_of_glob(uri)}")
             storage.check_access(uri, write=False)
         roots.append(uri)
     real = {uri: storage.without_links(uri).rstrip("/") for uri in roots}
     first = {place: uri for uri, place in reversed(real.items())}  # of several links to one place
     return [uri for uri in roots if first[real[uri]] == uri and not _is_listed_by(real[uri], first)]
+
+
+def _instead_of_glob(uri: str) -> str:
+    """What to give in place of a glob that no shell has expanded, as those of a bucket."""
+    parts = uri.split("/")
+    globs = [place for place, part in enumerate(parts) if any(sign in part for sign in "*?[")]
+    if not globs:
+        return ""
+    folder, glob = "/".join(parts[: globs[0]]), "/".join(parts[globs[0] :])
+    return f"; a glob is not expanded here: give --input {folder}/ --include {shlex.quote(glob)}"
 
 
 def _is_listed_by(place: str, others: Iterable[str]) -> bool:

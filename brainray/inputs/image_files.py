@@ -37,11 +37,11 @@ IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".sp
 # a copy, or was never finished.
 _SYSTEM_FOLDERS = frozenset(
     (
-        *("@eadir", "#recycle", "#snapshot", "@tmp"),  # Synology
+        *("@eadir", "@synoeastream", "#recycle", "#snapshot", "@tmp"),  # Synology
         *("@recycle", "@recently-snapshot", "@__thumb"),  # QNAP
         *("~snapshot", "lost+found"),  # NetApp, ext4
-        *("$recycle.bin", "recycler", "recycled", "system volume information"),  # Windows
-        *("__macosx", "network trash folder"),  # macOS
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),  # Windows
+        *("__macosx", "network trash folder", "_gsdata_"),  # macOS, GoodSync
         *("_temporary", "_spark_metadata", "_delta_log", "_delta_index", "_change_data", "_symlink_format_manifest"),
     )
 )

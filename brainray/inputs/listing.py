@@ -22,7 +22,7 @@ from . import archives
 from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
 from .bids import BidsTrees
 from .class_names import class_lookup, label_from_folders, match_class
-from .frames.listing import FrameRows, is_frame
+from .frames.listing import FrameRows
 from .frames.members import frames_of_member
 from .frames.nifti import FIRST
 from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_member, skip_reason
@@ -33,6 +33,7 @@ from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, few_
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table
 from .lists.prefixes import Below, Prefixes, listed_ahead
 from .lists.resolve import resolve_rows
+from .paths_in_archives import folders_of, inner_path
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
 from .unnamed_files import TAR, FileFormats, MemberFormats, UnnamedFiles
@@ -134,7 +135,7 @@ class Lister:
             table = self._with_given(table)
         if not self.files:
             return table, NAMES_SCHEMA.empty_table()
-        inner = (_inner(image, path) for image, path in zip(rows, relative, strict=True))
+        inner = (inner_path(image, path) for image, path in zip(rows, relative, strict=True))
         names = [path.rpartition("/")[2] for path in inner]
         known_as = pa.table([pa.array(relative, pa.string()), pa.array(names, pa.string())], schema=NAMES_SCHEMA)
         for column, named in self.files.items():
@@ -171,6 +172,7 @@ class Lister:
             if index.result().skipped is None and archives.kind_of(found.uri) == "parquet":
                 tables.on_images(found.folders)
             yield from self._members(found, index.result(), root)
+        self._notes += tables.notes
 
     def _below(
         self, root: str, tables: TableGuard, files: Iterable[FileInfo] | None = None
@@ -213,6 +215,7 @@ class Lister:
             elif unnamed.wants(reason):
                 yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.add(found, reason))
             else:
+                self._label_notes.on_skipped(found.uri, reason)
                 count_skipped(self.skipped, reason)
         yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.rest(named))
         self._notes += unnamed.notes
@@ -267,14 +270,20 @@ class Lister:
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
         kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
-        for (member, image, spelled, frames), values in zip(index.images(archive), kept, strict=False):
+        for (member, image, spelled, frames, unread), values in zip(index.images(archive), kept, strict=False):
             inner = archives.inner_path(name, member)
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
+            if unread and not self._chosen.excludes(path):
+                reason = self._label_notes.add_unread(image.uri, unread) or reason
             is_unnamed = reason is not None and not image.refused and unnamed.wants(reason)
             unchosen = self._chosen.skip_reason(path) if reason is None or is_unnamed else None
             if unchosen or (reason and not is_unnamed):
+                if archives.container_kind(name) not in _WEBDATASETS:
+                    self._label_notes.on_skipped(image.uri, reason or "")
+                elif spelled and spelled.key and spelled.key.startswith("."):
+                    self._label_notes.on_likely(image.uri, spelled.key, spelled.text)
                 count_skipped(self.skipped, unchosen or reason or "")
                 continue
             folders = (*above, *inner.split("/")[:-1])
@@ -319,6 +328,8 @@ class Lister:
             label = self._numbered.get(text)
             if label is not None:
                 self._label_notes.add_numbers()
+        if label is None and self._label_notes.is_no_value(text):
+            return None
         if label is None and key is not None:
             self._label_notes.add_no_class(image.uri, key, text)
         elif label is None and not known:
@@ -347,8 +358,8 @@ class Lister:
             if reason is not None:
                 count_skipped(self.skipped, reason)
                 continue
-            folders = tuple(path.split("/")[:-1])
-            label = self._listed_label(listed, image_list) if labelled else self._label(folders)
+            folders = folders_of(image, path)
+            label = self._listed_label(listed, image_list) if labelled else self._label_in(image, folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
             refused = image.refused or self._archived(listed) or refusal_of_size(image.size_bytes, self._most_bytes)
             for each in self._frames.rows(image._replace(label=label, group=group, refused=refused), frames):
@@ -371,26 +382,24 @@ class Lister:
             label = self._listed_label(listed, image_list) if image_list.labelled else image.label
             yield image._replace(label=label, kept=listed.kept), path
 
+    def _label_in(self, image: ListedImage, folders: tuple[str, ...]) -> str | None:
+        """The label of an image that a list without labels names: that of its archive, which is said if it is no class,
+        else that of its folders.
+        """
+        spelled = Spelled(image.label, "label") if image.label else None
+        return (self._member_label(spelled, image, known=True) if spelled else None) or self._label(folders)
+
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:
             return None
         label = match_class(listed.label, self._lookup)
-        if label is None and self._label_file is None:
+        if label is None and self._label_file is None and not self._label_notes.is_no_value(listed.label):
             raise BadRequest(
                 f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, leave it empty, or rename the column "
                 f"{image_list.label_column} if it holds no labels"
             )
         return label
-
-
-def _inner(image: ListedImage, path: str) -> str:
-    """The path of a member within its archive; of a file or frame, that below its input."""
-    if image.container is None:
-        return path
-    name = image.uri[len(image.container) + 1 :]
-    in_dicom = is_frame(image.container, name, image.offset or 0, image.size_bytes, image.stored_bytes)
-    return path if in_dicom else archives.inner_path(image.container, name)
 
 
 def _kind_of_unnamed(form: str) -> archives.Kind | None:

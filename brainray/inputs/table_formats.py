@@ -27,6 +27,7 @@ class TableGuard:
         self._tables: dict[tuple[str, ...], str] = {}  # folder of the table's data -> format
         self._above_images: set[tuple[str, ...]] = set()  # folders of Parquet files with images, and those above
         self._last: tuple[str, ...] = ()
+        self.notes: list[str] = []
 
     def on_file(self, folders: tuple[str, ...], name: str = "") -> None:
         """Take notice of any file or folder, also one that is passed over: it may belong to a log."""
@@ -41,11 +42,28 @@ class TableGuard:
 
     def on_images(self, folders: tuple[str, ...]) -> None:
         """Take notice of a Parquet file with images."""
+        if not self._above_images:
+            self._note_table_above()
         above = [folders[:depth] for depth in range(len(folders) + 1)]
         self._above_images.update(above)
         for folder in above:
             if folder in self._tables:
                 raise self._refusal(folder)
+
+    def _note_table_above(self) -> None:
+        """Note a table in which the input lies itself, as `table/*.parquet` does; in a bucket it takes requests."""
+        above = self._root
+        while storage.is_local(above) and (parent := above.rpartition("/")[0]) and parent != above:
+            above = parent
+            kind = next(
+                (kind for log, kind in _LOG_FOLDERS.items() if storage.is_folder(storage.join(above, log))), None
+            )
+            if kind is not None:
+                self.notes.append(
+                    f"{self._option} {self._root} lies in {kind} table, {above}, whose log may say that some rows are "
+                    "removed: all are scored; export the valid ones, and give these, to leave them out"
+                )
+                return
 
     def _add(self, folder: tuple[str, ...], kind: str) -> None:
         self._tables[folder] = kind

@@ -6,6 +6,7 @@ No other package may open a file of the user or import a backend.
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +24,14 @@ from .local import LocalFiles
 from .retry import RetryPolicy
 
 _LOCAL = LocalFiles()
+# A local path, to Python: an output would be on the disk, in a folder of that name.
+_NEARLY_URI = re.compile("((s3[an]?|https?|gs):/(?!/)|arn:aws)", re.IGNORECASE)
 _MAKING = threading.Lock()  # `cache` has no lock: each thread of a reader would make a backend of its own
 
 
 def _backend(uri: str) -> StorageBackend:
     scheme, found, _ = uri.partition("://")
-    if not found or scheme == "file":
+    if not found or scheme.lower() == "file":
         return _LOCAL
     if scheme.lower() in ("s3", "s3a", "s3n"):  # the last two are Hadoop's names
         with _MAKING:
@@ -55,6 +58,10 @@ def normalise(uri: str | os.PathLike[str]) -> str:
     text = os.fspath(uri)
     if not text:
         raise BadRequest("a path is empty; give a folder or a file")
+    if _NEARLY_URI.match(text):
+        raise BadRequest(
+            f"{text}: is no URI of a bucket, which has two slashes (pathlib drops one); write s3://bucket/key"
+        )
     return _backend(text).normalise(text)
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from brainray.errors import BadRequest, OutputHeld, StorageError
 
 from .base import CLAIM_FILE, EVERY_FOLDER, FileInfo, FolderRules, Service, changed, too_large
-from .paths import path_of, storage_error, text_of, uri_of
+from .paths import path_of, plain_file_uri, storage_error, text_of, uri_of
 from .retry import RetryPolicy
 from .walk import Walk
 
@@ -43,6 +43,7 @@ class LocalFiles:
     """The `StorageBackend` for paths and `file://` URIs."""
 
     def normalise(self, uri: str) -> str:
+        uri = plain_file_uri(uri)
         if "://" in uri and urlsplit(uri).netloc not in ("", "localhost"):
             raise BadRequest(f"{uri}: a file:// URI names no host; write file:///path")
         if uri == "-":

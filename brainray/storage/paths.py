@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from brainray.errors import ImageReason, StorageError
@@ -12,6 +13,15 @@ _REASONS: dict[int, ImageReason] = {
     errno.EACCES: "forbidden",
     errno.EPERM: "forbidden",
 }
+
+
+_FILE_URI = re.compile("file:(//|(?=/))", re.IGNORECASE)  # Hadoop and Spark write file:/data/1.jpg
+
+
+def plain_file_uri(uri: str) -> str:
+    """A local URI with its scheme as `path_of` takes it; any other text as it is."""
+    found = _FILE_URI.match(uri)
+    return f"file://{uri[found.end() :]}" if found else uri
 
 
 def path_of(uri: str) -> str:

@@ -48,3 +48,19 @@ def test_a_signal_while_the_program_is_imported_ends_it_with_a_line(tmp_path, wa
         process.send_signal(number)
         _, shown = process.communicate(timeout=60)
     assert (process.returncode, shown) == (130, "brainray: stopped before anything was begun\n")
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('not numpy')", "", "import no_such_module"])
+def test_a_module_of_pythonpath_that_hides_a_package_is_named_with_the_way_out(tmp_path, text):
+    (tmp_path / "numpy.py").write_text(text + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "brainray", "--version"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{PACKAGE_PARENT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    named = f"brainray: {tmp_path}/numpy.py was imported in place of an installed package; take {tmp_path} out of"
+    assert done.stderr.startswith(named) and done.stderr.count("\n") == 1

@@ -97,6 +97,8 @@ def test_inputs_within_inputs_are_listed_once(archive, tmp_path):
 def test_a_missing_input_is_named():
     with pytest.raises(BadRequest, match="/no/such/place: no such file or folder"):
         distinct_inputs(["/no/such/place"])
+    with pytest.raises(BadRequest, match=r"give --input /no/such/ --include '\*/1.jpg'$"):
+        distinct_inputs(["/no/such/*/1.jpg"])
 
 
 def test_the_runs_own_pictures_are_no_input(archive, tmp_path):

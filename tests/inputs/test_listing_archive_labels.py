@@ -45,7 +45,7 @@ def test_a_backslash_in_a_tar_is_part_of_a_name(listed):
     assert labels(listed("t.tar", tar_of({"glioma\\1.jpg": b"x"}))) == {"glioma\\1.jpg": None}
 
 
-@pytest.mark.parametrize("key", ["1.jpg", "w.zip#a/1.jpg", "w.zip#a\\1.jpg"])
+@pytest.mark.parametrize("key", ["1.jpg", "a/1.jpg", "a\\1.jpg", "w.zip#a/1.jpg", "w.zip#a\\1.jpg"])
 def test_a_label_file_names_members_of_a_zip_from_windows(listed, tmp_path, key):
     (tmp_path / "labels.csv").write_text(f"image,label\n{key},glioma\n")
     label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
@@ -129,3 +129,82 @@ def test_an_archive_that_a_run_has_already_is_not_refused(tmp_path, monkeypatch,
     with ArchiveIndexes(str(tmp_path / "scratch"), kept=str(kept)) as indexes:
         ((table, _),) = Lister([archive.uri], indexes, classes=CLASSES).tables()
     assert table["label"].to_pylist() == [None, "glioma"]
+
+
+def test_a_label_of_a_sample_that_cannot_be_read_is_counted_and_named(tmp_path):
+    """One of a thousand in another encoding would lower the share of labelled images, and nobody knew why."""
+    files = {
+        "0.jpg": b"x", "0.cls": "glioma".encode("utf-16"), "1.jpg": b"x", "1.cls": b"\xe9",
+        "2.jpg": b"x", "2.json": b"{", "3.jpg": b"x", "3.cls": b"x" * 70_000,
+        "4.jpg": b"x", "4.json": b'{"label": "\\ud800"}', "6.jpg": b"x", "5.cls": b"0",
+    }  # fmt: skip
+    (tmp_path / "w.tar").write_bytes(tar_of(files))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        listing = scan(Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES), str(tmp_path / "listing.parquet"))
+        left_out = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES, exclude=["w.tar#[1-5]*"])
+        list(left_out.tables())
+    assert (listing.images, listing.labelled) == (6, 1)
+    assert listing.skipped == {"label that is not read": 5, "suffix .cls": 1}
+    assert listing.notes == (
+        f"5 file(s) with labels label no image, such as {tmp_path}/w.tar#1.cls (is not UTF-8, as text without a "
+        "byte-order mark must be); correct them, or give --labels",
+    )
+    assert left_out.notes == ()
+
+
+def test_cls_files_outside_of_tars_are_noted(tmp_path):
+    (tmp_path / "z.zip").write_bytes(zip_of({"0.jpg": b"x", "0.cls": b"0"}))
+    (tmp_path / "1.cls").write_text("0")
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        listing = scan(Lister([str(tmp_path)], indexes, classes=CLASSES), str(tmp_path / "listing.parquet"))
+    assert len(listing.notes) == 1
+    assert "label images in tars only" in listing.notes[0]
+
+
+def test_members_that_a_list_names_have_the_labels_that_their_archive_gives_them(listed, tmp_path):
+    (tmp_path / "w.tar").write_bytes(tar_of({"0.jpg": b"x", "0.cls": b"1", "glioma/1.jpg": b"x"}))
+    (tmp_path / "z.zip").write_bytes(zip_of({"glioma\\2.jpg": b"x"}))
+    (tmp_path / "p.parquet").write_bytes(parquet_of({"image": [b"x", b"y"], "label": ["glioma", "dog"]}))
+    names = ["w.tar#0.jpg", "w.tar#glioma/1.jpg", "z.zip#glioma\\2.jpg", "p.parquet#0", "p.parquet#1"]
+    found = labels(listed("list.csv", "\n".join(["uri", *names]).encode()))
+    assert list(found.values()) == ["notumor", "glioma", "glioma", "glioma", None]
+
+
+def test_a_class_in_a_file_of_another_suffix_is_noted(tmp_path):
+    files = {
+        "0.jpg": b"x", "0.txt": b"glioma\n", "1.jpg": b"x", "1.class": b"glioma",
+        "2.jpg": b"x", "2.json": b'["notumor"]', "3.jpg": b"x", "3.txt": b"a scan", "4.jpg": b"x", "4.txt": b"x" * 99,
+        "5.jpg": b"x", "5.cls": b"0", "5.text": b"glioma",
+    }  # fmt: skip
+    (tmp_path / "w.tar").write_bytes(tar_of(files))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        listing = scan(Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES), str(tmp_path / "listing.parquet"))
+    assert listing.labelled == 1
+    said = [note.partition("#")[2].partition(" and ")[0] for note in listing.notes if "#" in note]
+    assert said == ["0.txt: holds 'glioma'", "1.class: holds 'glioma'", "2.json: holds 'notumor'"]
+
+
+def test_a_label_that_says_that_none_is_known_refuses_no_input(listed, tmp_path):
+    files = {"0.jpg": b"x", "0.cls": b"NA", "1.jpg": b"x", "1.json": b'{"label": "unknown"}'}
+    (tmp_path / "w.tar").write_bytes(tar_of(files))
+    (tmp_path / "p.parquet").write_bytes(parquet_of({"image": [b"x", b"y"], "label": ["n/a", "glioma"]}))
+    (tmp_path / "l.csv").write_text("uri,class_name\na.jpg,glioma\nb.jpg,NA\n")
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister(
+            [str(tmp_path / name) for name in ("w.tar", "p.parquet", "l.csv")], indexes, classes=(*CLASSES, "unknown")
+        )
+        found = [label for table, _ in lister.tables() for label in table["label"].to_pylist()]
+    assert found == [None, "unknown", None, "glioma", "glioma", None]
+    assert lister.notes == ("3 image(s) have a label that says none is known (NA, unknown or the like)",)
+
+
+def test_a_path_within_several_archives_labels_none_of_them(tmp_path):
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / name).write_bytes(tar_of({"x/1.jpg": b"x"}))
+    (tmp_path / "labels.csv").write_text("image,label\nx/1.jpg,glioma\n")
+    label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path)], indexes, classes=CLASSES, label_file=label_file)
+        assert scan(lister, str(tmp_path / "listing.parquet")).labelled == 0
+    with pytest.raises(BadRequest, match="several nearly"):
+        label_file.check_all_used_once()

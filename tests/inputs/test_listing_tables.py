@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.imaging.images import image_bytes
+from support.inputs.archive_rows import parquet_of
 from support.storage.s3_servers import s3_endpoints, strict_s3
 
 from brainray import storage
@@ -107,3 +108,15 @@ def test_a_table_in_a_bucket_is_refused_too(tmp_path, strict_s3):
         listed(tmp_path, root)
     found = listed(tmp_path, root, exclude=["t/*"])
     assert (found.images, found.skipped["hidden"]) == (2, 2)
+
+
+def test_files_of_a_delta_table_that_are_given_by_themselves_say_that_its_log_is_not_followed(tmp_path):
+    """As `--input table/*.parquet` gives them: rows that the log has removed are scored."""
+    part = tmp_path / "table" / "part.parquet"
+    (tmp_path / "table" / "_delta_log").mkdir(parents=True)
+    part.write_bytes(parquet_of({"image": [b"x"]}))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(part)], indexes, classes=("glioma",))
+        assert [len(table) for table, _ in lister.tables()] == [1]
+    (note,) = lister.notes
+    assert note.startswith(f"--input {part} lies in a Delta table, {tmp_path}/table, whose log may say")

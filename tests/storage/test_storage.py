@@ -12,10 +12,12 @@ def test_a_location_has_one_spelling(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert storage.normalise("a/../b/") == f"{tmp_path}/b"
     assert storage.normalise(f"file://{tmp_path}/with%20space") == f"{tmp_path}/with space"
+    assert storage.normalise(f"file:{tmp_path}/with%20space") == f"{tmp_path}/with space"  # as Spark writes it
+    assert storage.normalise(f"FILE://{tmp_path}/a") == f"{tmp_path}/a"
     assert storage.normalise("~") == os.path.expanduser("~")
 
 
-@pytest.mark.parametrize("uri", ["", "gopher://x/y", "file://host/path"])
+@pytest.mark.parametrize("uri", ["", "gopher://x/y", "file://host/path", "s3:/bucket/key", "arn:aws:s3:::bucket/key"])
 def test_a_location_that_is_not_served_is_refused(uri):
     with pytest.raises(BadRequest):
         storage.normalise(uri)

@@ -30,8 +30,8 @@ from . import INDEX_SCHEMA, Kind, NotAnArchive
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 6  # raised when a new version lists the same bytes differently
-_FORMATS = (2, 3, 4, 5, _FORMAT)  # of indexes that runs may have
+_FORMAT = 7  # raised when a new version lists the same bytes differently
+_FORMATS = (2, 3, 4, 5, 6, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NOTE_KEY = b"brainray.note"  # metadata of an index: what the user should know of the archive as a whole
 _NAME_HEX = 32
@@ -85,10 +85,10 @@ class Members:
         self.size_bytes: int = table.nbytes
 
     def find(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
-        """The images of those names that exist, in no order."""
+        """The images of those names that exist, in no order, with their labels as the archive spells them."""
         places = pc.index_in(pa.array([name for name in names if name], pa.string()), self._table["name"])
         for each in _images(archive, self._table.take(places.drop_null())):
-            yield each.image
+            yield _labelled(each)
 
     def find_frames(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
         """The frames of those names, as `x.dcm#frame=3`, that their members have, in no order."""
@@ -99,21 +99,22 @@ class Members:
         for member, number in wanted.values():
             each = there.get(member)
             if each is not None and number <= each.frames:
-                yield frame_of_member(each.image, number, each.frames)
+                yield frame_of_member(_labelled(each), number, each.frames)
 
 
 class IndexedImage(NamedTuple):
-    """A row of an index: name, image and label of a member, and its number of frames."""
+    """A row of an index: name, image and label of a member, its number of frames, and why its label is not read."""
 
     name: str
     image: ListedImage
     spelled: Spelled | None
     frames: int
+    label_unread: str | None
 
 
 def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[IndexedImage]:
     """The members of rows of an index."""
-    for name, size_bytes, offset, stored_bytes, label, key, refused, frames in zip(
+    for name, size_bytes, offset, stored_bytes, label, key, refused, frames, unread in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
         image = ListedImage(
@@ -125,7 +126,12 @@ def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[Inde
             stored_bytes=stored_bytes,
             refused=refused,
         )
-        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1)
+        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1, unread)
+
+
+def _labelled(each: IndexedImage) -> ListedImage:
+    """The image with its label as the archive spells it."""
+    return each.image._replace(label=each.spelled.text) if each.spelled else each.image
 
 
 class ArchiveIndexes:

@@ -36,6 +36,7 @@ class Member(NamedTuple):
     label_key: str | None = None  # of JSON, or a column, under which the label stands if it may be none
     refused: str | None = None  # `str` of an `ImageError`
     frames: int | None = None  # of a DICOM file that has several
+    label_unread: str | None = None  # why the label that this file holds cannot be read or labels nothing
 
 
 def is_archive(name: str) -> bool:

@@ -16,7 +16,7 @@ from brainray.inputs.frames.sampling import may_be_dicom
 
 from .compressed import UnpackedFile
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
-from .sample_labels import MOST_BYTES, is_label, with_labels
+from .sample_labels import may_hold_label, with_labels
 
 _BLOCK = tarfile.BLOCKSIZE
 # Bytes per read: small where members are large and skipped, growing where headers follow one another.
@@ -94,8 +94,8 @@ def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | Non
         if member.refused is None and may_be_dicom(member.name):
             frames = frames_in(window.read(entry.offset, min(entry.size_bytes, HEAD_BYTES)))
             member = member._replace(frames=frames if frames > 1 else None)
-        small = member.refused is None and entry.size_bytes <= MOST_BYTES
-        yield member, window.read(entry.offset, entry.size_bytes) if small and is_label(member.name) else None
+        is_read = member.refused is None and may_hold_label(member.name, entry.size_bytes)
+        yield member, window.read(entry.offset, entry.size_bytes) if is_read else None
 
 
 def unpack_tar(size_bytes: int, stored: bytes) -> bytes:

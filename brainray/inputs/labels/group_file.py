@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray.errors import BadRequest
+from brainray.inputs.class_names import NO_VALUE
 from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.tables.table_columns import GROUP_COLUMNS
 
-from .label_file import NO_VALUE, LabelFile, read_named_values
+from .label_file import LabelFile, read_named_values
 
 OPTION = "--groups"
 

@@ -14,7 +14,14 @@ import pyarrow.parquet as pq
 
 from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
-from brainray.inputs.class_names import LABEL_COLUMNS, class_lookup, match_class, numbered_class, numbered_classes
+from brainray.inputs.class_names import (
+    LABEL_COLUMNS,
+    class_lookup,
+    is_no_value,
+    match_class,
+    numbered_class,
+    numbered_classes,
+)
 from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.listed_image import LISTED_SCHEMA, tables_in, with_values
 from brainray.inputs.lists.s3_inventory import is_encoded, unencoded
@@ -32,7 +39,6 @@ from brainray.inputs.tables.table_columns import (
 from .label_match import Indices, NearMatches, nearest
 
 ANSWER_COLUMN = "answer"  # of what a page exports
-NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # compared without case and blanks
 _NUMBER = "#[^#]*$"  # of a frame, at the end of its name
 _SHOWN = 5
 _PARQUET = b"PAR1"
@@ -419,7 +425,7 @@ def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Arra
     lookup = class_lookup(classes)
     values = [value for value in raw.unique().to_pylist() if value is not None]
     matched = {value: match_class(value, lookup) for value in values}
-    spelled = [value for value in values if matched[value] is not None or value.strip().lower() not in NO_VALUE]
+    spelled = [value for value in values if matched[value] is not None or not is_no_value(value)]
     unknown = [value for value in spelled if matched[value] is None]
     if unknown:
         raise BadRequest(

@@ -4,10 +4,12 @@ A step compares one spelling of the rows with one name of the images. It looks o
 before have left, and matches a row and an image only where neither fits another. Knows no files.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,8 @@ import pyarrow.compute as pc
 from brainray.inputs.image_files import IMAGE_SUFFIXES
 
 _SUFFIX = r"\.(nii\.gz|" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)) + ")$"
-_FILE_URI, _HADOOP_S3 = r"^(?i:file)://(localhost)?/+", r"^(?i:s3[an]?)://"
+_FILE_URI, _HADOOP_S3 = r"^(?i:file):(//(localhost)?)?/+", r"^(?i:s3[an]?)://"
+_ARCHIVE = r"(?i:\.(?:tar|zip|tgz|gz|bz2|tbz2?|t?xz|t?zst))"
 _MOST_FOLDERS = 16  # in a row that may be the end of a URI
 _COMPARED = 20_000  # images among which `nearest` looks: about a second for five keys
 Indices = npt.NDArray[np.int64]
@@ -43,12 +46,19 @@ def _spellings_of_images(names: pa.Array) -> tuple[pa.Array, ...]:
 def _plain(names: pa.Array) -> pa.Array:
     """Names without blanks around them and `./` before them, with `/` for backslashes, in Unicode's normal form C.
 
-    URIs have one scheme for a store, as images have: `file:///a` is `/a`, and Hadoop's `s3a://` is `s3://`.
+    URIs have one scheme for a store, as images have: `file:///a%20b` is `/a b`, and Hadoop's `s3a://` is `s3://`.
     """
+    if pc.any(pc.match_substring_regex(names, f"{_FILE_URI}.*%")).as_py():
+        names = pa.array(map(_decoded, names.to_pylist()), pa.string())
     tidy = pc.replace_substring(pc.utf8_trim_whitespace(pc.utf8_normalize(names, "NFC")), "\\", "/")
     for pattern, plain in (_FILE_URI, "/"), (_HADOOP_S3, "s3://"):
         tidy = pc.replace_substring_regex(tidy, pattern, plain)
     return pc.replace_substring_regex(tidy, r"^(\./+)+", "")
+
+
+def _decoded(name: str | None) -> str | None:
+    """A name, of which a file:// URI is percent-encoded."""
+    return unquote(name) if name and re.match(_FILE_URI, name) else name
 
 
 @dataclass
@@ -73,9 +83,10 @@ class NearMatches:
     def add(self, numbers: Indices, names: Sequence[pa.Array]) -> None:
         """Look up images: their numbers, and their names from the fullest to the shortest, one value per image.
 
-        The first is the URI, of which rows may also be the end: `in/1.jpg` of `/data/in/1.jpg`.
+        The first is the URI, of which rows may also be the end: `in/1.jpg` of `/data/in/1.jpg`, or `a/1.jpg` of
+        `w.tar#a/1.jpg`.
         """
-        ends = [_end(names[0], folders) for folders in self._ends]
+        ends = [end(names[0], folders) for end in (_end, _whole_member) for folders in self._ends]
         together = pa.concat_arrays([*names, *ends])  # for one look-up builds one table of all rows
         for rule, values in enumerate(_spellings_of_images(together)):
             rows, positions = self._rows[rule].find(values)
@@ -125,6 +136,12 @@ class _Spelling:
 def _end(uris: pa.Array, folders: int) -> pa.Array:
     """The last parts of URIs, without case and form changed: so many folders and the name; null in shorter ones."""
     return pc.struct_field(pc.extract_regex(uris, rf"/(?P<end>(?:[^/]+/){{{folders}}}[^/]+)$"), "end")
+
+
+def _whole_member(uris: pa.Array, folders: int) -> pa.Array:
+    """The path of a member within its archive, if it has so many folders; null for all others."""
+    plain = pc.replace_substring(uris, "\\", "/")  # as zips from Windows have it
+    return pc.struct_field(pc.extract_regex(plain, rf"{_ARCHIVE}#(?P<end>(?:[^/#]+/){{{folders}}}[^/#]+)$"), "end")
 
 
 def _places(values: pa.Array, distinct: pa.Array) -> Indices:

@@ -7,12 +7,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from urllib.parse import unquote
 
 import pyarrow as pa
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.parquet_images import is_text
-from brainray.inputs.class_names import SURE_LABEL_COLUMNS, UNSURE_LABEL_COLUMNS, class_lookup, hive_label, match_class
+from brainray.inputs.class_names import (
+    SURE_LABEL_COLUMNS,
+    UNSURE_LABEL_COLUMNS,
+    class_lookup,
+    hive_label,
+    is_no_value,
+    match_class,
+)
 from brainray.inputs.lists.file_lists import FileList, open_table
 from brainray.inputs.tables.table_columns import spelled
 
@@ -21,6 +29,7 @@ _LIKELY = (
     "category", "y", "groundtruth", "tumor", "tumour", "disease", "pathology", "labelid", "classid",
     *UNSURE_LABEL_COLUMNS,
 )  # fmt: skip
+_SAMPLE_LABEL = "suffix .cls"
 _SHOWN = 8
 _FIRST = 1_000  # rows that tell whether a column holds classes
 _NAMES = "label, class, diagnosis or target"
@@ -35,7 +44,37 @@ class LabelNotes:
         self._silent = silent
         self._about: set[object] = set()
         self._archive_seen = False
-        self.lines: list[str] = []
+        self._no_values = 0  # labels that are NA or the like
+        self._unread = 0  # files with a label that is not read
+        self._first_unread = ""
+        self._lines: list[str] = []
+
+    @property
+    def lines(self) -> list[str]:
+        """The notes so far; last those with counts, which grow to the end."""
+        no_values = f"{self._no_values:,} image(s) have a label that says none is known (NA, unknown or the like)"
+        unread = (
+            f"{self._unread:,} file(s) with labels label no image, such as {self._first_unread}; "
+            "correct them, or give --labels"
+        )
+        return [*self._lines, *([no_values] if self._no_values else []), *([unread] if self._unread else [])]
+
+    def is_no_value(self, label: str) -> bool:
+        """Whether a label that is no class says that none is known, as `NA`. Counts those that do."""
+        found = is_no_value(label)
+        self._no_values += found and not self._silent
+        return found
+
+    def add_unread(self, uri: str, why: str) -> str | None:
+        """Count a file of an archive whose label is not read, for this reason; gives what it is counted as.
+
+        None with a label file, in whose place nothing else labels an image.
+        """
+        if self._silent:
+            return None
+        self._first_unread = self._first_unread or f"{uri} ({why})"
+        self._unread += 1
+        return "label that is not read"
 
     def add_unused(self, uri: str, what: str) -> None:
         """Note that a column of labels cannot be read; `what` names it and its type."""
@@ -62,12 +101,36 @@ class LabelNotes:
             f"below {key}; name the classes below label, or give --labels",
         )
 
+    def on_skipped(self, uri: str, reason: str) -> None:
+        """Note a file with the label of a WebDataset sample that lies in no tar, where it labels nothing."""
+        if reason == _SAMPLE_LABEL:
+            self._add(reason, f"--input {uri}: .cls files label images in tars only; give --labels, a table")
+
+    def on_likely(self, uri: str, suffix: str, text: str) -> None:
+        """Note a file of a WebDataset sample whose text is a class, but whose suffix is not that of labels."""
+        if match_class(text, self._lookup) is not None:
+            self._add(
+                ("likely", suffix),
+                f"--input {uri}: holds {text!r} and labels no image, and so do others that end in {suffix}; "
+                "name them .cls, or give --labels",
+            )
+
     def add_folders(self, folders: Sequence[str]) -> None:
-        """Note a Hive partition by label whose value is no class, among the folders of an image without a label."""
+        """Note a Hive partition that labels nothing, among the folders of an image without a label.
+
+        Its value is no class, or its value is one and its key has a likely name.
+        """
         if self._silent:
             return
         for folder in folders:
-            if "=" in folder and (value := hive_label(folder)) is not None:
+            key, separator, text = folder.partition("=")
+            if separator and spelled(key) in _LIKELY and match_class(unquote(text), self._lookup) is not None:
+                self._add(
+                    ("hive", key),
+                    f"the folder {folder} labels no image; if {key} labels images, name it label ({_NAMES} serve), or "
+                    "give --labels",
+                )
+            elif separator and (value := hive_label(folder)) is not None:
                 self._add(
                     "hive",
                     f"the folder {folder} labels no image, for {value!r} is no class of the model, which knows "
@@ -119,13 +182,13 @@ class LabelNotes:
         return next((name for names in (by_value, by_name) for name in names), None)
 
     def _are_classes(self, texts: Iterable[str | None]) -> bool:
-        values = {text for text in texts if text and text.strip()}
+        values = {text for text in texts if text and not is_no_value(text)}
         return bool(values) and all(match_class(value, self._lookup) is not None for value in values)
 
     def _add(self, about: object, line: str) -> None:
         if not self._silent and about not in self._about:
             self._about.add(about)
-            self.lines.append(line)
+            self._lines.append(line)
 
 
 def _first_labels(table: FileList, column: str) -> list[str | None]:

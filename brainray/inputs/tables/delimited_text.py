@@ -53,7 +53,8 @@ class TextTable:
         """
         line = self.first_line
         cut = _BEHIND_IMAGE.match(line)
-        if cut is not None and skip_reason(line, ()) is not None and skip_reason(cut[1], ()) is None:
+        labelled = cut is not None and skip_reason(line, ()) is not None and skip_reason(cut[1], ()) is None
+        if labelled or "\t" in line:  # also `number, label, path`, as MXNet writes it
             raise BadRequest(
                 f"{self.source}: its first line {line!r} is more than a path; add a header, as image,label"
             )

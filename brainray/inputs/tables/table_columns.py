@@ -34,8 +34,8 @@ STORAGE_COLUMNS, TIER_COLUMNS = ("storageclass",), ("intelligenttieringaccesstie
 
 
 def spelled(name: str) -> str:
-    """A name as it is compared."""
-    return re.sub(r"[\s_-]", "", name).lower()
+    """A name as it is compared: without case, blanks (also those of no width), hyphens and underscores."""
+    return re.sub(r"[\s_\u200b\ufeff-]", "", name).lower()
 
 
 def find_column(header: Sequence[str], names: Iterable[str], source: str) -> int | None:

@@ -60,6 +60,11 @@ class _File(_Readable, Protocol):
     def size(self) -> int: ...
 
 
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text by its byte-order mark; without one, UTF-8."""
+    return next((name for mark, name in _BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
+
+
 class TextStream:
     """A text file that is read as UTF-8 without a byte-order mark.
 
@@ -83,7 +88,7 @@ class TextStream:
         self._read_bytes = 0
         self._lines = [0, 0]  # "\n" and "\r" so far
         start = self._next_bytes(4)
-        self._encoding = next((name for mark, name in _BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
+        self._encoding = encoding_of(start)
         self._decoder = codecs.getincrementaldecoder(self._encoding)()
         self._ended = False
         self._held = self._decode(start)

@@ -134,6 +134,10 @@ def judge(answer: S3Answer, request: S3Request) -> StorageError:
         return _error("read_failed", request, f"{request.host} asks for fewer requests ({label})", kind=Throttled)
     if code.startswith("KMS."):
         return _error("forbidden", request, f"{_KEY_PROBLEM} ({label})")
+    if "quota" in code.lower():  # QuotaExceeded of Ceph, XMinioAdminBucketQuotaExceeded: no right is missing
+        return _error(
+            "forbidden", request, f"the quota of the bucket or its owner at {request.host} is used up ({label})"
+        )
     if code not in _WORDS:
         code = _STATUS_CODES.get(answer.status, code)
     if code in _WORDS:

@@ -98,3 +98,13 @@ def test_what_is_no_class_under_a_name_with_other_uses_leaves_the_label_to_the_f
     assert labels == ["glioma"]
     assert f"w.tar#glioma/7.jpg: {target.replace(chr(34), chr(39))}" in note.replace("'17'", "17")
     assert "its target, is no class of the model and no label" in note
+
+
+def test_a_partition_by_class_whose_key_is_no_name_of_labels_is_noted(tmp_path):
+    (tmp_path / "in" / "tumor=no%20tumor").mkdir(parents=True)
+    (tmp_path / "in" / "tumor=no%20tumor" / "1.jpg").write_bytes(b"x")
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path / "in")], indexes, classes=CLASSES)
+        assert scan(lister, str(tmp_path / "listing.parquet")).labelled == 0
+    (note,) = lister.notes
+    assert note.startswith("the folder tumor=no%20tumor labels no image; if tumor labels images, name it label (")

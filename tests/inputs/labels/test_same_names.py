@@ -21,11 +21,15 @@ def test_a_stream_is_refused_by_name():
     assert storage.normalise("./-").endswith("/-")
 
 
-@pytest.mark.parametrize("spelled", ["file://{}/1.jpg", "file://localhost{}/1.jpg", "FILE://{}/1.jpg"])
+@pytest.mark.parametrize("spelled", ["file://{}/1.jpg", "file://localhost{}/1.jpg", "FILE://{}/1.jpg", "file:{}/1.jpg"])
 def test_a_label_file_may_name_files_by_uri(tmp_path, spelled):
     (tmp_path / "labels.csv").write_text(f"uri,label\n{spelled.format(tmp_path / 'in')},glioma\n")
     found = labels_of(tmp_path / "in", ["1.jpg", "2.jpg"], tmp_path / "labels.csv")
     assert found == {"1.jpg": "glioma", "2.jpg": None}
+    (tmp_path / "labels.csv").write_text(
+        f"uri,label\n{spelled.format(tmp_path / 'in').replace('1.', '%31%20.')},glioma\n"
+    )
+    assert labels_of(tmp_path / "in", ["1 .jpg"], tmp_path / "labels.csv")["1 .jpg"] == "glioma"
 
 
 def test_keys_of_an_inventory_label_the_objects_that_they_encode(tmp_path):

@@ -76,6 +76,7 @@ def test_a_text_may_hold_a_path_in_each_line(tmp_path, data):
         ("name,age", "first line 'name,age' is neither"),
         ("a/1.jpg,glioma", "first line 'a/1.jpg,glioma' is more than a path; add a header, as image,label"),
         ("a/b c.jpg 0", "is more than a path"),
+        ("0\t1.0\ta/1.jpg", "is more than a path"),
     ],
 )
 def test_lines_that_are_no_paths_are_refused(tmp_path, line, told):

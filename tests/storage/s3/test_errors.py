@@ -86,3 +86,8 @@ def test_what_is_no_fault_of_a_client_is_not_swallowed():
         _ = 1 / 0
     with pytest.raises(BrainrayError, match="own"), errors.translated(lambda: REQUEST):
         raise BrainrayError("own")
+
+
+def test_a_quota_that_is_used_up_blames_no_permission():
+    error = judge(S3Answer(status=403, code="QuotaExceeded"), REQUEST)
+    assert "the quota of the bucket or its owner" in str(error) and "access denied" not in str(error)

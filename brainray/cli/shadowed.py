@@ -1,0 +1,42 @@
+"""Finds the module of PYTHONPATH that was imported in place of an installed package, as a `numpy.py` there is.
+
+Imports nothing but what Python itself has loaded: it is needed when imports fail.
+"""
+
+import os
+import sys
+
+
+def shadowing(error: BaseException, *, while_importing: bool = False) -> str | None:
+    """The advice for an error that such a module causes; None for any other error.
+
+    `while_importing`: any of the modules that are loaded may be the cause.
+    """
+    files = _files_of(error)
+    if while_importing:
+        files += [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    for file in files:
+        folder = _shadowed_by(file) if file else None
+        if folder is not None:
+            return f"{file} was imported in place of an installed package; take {folder} out of PYTHONPATH"
+    return None
+
+
+def _shadowed_by(file: str) -> str | None:
+    """The folder of PYTHONPATH in which a module hides another one of its name; None for any other module."""
+    for folder in map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))):
+        if file.startswith(folder + os.sep):
+            name = file[len(folder) + 1 :].split(os.sep)[0].removesuffix(".py")
+            others = (os.path.join(other, name) for other in sys.path if os.path.abspath(other) != folder)
+            return folder if any(os.path.exists(other) or os.path.exists(f"{other}.py") for other in others) else None
+    return None
+
+
+def _files_of(error: BaseException) -> list[str | None]:
+    """The files in which an error was raised, the innermost first; before them that of the module that lacks a name."""
+    files: list[str | None] = []
+    trace = error.__traceback__
+    while trace is not None:
+        files.insert(0, trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    return [getattr(error, "path", None), getattr(getattr(error, "obj", None), "__file__", None), *files]
