@@ -23,6 +23,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from brainray.config import ImageSpec
 from brainray.errors import ExclusionReason, ImageError, ImageReason
+from brainray.inputs.frames.members import within
+from brainray.inputs.frames.pages import gif, pages_in
 
 from . import jpeg
 from .dicom.codestream import size_of
@@ -53,7 +55,6 @@ _NO_END = "it has no end marker (EOI), but all its pixels"
 _PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
 _PAGES = "it has several pages or frames, of which the first is scored"
 _PAGED = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
-_SUBFILE_TYPE = 254  # of TIFF 6.0: 1 for a copy of another page in reduced size
 _CONTENT = re.compile("['\":]")  # where a message of Pillow begins to quote the file
 _LEFT_OPEN = re.compile(r"\W*(\bb)?$")
 _SILENT = logging.CRITICAL + 1
@@ -193,6 +194,17 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         return heif_image(data, max_pixels)
     image = _packed(data)
     _check_size(image, data, max_pixels)
+    return _at_last_frame(image, max_pixels) if gif.shows_last(data) else image
+
+
+def _at_last_frame(image: ImageFile, max_pixels: int) -> ImageFile:
+    """A frame of an animation that lies on others, which are all unpacked."""
+    with _pillow_errors("truncated", f"{image.format} frames"):
+        frames = int(getattr(image, "n_frames", 1))
+        if frames * image.width * image.height > _FULL_SIZE_SCANS * max_pixels:
+            raise ImageError("too_large", f"it lies on {frames - 1:,} frames of {image.width} x {image.height} pixels")
+        image.seek(frames - 1)
+    _check_pixels(image.size, max_pixels)
     return image
 
 
@@ -219,20 +231,15 @@ def _noted(decoded: Decoded, data: bytes) -> Decoded:
 
 
 def _has_pages(data: bytes, format: str) -> bool:
-    """Whether an image has further pages or frames than its first, reduced copies of it aside."""
-    if format not in _PAGED:
+    """Whether an image has further pages or frames than the one that is shown; copies of it and masks are none."""
+    if format not in _PAGED or gif.shows_last(data):
         return False
+    if format in ("TIFF", "GIF"):
+        return pages_in(within(data), len(data)) > 1
     try:
-        image = _packed(data)
-        if format in ("TIFF", "GIF"):  # to count those takes a walk through all of the file
-            image.seek(1)
-        elif getattr(image, "n_frames", 1) == 1:
-            return False
-    except (ImageError, EOFError):
-        return False
+        return int(getattr(_packed(data), "n_frames", 1)) > 1
     except Exception:  # noqa: BLE001  damaged bytes behind a picture that is whole
         return False
-    return not (getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) or 0) & 1
 
 
 def _otherwise(data: bytes, error: ImageError, max_pixels: int) -> Image.Image:

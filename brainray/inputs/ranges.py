@@ -18,10 +18,12 @@ from brainray.storage.base import changed
 from . import archives
 from .frames import split_member_frame
 from .frames.listing import is_frame
-from .frames.members import read_member_frames
+from .frames.members import read_member_frames, within
 from .frames.nifti import place_of
 from .frames.nifti.reading import Volumes
-from .frames.reading import Fetch, Spans, read_frames
+from .frames.pages import WHOLE_BYTES, is_animation, is_paged, read_pages
+from .frames.reading import read_frames
+from .frames.sources import Fetch, Image, Spans
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -37,7 +39,6 @@ _SPAN_BYTES = 128  # of a tuple of two integers
 _UNPACKED_BYTES = 64 << 20  # of members with frames, and at least one, that a worker caches
 _LOCKS = 64
 
-Image = bytes | ImageError
 Value = TypeVar("Value")
 
 
@@ -92,7 +93,8 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     first, last = held[0], held[-1]
     kind = _kind(archive, first)
     if kind is None:
-        return member.offset == last.offset + 1 and _fits(held, member)
+        follows = member.offset == last.offset + 1 and not is_animation(archive)
+        return follows and _fits(held, member)
     if kind == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
@@ -105,7 +107,7 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
 
 
 def _kind(archive: str, member: Member) -> archives.Kind | None:
-    """The kind of an archive; None for a DICOM or NIfTI file, whose members are frames or slices."""
+    """The kind of an archive; None for a file whose members are frames, pages or slices."""
     has_frames = is_frame(archive, member.name, member.offset, member.size_bytes, member.stored_bytes)
     return None if has_frames else archives.container_kind(archive)
 
@@ -128,7 +130,9 @@ def _group_bytes(members: list[Member]) -> int:
 def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
         kind = _kind(archive, held[0])
-        if kind is None or split_member_frame(held[0].name) is not None:
+        if kind is None and is_animation(archive):
+            size_bytes = held[0].stored_bytes  # it may take all that stands before it in the file
+        elif kind is None or split_member_frame(held[0].name) is not None:
             size_bytes = _share_bytes(held)
         else:
             size_bytes = _group_bytes(held) if kind == "parquet" else _end(held) - held[0].offset
@@ -186,12 +190,25 @@ class RangeReader:
         return tuple(_unpacked(kind, member, data[member.offset - start :]) for member in read.members)
 
     def _frames(self, read: RangeRead) -> tuple[Image, ...]:
-        """Frames of a DICOM file or slices of NIfTI, whose size stands in the place of their stored bytes."""
+        """Frames, pages or slices of a file, whose size stands in the place of their stored bytes."""
         size_bytes = read.members[0].stored_bytes
         if place_of(read.members[0].name) is not None:
             names = [member.name for member in read.members]
             return self._volumes.read(read.uri, read.version, size_bytes, _fetch_of(read), names)
-        return self._frames_at(read.uri, read, 0, size_bytes, [member.offset for member in read.members])
+        numbers = [member.offset for member in read.members]
+        if is_paged(read.uri):
+            return self._pages(read, size_bytes, numbers)
+        return self._frames_at(read.uri, read, 0, size_bytes, numbers)
+
+    def _pages(self, read: RangeRead, size_bytes: int, numbers: list[int]) -> tuple[Image, ...]:
+        """Pages, from 0, of a file that is cached as a whole, or read in ranges where it is large."""
+        fetch = _fetch_of(read)
+        if size_bytes <= WHOLE_BYTES:
+            data = self._members.of(read.uri, read.version, lambda: fetch(0, size_bytes))
+            if isinstance(data, ImageError):
+                return (data,) * len(numbers)
+            fetch = within(data)
+        return read_pages(fetch, size_bytes, numbers, lambda make: self._spans.of(read.uri, read.version, make))
 
     def _frames_at(
         self, name: str, read: RangeRead, begin: int, size_bytes: int, numbers: Sequence[int]

@@ -24,8 +24,9 @@ from brainray.imaging.framing import Box
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.frames.nifti import is_nifti
+from brainray.inputs.frames.sources import Image
 from brainray.inputs.listed_image import LISTED_SCHEMA
-from brainray.inputs.ranges import Image, RangeRead, RangeReader, plan_reads
+from brainray.inputs.ranges import RangeRead, RangeReader, plan_reads
 from brainray.inputs.reader import Reader
 from brainray.storage.retry import RetryPolicy
 

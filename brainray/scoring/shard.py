@@ -26,7 +26,8 @@ from brainray.imaging.dicom.series import SeriesFacts
 from brainray.imaging.exposure import exposure
 from brainray.inputs.archives import split_refusal
 from brainray.inputs.frames.listing import is_frame
-from brainray.inputs.ranges import Image, plan_reads
+from brainray.inputs.frames.sources import Image
+from brainray.inputs.ranges import plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .feature_sample import Encode, sample_features

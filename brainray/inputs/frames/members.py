@@ -10,9 +10,8 @@ from brainray.inputs.listed_image import ListedImage
 
 from . import member_frame_name
 from .listing import refusal_of_frames
-from .reading import Fetch, read_frames
-
-Image = bytes | ImageError
+from .reading import read_frames
+from .sources import Fetch, Image
 
 
 def frame_of_member(member: ListedImage, number: int, frames: int) -> ListedImage:
