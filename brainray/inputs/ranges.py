@@ -16,7 +16,7 @@ from brainray.errors import ImageError, StorageError
 from brainray.storage.base import changed
 
 from . import archives
-from .frames import split_member_frame
+from .frames import nifti, split_member_frame
 from .frames.listing import is_frame
 from .frames.members import read_member_frames, within
 from .frames.nifti import place_of
@@ -102,8 +102,21 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     if frame is not None or before is not None:
         follows = frame is not None and before is not None and frame == (before[0], before[1] + 1)
         return follows and member.offset == last.offset and _fits(held, member)
+    place, earlier = nifti.split(member.name), nifti.split(last.name)
+    if place is not None or earlier is not None:
+        follows = place is not None and earlier is not None and _follows(place[1], earlier[1])
+        return follows and member.offset == last.offset and _fits(held, member)
     gap = member.offset - (last.offset + last.stored_bytes)
     return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= RANGE_BYTES
+
+
+def _follows(place: nifti.Place, earlier: nifti.Place) -> bool:
+    return (place.volume, place.axis, place.number) == (earlier.volume, earlier.axis, earlier.number + 1)
+
+
+def _is_part(name: str) -> bool:
+    """Whether a name in an archive is that of a frame or a slice of a member."""
+    return split_member_frame(name) is not None or nifti.split(name) is not None
 
 
 def _kind(archive: str, member: Member) -> archives.Kind | None:
@@ -132,7 +145,7 @@ def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead
         kind = _kind(archive, held[0])
         if kind is None and is_animation(archive):
             size_bytes = held[0].stored_bytes  # it may take all that stands before it in the file
-        elif kind is None or split_member_frame(held[0].name) is not None:
+        elif kind is None or _is_part(held[0].name):
             size_bytes = _share_bytes(held)
         else:
             size_bytes = _group_bytes(held) if kind == "parquet" else _end(held) - held[0].offset
@@ -181,6 +194,8 @@ class RangeReader:
             return self._frames(read)
         if split_member_frame(read.members[0].name) is not None:
             return self._member_frames(read, kind)
+        if nifti.split(read.members[0].name) is not None:
+            return self._member_slices(read, kind)
         start = read.members[0].offset
         length = _end(read.members) - start
         if kind == "compressed tar":
@@ -225,9 +240,32 @@ class RangeReader:
         frames = [frame for member in read.members if (frame := split_member_frame(member.name)) is not None]
         name, numbers = frames[0][0], [number for _, number in frames]
         first = read.members[0]
-        uri = archives.member_uri(read.uri, name)
         if kind == "tar":
+            uri = archives.member_uri(read.uri, name)
             return self._frames_at(uri, read, first.offset, first.stored_bytes, [number - 1 for number in numbers])
+        return read_member_frames(lambda: self._whole_member(read, kind, name), numbers)
+
+    def _member_slices(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
+        """Slices of a member of an archive, which is unpacked whole; of a plain tar ranges are read."""
+        first = read.members[0]
+        parts = [found for member in read.members if (found := nifti.split(member.name)) is not None]
+        name = parts[0][0]
+
+        def content() -> tuple[Fetch, int]:
+            if kind == "tar":
+                return _fetch_of(read, first.offset), first.stored_bytes
+            data = self._whole_member(read, kind, name)
+            if isinstance(data, ImageError):
+                raise data
+            return within(data), len(data)
+
+        places = [member.name[len(name) + 1 :] for member in read.members]
+        uri = archives.member_uri(read.uri, name)
+        return self._volumes.read_member(uri, read.version, name, content, places)
+
+    def _whole_member(self, read: RangeRead, kind: archives.Kind, name: str) -> Image:
+        """The member of this name that holds the frames or slices of a read, unpacked and cached."""
+        first = read.members[0]
 
         def unpack() -> Image:
             if kind == "compressed tar":
@@ -238,7 +276,7 @@ class RangeReader:
                 size_bytes = None
             return _unpacked(kind, Member(name, first.offset, first.stored_bytes, size_bytes), memoryview(stored))
 
-        return read_member_frames(lambda: self._members.of(uri, read.version, unpack), numbers)
+        return self._members.of(archives.member_uri(read.uri, name), read.version, unpack)
 
     def _limited(self, image: Image) -> Image:
         """The image, or the error of a row of Parquet that is too large: its size is known only now."""

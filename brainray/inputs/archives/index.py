@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
-from brainray.inputs.frames import split_member_frame
-from brainray.inputs.frames.members import frame_of_member
+from brainray.inputs.frames import nifti, split_member_frame
+from brainray.inputs.frames.members import frame_of_member, slice_of_member
+from brainray.inputs.frames.nifti.header import Header
 from brainray.inputs.listed_image import ListedImage
 from brainray.storage.base import FileInfo
 
@@ -30,8 +31,8 @@ from . import INDEX_SCHEMA, Kind, NotAnArchive
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 6  # raised when a new version lists the same bytes differently
-_FORMATS = (2, 3, 4, 5, _FORMAT)  # of indexes that runs may have
+_FORMAT = 7  # raised when a new version lists the same bytes differently
+_FORMATS = (2, 3, 4, 5, 6, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NOTE_KEY = b"brainray.note"  # metadata of an index: what the user should know of the archive as a whole
 _NAME_HEX = 32
@@ -90,30 +91,39 @@ class Members:
         for each in _images(archive, self._table.take(places.drop_null())):
             yield each.image
 
-    def find_frames(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
-        """The frames of those names, as `x.dcm#frame=3`, that their members have, in no order."""
-        wanted = {name: found for name in names if (found := split_member_frame(name)) is not None}
+    def find_frames(self, archive: FileInfo, names: Sequence[str]) -> Iterator[tuple[str, ListedImage]]:
+        """The frames and slices of those names, as `x.dcm#frame=3`, that their members have, in no order.
+
+        A slice has the name that a listing of its archive gives it.
+        """
+        wanted = {name: found for name in names if (found := split_member_frame(name) or nifti.split(name)) is not None}
         members = pa.array(sorted({member for member, _ in wanted.values()}), pa.string())
         places = pc.index_in(members, self._table["name"]).drop_null()
         there = {each.name: each for each in _images(archive, self._table.take(places))}
-        for member, number in wanted.values():
+        for name, (member, place) in wanted.items():
             each = there.get(member)
-            if each is not None and number <= each.frames:
-                yield frame_of_member(each.image, number, each.frames)
+            if each is None:
+                continue
+            if isinstance(place, nifti.Place):
+                if each.volume is not None and each.volume.holds(place):
+                    yield name, slice_of_member(each.image, place, each.volume)
+            elif place <= each.frames:
+                yield name, frame_of_member(each.image, place, each.frames)
 
 
 class IndexedImage(NamedTuple):
-    """A row of an index: name, image and label of a member, and its number of frames."""
+    """A row of an index: name, image and label of a member, its number of frames, and its header if it is NIfTI."""
 
     name: str
     image: ListedImage
     spelled: Spelled | None
     frames: int
+    volume: Header | None
 
 
 def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[IndexedImage]:
     """The members of rows of an index."""
-    for name, size_bytes, offset, stored_bytes, label, key, refused, frames in zip(
+    for name, size_bytes, offset, stored_bytes, label, key, refused, frames, volume in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
         image = ListedImage(
@@ -125,7 +135,8 @@ def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[Inde
             stored_bytes=stored_bytes,
             refused=refused,
         )
-        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1)
+        header = None if volume is None else Header.from_text(volume)
+        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1, header)
 
 
 class ArchiveIndexes:

@@ -24,7 +24,8 @@ from brainray.storage.base import FileInfo
 from . import frame_uri, is_dicom, nifti, split_member_frame, unread_note
 from .header import HEAD_BYTES, frames_in
 from .nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
-from .nifti.listing import Slices, rows_of, slices_in
+from .nifti.header import Header
+from .nifti.listing import Slices, chosen_slices, rows_of, slices_in
 from .pages import is_paged, pages_in
 from .sampling import SINGLE_BYTES, AskedSample
 
@@ -130,6 +131,18 @@ class FrameRows:
                 self._skipped[nifti.OTHER_VOLUMES] += frames.others
         yield from frames_of(image, frames)
 
+    def of_member(self, member: ListedImage, frames: int, volume: Header | None) -> int:
+        """The frames of a member of an archive, of NIfTI its `Slices`; counts what the user should know."""
+        self._dicoms += max(1, frames) * is_dicom(member.uri)
+        if volume is None or member.refused:
+            return frames
+        packed = member.uri.lower().endswith(".gz")
+        slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
+        if slices.refused is None:
+            self._slices += slices
+            self._skipped[nifti.OTHER_VOLUMES] += slices.others
+        return slices
+
     def of_listed(
         self, rows: Iterable[tuple[Kind, ListedImage]], is_read: Callable[[Kind, ListedImage], bool]
     ) -> Iterator[tuple[Kind, ListedImage, int]]:
@@ -183,7 +196,7 @@ def files_of_frames(images: pa.Table) -> pa.Array:
     files = np.full(len(images), None, object)
     for row, place in zip(rows.tolist(), images.select(_PLACE).take(pa.array(rows)).to_pylist(), strict=True):
         name = place["uri"][len(place["container"]) + 1 :]
-        member = split_member_frame(name)
+        member = split_member_frame(name) or (nifti.split(name) if archives.kind_of(place["container"]) else None)
         if member is not None:
             files[row] = archives.member_uri(place["container"], member[0])
         elif is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
