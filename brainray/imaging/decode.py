@@ -104,7 +104,9 @@ def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> 
     """
     data, is_medical = _unzipped(data, spec.max_pixels)
     if is_medical:
-        return _decode_medical(data, spec, excluding)
+        image = _open_known(data, spec.max_pixels, excluding)
+        small = _small_picture(image, spec)
+        return replace(_render(small.image, spec, small.halvings), note=small.note, facts=image.facts)
     try:
         return _noted(_render(_open(data, spec.max_pixels), spec), data)
     except ImageError as exc:
@@ -112,14 +114,16 @@ def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> 
     return _noted(_render(again, spec), data)
 
 
-def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray[np.uint8]:
-    """Decode an image to its luminance in full size: upright uint8 [H, W]. Raises `ImageError`.
+def luminance(
+    data: bytes, *, max_pixels: int = ImageSpec.max_pixels, excluding: Collection[str] = ()
+) -> NDArray[np.uint8]:
+    """Decode an image to its luminance in full size: upright uint8 [H, W]. Raises `ImageError`, and `Excluded`.
 
     The same pixels give the same values in every lossless format, be grey stored as L, R=G=B or a palette.
     """
     data, is_medical = _unzipped(data, max_pixels)
     if is_medical:
-        return _luminance(open_medical(data, max_pixels).picture().image)
+        return _luminance(_open_known(data, max_pixels, excluding).picture().image)
     try:
         return _luminance(_open(data, max_pixels))
     except ImageError as exc:
@@ -127,11 +131,13 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
     return _luminance(again)
 
 
-def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArray[np.uint8]]:
+def decode_with_luminance(
+    data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()
+) -> tuple[Decoded, NDArray[np.uint8]]:
     """The results of `decode` and `luminance`, byte for byte, in less time than both unless the image is a JPEG."""
     data, is_medical = _unzipped(data, spec.max_pixels)
     if is_medical:
-        medical = open_medical(data, spec.max_pixels)
+        medical = _open_known(data, spec.max_pixels, excluding)
         small = _small_picture(medical, spec)
         whole = medical.picture() if small.halvings else small
         return _render(small.image, spec, small.halvings), _luminance(whole.image)
@@ -170,12 +176,12 @@ def _unzipped(data: bytes, max_pixels: int) -> tuple[bytes, bool]:
     return data, medical_format(data) is not None
 
 
-def _decode_medical(data: bytes, spec: ImageSpec, excluding: Collection[str]) -> Decoded:
-    image = open_medical(data, spec.max_pixels)
+def _open_known(data: bytes, max_pixels: int, excluding: Collection[str]) -> MedicalImage:
+    """A medical image with its header read. Raises `Excluded` where that excludes it by one of the reasons."""
+    image = open_medical(data, max_pixels)
     if image.exclusion is not None and image.exclusion.reason in excluding:
         raise Excluded(image.exclusion.reason, image.exclusion.detail, _header_of(image))
-    small = _small_picture(image, spec)
-    return replace(_render(small.image, spec, small.halvings), note=small.note, facts=image.facts)
+    return image
 
 
 def _small_picture(image: MedicalImage, spec: ImageSpec) -> Picture:
