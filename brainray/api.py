@@ -132,6 +132,7 @@ def train(
     patience: int | None = None,
     precision: str = "auto",
     exclude: AnyPath | None = None,
+    all_series: bool = False,
     say: "Say | None" = None,
 ) -> TrainResult:
     """Fit a model to a folder of class folders and write its bundle.
@@ -162,6 +163,7 @@ def train(
         val_fraction=val_fraction,
         patience=patience,
         precision=precision,
+        all_series=all_series,
     )
     bundle = fit_model(
         fspath(data),
@@ -241,6 +243,7 @@ def audit(
     against: AnyPath | Iterable[AnyPath] = (),
     groups: AnyPath | None = None,
     group_regex: str | None = None,
+    all_series: bool = False,
     say: "Say | None" = None,
 ) -> AuditResult:
     """Find images that show the same picture, whatever was done to it, and pictures with two labels."""
@@ -253,6 +256,7 @@ def audit(
         output=fspath(output),
         group_regex=group_regex,
         groups=_path(groups),
+        all_series=all_series,
     )
     return AuditResult(output=request.output, figures=find_copies(request, say=say or _ignore))
 

@@ -138,6 +138,7 @@ class TrainOptions(_Spec):
     workers: int | None = None  # training processes; None: as many as the cluster holds
     most_workers: int | None = None  # upper limit as machines join; None: the number is fixed
     precision: Precision = "auto"
+    all_series: bool = False  # also learn from medical images that `score` excludes, such as maps
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"--epochs is {self.epochs}; it must be 1 or more")

@@ -35,7 +35,13 @@ ExclusionReason = Literal[
     "blank",
 ]
 EXCLUSION_REASONS: tuple[str, ...] = get_args(ExclusionReason)
+ALWAYS_EXCLUDED = ("no_pixels", "blank")  # for they show nothing
 INSTALL = "pip install 'brainray[{}]'"  # what `error_detail` says of an image whose reader is an extra
+
+
+def excluded_reasons(*, all_series: bool) -> tuple[str, ...]:
+    """The reasons by which medical images are left out; with `all_series` those that leave nothing to look at."""
+    return ALWAYS_EXCLUDED if all_series else EXCLUSION_REASONS
 
 
 class BrainrayError(Exception):

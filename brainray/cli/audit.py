@@ -9,6 +9,7 @@ from brainray.storage import join
 
 from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
+from .options import AllSeries
 
 
 def audit(
@@ -27,6 +28,7 @@ def audit(
     group_regex: Annotated[
         str | None, typer.Option(help="Regular expression that finds the subject in a URI.", metavar="RE")
     ] = None,
+    all_series: AllSeries = False,
     as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
@@ -38,7 +40,14 @@ def audit(
     from brainray.commands.audit import AuditRequest
     from brainray.commands.audit import audit as find_copies
 
-    request = AuditRequest.of(data, against=against or (), output=output, group_regex=group_regex, groups=groups)
+    request = AuditRequest.of(
+        data,
+        against=against or (),
+        output=output,
+        group_regex=group_regex,
+        groups=groups,
+        all_series=all_series,
+    )
     figures = find_copies(request, say=LOG.say)
     LOG.event("done", output=request.output, **{name: figures[name] for name in ("images", "pictures", "surplus")})
     if as_json:

@@ -38,6 +38,9 @@ Seed = Annotated[int, typer.Option(help="Equal seeds give equal splits and, with
 ValFraction = Annotated[float, typer.Option(help="Share of the distinct pictures to validate on.")]
 Precision = Annotated[str, typer.Option(help="Floating-point format: auto, bf16 or fp32.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the page summary/report.html.")]
+AllSeries = Annotated[
+    bool, typer.Option("--all-series", help="Take localisers, maps and other medical images that score leaves out.")
+]
 LabelsMayMiss = Annotated[bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not there.")]
 Thumbnails = Annotated[
     bool, typer.Option("--thumbnails/--no-thumbnails", help="Show images on the page; they show patients.")

@@ -7,7 +7,20 @@ import typer
 
 from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
-from .options import BatchSize, Boxes, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
+from .options import (
+    AllSeries,
+    BatchSize,
+    Boxes,
+    Data,
+    Exclude,
+    GroupRegex,
+    Groups,
+    Model,
+    Precision,
+    Seed,
+    ValFraction,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from brainray.config import TrainOptions
@@ -78,6 +91,7 @@ def train(
     ] = None,
     precision: Precision = "auto",
     exclude: Exclude = None,
+    all_series: AllSeries = False,
     as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:

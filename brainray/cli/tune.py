@@ -8,7 +8,19 @@ from brainray.errors import BadRequest
 
 from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
-from .options import BatchSize, Data, Exclude, GroupRegex, Groups, Model, Precision, Seed, ValFraction, Weights
+from .options import (
+    AllSeries,
+    BatchSize,
+    Data,
+    Exclude,
+    GroupRegex,
+    Groups,
+    Model,
+    Precision,
+    Seed,
+    ValFraction,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from brainray.training.search import Trial
@@ -36,6 +48,7 @@ def tune(
     val_fraction: ValFraction = 0.15,
     precision: Precision = "auto",
     exclude: Exclude = None,
+    all_series: AllSeries = False,
     as_json: Json = False,
     log_format: LogFormatOption = "text",
 ) -> None:
@@ -67,6 +80,7 @@ def tune(
         group_regex=group_regex,
         val_fraction=val_fraction,
         precision=precision,  # type: ignore[arg-type]
+        all_series=all_series,
     )
     request = TuneRequest(
         data=data, output=output, exclude=exclude, groups=groups, options=options, space=space, trials=trials

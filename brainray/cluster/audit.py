@@ -26,9 +26,13 @@ _WAITING = 2  # tasks submitted at a time for each processor
 
 
 class RayAudit:
-    """Runs the expensive steps of an audit on Ray. `cpus` is the number of processors of the cluster."""
+    """Runs the expensive steps of an audit on Ray. `cpus` is the number of processors of the cluster.
 
-    def __init__(self, cpus: int) -> None:
+    Medical images are left out by the reasons of `excluding`.
+    """
+
+    def __init__(self, cpus: int, excluding: tuple[str, ...]) -> None:
+        self._excluding = excluding
         self._max_running = max(2, _WAITING * cpus)
         self._cpus_per_task = 1.0 if cpus > 1 else 0.5  # on one processor Ray Data's own tasks need some of it
 
@@ -40,6 +44,7 @@ class RayAudit:
         slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
         dataset = ray.data.from_blocks(slices).map_batches(
             describe_rows,
+            fn_kwargs={"excluding": self._excluding},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self._cpus_per_task,

@@ -15,6 +15,7 @@ from brainray.callbacks import Say
 from brainray.config import ImageSpec, TrainOptions
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
+from brainray.errors import excluded_reasons
 from brainray.training.dataset import SelectedImages, TrainingSet, describe_selection, select_images
 from brainray.training.decoded import Array, Rows, decode_rows, in_order, take_rows
 from brainray.training.described import describe_rows, sides
@@ -30,11 +31,12 @@ def decode(
 ) -> tuple[Dataset, SelectedImages]:
     """Decode all images, and select those for training and validation; logs how many were left out and why."""
     spec = options.image_spec
-    decoded = decoded_dataset(training_set.table, spec, cpus=cpus)
+    excluding = excluded_reasons(all_series=options.all_series)
+    decoded = decoded_dataset(training_set.table, spec, cpus=cpus, excluding=excluding)
     signatures, errors, series = descriptors_of(decoded)
     images = len(signatures)
     if excluded is not None:
-        excluded_signatures = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus))[0]
+        excluded_signatures = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus, excluding=()))[0]
         signatures = Descriptors.concatenate([signatures, excluded_signatures])
     say("looking for copies")
     groups = group_copies(signatures, find_copies(signatures))
@@ -49,14 +51,17 @@ def decode(
 
 
 @own_errors()
-def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float) -> Dataset:
-    """Decode every image of (position, uri, label) into Ray's object store, which spills to disk."""
+def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float, excluding: tuple[str, ...]) -> Dataset:
+    """Decode every image of (position, uri, label) into Ray's object store, which spills to disk.
+
+    Medical images are left out by the reasons of `excluding`.
+    """
     quiet_data()
     slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
     dataset: Dataset = ray.data.from_blocks(slices)
     return dataset.map_batches(  # type: ignore[no-any-return]
         decode_rows,  # type: ignore[arg-type]
-        fn_kwargs={"spec": spec},
+        fn_kwargs={"spec": spec, "excluding": excluding},
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=cpus,

@@ -4,6 +4,7 @@ A million images cost the driver 5 GB of memory (Arrow columns, about 300 bytes 
 and 15 GB of temporary disk (descriptors).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from brainray.callbacks import Say
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.groups import (
     READABLE,
+    REASONS,
     SCHEMA_VERSION,
     AuditListing,
     figures_of,
@@ -29,7 +31,7 @@ from brainray.duplicates.proposals import FILE as PROPOSED
 from brainray.duplicates.proposals import group_file
 from brainray.duplicates.report import page
 from brainray.duplicates.search import Pairs, find_copies, group_copies
-from brainray.errors import BadRequest
+from brainray.errors import EXCLUSION_REASONS, BadRequest, excluded_reasons
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.storage import Writer, lease
 from brainray.storage.scratch import scratch_folder
@@ -45,7 +47,7 @@ class AuditEngine(Protocol):
     """The work on images: with Ray, or in this process for tests."""
 
     def read(self, images: pa.Table, signatures: Descriptors) -> Array:
-        """Fill in the descriptors. Gives for each image -1, or the index in `IMAGE_REASONS` of why it is unreadable."""
+        """Fill in the descriptors. Gives for each image -1, or the index in `REASONS` of why it is left out."""
 
     def verify(self, signatures: Descriptors, pairs: Pairs) -> npt.NDArray[np.float32]:
         """The similarity of each pair, as `search.similarities`."""
@@ -66,6 +68,7 @@ class AuditRequest:
     output: str
     group_regex: str | None
     groups: str | None = None
+    all_series: bool = False  # also medical images that `score` excludes
 
     @classmethod
     def of(
@@ -76,6 +79,7 @@ class AuditRequest:
         output: str,
         group_regex: str | None,
         groups: str | None = None,
+        all_series: bool = False,
     ) -> "AuditRequest":
         return cls(
             data=tuple(map(storage.normalise, data)),
@@ -83,6 +87,7 @@ class AuditRequest:
             output=storage.normalise(output),
             group_regex=group_regex,
             groups=storage.normalise(groups) if groups else None,
+            all_series=all_series,
         )
 
 
@@ -138,16 +143,20 @@ def _ray(request: AuditRequest, listed: AuditListing, writer: Writer, say: Say) 
         nodes = await_workers(nodes, say=say)
         roots = [("--data", uri) for uri in request.data] + [("--against", uri) for uri in request.against]
         check_every_node(shared_paths_of([NamedPath(*root) for root in roots], output=request.output, writer=writer))
-        yield RayAudit(max(1, int(sum(node.cpus for node in nodes))))
+        excluding = excluded_reasons(all_series=request.all_series)
+        yield RayAudit(max(1, int(sum(node.cpus for node in nodes))), excluding)
 
 
 def _find(listed: AuditListing, signatures: Descriptors, engine: AuditEngine, say: Say) -> pa.Table:
     """The table of groups.parquet."""
     say("reading")
     errors = engine.read(listed.table, signatures)
-    unreadable = int((errors != READABLE).sum())
-    if unreadable:
+    reasons = Counter(REASONS[code] for code in errors[errors != READABLE].tolist())
+    excluded = sum(reasons[reason] for reason in EXCLUSION_REASONS)
+    if unreadable := reasons.total() - excluded:
         say(f"{unreadable:,} cannot be read; they have a row that says why")
+    if excluded:
+        say(f"{excluded:,} are no anatomical slices, as score has it; they have a row that says why; see --all-series")
     say("searching for copies")
     pairs = find_copies(signatures, verify=engine.verify)
     grouping = number_groups(group_copies(signatures, pairs), signatures)

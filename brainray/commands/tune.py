@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import ImageSpec, TrainOptions
-from brainray.errors import BrainrayError
+from brainray.errors import BrainrayError, excluded_reasons
 from brainray.storage import lease
 from brainray.training import search
 from brainray.training.dataset import picture_counts
@@ -120,7 +120,10 @@ def _sides(job: TrainingJob, spec: ImageSpec, images: DecodedImages) -> "SplitDa
 
     selected, cpus = images.selected, images.pool.decode_cpus
     same = spec == job.options.image_spec
-    decoded = images.dataset if same else train_data.decoded_dataset(job.training_set.table, spec, cpus=cpus)
+    decoded = images.dataset
+    if not same:
+        excluding = excluded_reasons(all_series=job.options.all_series)
+        decoded = train_data.decoded_dataset(job.training_set.table, spec, cpus=cpus, excluding=excluding)
 
     def select(places: "Array") -> "Dataset":
         return train_data.select(decoded, selected.positions_at(places), selected.pictures[places], cpus=cpus)

@@ -5,7 +5,7 @@ computed from the published table. Finding copies is the task of `search`; this 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brainray.errors import IMAGE_REASONS, BadRequest, ImageError
-from brainray.imaging.decode import luminance
+from brainray.errors import EXCLUSION_REASONS, IMAGE_REASONS, BadRequest, ImageError
+from brainray.imaging.decode import Excluded, luminance
 from brainray.inputs.class_names import class_name, class_of_folders
 from brainray.inputs.frames.below import PLACE_SCHEMA, images_below, read_images
 from brainray.inputs.image_files import Grouper, tables_of
@@ -30,7 +30,8 @@ from .transforms import IDENTICAL, JOINED
 
 SCHEMA_VERSION = 1
 DATA, AGAINST = "data", "against"
-READABLE = -1  # instead of an index into `IMAGE_REASONS`
+READABLE = -1  # instead of an index into `REASONS`
+REASONS = (*IMAGE_REASONS, *EXCLUSION_REASONS)
 SCHEMA = pa.schema(  # of groups.parquet
     [
         ("uri", pa.string()),
@@ -123,10 +124,10 @@ def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]
 # Descriptors and groups.
 
 
-def describe_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
+def describe_rows(rows: pa.Table, excluding: Collection[str] = EXCLUSION_REASONS) -> dict[str, npt.NDArray[Any]]:
     """Columns of descriptors for rows (position, uri, `PLACE_SCHEMA`).
 
-    An unreadable image keeps its row, with a reason in `error`.
+    An image that is unreadable, or excluded by one of these reasons, keeps its row, with a reason in `error`.
     """
     descriptors = [nothing()] * len(rows)
     errors = np.full(len(rows), READABLE, np.int8)
@@ -134,9 +135,9 @@ def describe_rows(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
         try:
             if isinstance(content, ImageError):
                 raise content
-            descriptors[row] = describe_picture(luminance(content))
-        except ImageError as exc:
-            errors[row] = IMAGE_REASONS.index(exc.reason)
+            descriptors[row] = describe_picture(luminance(content, excluding=excluding))
+        except (ImageError, Excluded) as exc:
+            errors[row] = REASONS.index(exc.reason)
     return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(descriptors).columns()
 
 
@@ -187,7 +188,7 @@ def groups_table(
 ) -> pa.Table:
     """The table of groups.parquet, in the order of the listing.
 
-    `errors` [N] are indices into `IMAGE_REASONS` or `READABLE`. `described` holds the pairs of `Grouping.copies` with
+    `errors` [N] are indices into `REASONS` or `READABLE`. `described` holds the pairs of `Grouping.copies` with
     their similarities and words.
     """
     copies, similarity, words = described
@@ -210,7 +211,7 @@ def groups_table(
             pc.take(words, pa.array(pair, mask=~has_pair)), pc.if_else(pa.array(has_pair), "unclear", IDENTICAL)
         ),
     )
-    columns["error"] = pc.take(pa.array(IMAGE_REASONS), pa.array(errors.astype(np.int64), mask=errors == READABLE))
+    columns["error"] = pc.take(pa.array(REASONS), pa.array(errors.astype(np.int64), mask=errors == READABLE))
     return pa.table([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
@@ -236,12 +237,12 @@ def figures_of(table: pa.Table, folders: pa.ChunkedArray) -> dict[str, Any]:
     """The figures of summary.json, from groups.parquet. `folders` is the folder of each row, null for none."""
     readable = pc.is_valid(table["group"])
     rows, folders = table.filter(readable), folders.filter(readable)
-    failures = table["error"].drop_null().value_counts().to_pylist()
+    failures = sorted(table["error"].drop_null().value_counts().to_pylist(), key=lambda row: row["values"])
     mixed = mixed_groups(rows["group"], rows["label"])
     return {
         "images": len(table),
         "readable": len(rows),
-        "unreadable": {row["values"]: row["counts"] for row in sorted(failures, key=lambda row: row["values"])},
+        "unreadable": {row["values"]: row["counts"] for row in failures if row["values"] not in EXCLUSION_REASONS},
         "pictures": pc.count_distinct(rows["group"]).as_py(),
         "surplus": len(rows) - pc.count_distinct(rows["group"]).as_py(),
         "by_class": dict(_by_class(rows)),
@@ -265,6 +266,7 @@ def figures_of(table: pa.Table, folders: pa.ChunkedArray) -> dict[str, Any]:
         "largest_group": next(
             ({"group": group, "images": images} for group, images in largest_groups(rows["group"], 1)), None
         ),
+        "excluded": {row["values"]: row["counts"] for row in failures if row["values"] in EXCLUSION_REASONS},
         "thresholds": {"similarity": SAME_PICTURE, "candidates": CANDIDATES},
     }
 

@@ -23,6 +23,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from brainray.config import ImageSpec
 from brainray.errors import ExclusionReason, ImageError, ImageReason
+from brainray.inputs.frames.members import within
+from brainray.inputs.frames.pages import gif, pages_in
 
 from . import jpeg
 from .dicom.codestream import size_of
@@ -53,7 +55,6 @@ _NO_END = "it has no end marker (EOI), but all its pixels"
 _PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
 _PAGES = "it has several pages or frames, of which the first is scored"
 _PAGED = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
-_SUBFILE_TYPE = 254  # of TIFF 6.0: 1 for a copy of another page in reduced size
 _CONTENT = re.compile("['\":]")  # where a message of Pillow begins to quote the file
 _LEFT_OPEN = re.compile(r"\W*(\bb)?$")
 _SILENT = logging.CRITICAL + 1
@@ -103,7 +104,9 @@ def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> 
     """
     data, is_medical = _unzipped(data, spec.max_pixels)
     if is_medical:
-        return _decode_medical(data, spec, excluding)
+        image = _open_known(data, spec.max_pixels, excluding)
+        small = _small_picture(image, spec)
+        return replace(_render(small.image, spec, small.halvings), note=small.note, facts=image.facts)
     try:
         return _noted(_render(_open(data, spec.max_pixels), spec), data)
     except ImageError as exc:
@@ -111,14 +114,16 @@ def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> 
     return _noted(_render(again, spec), data)
 
 
-def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray[np.uint8]:
-    """Decode an image to its luminance in full size: upright uint8 [H, W]. Raises `ImageError`.
+def luminance(
+    data: bytes, *, max_pixels: int = ImageSpec.max_pixels, excluding: Collection[str] = ()
+) -> NDArray[np.uint8]:
+    """Decode an image to its luminance in full size: upright uint8 [H, W]. Raises `ImageError`, and `Excluded`.
 
     The same pixels give the same values in every lossless format, be grey stored as L, R=G=B or a palette.
     """
     data, is_medical = _unzipped(data, max_pixels)
     if is_medical:
-        return _luminance(open_medical(data, max_pixels).picture().image)
+        return _luminance(_open_known(data, max_pixels, excluding).picture().image)
     try:
         return _luminance(_open(data, max_pixels))
     except ImageError as exc:
@@ -126,11 +131,13 @@ def luminance(data: bytes, *, max_pixels: int = ImageSpec.max_pixels) -> NDArray
     return _luminance(again)
 
 
-def decode_with_luminance(data: bytes, spec: ImageSpec) -> tuple[Decoded, NDArray[np.uint8]]:
+def decode_with_luminance(
+    data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()
+) -> tuple[Decoded, NDArray[np.uint8]]:
     """The results of `decode` and `luminance`, byte for byte, in less time than both unless the image is a JPEG."""
     data, is_medical = _unzipped(data, spec.max_pixels)
     if is_medical:
-        medical = open_medical(data, spec.max_pixels)
+        medical = _open_known(data, spec.max_pixels, excluding)
         small = _small_picture(medical, spec)
         whole = medical.picture() if small.halvings else small
         return _render(small.image, spec, small.halvings), _luminance(whole.image)
@@ -169,12 +176,12 @@ def _unzipped(data: bytes, max_pixels: int) -> tuple[bytes, bool]:
     return data, medical_format(data) is not None
 
 
-def _decode_medical(data: bytes, spec: ImageSpec, excluding: Collection[str]) -> Decoded:
-    image = open_medical(data, spec.max_pixels)
+def _open_known(data: bytes, max_pixels: int, excluding: Collection[str]) -> MedicalImage:
+    """A medical image with its header read. Raises `Excluded` where that excludes it by one of the reasons."""
+    image = open_medical(data, max_pixels)
     if image.exclusion is not None and image.exclusion.reason in excluding:
         raise Excluded(image.exclusion.reason, image.exclusion.detail, _header_of(image))
-    small = _small_picture(image, spec)
-    return replace(_render(small.image, spec, small.halvings), note=small.note, facts=image.facts)
+    return image
 
 
 def _small_picture(image: MedicalImage, spec: ImageSpec) -> Picture:
@@ -193,6 +200,17 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         return heif_image(data, max_pixels)
     image = _packed(data)
     _check_size(image, data, max_pixels)
+    return _at_last_frame(image, max_pixels) if gif.shows_last(data) else image
+
+
+def _at_last_frame(image: ImageFile, max_pixels: int) -> ImageFile:
+    """A frame of an animation that lies on others, which are all unpacked."""
+    with _pillow_errors("truncated", f"{image.format} frames"):
+        frames = int(getattr(image, "n_frames", 1))
+        if frames * image.width * image.height > _FULL_SIZE_SCANS * max_pixels:
+            raise ImageError("too_large", f"it lies on {frames - 1:,} frames of {image.width} x {image.height} pixels")
+        image.seek(frames - 1)
+    _check_pixels(image.size, max_pixels)
     return image
 
 
@@ -219,20 +237,15 @@ def _noted(decoded: Decoded, data: bytes) -> Decoded:
 
 
 def _has_pages(data: bytes, format: str) -> bool:
-    """Whether an image has further pages or frames than its first, reduced copies of it aside."""
-    if format not in _PAGED:
+    """Whether an image has further pages or frames than the one that is shown; copies of it and masks are none."""
+    if format not in _PAGED or gif.shows_last(data):
         return False
+    if format in ("TIFF", "GIF"):
+        return pages_in(within(data), len(data)) > 1
     try:
-        image = _packed(data)
-        if format in ("TIFF", "GIF"):  # to count those takes a walk through all of the file
-            image.seek(1)
-        elif getattr(image, "n_frames", 1) == 1:
-            return False
-    except (ImageError, EOFError):
-        return False
+        return int(getattr(_packed(data), "n_frames", 1)) > 1
     except Exception:  # noqa: BLE001  damaged bytes behind a picture that is whole
         return False
-    return not (getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) or 0) & 1
 
 
 def _otherwise(data: bytes, error: ImageError, max_pixels: int) -> Image.Image:

@@ -270,7 +270,7 @@ class Lister:
         root_name = archives.stem(storage.name_of(root))
         within = "/".join((*archive.folders, name))
         kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
-        for (member, image, spelled, frames, unread), values in zip(index.images(archive), kept, strict=False):
+        for (member, image, spelled, frames, volume, unread), values in zip(index.images(archive), kept, strict=False):
             inner = archives.inner_path(name, member)
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
@@ -294,7 +294,8 @@ class Lister:
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
             group = self._group(image.uri, folders)
             values = values if member else None
-            listed = image._replace(label=label, group=group, kept=values, refused=refused), path, frames
+            listed_image = image._replace(label=label, group=group, kept=values, refused=refused)
+            listed = listed_image, path, self._frames.of_member(listed_image, frames, volume)
             named += reason is None
             for item in (each for each, _ in unnamed.add(listed, reason)) if reason else (listed,):
                 yield from frames_of_member(*item)

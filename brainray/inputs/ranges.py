@@ -16,12 +16,14 @@ from brainray.errors import ImageError, StorageError
 from brainray.storage.base import changed
 
 from . import archives
-from .frames import split_member_frame
+from .frames import nifti, split_member_frame
 from .frames.listing import is_frame
-from .frames.members import read_member_frames
+from .frames.members import read_member_frames, within
 from .frames.nifti import place_of
 from .frames.nifti.reading import Volumes
-from .frames.reading import Fetch, Spans, read_frames
+from .frames.pages import WHOLE_BYTES, is_animation, is_paged, read_pages
+from .frames.reading import read_frames
+from .frames.sources import Fetch, Image, Spans
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -37,7 +39,6 @@ _SPAN_BYTES = 128  # of a tuple of two integers
 _UNPACKED_BYTES = 64 << 20  # of members with frames, and at least one, that a worker caches
 _LOCKS = 64
 
-Image = bytes | ImageError
 Value = TypeVar("Value")
 
 
@@ -92,7 +93,8 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     first, last = held[0], held[-1]
     kind = _kind(archive, first)
     if kind is None:
-        return member.offset == last.offset + 1 and _fits(held, member)
+        follows = member.offset == last.offset + 1 and not is_animation(archive)
+        return follows and _fits(held, member)
     if kind == "parquet":
         follows = member.offset == last.offset + 1  # the next row group
         return member.offset == last.offset or (follows and _group_bytes(held) + member.stored_bytes <= RANGE_BYTES)
@@ -100,12 +102,25 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     if frame is not None or before is not None:
         follows = frame is not None and before is not None and frame == (before[0], before[1] + 1)
         return follows and member.offset == last.offset and _fits(held, member)
+    place, earlier = nifti.split(member.name), nifti.split(last.name)
+    if place is not None or earlier is not None:
+        follows = place is not None and earlier is not None and _follows(place[1], earlier[1])
+        return follows and member.offset == last.offset and _fits(held, member)
     gap = member.offset - (last.offset + last.stored_bytes)
     return 0 <= gap <= _GAP_BYTES and member.offset + member.stored_bytes - first.offset <= RANGE_BYTES
 
 
+def _follows(place: nifti.Place, earlier: nifti.Place) -> bool:
+    return (place.volume, place.axis, place.number) == (earlier.volume, earlier.axis, earlier.number + 1)
+
+
+def _is_part(name: str) -> bool:
+    """Whether a name in an archive is that of a frame or a slice of a member."""
+    return split_member_frame(name) is not None or nifti.split(name) is not None
+
+
 def _kind(archive: str, member: Member) -> archives.Kind | None:
-    """The kind of an archive; None for a DICOM or NIfTI file, whose members are frames or slices."""
+    """The kind of an archive; None for a file whose members are frames, pages or slices."""
     has_frames = is_frame(archive, member.name, member.offset, member.size_bytes, member.stored_bytes)
     return None if has_frames else archives.container_kind(archive)
 
@@ -128,7 +143,9 @@ def _group_bytes(members: list[Member]) -> int:
 def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
         kind = _kind(archive, held[0])
-        if kind is None or split_member_frame(held[0].name) is not None:
+        if kind is None and is_animation(archive):
+            size_bytes = held[0].stored_bytes  # it may take all that stands before it in the file
+        elif kind is None or _is_part(held[0].name):
             size_bytes = _share_bytes(held)
         else:
             size_bytes = _group_bytes(held) if kind == "parquet" else _end(held) - held[0].offset
@@ -177,6 +194,8 @@ class RangeReader:
             return self._frames(read)
         if split_member_frame(read.members[0].name) is not None:
             return self._member_frames(read, kind)
+        if nifti.split(read.members[0].name) is not None:
+            return self._member_slices(read, kind)
         start = read.members[0].offset
         length = _end(read.members) - start
         if kind == "compressed tar":
@@ -186,12 +205,25 @@ class RangeReader:
         return tuple(_unpacked(kind, member, data[member.offset - start :]) for member in read.members)
 
     def _frames(self, read: RangeRead) -> tuple[Image, ...]:
-        """Frames of a DICOM file or slices of NIfTI, whose size stands in the place of their stored bytes."""
+        """Frames, pages or slices of a file, whose size stands in the place of their stored bytes."""
         size_bytes = read.members[0].stored_bytes
         if place_of(read.members[0].name) is not None:
             names = [member.name for member in read.members]
             return self._volumes.read(read.uri, read.version, size_bytes, _fetch_of(read), names)
-        return self._frames_at(read.uri, read, 0, size_bytes, [member.offset for member in read.members])
+        numbers = [member.offset for member in read.members]
+        if is_paged(read.uri):
+            return self._pages(read, size_bytes, numbers)
+        return self._frames_at(read.uri, read, 0, size_bytes, numbers)
+
+    def _pages(self, read: RangeRead, size_bytes: int, numbers: list[int]) -> tuple[Image, ...]:
+        """Pages, from 0, of a file that is cached as a whole, or read in ranges where it is large."""
+        fetch = _fetch_of(read)
+        if size_bytes <= WHOLE_BYTES:
+            data = self._members.of(read.uri, read.version, lambda: fetch(0, size_bytes))
+            if isinstance(data, ImageError):
+                return (data,) * len(numbers)
+            fetch = within(data)
+        return read_pages(fetch, size_bytes, numbers, lambda make: self._spans.of(read.uri, read.version, make))
 
     def _frames_at(
         self, name: str, read: RangeRead, begin: int, size_bytes: int, numbers: Sequence[int]
@@ -208,9 +240,32 @@ class RangeReader:
         frames = [frame for member in read.members if (frame := split_member_frame(member.name)) is not None]
         name, numbers = frames[0][0], [number for _, number in frames]
         first = read.members[0]
-        uri = archives.member_uri(read.uri, name)
         if kind == "tar":
+            uri = archives.member_uri(read.uri, name)
             return self._frames_at(uri, read, first.offset, first.stored_bytes, [number - 1 for number in numbers])
+        return read_member_frames(lambda: self._whole_member(read, kind, name), numbers)
+
+    def _member_slices(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
+        """Slices of a member of an archive, which is unpacked whole; of a plain tar ranges are read."""
+        first = read.members[0]
+        parts = [found for member in read.members if (found := nifti.split(member.name)) is not None]
+        name = parts[0][0]
+
+        def content() -> tuple[Fetch, int]:
+            if kind == "tar":
+                return _fetch_of(read, first.offset), first.stored_bytes
+            data = self._whole_member(read, kind, name)
+            if isinstance(data, ImageError):
+                raise data
+            return within(data), len(data)
+
+        places = [member.name[len(name) + 1 :] for member in read.members]
+        uri = archives.member_uri(read.uri, name)
+        return self._volumes.read_member(uri, read.version, name, content, places)
+
+    def _whole_member(self, read: RangeRead, kind: archives.Kind, name: str) -> Image:
+        """The member of this name that holds the frames or slices of a read, unpacked and cached."""
+        first = read.members[0]
 
         def unpack() -> Image:
             if kind == "compressed tar":
@@ -221,7 +276,7 @@ class RangeReader:
                 size_bytes = None
             return _unpacked(kind, Member(name, first.offset, first.stored_bytes, size_bytes), memoryview(stored))
 
-        return read_member_frames(lambda: self._members.of(uri, read.version, unpack), numbers)
+        return self._members.of(archives.member_uri(read.uri, name), read.version, unpack)
 
     def _limited(self, image: Image) -> Image:
         """The image, or the error of a row of Parquet that is too large: its size is known only now."""

@@ -15,7 +15,8 @@ from brainray import storage
 from brainray.errors import ImageError, ImageReason, Outage, StorageError
 from brainray.storage.retry import ConcurrencyLimit, RetryPolicy, RetryState
 
-from .ranges import Image, RangeRead, RangeReader
+from .frames.sources import Image
+from .ranges import RangeRead, RangeReader
 from .unread import MOST_FILE_BYTES
 
 # Reads in flight while the processor decodes: enough to hide the latency of a disk or a network share.

@@ -24,8 +24,9 @@ from brainray.imaging.framing import Box
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.inputs.frames.listing import files_of_frames
 from brainray.inputs.frames.nifti import is_nifti
+from brainray.inputs.frames.sources import Image
 from brainray.inputs.listed_image import LISTED_SCHEMA
-from brainray.inputs.ranges import Image, RangeRead, RangeReader, plan_reads
+from brainray.inputs.ranges import RangeRead, RangeReader, plan_reads
 from brainray.inputs.reader import Reader
 from brainray.storage.retry import RetryPolicy
 
@@ -93,7 +94,7 @@ def _within_limits(rows: pa.Table) -> NDArray[np.bool_]:
     columns = [rows[name].to_pylist() for name in ("container", "offset", "stored_bytes", "size_bytes")]
     files = files_of_frames(rows).to_pylist()
     for container, offset, stored_bytes, size_bytes, file in zip(*columns, files, strict=True):
-        is_slice = file is not None and is_nifti(file)
+        is_slice = file is not None and file == container and is_nifti(file)
         place = None if container is None else (container, None if is_slice else offset)
         is_part = file is not None and file == container and not is_slice
         size = size_bytes or 0 if is_part else max(stored_bytes or 0, size_bytes or 0)

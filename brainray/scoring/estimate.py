@@ -71,10 +71,10 @@ def estimate(probe: ProbeTimes, images: int, *, nodes: Sequence[Node], pool: Sco
 
 def probe(rows: pa.Table, bundle: "Bundle", options: ScoreOptions) -> ProbeTimes:
     """Measure reading, decoding and predicting the images of manifest rows. Imports torch."""
+    from brainray.errors import excluded_reasons
     from brainray.models.predictor import Predictor, limit_threads
 
     from .shard import decode_shard
-    from .shard_task import excluded_reasons
 
     limit_threads(1)
     reader = Reader(outage_share=1.0, most_bytes=options.max_file_bytes)

@@ -25,8 +25,10 @@ from brainray.imaging.decode import Decoded, Excluded, Header, decode, read_head
 from brainray.imaging.dicom.series import SeriesFacts
 from brainray.imaging.exposure import exposure
 from brainray.inputs.archives import split_refusal
+from brainray.inputs.frames import nifti
 from brainray.inputs.frames.listing import is_frame
-from brainray.inputs.ranges import Image, plan_reads
+from brainray.inputs.frames.sources import Image
+from brainray.inputs.ranges import plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .feature_sample import Encode, sample_features
@@ -203,10 +205,14 @@ def _series_names(
         series = None
         if fact.series_uid is not None:
             series = series_of(key, fact.series_uid)
-        elif fact is not _NO_FACTS and container is not None and is_frame(container, uri[len(container) + 1 :], *place):
+        elif fact is not _NO_FACTS and container is not None and _is_of_volume(uri, container, *place):
             series = volume_of(key, uri)
         names.append((series, fact.study_uid and study_of(key, fact.study_uid)))
     return names
+
+
+def _is_of_volume(uri: str, container: str, *place: int) -> bool:
+    return nifti.split(uri) is not None or is_frame(container, uri[len(container) + 1 :], *place)
 
 
 def _read_images(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
-from brainray.errors import EXCLUSION_REASONS, StorageError
+from brainray.errors import ALWAYS_EXCLUDED, EXCLUSION_REASONS, StorageError, excluded_reasons
 
 from .manifest import Shard, read_shard
 from .parts import REFUSED_REASONS, PartInfo, ShardWork, is_unread, part_info, part_uri, write_part
@@ -25,16 +25,10 @@ from .scan_groups import with_scans
 from .series.key import read_key
 from .uids import UidRule
 
-_ALWAYS_EXCLUDED = ("no_pixels", "blank")  # for there is nothing to score
 # Attempts at a shard before it is decoded in a sandbox, and before the run gives up. One or two workers may die of
 # other causes, such as a node that leaves.
 SANDBOX_AFTER = 3
 GIVE_UP_AFTER = 6
-
-
-def excluded_reasons(*, all_series: bool) -> tuple[str, ...]:
-    """The reasons by which medical images are excluded; with `all_series` those that leave nothing to score."""
-    return _ALWAYS_EXCLUDED if all_series else EXCLUSION_REASONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +100,7 @@ def open_shard(shard: Shard, target: Target) -> ShardState:
     if target.retry_unread:
         kept_N[np.asarray(is_unread(found))] = -1
     if target.all_series:
-        excluded = pc.and_(is_excluded(found), pc.invert(pc.is_in(found["error"], pa.array(_ALWAYS_EXCLUDED))))
+        excluded = pc.and_(is_excluded(found), pc.invert(pc.is_in(found["error"], pa.array(ALWAYS_EXCLUDED))))
         kept_N[np.asarray(excluded)] = -1
     return ShardState(shard=shard, manifest=manifest, part=part, kept_N=kept_N, info=info)
 

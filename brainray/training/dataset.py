@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from brainray.config import TrainOptions
-from brainray.errors import BadRequest
+from brainray.errors import EXCLUSION_REASONS, BadRequest
 from brainray.inputs.class_names import class_of_folders
 from brainray.inputs.frames.below import PLACE_SCHEMA, FoundImage, images_below
 from brainray.inputs.image_files import Grouper, tables_of
@@ -78,6 +78,7 @@ class SelectedImages:
     splits: tuple[Split, ...]  # of indices into `positions`: one split, or one for each fold
     digest: str  # of the pictures and their labels: equal for equal data, whatever the names
     unreadable: dict[str, int]  # images left out because they cannot be decoded, by reason
+    ineligible: dict[str, int]  # medical images left out by their headers, as `score` does, by reason
     excluded: int  # images left out because they are copies of an image below --exclude
     conflicts: int  # images left out because copies of them lie in another class folder
 
@@ -213,10 +214,16 @@ def select_images(
         series=len(np.unique(of_series[positions][of_series[positions] != ""])),
         splits=_splits(pictures, labels[positions], units, training_set.classes, options),
         digest=_digest(digests[positions], labels[positions]),
-        unreadable=dict(Counter(errors[~readable].tolist())),
+        unreadable=_counted(errors, ineligible=False),
+        ineligible=_counted(errors, ineligible=True),
         excluded=int((readable & excluded).sum()),
         conflicts=int(conflicting_N.sum()),
     )
+
+
+def _counted(errors: Array, *, ineligible: bool) -> dict[str, int]:
+    found = Counter(errors[errors != ""].tolist())
+    return {reason: count for reason, count in found.items() if (reason in EXCLUSION_REASONS) == ineligible}
 
 
 def group_names(training_set: TrainingSet, options: TrainOptions) -> Array:
@@ -255,6 +262,9 @@ def describe_selection(selected: SelectedImages) -> Iterator[str]:
     if selected.unreadable:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in selected.unreadable.items())
         yield f"left out, for they cannot be read: {reasons}"
+    if selected.ineligible:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in selected.ineligible.items())
+        yield f"left out, for they are no anatomical slices, as score leaves them out: {reasons}; see --all-series"
     if selected.excluded:
         yield f"left out, for --exclude shows the same picture: {selected.excluded:,}"
     if selected.conflicts:
@@ -308,6 +318,7 @@ def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[st
         "validation_images": sum(len(each.validation) for each in selected.splits),
         "unreadable": selected.unreadable,
         "excluded": selected.excluded,
+        **({"ineligible": selected.ineligible} if selected.ineligible else {}),
         "by_class": dict(zip(classes, np.bincount(selected.labels, minlength=len(classes)).tolist(), strict=True)),
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
         **({"division": division_digest(selected.pictures, selected.splits)} if len(selected.splits) > 1 else {}),

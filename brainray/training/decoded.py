@@ -6,7 +6,7 @@ A row is (position in the training set, label, picture, pixels, box of the findi
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from brainray.config import ImageSpec
 from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing
-from brainray.errors import BrainrayError, ImageError
-from brainray.imaging.decode import decode_with_luminance
+from brainray.errors import EXCLUSION_REASONS, BrainrayError, ImageError
+from brainray.imaging.decode import Excluded, decode_with_luminance
 from brainray.imaging.dicom.same_series import series_digest
 from brainray.imaging.framing import in_square
 from brainray.inputs.frames.below import read_images
@@ -27,11 +27,12 @@ Rows = dict[str, Array]
 NO_BOX = (np.nan,) * 4
 
 
-def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
+def decode_rows(rows: pa.Table, spec: ImageSpec, excluding: Collection[str] = EXCLUSION_REASONS) -> Rows:
     """Decode images (position, uri, `PLACE_SCHEMA`, label) to uint8 pixels [N, H, W] or [N, H, W, 3] and descriptors.
 
     Column `box`, where there is one, holds boxes as shares of the image; they become shares of the pixels.
-    An image that cannot be read keeps its row, with the reason in column `error`. `content` is the SHA-256 of the file,
+    An image that cannot be read, or that its header excludes by one of the reasons of `excluding`, keeps its row, with
+    the reason in column `error`. `content` is the SHA-256 of the file,
     `series` a digest of its DICOM series or else its file of several frames, which no split divides; "" for none.
     """
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
@@ -49,10 +50,10 @@ def decode_rows(rows: pa.Table, spec: ImageSpec) -> Rows:
                 raise content
             series[row] = series_digest(content, otherwise=file, max_pixels=spec.max_pixels)
             contents[row] = hashlib.sha256(content).hexdigest()
-            decoded, luminance_HW = decode_with_luminance(content, spec)
+            decoded, luminance_HW = decode_with_luminance(content, spec, excluding=excluding)
             pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
             boxes[row] = in_square(tuple(given[row]), (decoded.width, decoded.height), decoded.square)
-        except ImageError as exc:
+        except (ImageError, Excluded) as exc:
             errors[row] = exc.reason
     columns = {name: rows[name].to_numpy() for name in ("position", "label")}
     columns |= {"pixels": pixels, "finding": boxes, "error": errors, "content": contents, "series": series}

@@ -235,7 +235,7 @@ def command_of(options: dict[str, Any], *, grouped: bool = False, boxed: bool = 
     """
     defaults = TrainOptions().to_json()
     changed = [
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in options.items()
         if value != defaults[name] and name not in ("workers", "most_workers", "init", "teacher", "region_weight")
     ]

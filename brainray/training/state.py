@@ -116,7 +116,8 @@ def describe_request(
 ) -> TrainRequest:
     """Build the request from the options and the listings of --data and --exclude."""
     unneeded = {"workers", "most_workers"} | (set() if training_set.has_boxes else {"region_weight"})
-    unneeded |= {"teacher"} if options.teacher is None else set()  # earlier versions had neither option
+    unneeded |= {"teacher"} if options.teacher is None else set()  # earlier versions had none of these options
+    unneeded |= set() if options.all_series else {"all_series"}
     values = {name: value for name, value in options.to_json().items() if name not in unneeded}
     return TrainRequest(
         described={

@@ -73,7 +73,10 @@ def _raw(dataset: "Dataset", keyword: str) -> tuple[str, bytes] | None:
     from pydicom.dataelem import RawDataElement
 
     tag = _tag(keyword)
-    element = dataset.get_item(tag) if has(dataset, keyword) else None
+    try:
+        element = dataset.get_item(tag) if has(dataset, keyword) else None
+    except Exception:  # noqa: BLE001  one without bytes is converted here, and damaged ones raise anything
+        return None
     if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
         return None
     if element.VR is None or not element.is_little_endian:

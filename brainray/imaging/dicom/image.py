@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from .header import count_of, read_header
+from .header import as_image_error, count_of, read_header
 from .pixels import Picture, picture
 from .series import Exclusion, SeriesFacts, describe
 
@@ -30,15 +30,16 @@ class DicomImage:
     def open(cls, data: bytes, max_pixels: int) -> Self:
         """Read the header. Raises `ImageError`."""
         dataset = read_header(data, most_inflated=_BYTES_PER_PIXEL * max_pixels)
-        facts, exclusion = describe(dataset)
-        return cls(
-            facts=facts,
-            exclusion=exclusion,
-            width=count_of(dataset, "Columns") or None,
-            height=count_of(dataset, "Rows") or None,
-            _dataset=dataset,
-            _max_pixels=max_pixels,
-        )
+        with as_image_error("truncated", "its DICOM header cannot be read"):
+            facts, exclusion = describe(dataset)
+            return cls(
+                facts=facts,
+                exclusion=exclusion,
+                width=count_of(dataset, "Columns") or None,
+                height=count_of(dataset, "Rows") or None,
+                _dataset=dataset,
+                _max_pixels=max_pixels,
+            )
 
     def picture(self, least: tuple[int, int] | None = None) -> Picture:
         """The picture; where that is faster, in a reduced size no smaller than `least` (width, height).

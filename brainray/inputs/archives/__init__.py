@@ -66,6 +66,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("label_key", pa.string()),  # the key in JSON or the column, if it has other uses than labels, too
         pa.field("refused", pa.string()),  # "reason: detail": the member is not read and gets an error row
         pa.field("frames", pa.int64()),  # of a DICOM file that has several
+        pa.field("volume", pa.string()),  # of a NIfTI file: what its header says of its slices
         pa.field("label_unread", pa.string()),  # of a file with a label: why it labels nothing
     ]
 )

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
-from brainray.inputs.frames import split_member_frame
-from brainray.inputs.frames.members import frame_of_member
+from brainray.inputs.frames import nifti, split_member_frame
+from brainray.inputs.frames.members import frame_of_member, slice_of_member
+from brainray.inputs.frames.nifti.header import Header
 from brainray.inputs.listed_image import ListedImage
 from brainray.storage.base import FileInfo
 
@@ -90,31 +91,41 @@ class Members:
         for each in _images(archive, self._table.take(places.drop_null())):
             yield _labelled(each)
 
-    def find_frames(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
-        """The frames of those names, as `x.dcm#frame=3`, that their members have, in no order."""
-        wanted = {name: found for name in names if (found := split_member_frame(name)) is not None}
+    def find_frames(self, archive: FileInfo, names: Sequence[str]) -> Iterator[tuple[str, ListedImage]]:
+        """The frames and slices of those names, as `x.dcm#frame=3`, that their members have, in no order.
+
+        A slice has the name that a listing of its archive gives it.
+        """
+        wanted = {name: found for name in names if (found := split_member_frame(name) or nifti.split(name)) is not None}
         members = pa.array(sorted({member for member, _ in wanted.values()}), pa.string())
         places = pc.index_in(members, self._table["name"]).drop_null()
         there = {each.name: each for each in _images(archive, self._table.take(places))}
-        for member, number in wanted.values():
+        for name, (member, place) in wanted.items():
             each = there.get(member)
-            if each is not None and number <= each.frames:
-                yield frame_of_member(_labelled(each), number, each.frames)
+            if each is None:
+                continue
+            image = _labelled(each)
+            if isinstance(place, nifti.Place):
+                if each.volume is not None and each.volume.holds(place):
+                    yield name, slice_of_member(image, place, each.volume)
+            elif place <= each.frames:
+                yield name, frame_of_member(image, place, each.frames)
 
 
 class IndexedImage(NamedTuple):
-    """A row of an index: name, image and label of a member, its number of frames, and why its label is not read."""
+    """A row of an index: name, image and label of a member, and what else was seen of it."""
 
     name: str
     image: ListedImage
     spelled: Spelled | None
     frames: int
-    label_unread: str | None
+    volume: Header | None  # of a NIfTI file
+    label_unread: str | None  # why the label that the file holds is not read
 
 
 def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[IndexedImage]:
     """The members of rows of an index."""
-    for name, size_bytes, offset, stored_bytes, label, key, refused, frames, unread in zip(
+    for name, size_bytes, offset, stored_bytes, label, key, refused, frames, volume, unread in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
         image = ListedImage(
@@ -126,7 +137,8 @@ def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[Inde
             stored_bytes=stored_bytes,
             refused=refused,
         )
-        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1, unread)
+        header = None if volume is None else Header.from_text(volume)
+        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1, header, unread)
 
 
 def _labelled(each: IndexedImage) -> ListedImage:

@@ -36,6 +36,7 @@ class Member(NamedTuple):
     label_key: str | None = None  # of JSON, or a column, under which the label stands if it may be none
     refused: str | None = None  # `str` of an `ImageError`
     frames: int | None = None  # of a DICOM file that has several
+    volume: str | None = None  # header of a NIfTI file, see `frames.nifti.header.Header.to_text`
     label_unread: str | None = None  # why the label that this file holds cannot be read or labels nothing
 
 

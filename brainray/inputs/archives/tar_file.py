@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from brainray.errors import ImageError
+from brainray.inputs.frames import nifti
 from brainray.inputs.frames.header import HEAD_BYTES, frames_in
+from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
+from brainray.inputs.frames.nifti.header import described
 from brainray.inputs.frames.sampling import may_be_dicom
 
 from .compressed import UnpackedFile
@@ -94,6 +97,9 @@ def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | Non
         if member.refused is None and may_be_dicom(member.name):
             frames = frames_in(window.read(entry.offset, min(entry.size_bytes, HEAD_BYTES)))
             member = member._replace(frames=frames if frames > 1 else None)
+        elif member.refused is None and nifti.is_nifti(member.name):
+            head = window.read(entry.offset, min(entry.size_bytes, NIFTI_HEAD_BYTES))
+            member = member._replace(volume=described(head))
         is_read = member.refused is None and may_hold_label(member.name, entry.size_bytes)
         yield member, window.read(entry.offset, entry.size_bytes) if is_read else None
 

@@ -15,7 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from brainray.errors import ImageError
+from brainray.inputs.frames import nifti
 from brainray.inputs.frames.header import HEAD_BYTES, frames_in
+from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
+from brainray.inputs.frames.nifti.header import described
 from brainray.inputs.frames.sampling import FrameSample, may_be_dicom
 
 from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
@@ -34,7 +37,7 @@ _UNIX = 3
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # placeholders for a number that stands in a zip64 field
 _LOCAL_SIZE_AT = 22  # offset of the unpacked size in the local header
 _PIECE_BYTES = 16 << 20
-_HEAD_BYTES = HEAD_BYTES + (4 << 10)  # with the local header: packed bytes that unpack to enough of a DICOM header
+_LOCAL_BYTES = 4 << 10  # that the local header of a member takes, with its name
 _MOST_DIRECTORY_BYTES = 256 << 20
 _MOST_AROUND = _LOCAL.size + 2 * _FULL_16 + 24  # bytes of a member besides its data: header, name, extra, descriptor
 
@@ -85,6 +88,8 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
                 member = member._replace(
                     frames=sample.frames(member.name, entry.size_bytes, partial(_frames, file, entry))
                 )
+            elif member.refused is None and nifti.is_nifti(member.name):
+                member = member._replace(volume=described(_head(file, entry, NIFTI_HEAD_BYTES)))
             yield member
     if damage is None and (len(starts) - directory.members) % (_FULL_16 + 1):  # zips without zip64 count modulo that
         damage = ImageError("truncated", f"its directory has {len(starts):,} of {directory.members:,} members")
@@ -215,8 +220,13 @@ def _is_repeat(name: str, stored_name: str) -> bool:
 
 
 def _frames(file: BinaryFile, entry: _Entry) -> int:
-    stored = read_at(file, entry.offset, min(_HEAD_BYTES, entry.packed_bytes + _MOST_AROUND))
-    return frames_in(zip_head(stored, HEAD_BYTES))
+    return frames_in(_head(file, entry, HEAD_BYTES))
+
+
+def _head(file: BinaryFile, entry: _Entry, length: int) -> bytes:
+    """The first bytes of a member, unpacked."""
+    stored = read_at(file, entry.offset, min(length + _LOCAL_BYTES, entry.packed_bytes + _MOST_AROUND))
+    return zip_head(stored, length)
 
 
 def _member(entry: _Entry, end: int) -> Member:

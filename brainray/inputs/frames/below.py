@@ -16,12 +16,13 @@ from brainray.errors import ImageError, StorageError
 from brainray.inputs.archives import split_refusal
 from brainray.inputs.image_files import image_files
 from brainray.inputs.listed_image import LISTED_SCHEMA, ListedImage
-from brainray.inputs.ranges import Image, RangeReader, plan_reads
+from brainray.inputs.ranges import RangeReader, plan_reads
 from brainray.inputs.unnamed_files import FileFormats
 from brainray.storage.base import FileInfo
 from brainray.storage.retry import RetryPolicy, RetryState
 
 from .listing import frames_of, with_frames
+from .sources import Image
 
 # The columns that, beside `uri`, say where an image lies; `container` is null for a file of its own.
 PLACE_SCHEMA = pa.schema(

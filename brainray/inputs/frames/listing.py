@@ -1,8 +1,8 @@
-"""Asks DICOM and NIfTI files for their frames while they are listed, several at a time and in order.
+"""Asks DICOM, NIfTI, TIFF and GIF files for their frames while they are listed, several at a time and in order.
 
-On a disk every such file is asked, by one read of its first bytes. In a bucket that would be a request for each, so of
-DICOM, objects are asked that are larger than a single slice, and of smaller ones a sample. Files whose names tell no
-format were looked into for that, and are not read again.
+On a disk every such file is asked, most by one read of their first bytes. In a bucket that would be a request for each,
+so of DICOM, objects are asked that are larger than a single slice, and of smaller ones and of TIFF and GIF a sample.
+Files whose names tell no format were looked into for that, and are not read again.
 """
 
 from collections import Counter, deque
@@ -24,7 +24,9 @@ from brainray.storage.base import FileInfo
 from . import frame_uri, is_dicom, nifti, split_member_frame, unread_note
 from .header import HEAD_BYTES, frames_in
 from .nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
-from .nifti.listing import Slices, rows_of, slices_in
+from .nifti.header import Header
+from .nifti.listing import Slices, chosen_slices, rows_of, slices_in
+from .pages import is_paged, pages_in
 from .sampling import SINGLE_BYTES, AskedSample
 
 _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
@@ -89,9 +91,10 @@ def _asked(found: FileInfo, kind: Kind, sample: AskedSample, pool: ThreadPoolExe
         return _Entry(found, kind)
     if nifti.is_nifti(found.uri) and found.size_bytes > 0:
         return _Entry(found, kind, pool.submit(frames_in_file, found, volumes))
-    if not is_dicom(found.uri):
+    has_pages = is_paged(found.uri) and found.size_bytes > 0
+    if not is_dicom(found.uri) and not has_pages:
         return _Entry(found, kind)
-    is_sampled = not storage.is_local(found.uri) and found.size_bytes < SINGLE_BYTES
+    is_sampled = not storage.is_local(found.uri) and (has_pages or found.size_bytes < SINGLE_BYTES)
     known = sample.stands_for(found.uri, found.size_bytes) if is_sampled else None
     if known is not None:
         return _Entry(found, kind, known, is_own=False)
@@ -127,6 +130,18 @@ class FrameRows:
             if frames.others:
                 self._skipped[nifti.OTHER_VOLUMES] += frames.others
         yield from frames_of(image, frames)
+
+    def of_member(self, member: ListedImage, frames: int, volume: Header | None) -> int:
+        """The frames of a member of an archive, of NIfTI its `Slices`; counts what the user should know."""
+        self._dicoms += max(1, frames) * is_dicom(member.uri)
+        if volume is None or member.refused:
+            return frames
+        packed = member.uri.lower().endswith(".gz")
+        slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
+        if slices.refused is None:
+            self._slices += slices
+            self._skipped[nifti.OTHER_VOLUMES] += slices.others
+        return slices
 
     def of_listed(
         self, rows: Iterable[tuple[Kind, ListedImage]], is_read: Callable[[Kind, ListedImage], bool]
@@ -181,7 +196,7 @@ def files_of_frames(images: pa.Table) -> pa.Array:
     files = np.full(len(images), None, object)
     for row, place in zip(rows.tolist(), images.select(_PLACE).take(pa.array(rows)).to_pylist(), strict=True):
         name = place["uri"][len(place["container"]) + 1 :]
-        member = split_member_frame(name)
+        member = split_member_frame(name) or (nifti.split(name) if archives.kind_of(place["container"]) else None)
         if member is not None:
             files[row] = archives.member_uri(place["container"], member[0])
         elif is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
@@ -234,6 +249,8 @@ def frames_in_file(found: FileInfo, volumes: str = nifti.FIRST) -> int:
     """The number of frames by the first bytes of a file, of NIfTI its `Slices`; 0 where they cannot be read."""
     length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
     try:
+        if is_paged(found.uri):
+            return pages_in(lambda start, size: read_part(found.uri, start, size) or b"", found.size_bytes)
         head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""
         slices = slices_in(found.uri, head, found.size_bytes, volumes) if head else None
         return frames_in(head) if slices is None else slices

@@ -1,4 +1,4 @@
-"""Frames of DICOM files that are members of an archive: their rows, and their bytes.
+"""Frames of DICOM files and slices of NIfTI files that are members of an archive: their rows, and bytes of frames.
 
 Their rows have place and stored size of the member, and their own share of its size.
 """
@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from brainray.errors import ImageError
 from brainray.inputs.listed_image import ListedImage
 
-from . import member_frame_name
+from . import frame_uri, member_frame_name, nifti
 from .listing import refusal_of_frames
-from .reading import Fetch, read_frames
-
-Image = bytes | ImageError
+from .nifti.header import Header
+from .nifti.listing import Slices, places_of
+from .reading import read_frames
+from .sources import Fetch, Image
 
 
 def frame_of_member(member: ListedImage, number: int, frames: int) -> ListedImage:
@@ -21,14 +22,33 @@ def frame_of_member(member: ListedImage, number: int, frames: int) -> ListedImag
     return member._replace(uri=member_frame_name(member.uri, number), size_bytes=share)
 
 
+def slice_of_member(member: ListedImage, place: nifti.Place, header: Header) -> ListedImage:
+    """The row of a slice of a member with this header. Its size is that of its voxels, unpacked."""
+    name = nifti.place_name(place, several=header.volumes > 1)
+    return member._replace(uri=frame_uri(member.uri, name), size_bytes=header.slice_bytes(place.axis))
+
+
 def frames_of_member(member: ListedImage, path: str, frames: int) -> Iterator[tuple[ListedImage, str]]:
-    """The rows of a member with their paths: of its frames, or its own where it has one or too many."""
+    """The rows of a member with their paths: of its frames or slices, or its own where it has one or too many."""
+    if isinstance(frames, Slices) and not member.refused:
+        yield from _slices_of_member(member, path, frames)
+        return
     refused = refusal_of_frames(member.size_bytes or 0, frames) if frames > 1 else None
     if refused is not None or frames <= 1 or member.refused:
         yield member._replace(refused=member.refused or refused), path
         return
     for number in range(1, frames + 1):
         yield frame_of_member(member, number, frames), member_frame_name(path, number)
+
+
+def _slices_of_member(member: ListedImage, path: str, slices: Slices) -> Iterator[tuple[ListedImage, str]]:
+    header = slices.header
+    if header is None or slices.refused is not None:
+        yield member._replace(refused=str(slices.refused)), path
+        return
+    for place in places_of(header, slices):
+        row = slice_of_member(member, place, header)
+        yield row, path + row.uri.removeprefix(member.uri)
 
 
 def read_member_frames(content: Callable[[], Image], numbers: Sequence[int]) -> tuple[Image, ...]:

@@ -1,4 +1,4 @@
-"""Finds the frames and slices that a list names, as `file.dcm#3`, and those of files without a suffix, as `IM0001#3`.
+"""Finds the frames, pages and slices that a list names, as `file.dcm#3`, also of files without a suffix, `IM0001#3`.
 
 Each file is looked up once for all its frames: on a disk its size and first bytes, in a bucket by a request or two.
 A slice has the name that a listing of its file gives it: `#t=0,z=7` is `#z=7` in a file of one volume, and would be
@@ -21,6 +21,7 @@ from . import SUFFIXES, frame_uri, is_dicom, nifti, split
 from .listing import frames_in_file
 from .nifti.header import Header
 from .nifti.listing import Slices
+from .pages import is_paged
 
 _KEPT = 10_000  # files that are remembered; rows of a list name the frames of a file one after the other
 
@@ -52,7 +53,9 @@ class NamedFrames:
         try:
             found = self._file(file)
         except StorageError:
-            return image if is_dicom(file) or nifti.is_nifti(file) else None  # the read will report the reason
+            return (
+                image if is_dicom(file) or is_paged(file) or nifti.is_nifti(file) else None
+            )  # the read will report the reason
         if found is None:
             return None
         if isinstance(frame, nifti.Place):
@@ -85,14 +88,15 @@ def _named(uri: str) -> tuple[str, int | nifti.Place] | None:
 
 
 def _look_up(uri: str) -> _File | None:
-    """The DICOM or NIfTI file of that name; None where there is none."""
+    """The file of that name that may have frames; None where there is none."""
     found = storage.stat(uri) if storage.is_local(uri) else next(iter(storage.list_files(uri)), None)
     if found is None or found.uri != uri or found.special:
         return None
     if nifti.is_nifti(uri):
         slices = frames_in_file(found) if found.size_bytes and not found.archived else None
         return _File(found, slices if isinstance(slices, Slices) else None)
-    return _File(found, None) if is_dicom(uri) or FileFormats(tars=False)(found) == DICOM else None
+    has_frames = is_dicom(uri) or is_paged(uri) or FileFormats(tars=False)(found) == DICOM
+    return _File(found, None) if has_frames else None
 
 
 def _slice_row(image: ListedImage, file: _File, place: nifti.Place) -> ListedImage:

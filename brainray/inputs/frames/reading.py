@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainray.errors import ImageError, StorageError
 
 from .library import pydicom_library
+from .sources import Fetch, Image, Once, Spans
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -31,10 +32,6 @@ _WALK_BYTES = 1 << 20  # of a read in search of fragments: few requests of a buc
 _END_OF_PICTURE, _NEAR_END = b"\xff\xd9", 10  # of JPEG, JPEG-LS and JPEG 2000; bytes after it may fill the fragment
 _RLE = "1.2.840.10008.1.2.5"  # each frame is one fragment (PS3.5, A.4.2)
 
-Fetch = Callable[[int, int], bytes]  # start, length -> bytes of the file
-Spans = list[tuple[int, int]] | ImageError  # where each compressed frame begins and ends in the file
-Once = Callable[[Callable[[], Spans]], Spans]  # makes the spans of a file, or has them
-
 
 def _made(make: Callable[[], Spans]) -> Spans:
     return make()
@@ -48,9 +45,7 @@ class _Header(NamedTuple):
     swapped: bool  # pixels of 8 bits in words of 16, big endian
 
 
-def read_frames(
-    fetch: Fetch, size_bytes: int, numbers: Several[int], once: Once = _made
-) -> tuple[bytes | ImageError, ...]:
+def read_frames(fetch: Fetch, size_bytes: int, numbers: Several[int], once: Once = _made) -> tuple[Image, ...]:
     """The frames at these places, from 0, which ascend one by one. Raises `StorageError` where a read fails.
 
     `once` may keep the places of compressed frames for other reads of the same file.

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from . import is_dicom
+from .pages import is_paged
 
 SINGLE_BYTES = 640 << 10  # a slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB
 _STEPS = 8  # in which sizes double: files that differ by less than a tenth count as of one size
 _KINDS = 4096  # of folder and size that are remembered
 _FREE, _SHARE = 64, 16  # small files of a bucket that are asked: these, and one of so many
 
-Kind = tuple[str, int]
+Kind = tuple[str, int, bool]
 _ONE: Future[int] = Future()
 _ONE.set_result(1)
 
@@ -29,8 +30,8 @@ def may_be_dicom(name: str) -> bool:
 
 
 def kind_of_size(name: str, size_bytes: int) -> Kind:
-    """The folder of a file and the class of its size."""
-    return name.rpartition("/")[0], int(math.log2(size_bytes + 1) * _STEPS)
+    """The folder of a file, the class of its size, and whether it may have pages."""
+    return name.rpartition("/")[0], int(math.log2(size_bytes + 1) * _STEPS), is_paged(name)
 
 
 class AskedSample:

@@ -81,7 +81,8 @@ class ArchiveLookup:
         names = [uri.removeprefix(f"{archive}#") for uri in uris]
         images |= {image.uri: image for image in index.find(info, names)}
         missing = [uri.removeprefix(f"{archive}#") for uri, image in images.items() if is_missing(image)]
-        return images | {image.uri: image for image in index.find_frames(info, missing)}
+        found = index.find_frames(info, missing)
+        return images | {archives.member_uri(archive, name): image for name, image in found}
 
     def _opened(self, archive: str, kind: archives.Kind) -> tuple[FileInfo, Members]:
         if archive in self._kept:

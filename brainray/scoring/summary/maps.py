@@ -24,7 +24,8 @@ from brainray.callbacks import Say
 from brainray.config import Explain
 from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
 from brainray.imaging.decode import Decoded, decode
-from brainray.inputs.ranges import Image, plan_reads
+from brainray.inputs.frames.sources import Image
+from brainray.inputs.ranges import plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
 from brainray.inputs.shard_slices import slices
 from brainray.models.bundle import SHIPPED, Bundle, load_bundle, named

@@ -134,3 +134,13 @@ def test_training_and_scoring_see_the_same_picture():
     content = whole(ExplicitVRLittleEndian)
     assert luminance(content).shape == (32, 32)
     assert np.array_equal(decode(content, SPEC).pixels, decode(content, SPEC, excluding=EXCLUSION_REASONS).pixels)
+
+
+def test_a_size_of_no_known_type_is_a_size_that_is_missing():
+    """pydicom converts a value without bytes as soon as it is asked for; found by a fuzzer."""
+    content = dicom(preamble=False, Columns=None)
+    rows = content.index(b"\x28\0\x10\0US")
+    content = content[:rows] + b"\x28\0\x11\0U \0\0" + content[rows:]
+    with pytest.raises(ImageError, match="truncated"):
+        decode(content, ImageSpec())
+    assert read_header(content).width is None

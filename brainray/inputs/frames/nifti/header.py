@@ -4,6 +4,7 @@ file how many slices it has, also where the extra is not installed.
 Offsets are those of nifti1.h and nifti2.h (nifti.nimh.nih.gov). No text of a header is read.
 """
 
+import json
 import math
 import struct
 import zlib
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainray.errors import ImageError
+
+from . import Place
 
 HEAD_BYTES = 16 << 10  # as stored; a packed header of 540 bytes takes less than 1 kB, the name in a gzip header more
 LENGTHS = (348, 540)  # of the header: NIfTI-1 and 2
@@ -80,6 +83,18 @@ class Header(NamedTuple):
         """The voxels of one of these slices."""
         return self.volume_bytes // self.count(axis)
 
+    def holds(self, place: Place) -> bool:
+        """Whether there is such a slice."""
+        return place.volume < self.volumes and place.number < self.count(place.axis)
+
+    def to_text(self) -> str:
+        return json.dumps(self)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Header":
+        shape, volumes, axes, spacing, item_bytes, start = json.loads(text)
+        return cls(tuple(shape), volumes, tuple(axes), tuple(spacing), item_bytes, start)
+
     def check_size(self) -> None:
         """Raise `too_large` for volumes that are not read."""
         if self.volume_bytes > MOST_VOLUME_BYTES:
@@ -104,6 +119,15 @@ def unpacked_head(head: bytes) -> bytes:
         return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head, LENGTHS[1])
     except zlib.error as exc:
         raise ImageError("truncated", "its gzip stream is damaged before its NIfTI header ends") from exc
+
+
+def described(head: bytes) -> str | None:
+    """The header in the first bytes of a file, as text; None where it tells no slices."""
+    try:
+        unpacked = unpacked_head(head)
+        return read_header(unpacked).to_text() if is_nifti_head(unpacked) else None
+    except ImageError:  # its one row will say why
+        return None
 
 
 def is_nifti_head(unpacked: bytes) -> bool:

@@ -33,12 +33,18 @@ def slices_in(name: str, head: bytes, size_bytes: int, volumes: str = FIRST) -> 
         return Slices(None, refused=exc) if is_nifti(name) else None
     if not is_nifti_head(unpacked):
         return _no_magic(name, head, unpacked)
-    header: Header | None = None
     try:
-        header = read_header(unpacked)
+        return chosen_slices(read_header(unpacked), size_bytes, volumes, packed=head.startswith(GZIP))
+    except ImageError as exc:
+        return Slices(None, refused=exc)
+
+
+def chosen_slices(header: Header, size_bytes: int, volumes: str, *, packed: bool) -> Slices:
+    """The slices of a file with this header that are listed."""
+    try:
         header.check_size()
         chosen = _chosen(header, volumes)
-        _check_bytes(header, chosen, size_bytes, packed=head.startswith(GZIP))
+        _check_bytes(header, chosen, size_bytes, packed=packed)
     except ImageError as exc:
         return Slices(header, refused=exc)
     return Slices(header, chosen)
@@ -49,19 +55,23 @@ def rows_of(image: ListedImage, slices: Slices) -> list[ListedImage]:
     header, stored_bytes = slices.header, image.size_bytes or 0
     if slices.refused is not None or header is None:
         return [image._replace(refused=image.refused or str(slices.refused))]
-    axis = header.sliced_along()
-    count = header.count(axis)
-    places = [Place(axis, number, volume) for volume in slices.volumes for number in range(count)]
+    count = header.count(header.sliced_along())
     return [
         image._replace(
             uri=f"{image.uri}#{place_name(place, several=header.volumes > 1)}",
-            size_bytes=header.slice_bytes(axis),
+            size_bytes=header.slice_bytes(place.axis),
             container=image.uri,
             offset=place.volume * count + place.number,
             stored_bytes=stored_bytes,
         )
-        for place in places
+        for place in places_of(header, slices)
     ]
+
+
+def places_of(header: Header, slices: Slices) -> list[Place]:
+    """Where the slices are that are listed."""
+    axis = header.sliced_along()
+    return [Place(axis, number, volume) for volume in slices.volumes for number in range(header.count(axis))]
 
 
 def _no_magic(name: str, head: bytes, unpacked: bytes) -> Slices | None:

@@ -58,10 +58,30 @@ class Volumes:
         self, uri: str, version: str | None, size_bytes: int, fetch: Fetch, names: Sequence[str]
     ) -> tuple[Slice, ...]:
         """The slices of these names. Raises `StorageError` where a read fails."""
+
+        def open_file() -> NiftiFile:
+            described = {"name": stem(storage.name_of(uri)), "sidecar": self._sidecars.of(uri)}
+            return NiftiFile(fetch, size_bytes, described)
+
+        return self._read(uri, version, open_file, names)
+
+    def read_member(
+        self, uri: str, version: str | None, name: str, content: Callable[[], tuple[Fetch, int]], names: Sequence[str]
+    ) -> tuple[Slice, ...]:
+        """As `read`, for a member of an archive of this name, beside which no side file is looked for.
+
+        `content` is called where the member is not open, and raises what reading does.
+        """
+        described = {"name": stem(storage.name_of(name)), "sidecar": {}}
+        return self._read(uri, version, lambda: NiftiFile(*content(), described), names)
+
+    def _read(
+        self, uri: str, version: str | None, open_file: Callable[[], NiftiFile], names: Sequence[str]
+    ) -> tuple[Slice, ...]:
         places = [place_of(name) for name in names]
         wanted = _Wanted(uri, version, next((place.volume for place in places if place is not None), 0))
         with self._turns.turn(lambda: any(each.holds(wanted) for each in self._held)):
-            opened = self._opened(wanted, size_bytes, fetch)
+            opened = self._opened(wanted, open_file)
             try:
                 file = opened.file
                 if isinstance(file, ImageError):
@@ -75,13 +95,11 @@ class Volumes:
                 self._held.insert(0, self._held.pop())  # shards go through a file in order: it is wanted no longer
             return found
 
-    def _opened(self, wanted: _Wanted, size_bytes: int, fetch: Fetch) -> _Open:
+    def _opened(self, wanted: _Wanted, open_file: Callable[[], NiftiFile]) -> _Open:
         """The file, at or before the volume that is wanted."""
         opened = self._held_for(wanted)
         if opened is None:
-            described = {"name": stem(storage.name_of(wanted.uri)), "sidecar": self._sidecars.of(wanted.uri)}
-            file = _opened(lambda: NiftiFile(fetch, size_bytes, described))
-            opened = _Open(wanted.uri, wanted.version, file)
+            opened = _Open(wanted.uri, wanted.version, _opened(open_file))
         else:
             self._held.remove(opened)
         self._held.append(opened)

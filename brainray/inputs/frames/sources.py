@@ -1,0 +1,10 @@
+"""What readers of frames, slices and pages are given, and what they give: types only."""
+
+from collections.abc import Callable
+
+from brainray.errors import ImageError
+
+Fetch = Callable[[int, int], bytes]  # start, length -> bytes of the file
+Image = bytes | ImageError
+Spans = list[tuple[int, int]] | ImageError  # where each frame begins and ends in the file
+Once = Callable[[Callable[[], Spans]], Spans]  # makes the spans of a file, or has them

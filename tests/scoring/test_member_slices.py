@@ -1,0 +1,71 @@
+"""NIfTI files in archives: each slice has its row, and the prediction that it has in a folder."""
+
+import pytest
+from support.imaging.niftis import SHAPE, head, nifti, with_header
+from support.inputs.archives import tar_of, zip_of
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
+
+from brainray.config import MaxFailed
+from brainray.inputs.frames.nifti.file import NiftiFile
+
+MEMBERS = {
+    "sub-1/sub-1_T1w.nii.gz": nifti(),
+    "plain.nii": nifti(head()[::-1], packed=False),
+    "labels.nii.gz": nifti((head() > 0).astype("u1")),
+    "cut.nii.gz": nifti()[:3000],
+    "colours.nii": with_header(nifti(packed=False), 70, b"\x80\0\x18\0"),
+}
+
+
+def scored(source, output, bundle, **options) -> dict[str, dict]:
+    options = {"max_failed": MaxFailed(share=1.0), "shard_size": 50} | options
+    score_here(request_for(source, output, bundle, **options), engine_of(bundle, predict=brightness))
+    return {row["uri"].removeprefix(f"{source}").lstrip("#/"): row for row in rows(output)}
+
+
+@pytest.fixture(scope="module")
+def in_a_folder(tmp_path_factory, bundle):
+    folder = tmp_path_factory.mktemp("in")
+    for name, content in MEMBERS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return scored(folder, tmp_path_factory.mktemp("run"), bundle)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_slices_of_members_have_the_rows_that_they_have_in_a_folder(name, in_a_folder, tmp_path, bundle, monkeypatch):
+    opened = []
+    monkeypatch.setattr(NiftiFile, "__init__", lambda *given, made=NiftiFile.__init__: opened.append(made(*given)))
+    archive = tmp_path / name
+    archive.write_bytes(
+        zip_of(MEMBERS) if name == "a.zip" else tar_of(MEMBERS, mode="w:gz" if name == "a.tgz" else "w")
+    )
+    found = scored(archive, tmp_path / "run", bundle)
+    same = ("status", "error", "confidence", "size_bytes", "scan_sequence", "scan_likely", "width", "content_hash")
+    told = {name: {column: row[column] for column in same} for name, row in found.items()}
+    there = {name: {column: row[column] for column in same} for name, row in in_a_folder.items()}
+    whole = "colours.nii"  # one row, of which only the file in a folder is not read
+    assert (told.pop(whole)["error"], there.pop(whole)["error"]) == ("unsupported", "unsupported")
+    assert told == there
+    assert len(told) == 4 * SHAPE[2]
+    assert found["plain.nii#z=7"]["series"] is not None
+    assert len({row["series"] for key, row in found.items() if key.startswith("plain")}) == 1
+    assert len(opened) == 4, "each member that can be opened is so once"
+
+
+def test_a_list_names_slices_of_members(tmp_path, bundle):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zip_of(MEMBERS))
+    before = scored(archive, tmp_path / "run", bundle)
+    (tmp_path / "list.csv").write_text(
+        'uri\na.zip#plain.nii#z=9\n"a.zip#plain.nii#t=0,z=10"\na.zip#plain.nii#z=99\na.zip#no.nii#z=1\n'
+    )
+    found = scored(tmp_path / "list.csv", tmp_path / "again", bundle)
+    by_name = {uri.rpartition("/")[2].partition("a.zip#")[2]: row for uri, row in found.items()}
+    assert {name: row["error"] for name, row in by_name.items()} == {
+        "plain.nii#z=9": None,
+        "plain.nii#z=10": None,
+        "plain.nii#z=99": "not_found",
+        "no.nii#z=1": "not_found",
+    }
+    assert by_name["plain.nii#z=10"]["confidence"] == before["plain.nii#z=10"]["confidence"]

@@ -1,0 +1,110 @@
+"""Runs over TIFF files of several pages and animated GIF files: a row for each page, also where a run goes on."""
+
+import csv
+import os
+
+import pytest
+from support.imaging.encoded import packed
+from support.models.bundles import CLASSES
+from support.paged import gif, moving, pages, tiff
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
+
+from brainray.config import MaxFailed
+from brainray.inputs.frames import listing
+from brainray.inputs.labels.label_file import read_label_file
+from brainray.storage.base import FileInfo
+
+
+def scored(root, output, bundle, **options) -> dict[str, dict]:
+    score_here(request_for(root, output, bundle, **options), engine_of(bundle, predict=brightness))
+    return {row["uri"].rpartition("/")[2]: row for row in rows(output)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "many.tif").write_bytes(tiff(pages(3)))
+    (folder / "moving.gif").write_bytes(gif(moving(3)))
+    (folder / "one.tiff").write_bytes(packed(pages(1)[0], "TIFF"))
+    return folder
+
+
+ROWS = {*(f"many.tif#{k}" for k in (1, 2, 3)), *(f"moving.gif#{k}" for k in (1, 2, 3)), "one.tiff"}
+
+
+@pytest.fixture
+def earlier(monkeypatch):
+    """Files count as one image each, as in earlier versions."""
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "is_paged", lambda _: False)
+        yield patch
+
+
+def test_each_page_is_a_row_with_the_prediction_of_its_picture(root, tmp_path, bundle):
+    found = scored(root, tmp_path / "run", bundle)
+    assert set(found) == ROWS
+    assert {(row["status"], row["error_detail"]) for row in found.values()} == {("ok", None)}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for number, page in enumerate(pages(3), 1):
+        (alone / f"many.tif#{number}.png").write_bytes(packed(page))
+    expected = scored(alone, tmp_path / "run of pages", bundle)
+    said = {f"{name}.png": row["confidence"] for name, row in found.items() if name.startswith("many")}
+    assert said == {name: row["confidence"] for name, row in expected.items()}
+    assert len(set(said.values())) == 3
+    sizes = sum(row["size_bytes"] for name, row in found.items() if name.startswith("many"))
+    assert 0 <= sizes - os.path.getsize(root / "many.tif") < 3
+
+
+def test_a_run_that_has_a_file_as_one_image_keeps_it_so(root, tmp_path, bundle, earlier):
+    output = tmp_path / "run"
+    before = scored(root, output, bundle)
+    assert set(before) == {"many.tif", "moving.gif", "one.tiff"}
+    assert "several pages" in before["many.tif"]["error_detail"]
+    earlier.undo()
+    (root / "new.tif").write_bytes(tiff(pages(2)))
+    outcome = score_here(request_for(root, output, bundle), engine_of(bundle, predict=brightness))
+    assert outcome.scored == 2, "the pages of the new file, and of no other"
+    found = {row["uri"].rpartition("/")[2]: row for row in rows(output)}
+    assert set(found) == {*before, "new.tif#1", "new.tif#2"}
+    assert all(found[name] == row for name, row in before.items())
+    assert any("2 files of several pages stay one image each" in note for note in outcome.plan.listing.notes)
+    again = score_here(request_for(root, output, bundle), engine_of(bundle, predict=brightness))
+    assert again.plan.complete and not again.plan.changes
+    assert set(scored(root, output, bundle, rescore=True)) == {*ROWS, "new.tif#1", "new.tif#2"}
+
+
+def test_a_list_names_pages_and_labels_of_a_file_hold_for_them(root, tmp_path, bundle):
+    table = tmp_path / "labels.csv"
+    table.write_text(f"image,label\nmany.tif,{CLASSES[0]}\nmoving.gif#2,{CLASSES[1]}\n")
+    found = scored(root, tmp_path / "run", bundle, label_file=read_label_file(str(table), bundle.classes))
+    assert {name: row["label"] for name, row in found.items() if row["label"]} == {
+        **{f"many.tif#{number}": CLASSES[0] for number in (1, 2, 3)},
+        "moving.gif#2": CLASSES[1],
+    }
+    names = ["many.tif#3", "moving.gif#2", "many.tif#7"]
+    with open(tmp_path / "list.csv", "w", newline="") as sink:
+        csv.writer(sink).writerows([["uri"], *([f"{root}/{name}"] for name in names)])
+    again = scored(tmp_path / "list.csv", tmp_path / "again", bundle, max_failed=MaxFailed(share=1.0))
+    assert set(again) == set(names)
+    assert [again[name]["confidence"] == found[name]["confidence"] for name in names[:2]] == [True, True]
+    assert again["many.tif#7"]["error"] == "truncated"
+
+
+def test_of_a_bucket_a_sample_of_tiffs_is_asked_for_pages(monkeypatch):
+    asked = []
+
+    def frames_in_file(found, volumes="first"):
+        asked.append(found.uri)
+        return 2 if found.folders == ("stacks",) else 1
+
+    monkeypatch.setattr(listing, "frames_in_file", frames_in_file)
+    files = [
+        (FileInfo(uri=f"s3://bucket/{folder}/{k}.tif", folders=(folder,), size_bytes=900_000, version="v"), None)
+        for folder in ("stacks", "singles")
+        for k in range(400)
+    ]
+    found = list(listing.with_frames(files))
+    assert {(info.folders[0], frames) for info, _, frames in found} == {("stacks", 2), ("singles", 1)}
+    assert len([uri for uri in asked if "singles" in uri]) <= 64
