@@ -39,6 +39,10 @@ ValFraction = Annotated[float, typer.Option(help="Share of the distinct pictures
 Precision = Annotated[str, typer.Option(help="Floating-point format: auto, bf16 or fp32.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the page summary/report.html.")]
 LabelsMayMiss = Annotated[bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not there.")]
+RealUris = Annotated[
+    str | None,
+    typer.Option(help="Folder of `score --pseudonymise-uris`: read images by their real names.", metavar="FOLDER"),
+]
 Thumbnails = Annotated[
     bool, typer.Option("--thumbnails/--no-thumbnails", help="Show images on the page; they show patients.")
 ]
