@@ -43,7 +43,7 @@ class Pseudonyms:
     # Texts by the pseudonyms that were made of them, but for images: inputs, groups. They are kept with the names.
     texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     _folders: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-    _groups: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _groups: dict[tuple[str, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -93,7 +93,7 @@ class Pseudonyms:
         """The pseudonym of a group of so many levels, each of which has its own. Marks of scan columns stay."""
         if group is None:
             return None
-        if group not in self._groups:
+        if (group, levels) not in self._groups:
             real = group.split("/") if levels > 1 else [group]
             hidden = [
                 part if part in _MARKS or not part else _GROUP + self._letters("group", *real[: number + 1])
@@ -101,8 +101,8 @@ class Pseudonyms:
             ]
             for depth in range(1, len(real) + 1):
                 self.texts["/".join(hidden[:depth])] = "/".join(real[:depth])
-            self._groups[group] = "/".join(hidden)
-        return self._groups[group]
+            self._groups[group, levels] = "/".join(hidden)
+        return self._groups[group, levels]
 
     def of_input(self, uri: str) -> str:
         """The pseudonym of an input."""
