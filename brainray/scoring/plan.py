@@ -188,6 +188,7 @@ def begin_run(plan: Plan, writer: Writer, *, like: str | None = None) -> Plan:
     names = write_manifest(plan.uri, plan.sources, writer)
     if plan.names is not None:
         plan.names.keep_indexes(plan.indexes)
+        writer.delete_tree(storage.join(plan.uri, ARCHIVE_INDEXES))  # of a run with names that was killed early
     else:
         keep(plan.indexes, storage.join(plan.uri, ARCHIVE_INDEXES), writer)
     writer.write_json(storage.join(plan.uri, RUN), plan.run_json)

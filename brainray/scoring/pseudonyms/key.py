@@ -29,6 +29,7 @@ _FINGERPRINT_HEX = 16
 _LOCAL, _BUCKET = "p:", "p:s3/"  # beginnings of pseudonyms; a user sees what they are
 _LETTERS = str.maketrans("0123456789", "ghijklmnop")
 _GROUP = "g:"
+_MOST_FOLDERS = 65_536  # whose pseudonyms are in memory
 _MARKS = frozenset(map(scan_mark, SCAN_LEVELS))
 _PLAIN = ("folder", "bids", *SCAN_LEVELS)  # words of --group-by that name nothing of the input
 _PACKED = ".gz"
@@ -68,6 +69,8 @@ class Pseudonyms:
         """The pseudonym of a file."""
         above, _, name = uri.rpartition("/")
         if above not in self._folders:
+            if len(self._folders) >= _MOST_FOLDERS:
+                self._folders.clear()
             self._folders[above] = (_LOCAL if storage.is_local(uri) else _BUCKET) + self._letters("folder", above)
         return f"{self._folders[above]}/{self._letters('file', uri)}{_known_suffix(name)}"
 
@@ -133,13 +136,13 @@ def is_local(uri: str) -> bool:
 def _known_suffix(name: str) -> str:
     """The suffix of a name, if it is one that formats have: of `scan.jane` it is none."""
     name = name.lower()
-    if (suffix := name[len(archives.stem(name)) :]) and suffix != name:
-        return suffix
     stem, last = os.path.splitext(name)
-    if last == _PACKED:
-        stem, before = os.path.splitext(stem)
-        return before + last if before in IMAGE_SUFFIXES else ""
-    return last if last in IMAGE_SUFFIXES else ""
+    if last in IMAGE_SUFFIXES:
+        return last
+    if last == _PACKED and (before := os.path.splitext(stem)[1]) in IMAGE_SUFFIXES:
+        return before + last
+    archive = archives.stem(name)
+    return name[len(archive) :] if archive else ""
 
 
 def read_pseudonyms(folder: str, *, output: str, inputs: Iterable[str]) -> Pseudonyms:

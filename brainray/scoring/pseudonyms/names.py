@@ -81,14 +81,16 @@ class RealNames:
         storage.PRIVATE.write_parquet(storage.join(self.folder, NAMES, shard_id + _SUFFIX), names)
 
     def write_texts(self, texts: Mapping[str, str]) -> None:
-        """Keep texts by their pseudonyms, in a file that is named by its content."""
+        """Keep texts by their pseudonyms: those that are not kept yet, in one more file."""
+        there = self.texts()
+        texts = {name: text for name, text in texts.items() if name not in there}
+        if not texts:
+            return
         table = pa.table([list(texts), list(texts.values()), [None] * len(texts)], schema=NAMES_SCHEMA)
         table = table.sort_by("pseudonym")
         content = "\0".join(table["pseudonym"].to_pylist()).encode()
         name = _TEXTS + hashlib.sha256(content).hexdigest()[:_DIGEST_HEX] + _SUFFIX
-        uri = storage.join(self.folder, NAMES, name)
-        if not storage.exists(uri):
-            storage.PRIVATE.write_parquet(uri, table)
+        storage.PRIVATE.write_parquet(storage.join(self.folder, NAMES, name), table)
 
     def _of_shards(self, shard_ids: Sequence[str]) -> pa.Table:
         folder = storage.join(self.folder, NAMES)

@@ -2,16 +2,19 @@
 
 import io
 import os
+import re
 import stat
 import tarfile
 import zipfile
 from pathlib import Path
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.canaries import CANARY, betrays
-from support.dicoms import dicom
+from support.dicoms import dicom, slice_pixels
 from support.images import image_bytes
 from support.runs import brightness, contents, engine_of, parts, request_for, rows, score_here
 
@@ -21,12 +24,13 @@ from brainray.commands.estimate import estimate
 from brainray.commands.export import export
 from brainray.commands.pick import pick
 from brainray.commands.report import report
-from brainray.config import Explain, MaxFailed
+from brainray.config import Explain, MaxFailed, PageOptions
 from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
+README = Path(__file__).resolve().parents[3] / "brainray" / "scoring" / "README.md"
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom
 
 
@@ -63,9 +67,6 @@ def poisoned_tree(root: Path) -> tuple[Path, Path]:
 
 
 def frames(number):
-    import numpy as np
-    from support.dicoms import slice_pixels
-
     return np.stack([slice_pixels(seed=k) for k in range(number)])
 
 
@@ -100,7 +101,7 @@ def telling(folder) -> list[Path]:
 
 
 def looked_up(names) -> dict[str, str]:
-    """What the README shows: every pseudonym with what it stands for."""
+    """Every pseudonym with what it stands for."""
     table = pq.read_table(Path(names) / "names")
     return dict(zip(table["pseudonym"].to_pylist(), table["real"].to_pylist(), strict=True))
 
@@ -117,14 +118,25 @@ def test_no_output_holds_a_name_and_the_folder_has_them_all(tree, run):
     assert all(CANARY in real[row["uri"]] for row in found)
     assert {real[row["group"]] for row in found if row["group"]} >= {f"Ward {CANARY}/{CANARY}^JANE"}
     assert set(map(str, tree)) <= set(real.values())
+    for where, _, files in os.walk(run.names):
+        assert stat.S_IMODE(os.stat(where).st_mode) == 0o700
+        assert {stat.S_IMODE(os.stat(Path(where, name)).st_mode) for name in files} <= {0o600}
 
 
-def test_only_the_user_may_read_the_names(tree, run):
-    run(tree)
-    for where, folders, names in os.walk(run.names):
-        assert [stat.S_IMODE(os.stat(Path(where, each)).st_mode) for each in folders] == [0o700] * len(folders)
-        assert [stat.S_IMODE(os.stat(Path(where, each)).st_mode) for each in names] == [0o600] * len(names)
-    assert stat.S_IMODE(os.stat(run.names).st_mode) == 0o700
+def test_the_way_back_that_the_readme_shows(tree, run, monkeypatch):
+    found = run(tree, group_by="folder")
+    monkeypatch.chdir(run.output.parent)
+    text = README.read_text().split("### Pseudonyms")[1].split("\n### ")[0]
+    (query,), (code,) = (
+        re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S) for language in ("sql", "python")
+    )
+    names: dict[str, object] = {}
+    exec(compile(code, README.name, "exec"), names)
+    shown = {str(uri) for uri in names["rows"]["uri"]}
+    assert (
+        shown == {uri for uri, _ in duckdb.sql(query).fetchall()} == {looked_up(run.names)[row["uri"]] for row in found}
+    )
+    assert f"Ward {CANARY}" in set(names["rows"]["group"])
 
 
 def test_predictions_are_those_of_a_run_with_names(tree, run):
@@ -153,7 +165,8 @@ def test_images_that_go_keep_their_names_and_their_rows(tree, run):
     next(tree[0].glob("Ward*/*/*1.jpg")).unlink()
     assert {row["uri"] for row in run(tree)} == before
     assert looked_up(run.names) == real
-    assert len(run(tree, forget_missing=True)) == len(before) - 1
+    assert len(run(tree, rescore=True)) == len(run(tree)) == len(before) - 1, "a new generation is without them"
+    assert telling(run.output) == []
 
 
 def test_labels_and_groups_of_files_name_real_images_and_answers_name_pseudonyms(tree, run, bundle, tmp_path):
@@ -178,7 +191,7 @@ def test_a_page_is_rebuilt_with_names_or_without_thumbnails(tree, run, tmp_path)
     first = written(run.output / "summary")
     report(str(run.output), say=lambda _: None, real_uris=str(run.names))
     assert written(run.output / "summary") == first
-    said = []
+    said: list[str] = []
     report(str(run.output), say=said.append)
     assert len(said) == 1 and "no thumbnails" in said[0] and "--real-uris" in said[0]
     assert b"data:image/jpeg" not in (run.output / "summary" / "report.html").read_bytes()
@@ -188,7 +201,8 @@ def test_a_page_is_rebuilt_with_names_or_without_thumbnails(tree, run, tmp_path)
     ):
         with pytest.raises(BadRequest, match=told):
             report(str(run.output), say=lambda _: None, **options)
-    report(str(run.output), say=lambda _: None, real_uris=str(run.names), explain=Explain(which="all"))
+    page = PageOptions(report=False)
+    report(str(run.output), say=lambda _: None, page=page, real_uris=str(run.names), explain=Explain(which="all"))
     maps = storage.read_parquet(f"{run.output}/summary/maps.parquet")
     assert set(maps["uri"].to_pylist()) == {row["uri"] for row in rows(run.output) if row["status"] == "ok"}
     assert telling(run.output) == []
@@ -197,8 +211,7 @@ def test_a_page_is_rebuilt_with_names_or_without_thumbnails(tree, run, tmp_path)
 def test_images_are_picked_estimated_compared_and_exported(tree, run, tmp_path):
     found = run(tree)
     run(tree, output="other")
-    picked = pick(run.output, labels=20, real_uris=run.names)
-    assert b"data:image/jpeg" in Path(picked.page).read_bytes()
+    picked = pick(run.output, labels=20, thumbnails=False)
     label = "\n".join(f"{uri},glioma" for uri in picked.rows["uri"].to_pylist())
     (tmp_path / "given.csv").write_text(f"uri,label\n{label}\n")
     assert estimate(run.output, str(tmp_path / "given.csv")).figures["labels"]["answered"] == len(picked.rows)
@@ -234,16 +247,6 @@ def test_series_by_name_are_those_of_a_run_with_names(series_by, tree, run, tmp_
     report(str(run.output), say=lambda _: None, real_uris=str(run.names))
     assert written(run.output / "series") == before
     assert run(tree) == rows(run.output)  # without --series-by, which the run remembers
-
-
-def test_a_new_generation_has_the_same_names(tree, run):
-    before = set(contents_of(run(tree)))
-    assert set(contents_of(run(tree, rescore=True))) == before
-    assert telling(run.output) == []
-
-
-def contents_of(found):
-    return [row["uri"] for row in found]
 
 
 def test_a_folder_that_is_lost_or_of_another_key_is_one_line(tree, run, tmp_path):
