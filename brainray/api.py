@@ -44,6 +44,7 @@ def score(
     all_series: bool = False,
     keep_uids: bool = False,
     uid_key: AnyPath | None = None,
+    pseudonymise_uris: AnyPath | None = None,
     volumes: str | int = "first",
     retry_unread: bool = False,
     forget_missing: bool = False,
@@ -82,6 +83,7 @@ def score(
         all_series=all_series,
         keep_uids=keep_uids,
         uid_key=_path(uid_key),
+        pseudonymise_uris=_path(pseudonymise_uris),
         volumes=str(volumes),
         retry_unread=retry_unread,
         forget_missing=forget_missing,
@@ -189,13 +191,15 @@ def report(
     thumbnails: bool = True,
     explain: str | int | None = None,
     model: AnyPath | None = None,
+    real_uris: AnyPath | None = None,
     say: "Say | None" = None,
 ) -> ReportResult:
     """Build the summary of a run again from its Parquet, after its images got the labels of a file, if one is given.
 
     `explain` writes maps of where scores came from: of so many images, of those for "review" or of "all", by `model`,
-    if that of the run was moved. With `verify`, compare parts with the manifest, write nothing, and raise
-    `VerificationError` for a difference.
+    if that of the run was moved. `real_uris` is the folder that keeps the names of a run with pseudonyms, for all that
+    reads its images. With `verify`, compare parts with the manifest, write nothing, and raise `VerificationError` for a
+    difference.
     """
     from . import storage
     from .commands.report import report as rebuild
@@ -204,7 +208,9 @@ def report(
 
     uri = storage.normalise(fspath(run))
     if verify:
-        account = verify_parts(uri, labels=_path(labels), explain=explain, model=_path(model))
+        account = verify_parts(
+            uri, labels=_path(labels), explain=explain, model=_path(model), real_uris=_path(real_uris)
+        )
         return ReportResult(run=uri, images=account.rows, failed=account.failed, verified=True)
     summary = rebuild(
         uri,
@@ -214,6 +220,7 @@ def report(
         labels_may_miss=labels_may_miss,
         explain=None if explain is None else Explain.parse(str(explain)),
         model=_path(model),
+        real_uris=_path(real_uris),
     )
     totals = summary.figures["totals"]
     return ReportResult(
@@ -228,12 +235,28 @@ def report(
 
 
 def compare(
-    a: AnyPath, b: AnyPath, *, output: AnyPath | None = None, thumbnails: bool = True, say: "Say | None" = None
+    a: AnyPath,
+    b: AnyPath,
+    *,
+    output: AnyPath | None = None,
+    thumbnails: bool = True,
+    real_uris: AnyPath | None = None,
+    say: "Say | None" = None,
 ) -> "CompareResult":
-    """Compare two runs on the images that both have. Writes nothing but into `output`."""
+    """Compare two runs on the images that both have. Writes nothing but into `output`.
+
+    `real_uris` is the folder that keeps the names of runs with pseudonyms, for thumbnails.
+    """
     from .commands.compare import compare as compare_runs
 
-    return compare_runs(fspath(a), fspath(b), output=_path(output), thumbnails=thumbnails, say=say or _ignore)
+    return compare_runs(
+        fspath(a),
+        fspath(b),
+        output=_path(output),
+        thumbnails=thumbnails,
+        real_uris=_path(real_uris),
+        say=say or _ignore,
+    )
 
 
 def audit(

@@ -296,6 +296,7 @@ class ScoreOptions(_Spec):
     all_series: bool = False  # also medical images are scored that the model does not know, such as localisers
     keep_uids: bool = False  # rows have the UIDs of medical images as they are
     uid_key: str | None = None  # file of the key by which rows have hashes of the UIDs
+    pseudonymise_uris: str | None = None  # folder that keeps the names of the input, of which the run has pseudonyms
     volumes: str = "first"  # of NIfTI files with several: first, all, or the number of one, from 0
     retry_unread: bool = False  # read the images again that an earlier run could not read
     forget_missing: bool = False  # drop the rows of images that are no longer there

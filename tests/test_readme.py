@@ -34,6 +34,7 @@ RUN = (
     "brainray score --input list.csv --keep-columns patient,age --output run/",
     "brainray score --input archive/ --output run/ --plan",
     "brainray score --input archive/ --output run/ --series-by folder",
+    "brainray score --input archive/ --output run/ --pseudonymise-uris names/",
 )
 # One after the other: each needs what the one before has left.
 RUN_IN_A_ROW = (
@@ -80,6 +81,10 @@ NOT_RUN = {
     "brainray score --input idc.parquet --keep-columns PatientID --no-sign-request --output run/": (
         "needs the network",
         "tests/inputs/lists/test_prefixes.py::test_an_index_of_series_is_an_input_as_it_is",
+    ),
+    "brainray report run/ --real-uris names/": (
+        "needs a run with pseudonyms",
+        "tests/scoring/pseudonyms/test_hidden_names.py::test_a_page_is_rebuilt_with_names_or_without_thumbnails",
     ),
     "make demo": TRAINS,
     "make test": ITSELF,
@@ -146,6 +151,7 @@ NOT_RUN = {
 MEASURED = re.compile(r"(sudo )?\.venv/bin/python tests/bench/[\w/]+\.py\b.*")  # `MEASURES` stands for each
 PYTHON_BLOCKS = {
     "import brainray": "tests/test_api.py",
+    "import pandas": "tests/scoring/pseudonyms/test_hidden_names.py",
     "import pandas as pd": "tests/scoring/test_recipes.py",
     "import polars as pl": "tests/scoring/test_recipes.py",
     "from pyspark.sql import SparkSession": "tests/scoring/test_recipes.py",

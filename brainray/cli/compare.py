@@ -6,7 +6,7 @@ import typer
 
 from .json_object import OBJECT, Json
 from .log import LOG
-from .options import Thumbnails
+from .options import RealUris, Thumbnails
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,7 @@ def compare(
     ] = None,
     as_json: Json = False,
     thumbnails: Thumbnails = True,
+    real_uris: RealUris = None,
 ) -> None:
     """Compare two runs on the images that both have.
 
@@ -34,7 +35,8 @@ def compare(
     from brainray.commands.compare import FLIPS, PAGE
     from brainray.commands.compare import compare as compare_runs
 
-    figures = compare_runs(a, b, output=output, thumbnails=thumbnails, say=LOG.say).figures
+    result = compare_runs(a, b, output=output, thumbnails=thumbnails, real_uris=real_uris, say=LOG.say)
+    figures = result.figures
     if as_json:
         OBJECT.add(figures)
         return

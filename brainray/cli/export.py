@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from .json_object import OBJECT, Json
+from .options import RealUris
 
 
 def export(
@@ -13,6 +14,7 @@ def export(
         str, typer.Option(help="sr: a DICOM structured report for each series; omop: tables.", metavar="sr|omop")
     ],
     output: Annotated[str, typer.Option(help="Folder for the export, outside the run.", metavar="URI")],
+    real_uris: RealUris = None,
     as_json: Json = False,
 ) -> None:
     """Write the series of a run as DICOM structured reports or OMOP tables.
@@ -21,7 +23,7 @@ def export(
     """
     from brainray.commands.export import export as write
 
-    result = write(run, to=to, output=output)
+    result = write(run, to=to, output=output, real_uris=real_uris)
     if as_json:
         OBJECT.add({"run": result.run, "output": result.output, "counts": result.counts})
         return

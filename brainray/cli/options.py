@@ -42,6 +42,10 @@ AllSeries = Annotated[
     bool, typer.Option("--all-series", help="Take localisers, maps and other medical images that score leaves out.")
 ]
 LabelsMayMiss = Annotated[bool, typer.Option("--labels-may-miss", help="Let --labels name images that are not there.")]
+RealUris = Annotated[
+    str | None,
+    typer.Option(help="Folder of `score --pseudonymise-uris`: read images by their real names.", metavar="FOLDER"),
+]
 Thumbnails = Annotated[
     bool, typer.Option("--thumbnails/--no-thumbnails", help="Show images on the page; they show patients.")
 ]

@@ -6,7 +6,7 @@ import typer
 
 from .json_object import OBJECT, Json
 from .log import LOG
-from .options import Thumbnails
+from .options import RealUris, Thumbnails
 
 
 def pick(
@@ -18,6 +18,7 @@ def pick(
         typer.Option("--whole-groups", help="Pick all images of a patient or no image; each label says much less."),
     ] = False,
     thumbnails: Thumbnails = True,
+    real_uris: RealUris = None,
     as_json: Json = False,
 ) -> None:
     """Pick the images that a person should label, to know how good a run is.
@@ -26,7 +27,15 @@ def pick(
     """
     from brainray.commands.pick import pick as draw
 
-    result = draw(run, labels=labels, seed=seed, whole_groups=whole_groups, thumbnails=thumbnails, say=LOG.say)
+    result = draw(
+        run,
+        labels=labels,
+        seed=seed,
+        whole_groups=whole_groups,
+        thumbnails=thumbnails,
+        real_uris=real_uris,
+        say=LOG.say,
+    )
     if as_json:
         OBJECT.add({"run": result.run, "list": result.list, "page": result.page, "figures": result.figures})
         return

@@ -6,7 +6,7 @@ import typer
 
 from .json_object import OBJECT, Json
 from .log import LOG
-from .options import LabelsMayMiss, Thumbnails
+from .options import LabelsMayMiss, RealUris, Thumbnails
 
 
 def report(
@@ -30,6 +30,7 @@ def report(
     model: Annotated[
         str | None, typer.Option(help="With --explain: the model of the run, if it was moved.", metavar="URI")
     ] = None,
+    real_uris: RealUris = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild the summary of a run from its Parquet.
@@ -45,7 +46,7 @@ def report(
     from .console import output_console, show_page, show_summary
 
     if verify:
-        account = verify_parts(run, labels=labels, explain=explain, model=model)
+        account = verify_parts(run, labels=labels, explain=explain, model=model, real_uris=real_uris)
         if as_json:
             OBJECT.add({"run": storage.normalise(run), "rows": account.rows, "failed": account.failed})
             return
@@ -62,6 +63,7 @@ def report(
         labels_may_miss=labels_may_miss,
         explain=None if explain is None else Explain.parse(explain),
         model=model,
+        real_uris=real_uris,
     )
     uri = storage.normalise(run)
     if as_json:

@@ -116,6 +116,13 @@ def score(
         str | None,
         typer.Option(help="File with a key of 32 bytes or more: add the UIDs as keyed hashes.", metavar="URI"),
     ] = None,
+    pseudonymise_uris: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep paths, file names and groups out of the run; they lie in this folder, which only you may read.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     volumes: Annotated[
         str, typer.Option(help="Volumes of 4-D NIfTI files: first, all, or a number from 0.", metavar="first|all|N")
     ] = "first",

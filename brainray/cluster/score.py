@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from threading import Thread
 
+from brainray import storage
 from brainray.callbacks import Say
 from brainray.evaluation import plots
-from brainray.inputs.listing import Listing
 from brainray.machine.hardware import read_machine
 from brainray.machine.resources import Node, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan
+from brainray.scoring.pseudonyms.key import KEY, OPTION
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard_maps import MapOrder
 from brainray.storage.lease import Lease
@@ -38,7 +39,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
         from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
-        named, samples = _required_paths(request, plan), _sample_files(plan.listing)
+        named, samples = _required_paths(request), _sample_files(plan)
         shared_paths = shared_paths_of(named, samples=samples, output=plan.uri, writer=lease.writer)
         checked_nodes = check_every_node(shared_paths)
         job = ScoreJob(
@@ -46,7 +47,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             bundle=request.bundle,
             batch_size=options.batch_size,
             precision=options.precision,
-            inputs=tuple(plan.run_json["inputs"]),
+            inputs=request.roots,
             max_unread=options.max_unread,
             most_bytes=options.max_file_bytes,
             shared_paths=shared_paths,
@@ -78,31 +79,36 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
     The probe runs where the workers would run.
     """
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
-    options, images = request.options, plan.todo_images
+    options, images, rows = request.options, plan.todo_images, sample(shards)
+    if plan.names is not None:
+        rows = plan.names.rows(rows)
     if cluster_address() is None:
         machine = read_machine()
         nodes = nodes_within([Node(cpus=machine.usable)], machine)
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
-        return estimate(probe(sample(shards), request.bundle, options), images, nodes=nodes, pool=pool)
+        return estimate(probe(rows, request.bundle, options), images, nodes=nodes, pool=pool)
     with session() as nodes:
         from .nodes import await_workers, probe_on_a_node
 
         nodes = await_workers(nodes, say=say)
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
-        times = probe_on_a_node(sample(shards), request.bundle, options, on_gpu=pool.on_gpu)
+        times = probe_on_a_node(rows, request.bundle, options, on_gpu=pool.on_gpu)
     return estimate(times, images, nodes=nodes, pool=pool)
 
 
-def _required_paths(request: ScoreRequest, plan: Plan) -> Iterator[NamedPath]:
+def _required_paths(request: ScoreRequest) -> Iterator[NamedPath]:
     """Yield the paths every node must resolve, which stay while a run lasts: the inputs and the model."""
-    yield from (NamedPath("--input", uri) for uri in plan.run_json["inputs"])
+    hidden = request.pseudonyms is not None  # workers log what they do not see
+    yield from (NamedPath("--input", uri, shown=not hidden) for uri in request.roots)
     yield NamedPath("--model", request.bundle.uri)
+    if request.pseudonyms is not None:
+        yield NamedPath(OPTION, storage.join(request.pseudonyms.folder, KEY))
 
 
-def _sample_files(listing: Listing) -> Iterator[NamedPath]:
+def _sample_files(plan: Plan) -> Iterator[NamedPath]:
     """Yield listed images, or their archives, once each, from evenly spaced rows of the first chunk."""
-    chunk = next(listing.batches())
+    chunk = next(plan.listing.batches()) if plan.names is None else plan.names.first_rows(plan.listing)
     places = range(0, chunk.num_rows, -(-chunk.num_rows // _SAMPLED_ROWS))
     rows = chunk.select(["uri", "container", "version"]).take(list(places)).to_pylist()
     files = {row["container"] or row["uri"]: row["version"] for row in rows if row["version"] is not None}
-    yield from (NamedPath("--input", uri, version) for uri, version in files.items())
+    yield from (NamedPath("--input", uri, version, shown=plan.names is None) for uri, version in files.items())

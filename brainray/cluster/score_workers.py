@@ -9,6 +9,7 @@ never pass through the driver. From top to bottom: the driver, then the workers,
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from queue import Empty, Queue
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -249,14 +250,19 @@ def _decode(shard: Shard, job: ScoreJob, reader: Reader, number: int) -> tuple[S
     """
     _check_attempts(shard, number)
     task, spec = open_shard(shard, job.target), job.bundle.image
-    key, uids = job.target.series_key, job.target.uids
+    decoded = partial(
+        decode_shard,
+        task.pending,
+        spec,
+        reader=reader,
+        series_key=job.target.series_key,
+        uids=job.target.uids,
+        names=job.target.names,
+    )
     if number <= SANDBOX_AFTER:
-        excluding = job.target.excluding
-        return task, decode_shard(
-            task.pending, spec, reader=reader, excluding=excluding, series_key=key, uids=uids, limit=_LIMIT
-        )
+        return task, decoded(excluding=job.target.excluding, limit=_LIMIT)
     with SandboxedDecoder(spec, excluding=job.target.excluding) as sandbox:
-        return task, decode_shard(task.pending, spec, reader=reader, decoder=sandbox, series_key=key, uids=uids)
+        return task, decoded(decoder=sandbox)
 
 
 def _check_attempts(shard: Shard, number: int) -> None:

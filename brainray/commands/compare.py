@@ -11,7 +11,8 @@ from brainray.errors import BadRequest, as_bad_request
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.evaluation.paired import Difference
 from brainray.scoring.comparison.compare import compare_rows, write_flips
-from brainray.scoring.comparison.rows import check_classes, joined_rows, open_run
+from brainray.scoring.comparison.rows import check_classes, check_names, joined_rows, open_run
+from brainray.scoring.pseudonyms.names import names_for
 
 FIGURES, PAGE, FLIPS = "compare.json", "compare.html", "flips.parquet"
 
@@ -57,10 +58,17 @@ class CompareResult:
         return f"{self.compared:,} images compared, {share}, {self.flipped:,} flipped; {self.a} and {self.b}"
 
 
-def compare(a: str, b: str, *, output: str | None, thumbnails: bool, say: Say) -> CompareResult:
-    """Compare two runs. With `output` that folder gets it, the page and the flips; else nothing does."""
+def compare(
+    a: str, b: str, *, output: str | None, thumbnails: bool, say: Say, real_uris: str | None = None
+) -> CompareResult:
+    """Compare two runs. With `output` that folder gets it, the page and the flips; else nothing does.
+
+    `real_uris` is the folder with the names of runs with pseudonyms, without which the page has no thumbnails.
+    """
     runs = open_run(storage.normalise(a)), open_run(storage.normalise(b))
     check_classes(*runs)
+    check_names(*runs)
+    names = names_for(runs[0].uri, runs[0].values, real_uris, needed_by=None)
     folder = None if output is None else _checked_output(storage.normalise(output))
     for run in runs:
         if not run.published:
@@ -71,7 +79,7 @@ def compare(a: str, b: str, *, output: str | None, thumbnails: bool, say: Say) -
             from brainray.scoring.comparison.page import comparison_page  # its template engine takes 0.1 s to import
 
             write_flips(rows, storage.join(folder, FLIPS), runs[0].classes)
-            page = comparison_page(*runs, found, thumbnails=thumbnails)
+            page = comparison_page(*runs, found, thumbnails=thumbnails, names=names)
             storage.write_bytes(storage.join(folder, PAGE), page)
             storage.write_json(storage.join(folder, FIGURES), found.figures)
     return CompareResult(a=runs[0].uri, b=runs[1].uri, output=folder, figures=found.figures)

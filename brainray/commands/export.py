@@ -10,6 +10,7 @@ from brainray.scoring.export.omop import write_tables
 from brainray.scoring.export.reports import write_reports
 from brainray.scoring.export.sources import open_run
 from brainray.scoring.export.structured_report import check_installed
+from brainray.scoring.pseudonyms.names import names_for
 
 from .options import AnyPath
 
@@ -25,10 +26,11 @@ class ExportResult:
     counts: dict[str, int]  # series by what became of them, or rows by table
 
 
-def export(run: AnyPath, *, to: str, output: AnyPath) -> ExportResult:
+def export(run: AnyPath, *, to: str, output: AnyPath, real_uris: AnyPath | None = None) -> ExportResult:
     """Write the series of a run into a folder: `sr` as DICOM structured reports, `omop` as tables of the MI-CDM.
 
-    Repeating it changes nothing. Reports hold patient and study of their images, so the folder lies outside the run.
+    Repeating it changes nothing. Reports hold patient and study of their images, so the folder lies outside the run. Of
+    a run with pseudonyms they need the folder with its names, `real_uris`.
     """
     if to not in get_args(Form):
         raise BadRequest(f"--to is {to!r}; it must be one of {', '.join(get_args(Form))}")
@@ -39,6 +41,8 @@ def export(run: AnyPath, *, to: str, output: AnyPath) -> ExportResult:
     if to == "sr":
         check_installed()
     opened = open_run(source)
+    needed_by = "--to sr" if to == "sr" else None
+    names = names_for(source, opened.values, fspath(real_uris) if real_uris else None, needed_by=needed_by)
     storage.check_writable("--output", folder)
-    counts = dict(write_reports(opened, folder)) if to == "sr" else write_tables(opened, folder)
+    counts = dict(write_reports(opened, folder, names=names)) if to == "sr" else write_tables(opened, folder)
     return ExportResult(run=source, output=folder, counts=counts)

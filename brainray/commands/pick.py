@@ -11,6 +11,7 @@ from brainray.callbacks import Say, ignore
 from brainray.errors import BadRequest, as_bad_request
 from brainray.scoring.labelling.picks import LIST, PAGE, Pick, check_same_population, read_pick
 from brainray.scoring.labelling.population import Source, draw
+from brainray.scoring.pseudonyms.names import names_for, say_of_missing
 from brainray.scoring.run_folder import check_is_run, is_published
 from brainray.scoring.summary.group_levels import depth
 from brainray.storage.lease import hold
@@ -51,12 +52,14 @@ def pick(
     seed: int = 0,
     whole_groups: bool = False,
     thumbnails: bool = True,
+    real_uris: AnyPath | None = None,
     say: Say = ignore,
 ) -> PickResult:
     """Draw the images that a person should label, so that `estimate` can say how good a run is.
 
     Equal seeds give equal samples, and the sample for fewer labels is the first part of that for more. `whole_groups`
-    draws groups, such as patients, as a whole: easier to label, and each label says much less.
+    draws groups, such as patients, as a whole: easier to label, and each label says much less. `real_uris` is the
+    folder with the names of a run with pseudonyms, without which the page has no thumbnails.
     """
     if not LEAST <= labels <= MOST:
         raise BadRequest(f"--labels is {labels}; it must be from {LEAST} to {MOST:,}")
@@ -70,6 +73,9 @@ def pick(
         raise BadRequest(f"--whole-groups: {uri} has no groups; score it with --group-by or --groups, or leave it out")
     if not published:
         say(f"{uri} is not complete: it has no _SUCCESS, so the sample is one of the rows it has now")
+    names = names_for(uri, values, fspath(real_uris) if real_uris else None, needed_by=None)
+    if thumbnails:
+        say_of_missing(uri, values, names, say)
     source = Source(
         uri=uri, run=values, seed=seed, depth=depth(values.get("group_levels") or ()), by_group=whole_groups
     )
@@ -79,5 +85,5 @@ def pick(
         check_same_population(read_pick(uri, seed), picked)
         from brainray.scoring.labelling.pick_page import pick_page  # its template engine takes 0.1 s to import
 
-        picked.write(pick_page(source, picked, drawn.rows, thumbnails=thumbnails), lease.writer)
+        picked.write(pick_page(source, picked, drawn.rows, thumbnails=thumbnails, names=names), lease.writer)
     return PickResult(run=uri, folder=picked.uri, figures=picked.figures, rows=picked.rows)

@@ -1,6 +1,7 @@
 """What `brainray report` does: label a run, build its summary, or verify its parts. Needs torch only for maps."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from brainray import storage
@@ -9,6 +10,8 @@ from brainray.config import Explain, PageOptions
 from brainray.errors import BadRequest, StorageError
 from brainray.inputs.labels.label_file import LabelFile, read_label_file, read_series_labels
 from brainray.scoring.given_labels import Relabelling, give_labels
+from brainray.scoring.pseudonyms.key import FOR_READERS
+from brainray.scoring.pseudonyms.names import KeyedNames, names_for, say_of_missing
 from brainray.scoring.rescore import finish_switch
 from brainray.scoring.run_folder import check_is_run, is_published, publish, verify_run
 from brainray.scoring.series.labels import give_series_labels
@@ -27,11 +30,13 @@ def report(
     labels_may_miss: bool = False,
     explain: Explain | None = None,
     model: str | None = None,
+    real_uris: str | None = None,
 ) -> Summary:
     """Write the `summary/` of a run from its parts, with a page unless `page` says otherwise.
 
     `labels` is a label file that labels images of the run first; images that it does not name keep their labels.
     `explain` asks for maps of where scores came from; `model` is where the run's model is now, if it was moved.
+    `real_uris` is the folder with the names of a run with pseudonyms.
     """
     if model is not None and explain is None:
         raise BadRequest("--model is for the maps of --explain; give --explain N, review or all too")
@@ -40,15 +45,19 @@ def report(
     classes = tuple(values["classes"])
     of_series = read_series_labels(storage.normalise(labels), classes) if labels else None
     label_file = read_label_file(storage.normalise(labels), classes) if labels and of_series is None else None
-    maps = None if explain is None else MapMaker.of_run(values, explain, model=model, say=say)
+    names = names_for(uri, values, real_uris, needed_by="--explain" if explain else None)
+    if (page or PageOptions()).thumbnails:
+        say_of_missing(uri, values, names, say)
+    maps = None if explain is None else MapMaker.of_run(values, explain, model=model, say=say, names=names)
     _check_writable(uri)
     with hold(uri, purpose="report", say=say) as lease:
         if of_series is not None:
             give_series_labels(uri, *of_series, lease.writer)
         if label_file is None:
-            summary = build_summary(uri, lease.writer, page=page, maps=maps)
+            summary = build_summary(uri, lease.writer, page=page, maps=maps, names=names)
         else:
-            summary = _labelled(uri, values, label_file, lease.writer, page, maps, may_miss=labels_may_miss, say=say)
+            parts = _SummaryParts(page=page, maps=maps, names=names)
+            summary = _labelled(uri, values, label_file, lease.writer, parts, may_miss=labels_may_miss, say=say)
     if of_series is not None:
         say(_describe_series(summary))
     if maps is not None:
@@ -76,23 +85,31 @@ def _check_writable(uri: str) -> None:
         ) from exc
 
 
+@dataclass(frozen=True, kw_only=True)
+class _SummaryParts:
+    """What a summary has beside figures, and what it needs for that."""
+
+    page: PageOptions | None
+    maps: MapMaker | None
+    names: KeyedNames | None
+
+
 def _labelled(
     uri: str,
     values: dict[str, Any],
     label_file: LabelFile,
     writer: storage.Writer,
-    page: PageOptions | None,
-    maps: MapMaker | None,
+    parts: "_SummaryParts",
     *,
     may_miss: bool,
     say: Say,
 ) -> Summary:
     """Label the run first, then build its summary."""
-    finish_switch(uri, writer, page)  # which would not know the run again once its labels are others
+    finish_switch(uri, writer, parts.page, parts.names)  # which would not know the run again once its labels are others
     changes = give_labels(uri, label_file, writer, may_miss=may_miss)
     for line in _describe(label_file, changes):
         say(line)
-    summary = build_summary(uri, writer, page=page, maps=maps)
+    summary = build_summary(uri, writer, page=parts.page, maps=parts.maps, names=parts.names)
     if changes.verification is not None:
         publish(uri, changes.verification, values["fingerprint"], writer)
     elif not is_published(uri):
@@ -116,13 +133,18 @@ def _describe(label_file: LabelFile, changes: Relabelling) -> Iterator[str]:
 
 
 def verify(
-    run: str, *, labels: str | None = None, explain: object | None = None, model: str | None = None
+    run: str,
+    *,
+    labels: str | None = None,
+    explain: object | None = None,
+    model: str | None = None,
+    real_uris: str | None = None,
 ) -> Verification:
     """Read every part and compare it with the manifest; write nothing. Raises `VerificationError` for a difference.
 
     Raises `BadRequest` for options of `report` that are of what it writes.
     """
-    options = {"--labels": labels, "--explain": explain, "--model": model}
+    options = {"--labels": labels, "--explain": explain, "--model": model, FOR_READERS: real_uris}
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise BadRequest(

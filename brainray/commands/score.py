@@ -28,6 +28,7 @@ from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
 from brainray.scoring.prediction_schema import LATER, UID_COLUMNS, prediction_schema
+from brainray.scoring.pseudonyms.key import OPTION, Pseudonyms, read_pseudonyms
 from brainray.scoring.run_folder import (
     STATUS,
     ScoreRequest,
@@ -104,6 +105,7 @@ def read_request(
     clash = not options.rescore and not set(LATER).isdisjoint(options.keep_columns)
     later = later_columns(read_run(storage.normalise(output))) if clash else LATER
     uids = uid_rule(keep=options.keep_uids, key_file=options.uid_key, output=output)
+    pseudonyms = _pseudonyms_of(options, output=output, inputs=inputs)
     taken = prediction_schema(bundle.classes, later=(*later, *(UID_COLUMNS if uids else ()))).names
     kept = kept_types(inputs, options.keep_columns, taken=taken)
     label_file = read_label_file(storage.normalise(labels), bundle.classes) if labels else None
@@ -116,7 +118,16 @@ def read_request(
         options=options,
         kept=kept,
         uids=uids,
+        pseudonyms=pseudonyms,
     )
+
+
+def _pseudonyms_of(options: ScoreOptions, *, output: str, inputs: Sequence[str]) -> Pseudonyms | None:
+    if options.pseudonymise_uris is None:
+        return None
+    if options.keep_columns:
+        raise BadRequest(f"--keep-columns copies values as they are, and {OPTION} keeps names out; leave one out")
+    return read_pseudonyms(options.pseudonymise_uris, output=output, inputs=inputs)
 
 
 def score(
@@ -259,7 +270,7 @@ class _Job:
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
         """Score the new images by `plan`, or by a new plan where another run has changed the output since."""
         output = self.request.output
-        rescore.finish_switch(output, lease.writer, self.request.options.page)
+        rescore.finish_switch(output, lease.writer, self.request.options.page, self.request.names)
         if plan is None or plan.before != inspect_output(output):
             plan = self.plan()
         return plan, self._read_summary(lease) if plan.complete else self._carry_out(plan, lease)
@@ -273,17 +284,19 @@ class _Job:
         begun = read_run(new)
         mine = self.request.bundle.fingerprint, self.request.uids_name
         if begun is not None and (begun["fingerprint"], begun.get("uids")) != mine:
-            rescore.finish_switch(output, lease.writer, self.request.options.page)
+            rescore.finish_switch(output, lease.writer, self.request.options.page, self.request.names)
             delete_run(new, lease.writer)  # another model, or key for UIDs, left it unfinished
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)
         replaces = self.request.label_file is not None
-        rescore.switch(output, lease.writer, self.request.options.page, forgets_given_labels=replaces)
+        page, names = self.request.options.page, self.request.names
+        rescore.switch(output, lease.writer, page, names, forgets_given_labels=replaces)
         return replace(plan, uri=output), self._read_summary(lease)
 
     def _read_summary(self, lease: Lease) -> Summary:
-        return read_summary(self.request.output, lease.writer, page=self.request.options.page)
+        page, names = self.request.options.page, self.request.names
+        return read_summary(self.request.output, lease.writer, page=page, names=names)
 
     def _carry_out(self, plan: Plan, lease: Lease) -> Summary:
         """Write the manifest, update parts, score the pending images, verify, summarise and publish."""
@@ -302,7 +315,7 @@ class _Job:
         # A generation beside the old one gets its page when it takes its place.
         page = self.request.options.page if plan.uri == self.request.output else PageOptions(report=False)
         maps = ScoredMaps(explain=self.request.options.explain, say=self.say)
-        summary = build_summary(plan.uri, writer, page=page, maps=maps)
+        summary = build_summary(plan.uri, writer, page=page, maps=maps, names=self.request.names)
         publish(plan.uri, account, fingerprint, writer)
         listener(replace(whole, phase="done"))
         return summary

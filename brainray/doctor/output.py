@@ -15,6 +15,7 @@ from brainray.errors import BadRequest, BrainrayError, OutputHeld, StorageError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.machine.hardware import Disk, read_disk
 from brainray.models.bundle import DESCRIPTION, load_bundle
+from brainray.scoring.pseudonyms.key import FIELD as PSEUDONYMS
 from brainray.scoring.run_folder import MANIFEST, SCHEMA_VERSION, STATUS, is_published, read_run
 from brainray.storage.lease import refuse_if_held
 
@@ -89,7 +90,7 @@ def _assess_run(
                 f"holds a run of model {theirs}, and --model is {ours}",
                 f"{_OTHER_OUTPUT}, or --rescore to score everything anew and replace it",
             )
-    before = run.get("inputs")
+    before = run.get("inputs") if run.get(PSEUDONYMS) is None else None  # else names of them nobody knows here
     left_out = sorted(set(before if isinstance(before, list) else ()) - set(inputs)) if inputs else []
     if left_out:
         advice = f"give those inputs as well, or {_OTHER_OUTPUT.removeprefix('give ')}"

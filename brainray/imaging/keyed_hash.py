@@ -3,7 +3,6 @@
 A plain hash of a UID or an id would not do: who has a list of them can try each.
 """
 
-import hashlib
 import hmac
 
 KEY_BYTES = 32
@@ -12,8 +11,6 @@ _HEX = 20  # 80 bits: among a billion values the chance that two share one is on
 
 def keyed_hash(key: bytes, *parts: str) -> str:
     """HMAC-SHA256 (RFC 2104) of texts, cut to 20 hex digits; ("ab", "c") and ("a", "bc") differ."""
-    digest = hmac.new(key, digestmod=hashlib.sha256)
-    for part in parts:
-        data = part.encode("utf-8", "surrogateescape")
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.hexdigest()[:_HEX]
+    data = (part.encode("utf-8", "surrogateescape") for part in parts)
+    message = b"".join(len(each).to_bytes(8, "big") + each for each in data)
+    return hmac.digest(key, message, "sha256").hex()[:_HEX]  # at once: a third of the time of `hmac.new`

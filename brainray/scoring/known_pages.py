@@ -44,15 +44,15 @@ def keep_whole(old: Sequence[str], found: Listing) -> Listing:
     return replace(found, images=images, size_bytes=size_bytes, labelled=labelled, notes=notes)
 
 
-def _is_page(table: pa.Table) -> pa.ChunkedArray:
-    """[N] whether a row is a page: its name is that of the file that holds it, and a number."""
+def is_page(table: pa.Table) -> pa.ChunkedArray:
+    """[N] whether a row of a listing is a page: its name is that of the file that holds it, and a number."""
     has_number = pc.match_substring_regex(table["uri"], _PAGE)
     file = pc.replace_substring_regex(table["uri"], "#[0-9]+$", "")
     return pc.fill_null(pc.and_(has_number, pc.equal(file, table["container"])), False)
 
 
 def _files_of_pages(found: Listing) -> pa.Array:
-    parts = [pc.unique(table["container"].filter(_is_page(table))) for table in found.batches()]
+    parts = [pc.unique(table["container"].filter(is_page(table))) for table in found.batches()]
     return pc.unique(pa.concat_arrays([*parts, pa.array([], pa.string())]))
 
 
@@ -70,14 +70,14 @@ def _merged(tables: Iterator[pa.Table], files: pa.Array) -> Iterator[pa.Table]:
     """The rows; of the pages of these files the first, as the file."""
     last = None  # the file of the page before: pages of a file follow one another
     for table in tables:
-        of_known = pc.and_(_is_page(table), pc.is_in(table["container"], files)).to_pylist()
+        of_known = pc.and_(is_page(table), pc.is_in(table["container"], files)).to_pylist()
         if not any(of_known):
             last = None
             yield table
             continue
         rows = []
-        for row, is_page in zip(table.to_pylist(), of_known, strict=True):
-            if not is_page:
+        for row, of_pages in zip(table.to_pylist(), of_known, strict=True):
+            if not of_pages:
                 rows.append(row)
                 last = None
             elif row["container"] != last:

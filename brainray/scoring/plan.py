@@ -34,6 +34,8 @@ from .given_labels import given_for, has_given
 from .known_pages import keep_whole
 from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
+from .pseudonyms.key import FIELD, is_local
+from .pseudonyms.listing import ListedNames, pseudonymised
 from .run_folder import (
     MANIFEST,
     RUN,
@@ -50,6 +52,7 @@ from .run_folder import (
 )
 from .series.key import CHECK, begin_key
 from .series.labels import check_series_labels
+from .series.rows import FOLDER as OF_FOLDER
 from .shard_task import Target, open_shard
 from .verify import Verification, verify_parts
 
@@ -74,6 +77,7 @@ class Plan:
     replaces_given: bool  # whether there are given labels, which end with this run because it has a label file
     foreseen: Mapping[str, int] = field(default_factory=dict)  # pending images that will not be read, by reason
     run_json: dict[str, Any]  # the future content of run.json
+    names: ListedNames | None = None  # of the listing, where the run has pseudonyms
 
     @property
     def todo(self) -> tuple[Shard, ...]:
@@ -118,12 +122,15 @@ def plan_run(
     now = read_run(request.output)
     if now is not None and now.get("classes") != list(request.bundle.classes):
         check_series_labels(request.output, request.bundle.classes)  # not where the switch to this model has begun
-    with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=storage.join(request.output, ARCHIVE_INDEXES)) as indexes:
+    with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=_indexes_of(request, request.output)) as indexes:
         found = _list_inputs(
             request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
         )
+    found, names = _pseudonymised(request, found)
     base = before.run or (read_run(seed) if seed else None)
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
+    if names is not None:
+        names.check(manifest.load_shards(old))
     found = found if before.run is None or request.options.forget_missing else keep_whole(old, found)
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
@@ -140,7 +147,8 @@ def plan_run(
         before=before,
         replaces_given=request.label_file is not None and has_given(uri),
         run_json=_run_json(request, found, shards, sources, before.run)
-        | {"series_by": request.options.series_by or (base or {}).get("series_by")},
+        | {"series_by": _series_by(request) or (base or {}).get("series_by")},
+        names=names,
     )
 
 
@@ -162,7 +170,7 @@ def _foreseen_reasons(rows: pa.Table) -> Iterator[str]:
     """The reason of each image that is gone, refused, or a file of a list that was not there when it was listed."""
     columns = (rows[name].to_pylist() for name in ("uri", "gone", "refused", "size_bytes", "container"))
     for uri, gone, refused, size_bytes, archive in zip(*columns, strict=True):
-        is_missing = size_bytes is None and archive is None and storage.is_local(uri)
+        is_missing = size_bytes is None and archive is None and is_local(uri)
         if refused is not None and not gone:
             yield split_refusal(refused).reason
         elif gone or is_missing:
@@ -176,9 +184,15 @@ def begin_run(plan: Plan, writer: Writer, *, like: str | None = None) -> Plan:
     """
     folder = storage.join(plan.uri, MANIFEST)
     plan.run_json[CHECK] = begin_key(plan.uri, plan.before.run, writer, like=like)
+    if plan.names is not None:
+        plan.names.keep(plan.shards)  # first, for without them nobody finds the images of a manifest again
     writer.delete(storage.join(plan.uri, SUCCESS))
     names = write_manifest(plan.uri, plan.sources, writer)
-    keep(plan.indexes, storage.join(plan.uri, ARCHIVE_INDEXES), writer)
+    if plan.names is not None:
+        plan.names.keep_indexes(plan.indexes)
+        writer.delete_tree(storage.join(plan.uri, ARCHIVE_INDEXES))  # of a run with names that was killed early
+    else:
+        keep(plan.indexes, storage.join(plan.uri, ARCHIVE_INDEXES), writer)
     writer.write_json(storage.join(plan.uri, RUN), plan.run_json)
     remove_leftovers(plan.uri, manifest=names, stale=plan.stale, writer=writer)
     moved = (replace(s, manifest_uri=storage.join(folder, storage.name_of(s.manifest_uri))) for s in plan.shards)
@@ -201,6 +215,30 @@ def verify_and_close(plan: Plan, writer: Writer) -> Verification:
             "which scores just these anew"
         )
     return verification
+
+
+def _given_to(request: ScoreRequest) -> pa.Table:
+    return given_for(request.output, request.bundle.classes)
+
+
+def _indexes_of(request: ScoreRequest, output: str) -> str:
+    """The folder that keeps the indexes of archives."""
+    return request.pseudonyms.indexes(output) if request.pseudonyms else storage.join(output, ARCHIVE_INDEXES)
+
+
+def _pseudonymised(request: ScoreRequest, found: Listing) -> tuple[Listing, ListedNames | None]:
+    """The listing as the run has it, and its names if these are kept apart."""
+    if request.pseudonyms is None:
+        return found, None
+    levels = 1 if request.group_file else len(GroupLevels(request.options.group_by).names)
+    given = None if request.label_file else _given_to(request)
+    indexes = _indexes_of(request, request.output)
+    return pseudonymised(found, request.pseudonyms, levels=levels, given=given, indexes=indexes)
+
+
+def _series_by(request: ScoreRequest) -> str | None:
+    by = request.options.series_by
+    return by if by in (None, OF_FOLDER) else request.told(by)
 
 
 def _list_inputs(
@@ -227,7 +265,7 @@ def _list_inputs(
         classes=request.bundle.classes,
         output=request.output,
         label_file=request.label_file,
-        given_labels=None if request.label_file else given_for(request.output, request.bundle.classes),
+        given_labels=None if request.label_file or request.pseudonyms else _given_to(request),
         group_file=request.group_file,
         group_by=request.options.group_by,
         include=request.options.include,
@@ -343,7 +381,7 @@ def _pending_images(shard: Shard, target: Target) -> int | None:
 def _groups_json(request: ScoreRequest, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """The fields of run.json that tell what the groups are; `group_by` is null for a run without groups."""
     if request.group_file is not None:
-        return {"group_by": f"--groups {request.group_file.uri}", "group_levels": ["group"]}
+        return {"group_by": f"--groups {request.told(request.group_file.uri)}", "group_levels": ["group"]}
     by = request.options.group_by
     levels = GroupLevels(by)
     missing = [name for name in levels.scans if name not in later_columns(before)]
@@ -352,6 +390,9 @@ def _groups_json(request: ScoreRequest, before: Mapping[str, Any] | None) -> dic
             f"--group-by {missing[0]}: an earlier version began the run at {request.output}, and its rows have no such "
             "column; give a new --output"
         )
+    if by is not None and request.pseudonyms:
+        told = request.pseudonyms.of_group_by
+        by = tuple(map(told, by)) if isinstance(by, tuple) else told(by)
     return {"group_by": list(by) if isinstance(by, tuple) else by, "group_levels": list(levels.names)}
 
 
@@ -371,7 +412,7 @@ def _run_json(
         "model": bundle.uri,
         "classes": list(bundle.classes),
         "image": bundle.image.to_json(),
-        "inputs": sorted(storage.normalise(uri) for uri in request.inputs),
+        "inputs": request.run_inputs,
         "images": images,
         "gone": images - found.images,
         "skipped": found.skipped,
@@ -385,4 +426,5 @@ def _run_json(
         "card": model_card(bundle),
         "versions": package_versions(),
         "manifest": [storage.name_of(path) for path in sources],
+        FIELD: request.pseudonyms.fingerprint if request.pseudonyms else None,
     }

@@ -13,6 +13,7 @@ from brainray.storage import Writer
 
 from .given_labels import forget_given
 from .parts import part_uri, present_shards
+from .pseudonyms.names import KeyedNames
 from .run_folder import (
     MANIFEST,
     RUN,
@@ -45,17 +46,26 @@ def _is_complete(output: str) -> bool:
     return is_published(next_uri(output))
 
 
-def finish_switch(output: str, writer: Writer, page: PageOptions | None = None) -> None:
+def finish_switch(
+    output: str, writer: Writer, page: PageOptions | None = None, names: KeyedNames | None = None
+) -> None:
     """Complete an interrupted switch, after which the output has the run.json of the new generation."""
     if not _is_complete(output) or read_run(output) != read_run(next_uri(output)):
         return
     if is_published(output):
         delete_run(next_uri(output), writer)
     else:
-        _complete_switch(output, writer, page)
+        _complete_switch(output, writer, page, names)
 
 
-def switch(output: str, writer: Writer, page: PageOptions | None = None, *, forgets_given_labels: bool = False) -> None:
+def switch(
+    output: str,
+    writer: Writer,
+    page: PageOptions | None = None,
+    names: KeyedNames | None = None,
+    *,
+    forgets_given_labels: bool = False,
+) -> None:
     """Replace the old generation by the complete new one, and its given labels if so; idempotent.
 
     Raises `VerificationError` where the rows of the result do not match its manifest.
@@ -65,10 +75,10 @@ def switch(output: str, writer: Writer, page: PageOptions | None = None, *, forg
         writer.write_bytes(marker, b"")
     else:
         writer.delete(marker)
-    _complete_switch(output, writer, page)
+    _complete_switch(output, writer, page, names)
 
 
-def _complete_switch(output: str, writer: Writer, page: PageOptions | None) -> None:
+def _complete_switch(output: str, writer: Writer, page: PageOptions | None, names: KeyedNames | None) -> None:
     new = next_uri(output)
     run = storage.read_json(storage.join(new, RUN))
     writer.delete(storage.join(output, SUCCESS))
@@ -89,6 +99,6 @@ def _complete_switch(output: str, writer: Writer, page: PageOptions | None) -> N
     if verification.problems:
         raise VerificationError(f"{output}: rows do not add up after the switch: {verification}")
     take_over(new, output, writer)
-    build_summary(output, writer, page=page, maps=ScoredMaps())
+    build_summary(output, writer, page=page, maps=ScoredMaps(), names=names)
     publish(output, verification, run["fingerprint"], writer)
     delete_run(new, writer)  # last: without it the same command would score everything again

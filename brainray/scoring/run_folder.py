@@ -23,6 +23,8 @@ from brainray.storage.scratch import scratch_folder
 from .feature_sample import hash_limit
 from .parts import part_uri, present_shards
 from .prediction_schema import LATER, UID_COLUMNS, KeptTypes
+from .pseudonyms.key import FIELD, OPTION, Pseudonyms
+from .pseudonyms.names import KeyedNames, RealNames
 from .shard_task import Target
 from .uids import UidRule, described
 from .verify import Verification, verify_parts
@@ -49,11 +51,31 @@ class ScoreRequest:
     options: ScoreOptions
     kept: KeptTypes = ()  # types of `options.keep_columns`
     uids: UidRule | None = None  # what rows say of the UIDs of a medical image
+    pseudonyms: Pseudonyms | None = None  # what stands in the run for the names of the input
 
     @property
     def uids_name(self) -> str | None:
         """The name of the rule for UIDs in run.json."""
         return self.uids.name if self.uids else None
+
+    @property
+    def names(self) -> KeyedNames | None:
+        """The names behind pseudonyms, which are kept before the run has any of them."""
+        return KeyedNames(self.pseudonyms.folder, self.pseudonyms.key) if self.pseudonyms else None
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The inputs as they are read, sorted."""
+        return tuple(sorted(storage.normalise(uri) for uri in self.inputs))
+
+    @property
+    def run_inputs(self) -> list[str]:
+        """The inputs as run.json has them, sorted."""
+        return sorted(map(self.pseudonyms.of_input, self.roots)) if self.pseudonyms else list(self.roots)
+
+    def told(self, text: str) -> str:
+        """A text that may hold names of the input, as run.json has it."""
+        return self.pseudonyms.of_text(text) if self.pseudonyms else text
 
     def target(self, run_uri: str, writer: Writer, *, run: Mapping[str, Any] | None) -> Target:
         """The part of the request that workers need, for the run at `run_uri`, whose run.json is `run`."""
@@ -65,6 +87,7 @@ class ScoreRequest:
             kept=self.kept,
             later=(*later_columns(run), *(UID_COLUMNS if self.uids else ())),
             uids=self.uids,
+            names=RealNames(self.pseudonyms.folder) if self.pseudonyms else None,
             writer=writer,
             retry_unread=self.options.retry_unread,
             all_series=self.options.all_series,
@@ -125,14 +148,36 @@ def check_output(request: ScoreRequest) -> None:
     version = before.get("schema_version")
     if version != SCHEMA_VERSION:
         raise BadRequest(f"--output {uri} holds a run of format {version}, not {SCHEMA_VERSION}; give another output")
-    left_out = set(before.get("inputs", ())) - {storage.normalise(text) for text in request.inputs}
+    _check_pseudonyms(request, before)
+    left_out = set(before.get("inputs", ())) - set(request.run_inputs)
     if left_out:
+        texts = request.names.texts() if request.names else {}
+        shown = sorted(texts.get(name, name) for name in left_out)
         raise BadRequest(
-            f"--output {uri} holds a run of --input {', '.join(sorted(left_out))} too, whose rows would be lost; "
+            f"--output {uri} holds a run of --input {', '.join(shown)} too, whose rows would be lost; "
             "give those inputs as well, or another output"
         )
     if not request.options.rescore:
         _check_model(request, before)
+
+
+def _check_pseudonyms(request: ScoreRequest, before: Mapping[str, Any]) -> None:
+    """Raise `BadRequest` where the run has other pseudonyms than this request gives, or where one of them has none.
+
+    Not with --rescore either: labels, picks and what is kept of the generation before name images, too.
+    """
+    uri, wanted, pseudonyms = request.output, before.get(FIELD), request.pseudonyms
+    if pseudonyms is not None and wanted is None:
+        raise BadRequest(f"--output {uri} holds a run with real names; give another output, or leave {OPTION} out")
+    if pseudonyms is None and wanted is not None:
+        raise BadRequest(
+            f"--output {uri} holds a run with pseudonyms; give its folder with {OPTION}, or another output"
+        )
+    if pseudonyms is not None and pseudonyms.fingerprint != wanted:
+        raise BadRequest(
+            f"{OPTION} {pseudonyms.folder} is not the folder of --output {uri}, whose key is {wanted}; give that, "
+            "restore it, or give another output"
+        )
 
 
 def _check_model(request: ScoreRequest, before: dict[str, Any]) -> None:

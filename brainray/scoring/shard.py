@@ -34,6 +34,8 @@ from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 from .feature_sample import Encode, sample_features
 from .parts import PartInfo, ShardWork
 from .prediction_schema import SCAN_COLUMNS, SERIES_COLUMNS, UID_COLUMNS, prob_column
+from .pseudonyms.errors import without_names
+from .pseudonyms.names import RealNames
 from .series.key import series_of, study_of, volume_of
 from .shard_maps import Mapper, write_shard_maps
 from .shard_task import ShardState, Target, commit
@@ -129,6 +131,7 @@ def decode_shard(
     decoder: Decoder | None = None,
     series_key: Callable[[], bytes] | None = None,
     uids: UidRule | None = None,
+    names: RealNames | None = None,
     limit: Callable[[], AbstractContextManager[None]] = nullcontext,
     clock: Clock = _utc_now,
 ) -> DecodedShard:
@@ -136,6 +139,7 @@ def decode_shard(
 
     `excluding`: the reasons for which medical images are not decoded; a `decoder` knows them by itself.
     `series_key` gives the key by which rows name their series, and is called where there are any; None: without.
+    `names` are those behind the pseudonyms of the rows, if these have any; then no name is in details or errors.
     `limit` is entered for each image that is decoded in this process.
     Raises `Outage` where the storage fails.
     """
@@ -147,9 +151,12 @@ def decode_shard(
     details: list[_ImageDetails] = []
     decoded, retries, read_s = 0, 0, 0.0
     # A sandboxed decoder is for images that may exhaust memory: then only one is read ahead.
-    ahead = 1 if decoder else reads_in_flight(pending["uri"].to_pylist())
+    real = names.rows(pending) if names else pending
+    ahead = 1 if decoder else reads_in_flight(real["uri"].to_pylist())
     with ThreadPoolExecutor(ahead + 1, thread_name_prefix="read") as pool:
-        contents = _read_images(pending, reader, pool, ahead=ahead)
+        contents = _read_images(real, reader, pool, ahead=ahead)
+        if names:
+            contents = without_names(contents, pending["uri"].to_pylist(), real["uri"].to_pylist())
         decoder = decoder or _InProcessDecoder(spec, excluding, limit)
         for row in range(len(pending)):
             wait_began_s = time.perf_counter()

@@ -21,6 +21,7 @@ from brainray.errors import ALWAYS_EXCLUDED, EXCLUSION_REASONS, StorageError, ex
 from .manifest import Shard, read_shard
 from .parts import REFUSED_REASONS, PartInfo, ShardWork, is_unread, part_info, part_uri, write_part
 from .prediction_schema import LATER, KeptTypes, prediction_schema
+from .pseudonyms.names import RealNames
 from .scan_groups import with_scans
 from .series.key import read_key
 from .uids import UidRule
@@ -42,6 +43,7 @@ class Target:
     kept: KeptTypes  # columns of --keep-columns
     later: tuple[str, ...] = LATER  # columns of `LATER` and `UID_COLUMNS` that rows have
     uids: UidRule | None = None  # how rows tell the UIDs of a medical image
+    names: RealNames | None = None  # those behind the pseudonyms of the run, if it has any
     writer: storage.Writer
     retry_unread: bool = False  # whether images that an earlier run could not read are pending
     all_series: bool = False  # whether medical images are scored that the model does not know

@@ -255,12 +255,31 @@ class Writer:
         _backend(uri).delete_tree(uri, self.staging, first)
 
 
+class PrivateWriter(Writer):
+    """Writes files of a folder on a disk, which `make_private` has made, that only the user may read."""
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        """Write a whole file or nothing. No copy of it lies anywhere else meanwhile."""
+        _LOCAL.write_private(uri, data)
+
+
 UNLEASED = Writer()  # holds no lease: its writes are not guarded
+PRIVATE = PrivateWriter()
 write_bytes = UNLEASED.write_bytes
 write_json = UNLEASED.write_json
 write_parquet = UNLEASED.write_parquet
 delete = UNLEASED.delete
 delete_tree = UNLEASED.delete_tree
+
+
+def make_private(uri: str) -> None:
+    """Make a folder on a disk that only this user may enter; one that is there becomes such a folder."""
+    _LOCAL.make_private(uri)
+
+
+def create_private(uri: str, data: bytes) -> bool:
+    """Write a file that only this user may read; False if there is one. Of concurrent calls, one succeeds."""
+    return _LOCAL.write_private(uri, data, replace=False)
 
 
 def claim(uri: str, data: bytes) -> bool:

@@ -15,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import FileIO
+from io import BufferedWriter, FileIO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -31,6 +31,7 @@ from .walk import Walk
 # on ext4.
 _REVOKE_TRIES = 10
 _MOVE_TRIES = 10
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 
 
 def _absolute(path: str) -> str:
@@ -162,15 +163,46 @@ class LocalFiles:
             temporary = _temporary(path, staging)
             try:
                 with open(temporary, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    _write_durably(file, data)
                 _move_into_place(temporary, path, staging)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
                 raise
             _sync_folder(os.path.dirname(path))
+
+    def make_private(self, uri: str) -> None:
+        """Make a folder that only its owner may enter, or take the others' right from one that is there."""
+        path = path_of(uri)
+        with _translated(uri):
+            os.makedirs(path, _PRIVATE_FOLDER, exist_ok=True)
+            if stat.S_IMODE(os.stat(path).st_mode) != _PRIVATE_FOLDER:
+                os.chmod(path, _PRIVATE_FOLDER)
+            _sync_folder(os.path.dirname(path))
+
+    def write_private(self, uri: str, data: bytes, *, replace: bool = True) -> bool:
+        """Write a whole file that only its owner may read, in a folder of its own kind; False if it may not `replace`
+        the one that is there. Of concurrent calls that may not, one succeeds.
+        """
+        path = path_of(uri)
+        with _translated(uri):
+            temporary = _temporary(path, None)
+            try:
+                with open(temporary, "wb", opener=_private) as file:
+                    _write_durably(file, data)
+                if replace:
+                    os.replace(temporary, path)
+                else:
+                    os.link(temporary, path)
+                    os.unlink(temporary)
+            except OSError as exc:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                if isinstance(exc, FileExistsError):
+                    return False
+                raise
+            _sync_folder(os.path.dirname(path))
+        return True
 
     def copy(self, source: str, target: str, staging: str | None) -> None:
         """Copy by a hard link where the file system has them."""
@@ -211,9 +243,7 @@ class LocalFiles:
             os.makedirs(prepared)
             try:
                 with open(os.path.join(prepared, CLAIM_FILE), "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    _write_durably(file, data)
                 os.rename(prepared, path)  # fails where a folder that is not empty exists
             except OSError as exc:
                 shutil.rmtree(prepared, ignore_errors=True)
@@ -245,6 +275,16 @@ class LocalFiles:
             except FileExistsError:
                 return False
         return True
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, _PRIVATE_FILE)
+
+
+def _write_durably(file: BufferedWriter, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _readable_file(uri: str) -> str:

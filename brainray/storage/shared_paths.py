@@ -25,6 +25,7 @@ class NamedPath:
     option: str
     uri: str
     version: str | None = None  # of a file; None: its existence is enough
+    shown: bool = True  # whether a message may name it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class SharedPaths:
         unseen = next((path for path in self.seen if not _is_same(path)), None)
         if unseen is None and self.samples and not any(map(_is_same, self.samples)):
             unseen = self.samples[0]
-        return None if unseen is None else f"{unseen.option} {unseen.uri}"
+        return None if unseen is None else f"{unseen.option} {unseen.uri if unseen.shown else '(one of them)'}"
 
     def check(self) -> None:
         """Raise `BadRequest` where a path is missing or another file on this machine."""

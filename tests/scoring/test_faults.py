@@ -4,7 +4,10 @@ import errno
 import os
 import shutil
 import zipfile
+from functools import partial
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -23,6 +26,7 @@ class ArchiveRun:
 
     def __init__(self, folder, bundle, other):
         self.root, self.output = folder / "in", str(folder / "run")
+        self.names = folder / "names"  # behind the pseudonyms of runs that have them
         self._clean = folder / "clean"
         self.models = {"first": bundle, "other": other}
         self.root.mkdir()
@@ -39,8 +43,10 @@ class ArchiveRun:
                 file.writestr(f"image{seed}.jpg", image_bytes(seed))
         os.utime(path, ns=(seeds[0], seeds[0]))
 
-    def score(self, *, model="first", **options):
+    def score(self, *, model="first", pseudonymised=False, **options):
         bundle = self.models[model]
+        if pseudonymised:
+            options["pseudonymise_uris"] = str(self.names)
         return score_here(
             request_for(self.root, self.output, bundle, shard_size=2, **options), engine_of(bundle, predict=brightness)
         )
@@ -52,11 +58,19 @@ class ArchiveRun:
         score_here(request_for(self.root, self._clean, bundle, shard_size=2), engine_of(bundle, predict=brightness))
         return contents(self._clean)
 
+    def contents(self):
+        """The rows of the output, with the names behind their pseudonyms."""
+        if not self.names.exists():
+            return contents(self.output)
+        table = pq.read_table(self.names / "names")
+        real = dict(zip(table["pseudonym"].to_pylist(), table["real"].to_pylist(), strict=True))
+        return {real[uri]: row | {"uri": real[uri]} for uri, row in contents(self.output).items()}
+
     def check_reader(self):
         """What holds for whoever looks at the output at this moment."""
         if not storage.exists(f"{self.output}/predictions"):
             return
-        found = contents(self.output)  # reads every part; fails for a doubled image
+        found = self.contents()  # reads every part; fails for a doubled image, and for one without a name
         if storage.exists(f"{self.output}/_SUCCESS"):
             assert verify_run(self.output).rows == storage.read_json(f"{self.output}/_SUCCESS")["rows"] == len(found)
 
@@ -72,9 +86,9 @@ def begin(archive_run):
     archive_run.write_archive(21, 22)
 
 
-def extend(archive_run):
+def extend(archive_run, **options):
     begin(archive_run)
-    archive_run.score()
+    archive_run.score(**options)
     archive_run.write("image1", seed=11)
     archive_run.write("new", seed=12)
     archive_run.write_archive(22, 23)
@@ -86,6 +100,13 @@ SCENARIOS = {
     "an extended run": (extend, {"forget_missing": True}),
     "a new generation": (extend, {"model": "other", "rescore": True}),
 }
+WITH_PSEUDONYMS = {
+    "a first run with pseudonyms": (begin, {"pseudonymised": True}),
+    "an extended run with pseudonyms": (
+        partial(extend, pseudonymised=True),
+        {"pseudonymised": True, "forget_missing": True},
+    ),
+}
 # Every seventeenth step; BRAINRAY_EVERY_STEP=1 tries all of them, which takes half a minute for each scenario.
 STRIDE = 1 if os.environ.get("BRAINRAY_EVERY_STEP") else 17
 
@@ -94,20 +115,23 @@ def prepared(archive_run, tmp_path, prepare):
     """Lays out the same start again and again."""
     prepare(archive_run)
     start = tmp_path / "start"
-    if os.path.exists(archive_run.output):
-        shutil.copytree(archive_run.output, start)
+    folders = [Path(archive_run.output), archive_run.names]
+    for folder in folders:
+        if folder.exists():
+            shutil.copytree(folder, start / folder.name)
 
     def restart():
-        shutil.rmtree(archive_run.output, ignore_errors=True)
-        if start.exists():
-            shutil.copytree(start, archive_run.output)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+            if (start / folder.name).exists():
+                shutil.copytree(start / folder.name, folder)
 
     return restart
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *WITH_PSEUDONYMS])
 def test_a_run_killed_at_any_step_is_completed_by_the_same_command(scenario, archive_run, tmp_path, monkeypatch):
-    prepare, options = SCENARIOS[scenario]
+    prepare, options = (SCENARIOS | WITH_PSEUDONYMS)[scenario]
     restart = prepared(archive_run, tmp_path, prepare)
     expected = archive_run.clean(model=options.get("model", "first"))
     with failing(monkeypatch, at=None) as counted:
@@ -119,7 +143,7 @@ def test_a_run_killed_at_any_step_is_completed_by_the_same_command(scenario, arc
         archive_run.check_reader()
         mark_lease_dead(archive_run.output)
         archive_run.score(**options)
-        assert contents(archive_run.output) == expected, f"killed at step {step} of {counted.changes}"
+        assert archive_run.contents() == expected, f"killed at step {step} of {counted.changes}"
         assert verify_run(archive_run.output).rows == len(expected)
         assert not os.path.exists(f"{archive_run.output}/.rescore")
         visible = os.listdir(f"{archive_run.output}/predictions")
@@ -147,7 +171,7 @@ def test_a_run_whose_disk_fails_at_any_step_ends_with_one_line_and_is_completed(
             archive_run.check_reader()
             mark_lease_dead(archive_run.output)
             archive_run.score(**options)
-        assert contents(archive_run.output) == expected, f"failed at step {step} of {counted.changes}"
+        assert archive_run.contents() == expected, f"failed at step {step} of {counted.changes}"
         assert verify_run(archive_run.output).rows == len(expected)
     assert told > counted.changes // STRIDE // 2
 

@@ -107,7 +107,7 @@ def unpack_zip(name: str, size_bytes: int | None, stored: bytes) -> bytes:
     _, flags, method, crc, name_bytes, extra_bytes = _LOCAL.unpack_from(stored)
     stored_name = row_name(_text(stored[_LOCAL.size : _LOCAL.size + name_bytes], flags))[0]
     if name != stored_name and not _is_repeat(name, stored_name):
-        raise ImageError("truncated", f"another member, {stored_name}, is at its place in the zip")
+        raise ImageError("truncated", f"another member, {stored_name!r}, is at its place in the zip")
     if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
         raise ImageError("unsupported", _unreadable(flags, method))
     start = _LOCAL.size + name_bytes + extra_bytes

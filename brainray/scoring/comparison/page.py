@@ -2,17 +2,20 @@
 
 from brainray.page.compare import MOST_TILES, ComparisonSource, render_comparison
 from brainray.page.tiles import Row
+from brainray.scoring.pseudonyms.names import RealNames
 from brainray.scoring.summary.report_page import thumbnails_of
 
 from .compare import OUTCOMES, Comparison
 from .rows import ComparedRun
 
 
-def comparison_page(a: ComparedRun, b: ComparedRun, found: Comparison, *, thumbnails: bool) -> bytes:
+def comparison_page(
+    a: ComparedRun, b: ComparedRun, found: Comparison, *, thumbnails: bool, names: RealNames | None = None
+) -> bytes:
     """The bytes of compare.html. Reads the images that it shows as `a` lists them, unless it has no thumbnails."""
     tiles = choose_tiles({name: found.tiles[name].to_pylist() for name in OUTCOMES})
     rows = [row for each in tiles.values() for row in each]
-    pictures = thumbnails_of(a.uri, a.values, rows) if thumbnails else None
+    pictures = thumbnails_of(a.uri, a.values, rows, names) if thumbnails else None
     source = ComparisonSource(figures=found.figures, tiles=tiles, versions=(a.values.get("versions") or {}))
     return render_comparison(source, pictures).encode()
 

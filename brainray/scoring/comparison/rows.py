@@ -19,6 +19,8 @@ from brainray.errors import BadRequest, StorageError, as_bad_request
 from brainray.scoring.manifest import duckdb_connection, quoted
 from brainray.scoring.parts import part_info, part_uri, present_shards, read_parts
 from brainray.scoring.prediction_schema import prob_column
+from brainray.scoring.pseudonyms.key import FIELD as PSEUDONYMS
+from brainray.scoring.pseudonyms.key import OPTION
 from brainray.scoring.run_folder import check_is_run, is_published, later_columns
 from brainray.scoring.summary.group_levels import depth
 from brainray.storage.scratch import scratch_folder
@@ -78,6 +80,15 @@ def check_classes(a: ComparedRun, b: ComparedRun) -> None:
     if set(a.classes) != set(b.classes):
         named = (f"{run.uri} has {', '.join(run.classes)}" for run in (a, b))
         raise BadRequest(f"these runs have different classes: {' and '.join(named)}; compare runs of the same classes")
+
+
+def check_names(a: ComparedRun, b: ComparedRun) -> None:
+    """Raise `BadRequest` for runs that name images differently, which none can be compared of."""
+    if a.values.get(PSEUDONYMS) != b.values.get(PSEUDONYMS):
+        raise BadRequest(
+            f"{a.uri} and {b.uri} name images differently: not both have pseudonyms of one key; compare runs that were "
+            f"made with one folder of {OPTION}, or both without"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

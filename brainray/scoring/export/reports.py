@@ -21,6 +21,7 @@ from brainray.imaging.dicom.header import read_header
 from brainray.imaging.dicom.magic import is_dicom
 from brainray.inputs.ranges import plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
+from brainray.scoring.pseudonyms.names import KeyedNames
 from brainray.scoring.series.key import CHECK
 
 from .sources import ExportedRun, said_of_series, scored_slices
@@ -36,7 +37,9 @@ _RUN_DIGITS = 8  # of the check of its key, which is that of all its generations
 _MOST_INFLATED = 4 * ImageSpec.max_pixels  # as `imaging.dicom.image` allows
 
 
-def write_reports(run: ExportedRun, output: str, writer: storage.Writer = storage.UNLEASED) -> Counter[str]:
+def write_reports(
+    run: ExportedRun, output: str, writer: storage.Writer = storage.UNLEASED, *, names: KeyedNames | None = None
+) -> Counter[str]:
     """Write the reports into a folder; counts series by what became of them.
 
     A report of a series that says something else now replaces the one that is there. Those of this run that no longer
@@ -44,14 +47,14 @@ def write_reports(run: ExportedRun, output: str, writer: storage.Writer = storag
     """
     counts: Counter[str] = Counter()
     folder = _Reports(output, run.values[CHECK][:_RUN_DIGITS], writer)
-    reader = Reader(roots=run.values["inputs"])
+    reader = Reader(roots=names.inputs(run.values) if names else run.values["inputs"])
     with scored_slices(run) as slices, ThreadPoolExecutor(thread_name_prefix="read") as pool:
         for said, rows in _together(said_of_series(run), slices):
             try:
                 series = _reported(run, said, rows)
                 is_new = not folder.holds(series)
                 if is_new and rows is not None:
-                    folder.write(series, report_of(series, _headers(rows, reader, pool)))
+                    folder.write(series, report_of(series, _headers(names.rows(rows) if names else rows, reader, pool)))
                 counts[WRITTEN if is_new else THERE] += 1
             except NoReport as exc:
                 counts[str(exc)] += 1

@@ -25,6 +25,7 @@ from brainray.inputs.listed_image import CHUNK_ROWS
 from brainray.scoring.manifest import duckdb_connection, quoted
 from brainray.scoring.parts import part_uri, read_parts
 from brainray.scoring.prediction_schema import SCAN_COLUMNS, prob_column
+from brainray.scoring.pseudonyms.names import KeyedNames
 from brainray.storage.scratch import scratch_folder
 
 FOLDER = "folder"  # of --series-by: the folder, or the archive's folder, that holds the image
@@ -71,6 +72,7 @@ class SeriesSource:
     classes: tuple[str, ...]
     later: tuple[str, ...]  # columns of `LATER` that the rows have
     series_by: str | None = None  # of images without a header: FOLDER, or a regular expression on the URI
+    names: KeyedNames | None = None  # those that `series_by` is about, where rows have pseudonyms
 
 
 def schema_of(classes: Sequence[str]) -> pa.Schema:
@@ -146,9 +148,8 @@ def _copy(source: SeriesSource, path: str) -> None:
     """Copy the rows that belong to a series, or may do so, into a local file, with what `_QUERY` needs."""
     named, folder_of = _namer(source.series_by), _namer(FOLDER)
     schema = schema_of(source.classes).append(pa.field("by_header", pa.bool_()))
-    uris = [part_uri(source.run_uri, shard_id) for shard_id in source.shards]
     with pq.ParquetWriter(path, schema) as file:
-        for table in read_parts(lambda uri: _read(source, uri, named), uris):
+        for table in read_parts(lambda shard_id: _read(source, shard_id, named), source.shards):
             rows = table.filter(pc.or_(table["series"].is_valid(), pc.equal(table["status"], FAILED)))
             folders = pa.array(map(folder_of, rows["uri"].to_pylist()), pa.string())
             file.write_table(rows.set_column(rows.column_names.index("folder"), "folder", folders))
@@ -170,8 +171,17 @@ def _namer(series_by: str | None) -> Callable[[str], str | None]:
     return name
 
 
-def _read(source: SeriesSource, uri: str, named: Callable[[str], str | None]) -> pa.Table:
+def _names_of(source: SeriesSource, uris: pa.ChunkedArray, named: Callable[[str], str | None]) -> pa.Array:
+    """The series of images by their real URIs; of names that are kept apart, what stands for them."""
+    found = [named(uri) for uri in uris.to_pylist()]
+    if source.names is not None:
+        found = [None if name is None else source.names.of_series(name) for name in found]
+    return pa.array(found, pa.string())
+
+
+def _read(source: SeriesSource, shard_id: str, named: Callable[[str], str | None]) -> pa.Table:
     """The rows of a part with the columns of `schema_of`."""
+    uri = part_uri(source.run_uri, shard_id)
     probs = [prob_column(name) for name in source.classes]
     there = [name for name in (*_COPIED, *_LATER) if name not in TOLD + _LATER or name in source.later]
     with storage.open_parquet(uri) as file:
@@ -180,8 +190,9 @@ def _read(source: SeriesSource, uri: str, named: Callable[[str], str | None]) ->
     known |= {name: pa.nulls(len(table)) for name in (*TOLD, *_LATER) if name not in known}
     series = known["series"]
     by_header = series.is_valid()
+    uris = source.names.uris(shard_id, table["uri"]) if source.names else table["uri"]
     if source.series_by is not None:
-        series = pc.coalesce(series.cast(pa.string()), pa.array(map(named, table["uri"].to_pylist()), pa.string()))
+        series = pc.coalesce(series.cast(pa.string()), _names_of(source, uris, named))
     classes = pa.array(source.classes, pa.string())
     excluded = pc.is_in(table["error"], pa.array(EXCLUSION_REASONS))
     values = known | {
@@ -191,7 +202,7 @@ def _read(source: SeriesSource, uri: str, named: Callable[[str], str | None]) ->
         "review": pc.fill_null(table["review"], False),
         "seen": pc.fill_null(known["seen"].cast(pa.bool_()), False),
         "position": known["slice_position"],
-        "number": _numbers(table["uri"], known["slice_number"]),
+        "number": _numbers(uris, known["slice_number"]),
         "size": pc.add(pc.multiply(table["width"].cast(pa.int64()), 1 << 31), table["height"].cast(pa.int64())),
         "by_header": by_header,
         **{name: pa.nulls(len(table)) for name in ("times", "folder", "stray", "beside")},

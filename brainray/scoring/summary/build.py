@@ -25,9 +25,10 @@ from brainray.evaluation.plots import draw_confusion
 from brainray.scoring.given_labels import count_given
 from brainray.scoring.parts import holds_series, part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
+from brainray.scoring.pseudonyms.names import KeyedNames, check_readable
 from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, later_columns
 from brainray.scoring.series.build import SeriesSummary, build_series
-from brainray.scoring.series.rows import SeriesSource
+from brainray.scoring.series.rows import FOLDER, SeriesSource
 
 from .group_levels import cut, named
 from .highlights import Highlights, columns, select
@@ -64,13 +65,15 @@ def build_summary(
     *,
     page: PageOptions | None = None,
     maps: MapSource | None = None,
+    names: KeyedNames | None = None,
 ) -> Summary:
     """Read the parts of a run and write its `summary/`. `maps` adds to those that are there.
 
+    `names` are those behind the pseudonyms of a run, which thumbnails and series of folders need.
     Raises `StorageError` that names an unreadable part, and `BadRequest` for a run without parts.
     """
     page = page or PageOptions()
-    run = _read_run(storage.normalise(run_uri))
+    run = _read_run(storage.normalise(run_uri), names)
     found = _read_parts(run)
     series = build_series(run.series_source(found), writer)
     levels = run.levels if run.grouped else ()
@@ -127,6 +130,7 @@ def _write_page(
         series=series.listed if series else (),
         previous=previous,
         thumbnails=page.thumbnails,
+        names=run.names,
     )
     writer.write_bytes(uri, content)
 
@@ -148,11 +152,15 @@ def _previous(folder: str, fingerprint: str) -> dict[str, Any] | None:
 
 
 def read_summary(
-    run_uri: str, writer: storage.Writer = storage.UNLEASED, *, page: PageOptions | None = None
+    run_uri: str,
+    writer: storage.Writer = storage.UNLEASED,
+    *,
+    page: PageOptions | None = None,
+    names: KeyedNames | None = None,
 ) -> Summary:
     """The summary as it was last written; the run must not have changed since. Without one it is built."""
     if not has_summary(run_uri):
-        return build_summary(run_uri, writer, page=page)
+        return build_summary(run_uri, writer, page=page, names=names)
     folder = storage.join(run_uri, SUMMARY)
     return Summary(
         figures=storage.read_json(storage.join(folder, "summary.json")),
@@ -185,6 +193,7 @@ class _Run:
     images: int
     later: tuple[str, ...]  # columns that its rows have, where those of an earlier version may lack some
     series_by: str | None  # what names the series of images without a header
+    names: KeyedNames | None  # those behind its pseudonyms, where the caller has them
 
     def series_source(self, found: "_Found") -> SeriesSource:
         counts = found.counts
@@ -195,12 +204,16 @@ class _Run:
             classes=self.classes,
             later=self.later,
             series_by=self.series_by,
+            names=self.names if self.series_by else None,  # of headers the same comes out without names
         )
 
 
-def _read_run(uri: str) -> _Run:
+def _read_run(uri: str, names: KeyedNames | None) -> _Run:
     """Raises `StorageError` for a run.json that lacks a field."""
     values = check_is_run(uri)
+    series_by = values.get("series_by")
+    if series_by is not None and names is None:
+        check_readable(uri, values, f"--series-by {series_by}")
     try:
         return _Run(
             uri=uri,
@@ -216,7 +229,8 @@ def _read_run(uri: str) -> _Run:
             reference_images=values.get("reference_images"),
             images=values.get("images") or 0,
             later=later_columns(values),
-            series_by=values.get("series_by"),
+            series_by=series_by if series_by in (None, FOLDER) or names is None else names.text(series_by),
+            names=names,
         )
     except KeyError as exc:
         raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc

@@ -36,6 +36,7 @@ from brainray.scoring.manifest import Shard, load_shards, read_shard
 from brainray.scoring.map_table import FINGERPRINT, MAPS_SCHEMA, map_rows
 from brainray.scoring.parts import part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
+from brainray.scoring.pseudonyms.names import KeyedNames
 from brainray.scoring.run_folder import MANIFEST
 from brainray.scoring.shard_maps import for_review
 from brainray.storage.scratch import scratch_folder
@@ -108,15 +109,18 @@ class MapMaker:
     maps: "ClassMaps"
     explain: Explain
     say: Say
+    names: KeyedNames | None = None  # those behind the pseudonyms of the run, if it has any
     written: MapsWritten = field(default_factory=MapsWritten)
 
     @classmethod
-    def of_run(cls, run: Mapping[str, Any], explain: Explain, *, model: str | None, say: Say) -> Self:
+    def of_run(
+        cls, run: Mapping[str, Any], explain: Explain, *, model: str | None, say: Say, names: KeyedNames | None = None
+    ) -> Self:
         """Load the model of a run. Raises `BadRequest` where it is not there, or has no exact maps."""
         bundle = bundle_of_run(run, model)
         from brainray.models.maps import ClassMaps  # torch, which a report needs for nothing else
 
-        return cls(bundle=bundle, maps=ClassMaps(bundle), explain=explain, say=say)
+        return cls(bundle=bundle, maps=ClassMaps(bundle), explain=explain, say=say, names=names)
 
     def write(
         self,
@@ -154,13 +158,13 @@ class MapMaker:
         there: pa.Table,
     ) -> Iterator[pa.Table]:
         """New rows of maps.parquet, which holds those of `there`. Raises `Outage` where the storage fails."""
-        reader = Reader(roots=run.get("inputs") or ())
+        reader = Reader(roots=self.names.inputs(run) if self.names else run.get("inputs") or ())
         try:
             for shard in _shards(run_uri, run, self.explain, first):
                 wanted = _wanted(run_uri, shard, self.bundle.classes, self.explain, first)
                 new = _without(wanted, there)
                 self.written.there += len(wanted) - len(new)
-                yield from _blocks(new, reader, self.bundle, self.maps, self.written)
+                yield from _blocks(new, reader, self)
         except Outage as exc:
             raise Outage("--explain: the images cannot be read again; is the input still mounted?") from exc
 
@@ -262,15 +266,15 @@ def _wanted(
     return rows
 
 
-def _blocks(
-    wanted: pa.Table, reader: Reader, bundle: Bundle, maps: "ClassMaps", written: MapsWritten
-) -> Iterator[pa.Table]:
+def _blocks(wanted: pa.Table, reader: Reader, maker: MapMaker) -> Iterator[pa.Table]:
     """The rows of maps.parquet for the rows of a shard, a batch at a time."""
+    bundle, maps, written = maker.bundle, maker.maps, maker.written
     unread = pc.or_(wanted["gone"], pc.is_valid(wanted["refused"]))
     if gone := pc.sum(unread).as_py():
         written.missing["gone"] += gone
     wanted = wanted.filter(pc.invert(unread))
-    for start, images in _in_batches(_read(wanted, reader)):
+    real = maker.names.rows(wanted) if maker.names else wanted
+    for start, images in _in_batches(_read(real, reader)):
         rows = wanted.slice(start, len(images))
         hashes = rows["content_hash"].to_pylist()
         decoded = [_decoded(*each, bundle, written) for each in zip(images, hashes, strict=True)]

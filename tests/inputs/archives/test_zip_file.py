@@ -82,7 +82,7 @@ class TestRefusedInZip:
 
     def test_a_piece_of_another_member_is_refused(self):
         data = zip_of({"a.jpg": b"x"})
-        with pytest.raises(ImageError, match=r"truncated: another member, a\.jpg, is at its place"):
+        with pytest.raises(ImageError, match=r"truncated: another member, 'a\.jpg', is at its place"):
             unpack("zip", "b.jpg", 1, data)
         assert unpack("zip", "a.jpg#2", 1, data) == b"x"
 

@@ -75,14 +75,16 @@ def test_no_decoder_tells_what_a_file_says(caplog, capfd):
 def test_no_output_or_log_of_a_run_holds_what_a_file_says(tmp_path, bundle, local_ray, capfd, monkeypatch):
     import ray
 
-    root, output, key = tmp_path / "in", tmp_path / "run", tmp_path / "key"
+    root, output, key = tmp_path / CANARY, tmp_path / "run", tmp_path / "key"
     root.mkdir()
     for name, content in corpus().items():
-        (root / name).write_bytes(content)
+        (root / f"{CANARY} {name}").write_bytes(content)
+    (root / f"{CANARY} gone.jpg").symlink_to(root / "nowhere")
     key.write_bytes(secret := hashlib.sha256(b"a key").digest())  # nothing that Parquet may hold by chance
     session = Path(ray.get_runtime_context().gcs_address and ray._private.worker._global_node.get_session_dir_path())
     before = {path: len(content) for path, content in files_below(session / "logs").items()}
     options = ["--any-suffix", "--max-failed", "100%", "--uid-key", str(key), "--shard-size", "50"]
+    options += ["--pseudonymise-uris", str(tmp_path / "names")]
     assert run(["score", "--input", str(root), "--model", bundle.uri, "--output", str(output), *options]) == 0
     shown = capfd.readouterr()
     found = rows(output)

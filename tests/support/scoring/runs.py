@@ -22,6 +22,7 @@ from brainray.models.predictor import Predictor
 from brainray.models.scored_maps import MappingPredictor
 from brainray.scoring.feature_sample import Encode
 from brainray.scoring.prediction_schema import LATER, prediction_schema
+from brainray.scoring.pseudonyms.key import read_pseudonyms
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
 from brainray.scoring.shard_maps import MapOrder, Mapper
@@ -67,7 +68,7 @@ def engine_of(
         target = request.target(plan.uri, lease.writer, run=plan.run_json)
         reader = Reader(
             outage_share=request.options.max_unread,
-            roots=plan.run_json["inputs"],
+            roots=request.roots,
             most_bytes=request.options.max_file_bytes,
             sleep=lambda _: None,
         )
@@ -88,6 +89,7 @@ def engine_of(
                 excluding=target.excluding,
                 series_key=target.series_key,
                 uids=target.uids,
+                names=target.names,
             )
             yield predict_shard(state, decoded, predict, target, seen=seen, encode=encode, mapper=mapper)
         if only is not None:
@@ -96,13 +98,24 @@ def engine_of(
     return engine
 
 
-def request_for(root, output, bundle: Bundle, *, label_file: LabelFile | None = None, **options) -> ScoreRequest:
+def request_for(
+    root, output, bundle: Bundle, *, label_file: LabelFile | None = None, group_file=None, **options
+) -> ScoreRequest:
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
     chosen = ScoreOptions(**{"shard_size": 3, "report": False} | options)
     kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
     uids = uid_rule(keep=chosen.keep_uids, key_file=chosen.uid_key, output=str(output))
+    folder = chosen.pseudonymise_uris
     return ScoreRequest(
-        inputs=inputs, output=str(output), bundle=bundle, label_file=label_file, options=chosen, kept=kept, uids=uids
+        inputs=inputs,
+        output=str(output),
+        bundle=bundle,
+        label_file=label_file,
+        group_file=group_file,
+        options=chosen,
+        kept=kept,
+        uids=uids,
+        pseudonyms=read_pseudonyms(folder, output=str(output), inputs=inputs) if folder else None,
     )
 
 
