@@ -1,5 +1,6 @@
 """What tests share: drawn images, a tiny untrained bundle, and one local Ray for the whole test run."""
 
+import gc
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES, untrained
+from support.scoring.one_database import OneDatabase
 
 from brainray.models.bundle import Bundle
 
@@ -28,6 +30,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # What is compiled is kept: else each process that a test starts would compile the package, and pytest the tests, anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# No test cuts the power, and no file is waited for until it lies on the disk: that would be a third of a run. What is
+# synced, and when, is seen by tests that put an `fsync` of their own here; commands in processes of their own sync.
+os.fsync = lambda file: None
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -59,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = item.get_closest_marker("timeout")
         longest[item.path] = max(longest.get(item.path, 0), mark.args[0] if mark else 0)
     items.sort(key=lambda item: -longest[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no collection of garbage during the tests need look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -101,6 +112,15 @@ def no_plot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if "plots" not in request.fixturenames:
         for name in _PLOTS:
             monkeypatch.setattr(f"brainray.{name}", lambda *_, **__: b"no plot")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_database() -> Iterator[None]:
+    """Runs of a process share one DuckDB."""
+    with pytest.MonkeyPatch.context() as patch:
+        database = OneDatabase()
+        patch.setattr("brainray.scoring.manifest._duckdb", lambda: database)
+        yield
 
 
 @pytest.fixture(scope="session")

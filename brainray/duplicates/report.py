@@ -7,7 +7,8 @@ and runs no script.
 import base64
 import io
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from .descriptors import Descriptors
 from .groups import largest_groups, mixed_groups
 from .proposals import COLUMN, proposal_rows
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 # Most groups of each chapter, and most images of a group. At 3 kB an image the page has at most 4 MB.
 _GROUPS_SHOWN = {"conflicts": 40, "leaks": 40, "largest": 20, "proposed": 30}
 _IMAGES_SHOWN = 12
@@ -28,8 +32,6 @@ _HEIGHT_PX, _WIDEST_PX, _NARROWEST_PX = 112, 224, 16  # of a picture on the page
 
 def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, descriptors: Descriptors) -> str:
     """The text of audit.html. `table` (groups.parquet) and `folders` have a row for each descriptor, in that order."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     shown: set[tuple[str, str]] = set()
     chapters = []
     for title, column, groups in _chapters(table, folders):
@@ -37,10 +39,17 @@ def page(figures: dict[str, Any], table: pa.Table, folders: pa.ChunkedArray, des
         shown.update((column, group) for group in new)
         if new:
             chapters.append((title, [_group_row(column, group, table, folders, descriptors) for group in new]))
-    pages = Environment(loader=PackageLoader("brainray.duplicates"), autoescape=True, undefined=StrictUndefined)
-    return pages.get_template("audit.html").render(
+    return _template().render(
         sources=[*figures["data"], *figures["against"]], figures=list(figure_rows(figures)), chapters=chapters
     )
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(loader=PackageLoader("brainray.duplicates"), autoescape=True, undefined=StrictUndefined)
+    return pages.get_template("audit.html")
 
 
 def _chapters(table: pa.Table, folders: pa.ChunkedArray) -> Iterator[tuple[str, str, list[str]]]:

@@ -218,8 +218,8 @@ def duckdb_connection() -> Iterator["duckdb.DuckDBPyConnection"]:
 def _manifest_and_listing(old: Sequence[str], listing_path: str) -> Iterator["duckdb.DuckDBPyConnection"]:
     """A DuckDB with the manifest and the listing as the views `old` and `listed`."""
     with duckdb_connection() as connection:
-        connection.execute(f"CREATE VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
-        connection.execute(f"CREATE VIEW old AS SELECT * FROM {_parquet(old)}")
+        connection.execute(f"CREATE TEMP VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
+        connection.execute(f"CREATE TEMP VIEW old AS SELECT * FROM {_parquet(old)}")
         yield connection
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -219,14 +220,14 @@ class Writer:
         _backend(uri).write_bytes(uri, data, self.staging)
 
     def write_json(self, uri: str, value: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        with io.TextIOWrapper(buffer, "utf-8", newline="\n") as text:
-            # `dumps` joins its pieces at the end: 700 MB for the 100 MB of a run with 80,000 groups.
-            json.dump(value, text, indent=2, ensure_ascii=False)
-            text.write("\n")
-            text.flush()
-            data = buffer.getvalue()
-        self.write_bytes(uri, data)
+        data = io.BytesIO()
+        pieces = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value)
+        # `dumps` joins its pieces at the end: 700 MB for the 100 MB of a run with 80,000 groups. One by one they would
+        # take twice the time.
+        while joined := "".join(islice(pieces, 1_000)):
+            data.write(joined.encode())
+        data.write(b"\n")
+        self.write_bytes(uri, data.getvalue())
 
     def write_parquet(self, uri: str, table: pa.Table) -> None:
         """Write a table that fits in memory (a part, a summary), atomically, with zstd and page checksums."""

@@ -5,8 +5,8 @@ Reads no checkpoint and no image. File names and columns are a stored format.
 
 import shlex
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from brainray.evaluation.plots import draw_curves, draw_reliability
 from brainray.evaluation.review import PROMISES, Review
 
 from .group_figures import MeasuredGroups, group_rows
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FOLDER = "training"
 _WORST_GROUPS = 10  # on the card
@@ -170,9 +173,39 @@ def write_training_report(
 
 def model_card(validation: Validation, provenance: dict[str, Any], *, temperature: float) -> str:
     """Render the model card as Markdown from the package's template."""
+    options = provenance["options"]
+    return (
+        _templates()
+        .get_template("model-card.md")
+        .render(
+            **{name: provenance[name] for name in ("options", "data", "cost", "versions", "seconds")},
+            classes=validation.classes,
+            figures=validation.figures(),
+            per_class=validation.per_class(),
+            groups=provenance["data"].get("groups"),
+            measured_groups=validation.groups,
+            worst_groups=[row for row in validation.group_table() if row["errors"]][:_WORST_GROUPS],
+            resamples=RESAMPLES,
+            confusion=validation.counts().confusion.tolist(),
+            calibration_bins=CALIBRATION_BINS,
+            temperature=temperature,
+            folds=validation.folds,
+            review=validation.review,
+            promises=PROMISES,
+            is_lite=options["model"] in (LITE_FAST, *LITE_NAMES),
+            command=command_of(
+                options,
+                grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"],
+                boxed="boxes" in provenance["data"],
+            ),
+        )
+    )
+
+
+@cache
+def _templates() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    options = provenance["options"]
     templates = Environment(
         loader=PackageLoader("brainray.training"),
         undefined=StrictUndefined,
@@ -187,28 +220,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
         "ends": _ends,
         "cell": _cell,
     }
-    return templates.get_template("model-card.md").render(
-        **{name: provenance[name] for name in ("options", "data", "cost", "versions", "seconds")},
-        classes=validation.classes,
-        figures=validation.figures(),
-        per_class=validation.per_class(),
-        groups=provenance["data"].get("groups"),
-        measured_groups=validation.groups,
-        worst_groups=[row for row in validation.group_table() if row["errors"]][:_WORST_GROUPS],
-        resamples=RESAMPLES,
-        confusion=validation.counts().confusion.tolist(),
-        calibration_bins=CALIBRATION_BINS,
-        temperature=temperature,
-        folds=validation.folds,
-        review=validation.review,
-        promises=PROMISES,
-        is_lite=options["model"] in (LITE_FAST, *LITE_NAMES),
-        command=command_of(
-            options,
-            grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"],
-            boxed="boxes" in provenance["data"],
-        ),
-    )
+    return templates
 
 
 def _figure(value: float) -> str:

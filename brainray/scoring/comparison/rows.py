@@ -109,14 +109,14 @@ def joined_rows(a: ComparedRun, b: ComparedRun) -> Iterator[JoinedRows]:
         for name, run in (("a", a), ("b", b)):
             path = f"{folder}/{name}.parquet"
             images.append(_copy_parts(run, a.classes, path))
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(path)})")
+            connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM read_parquet({quoted(path)})")
             _check_unique(connection, name, run)
         path = f"{folder}/joined.parquet"
         query = _join_query(
             len(a.classes), group=_group_sql("a", a) if a.grouped or not b.grouped else _group_sql("b", b)
         )
         connection.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet)")
-        connection.execute(f"CREATE VIEW joined AS SELECT * FROM read_parquet({quoted(path)})")
+        connection.execute(f"CREATE TEMP VIEW joined AS SELECT * FROM read_parquet({quoted(path)})")
         yield JoinedRows(connection=connection, folder=folder, images=(images[0], images[1]), path=path)
 
 

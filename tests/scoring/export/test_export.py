@@ -8,6 +8,7 @@ import pydicom
 import pytest
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.images import image_bytes
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray import storage
@@ -32,10 +33,28 @@ def slice_of(series: int, number: int, **attributes) -> bytes:
     return dicom(slice_pixels(seed=7), **known | attributes)
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def archive(tmp_path):
+def kept(home, bundle):
+    return laid_out(home, lambda now: scored(drawn(now / "in"), now / "run", bundle))
+
+
+@pytest.fixture
+def archive(kept):
+    return kept / "in"
+
+
+@pytest.fixture
+def run(kept):
+    return str(kept / "run")
+
+
+def drawn(root):
     """A series with a finding, one of frames in a file, and one of two slices, of which nothing can be said."""
-    root = tmp_path / "in"
     root.mkdir()
     for number in range(4):
         (root / f"a{number}.dcm").write_bytes(slice_of(1, number))
@@ -48,14 +67,12 @@ def archive(tmp_path):
     return root
 
 
-@pytest.fixture
-def run(archive, tmp_path, bundle):
+def scored(root, output, bundle, **options):
     def glioma(images):
         return np.tile(np.float32([0.97, 0.01, 0.01, 0.01][: len(bundle.classes)]), (len(images), 1))
 
-    request = request_for(archive, tmp_path / "run", bundle, max_failed=MaxFailed(share=1.0))
+    request = request_for(root, output, bundle, max_failed=MaxFailed(share=1.0), **options)
     score_here(request, engine_of(bundle, predict=glioma))
-    return str(tmp_path / "run")
 
 
 def reports(folder) -> dict[str, bytes]:
@@ -102,11 +119,7 @@ def test_a_report_of_another_generation_replaces_that_of_the_one_before(run, arc
     export(run, to="sr", output=tmp_path / "sr")
     before = reports(tmp_path / "sr").keys()
     (archive / "a9.dcm").write_bytes(slice_of(1, 9))
-    request = request_for(archive, run, bundle, max_failed=MaxFailed(share=1.0))
-    score_here(
-        request,
-        engine_of(bundle, predict=lambda images: np.tile(np.float32([0.97, 0.01, 0.01, 0.01]), (len(images), 1))),
-    )
+    scored(archive, run, bundle)
     assert export(run, to="sr", output=tmp_path / "sr").counts["written"] == 1
     after = reports(tmp_path / "sr").keys()
     assert len(after) == 2
@@ -170,15 +183,13 @@ def test_reports_that_no_longer_hold_are_withdrawn_and_those_of_others_stay(run,
     assert reports(tmp_path / "sr") == others
 
 
-def test_pictures_that_are_no_dicom_are_said_to_be_none(run, archive, tmp_path, bundle):
+def test_pictures_that_are_no_dicom_are_said_to_be_none(tmp_path, bundle):
     root = tmp_path / "plain"
     root.mkdir()
     for number in range(3):
         (root / f"{number}.png").write_bytes(image_bytes(size=(40, 40 + number)))
-    request = request_for(root, tmp_path / "run2", bundle, series_by="folder")
-    glioma = np.float32([0.97, 0.01, 0.01, 0.01][: len(bundle.classes)])
-    score_here(request, engine_of(bundle, predict=lambda images: np.tile(glioma, (len(images), 1))))
-    assert export(tmp_path / "run2", to="sr", output=tmp_path / "sr").counts == {"it is no DICOM": 1}
+    scored(root, tmp_path / "run", bundle, series_by="folder")
+    assert export(tmp_path / "run", to="sr", output=tmp_path / "sr").counts == {"it is no DICOM": 1}
 
 
 def test_runs_of_an_earlier_version_are_told_how_their_series_become_reports(run, tmp_path, no_plot):

@@ -1,11 +1,11 @@
-"""Runs whose input and output are a bucket, scored in this process while the network and the store fail in their ways.
+"""Runs whose input or output is a bucket, scored in this process while the network and the store fail in their ways.
 
 Whatever happens, the rows are those of a run of the same files on a local disk.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -34,11 +34,11 @@ EVERY_METHOD = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
 class BucketRun:
-    """The archive in a bucket, and a run of it."""
+    """The archive in a bucket, and a run of it, in the same bucket unless `run` says where."""
 
-    def __init__(self, server: Server, bundle: Bundle) -> None:
+    def __init__(self, server: Server, bundle: Bundle, run: str | None = None) -> None:
         self.server, self.proxy, self.bundle = server, server.proxy, bundle
-        self.root, self.run = f"{server.root}/in", f"{server.root}/run"
+        self.root, self.run = f"{server.root}/in", run or f"{server.root}/run"
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(self.put, FILES, FILES.values()))
 
@@ -103,12 +103,18 @@ def bucket_run(bundle, monkeypatch, no_plot) -> Callable[[Server], BucketRun]:
     """Without waits, and without the picture, which takes 0.2 s."""
     backend = S3Objects(settle_s=0.2, sleep=lambda _: None)
     monkeypatch.setattr(storage, "_s3", lambda: backend)
-    return lambda server: BucketRun(server, bundle)
+    return lambda server, run=None: BucketRun(server, bundle, run)
 
 
 @pytest.fixture
-def site(decided_s3, bucket_run) -> Iterator[BucketRun]:
+def site(decided_s3, bucket_run) -> BucketRun:
     return bucket_run(decided_s3)
+
+
+@pytest.fixture
+def source(fast_s3, bucket_run, tmp_path) -> BucketRun:
+    """For faults of reading: the output is a local folder, which saves three of four requests."""
+    return bucket_run(fast_s3, str(tmp_path / "run"))
 
 
 def test_an_image_costs_one_get_and_no_head(s3, bucket_run, expected):
@@ -134,24 +140,24 @@ def test_an_image_costs_one_get_and_no_head(s3, bucket_run, expected):
         ("403 AccessDenied", 2),
     ],
 )
-def test_images_whose_reads_fail_for_a_while_are_scored_like_the_others(site, expected, kind, times):
+def test_images_whose_reads_fail_for_a_while_are_scored_like_the_others(source, expected, kind, times):
     unlucky = ("glioma/0.jpg", "notumor/4.jpg", "pituitary/5.jpg")
     for name in unlucky:
-        site.proxy.add(kind, key=f"/in/{name}", times=times)
-    site.score()
-    site.check_whole(expected)
-    assert site.retries() == times * len(unlucky)
+        source.proxy.add(kind, key=f"/in/{name}", times=times)
+    source.score()
+    source.check_whole(expected)
+    assert source.retries() == times * len(unlucky)
     again = Counter({("GET", name): times for name in unlucky})
-    assert site.asked_for() == gets(FILES) + again
+    assert source.asked_for() == gets(FILES) + again
 
 
-def test_a_slow_body_is_waited_for_and_one_that_stalls_is_read_again(site, expected, monkeypatch):
+def test_a_slow_body_is_waited_for_and_one_that_stalls_is_read_again(source, expected, monkeypatch):
     monkeypatch.setattr(clients, "READ_TIMEOUT_S", 1)
-    site.proxy.add("slow", key="/in/glioma/0.jpg", delay_s=0.5, times=1)
-    site.proxy.add("slow", key="/in/glioma/1.jpg", delay_s=1.5, times=1)
-    site.score()
-    site.check_whole(expected)
-    assert site.retries() == 1
+    source.proxy.add("slow", key="/in/glioma/0.jpg", delay_s=0.5, times=1)
+    source.proxy.add("slow", key="/in/glioma/1.jpg", delay_s=1.5, times=1)
+    source.score()
+    source.check_whole(expected)
+    assert source.retries() == 1
 
 
 def test_a_store_that_fails_at_every_corner_gives_the_same_rows(site, expected):
@@ -167,38 +173,38 @@ def test_a_store_that_fails_at_every_corner_gives_the_same_rows(site, expected):
     assert site.retries() == sum(site.asked_for().values()) - len(FILES)
 
 
-def test_an_image_that_is_always_refused_keeps_its_row(site, expected):
-    site.proxy.add("403 AccessDenied", key="/in/notumor/4.jpg")
-    site.score()
-    rows = site.rows()
+def test_an_image_that_is_always_refused_keeps_its_row(source, expected):
+    source.proxy.add("403 AccessDenied", key="/in/notumor/4.jpg")
+    source.score()
+    rows = source.rows()
     refused = rows.pop("notumor/4.jpg")
     assert (refused["status"], refused["error"]) == ("error", "forbidden")
     assert "s3:GetObject" in refused["error_detail"] and "tried 3 times" in refused["error_detail"]
     assert rows == {name: row for name, row in expected.items() if name != "notumor/4.jpg"}
-    assert verify_run(site.run).failed == 2
-    site.proxy.clear()
-    site.score(retry_unread=True)
-    assert site.asked_for() == gets(["notumor/4.jpg"])
-    site.check_whole(expected)
+    assert verify_run(source.run).failed == 2
+    source.proxy.clear()
+    source.score(retry_unread=True)
+    assert source.asked_for() == gets(["notumor/4.jpg"])
+    source.check_whole(expected)
 
 
-def test_an_object_deleted_since_the_listing_is_asked_for_once_and_not_found(site):
-    site.score(on_shard=lambda _: site.delete("pituitary/3.jpg"))
-    assert site.rows()["pituitary/3.jpg"]["error"] == "not_found"
-    assert site.asked_for() == gets(FILES)
-    assert verify_run(site.run).rows == len(FILES)
+def test_an_object_deleted_since_the_listing_is_asked_for_once_and_not_found(source):
+    source.score(on_shard=lambda _: source.delete("pituitary/3.jpg"))
+    assert source.rows()["pituitary/3.jpg"]["error"] == "not_found"
+    assert source.asked_for() == gets(FILES)
+    assert verify_run(source.run).rows == len(FILES)
 
 
-def test_an_object_changed_since_the_listing_gets_the_row_of_its_new_content(site):
+def test_an_object_changed_since_the_listing_gets_the_row_of_its_new_content(source):
     """And as its version is not the one listed, the next run reads it again."""
     new = image_bytes(7777)
-    site.score(on_shard=lambda _: site.put("pituitary/3.jpg", new))
-    row = site.rows()["pituitary/3.jpg"]
+    source.score(on_shard=lambda _: source.put("pituitary/3.jpg", new))
+    row = source.rows()["pituitary/3.jpg"]
     assert (row["status"], row["content_hash"]) == ("ok", hashlib.sha256(new).hexdigest())
-    site.proxy.clear()
-    assert site.score().scored == 1
-    assert site.asked_for() == gets(["pituitary/3.jpg"])
-    again = site.rows()["pituitary/3.jpg"]
+    source.proxy.clear()
+    assert source.score().scored == 1
+    assert source.asked_for() == gets(["pituitary/3.jpg"])
+    again = source.rows()["pituitary/3.jpg"]
     assert again["size_bytes"] == len(new)
     assert {k: v for k, v in again.items() if k != "size_bytes"} == {k: v for k, v in row.items() if k != "size_bytes"}
 
@@ -214,24 +220,24 @@ def test_an_object_changed_since_the_listing_gets_the_row_of_its_new_content(sit
         ("reset", "the transfer failed"),
     ],
 )
-def test_a_store_that_fails_for_good_half_way_makes_no_error_rows(site, expected, kind, words):
+def test_a_store_that_fails_for_good_half_way_makes_no_error_rows(source, expected, kind, words):
     begun = []
 
     def fail_from_the_third(shard_id: str) -> None:
         begun.append(shard_id)
         if len(begun) == 3:
-            site.proxy.add(kind, key=ANY_IMAGE)
+            source.proxy.add(kind, key=ANY_IMAGE)
 
     with pytest.raises(Outage, match=words) as outage:
-        site.score(on_shard=fail_from_the_third)
+        source.score(on_shard=fail_from_the_third)
     assert len(str(outage.value).splitlines()) == 1
-    assert not storage.exists(f"{site.run}/_SUCCESS")
-    kept = site.rows()
+    assert not storage.exists(f"{source.run}/_SUCCESS")
+    kept = source.rows()
     assert len(kept) == 2 * SHARD_SIZE and kept.items() <= expected.items()
-    site.proxy.clear()
-    site.score()
-    assert site.asked_for() == gets(FILES.keys() - kept.keys())
-    site.check_whole(expected)
+    source.proxy.clear()
+    source.score()
+    assert source.asked_for() == gets(FILES.keys() - kept.keys())
+    source.check_whole(expected)
 
 
 def test_a_bucket_that_is_gone_half_way_is_an_outage(site):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.images import image_bytes
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import engine_of, request_for, rows, score_here
 
 from brainray import storage
@@ -34,10 +35,28 @@ def slice_of(series: int, number: int, study: int = 1, **attributes) -> bytes:
     return dicom(slice_pixels(seed=7), **known | attributes)
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def archive(tmp_path):
+def kept(home, bundle):
+    return laid_out(home, lambda now: scored(drawn(now / "in"), now / "run", bundle))
+
+
+@pytest.fixture
+def archive(kept):
+    return kept / "in"
+
+
+@pytest.fixture
+def run(kept):
+    return str(kept / "run")
+
+
+def drawn(root):
     """A series of twelve slices in two folders, one of three, one that is left out, and a picture without a header."""
-    root = tmp_path / "in"
     (root / "more").mkdir(parents=True)
     for number in range(1, 13):
         folder = root / "more" if number > 6 else root
@@ -47,11 +66,6 @@ def archive(tmp_path):
     scout = slice_of(3, 1, study=2, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     (root / "scout.dcm").write_bytes(scout)
     return root
-
-
-@pytest.fixture
-def run(archive, tmp_path, bundle):
-    return scored(archive, tmp_path / "run", bundle)
 
 
 def scored(root, output, bundle, **options) -> str:
@@ -157,7 +171,7 @@ def test_the_page_and_the_terminal_tell_of_series(run, capsys):
     assert '<section id="series"' in storage.read_bytes(f"{run}/summary/report.html").decode()
 
 
-def test_pictures_without_a_header_are_rolled_up_by_folder(tmp_path, bundle, archive):
+def test_pictures_without_a_header_are_rolled_up_by_folder(tmp_path, bundle):
     for patient in ("p1", "p2"):
         (tmp_path / "plain" / patient).mkdir(parents=True)
         for number in range(3):

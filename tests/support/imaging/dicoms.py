@@ -1,6 +1,7 @@
 """Draws DICOM files: a slice, its header, in any transfer syntax that pydicom writes."""
 
 import io
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,15 @@ AXIAL = [1, 0, 0, 0, 1, 0]
 LEVELS = 16  # by which a value of the 8-bit picture becomes one of 12 bits
 
 
+@cache
+def _drawn(seed: int) -> NDArray[np.uint8]:
+    picture, _ = draw(0, seed)
+    return picture if picture.ndim == 2 else picture[..., 0]
+
+
 def slice_pixels(side: int = 64, seed: int = 1) -> NDArray[np.uint16]:
     """A drawn slice with values of 12 bits, [side, side]."""
-    picture, _ = draw(0, seed)
-    grey = picture if picture.ndim == 2 else picture[..., 0]
+    grey = _drawn(seed)
     down, across = (np.arange(side) * length // side for length in grey.shape)
     return (grey[np.ix_(down, across)].astype(np.uint16)) * LEVELS
 

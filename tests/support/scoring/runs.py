@@ -37,15 +37,14 @@ class Stopped(BaseException):
     """The process ended here. Nothing catches it."""
 
 
-_predictors: dict[tuple[str, str], Predictor] = {}
+_predictors: dict[str, Predictor] = {}
 
 
 def _predictor(bundle: Bundle) -> Predictor:
-    """A predictor of the bundle, made once: the fusion of its network takes 0.1 s."""
-    key = (bundle.uri, bundle.fingerprint)
-    if key not in _predictors:
-        _predictors[key] = Predictor(bundle, batch_size=8)
-    return _predictors[key]
+    """A predictor of a bundle of this fingerprint, made once: the fusion of its network takes 0.1 s."""
+    if bundle.fingerprint not in _predictors:
+        _predictors[bundle.fingerprint] = Predictor(bundle, batch_size=8)
+    return _predictors[bundle.fingerprint]
 
 
 def _mapper(bundle: Bundle, explain: Explain) -> Mapper:

@@ -80,6 +80,7 @@ def plain_client(endpoint: str):
         config=botocore.config.Config(
             s3={"addressing_style": "path"},
             max_pool_connections=32,
+            user_agent="tests",
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
