@@ -11,19 +11,23 @@ import secrets
 import site
 import sysconfig
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import update_wrapper, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import ray
     from ray.data import Dataset
     from ray.job_config import JobConfig
 
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _CLEANER = "PlacementGroupCleanerCallback"
+_ACTOR_POOL = "ray.data._internal.execution.operators.actor_pool_map_operator"
+_RATE_BASED = "ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler"
 _ABORT_S = 10.0
 _PACKAGE = Path(__file__).parent.parent
 
@@ -83,7 +87,7 @@ def mute_workers() -> None:
 def without_monitor_processes() -> Iterator[None]:
     """Start a local Ray without dashboard, autoscaler monitor and log monitor.
 
-    They take 2 of the 3.5 s that `ray.init` needs on two processors, and slow down its end. There is no public switch,
+    They take 2 of the 3.5 s that `ray.init` needs on two processors, and slow down its end. Ray has no public switch,
     so methods of `ray._private.node.Node` are replaced meanwhile. A missing method is skipped: Ray starts more slowly.
     """
     from ray._private.node import Node
@@ -296,6 +300,87 @@ def one_task_a_row(dataset: "Dataset") -> "Dataset":
         return dataset.repartition(target_num_rows_per_block=1)
     object.__setattr__(source, "input_data", rows)  # a frozen dataclass
     return dataset
+
+
+class _Unheard:
+    """A method of an actor that is not there: what it is told is dropped."""
+
+    def remote(self, *_: object) -> None:
+        pass
+
+
+class NoStatistics:
+    """Stands in for the actor that keeps figures of all data sets for the dashboard."""
+
+    update_execution_metrics = update_iteration_metrics = register_dataset = gen_dataset_id = _Unheard()
+
+
+class _Nowhere:
+    """A method that knows of no actor where it is, so that Ray Data takes it to be where it was started."""
+
+    def remote(self, *_: object) -> "ray.ObjectRef[dict[str, str]]":
+        import ray
+
+        return ray.put({})
+
+
+class NoLocations:
+    """Stands in for the actor to which those of a pool tell their nodes, also after a restart elsewhere."""
+
+    update_actor_location, get_actor_locations = _Unheard(), _Nowhere()
+
+
+class WholeNode:
+    """Stands in for what asks for machines, and divides a cluster among its data sets: they have all of this one."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        import ray
+
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        self._resources = {node["NodeID"]: dict(node["Resources"]) for node in nodes if node["Alive"]}
+
+    def request_resources(self, *_: object, **__: object) -> None:
+        """Ask for machines: there are no others."""
+
+    def cancel_request(self) -> None:
+        """Ask for them no more."""
+
+    def get_reserved_resources(self) -> dict[str, dict[str, float]]:
+        """The resources by node."""
+        return self._resources
+
+
+# Module, name in it, and what takes its place on a private Ray.
+_DATA_ACTORS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+    ("ray.data._internal.stats", "get_or_create_stats_actor", NoStatistics),
+    (_ACTOR_POOL, "get_or_create_actor_location_tracker", NoLocations),
+    ("ray.data._internal.utils.cached_ray_internals", "get_or_create_actor_location_tracker", NoLocations),
+    (_RATE_BASED, "DefaultAutoscalingCoordinator", WholeNode),
+)
+
+
+def replace_data_actors() -> None:
+    """Run Ray Data without its three helper actors wherever Ray is private, now or later in this process.
+
+    Each is a process that imports Ray Data, which takes a second of a processor, and serves dashboards or clusters of
+    several nodes. Ray has no public switch, so what makes them is replaced. Where a name is missing: Ray starts that
+    actor.
+    """
+    for module, name, stand_in in _DATA_ACTORS:
+        with suppress(ImportError):
+            owner = import_module(module)
+            original = getattr(owner, name, None)
+            if original is not None and not hasattr(original, "__wrapped__"):
+                setattr(owner, name, _on_private(stand_in, original))
+
+
+def _on_private(stand_in: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """What calls `stand_in` on a private Ray, and `original` on every other."""
+
+    def chosen(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return (stand_in if is_private() else original)(*args, **kwargs)
+
+    return update_wrapper(chosen, original, updated=())
 
 
 def end_executors() -> None:

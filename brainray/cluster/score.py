@@ -33,7 +33,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     maps = MapOrder.of(request.bundle, options.explain) if options.explain else None
-    with session(lean=True) as nodes:
+    with session() as nodes:
         # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
         from .score_workers import ScoreJob, score_shards

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -48,13 +48,12 @@ def nodes_within(nodes: list[Node], machine: Machine) -> list[Node]:
 
 
 @contextmanager
-def session(*, lean: bool = False) -> Iterator[list[Node]]:
+def session() -> Iterator[list[Node]]:
     """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
 
-    Only a connection made here is closed here. A `lean` local Ray has neither dashboard nor autoscaler. Raises
-    `BrainrayError` where Ray cannot be started or reached.
+    Only a connection made here is closed here. Raises `BrainrayError` where Ray cannot be started or reached.
     """
-    _quiet_ray_logs()
+    _set_ray_defaults()
     import ray
 
     if ray.is_initialized():
@@ -63,7 +62,7 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
     ray_internals.mute_workers()
     with Guard() as guard, ray_internals.auth_settings_kept():
         address = cluster_address()
-        _connect(address, guard, lean=lean)
+        _connect(address, guard)
         try:
             yield cluster_nodes() if address else nodes_within(cluster_nodes(), read_machine())
         except BrainrayError as exc:
@@ -76,18 +75,13 @@ def session(*, lean: bool = False) -> Iterator[list[Node]]:
             _restore_sigterm_handler()
 
 
-def _connect(address: str | None, guard: Guard, *, lean: bool) -> None:
+def _connect(address: str | None, guard: Guard) -> None:
     """Connect to the Ray at an address, or start one. A start that is cut short leaves no process behind."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    starts_lean = lean and address is None
     try:
-        with (
-            _stderr_muted(),
-            _sigterm_handler_kept(),
-            ray_internals.without_monitor_processes() if starts_lean else nullcontext(),
-        ):
+        with _stderr_muted(), _sigterm_handler_kept():
             if address is None:
                 with guard.marked():
                     _start(quiet)
@@ -128,7 +122,7 @@ def _start(quiet: dict[str, Any]) -> None:
     if not has_working_folder():
         os.chdir("/")  # Ray and its workers cannot start in a folder that was deleted
     ray_internals.use_own_token()
-    with ray_internals.without_relative_python_path():
+    with ray_internals.without_relative_python_path(), ray_internals.without_monitor_processes():
         ray.init(
             address="local",
             include_dashboard=False,
@@ -258,22 +252,24 @@ def _is_listening(address: str) -> bool:
         return False
 
 
-def _quiet_ray_logs() -> None:
-    """Keep Ray's log in its session folder, so that terminals and pipes show only brainray's messages.
+def _set_ray_defaults() -> None:
+    """Keep Ray's log in its session folder, and let a Ray that is started here start no process before it is needed.
 
-    A variable that the user has set is left alone, and Ray's messages then appear.
+    Terminals and pipes then show only brainray's messages. A variable that the user has set is left alone.
     """
-    quiet = {
+    defaults = {
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         # A thread that still waits for Ray when a run is stopped would start another one.
         "RAY_ENABLE_AUTO_CONNECT": "0",
+        # Else a local Ray starts a worker for each processor before it is known how many of them will get work.
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     }
-    for name, value in quiet.items():
+    for name, value in defaults.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
@@ -281,9 +277,13 @@ def _quiet_ray_logs() -> None:
 
 
 def quiet_data() -> Any:  # noqa: ANN401
-    """Return Ray Data's context without progress bars. Runs after Ray Data's import, which sets a log level."""
+    """Return Ray Data's context without progress bars. Runs after Ray Data's import, which sets a log level.
+
+    On a private Ray, Ray Data then runs without its helper actors.
+    """
     from ray.data import DataContext
 
+    ray_internals.replace_data_actors()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -30,6 +30,7 @@ from .train_worker import TrainJob, train_worker
 _MOST_FAILURES = 3  # in a row without a finished epoch between them
 _POLL_S = "0.5"  # seconds between polls of the workers, which end an epoch; 2 s by default
 _RESIZE_S = 30.0  # between checks for nodes that joined; adding workers repeats the epoch that is running
+_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # an actor that looks out for nodes that announce their removal
 _STARTS = 10  # attempts of one run of Ray Train to start its workers, a minute each
 
 
@@ -46,7 +47,7 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
     while True:
         before = len(job.work.history())
         try:
-            with state_folder(job.work.ray, job.writer) as scratch:
+            with state_folder(job.work.ray, job.writer) as scratch, _watcher_where_nodes_may_go():
                 _fit(_trainer(job, pool, scratch, decoded=decoded, sides=sides))
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
@@ -59,6 +60,19 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
                 times = f"{failures} times one after another without finishing an epoch"
                 raise BrainrayError(f"training failed {times}: {own_exc or _cause(exc)}") from exc
             say(f"a worker failed ({own_exc or _cause(exc)}); going on after epoch {epochs} of {planned}")
+
+
+@contextmanager
+def _watcher_where_nodes_may_go() -> Iterator[None]:
+    """Start no watcher of nodes on a private Ray: with the only one, all goes. A variable that is set is left alone."""
+    if not ray_internals.is_private() or _WATCHER in os.environ:
+        yield
+        return
+    os.environ[_WATCHER] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_WATCHER]
 
 
 def _fit(trainer: TorchTrainer) -> None:

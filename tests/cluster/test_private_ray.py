@@ -13,13 +13,34 @@ from brainray.cluster import ray_internals
 from brainray.cluster.session import session
 from brainray.machine.hardware import read_machine
 
+def running():
+    return [process.cmdline() for process in psutil.Process().children(recursive=True)]
+
+def is_worker(line):
+    return line and "raylet" not in line[0] and ("ray::IDLE" in line[0] or "default_worker" in str(line))
+
 def settings():
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
 
-with session(lean=True):
-    lines = [process.cmdline() for process in psutil.Process().children(recursive=True)]
+with session():
+    at_start = running()
+    import ray.data
+    from ray._private import state
+    from brainray.cluster.session import quiet_data
+    quiet_data()
+
+    class Doubler:
+        def __call__(self, batch):
+            return {"id": 2 * batch["id"]}
+
+    chain = ray.data.range(3, override_num_blocks=1).map_batches(Doubler, compute=ray.data.ActorPoolStrategy(size=1))
+    doubled = [row["id"] for row in chain.iter_rows()]
+    lines = running()
     worker = ray.get(ray.remote(settings).remote())
     told = {
+        "workers": [line for line in at_start if is_worker(line)],
+        "doubled": doubled,
+        "actors": [actor["ActorClassName"] for actor in state.actors().values()],
         "processes": sorted({os.path.basename(line[0]).strip() for line in lines if line} - {"python"}),
         "guards": sum(any(word.endswith("/cluster/guard.py") for word in line) for line in lines),
         "shown": worker.get("RAY_AUTH_TOKEN", "?") in str(lines),
@@ -57,8 +78,13 @@ def started_alone(tmp_path):
 def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone):
     out, home = started_alone(SCRIPT)
     told = json.loads(out)
+    assert told["workers"] == [], "none before there is work: a machine may have a hundred processors"
+    assert told["doubled"] == [0, 2, 4]
+    assert ["MapWorker" in name for name in told["actors"]] == [True], (
+        "none of Ray Data's own, which cost a second each"
+    )
     # No dashboard, no autoscaler monitor, no log monitor.
-    assert [name for name in told["processes"] if name != "ray::IDLE"] == [
+    assert [name for name in told["processes"] if "Agent" in name or "::" not in name] == [
         "gcs_server",
         "ray::DashboardAgent",
         "ray::RuntimeEnvAgent",
@@ -79,7 +105,7 @@ def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone
 def test_a_token_path_that_leads_nowhere_is_one_line(started_alone, tmp_path):
     code = (
         "from brainray.errors import BrainrayError\nfrom brainray.cluster.session import session\n"
-        "try:\n  with session(lean=True): pass\nexcept BrainrayError as exc:\n  print(exc)"
+        "try:\n  with session(): pass\nexcept BrainrayError as exc:\n  print(exc)"
     )
     out, home = started_alone(code, RAY_AUTH_TOKEN_PATH=str(tmp_path / "none"))
     assert out.count("\n") == 1 and f"{tmp_path}/none" in out

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import re
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,18 @@ NAMES = (
     ("ray.exceptions", "AuthenticationError", None),
     ("ray.data._internal.execution.streaming_executor", "StreamingExecutor.shutdown", ("self", "force", "exception")),
     ("ray.data", "Dataset.repartition", None),
+    ("ray.data._internal.stats", "get_or_create_stats_actor", ()),
+    (
+        "ray.data._internal.execution.operators.actor_pool_map_operator",
+        "get_or_create_actor_location_tracker",
+        (),
+    ),
+    ("ray.data._internal.utils.cached_ray_internals", "get_or_create_actor_location_tracker", ()),
+    (
+        "ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler",
+        "DefaultAutoscalingCoordinator",
+        ("requester_id", "autoscaling_coordinator_actor", "subcluster_selector"),
+    ),
     ("ray.data._internal.execution.interfaces.ref_bundle", "BlockSlice", ("start_offset", "end_offset")),
     (
         "ray.data._internal.execution.interfaces.ref_bundle",
@@ -138,6 +151,32 @@ def test_a_local_ray_takes_no_processor_that_this_process_may_not_use(monkeypatc
     else:
         monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda override_docker_cpu_warning: counted)
     assert ray_internals.processors(usable) == taken
+
+
+def test_stand_ins_have_the_methods_that_ray_data_calls():
+    """It also says how many names are replaced, once each."""
+    from ray.data._internal import stats
+    from ray.data._internal.cluster_autoscaler import AutoscalingCoordinator
+    from ray.data._internal.execution.node_trackers import actor_location
+
+    called = {
+        ray_internals.NoStatistics: re.findall(r"stats_actor(?:\(\))?\.(\w+)\.remote", inspect.getsource(stats)),
+        ray_internals.NoLocations: re.findall(r"    def ([a-z]\w+)", inspect.getsource(actor_location)),
+        ray_internals.WholeNode: AutoscalingCoordinator.__abstractmethods__,
+    }
+    for stand_in, names in called.items():
+        assert names and all(hasattr(stand_in, name) for name in names), stand_in
+    ray_internals.replace_data_actors()
+    ray_internals.replace_data_actors()
+    for module, name, _ in ray_internals._DATA_ACTORS:
+        assert not hasattr(getattr(import_module(module), name).__wrapped__, "__wrapped__"), name
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_ray_data_has_its_helpers_where_there_is_a_cluster(monkeypatch, private):
+    monkeypatch.setattr(ray_internals, "is_private", lambda: private)
+    made = ray_internals._on_private(lambda *_, **__: "a stand-in", lambda *_, **__: "an actor")
+    assert made("id", subcluster_selector=None) == ("a stand-in" if private else "an actor")
 
 
 @pytest.mark.parametrize("dashboard", [True, False])

@@ -22,7 +22,7 @@ HALF_A_PROCESSOR = """
 import ray._private.utils
 ray._private.utils._get_docker_cpus = lambda *_: 0.5
 from brainray.cluster.session import session
-with session(lean=True) as nodes:
+with session() as nodes:
     print([node.cpus for node in nodes])
 """
 
@@ -47,7 +47,7 @@ def test_memory_too_small_for_one_worker_is_said_before_ray_starts(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr(session.ray_internals, "use_own_token", lambda: None)
     with pytest.raises(BadRequest, match=r"0\.30 GB of memory free, 0\.50 GB too little for Ray and one worker"):
-        session._connect(None, Guard(), lean=False)
+        session._connect(None, Guard())
 
 
 @pytest.mark.parametrize("available_bytes", [0, GB // 2, 799_999_999, 800_000_000, 15 * GB // 10, 64 * GB])
