@@ -93,7 +93,9 @@ def _connect(address: str | None, guard: Guard, *, lean: bool) -> None:
                     _start(quiet)
             else:
                 bring_token(address)
-                ray.init(address=address, **quiet)
+                # Not for Ray's client: the server would unpickle it, and may be without brainray.
+                config = None if "://" in address else ray_internals.own_job_config()
+                ray.init(address=address, job_config=config, **quiet)
     except BrainrayError:
         raise
     except Exception as exc:  # Ray has no class for all that may go wrong in a start
