@@ -80,7 +80,7 @@ def _connect(address: str | None, guard: Guard, *, lean: bool) -> None:
     """Connect to the Ray at an address, or start one. A start that is cut short leaves no process behind."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     starts_lean = lean and address is None
     try:
         with (
@@ -90,12 +90,13 @@ def _connect(address: str | None, guard: Guard, *, lean: bool) -> None:
         ):
             if address is None:
                 with guard.marked():
-                    _start(quiet)
+                    _start(given)
             else:
                 bring_token(address)
                 # Not for Ray's client: the server would unpickle it, and may be without brainray.
-                config = None if "://" in address else ray_internals.own_job_config()
-                ray.init(address=address, job_config=config, **quiet)
+                if "://" not in address:
+                    given["job_config"] = ray_internals.own_job_config()
+                ray.init(address=address, **given)
     except BrainrayError:
         raise
     except Exception as exc:  # Ray has no class for all that may go wrong in a start

@@ -22,8 +22,8 @@ from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.distinct import distinct_inputs
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
-from brainray.inputs.shard_slices import shard_size_for
 from brainray.inputs.lists.file_lists import open_file_list
+from brainray.inputs.shard_slices import shard_size_for
 from brainray.inputs.tables.text_stream import advice_on
 from brainray.models.bundle import model_card
 from brainray.models.reference import appearance_of

@@ -213,5 +213,5 @@ def test_an_inventory_that_names_no_object_is_empty_and_no_other_json(tmp_path, 
         "fileSchema": "Bucket, Key",
     }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"files": []}))
-    with pytest.raises(BadRequest, match="no image files found; the list of images is empty$"):
+    with pytest.raises(BadRequest, match=r"no image files found; the list of images is empty$"):
         plan_of(tmp_path / "manifest.json", bundle, tmp_path)
