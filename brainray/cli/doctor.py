@@ -83,7 +83,7 @@ def _checks(
 
     model = model or (SHIPPED if inputs else None)  # as `score` has it
     looks: list[tuple[str, str, Callable[..., Iterator[Finding]]]] = [
-        *(("--input", text, check_input_option) for text in inputs),
+        *(("--input", text, partial(check_input_option, model=model)) for text in inputs),
         *(("--data", text, check_data_option) for text in (data,) if text is not None),
         *(("--model", text, check_model_option) for text in (model,) if text is not None),
     ]

@@ -79,15 +79,18 @@ def _connect(address: str | None, guard: Guard) -> None:
     """Connect to the Ray at an address, or start one. A start that is cut short leaves no process behind."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         with _stderr_muted(), _sigterm_handler_kept():
             if address is None:
                 with guard.marked():
-                    _start(quiet)
+                    _start(given)
             else:
                 bring_token(address)
-                ray.init(address=address, **quiet)
+                # Not for Ray's client: the server would unpickle it, and may be without brainray.
+                if "://" not in address:
+                    given["job_config"] = ray_internals.own_job_config()
+                ray.init(address=address, **given)
     except BrainrayError:
         raise
     except Exception as exc:  # Ray has no class for all that may go wrong in a start

@@ -6,7 +6,7 @@ Imports no Ray. Must never show credentials, only where they come from.
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 
 from brainray import storage
@@ -15,7 +15,9 @@ from brainray.config import ImageSpec
 from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
 from brainray.inputs.archives import archive_of, kind_of
+from brainray.inputs.class_names import class_lookup, is_no_value, match_class
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
+from brainray.inputs.labels.label_notes import LabelNotes
 from brainray.inputs.lists.file_lists import open_file_list
 from brainray.inputs.table_formats import TableGuard
 from brainray.inputs.unnamed_files import NO_SUFFIX, image_or_tar_format
@@ -32,11 +34,47 @@ _SLOW_S = 1.0
 _SHOWN_NAMES = 6
 
 
-def check_input_option(text: str, *, with_store: bool) -> Iterator[Finding]:
-    """Check a value of --input. `with_store`: also report on its object store."""
+def check_input_option(text: str, *, with_store: bool, model: str | None = None) -> Iterator[Finding]:
+    """Check a value of --input, of a list with its labels. `with_store`: also report on its object store."""
     uri = storage.normalise(text)
     yield from check_store(uri, report=with_store)
-    yield from check_images("--input", uri)
+    found = list(check_images("--input", uri))
+    yield from found
+    if model is not None and not any(finding.status == "wrong" for finding in found):
+        with suppress(BrainrayError):  # of the model, which is reported on its own
+            classes = load_bundle(named(model)).classes
+            yield from _labels_or_error(uri, classes)
+
+
+def _labels_or_error(uri: str, classes: tuple[str, ...]) -> Iterator[Finding]:
+    try:
+        yield from check_list_labels(uri, classes)
+    except BrainrayError as exc:
+        yield finding_of_error(f"--input {uri} labels", exc, remedy="correct the list")
+
+
+def check_list_labels(uri: str, classes: tuple[str, ...]) -> Iterator[Finding]:
+    """Check that the first labels of a list are classes; yields nothing for any other input, and without labels."""
+    listed = open_file_list(uri)
+    if listed is None:
+        return
+    notes = LabelNotes(classes, silent=False)
+    listed = notes.with_labels(listed)
+    for note in notes.lines:
+        remedy = "see what the column holds; --labels FILE labels in its place"
+        yield warning(f"--input {uri} labels", note.removeprefix(f"--input {uri}: "), remedy)
+    if not listed.labelled:
+        return
+    lookup = class_lookup(classes)
+    with closing(listed.rows()) as rows:  # type: ignore[type-var]  # a generator
+        labels = {row.label for row in islice(rows, _MOST_LISTED) if row.label}
+    named_classes = {label for label in labels if match_class(label, lookup) is not None}
+    unknown = sorted(label for label in labels - named_classes if not is_no_value(label))
+    if unknown:
+        found = f"{', '.join(map(repr, unknown[:_SHOWN_NAMES]))} is no class of the model"
+        yield wrong(f"--input {uri} labels", found, "correct them, leave them empty, or give --labels to `score`")
+    elif named_classes:
+        yield ok(f"--input {uri} labels", f"the column {listed.label_column} holds classes")
 
 
 def check_data_option(text: str, *, with_store: bool) -> Iterator[Finding]:

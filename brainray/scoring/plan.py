@@ -22,6 +22,7 @@ from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.distinct import distinct_inputs
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
+from brainray.inputs.lists.file_lists import open_file_list
 from brainray.inputs.shard_slices import shard_size_for
 from brainray.inputs.tables.text_stream import advice_on
 from brainray.models.bundle import model_card
@@ -300,7 +301,8 @@ def _nothing_found(roots: Sequence[str], found: Listing) -> str:
     else:
         empty = [_empty(uri) for uri in roots]
         why = f"; {empty[0]} is empty" if len(empty) == 1 else f"; all are empty: {', '.join(empty)}"
-    meant = [advice for uri in roots if (advice := advice_on(uri)) is not None]
+    # A manifest of an inventory may name no object.
+    meant = [advice for uri in roots if (advice := advice_on(uri)) is not None and open_file_list(uri) is None]
     why += f"; this is {meant[0]}" if meant else ""
     notes = "".join(f"; {note.removeprefix(f'--input {roots[0]}: ')}" for note in found.notes)
     return f"--input {', '.join(roots)}: no image files found{why}{notes}"

@@ -10,7 +10,8 @@ import pytest
 from support.models.bundles import CLASSES
 
 import brainray
-from brainray.cluster import ray_internals
+from brainray.cluster import ray_internals, session
+from brainray.cluster.guard import Guard
 
 PACKAGE_PARENT = str(Path(brainray.__file__).parent.parent)
 
@@ -35,6 +36,17 @@ def test_a_run_in_a_folder_with_modules_of_other_names(archive, bundle, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert pq.read_table(tmp_path / "run" / "predictions").num_rows == 2 * len(CLASSES)
+
+
+def test_workers_of_a_cluster_import_nothing_from_the_working_folder_of_a_run(monkeypatch):
+    """As on the head of a cluster: a torch.py there would be imported by the workers on that machine."""
+    asked = []
+    monkeypatch.setattr("ray.init", lambda **given: asked.append(given))
+    monkeypatch.setattr(session, "bring_token", lambda address: None)
+    session._connect("127.0.0.1:6379", Guard(), lean=False)
+    session._connect("ray://127.0.0.1:10001", Guard(), lean=False)
+    assert list(asked[0]["job_config"]._py_driver_sys_path) == [PACKAGE_PARENT]
+    assert "job_config" not in asked[1]
 
 
 def test_ray_cannot_add_folders_to_those_of_the_workers():

@@ -165,3 +165,22 @@ def test_a_store_that_cannot_be_reached_is_tried_once(strict_s3, monkeypatch):
     assert len(sent) == 1
     assert "cannot be reached" in finding.found and "AWS_ENDPOINT_URL" in finding.remedy
     assert "password-of-it" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "words"),
+    [
+        ("uri,label\n1.jpg,dog\n", "wrong", "'dog' is no class of the model"),
+        ("uri,label\n1.jpg,Glioma\n", "ok", "the column label holds classes"),
+        ("uri,tumor\n1.jpg,glioma\n", "warning", "none of its columns (uri, tumor) labels the images"),
+        ("uri,label\n1.jpg,NA\n", None, ""),
+        ("uri\n1.jpg\n", None, ""),
+    ],
+)
+def test_labels_of_a_list_that_score_would_refuse_are_told_before(bundle, tmp_path, text, status, words):
+    (tmp_path / "1.jpg").write_bytes(image_bytes(1))
+    (tmp_path / "l.csv").write_text(text)
+    findings = list(check_input_option(str(tmp_path / "l.csv"), with_store=False, model=bundle.uri))
+    found = [finding for finding in findings if finding.check.endswith(" labels")]
+    assert [finding.status for finding in found] == ([status] if status else [])
+    assert all(finding.found.startswith(words) for finding in found)

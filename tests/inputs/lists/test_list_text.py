@@ -203,3 +203,15 @@ def test_what_may_be_meant_as_a_list_is_told_where_nothing_else_is_found(tmp_pat
     image = tmp_path / "1.jpg"
     image.write_bytes(b"x")
     assert plan_of((image, tmp_path / name), bundle, tmp_path).listing.images == 1
+
+
+def test_an_inventory_that_names_no_object_is_empty_and_no_other_json(tmp_path, bundle):
+    manifest = {
+        "sourceBucket": "b",
+        "destinationBucket": "arn:aws:s3:::d",
+        "fileFormat": "CSV",
+        "fileSchema": "Bucket, Key",
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"files": []}))
+    with pytest.raises(BadRequest, match=r"no image files found; the list of images is empty$"):
+        plan_of(tmp_path / "manifest.json", bundle, tmp_path)
