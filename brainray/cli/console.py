@@ -224,7 +224,10 @@ def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
     shown = of["rows"][:_MOST_GROUPS]
     left = of["number"] - len(shown)
     name = escape(cut(of["level"] or "group"))
-    table = Table(title=f"Worst first by {name}" + (f"; {left:,} more left out" if left else ""), title_justify="left")
+    table = Table(
+        title=f"Worst first by {name}" + (f"; {left:,} more in summary/groups.parquet" if left else ""),
+        title_justify="left",
+    )
     table.add_column(name)
     counted = ("images", "failed", *(("excluded",) if of["excluded"] else ()), "for review")
     for column in (*counted, *(("labelled", "accuracy") if labelled else ()), "confidence"):
@@ -248,8 +251,8 @@ def show_summary(console: Console, summary: Summary) -> None:
     totals = figures["totals"]
     measured = figures.get("measured", totals["scored_and_labelled"])  # summaries of earlier versions lack it
     if measured:
-        console.print(confusion_table(summary.confusion, figures["classes"]))
-        console.print(per_class_table(summary.per_class))
+        console.print(confusion_table(summary.confusion_of_all, figures["classes"]))
+        console.print(per_class_table(summary.per_class_of_all))
         accuracy = figures["accuracy"]
         console.print(
             f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}), "

@@ -118,19 +118,6 @@ def total(parts: Iterable[Counts]) -> Counts:
     return Counts(groups=groups, **sums)
 
 
-def merged(counts: Counts, names: Sequence[str]) -> Counts:
-    """The counts with the group at each place named anew; groups of one name are added up."""
-    groups = tuple(sorted(set(names)))
-    place = dict(zip(groups, range(len(groups)), strict=True))
-    places = np.array([place[name] for name in names], np.int64)
-    sums = {}
-    for field in _FIELDS:
-        values = getattr(counts, field)
-        sums[field] = np.zeros((len(groups), *values.shape[1:]), np.int64)
-        np.add.at(sums[field], places, values)
-    return Counts(groups=groups, **sums)
-
-
 def count_rows(
     groups: Sequence[str],
     group_N: Ints,
@@ -148,7 +135,41 @@ def count_rows(
     `SCORED`, `predicted_N` classes, `confidence_N` and `probs_NK` from 0 to 1. Of a row that is not scored the last
     four are ignored. Raises ValueError for an index out of range and for a probability that is not finite.
     """
-    G, K = len(groups), probs_NK.shape[1]
+    shapes = {name: (len(groups), *shape) for name, shape in field_shapes(probs_NK.shape[1]).items()}
+    sums = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+    added = additions(
+        group_N,
+        label_N,
+        reason_N,
+        predicted_N=predicted_N,
+        confidence_N=confidence_N,
+        probs_NK=probs_NK,
+        review_N=review_N,
+    )
+    for name, index, addend in added:
+        sums[name] += _count_in_grid(shapes[name], *index, weights=addend)
+    return Counts(groups=tuple(groups), **sums)
+
+
+def field_shapes(classes: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each field of `Counts` for one group, in the order of the fields."""
+    labels, bins = classes + 1, CALIBRATION_BINS
+    shapes = ((labels, classes), (labels, len(REASONS)), (_HISTOGRAM_BINS,), (), (bins, 3), (), (3,))
+    return dict(zip(_FIELDS, shapes, strict=True))
+
+
+def additions(
+    group_N: Ints,
+    label_N: Ints,
+    reason_N: Ints,
+    *,
+    predicted_N: Ints,
+    confidence_N: Reals,
+    probs_NK: Reals,
+    review_N: Flags,
+) -> Iterator[tuple[str, tuple[Ints, ...], Ints | None]]:
+    """What the rows of `count_rows` add to `Counts`: a field, places in it, and what is added at each; None: 1."""
+    K = probs_NK.shape[1]
     ok, bad = reason_N == SCORED, reason_N != SCORED
     group, label, predicted = group_N[ok], label_N[ok], predicted_N[ok]
     confidence, probs = confidence_N[ok], probs_NK[ok]
@@ -156,18 +177,16 @@ def count_rows(
         raise ValueError("a scored image has a probability that is no number")
     labelled, review = label < K, review_N[ok]
     correct, accepted = label == predicted, labelled & ~review
-    return Counts(
-        groups=tuple(groups),
-        scored=_count_in_grid((G, K + 1, K), group, label, predicted),
-        unscored=_count_in_grid((G, K + 1, len(REASONS)), group_N[bad], label_N[bad], reason_N[bad]),
-        histogram=_count_in_grid((G, _HISTOGRAM_BINS), group, confidence_bin(confidence, _HISTOGRAM_BINS)),
-        confidence=_count_in_grid((G,), group, weights=_units(confidence)),
-        calibration=_calibration(G, group[labelled], correct[labelled], confidence[labelled]),
-        squared_error=_count_in_grid(
-            (G,), group[labelled], weights=_units(_squared_error(label[labelled], probs[labelled]))
-        ),
-        review=np.stack([_count_in_grid((G,), group[rows]) for rows in (review, accepted, accepted & correct)], axis=1),
-    )
+    yield "scored", (group, label, predicted), None
+    yield "unscored", (group_N[bad], label_N[bad], reason_N[bad]), None
+    yield "histogram", (group, confidence_bin(confidence, _HISTOGRAM_BINS)), None
+    yield "confidence", (group,), _units(confidence)
+    known, place = group[labelled], confidence_bin(confidence[labelled], CALIBRATION_BINS)
+    for k, addend in enumerate((None, correct[labelled].astype(np.int64), _units(confidence[labelled]))):
+        yield "calibration", (known, place, np.full(len(known), k)), addend
+    yield "squared_error", (known,), _units(_squared_error(label[labelled], probs[labelled]))
+    for k, rows in enumerate((review, accepted, accepted & correct)):
+        yield "review", (group[rows], np.full(np.count_nonzero(rows), k)), None
 
 
 def count_probabilities(label_N: Ints, probs_NK: Reals) -> Counts:
@@ -201,13 +220,6 @@ def _units(values: Reals) -> Ints:
 def confidence_bin(confidence: Reals, bins: int) -> Ints:
     """The bin of each confidence: equal bins over [0, 1], closed on the left, the last also on the right."""
     return np.minimum((confidence * bins).astype(np.int64), bins - 1)
-
-
-def _calibration(G: int, group: Ints, correct: Flags, confidence: Reals) -> Ints:
-    """[G, B, 3] images, correct images and units of confidence, by confidence."""
-    shape, place = (G, CALIBRATION_BINS), confidence_bin(confidence, CALIBRATION_BINS)
-    values = (None, correct.astype(np.int64), _units(confidence))
-    return np.stack([_count_in_grid(shape, group, place, weights=weights) for weights in values], axis=-1)
 
 
 def _squared_error(label: Ints, probs: Reals) -> Reals:

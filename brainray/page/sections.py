@@ -258,13 +258,18 @@ def group_tables(figures: Mapping[str, Any]) -> list[Values]:
     """The groups of each level from the top, worst first: those whose interval has a low upper end."""
     levels = figures.get("group_levels") or (["group"] if figures["groups"] else [])
     of_levels = [*figures.get("groups_above", {}).values(), figures["groups"]] if levels else []
+    numbers = figures.get("group_counts") or {}  # where there are many, the figures list a bounded number of them
     return [
-        {"level": name if len(levels) > 1 else None, **_groups_of(groups, len(levels))}
+        {
+            "level": name if len(levels) > 1 else None,
+            **_groups_of(groups, len(levels), numbers.get(name, len(groups))),
+            "excluded": figures["totals"].get("excluded", 0),  # summaries of earlier versions lack it
+        }
         for name, groups in zip(levels, of_levels, strict=True)
     ]
 
 
-def _groups_of(groups: Values, levels: int) -> Values:
+def _groups_of(groups: Values, levels: int, number: int) -> Values:
     rows = []
     for name, group in groups.items():
         totals, accuracy = group["totals"], group["accuracy"]
@@ -286,9 +291,9 @@ def _groups_of(groups: Values, levels: int) -> Values:
     rows.sort(key=_badness)
     return {
         "rows": rows[:MOST_GROUPS],
-        "left_out": max(0, len(rows) - MOST_GROUPS),
-        "number": len(rows),
-        "excluded": sum(row["excluded"] for row in rows),
+        "scored": [row["key"] for row in rows if row["ok"]],
+        "left_out": max(0, number - MOST_GROUPS),
+        "number": number,
         "low": _scale_low(row["accuracy"].low for row in rows[:MOST_GROUPS] if row["accuracy"]),
     }
 
@@ -296,11 +301,11 @@ def _groups_of(groups: Values, levels: int) -> Values:
 def _badness(row: Values) -> tuple[float, float, float, str]:
     """Sorts groups: first those in which nothing could be scored, then by the most that their accuracy may be.
 
-    Last those whose images are all excluded: nothing is wrong with them.
+    Last those whose images are all excluded: nothing is wrong with them. It is the order of groups.parquet.
     """
     nothing = 1.0 if row["ok"] or not row["images"] else 0.0 if row["failed"] else 2.0
     best = row["accuracy"].high if row["accuracy"] else (row["confidence"] or 0.0)
-    return nothing, best, -row["images"], row["name"]
+    return nothing, best, -row["images"], row["key"]
 
 
 def provenance(source: PageSource) -> Values:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -231,8 +231,14 @@ class Writer:
 
     def write_parquet(self, uri: str, table: pa.Table) -> None:
         """Write a table that fits in memory (a part, a summary), atomically, with zstd and page checksums."""
+        self.write_parquet_rows(uri, table.schema, (table,))
+
+    def write_parquet_rows(self, uri: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+        """As `write_parquet`, of tables that come one after the other: only the compressed file is in memory."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as file:
+            for table in tables:
+                file.write_table(table)
         self.write_bytes(uri, sink.getvalue().to_pybytes())
 
     def create(self, uri: str) -> bool:

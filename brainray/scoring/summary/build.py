@@ -5,12 +5,12 @@ thumbnails of the page are read from the archive. Parts are read a few at a time
 selection of their rows are kept, so memory does not grow with the number of images. Must not import Ray or torch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,9 @@ from brainray import storage
 from brainray.config import PageOptions
 from brainray.errors import EXCLUSION_REASONS, BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.evaluation.counts import ALL, IS_EXCLUSION, REASONS, SCORED, Counts, Ints, count_rows, merged, total
+from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, total
+from brainray.evaluation.group_counts import GroupCounts, count_by_group
+from brainray.evaluation.group_counts import total as total_by_group
 from brainray.evaluation.plots import draw_confusion
 from brainray.scoring.given_labels import count_given
 from brainray.scoring.parts import holds_series, part_info, part_uri, present_shards
@@ -30,19 +32,33 @@ from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, later_column
 from brainray.scoring.series.build import SeriesSummary, build_series
 from brainray.scoring.series.rows import FOLDER, SeriesSource
 
-from .group_levels import cut, named
+from .group_levels import named
+from .groups import GroupLevel, groups_schema, levels_of
 from .highlights import Highlights, columns, select
 from .maps import MapSource, delete_others
+from .outcome import outcome_figures
 from .review import review_csv, review_figures, review_table
+from .tables import (
+    CONFUSION,
+    CONFUSION_SCHEMA,
+    PER_CLASS,
+    PER_CLASS_SCHEMA,
+    confusion_table,
+    confusion_tables,
+    per_class_table,
+    per_class_tables,
+    read_of_all,
+)
 from .territory import join_samples, sample_columns, select_sample, territory_figures, write_features
 from .throughput import Throughput, iso
-from .unseen import calibration_figures, quality_figures, unseen_of
+from .unseen import calibration_figures, unseen_of
 
 # 1: groups had no levels, and no figure told which images the model has learned from. 2: nothing of series, nor of
-# whether the archive is like what the model knows.
-SCHEMA_VERSION = 3
+# whether the archive is like what the model knows. 3: no `groups.parquet`, and every group in summary.json.
+SCHEMA_VERSION = 4
 _PREVIOUS = "previous.json"  # summary.json of the generation before, which --rescore has replaced
 _PAGE = "report.html"
+GROUPS = "groups.parquet"
 # Threads that read parts. Time for a million rows in 1,000 parts on a disk, 2 cores (a bucket gains from more threads):
 #   threads  1      2      4      8
 #   time     2.1 s  1.5 s  1.8 s  2.6 s
@@ -52,11 +68,22 @@ _PARTS_A_TASK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A summary: `figures` is summary.json, the tables are confusion.parquet and per_class.parquet."""
+    """A summary: `figures` is summary.json; of its tables those rows are in memory that are of all images."""
 
+    folder: str  # URI
     figures: dict[str, Any]
-    confusion: pa.Table
-    per_class: pa.Table
+    confusion_of_all: pa.Table  # scored and labelled images by label and prediction
+    per_class_of_all: pa.Table
+
+    @cached_property
+    def confusion(self) -> pa.Table:
+        """confusion.parquet, with a grid for each group."""
+        return storage.read_parquet(storage.join(self.folder, CONFUSION))
+
+    @cached_property
+    def per_class(self) -> pa.Table:
+        """per_class.parquet, with a row for each class of each group."""
+        return storage.read_parquet(storage.join(self.folder, PER_CLASS))
 
 
 def build_summary(
@@ -79,19 +106,21 @@ def build_summary(
     levels = run.levels if run.grouped else ()
     features = write_features(run.uri, found.sample, run.fingerprint, levels, writer)
     known = territory_figures(run.uri, found.sample, run.classes, levels)
-    summary = Summary(
-        figures=_figures(run, found)
-        | {"series": series.figures if series else None, "territory": known | {"before": features}},
-        confusion=_confusion_table(found.unseen, run.classes),
-        per_class=_per_class_table(found.unseen, run),
-    )
+    groups = found.levels(run)
     folder = storage.join(run.uri, SUMMARY)
+    summary = Summary(
+        folder=folder,
+        figures=_figures(run, found, groups)
+        | {"series": series.figures if series else None, "territory": known | {"before": features}}
+        | {"group_counts": {level.name: level.number for level in groups}},
+        confusion_of_all=confusion_table(found.unseen, run.classes),
+        per_class_of_all=per_class_table(found.unseen, found.counts, None, run.classes),
+    )
     previous = _previous(folder, run.fingerprint)
     if previous is not None:
         writer.write_json(storage.join(folder, _PREVIOUS), previous)
     review = review_table(found.highlights)
-    writer.write_parquet(storage.join(folder, "confusion.parquet"), summary.confusion)
-    writer.write_parquet(storage.join(folder, "per_class.parquet"), summary.per_class)
+    _write_tables(run, found, groups, folder, writer)
     writer.write_parquet(storage.join(folder, "review.parquet"), review)
     writer.write_bytes(storage.join(folder, "review.csv"), review_csv(review))
     writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(found.unseen, run.classes))
@@ -102,6 +131,21 @@ def build_summary(
     _write_page(run, summary, found.highlights, series, previous, page, writer)
     writer.write_json(storage.join(folder, "summary.json"), summary.figures)
     return summary
+
+
+def _write_tables(
+    run: "_Run", found: "_Found", levels: Sequence[GroupLevel], folder: str, writer: storage.Writer
+) -> None:
+    """Write the tables that have rows for groups, a few thousand groups at a time."""
+    last = levels[-1] if levels else None
+    per_class = per_class_tables(found.unseen, found.counts, levels, run.classes)
+    tables: dict[str, tuple[pa.Schema, Iterator[pa.Table]]] = {
+        CONFUSION: (CONFUSION_SCHEMA, confusion_tables(found.unseen, last, run.classes)),
+        PER_CLASS: (PER_CLASS_SCHEMA, per_class),
+        GROUPS: (groups_schema(run.classes), (table for level in levels for table in level.tables())),
+    }
+    for name, (schema, rows) in tables.items():
+        writer.write_parquet_rows(storage.join(folder, name), schema, rows)
 
 
 def _write_page(
@@ -124,8 +168,8 @@ def _write_page(
         run.uri,
         run.values,
         summary.figures,
-        confusion=summary.confusion,
-        per_class=summary.per_class,
+        confusion=summary.confusion_of_all,
+        per_class=summary.per_class_of_all,
         highlights=highlights,
         series=series.listed if series else (),
         previous=previous,
@@ -162,11 +206,9 @@ def read_summary(
     if not has_summary(run_uri):
         return build_summary(run_uri, writer, page=page, names=names)
     folder = storage.join(run_uri, SUMMARY)
-    return Summary(
-        figures=storage.read_json(storage.join(folder, "summary.json")),
-        confusion=storage.read_parquet(storage.join(folder, "confusion.parquet")),
-        per_class=storage.read_parquet(storage.join(folder, "per_class.parquet")),
-    )
+    figures = storage.read_json(storage.join(folder, "summary.json"))
+    confusion, per_class = read_of_all(folder)
+    return Summary(folder=folder, figures=figures, confusion_of_all=confusion, per_class_of_all=per_class)
 
 
 def has_summary(run_uri: str) -> bool:
@@ -243,6 +285,8 @@ class _Found:
     counts: Counts
     seen_counts: Counts  # of the images that the model has learned from
     tells_seen: bool  # whether rows say so
+    by_group: GroupCounts | None  # of the last level; None where the run has no groups
+    seen_by_group: GroupCounts | None
     throughput: Throughput
     highlights: Highlights
     with_series: tuple[str, ...]  # ids of the shards whose rows belong to series
@@ -258,6 +302,12 @@ class _Found:
         """The images that accuracy and the like are of."""
         return unseen_of(self.counts, self.seen)
 
+    def levels(self, run: _Run) -> list[GroupLevel]:
+        """The levels of groups, from the top; none where the run has no groups."""
+        if self.by_group is None:
+            return []
+        return levels_of(run.levels, self.by_group, self.seen_by_group if self.tells_seen else None, run.classes)
+
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self:
         """What is kept of all parts together."""
@@ -266,6 +316,8 @@ class _Found:
             counts=total(part.counts for part in parts),
             seen_counts=total(part.seen_counts for part in parts),
             tells_seen=any(part.tells_seen for part in parts),
+            by_group=_total_by_group(part.by_group for part in parts),
+            seen_by_group=_total_by_group(part.seen_by_group for part in parts),
             throughput=Throughput.total([part.throughput for part in parts]),
             highlights=Highlights.total(part.highlights for part in parts),
             with_series=tuple(shard_id for part in parts for shard_id in part.with_series),
@@ -282,7 +334,33 @@ def _read_parts(run: _Run) -> _Found:
     tasks = [uris[i : i + _PARTS_A_TASK] for i in range(0, len(uris), _PARTS_A_TASK)]
     with ThreadPoolExecutor(_THREADS) as pool:
         sums = pool.map(lambda task: _Found.total(_read_part(run, uri) for uri in task), tasks)
-        return reduce(lambda first, second: _Found.total((first, second)), sums)
+        return _summed(sums, lambda first, second: _Found.total((first, second)))
+
+
+_Sum = TypeVar("_Sum")
+
+
+def _summed(values: Iterable[_Sum], add: Callable[[_Sum, _Sum], _Sum]) -> _Sum:
+    """The sum of one value or more, of which neighbours of like weight are added first.
+
+    Counts by group grow with the groups that are in them: added one by one to all that came before, they would take
+    time that grows with the square of the run.
+    """
+    sums: list[tuple[int, _Sum]] = []  # of 2**n values, with n falling
+    for value in values:
+        n = 0
+        while sums and sums[-1][0] == n:
+            value, n = add(sums.pop()[1], value), n + 1
+        sums.append((n, value))
+    whole = sums.pop()[1]
+    while sums:
+        whole = add(sums.pop()[1], whole)
+    return whole
+
+
+def _total_by_group(parts: Iterable[GroupCounts | None]) -> GroupCounts | None:
+    known = [part for part in parts if part is not None]
+    return total_by_group(known) if known else None
 
 
 def _read_part(run: _Run, uri: str) -> _Found:
@@ -298,10 +376,13 @@ def _read_part(run: _Run, uri: str) -> _Found:
         if info.model != run.fingerprint:
             raise ValueError(f"it is of model {info.model}")
         seen = table["seen"] if "seen" in run.later else pa.chunked_array([pa.nulls(len(table), pa.bool_())])
+        known = table.filter(pc.fill_null(seen, False))
         return _Found(
             counts=_count(run, table),
-            seen_counts=_count(run, table, where=pc.fill_null(seen, False)),
+            seen_counts=_count(run, known),
             tells_seen=seen.null_count < len(seen),
+            by_group=_count_by_group(run, table) if run.grouped else None,
+            seen_by_group=_count_by_group(run, known) if run.grouped else None,
             throughput=Throughput.of_part(info, table["scored_at"]),
             highlights=select(table.select(selected), run.classes),
             with_series=(info.shard_id,) if is_of_series else (),
@@ -313,22 +394,26 @@ def _read_part(run: _Run, uri: str) -> _Found:
         raise StorageError("read_failed", message) from exc
 
 
-def _count(run: _Run, table: pa.Table, *, where: pa.ChunkedArray | None = None) -> Counts:
-    """The counts of the rows of a part, or of some of them."""
-    groups, group_N = _groups(table["group"]) if run.grouped else ((ALL,), np.zeros(len(table), np.int64))
-    if where is not None:
-        table, group_N = table.filter(where), group_N[where.to_numpy()]
+def _count(run: _Run, table: pa.Table) -> Counts:
+    """The counts of rows."""
+    return count_rows((ALL,), np.zeros(len(table), np.int64), **_arrays(run, table))
+
+
+def _count_by_group(run: _Run, table: pa.Table) -> GroupCounts:
+    return count_by_group(named(table["group"]), **_arrays(run, table))
+
+
+def _arrays(run: _Run, table: pa.Table) -> dict[str, Any]:
+    """The arrays of rows that are counted."""
     failed = pc.not_equal(table["status"], "ok").to_numpy()
-    return count_rows(
-        groups,
-        group_N,
-        label_N=_indices(table["label"], run.classes, otherwise=len(run.classes)),
-        reason_N=np.where(failed, _indices(table["error"], REASONS, otherwise=len(REASONS) - 1), SCORED),
-        predicted_N=_indices(table["predicted"], run.classes, otherwise=-1),  # invalid for a scored row
-        confidence_N=table["confidence"].to_numpy().astype(np.float64),
-        review_N=pc.fill_null(table["review"], False).to_numpy(),
-        probs_NK=np.stack([table[prob_column(name)] for name in run.classes], axis=1, dtype=np.float64),
-    )
+    return {
+        "label_N": _indices(table["label"], run.classes, otherwise=len(run.classes)),
+        "reason_N": np.where(failed, _indices(table["error"], REASONS, otherwise=len(REASONS) - 1), SCORED),
+        "predicted_N": _indices(table["predicted"], run.classes, otherwise=-1),  # invalid for a scored row
+        "confidence_N": table["confidence"].to_numpy().astype(np.float64),
+        "review_N": pc.fill_null(table["review"], False).to_numpy(),
+        "probs_NK": np.stack([table[prob_column(name)] for name in run.classes], axis=1, dtype=np.float64),
+    }
 
 
 def _indices(column: pa.ChunkedArray, names: Sequence[str], *, otherwise: int) -> Ints:
@@ -337,13 +422,7 @@ def _indices(column: pa.ChunkedArray, names: Sequence[str], *, otherwise: int) -
     return np.asarray(pc.fill_null(found, otherwise), np.int64)
 
 
-def _groups(column: pa.ChunkedArray) -> tuple[tuple[str, ...], Ints]:
-    """The names of the groups in a column, and the index of each row's group among them."""
-    encoded = named(column).combine_chunks().dictionary_encode()
-    return tuple(encoded.dictionary.to_pylist()), np.asarray(encoded.indices, np.int64)
-
-
-def _figures(run: _Run, found: _Found) -> dict[str, Any]:
+def _figures(run: _Run, found: _Found, levels: Sequence[GroupLevel]) -> dict[str, Any]:
     """The content of summary.json."""
     counts, throughput, highlights = found.counts, found.throughput, found.highlights
     unscored = dict(zip(REASONS, counts.unscored.sum(axis=(0, 1)).tolist(), strict=True))
@@ -351,7 +430,7 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "fingerprint": run.fingerprint,
         "classes": list(run.classes),
-        **_outcome(counts, run.classes, seen=found.seen),
+        **outcome_figures(counts, run.classes, seen=found.seen),
         "failures": {name: n for name, n in unscored.items() if n and name not in EXCLUSION_REASONS},
         "excluded": {name: n for name, n in unscored.items() if n and name in EXCLUSION_REASONS},
         "gone": run.gone,
@@ -369,12 +448,9 @@ def _figures(run: _Run, found: _Found) -> dict[str, Any]:
         "throughput": throughput.figures(),
         "first_scored_at": iso(throughput.scored_at[0]) if throughput.scored_at else None,
         "last_scored_at": iso(throughput.scored_at[-1]) if throughput.scored_at else None,
-        "groups": _outcomes(counts, found.seen, run) if run.grouped else {},
-        "group_levels": list(run.levels) if run.grouped else [],
-        "groups_above": {
-            level: _outcomes(above, found.seen and _cut(found.seen, depth), run)
-            for depth, (level, above) in enumerate(_levels_above(counts, run), 1)
-        },
+        "groups": levels[-1].listed() if levels else {},
+        "group_levels": [level.name for level in levels],
+        "groups_above": {level.name: level.listed() for level in levels[:-1]},
     }
 
 
@@ -382,80 +458,3 @@ def _drift(run: _Run, found: _Found) -> dict[str, float] | None:
     """How far predictions and images are from those of the model's validation, each as a PSI; None for no record."""
     predictions = metrics.drift(found.counts, run.classes, run.reference) if run.reference else None
     return {**(predictions or {}), **found.highlights.appearance.drift(run.reference_images)} or None
-
-
-def _outcomes(counts: Counts, seen: Counts | None, run: _Run) -> dict[str, Any]:
-    """The figures of each group; `seen` are the counts of the images that the model has learned from."""
-    seen_by_group = dict(seen.by_group()) if seen else {}
-    return {name: _outcome(group, run.classes, seen=seen_by_group.get(name)) for name, group in counts.by_group()}
-
-
-def _levels_above(counts: Counts, run: _Run) -> list[tuple[str, Counts]]:
-    """Name and counts of the levels above the last one, from the top."""
-    levels = run.levels[:-1] if run.grouped else ()
-    return [(level, _cut(counts, depth)) for depth, level in enumerate(levels, 1)]
-
-
-def _cut(counts: Counts, depth: int) -> Counts:
-    """The counts of the level above, whose groups are beginnings of these: their first `depth` parts."""
-    return merged(counts, cut(pa.chunked_array([counts.groups], pa.string()), depth).to_pylist())
-
-
-def _outcome(counts: Counts, classes: Sequence[str], *, seen: Counts | None) -> dict[str, Any]:
-    """The figures of a whole run or of one group."""
-    images = counts.ok + counts.failed + counts.excluded
-    return {
-        "totals": {
-            "images": images,
-            "ok": counts.ok,
-            "failed": counts.failed,
-            "excluded": counts.excluded,
-            "labelled": images - counts.unlabelled,
-            "unlabelled": counts.unlabelled,
-            "scored_and_labelled": counts.scored_and_labelled,
-        },
-        "predicted": dict(zip(classes, counts.predicted.tolist(), strict=True)),
-        "mean_confidence": metrics.mean_confidence(counts),
-        "for_review": int(counts.review[:, 0].sum()),
-        **quality_figures(counts, seen),
-    }
-
-
-def _confusion_table(counts: Counts, classes: Sequence[str]) -> pa.Table:
-    """confusion.parquet: scored and labelled images by group, label and prediction, zeros included.
-
-    There are no rows for all groups together, which are the sums over the groups.
-    """
-    G, K = len(counts.groups), len(classes)
-    columns = {
-        "group": np.repeat(np.array(counts.groups, object), K * K),
-        "label": np.tile(np.repeat(np.array(classes, object), K), G),
-        "predicted": np.tile(np.array(classes, object), G * K),
-        "images": counts.confusions.reshape(-1),
-    }
-    kinds = {"images": pa.int64()}
-    return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
-
-
-def _per_class_table(counts: Counts, run: _Run) -> pa.Table:
-    """per_class.parquet: metrics of each group and class, first those of all groups together, then level by level.
-
-    They are of scored and labelled images; `failed` counts the images of a class that could not be scored.
-    """
-    levels = [*_levels_above(counts, run), (run.levels[-1], counts)] if run.grouped else []
-    names = [ALL, *(name for _, each in levels for name in each.groups)]
-    level_of = [None, *(level for level, each in levels for _ in each.groups)]
-    confusions = np.concatenate([counts.confusion[None], *(each.confusions for _, each in levels)])
-    failed = [each.unscored[:, :-1, ~IS_EXCLUSION].sum(axis=2) for each in (counts, *(each for _, each in levels))]
-    failed[0] = failed[0].sum(axis=0)[None]
-    figures = metrics.per_class(confusions)
-    columns = {
-        "group": np.repeat(np.array(names, object), len(run.classes)),
-        "class": np.tile(np.array(run.classes, object), len(names)),
-        "support": figures.pop("support").reshape(-1),
-        "failed": np.concatenate(failed).reshape(-1),
-        **{name: values.reshape(-1) for name, values in figures.items()},
-        "level": np.repeat(np.array(level_of, object), len(run.classes)),
-    }
-    kinds = {"level": pa.string()}
-    return pa.table({name: pa.array(v, kinds.get(name), from_pandas=True) for name, v in columns.items()})

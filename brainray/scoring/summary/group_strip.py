@@ -33,7 +33,7 @@ def strip_rows(run_uri: str, figures: Mapping[str, Any]) -> tuple[Row, ...]:
     """
     level = depth(figures["group_levels"])
     table = group_tables(figures)[-1 if level is None else level - 1]
-    shown = [row["key"] for row in table["rows"] if row["ok"]][:MOST_STRIP]
+    shown = table["scored"][:MOST_STRIP]
     groups = groups_at(figures, level)
     wanted = pa.table(
         {"group": shown, "main": [_main_class(groups[name]["predicted"]) for name in shown]},

@@ -18,7 +18,7 @@ from brainray.scoring.pseudonyms.key import FIELD as PSEUDONYMS
 from brainray.scoring.pseudonyms.names import RealNames
 from brainray.scoring.run_folder import MANIFEST, SUMMARY
 
-from .group_levels import depth, groups_at
+from .group_levels import depth
 from .group_strip import strip_rows
 from .highlights import Highlights
 from .maps import maps_of
@@ -45,7 +45,7 @@ def report_page(
     strip = strip_rows(run_uri, figures) if grouped else ()
     levels = figures["group_levels"]
     level = depth(levels)
-    of_strip = groups_at(figures, level) if grouped else {}
+    strip_level = levels[-1 if level is None else level - 1] if grouped else ""
     source = PageSource(
         run_uri=run_uri,
         run=dict(run),
@@ -56,8 +56,8 @@ def report_page(
         previous=None if previous is None else dict(previous),
         series=[dict(row) for row in series],
         strip=strip,
-        strip_groups=len(of_strip),
-        strip_level=levels[-1 if level is None else level - 1] if len(levels) > 1 else "group",
+        strip_groups=figures["group_counts"][strip_level] if grouped else 0,
+        strip_level=strip_level if len(levels) > 1 else "group",
     )
     shown = [*pictured(parts), *strip]
     pictures = thumbnails_of(run_uri, run, shown, names) if thumbnails else None

@@ -226,6 +226,7 @@ def test_rebuilding_gives_the_same_bytes(tmp_path, plots):
     assert sorted(before) == [
         "confusion.parquet",
         "confusion.png",
+        "groups.parquet",
         "per_class.parquet",
         "report.html",
         "review.csv",

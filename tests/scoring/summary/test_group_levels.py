@@ -1,13 +1,11 @@
 """Figures of groups in several levels: of sites, and of the patients of each."""
 
-import numpy as np
 import pytest
 from support.page.html_pages import read_page
 from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.cli.console import show_summary
 from brainray.commands.compare import compare
-from brainray.evaluation.counts import Counts, merged, total
 from brainray.scoring.summary.build import build_summary
 
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -64,20 +62,3 @@ def test_the_comparison_draws_patients_where_a_level_has_that_name(tmp_path):
     a, b = run(tmp_path / "a", **series), run(tmp_path / "b", N, **series)
     figures = compare(a, b, output=None, thumbnails=False, say=print).figures
     assert {row["group"] for row in figures["groups"]["listed"]} <= {"A", "B%2F", None}
-
-
-def test_groups_that_get_one_name_are_added_up():
-    def counts(groups, values):
-        def filled(*shape):
-            return np.array(values, np.int64).reshape(-1, *[1] * len(shape)) * np.ones((1, *shape), np.int64)
-
-        shapes = {"scored": (3, 2), "unscored": (3, 9), "histogram": (4,), "confidence": (), "calibration": (2, 3)}
-        fields = {name: filled(*shapes.get(name, (3,))) for name in Counts.__dataclass_fields__ if name != "groups"}
-        return Counts(groups=groups, **fields)
-
-    found = merged(counts(("a/1", "a/2", "b/1"), [1, 2, 4]), ["a", "a", "b"])
-    expected = total([counts(("a", "b"), [3, 4])])
-    assert found.groups == expected.groups
-    assert all(
-        np.array_equal(getattr(found, name), getattr(expected, name)) for name in ("scored", "review", "confidence")
-    )
