@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.html_pages import read_page
-from support.run_rows import CLASSES, failed, scored, write_run
+from support.page.html_pages import read_page
+from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray.page.sections import MOST_GROUPS, group_tables
 from brainray.scoring.summary.build import build_summary, read_summary
