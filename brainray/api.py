@@ -58,6 +58,7 @@ def score(
     """Score every image under the inputs that has no row yet: one Parquet row an image.
 
     `explain` writes maps of where scores came from, as of `report`, of the images that are scored now.
+    `pseudonymise_uris` is a folder that takes the names of the input, of which the run has pseudonyms.
 
     Raises `TooManyFailed`, with the result as its `result`, after every row is written.
     """

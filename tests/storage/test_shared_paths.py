@@ -52,6 +52,13 @@ def test_a_folder_must_be_there_whatever_the_samples_say(images, tmp_path):
     assert shared_paths.unseen() == f"--input {folder}"
 
 
+def test_a_path_that_may_name_a_patient_is_not_in_the_message(tmp_path):
+    (folder := tmp_path / "jane").mkdir()
+    shared_paths = record([NamedPath("--input", str(folder), shown=False)], [])
+    folder.rmdir()
+    assert shared_paths.unseen() == "--input (one of them)"
+
+
 def test_what_this_machine_does_not_find_as_listed_is_not_asked_for(images, tmp_path):
     """A dangling link, as git-annex leaves them, a file touched and one deleted since the listing."""
     dangling = tmp_path / "dangling.jpg"

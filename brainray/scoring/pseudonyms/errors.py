@@ -21,7 +21,7 @@ _LEFT_OUT = {
 _OTHERWISE = "what is wrong is left out, as it names the image"
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")  # as `repr` shows a name
 _BETWEEN = re.compile(r"[/#\\]")
-_LEAST_CHARS = 3  # of a part of a path that is looked for; shorter ones are in any text
+_LEAST_CHARS = 3  # of a part of a path that is looked for; shorter ones of ASCII are in any text
 _OF_READERS = tuple(re.escape(text) for text in (INSTALL.partition("{")[0], IS_DICOM, IS_HEIF))
 _TELLS_READER = re.compile("|".join(_OF_READERS))  # details that `parts.is_unread` looks for
 _OUTAGE = (
@@ -37,13 +37,14 @@ def hidden(error: ImageError, pseudonym: str, uri: str) -> ImageError:
 
     Where parts of its path are left in other spellings, the words are replaced by those of the reason.
     """
-    file, member = pseudonym.partition("#")[0], uri.rpartition("#")[2]
+    file = pseudonym.partition("#")[0]
     detail = error.detail.replace(uri, pseudonym)
     for end in (at.start() for at in re.finditer("#", uri)):
         detail = detail.replace(uri[:end], file)
     detail = _QUOTED.sub("(a name)", detail)
     rest = detail.replace(pseudonym, "").replace(file, "").casefold()
-    names = {part for part in _BETWEEN.split(f"{uri}/{member}".casefold()) if len(part) >= _LEAST_CHARS}
+    parts = _BETWEEN.split(uri.casefold())
+    names = {part for part in parts if len(part) >= _LEAST_CHARS or not part.isascii()}
     if any(name in rest for name in names) and not _TELLS_READER.search(detail):
         detail = f"{pseudonym}: {_LEFT_OUT.get(error.reason, _OTHERWISE)}"
     return ImageError(error.reason, detail)

@@ -24,13 +24,12 @@ from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count
 from brainray.evaluation.group_counts import GroupCounts, count_by_group
 from brainray.evaluation.group_counts import total as total_by_group
 from brainray.evaluation.plots import draw_confusion
-from brainray.scoring.given_labels import count_given
 from brainray.scoring.parts import holds_series, part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
-from brainray.scoring.pseudonyms.names import KeyedNames, check_readable
-from brainray.scoring.run_folder import RUN, SUMMARY, check_is_run, later_columns
+from brainray.scoring.pseudonyms.names import KeyedNames
+from brainray.scoring.run_folder import SUMMARY
 from brainray.scoring.series.build import SeriesSummary, build_series
-from brainray.scoring.series.rows import FOLDER, SeriesSource
+from brainray.scoring.series.rows import SeriesSource
 
 from .group_levels import named
 from .groups import GroupLevel, groups_schema, levels_of
@@ -38,6 +37,7 @@ from .highlights import Highlights, columns, select
 from .maps import MapSource, delete_others
 from .outcome import outcome_figures
 from .review import review_csv, review_figures, review_table
+from .run_values import RunValues, read_run_values
 from .tables import (
     CONFUSION,
     CONFUSION_SCHEMA,
@@ -100,9 +100,9 @@ def build_summary(
     Raises `StorageError` that names an unreadable part, and `BadRequest` for a run without parts.
     """
     page = page or PageOptions()
-    run = _read_run(storage.normalise(run_uri), names)
+    run = read_run_values(storage.normalise(run_uri), names)
     found = _read_parts(run)
-    series = build_series(run.series_source(found), writer)
+    series = build_series(_series_source(run, found), writer)
     levels = run.levels if run.grouped else ()
     features = write_features(run.uri, found.sample, run.fingerprint, levels, writer)
     known = territory_figures(run.uri, found.sample, run.classes, levels)
@@ -134,7 +134,7 @@ def build_summary(
 
 
 def _write_tables(
-    run: "_Run", found: "_Found", levels: Sequence[GroupLevel], folder: str, writer: storage.Writer
+    run: RunValues, found: "_Found", levels: Sequence[GroupLevel], folder: str, writer: storage.Writer
 ) -> None:
     """Write the tables that have rows for groups, a few thousand groups at a time."""
     last = levels[-1] if levels else None
@@ -149,7 +149,7 @@ def _write_tables(
 
 
 def _write_page(
-    run: "_Run",
+    run: RunValues,
     summary: Summary,
     highlights: Highlights,
     series: SeriesSummary | None,
@@ -218,67 +218,6 @@ def has_summary(run_uri: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What a summary needs of run.json, which is `values`."""
-
-    uri: str
-    values: dict[str, Any]
-    classes: tuple[str, ...]
-    fingerprint: str
-    grouped: bool
-    levels: tuple[str, ...]  # names of the levels of groups, from the top; one or more where the run is grouped
-    labels_given: int  # of `report --labels`
-    gone: int  # images that are missing in the last listing
-    skipped: dict[str, int]
-    reference: dict[str, Any] | None  # predictions of the model on its validation images
-    reference_images: dict[str, Any] | None  # what those of the bundle's reference look like
-    images: int
-    later: tuple[str, ...]  # columns that its rows have, where those of an earlier version may lack some
-    series_by: str | None  # what names the series of images without a header
-    names: KeyedNames | None  # those behind its pseudonyms, where the caller has them
-
-    def series_source(self, found: "_Found") -> SeriesSource:
-        counts = found.counts
-        return SeriesSource(
-            run_uri=self.uri,
-            shards=sorted({*found.with_series, *found.with_failed}) if found.with_series else (),
-            rows=counts.ok + counts.failed + counts.excluded,
-            classes=self.classes,
-            later=self.later,
-            series_by=self.series_by,
-            names=self.names if self.series_by else None,  # of headers the same comes out without names
-        )
-
-
-def _read_run(uri: str, names: KeyedNames | None) -> _Run:
-    """Raises `StorageError` for a run.json that lacks a field."""
-    values = check_is_run(uri)
-    series_by = values.get("series_by")
-    if series_by is not None and names is None:
-        check_readable(uri, values, f"--series-by {series_by}")
-    try:
-        return _Run(
-            uri=uri,
-            values=values,
-            classes=tuple(values["classes"]),
-            fingerprint=values["fingerprint"],
-            grouped=values.get("group_by") is not None,
-            levels=tuple(values.get("group_levels") or ("group",)),
-            labels_given=count_given(uri),
-            gone=values.get("gone") or 0,
-            skipped=values.get("skipped") or {},
-            reference=values.get("reference"),
-            reference_images=values.get("reference_images"),
-            images=values.get("images") or 0,
-            later=later_columns(values),
-            series_by=series_by if series_by in (None, FOLDER) or names is None else names.text(series_by),
-            names=names,
-        )
-    except KeyError as exc:
-        raise StorageError("read_failed", f"{storage.join(uri, RUN)}: holds no {exc}") from exc
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Found:
     """What is kept of the rows of some parts."""
 
@@ -302,7 +241,7 @@ class _Found:
         """The images that accuracy and the like are of."""
         return unseen_of(self.counts, self.seen)
 
-    def levels(self, run: _Run) -> list[GroupLevel]:
+    def levels(self, run: RunValues) -> list[GroupLevel]:
         """The levels of groups, from the top; none where the run has no groups."""
         if self.by_group is None:
             return []
@@ -326,7 +265,7 @@ class _Found:
         )
 
 
-def _read_parts(run: _Run) -> _Found:
+def _read_parts(run: RunValues) -> _Found:
     """What is kept of all parts."""
     uris = [part_uri(run.uri, shard_id) for shard_id in sorted(present_shards(run.uri))]
     if not uris:
@@ -363,7 +302,7 @@ def _total_by_group(parts: Iterable[GroupCounts | None]) -> GroupCounts | None:
     return total_by_group(known) if known else None
 
 
-def _read_part(run: _Run, uri: str) -> _Found:
+def _read_part(run: RunValues, uri: str) -> _Found:
     """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
     selected = columns(run.classes, grouped=run.grouped, later=run.later)
     sampled = sample_columns(run.classes, run.later)
@@ -394,16 +333,16 @@ def _read_part(run: _Run, uri: str) -> _Found:
         raise StorageError("read_failed", message) from exc
 
 
-def _count(run: _Run, table: pa.Table) -> Counts:
+def _count(run: RunValues, table: pa.Table) -> Counts:
     """The counts of rows."""
     return count_rows((ALL,), np.zeros(len(table), np.int64), **_arrays(run, table))
 
 
-def _count_by_group(run: _Run, table: pa.Table) -> GroupCounts:
+def _count_by_group(run: RunValues, table: pa.Table) -> GroupCounts:
     return count_by_group(named(table["group"]), **_arrays(run, table))
 
 
-def _arrays(run: _Run, table: pa.Table) -> dict[str, Any]:
+def _arrays(run: RunValues, table: pa.Table) -> dict[str, Any]:
     """The arrays of rows that are counted."""
     failed = pc.not_equal(table["status"], "ok").to_numpy()
     return {
@@ -422,7 +361,21 @@ def _indices(column: pa.ChunkedArray, names: Sequence[str], *, otherwise: int) -
     return np.asarray(pc.fill_null(found, otherwise), np.int64)
 
 
-def _figures(run: _Run, found: _Found, levels: Sequence[GroupLevel]) -> dict[str, Any]:
+def _series_source(run: RunValues, found: _Found) -> SeriesSource:
+    """The rows of which series are made."""
+    counts = found.counts
+    return SeriesSource(
+        run_uri=run.uri,
+        shards=sorted({*found.with_series, *found.with_failed}) if found.with_series else (),
+        rows=counts.ok + counts.failed + counts.excluded,
+        classes=run.classes,
+        later=run.later,
+        series_by=run.series_by,
+        names=run.names if run.series_by else None,  # of headers the same comes out without names
+    )
+
+
+def _figures(run: RunValues, found: _Found, levels: Sequence[GroupLevel]) -> dict[str, Any]:
     """The content of summary.json."""
     counts, throughput, highlights = found.counts, found.throughput, found.highlights
     unscored = dict(zip(REASONS, counts.unscored.sum(axis=(0, 1)).tolist(), strict=True))
@@ -454,7 +407,7 @@ def _figures(run: _Run, found: _Found, levels: Sequence[GroupLevel]) -> dict[str
     }
 
 
-def _drift(run: _Run, found: _Found) -> dict[str, float] | None:
+def _drift(run: RunValues, found: _Found) -> dict[str, float] | None:
     """How far predictions and images are from those of the model's validation, each as a PSI; None for no record."""
     predictions = metrics.drift(found.counts, run.classes, run.reference) if run.reference else None
     return {**(predictions or {}), **found.highlights.appearance.drift(run.reference_images)} or None

@@ -8,19 +8,20 @@ import pytest
 from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
 from brainray.scoring.pseudonyms.errors import hidden, without_names
 
-URI, PSEUDONYM = "/in/Ward 3/Jane^Doe.zip#scan/jane.jpg", "p:ab/cd.zip#ef/gh.jpg"
+URI, PSEUDONYM = "/in/Ward 3/王伟/Jane^Doe.zip#scan/jane.jpg", "p:ab/cd.zip#ef/gh.jpg"
 
 
 @pytest.mark.parametrize(
     ("detail", "shown"),
     [
         (f"{URI}: is gone since it was listed", f"{PSEUDONYM}: is gone since it was listed"),
-        ("/in/Ward 3/Jane^Doe.zip: short read, got 1 of 2 bytes", "p:ab/cd.zip: short read, got 1 of 2 bytes"),
+        ("/in/Ward 3/王伟/Jane^Doe.zip: short read, got 1 of 2 bytes", "p:ab/cd.zip: short read, got 1 of 2 bytes"),
         ("unpacks to 7 of 9 bytes", "unpacks to 7 of 9 bytes"),
         ("another member, 'mary o\\'hara.jpg', is at its place", "another member, (a name), is at its place"),
         ('another member, "o\'hara.jpg", is at its place', "another member, (a name), is at its place"),
         ("GET /in/Ward%203/JANE^DOE.zip: 500", f"{PSEUDONYM}: it may not be read"),
         ("the folder Ward 3 is empty", f"{PSEUDONYM}: it may not be read"),
+        ("row of 王伟 is damaged", f"{PSEUDONYM}: it may not be read"),
     ],
 )
 def test_details_lose_names_and_keep_what_is_wrong(detail, shown):
