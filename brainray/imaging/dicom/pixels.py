@@ -72,7 +72,8 @@ def picture(dataset: "Dataset", max_pixels: int, least: tuple[int, int] | None =
     if frames > 1:
         raise ImageError(
             "unsupported",
-            f"it holds {frames:,} frames and was listed as one image; name each in a list, as file.dcm#1",
+            f"it holds {frames:,} frames and was listed as one image; unpack it if it is in gzip, and name each in a "
+            "list, as file.dcm#1",
         )
     if rows * columns > max_pixels:
         raise ImageError("too_large", f"{columns} x {rows} pixels are more than the {max_pixels} allowed")
