@@ -146,7 +146,10 @@ def _stored(dataset: "Dataset", size: tuple[int, int], least: tuple[int, int] | 
             raise ImageError("unsupported", "it does not say how its pixels are compressed")
         known = syntax.name if _is_known(syntax) else "an unknown or private transfer syntax"
     with as_image_error("unsupported", f"its pixels are in {known}, which is not read"):
-        decoder = get_decoder(syntax)
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError as exc:
+            raise ImageError("unsupported", f"its pixels are in {known}, which is not read") from exc
         if syntax == _EXTENDED and count_of(dataset, "BitsStored") > 8:
             return _extended(dataset, size), 0
         if not decoder.is_available:
