@@ -125,10 +125,8 @@ class FrameRows:
         if image.refused:
             yield image
             return
-        if isinstance(frames, Slices) and frames.refused is None:
-            self._slices += frames
-            if frames.others:
-                self._skipped[nifti.OTHER_VOLUMES] += frames.others
+        if isinstance(frames, Slices):
+            self._count_slices(frames)
         yield from frames_of(image, frames)
 
     def of_member(self, member: ListedImage, frames: int, volume: Header | None) -> int:
@@ -138,10 +136,15 @@ class FrameRows:
             return frames
         packed = member.uri.lower().endswith(".gz")
         slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
-        if slices.refused is None:
-            self._slices += slices
-            self._skipped[nifti.OTHER_VOLUMES] += slices.others
+        self._count_slices(slices)
         return slices
+
+    def _count_slices(self, slices: Slices) -> None:
+        if slices.refused is not None:
+            return
+        self._slices += slices
+        if slices.others:
+            self._skipped[nifti.OTHER_VOLUMES] += slices.others
 
     def of_listed(
         self, rows: Iterable[tuple[Kind, ListedImage]], is_read: Callable[[Kind, ListedImage], bool]
