@@ -1,7 +1,7 @@
 """brainray: batch scoring of brain MRI archives with Ray. Not a medical device.
 
-The Python API is what `__all__` names: `score`, `train`, `report`, `compare`, `pick`, `estimate` and `audit`, their
-results and errors.
+The Python API is what `__all__` names: `score`, `train`, `report`, `compare`, `pick`, `estimate`, `export` and `audit`,
+their results and errors.
 Importing the package has no effect and imports nothing heavy: each name is imported from its module when first used.
 """
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .api import audit, compare, report, score, train
     from .commands.compare import CompareResult
     from .commands.estimate import EstimateResult, estimate
+    from .commands.export import ExportResult, export
     from .commands.pick import PickResult, pick
     from .commands.results import AuditResult, ReportResult, ScoreResult, TrainResult
     from .commands.score import Progress
@@ -40,6 +41,7 @@ __all__ = [
     "CompareResult",
     "Difference",
     "EstimateResult",
+    "ExportResult",
     "IntervalEstimate",
     "MaxFailed",
     "NoProgress",
@@ -57,6 +59,7 @@ __all__ = [
     "audit",
     "compare",
     "estimate",
+    "export",
     "pick",
     "report",
     "score",
@@ -68,11 +71,13 @@ _MODULES = {
     "CompareResult": "commands.compare",
     "Difference": "evaluation.paired",
     "EstimateResult": "commands.estimate",
+    "ExportResult": "commands.export",
     "IntervalEstimate": "evaluation.metrics",
     "MaxFailed": "config",
     "PickResult": "commands.pick",
     "Progress": "commands.score",
     "estimate": "commands.estimate",
+    "export": "commands.export",
     "pick": "commands.pick",
     **dict.fromkeys(("AuditResult", "ReportResult", "ScoreResult", "TrainResult"), "commands.results"),
     **dict.fromkeys(("audit", "compare", "report", "score", "train"), "api"),

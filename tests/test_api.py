@@ -38,6 +38,7 @@ COMMAND_ONLY = {
     "compare": set(),
     "pick": set(),
     "estimate": set(),
+    "export": set(),
 }
 PYTHON_ONLY = {"say", "on_progress"}
 
@@ -49,7 +50,7 @@ def no_ray(monkeypatch, bundle):
     monkeypatch.setattr(score_command, "_with_ray", lambda request, plan, lease, *, say: engine(request, plan, lease))
 
 
-@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare", "pick", "estimate"])
+@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare", "pick", "estimate", "export"])
 def test_each_option_of_the_command_line_is_an_argument_with_the_same_default(name):
     options = {
         OTHER_NAMES.get(option.name, option.name): None if option.required else option.default
@@ -65,7 +66,7 @@ def test_each_option_of_the_command_line_is_an_argument_with_the_same_default(na
     assert arguments == options
 
 
-@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare", "pick", "estimate"])
+@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare", "pick", "estimate", "export"])
 def test_what_is_required_comes_first_and_the_rest_has_a_name(name):
     for parameter in inspect.signature(getattr(brainray, name)).parameters.values():
         required = parameter.default is parameter.empty

@@ -155,6 +155,7 @@ PYTHON_BLOCKS = {
     "import pandas as pd": "tests/scoring/test_recipes.py",
     "import polars as pl": "tests/scoring/test_recipes.py",
     "from pyspark.sql import SparkSession": "tests/scoring/test_recipes.py",
+    "from brainray import export": "tests/scoring/export/test_export.py",
 }  # the first line, and the file that runs the block
 
 OF_TRAINING = {

@@ -26,7 +26,7 @@ class ExportResult:
     counts: dict[str, int]  # series by what became of them, or rows by table
 
 
-def export(run: AnyPath, *, to: str, output: AnyPath, real_uris: AnyPath | None = None) -> ExportResult:
+def export(run: AnyPath, to: str, output: AnyPath, *, real_uris: AnyPath | None = None) -> ExportResult:
     """Write the series of a run into a folder: `sr` as DICOM structured reports, `omop` as tables of the MI-CDM.
 
     Repeating it changes nothing. Reports hold patient and study of their images, so the folder lies outside the run. Of

@@ -17,6 +17,7 @@ from brainray.config import MaxFailed, PageOptions, ScoreOptions
 from brainray.duplicates.seen import FILE as SEEN
 from brainray.duplicates.seen import is_lost, read_seen
 from brainray.errors import BadRequest, StorageError, TooManyFailed
+from brainray.imaging.decoding import changes_since
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.lists.kept_columns import kept_types
@@ -184,6 +185,9 @@ def _check_writable(output: str, *, only_summary: bool) -> None:
 
 def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
     """Say what was noticed in a listing that was just made, and which rows of the label file label none of it."""
+    changes = changes_since((plan.before.run or {}).get("versions") or {}) if plan.before.run else []
+    if changes and plan.todo_images:
+        say(f"{plan.uri}: earlier rows were decoded otherwise: {'; '.join(changes)}; --rescore scores all images alike")
     for note in plan.listing.notes:
         say(note)
     labels = request.label_file

@@ -113,6 +113,8 @@ def figure_rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "images", f"{figures['images']:,}"
     for reason, images in figures["unreadable"].items():
         yield f"cannot be read: {reason}", f"{images:,}"
+    for reason, images in figures.get("excluded", {}).items():  # audits of earlier versions lack it
+        yield f"no anatomical slice: {reason}", f"{images:,}"
     yield "distinct pictures", f"{figures['pictures']:,}"
     yield "surplus images", f"{figures['surplus']:,}"
     for name, counts in figures["by_class"].items():

@@ -9,6 +9,7 @@ from functools import cache
 from importlib import metadata
 
 from brainray import __version__
+from brainray.imaging.decoding import DECODING, NAME
 
 # Import name -> names of the distributions that provide it, any of which may be installed. The first is the one that
 # brainray requires, and the name used in records.
@@ -56,8 +57,8 @@ def installed_version(distributions: Sequence[str]) -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Distribution -> version, for brainray, Ray and every library here; stored in run.json and in bundles."""
-    return {"brainray": __version__} | dict(_library_versions())
+    """Distribution -> version, for brainray, its decoding, Ray and every library here; for run.json and bundles."""
+    return {"brainray": __version__, NAME: str(DECODING)} | dict(_library_versions())
 
 
 @cache

@@ -56,7 +56,7 @@ def test_its_distribution_is_the_one_that_is_installed(library):
 
 def test_provenance_holds_them_all():
     noted = package_versions()
-    assert set(noted) == {"brainray", "ray"} | {names[0] for names in DISTRIBUTIONS}
+    assert set(noted) == {"brainray", "brainray decoding", "ray"} | {names[0] for names in DISTRIBUTIONS}
     assert noted["opencv-python-headless"] == installed_version(LIBRARIES["cv2"]) and "unknown" not in noted.values()
 
 

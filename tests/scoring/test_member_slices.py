@@ -1,10 +1,12 @@
 """NIfTI files in archives: each slice has its row, and the prediction that it has in a folder."""
 
+import numpy as np
 import pytest
 from support.imaging.niftis import SHAPE, head, nifti, with_header
 from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
+from brainray import storage
 from brainray.config import MaxFailed
 from brainray.inputs.frames.nifti.file import NiftiFile
 
@@ -51,6 +53,19 @@ def test_slices_of_members_have_the_rows_that_they_have_in_a_folder(name, in_a_f
     assert found["plain.nii#z=7"]["series"] is not None
     assert len({row["series"] for key, row in found.items() if key.startswith("plain")}) == 1
     assert len(opened) == 4, "each member that can be opened is so once"
+
+
+def test_volumes_of_a_member_that_are_not_listed_are_counted(tmp_path, bundle):
+    members = {"a.nii": nifti(packed=False), "b.nii.gz": nifti(np.stack([head(), head(), head()], axis=3))}
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zip_of(members))
+    found = scored(archive, tmp_path / "run", bundle)
+    assert {name for name in found if name.endswith("z=3")} == {"a.nii#z=3", "b.nii.gz#t=0,z=3"}
+    assert storage.read_json(f"{tmp_path}/run/run.json")["skipped"] == {"volume of a 4-D file": 2}
+    members.pop("b.nii.gz")
+    archive.write_bytes(zip_of(members))
+    scored(archive, tmp_path / "again", bundle)
+    assert storage.read_json(f"{tmp_path}/again/run.json")["skipped"] == {}
 
 
 def test_a_list_names_slices_of_members(tmp_path, bundle):

@@ -90,6 +90,10 @@ def test_a_list_names_pages_and_labels_of_a_file_hold_for_them(root, tmp_path, b
     assert set(again) == set(names)
     assert [again[name]["confidence"] == found[name]["confidence"] for name in names[:2]] == [True, True]
     assert again["many.tif#7"]["error"] == "truncated"
+    (tmp_path / "files.csv").write_text("uri\nin/many.tif\nin/one.tiff\n")
+    assert set(scored(tmp_path / "files.csv", tmp_path / "of files", bundle)) == ROWS - {
+        f"moving.gif#{number}" for number in (1, 2, 3)
+    }
 
 
 def test_of_a_bucket_a_sample_of_tiffs_is_asked_for_pages(monkeypatch):

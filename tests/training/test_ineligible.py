@@ -8,6 +8,7 @@ from support.training.selection import select_here
 
 from brainray.commands.audit import AuditRequest, audit
 from brainray.config import ImageSpec, TrainOptions
+from brainray.duplicates.report import figure_rows
 from brainray.errors import ALWAYS_EXCLUDED
 from brainray.training.dataset import describe_data, describe_selection, list_training_set
 from brainray.training.decoded import decode_rows
@@ -60,4 +61,5 @@ def test_an_audit_takes_no_mask_for_a_copy_of_another(data, tmp_path):
     figures = audit(request, say=said.append, start=audit_here)
     assert (figures["readable"], figures["unreadable"]) == (6, {})
     assert figures["excluded"]["localizer"] == figures["excluded"]["map"] == 1
+    assert "no anatomical slice: localizer" in dict(figure_rows(figures))
     assert "22 are no anatomical slices, as score has it; they have a row that says why; see --all-series" in said

@@ -72,7 +72,8 @@ def picture(dataset: "Dataset", max_pixels: int, least: tuple[int, int] | None =
     if frames > 1:
         raise ImageError(
             "unsupported",
-            f"it holds {frames:,} frames and was listed as one image; name each in a list, as file.dcm#1",
+            f"it holds {frames:,} frames and was listed as one image; unpack it if it is in gzip, and name each in a "
+            "list, as file.dcm#1",
         )
     if rows * columns > max_pixels:
         raise ImageError("too_large", f"{columns} x {rows} pixels are more than the {max_pixels} allowed")
@@ -145,7 +146,10 @@ def _stored(dataset: "Dataset", size: tuple[int, int], least: tuple[int, int] | 
             raise ImageError("unsupported", "it does not say how its pixels are compressed")
         known = syntax.name if _is_known(syntax) else "an unknown or private transfer syntax"
     with as_image_error("unsupported", f"its pixels are in {known}, which is not read"):
-        decoder = get_decoder(syntax)
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError as exc:
+            raise ImageError("unsupported", f"its pixels are in {known}, which is not read") from exc
         if syntax == _EXTENDED and count_of(dataset, "BitsStored") > 8:
             return _extended(dataset, size), 0
         if not decoder.is_available:

@@ -125,10 +125,8 @@ class FrameRows:
         if image.refused:
             yield image
             return
-        if isinstance(frames, Slices) and frames.refused is None:
-            self._slices += frames
-            if frames.others:
-                self._skipped[nifti.OTHER_VOLUMES] += frames.others
+        if isinstance(frames, Slices):
+            self._count_slices(frames)
         yield from frames_of(image, frames)
 
     def of_member(self, member: ListedImage, frames: int, volume: Header | None) -> int:
@@ -138,22 +136,28 @@ class FrameRows:
             return frames
         packed = member.uri.lower().endswith(".gz")
         slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
-        if slices.refused is None:
-            self._slices += slices
-            self._skipped[nifti.OTHER_VOLUMES] += slices.others
+        self._count_slices(slices)
         return slices
+
+    def _count_slices(self, slices: Slices) -> None:
+        if slices.refused is not None:
+            return
+        self._slices += slices
+        if slices.others:
+            self._skipped[nifti.OTHER_VOLUMES] += slices.others
 
     def of_listed(
         self, rows: Iterable[tuple[Kind, ListedImage]], is_read: Callable[[Kind, ListedImage], bool]
     ) -> Iterator[tuple[Kind, ListedImage, int]]:
-        """The rows of a list in order with their images, each with the `Slices` of a NIfTI file whose size is known.
+        """The rows of a list in order with their images, each with the frames of its file.
 
-        All others have 0, also those that are not read.
+        Of NIfTI files whose size is known these are their `Slices`, of TIFF and GIF on a disk their pages. All others
+        have 0, also those that are not read.
         """
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
             entries = (
                 _Listed(
-                    row, image, self._asked(image, pool) if _may_have_slices(image) and is_read(row, image) else None
+                    row, image, self._asked(image, pool) if _may_have_frames(image) and is_read(row, image) else None
                 )
                 for row, image in rows
             )
@@ -170,8 +174,10 @@ class FrameRows:
         return unread_note(self._dicoms, self._slices)
 
 
-def _may_have_slices(image: ListedImage) -> bool:
-    return bool(nifti.is_nifti(image.uri) and image.size_bytes and image.container is None and not image.refused)
+def _may_have_frames(image: ListedImage) -> bool:
+    """Whether the file of a row is asked: in a bucket, pages would take a request or two for each file."""
+    is_asked = nifti.is_nifti(image.uri) or (is_paged(image.uri) and storage.is_local(image.uri))
+    return bool(is_asked and image.size_bytes and image.container is None and not image.refused)
 
 
 def is_frame(container: str, name: str, offset: int, size_bytes: int | None, stored_bytes: int | None) -> bool:

@@ -152,6 +152,9 @@ def _made(highdicom: ModuleType, series: ReportedSeries, images: Sequence["Datas
         series_description="brainray: not for clinical use",
         is_complete=True,
     )
+    scheme = pydicom_library().Dataset()
+    scheme.CodingSchemeDesignator, scheme.CodingSchemeName = _SCHEME, "classes and figures of brainray"
+    report.CodingSchemeIdentificationSequence = [scheme]
     return report
 
 

@@ -1,6 +1,8 @@
 """Series of a run as structured reports and as OMOP tables."""
 
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ from support.imaging.images import image_bytes
 from support.scoring.laid_out import laid_out
 from support.scoring.runs import engine_of, request_for, score_here
 
+import brainray
 from brainray import storage
 from brainray.cli.app import run as command
 from brainray.commands.export import export
@@ -208,3 +211,16 @@ def test_runs_of_an_earlier_version_are_told_how_their_series_become_reports(run
     counts = export(run, to="sr", output=tmp_path / "sr").counts
     assert set(counts) <= {"an earlier version scored it; see --rescore of `score`", "nothing can be said of it"}
     assert counts["an earlier version scored it; see --rescore of `score`"]
+
+
+def test_the_example_of_the_readme_writes_the_tables_and_counts_them(run, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).resolve().parents[3] / "brainray/scoring/series/README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(example, names)
+    done = names["done"]
+    assert isinstance(done, brainray.ExportResult)
+    assert (done.run, done.output) == (run, str(tmp_path / "tables"))
+    assert capsys.readouterr().out == f"{done.counts}\n"
+    assert done.counts["image_occurrence"] == len(pq.read_table(tmp_path / "tables/image_occurrence")) == 3
