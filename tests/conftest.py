@@ -72,6 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage during the tests need look at it again."""
     gc.enable()
+    gc.set_threshold(20_000, 20, 20)
     gc.freeze()
     atexit.register(gc.unfreeze)  # some libraries complain of objects that are left at the end
 
