@@ -1,5 +1,6 @@
 """What tests share: drawn images, a tiny untrained bundle, and one local Ray for the whole test run."""
 
+import atexit
 import gc
 import os
 import signal
@@ -17,6 +18,8 @@ from support.scoring.one_database import OneDatabase
 from brainray.models.bundle import Bundle
 
 pytest_plugins = ("support.cluster.ray_guard",)
+
+gc.disable()  # until all tests are collected: a fifth of that time would go into looking for garbage that is not there
 
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # One thread, for tests compute little: a second one spins while it waits, beside another process for ten times as long
@@ -68,8 +71,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage during the tests need look at it again."""
-    gc.collect()
+    gc.enable()
+    gc.set_threshold(20_000, 20, 20)
     gc.freeze()
+    atexit.register(gc.unfreeze)  # some libraries complain of objects that are left at the end
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor
     """
     wanted = ("-m", request.config.option.markexpr)
     there = collecting(tmp_path / "there", *wanted, "-p", "support.elsewhere", hash_seed=77)
-    if len(request.session.items) > 1000 and not request.config.option.keyword:
+    config = request.config
+    whole = {config.rootpath / path for path in config.args} == {TESTS}
+    if whole and not config.option.keyword:
         here = [item.nodeid for item in request.session.items]
     else:
         here = names_of(collecting(tmp_path / "here", *wanted, hash_seed=1))

@@ -131,7 +131,7 @@ def test_logits_are_in_full_precision(bundle: Bundle):
 @pytest.mark.parametrize("size", [1, 2, 5, 16])
 def test_a_probability_does_not_depend_on_who_shares_the_batch(bundle: Bundle, precision: str, size: int):
     """An image scored later, alone, gets the very row that a whole run gives it."""
-    images = images_of(40)
+    images = images_of(18)
     predict = Predictor(bundle, precision=precision)
     whole = predict(images)
     parts = [predict(images[start : start + size]) for start in range(0, len(images), size)]

@@ -82,7 +82,7 @@ def test_what_is_searched_for_is_marked(run):
 def test_answers_by_key_are_kept_and_come_back_as_labels(run):
     async def visit(tab: Tab):
         await tab.open(page_of(run))
-        await tab.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(run), eventsEnabled=True)
+        await tab.save_downloads(run)
         await tab.run(f"{TILES}[0].focus()")
         for key in ("r", "2", "w", "n", "s", "r"):  # each answer goes on to the next tile
             await tab.press(key)

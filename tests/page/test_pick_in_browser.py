@@ -34,7 +34,7 @@ def test_answers_by_key_come_back_as_an_estimate(run):
 
     async def visit(tab: Tab):
         await tab.open(Path(result.page))
-        await tab.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(run), eventsEnabled=True)
+        await tab.save_downloads(run)
         tiles = await tab.run(f"{TILES}.map((each) => [each.dataset.uri, each.dataset.predicted])")
         pictures = await tab.run("[...document.images].map((each) => each.naturalWidth)")
         await tab.run(f"{TILES}[0].focus()")

@@ -69,6 +69,11 @@ def third_epoch():
     return train(None, 3)
 
 
+@pytest.fixture(scope="module")
+def written(third_epoch):
+    return checkpoint.to_bytes(third_epoch)
+
+
 def test_training_goes_on_from_the_file_as_if_nothing_had_happened(third_epoch):
     whole = train(None, 6)
     resumed = train(checkpoint.from_bytes(checkpoint.to_bytes(third_epoch)), 3)
@@ -111,8 +116,8 @@ def test_there_is_nothing_in_it_that_could_run(third_epoch):
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_a_damaged_file_is_refused_with_a_reason_and_never_believed(third_epoch, data):
-    content = bytearray(checkpoint.to_bytes(third_epoch))
+def test_a_damaged_file_is_refused_with_a_reason_and_never_believed(written, data):
+    content = bytearray(written)
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]
     else:

@@ -143,7 +143,7 @@ def test_a_taught_network_learns_what_the_teacher_says(teacher):
     apart = {}
     for taught in (True, False):
         fit_spec = FitSpec(
-            options=TrainOptions(image_px=32, epochs=12, augment=0, outliers=0, batch_size=16, precision="fp32"),
+            options=TrainOptions(image_px=32, epochs=8, augment=0, outliers=0, batch_size=16, precision="fp32"),
             model=teacher.model,
             class_counts=(16, 16, 16, 16),
             init=None,
@@ -151,7 +151,7 @@ def test_a_taught_network_learns_what_the_teacher_says(teacher):
         )
         trainer = Trainer(fit_spec, resume_from=None, device=torch.device("cpu"))
         kept = DecodedRows([rows])
-        for _ in range(12):
+        for _ in range(8):
             trainer.epoch(kept)
         said = torch.from_numpy(trainer.evaluate(kept)).softmax(1)
         apart[taught] = float((said - wanted).abs().sum(1).mean())

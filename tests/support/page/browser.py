@@ -1,38 +1,46 @@
 """Headless Chromium, driven by the DevTools protocol: opens a page, notes its requests and what its console says."""
 
 import asyncio
+import atexit
 import base64
 import json
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+from support.machine.parents import end_with_parent
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_EXIT_S = 60.0  # in which a browser that was told to closes
+_OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
 _ADDRESS = re.compile(r"DevTools listening on (ws://\S+)")
 
 
 class Tab:
-    """A page in a browser."""
+    """A page in a browser, or the browser itself, which has no session."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, session: str) -> None:
+    _numbers = count(1)
+
+    def __init__(
+        self, socket: aiohttp.ClientWebSocketResponse, session: str | None, context: dict[str, str] | None = None
+    ) -> None:
         self._socket = socket
-        self._session = session
-        self._number = 0
+        self._session = {"sessionId": session} if session else {}
+        self._context = context or {}
         self.requests: list[str] = []
         self.complaints: list[str] = []  # errors and warnings of the console, uncaught exceptions
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self._number += 1
-        number = self._number
-        await self._socket.send_json({"id": number, "method": method, "params": params, "sessionId": self._session})
+        number = next(self._numbers)
+        await self._socket.send_json({"id": number, "method": method, "params": params, **self._session})
         while (message := await self._receive()).get("id") != number:
             pass
         if "error" in message:
@@ -53,6 +61,15 @@ class Tab:
     async def wait_for(self, method: str) -> None:
         while (await self._receive()).get("method") != method:
             pass
+
+    async def save_downloads(self, folder: Path) -> None:
+        await self.call(
+            "Browser.setDownloadBehavior",
+            behavior="allow",
+            downloadPath=str(folder),
+            eventsEnabled=True,
+            **self._context,
+        )
 
     async def open(self, page: Path) -> Self:
         await self.call("Page.navigate", url=page.as_uri())
@@ -80,43 +97,48 @@ class Tab:
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
+@cache
+def _address() -> str:
+    """Of the browser of this process, which starts with the first page and ends with the tests: a start takes 0.5 s."""
+    profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    process = subprocess.Popen(
+        [str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile.name}", "about:blank"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=end_with_parent,
+    )
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+        profile.cleanup()
+
+    atexit.register(end)
+    assert process.stderr is not None
+    address = next(filter(None, map(_ADDRESS.search, process.stderr))).group(1)
+    threading.Thread(target=process.stderr.read, daemon=True).start()  # what it says later must not fill the pipe
+    return address
+
+
 @asynccontextmanager
-async def _tab(*options: str):
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-        process = subprocess.Popen(
-            [*command, f"--user-data-dir={profile}", *options, "about:blank"], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stderr is not None
-            address = next(filter(None, map(_ADDRESS.search, process.stderr))).group(1)
-            async with aiohttp.ClientSession() as client, client.ws_connect(address, max_msg_size=0) as socket:
-                await socket.send_json({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}})
-                target = await _answer(socket, 1)
-                attach = {"targetId": target["targetId"], "flatten": True}
-                await socket.send_json({"id": 2, "method": "Target.attachToTarget", "params": attach})
-                tab = Tab(socket, (await _answer(socket, 2))["sessionId"])
-                for domain in ("Page", "Network", "Log", "Runtime"):
-                    await tab.call(f"{domain}.enable")
-                yield tab
-                await socket.send_json({"id": 3, "method": "Browser.close"})
-                process.wait(_EXIT_S)
-        finally:
-            process.kill()
-            process.wait()
+async def _tab() -> AsyncIterator[Tab]:
+    """A tab that shares neither storage nor cache with another one."""
+    async with aiohttp.ClientSession() as client, client.ws_connect(_address(), max_msg_size=0) as socket:
+        browser = Tab(socket, None)
+        context = await browser.call("Target.createBrowserContext", disposeOnDetach=True)
+        target = await browser.call("Target.createTarget", url="about:blank", **context)
+        attached = await browser.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        tab = Tab(socket, attached["sessionId"], context)
+        for domain in ("Page", "Network", "Log", "Runtime"):
+            await tab.call(f"{domain}.enable")
+        yield tab
 
 
-async def _answer(socket: aiohttp.ClientWebSocketResponse, number: int) -> dict[str, Any]:
-    while (message := json.loads((await socket.receive()).data)).get("id") != number:
-        pass
-    return message["result"]
-
-
-def in_browser(visit: Callable[[Tab], Awaitable[Any]], *options: str) -> Any:
-    """What `visit` returns for a fresh tab. The browser ends with it."""
+def in_browser(visit: Callable[[Tab], Awaitable[Any]]) -> Any:
+    """What `visit` returns for a fresh tab."""
 
     async def whole() -> Any:
-        async with _tab(*options) as tab:
+        async with _tab() as tab:
             return await visit(tab)
 
     return asyncio.run(whole())

@@ -5,14 +5,12 @@ The servers are processes of their own, so that Ray's workers reach them too.
 """
 
 import atexit
-import ctypes
 import io
 import os
 import random
 import re
 import secrets
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -30,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 import botocore.config
 import botocore.session
 import pytest
+from support.machine.parents import end_with_parent
 from support.machine.ports import free_port
 
 from brainray import storage
@@ -48,8 +47,6 @@ ENVIRONMENT = {
 }
 # Every session of botocore would parse its description of S3 anew, which takes 0.1 s.
 botocore.session.create_loader = cache(botocore.session.create_loader)
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 
 
@@ -87,11 +84,6 @@ def plain_client(endpoint: str):
     )
 
 
-def _end_with_parent() -> None:
-    """Have the kernel kill this process when the tests are killed, which then end no server."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 @contextmanager
 def _served(command: list[str], port: int) -> Iterator[str]:
     process = subprocess.Popen(
@@ -99,7 +91,7 @@ def _served(command: list[str], port: int) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=end_with_parent,
     )
     try:
         deadline = time.monotonic() + 120
