@@ -30,6 +30,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 # Ray gives its workers the niceness 15: beside another test process they would get a thirtieth of a processor.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray ends workers that have nothing to do for a second; the next test's would import everything again.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 # What is compiled is kept: else each process that a test starts would compile the package, and pytest the tests, anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -148,8 +150,11 @@ def cluster() -> Iterator[Any]:
     """
     from ray.cluster_utils import Cluster
 
+    from brainray.cluster.ray_internals import without_monitor_processes
+
     checks = {"health_check_period_ms": 500, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 4}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster
-    cluster.shutdown()
+    with without_monitor_processes():  # of each node, also of those that join
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        yield cluster
+        cluster.shutdown()

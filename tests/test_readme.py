@@ -145,7 +145,7 @@ NOT_RUN = {
     "ray job submit --working-dir . -- python jobs/score.py --input /data/archive --model /data/model "
     "--output /data/run": (
         "needs a cluster",
-        "tests/end_to_end/test_jobs.py::test_a_submitted_job_scores_an_archive_with_what_was_uploaded",
+        "tests/end_to_end/test_after_a_demo.py::test_jobs_on_a_head_that_is_started_after_a_run_without_one",
     ),
 }
 MEASURED = re.compile(r"(sudo )?\.venv/bin/python tests/bench/[\w/]+\.py\b.*")  # `MEASURES` stands for each

@@ -23,29 +23,30 @@ def statuses(output: Path) -> dict[str, str]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    "when", ["await_workers", "check_every_node"], ids=["before the check", "before workers start"]
-)
-def test_the_first_listed_file_may_dangle_change_or_go_after_the_listing(
-    archive, bundle, tmp_path, monkeypatch, local_ray, when
-):
-    folder = archive("in", images=4, classes=CLASS) / "glioma"
+def test_listed_files_may_dangle_change_or_go_after_the_listing(archive, bundle, tmp_path, monkeypatch, local_ray):
+    """Before nodes are checked, and before workers start; each time the first of those that are there."""
+    folder = archive("in", images=6, classes=CLASS) / "glioma"
     (folder / "-dangling.jpg").symlink_to(tmp_path / "none")
-    original = getattr(nodes, when)
 
-    def change(*arguments: Any, **options: Any) -> object:
-        result = original(*arguments, **options)
-        os.utime(folder / "0.jpg")
-        (folder / "1.jpg").unlink()
-        return result
+    def change_after(name: str, changed: str, gone: str) -> None:
+        original = getattr(nodes, name)
 
-    monkeypatch.setattr(nodes, when, change)
+        def change(*arguments: Any, **options: Any) -> object:
+            result = original(*arguments, **options)
+            os.utime(folder / changed)
+            (folder / gone).unlink()
+            return result
+
+        monkeypatch.setattr(nodes, name, change)
+
+    change_after("await_workers", "0.jpg", "1.jpg")
+    change_after("check_every_node", "2.jpg", "3.jpg")
     arguments = ["--input", str(tmp_path / "in"), "--model", bundle.uri, "--output", str(tmp_path / "run")]
     assert run(["score", *arguments, "--max-failed", "100%"]) == 0
     found = statuses(tmp_path / "run")
-    assert set(found) == {"-dangling.jpg", "0.jpg", "1.jpg", "2.jpg", "3.jpg"}
-    assert {name for name, status in found.items() if status == "ok"} >= {"2.jpg", "3.jpg"}
-    assert found["-dangling.jpg"] == found["1.jpg"] == "error"
+    assert set(found) == {"-dangling.jpg", *(f"{number}.jpg" for number in range(6))}
+    assert {name for name, status in found.items() if status == "ok"} >= {"4.jpg", "5.jpg"}
+    assert found["-dangling.jpg"] == found["1.jpg"] == found["3.jpg"] == "error"
 
 
 def test_a_worker_checks_the_paths_on_a_node_that_was_not_checked_before(monkeypatch):

@@ -59,13 +59,16 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def started_alone(tmp_path):
-    """Runs code with a home folder of its own and no variable of Ray's; gives what it prints, and the home folder."""
+    """Runs code with a home folder of its own and no variable of Ray's; gives what it prints, and the home folder.
+
+    But for the niceness of its workers, as in conftest.py.
+    """
     home = tmp_path / "home"
     home.mkdir()
 
     def start(code, **variables):
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment = plain | {"HOME": str(home), "RAY_ADDRESS": "local"} | variables
+        environment = plain | {"HOME": str(home), "RAY_ADDRESS": "local", "RAY_worker_niceness": "0"} | variables
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=250, check=False
         )

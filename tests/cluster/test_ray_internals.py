@@ -195,6 +195,23 @@ def test_training_asks_the_dashboard_only_where_there_is_one(monkeypatch, dashbo
     assert names[_Trainer] == [name for name in names[TorchTrainer] if name not in left_out]
 
 
+@pytest.mark.parametrize(("private", "said", "meanwhile"), [(True, None, "0"), (True, "1", "1"), (False, None, None)])
+def test_training_watches_for_nodes_that_are_removed_where_one_may_be(monkeypatch, private, said, meanwhile):
+    from ray.train.v2._internal import constants
+
+    from brainray.cluster import train
+
+    name = constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR
+    assert name in constants.ENV_VARS_TO_PROPAGATE, "the controller is told"
+    monkeypatch.setattr(ray_internals, "is_private", lambda: private)
+    monkeypatch.setenv(name, said or "")
+    if said is None:
+        monkeypatch.delenv(name)
+    with train._watcher_where_nodes_may_go():
+        assert os.environ.get(name) == meanwhile
+    assert os.environ.get(name) == said
+
+
 def test_training_leaves_ctrl_c_alone():
     import signal
 

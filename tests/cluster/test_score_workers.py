@@ -20,7 +20,9 @@ from brainray.cluster import score_workers
 SCRIPT = """
 import sys
 import ray
-ray.init(num_cpus={cpus}, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)
+from brainray.cluster.ray_internals import without_monitor_processes
+with without_monitor_processes():
+    ray.init(num_cpus={cpus}, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)
 from brainray.cli.app import run
 sys.exit(run({arguments!r}))
 """

@@ -1,7 +1,6 @@
 """What Ray Train's workers are sent: together each row once, and no worker another's."""
 
 import itertools
-import json
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +9,8 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainray.cluster import train, train_shares
+from brainray.cluster import train_shares
 from brainray.cluster.train_shares import SplitSide, share_out
-from brainray.machine.resources import TrainPool
 
 IMAGES, BLOCKS = 23, 4
 
@@ -74,28 +72,21 @@ def test_a_side_without_rows_costs_no_task(decoded):
     assert [share.pieces for share in share_out(decoded, side([], by="position"), 2)] == [(), ()]
 
 
-def test_each_worker_of_ray_train_is_sent_its_share_and_nothing_else(decoded, monkeypatch, tmp_path):
-    """The workers note the rows they receive before they drop any."""
-    folder, scratch = tmp_path / "seen", tmp_path / "scratch"
-    folder.mkdir()
-
-    def note(config):
-        rank = ray.train.get_context().get_world_rank()
-        for name in ("train", "validation"):
-            batches = list(ray.train.get_dataset_shard(name).iter_batches())
-            seen = {key: np.concatenate([batch[key] for batch in batches]).tolist() for key in ("position", "picture")}
-            (folder / f"{name}-{rank}.json").write_text(json.dumps(seen))
-
-    monkeypatch.setattr(train, "train_worker", note)
+def test_each_worker_is_sent_its_share_and_nothing_else(decoded):
+    """What Ray Train gives to which worker; that it does, `tests/end_to_end/test_main_job.py` sees."""
     learned, measured = np.arange(0, 15), np.arange(15, IMAGES)
     sides = {
         "train": SplitSide.of(learned, 70 + learned // 2, by="picture"),
         "validation": SplitSide.of(measured, measured, by="position"),
     }
-    pool = TrainPool(workers=2, cpus_per_worker=0.4, use_gpu=False, threads_per_worker=1, decode_cpus=0.5)
-    train._trainer(None, pool, str(scratch), decoded=decoded, sides=sides).fit()
+    workers = train_shares.ShareConfig(sides).configure(dict.fromkeys(sides, decoded), 2)
     for name, positions in (("train", learned), ("validation", measured)):
-        shares = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
-        assert sorted(shares[0]["position"] + shares[1]["position"]) == positions.tolist()
-        assert all(len(share["position"]) <= len(positions) // 2 + 1 for share in shares)
-        assert not set(shares[0]["picture"]) & set(shares[1]["picture"]), "copies of one picture stay together"
+        shares = [list(worker[name].iter_batches()) for worker in workers]
+        seen = [{key: joined(share, key) for key in ("position", "picture")} for share in shares]
+        assert sorted(seen[0]["position"] + seen[1]["position"]) == positions.tolist()
+        assert all(len(share["position"]) <= len(positions) // 2 + 1 for share in seen)
+        assert not set(seen[0]["picture"]) & set(seen[1]["picture"]), "copies of one picture stay together"
+
+
+def joined(batches, key):
+    return np.concatenate([batch[key] for batch in batches]).tolist()

@@ -11,6 +11,8 @@ from support.scoring.runs import contents, finish_here, undisturbed_rows
 from brainray import storage
 from brainray.scoring.parts import read_part_info
 
+pytestmark = pytest.mark.timeout(400)  # each takes its time to start: among the first, as conftest.py says
+
 
 @pytest.fixture
 def new_workspace(archive, bundle, tmp_path):

@@ -1,12 +1,15 @@
 """The whole main job as a user runs it: draw, train with two workers, score, report."""
 
 import csv
+import json
 
 import pyarrow.parquet as pq
 import pytest
+from support.scoring.runs import contents, engine_of, request_for, score_here
 
 from brainray import storage
 from brainray.cli.app import run
+from brainray.cluster import train as ray_train
 from brainray.duplicates.seen import read_seen
 from brainray.imaging.phantom import CLASSES, write_archive
 from brainray.models.bundle import load_bundle
@@ -27,9 +30,27 @@ def folders(tmp_path_factory, local_ray):
     (root / "groups.csv").write_text("\n".join(["uri,patient", *rows]) + "\n")
     options = ["--workers", "2", "--epochs", "2", "--image-px", "32", "--seed", "5"]
     options += ["--groups", str(root / "groups.csv")]
-    code = run(["train", "--data", str(root / "training"), "--output", str(root / "model"), *options])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_train, "train_worker", noting(ray_train.train_worker, root))
+        code = run(["train", "--data", str(root / "training"), "--output", str(root / "model"), *options])
     assert code == 0
     return root
+
+
+def noting(train_worker, root):
+    """The function of a worker, which notes the rows it is sent before it drops any; local, so that Ray sends it."""
+
+    def note(config):
+        import ray.train
+
+        rank = ray.train.get_context().get_world_rank()
+        for name in ("train", "validation"):
+            batches = list(ray.train.get_dataset_shard(name).iter_batches())
+            seen = {key: [int(x) for batch in batches for x in batch[key]] for key in ("position", "picture")}
+            (root / f"{name}-{rank}.json").write_text(json.dumps(seen))
+        train_worker(config)
+
+    return note
 
 
 @pytest.mark.timeout(600)
@@ -46,6 +67,18 @@ def test_training_writes_a_bundle_that_says_what_it_is(folders):
     assert storage.list_names(str(folders / "model")) == ["bundle.json", "model.safetensors", "training"]
     confusion = pq.read_table(folders / "model" / "training" / "confusion.parquet")
     assert sum(confusion["images"].to_pylist()) == data["validation_images"]
+
+
+@pytest.mark.timeout(600)
+def test_each_worker_of_ray_train_is_sent_its_share_and_nothing_else(folders):
+    data = load_bundle(str(folders / "model")).provenance["data"]
+    for name in ("train", "validation"):
+        shares = [json.loads((folders / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+        images = data[f"{name}_images"]
+        assert len({*shares[0]["position"], *shares[1]["position"]}) == images
+        assert [len(share["position"]) for share in shares] <= [images // 2 + 1] * 2
+        assert sum(len(share["position"]) for share in shares) == images, "no row twice"
+        assert not {*shares[0]["picture"]} & {*shares[1]["picture"]}, "copies of one picture stay together"
 
 
 @pytest.mark.timeout(600)
@@ -89,9 +122,7 @@ def test_the_bundle_tells_what_was_learned_from_and_what_was_measured(folders):
     reference, seen = read_reference(bundle), read_seen(bundle)
     assert len(reference) == bundle.metrics["images"] and reference["group"].null_count == 0
     assert len(seen.content_N) + len(reference) == bundle.provenance["data"]["pictures"], "a copy is no other file"
-    output = folders / "again"
-    given = ["--input", str(folders / "training"), "--model", bundle.uri, "--output", str(output)]
-    assert run(["score", *given, "--no-report", "--max-failed", "1"]) == 0
-    rows = [row for part in (output / "predictions").iterdir() for row in pq.read_table(part).to_pylist()]
+    score_here(request_for(folders / "training", folders / "again", bundle), engine_of(bundle))
+    rows = list(contents(folders / "again").values())
     assert sum(row["seen"] or False for row in rows) == bundle.provenance["data"]["train_images"]
     assert {row["seen"] for row in rows if row["status"] == "error"} == {None}

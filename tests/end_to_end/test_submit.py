@@ -19,13 +19,14 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from support.cluster.heads import BIN, ENVIRONMENT
+from support.cluster.heads import BIN, ENVIRONMENT, done
 from support.cluster.jobs import arguments, record, silent
 from support.machine.processes import finished
 from support.machine.waiting import wait_for
 from support.models.bundles import untrained
 from support.scoring.runs import contents, engine_of, request_for, score_here
 
+from brainray import storage
 from brainray.cluster.jobs_client import Job, JobsApi, request_headers
 from brainray.commands import submit
 from brainray.errors import BrainrayError
@@ -278,20 +279,26 @@ def test_a_wrong_token_and_no_token_are_one_line(head):
         assert "refuses the token" in err and ENVIRONMENT["RAY_AUTH_TOKEN"] not in err
 
 
-def test_a_cluster_that_is_gone_ends_the_watch_and_says_that_the_job_may_still_run(
-    doomed_head, tmp_path, archive, bundle
-):
-    head, kill = doomed_head
-    output = held_elsewhere(tmp_path / "run")
-    words = ["score", *arguments(archive(images=1), bundle.uri, output)]
-    process = launch(head, "--patience", "2", *words)
-    job_id = f"{submit.Submission(command='score', arguments=(), output=str(output)).stem}-1"
-    await_status(head, job_id, "RUNNING")
-    kill()
-    code, _, err = finish(process)
-    assert code == 1
-    assert f"{job_id} may still run" in err.splitlines()[-1] and "same command again" in err.splitlines()[-1]
-    assert "does not answer" in err
+@pytest.mark.timeout(800)
+def test_a_head_that_asks_gets_the_token_that_lies_in_the_home_folder(head, heads, plain, archive, bundle, tmp_path):
+    """Of `submit`, whose job finds nothing new to score, and of a run at the desk."""
+    root, submitted_run, run = archive(images=2), tmp_path / "submitted", tmp_path / "run"
+    score_here(request_for(root, submitted_run, bundle), engine_of(bundle))
+    asked = [BIN / "brainray", "submit", "--address", head, "score", *arguments(root, bundle.uri, submitted_run)]
+    at_desk = [BIN / "brainray", "score", *arguments(root, bundle.uri, run)]
+    here = plain | {"RAY_ADDRESS": heads.running().address}
+    refused = [
+        subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=250, check=False)
+        for command, environment in ((asked, plain), (at_desk, here))
+    ]
+    assert [each.returncode for each in refused] == [2, 2], "it does ask"
+    assert "or got none" in refused[0].stderr and "asks for a token" in refused[1].stderr
+    token = Path(plain["HOME"]) / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text(ENVIRONMENT["RAY_AUTH_TOKEN"])
+    assert "nothing new to score" in done(plain, *asked)
+    done(here, *at_desk)
+    assert len(contents(run)) == 8 and storage.exists(f"{run}/_SUCCESS")
 
 
 @pytest.mark.timeout(600)
@@ -306,13 +313,16 @@ def test_what_a_lost_head_leaves_undone_the_same_command_does_on_the_next_one(
     kill()
     code, _, err = finish(process)
     assert code == 1, err
+    job_id = f"{submit.Submission(command='score', arguments=(), output=str(output)).stem}-1"
+    assert f"{job_id} may still run" in err.splitlines()[-1] and "same command again" in err.splitlines()[-1]
+    assert "does not answer" in err
     wait_for(
         lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(output) in (p.info["cmdline"] or [])],
         "the driver is gone",
     )
     before = finished(output)
     assert 5 <= len(before) < 120, "killed in the middle"
-    code, _, err = submitted(heads.running()[0], *words)
+    code, _, err = submitted(heads.running().dashboard, *words)
     assert code == 0, err
     assert len(contents(output)) == 240
     assert finished(output).items() >= before.items(), "what was done is not done again"

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from support.machine.ports import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+# Neither changes what is tested: workers do not starve beside other tests, and none is started without work for it.
+FRUGAL = {"RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0"}
 # The job's `python` is the one of the tests; no cluster of the user's own is touched, nor is their token.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-    "PATH": f"{BIN}:{os.environ['PATH']}",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    "RAY_worker_niceness": "0",  # as in conftest.py
-}
+_INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+ENVIRONMENT = {**_INHERITED, **FRUGAL, **_TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}"}
 _START_S = 240.0
 
 
@@ -34,13 +34,6 @@ class Head:
     dashboard: str
     address: str  # host:port, as in RAY_ADDRESS
     pid: int  # and its process group
-
-
-@contextmanager
-def start_head(folder: Path) -> Iterator[tuple[str, int]]:
-    """The dashboard of a head that takes jobs of who brings the token, and its process group."""
-    with a_head(folder, ENVIRONMENT) as head:
-        yield head.dashboard, head.pid
 
 
 @contextmanager
@@ -71,6 +64,20 @@ def a_head(folder: Path, environment: Mapping[str, str]) -> Iterator[Head]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def done(environment: Mapping[str, str], *command: str | Path, cwd: Path = ROOT) -> str:
+    """What a command prints that must succeed; a head that has just been started may take a while to take jobs."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        ended = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250, check=False
+        )
+        if "No available agent" not in ended.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
 
 
 def _await(url: str, process: subprocess.Popen, token: str | None) -> None:
