@@ -18,6 +18,7 @@ from .member import LONGEST_LABEL, Member
 MOST_BYTES = 64 << 10  # of a file with a label
 _CLS, _JSON = "cls", "json"
 _ALONE = "has no image beside it in the tar (GNU tar --sort=name puts them side by side)"
+_DOUBTFUL = ("", None)  # in place of the label of a sample that has two
 _SURE = "label"  # a key of JSON with a label and nothing else
 # Other files of a sample that may hold its label, by the end of their names. They are not taken, for they may hold any
 # other text, but noted where that is a class.
@@ -53,9 +54,9 @@ def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Memb
             likely = _likely(data) if data else None
             if extension in (_CLS, _JSON):
                 label, unread = _label(extension, data) if data is not None else (None, _unread(member))
+                if label is not None and labels.setdefault(extension, label) != label:
+                    labels[extension], unread = _DOUBTFUL, "says another label than the file before it"
                 member = member._replace(label_unread=unread)
-                if label is not None:
-                    labels[extension] = label
             held.append((member, likely))
     except ImageError:
         yield from _labelled(held, labels)
