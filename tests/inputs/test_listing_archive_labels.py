@@ -8,7 +8,7 @@ from support.archives import tar_of, zip_of
 
 from brainray import storage
 from brainray.errors import BadRequest
-from brainray.inputs.archives import index
+from brainray.inputs.archives import index, sample_labels
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.listing import Lister, scan
@@ -225,3 +225,11 @@ def test_a_text_in_place_of_a_label_refuses_a_table_and_is_not_passed_over(liste
     with pytest.raises(BadRequest, match=r"p\.parquet#0: its label 'x{80}' is no class") as raised:
         listed("p.parquet", parquet_of({"image": [b"x"], "label": ["x" * 2000]}))
     assert len(str(raised.value)) < 300
+
+
+def test_a_label_holds_for_every_slice_of_a_large_sample(monkeypatch):
+    """`vol.000.jpg` to `vol.099.jpg` are files of one sample, whose label comes after them."""
+    files = {f"vol.{number:03}.jpg": b"x" for number in range(100)} | {"vol.cls": b"glioma"}
+    assert {row["label"] for row in rows_of("tar", tar_of(files))} == {"glioma"}
+    monkeypatch.setattr(sample_labels, "_MOST_FILES", 10)
+    assert {row["label"] for row in rows_of("tar", tar_of(dict(reversed(files.items()))))} == {"glioma"}

@@ -24,7 +24,7 @@ _SURE = "label"  # a key of JSON with a label and nothing else
 # other text, but noted where that is a class.
 _LIKELY = ("cls", "class", "cls2", "label", "labels", "target", "txt", "text", _JSON)
 _LONGEST_LIKELY = 64  # characters: longer texts are captions
-_MOST_FILES = 64  # of a sample, which are held until its label is known
+_MOST_FILES = 4096  # of a sample, which are held until its label is known
 
 
 def may_hold_label(name: str, size_bytes: int | None) -> bool:
@@ -50,7 +50,7 @@ def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Memb
             key, extension = _split(member.name)
             if key != sample or len(held) == _MOST_FILES:
                 yield from _labelled(held, labels)
-                held, labels, sample = [], {}, key
+                held, labels, sample = [], labels if key == sample else {}, key
             likely = _likely(data) if data else None
             if extension in (_CLS, _JSON):
                 label, unread = _label(extension, data) if data is not None else (None, _unread(member))
