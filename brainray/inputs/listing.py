@@ -335,7 +335,7 @@ class Lister:
             self._label_notes.add_no_class(image.uri, key, text)
         elif label is None and not known:
             raise BadRequest(
-                f"--input {image.uri}: its label {text!r} is no class of the model, which knows "
+                f"--input {image.uri}: its label {text[:80]!r} is no class of the model, which knows "
                 f"{', '.join(self._classes)}; correct it, leave it empty, or give the labels by --labels"
             )
         return label

@@ -22,8 +22,9 @@ _THREAD_BYTES = 150 << 20
 # Memory of a task that decodes beside GPUs: libraries without torch, and the shard of one thread.
 _DECODER_BYTES = (350 << 20) + _THREAD_BYTES
 # Free memory below which no worker runs beside a Ray on the same machine. Their proportional set sizes for four images
-# of 32 px add up to 0.89 GB without the driver; with 0.99 GB free the run ended, with 0.78 GB workers died repeatedly.
-_LEAST_BYTES = 800_000_000
+# of 32 px add up to 0.89 GB without the driver; with 0.99 GB free a run ended, with 0.97 GB (a container of 1000 MiB on
+# a busy machine) and with 0.78 GB workers died repeatedly.
+_LEAST_BYTES = 1_000_000_000
 # Train workers reserve less, because their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
 _THREADS_PER_TRAINER = 2

@@ -46,11 +46,11 @@ def test_memory_too_small_for_one_worker_is_said_before_ray_starts(monkeypatch):
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr(session.ray_internals, "use_own_token", lambda: None)
-    with pytest.raises(BadRequest, match=r"0\.30 GB of memory free, 0\.50 GB too little for Ray and one worker"):
+    with pytest.raises(BadRequest, match=r"0\.30 GB of memory free, 0\.70 GB too little for Ray and one worker"):
         session._connect(None, Guard())
 
 
-@pytest.mark.parametrize("available_bytes", [0, GB // 2, 799_999_999, 800_000_000, 15 * GB // 10, 64 * GB])
+@pytest.mark.parametrize("available_bytes", [0, GB // 2, 999_999_999, 1_000_000_000, 15 * GB // 10, 64 * GB])
 def test_doctor_finds_wrong_what_a_run_refuses(available_bytes):
     machine = replace(SMALL, memory_bytes=64 * GB, available_bytes=available_bytes)
     (finding,) = check_memory(machine)

@@ -137,7 +137,7 @@ def test_memory_is_held_against_the_processes_that_will_run():
     assert short.status == "warning" and "room for 2 of 4 scoring processes" in short.found
     assert only(check_memory(machine(available=1.5 * GB))).status == "warning", "a run goes well with it"
     tiny = only(check_memory(machine(available=GB // 2)))
-    assert tiny.status == "wrong" and "300.0 MB too little for Ray and one worker" in tiny.found
+    assert tiny.status == "wrong" and "500.0 MB too little for Ray and one worker" in tiny.found
 
 
 def test_packages_out_of_range_and_missing_ones_are_named_with_the_command_that_repairs_them(monkeypatch):

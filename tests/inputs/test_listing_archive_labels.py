@@ -8,7 +8,7 @@ from support.inputs.archives import tar_of, zip_of
 
 from brainray import storage
 from brainray.errors import BadRequest
-from brainray.inputs.archives import index
+from brainray.inputs.archives import index, sample_labels
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.listing import Lister, scan
@@ -208,3 +208,28 @@ def test_a_path_within_several_archives_labels_none_of_them(tmp_path):
         assert scan(lister, str(tmp_path / "listing.parquet")).labelled == 0
     with pytest.raises(BadRequest, match="several nearly"):
         label_file.check_all_used_once()
+
+
+def test_two_labels_of_one_sample_label_nothing_and_are_counted(tmp_path):
+    (tmp_path / "w.tar").write_bytes(
+        tar_of({"0.jpg": b"x", "0.cls": b"0", "0.CLS": b"1", "1.cls": b"1", "1.jpg": b"x"})
+    )
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES)
+        assert [table["label"].to_pylist() for table, _ in lister.tables()] == [[None, "notumor"]]
+    assert lister.skipped["label that is not read"] == 1
+    assert "w.tar#0.CLS (says another label than the file before it)" in lister.notes[-1]
+
+
+def test_a_text_in_place_of_a_label_refuses_a_table_and_is_not_passed_over(listed):
+    with pytest.raises(BadRequest, match=r"p\.parquet#0: its label 'x{80}' is no class") as raised:
+        listed("p.parquet", parquet_of({"image": [b"x"], "label": ["x" * 2000]}))
+    assert len(str(raised.value)) < 300
+
+
+def test_a_label_holds_for_every_slice_of_a_large_sample(monkeypatch):
+    """`vol.000.jpg` to `vol.099.jpg` are files of one sample, whose label comes after them."""
+    files = {f"vol.{number:03}.jpg": b"x" for number in range(100)} | {"vol.cls": b"glioma"}
+    assert {row["label"] for row in rows_of("tar", tar_of(files))} == {"glioma"}
+    monkeypatch.setattr(sample_labels, "_MOST_FILES", 10)
+    assert {row["label"] for row in rows_of("tar", tar_of(dict(reversed(files.items()))))} == {"glioma"}

@@ -53,7 +53,7 @@ class Labels:
     def _label(self, value: Any) -> str | None:  # noqa: ANN401 - what the column holds
         if isinstance(value, int):
             return numbered_class(value, self._classes)
-        return value if isinstance(value, str) and len(value) <= LONGEST_LABEL else None
+        return value[:LONGEST_LABEL] if isinstance(value, str) else None  # a longer one is no class, which is told
 
 
 def unused_labels(schema: pa.Schema, image_column: str) -> Iterator[str]:

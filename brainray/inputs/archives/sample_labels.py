@@ -18,12 +18,13 @@ from .member import LONGEST_LABEL, Member
 MOST_BYTES = 64 << 10  # of a file with a label
 _CLS, _JSON = "cls", "json"
 _ALONE = "has no image beside it in the tar (GNU tar --sort=name puts them side by side)"
+_DOUBTFUL = ("", None)  # in place of the label of a sample that has two
 _SURE = "label"  # a key of JSON with a label and nothing else
 # Other files of a sample that may hold its label, by the end of their names. They are not taken, for they may hold any
 # other text, but noted where that is a class.
 _LIKELY = ("cls", "class", "cls2", "label", "labels", "target", "txt", "text", _JSON)
 _LONGEST_LIKELY = 64  # characters: longer texts are captions
-_MOST_FILES = 64  # of a sample, which are held until its label is known
+_MOST_FILES = 4096  # of a sample, which are held until its label is known
 
 
 def may_hold_label(name: str, size_bytes: int | None) -> bool:
@@ -49,13 +50,13 @@ def with_labels(members: Iterable[tuple[Member, bytes | None]]) -> Iterator[Memb
             key, extension = _split(member.name)
             if key != sample or len(held) == _MOST_FILES:
                 yield from _labelled(held, labels)
-                held, labels, sample = [], {}, key
+                held, labels, sample = [], labels if key == sample else {}, key
             likely = _likely(data) if data else None
             if extension in (_CLS, _JSON):
                 label, unread = _label(extension, data) if data is not None else (None, _unread(member))
+                if label is not None and labels.setdefault(extension, label) != label:
+                    labels[extension], unread = _DOUBTFUL, "says another label than the file before it"
                 member = member._replace(label_unread=unread)
-                if label is not None:
-                    labels[extension] = label
             held.append((member, likely))
     except ImageError:
         yield from _labelled(held, labels)

@@ -97,8 +97,8 @@ class LabelNotes:
         """
         self._add(
             ("key", key),
-            f"--input {uri}: {label!r}, its {key}, is no class of the model and no label; the same goes for others "
-            f"below {key}; name the classes below label, or give --labels",
+            f"--input {uri}: {label[:80]!r}, its {key}, is no class of the model and no label; the same goes for "
+            f"others below {key}; name the classes below label, or give --labels",
         )
 
     def on_skipped(self, uri: str, reason: str) -> None:
