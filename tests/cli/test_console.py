@@ -55,9 +55,10 @@ def summary(*, labelled, scored, failed=0):
         "skipped": {"suffix .txt": 1234},
     }
     return Summary(
+        folder="/run/summary",
         figures=figures,
-        confusion=pa.Table.from_pylist([{"label": t, "predicted": p, "images": n} for t, p, n in cells]),
-        per_class=pa.Table.from_pylist(
+        confusion_of_all=pa.Table.from_pylist([{"label": t, "predicted": p, "images": n} for t, p, n in cells]),
+        per_class_of_all=pa.Table.from_pylist(
             [{"group": "all", "class": name, "support": 5, "failed": failed, **blank} for name in ("a", "b")]
         ),
     )

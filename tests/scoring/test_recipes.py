@@ -57,9 +57,14 @@ def test_every_recipe_is_known():
 def test_duckdb(place, monkeypatch):
     monkeypatch.chdir(place)
     (block,) = re.findall(r"^```sql\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    mistakes, worst = (duckdb.sql(query).fetchall() for query in filter(str.strip, block.split(";")))
+    mistakes, worst, groups = (duckdb.sql(query).fetchall() for query in filter(str.strip, block.split(";")))
     assert mistakes == [("glioma", "notumor", 2)]
     assert worst == [("glioma", pytest.approx(1 / 3))]
+    assert [(name, images, accuracy) for name, images, accuracy, _ in groups] == [
+        ("b", 2, 0),
+        ("a", 2, 0.5),
+        ("(none)", 1, 1),
+    ]
 
 
 def test_pandas(results):

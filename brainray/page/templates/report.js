@@ -34,7 +34,8 @@
     else delete kept.answers[tile.dataset.uri];
     save();
     show(tile);
-    tell();
+    const name = tile.querySelector(".name bdi").textContent;
+    tell(`${name}: ${kind ? `${kind.replace("_", " ")}${label && kind !== "right" ? `, ${label}` : ""}` : "no answer"}. `);
   };
   const right = (tile) => answer(tile, "right", tile.dataset.predicted);
   const wrong = (tile, label) =>
@@ -42,14 +43,14 @@
 
   const controls = new Map();
   const equip = (tile) => {
-    /* Tab goes from tile to tile, as each answer has a key; the list of classes is a stop where there are more than keys. */
+    /* Tab goes from tile to tile, as each answer has a key; Enter goes into a tile, whose answers are then stops, too. */
     const button = (text, key, kind, act) => {
       const made = make("button", { type: "button", textContent: text, title: `key ${key}`, tabIndex: -1 });
       made.addEventListener("click", () => act(tile));
       made.dataset.kind = kind;
       return made;
     };
-    const select = make("select", { tabIndex: classes.length > 9 ? 0 : -1, title: "wrong: which class it is (keys 1 to 9, W)" });
+    const select = make("select", { tabIndex: -1, title: "wrong: which class it is (keys 1 to 9, W)" });
     select.setAttribute("aria-label", "Wrong: which class it is");
     select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "unclear" }));
     for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
@@ -61,10 +62,13 @@
     tile.querySelector("img")?.addEventListener("click", () => tile.classList.toggle("big"));
     group.setAttribute("role", "group");
     group.setAttribute("aria-label", "Your answer");
+    group.addEventListener("focusin", () => reach(group, 0));
+    group.addEventListener("focusout", () => reach(group, -1));
     tile.append(group);
     controls.set(tile, { group, select });
     show(tile);
   };
+  const reach = (group, tabIndex) => { for (const each of group.children) each.tabIndex = tabIndex; };
   /* A model may have a thousand classes: they are listed where somebody asks for them. */
   const fill = (tile, select) => {
     if (select.options.length > 2) return;
@@ -82,9 +86,9 @@
 
   const count = make("b");
   count.setAttribute("role", "status");
-  const tell = () => {
+  const tell = (last = "") => {
     const done = tiles.filter((tile) => kept.answers[tile.dataset.uri]).length;
-    count.textContent = `${done} of ${tiles.length} answered`;
+    count.textContent = `${last}${done} of ${tiles.length} answered`;
   };
   const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
   const csv = () => {
@@ -123,10 +127,14 @@
     if (next) { next.focus(); next.scrollIntoView({ block: "nearest" }); }
   };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
     const tile = event.target.closest(".tile[data-uri]");
-    if (!tile) return;
     const key = event.key.toLowerCase();
+    if (tile && key === "escape") tile.focus();
+    if (!tile || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
+    if (key === "enter" && event.target === tile) {
+      event.preventDefault();
+      controls.get(tile).group.firstChild.focus();
+    }
     const acts = {
       r: () => right(tile), w: () => wrong(tile, ""), n: () => answer(tile, "no_image", ""), s: () => answer(tile, "skip", ""),
       u: () => answer(tile, "", ""), z: () => tile.classList.toggle("big"), arrowright: () => step(tile, 1), arrowleft: () => step(tile, -1),
@@ -146,6 +154,7 @@
     for (const [each, text] of findable) {
       const hit = wanted !== "" && text.includes(wanted);
       each.classList.toggle("hit", hit);
+      each.classList.remove("now");
       hits += hit;
     }
     search.querySelector("output").textContent = wanted === "" ? "" : `${hits} found here`;
@@ -154,9 +163,19 @@
   search.addEventListener("submit", (event) => {
     event.preventDefault();
     const hits = [...document.querySelectorAll(".hit")];
-    const next = hits[(hits.indexOf(document.querySelector(".hit.now")) + 1) % hits.length];
-    for (const each of hits) each.classList.toggle("now", each === next);
-    if (next) next.scrollIntoView({ block: "center" });
+    const place = (hits.indexOf(document.querySelector(".hit.now")) + 1) % hits.length;
+    hits.forEach((each, k) => each.classList.toggle("now", k === place));
+    if (!hits.length) return;
+    hits[place].scrollIntoView({ block: "center" });
+    search.querySelector("output").textContent = `${place + 1} of ${hits.length} found here`;
+  });
+  /* From the search to what is found: a row of a table takes no focus by itself. */
+  search.addEventListener("keydown", (event) => {
+    const hit = document.querySelector(".hit.now") || document.querySelector(".hit");
+    if (event.key !== "ArrowDown" || !hit) return;
+    event.preventDefault();
+    if (!hit.hasAttribute("tabindex")) hit.tabIndex = -1;
+    hit.focus();
   });
   search.hidden = false;
 
