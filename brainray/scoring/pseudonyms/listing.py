@@ -73,7 +73,7 @@ class ListedNames:
         keep(paths, self.indexes, storage.PRIVATE)
 
     def rows(self, rows: pa.Table) -> pa.Table:
-        """Rows of the manifest with their real names, before any is kept; those that are gone come last, as they are."""
+        """Rows of the manifest with their real names, before any is kept; those that are gone come last, unchanged."""
         wanted = rows["uri"].combine_chunks()
         found = (table.filter(pc.is_in(table["pseudonym"], wanted)) for table in tables_in(self.path))
         known = pa.concat_tables([NAMES_SCHEMA.empty_table(), *found]).combine_chunks()
