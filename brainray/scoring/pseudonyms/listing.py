@@ -75,12 +75,13 @@ class ListedNames:
         keep(paths, self.indexes, storage.PRIVATE)
 
     def rows(self, rows: pa.Table) -> pa.Table:
-        """Rows of the manifest with their real names, while nothing is kept yet; without those that are gone."""
+        """Rows of the manifest with their real names, before any is kept; those that are gone come last, unchanged."""
         wanted = rows["uri"].combine_chunks()
         found = (table.filter(pc.is_in(table["pseudonym"], wanted)) for table in tables_in(self.path))
         known = pa.concat_tables([NAMES_SCHEMA.empty_table(), *found]).combine_chunks()
-        there = rows.filter(pc.is_in(rows["uri"], known["pseudonym"].combine_chunks()))
-        return with_real(there, known, self.pseudonyms.folder)
+        is_there = pc.is_in(rows["uri"], known["pseudonym"].combine_chunks())
+        there = with_real(rows.filter(is_there), known, self.pseudonyms.folder)
+        return pa.concat_tables([there, rows.filter(pc.invert(is_there)).cast(there.schema)])
 
     def first_rows(self, listing: Listing) -> pa.Table:
         """The first rows of the listing with their real names."""

@@ -89,15 +89,15 @@ def thumbnails_of(
         real = listed if names is None else names.rows(listed)
     except StorageError:  # a damaged manifest costs the pictures; `report --verify` names it
         return unknown
-    made = make_thumbnails(real.select(ROWS_SCHEMA.names).cast(ROWS_SCHEMA))
+    made = make_thumbnails(real)
     known_as = dict(zip(real["uri"].to_pylist(), listed["uri"].to_pylist(), strict=True))
     return unknown | {known_as[uri]: thumbnail for uri, thumbnail in made.items()}
 
 
 def _listed(shard: Shard, wanted: pa.Table) -> pa.Table:
-    """The rows of the manifest of the wanted images of a shard, with the hashes of their contents."""
+    """The rows of `ROWS_SCHEMA` of the wanted images of a shard, with their shard."""
     listed = read_shard(shard)
     found = listed.filter(pc.is_in(listed["uri"], wanted["uri"].combine_chunks()))
     places = pc.index_in(found["uri"], wanted["uri"].combine_chunks())
     hashes = wanted["content_hash"].take(places)
-    return found.append_column("content_hash", hashes)
+    return found.append_column("content_hash", hashes).select([*ROWS_SCHEMA.names, "shard_id"])

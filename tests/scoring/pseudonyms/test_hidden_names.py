@@ -24,7 +24,8 @@ from brainray.commands.estimate import estimate
 from brainray.commands.export import export
 from brainray.commands.pick import pick
 from brainray.commands.report import report
-from brainray.config import Explain, MaxFailed, PageOptions
+from brainray.commands.score import read_request
+from brainray.config import Explain, MaxFailed, PageOptions, ScoreOptions
 from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.inputs.labels.label_file import read_label_file
@@ -247,6 +248,20 @@ def test_series_by_name_are_those_of_a_run_with_names(series_by, tree, run, tmp_
     report(str(run.output), say=lambda _: None, real_uris=str(run.names))
     assert written(run.output / "series") == before
     assert run(tree) == rows(run.output)  # without --series-by, which the run remembers
+
+
+def test_what_a_run_with_names_left_that_was_killed_early_goes(tree, run):
+    for name in ("containers/index.parquet", "manifest/manifest-00000-abc.parquet"):
+        (run.output / name).parent.mkdir(parents=True)
+        (run.output / name).write_bytes(CANARY.encode())
+    run(tree)
+    assert telling(run.output) == []
+
+
+def test_columns_of_a_list_are_not_kept_beside_pseudonyms(tree, bundle, tmp_path):
+    options = ScoreOptions(pseudonymise_uris=str(tmp_path / "names"), keep_columns=("patient",))
+    with pytest.raises(BadRequest, match="--keep-columns copies values as they are"):
+        read_request(list(map(str, tree)), model=bundle.uri, output=str(tmp_path), labels=None, options=options)
 
 
 def test_a_folder_that_is_lost_or_of_another_key_is_one_line(tree, run, tmp_path):
