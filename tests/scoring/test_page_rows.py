@@ -8,11 +8,14 @@ from support.bundles import CLASSES
 from support.encoded import packed
 from support.paged import gif, moving, pages, tiff
 from support.runs import brightness, engine_of, request_for, rows, score_here
+from support.s3_servers import decided_s3, s3_endpoints
 
 from brainray.config import MaxFailed
 from brainray.inputs.frames import listing
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.storage.base import FileInfo
+
+__all__ = ["decided_s3", "s3_endpoints"]  # fixtures
 
 
 def scored(root, output, bundle, **options) -> dict[str, dict]:
@@ -112,3 +115,18 @@ def test_of_a_bucket_a_sample_of_tiffs_is_asked_for_pages(monkeypatch):
     found = list(listing.with_frames(files))
     assert {(info.folders[0], frames) for info, _, frames in found} == {("stacks", 2), ("singles", 1)}
     assert len([uri for uri in asked if "singles" in uri]) <= 64
+
+
+def test_pages_of_an_object_that_is_no_longer_asked_stay_its_rows(decided_s3, tmp_path, bundle):
+    """The first of each size in a folder is asked for all of them, and tomorrow another one may be the first."""
+    several, output = tiff(pages(3)), tmp_path / "run"
+    decided_s3.put("in/b.tif", several)
+    root = f"{decided_s3.root}/in"
+    before = scored(root, output, bundle)
+    assert set(before) == {"b.tif#1", "b.tif#2", "b.tif#3"}
+    decided_s3.put("in/a.tif", packed(pages(1)[0], "TIFF").ljust(len(several), b"\0"))
+    found = scored(root, output, bundle)
+    assert set(found) == {"a.tif", *before}
+    assert all(found[name] == row for name, row in before.items())
+    decided_s3.put("in/b.tif", several + b"\0")
+    assert "b.tif" in scored(root, output, bundle), "another version has no rows yet"
