@@ -99,6 +99,16 @@ def test_a_list_names_pages_and_labels_of_a_file_hold_for_them(root, tmp_path, b
     }
 
 
+def test_a_file_of_too_many_pages_is_one_row_that_says_so(tmp_path, bundle):
+    frame = b"\x2c" + bytes(4) + b"\1\0\1\0\0" + b"\2\2\x44\1\0"
+    for name, frames in (("many.gif", 10_001), ("small.gif", 3)):
+        (tmp_path / name).write_bytes(b"GIF89a\1\0\1\0\x80\0\0" + b"\0\0\0\xff\xff\xff" + frames * frame + b";")
+    found = scored(tmp_path, tmp_path / "run", bundle, max_failed=MaxFailed(share=1.0))
+    (many,) = (row for name, row in found.items() if name.startswith("many"))
+    assert (many["error"], many["error_detail"]) == ("too_large", "it has more than the 10,000 pages that are read")
+    assert {name for name in found if name.startswith("small")} == {"small.gif#1", "small.gif#2", "small.gif#3"}
+
+
 def test_of_a_bucket_a_sample_of_tiffs_is_asked_for_pages(monkeypatch):
     asked = []
 
