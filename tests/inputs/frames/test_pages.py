@@ -107,6 +107,15 @@ def test_a_large_file_is_read_in_the_ranges_of_the_pages_that_are_wanted():
     assert sum(asked) < len(content), asked
 
 
+def test_a_tag_of_a_type_that_its_layout_has_no_room_for_ends_no_listing():
+    """A number of 8 bytes, which only BigTIFF holds in a tag."""
+    content = bytearray(with_kinds(tiff(pages(2)), {1: 1}))
+    at = content.rindex((254).to_bytes(2, "little") + b"\4\0\1\0\0\0\1\0\0\0")
+    content[at + 2] = 16
+    assert count(bytes(content)) == 2
+    assert all(isinstance(page, bytes) for page in read(bytes(content), 0, 1))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_damage_is_an_error_of_the_page(seed):
     chance = random.Random(seed)
