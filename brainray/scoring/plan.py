@@ -32,7 +32,7 @@ from brainray.storage import Writer
 
 from . import manifest
 from .given_labels import given_for, has_given
-from .known_pages import keep_whole
+from .known_pages import as_known
 from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
 from .pseudonyms.key import FIELD, is_local
@@ -132,7 +132,7 @@ def plan_run(
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
     if names is not None:
         names.check(manifest.load_shards(old))
-    found = found if before.run is None or request.options.forget_missing else keep_whole(old, found)
+    found = found if before.run is None or request.options.forget_missing else as_known(old, found)
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
     target = request.target(uri, Writer(), run=before.run)

@@ -5,14 +5,17 @@ import os
 
 import pytest
 from support.imaging.encoded import packed
+from support.imaging.paged import gif, moving, pages, tiff
 from support.models.bundles import CLASSES
-from support.paged import gif, moving, pages, tiff
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
+from support.storage.s3_servers import decided_s3, s3_endpoints
 
 from brainray.config import MaxFailed
 from brainray.inputs.frames import listing
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.storage.base import FileInfo
+
+__all__ = ["decided_s3", "s3_endpoints"]  # fixtures
 
 
 def scored(root, output, bundle, **options) -> dict[str, dict]:
@@ -96,6 +99,16 @@ def test_a_list_names_pages_and_labels_of_a_file_hold_for_them(root, tmp_path, b
     }
 
 
+def test_a_file_of_too_many_pages_is_one_row_that_says_so(tmp_path, bundle):
+    frame = b"\x2c" + bytes(4) + b"\1\0\1\0\0" + b"\2\2\x44\1\0"
+    for name, frames in (("many.gif", 10_001), ("small.gif", 3)):
+        (tmp_path / name).write_bytes(b"GIF89a\1\0\1\0\x80\0\0" + b"\0\0\0\xff\xff\xff" + frames * frame + b";")
+    found = scored(tmp_path, tmp_path / "run", bundle, max_failed=MaxFailed(share=1.0))
+    (many,) = (row for name, row in found.items() if name.startswith("many"))
+    assert (many["error"], many["error_detail"]) == ("too_large", "it has more than the 10,000 pages that are read")
+    assert {name for name in found if name.startswith("small")} == {"small.gif#1", "small.gif#2", "small.gif#3"}
+
+
 def test_of_a_bucket_a_sample_of_tiffs_is_asked_for_pages(monkeypatch):
     asked = []
 
@@ -112,3 +125,18 @@ def test_of_a_bucket_a_sample_of_tiffs_is_asked_for_pages(monkeypatch):
     found = list(listing.with_frames(files))
     assert {(info.folders[0], frames) for info, _, frames in found} == {("stacks", 2), ("singles", 1)}
     assert len([uri for uri in asked if "singles" in uri]) <= 64
+
+
+def test_pages_of_an_object_that_is_no_longer_asked_stay_its_rows(decided_s3, tmp_path, bundle):
+    """The first of each size in a folder is asked for all of them, and tomorrow another one may be the first."""
+    several, output = tiff(pages(3)), tmp_path / "run"
+    decided_s3.put("in/b.tif", several)
+    root = f"{decided_s3.root}/in"
+    before = scored(root, output, bundle)
+    assert set(before) == {"b.tif#1", "b.tif#2", "b.tif#3"}
+    decided_s3.put("in/a.tif", packed(pages(1)[0], "TIFF").ljust(len(several), b"\0"))
+    found = scored(root, output, bundle)
+    assert set(found) == {"a.tif", *before}
+    assert all(found[name] == row for name, row in before.items())
+    decided_s3.put("in/b.tif", several + b"\0")
+    assert "b.tif" in scored(root, output, bundle), "another version has no rows yet"

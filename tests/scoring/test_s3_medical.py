@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.niftis import SHAPE, nifti
+from support.imaging.paged import pages, tiff
 from support.inputs.archives import zip_of
-from support.paged import pages, tiff
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 from support.storage.s3_servers import decided_s3, s3_endpoints
 

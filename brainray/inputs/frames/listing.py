@@ -26,7 +26,7 @@ from .header import HEAD_BYTES, frames_in
 from .nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
 from .nifti.header import Header
 from .nifti.listing import Slices, chosen_slices, rows_of, slices_in
-from .pages import is_paged, pages_in
+from .pages import MOST_PAGES, is_paged, pages_in
 from .sampling import SINGLE_BYTES, AskedSample
 
 _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
@@ -219,7 +219,7 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
         yield image
         return
     size_bytes = image.size_bytes or 0
-    refused = refusal_of_frames(size_bytes, frames)
+    refused = _refusal_of_pages(frames) if is_paged(image.uri) else refusal_of_frames(size_bytes, frames)
     if refused is not None:
         yield image._replace(refused=image.refused or refused)
         return
@@ -231,6 +231,13 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
             offset=number - 1,
             stored_bytes=size_bytes,
         )
+
+
+def _refusal_of_pages(pages: int) -> str | None:
+    """Why a file of so many pages, which are there, is not read; None where it is."""
+    if pages <= MOST_PAGES:
+        return None
+    return str(ImageError("too_large", f"it has more than the {MOST_PAGES:,} pages that are read"))
 
 
 def refusal_of_frames(size_bytes: int, frames: int) -> str | None:

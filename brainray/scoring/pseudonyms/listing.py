@@ -21,7 +21,7 @@ from brainray.inputs.archives import split_refusal
 from brainray.inputs.archives.index import keep
 from brainray.inputs.listed_image import LISTED_SCHEMA, UriIndex, few_collections, tables_in, with_values
 from brainray.inputs.listing import Listing
-from brainray.scoring.known_pages import is_page
+from brainray.scoring.known_pages import are_pages
 from brainray.scoring.manifest import Shard, read_shard
 
 from .errors import hidden
@@ -158,7 +158,7 @@ def _split(rows: pa.Table, pseudonyms: Pseudonyms, levels: int) -> tuple[pa.Tabl
     ]
     groups = [pseudonyms.of_group(group, levels) for group in rows["group"].to_pylist()]
     names = pa.table([hidden_uris, uris, containers], schema=NAMES_SCHEMA)
-    whole = pc.and_(is_page(rows), pc.ends_with(rows["uri"], "#1"))  # a run may have their files as one image each
+    whole = pc.and_(are_pages(rows), pc.ends_with(rows["uri"], "#1"))  # a run may have their files as one image each
     if pc.any(whole).as_py():
         files, hidden_files = rows["container"].filter(whole), pa.array(hidden_containers, pa.string()).filter(whole)
         as_whole = pa.table([hidden_files, files, pa.nulls(len(files), pa.string())], schema=NAMES_SCHEMA)

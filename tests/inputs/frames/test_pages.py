@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support.imaging.encoded import as_palette, drawing, packed
 from support.imaging.hostile import damaged
-from support.paged import gif, moving, pages, tiff, with_kinds
+from support.imaging.paged import gif, moving, pages, tiff, with_kinds
 
 from brainray.errors import ImageError
 from brainray.imaging.decode import luminance
@@ -105,6 +105,15 @@ def test_a_large_file_is_read_in_the_ranges_of_the_pages_that_are_wanted():
     (page,) = read_pages(fetch, len(content), [2], lambda make: make())
     assert np.array_equal(luminance(page), expected(content, 2))
     assert sum(asked) < len(content), asked
+
+
+def test_a_tag_of_a_type_that_its_layout_has_no_room_for_ends_no_listing():
+    """A number of 8 bytes, which only BigTIFF holds in a tag."""
+    content = bytearray(with_kinds(tiff(pages(2)), {1: 1}))
+    at = content.rindex((254).to_bytes(2, "little") + b"\4\0\1\0\0\0\1\0\0\0")
+    content[at + 2] = 16
+    assert count(bytes(content)) == 2
+    assert all(isinstance(page, bytes) for page in read(bytes(content), 0, 1))
 
 
 @pytest.mark.parametrize("seed", range(4))

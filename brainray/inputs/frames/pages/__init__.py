@@ -8,6 +8,7 @@ from brainray.inputs.frames.sources import Fetch, Image, Once
 
 from . import gif, tiff
 
+MOST_PAGES = tiff.MOST_PAGES
 SUFFIXES = (".tif", ".tiff", ".gif")
 WHOLE_BYTES = 32 << 20  # files up to this size are read as a whole, once for all pages; of larger TIFF files ranges
 
@@ -23,7 +24,10 @@ def is_animation(name: str) -> bool:
 
 
 def pages_in(fetch: Fetch, size_bytes: int) -> int:
-    """The number of pages, 1 for a file of another format. Raises `StorageError` as `fetch` does."""
+    """The number of pages, at most one above `MOST_PAGES`; 1 for a file of another format.
+
+    Raises `StorageError` as `fetch` does.
+    """
     head = fetch(0, min(size_bytes, tiff.HEAD_BYTES))
     if gif.is_gif(head):
         return gif.frames_in(fetch(0, size_bytes)) if size_bytes <= gif.MOST_BYTES else 1

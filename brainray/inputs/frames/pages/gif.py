@@ -10,8 +10,9 @@ from typing import NamedTuple
 from brainray.errors import ImageError
 from brainray.inputs.frames.sources import Image
 
+from .tiff import MOST_PAGES
+
 MOST_BYTES = 64 << 20  # a larger file is read as one image
-MOST_FRAMES = 10_000
 _MARK = b"\x21\xff\x0bBRAINRAY1.0\0"  # an application extension of our own, without data
 _HEADER = 13  # bytes, and the table of colours that may follow
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
@@ -31,7 +32,7 @@ def is_gif(head: bytes) -> bool:
 
 
 def frames_in(data: bytes) -> int:
-    """The number of frames of a whole file, at least 1, and no more than one above `MOST_FRAMES`."""
+    """The number of frames of a whole file, at least 1, and no more than one above `MOST_PAGES`."""
     return max(1, len(_frames(data)))
 
 
@@ -68,7 +69,7 @@ def _frames(data: bytes) -> list[_Frame]:
     """All frames; the last one may be cut."""
     frames: list[_Frame] = []
     at, control, transparent = _after_header(data), -1, False
-    while at < len(data) and len(frames) <= MOST_FRAMES:
+    while at < len(data) and len(frames) <= MOST_PAGES:
         kind = data[at]
         if kind == _EXTENSION:
             if data[at + 1 : at + 2] == bytes([_CONTROL]) and len(data) > at + 3:

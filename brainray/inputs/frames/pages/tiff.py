@@ -175,8 +175,10 @@ def _is_page(layout: _Layout, tags: list[_Tag]) -> bool:
 
 
 def _first(layout: _Layout, tag: _Tag) -> int:
-    kind = _NUMBERS.get(tag.kind)
-    return int(struct.unpack_from(layout.order + kind, tag.value)[0]) if kind and tag.values == 1 else 0
+    """The value of a tag with one number, which stands in the tag; 0 for any other."""
+    kind = layout.order + _NUMBERS.get(tag.kind, "")
+    fits = len(kind) == 2 and tag.values == 1 and struct.calcsize(kind) <= layout.width
+    return int(struct.unpack_from(kind, tag.value)[0]) if fits else 0
 
 
 def _alone(window: _Window, at: int) -> bytes:
