@@ -15,6 +15,7 @@ from brainray.inputs.labels.label_file import read_label_file
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium")
 NAMES = ("a, b.jpg", 'say "no".jpg', "c.jpg", "d.jpg", "脑.jpg", "e <b>.jpg")
+CODES = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowDown": 40, "r": 82}
 TILES = "[...document.querySelectorAll('.tile[data-uri]')]"
 
 
@@ -98,7 +99,7 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
         return said, tiles
 
     said, tiles = in_browser(visit)
-    assert said == "6 of 6 answered"
+    assert said.endswith("6 of 6 answered")
     rows = list(csv.DictReader((run / "brainray-answers.csv").read_text().splitlines()))
     second = "right" if tiles[1][1] == CLASSES[1] else "wrong"
     assert [(row["uri"], row["label"], row["answer"]) for row in rows] == [
@@ -119,3 +120,45 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
     score_here(request_for(run / "archive", run / "run", bundle, label_file=labels), engine_of(bundle))
     given = {uri: row["label"] for uri, row in contents(run / "run").items() if row["label"]}
     assert given == {row["uri"]: row["label"] for row in rows if row["label"]}
+
+
+def test_answers_and_hits_are_reached_by_keys_alone_and_told(run):
+    focused = "`${document.activeElement.tagName} ${document.activeElement.textContent.trim().slice(0, 5)}`"
+
+    async def visit(tab: Tab):
+        async def press(name, text=""):
+            for kind in ("keyDown", "keyUp"):
+                await tab.call(
+                    "Input.dispatchKeyEvent",
+                    type=kind,
+                    key=name,
+                    code=name,
+                    text=text,
+                    windowsVirtualKeyCode=CODES[name],
+                )
+
+        await tab.open(page_of(run))
+        await tab.run("document.querySelector('#search').focus()")
+        await tab.call("Input.insertText", text="JPG")
+        said = []
+        for _ in range(2):
+            await press("Enter", "\r")
+            said.append(await tab.run("document.querySelector('output').textContent"))
+        await press("ArrowDown")
+        reached = [await tab.run("document.activeElement.classList.contains('now')")]
+        await tab.run(f"{TILES}[0].focus()")
+        stops = []
+        for name in ("Enter", "Tab", "Tab", "Escape"):
+            await press(name, "\r" if name == "Enter" else "")
+            stops.append(await tab.run(focused))
+        reached.append(await tab.run(f"document.activeElement === {TILES}[0]"))
+        await press("r", "r")
+        told = await tab.run("document.querySelector('#answers [role=status]').textContent")
+        return said, reached, stops, told
+
+    said, reached, stops, told = in_browser(visit)
+    total = said[0].removeprefix("1 of ")
+    assert said == [f"1 of {total}", f"2 of {total}"] and total.endswith("found here")
+    assert reached == [True, True]
+    assert [stop.split()[0] for stop in stops] == ["BUTTON", "SELECT", "BUTTON", "LI"]
+    assert told.endswith(f": right. 1 of {len(NAMES)} answered")
