@@ -43,8 +43,8 @@ def test_workers_of_a_cluster_import_nothing_from_the_working_folder_of_a_run(mo
     asked = []
     monkeypatch.setattr("ray.init", lambda **given: asked.append(given))
     monkeypatch.setattr(session, "bring_token", lambda address: None)
-    session._connect("127.0.0.1:6379", Guard(), lean=False)
-    session._connect("ray://127.0.0.1:10001", Guard(), lean=False)
+    session._connect("127.0.0.1:6379", Guard())
+    session._connect("ray://127.0.0.1:10001", Guard())
     assert list(asked[0]["job_config"]._py_driver_sys_path) == [PACKAGE_PARENT]
     assert "job_config" not in asked[1]
 

@@ -38,6 +38,7 @@ def selected_images():
         splits=tuple(splits),
         digest="d",
         unreadable={},
+        ineligible={},
         excluded=0,
         conflicts=0,
     )

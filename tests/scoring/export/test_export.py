@@ -217,10 +217,11 @@ def test_the_example_of_the_readme_writes_the_tables_and_counts_them(run, tmp_pa
     readme = (Path(__file__).resolve().parents[3] / "brainray/scoring/series/README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(run)
     names: dict[str, object] = {}
     exec(example, names)
     done = names["done"]
     assert isinstance(done, brainray.ExportResult)
-    assert (done.run, done.output) == (run, str(tmp_path / "tables"))
+    assert (done.run, done.output) == (str(tmp_path / "run"), str(tmp_path / "tables"))
     assert capsys.readouterr().out == f"{done.counts}\n"
     assert done.counts["image_occurrence"] == len(pq.read_table(tmp_path / "tables/image_occurrence")) == 3
