@@ -23,8 +23,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from brainray.config import ImageSpec
 from brainray.errors import ExclusionReason, ImageError, ImageReason
-from brainray.inputs.frames.members import within
 from brainray.inputs.frames.pages import gif, pages_in
+from brainray.inputs.frames.sources import within
 
 from . import jpeg
 from .dicom.codestream import size_of

@@ -18,12 +18,12 @@ from brainray.storage.base import changed
 from . import archives
 from .frames import nifti, split_member_frame
 from .frames.listing import is_frame
-from .frames.members import read_member_frames, within
+from .frames.members import read_member_frames
 from .frames.nifti import place_of
 from .frames.nifti.reading import Volumes
 from .frames.pages import WHOLE_BYTES, is_animation, is_paged, read_pages
 from .frames.reading import read_frames
-from .frames.sources import Fetch, Image, Spans
+from .frames.sources import Fetch, Image, Spans, within
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.

@@ -26,10 +26,10 @@ with atheris.instrument_imports(include=["brainray", "pydicom.filereader", "pydi
     from brainray.imaging.decode import Excluded, decode, read_header
     from brainray.inputs import archives
     from brainray.inputs.frames.header import frames_in
-    from brainray.inputs.frames.members import within
     from brainray.inputs.frames.nifti.listing import rows_of, slices_in
     from brainray.inputs.frames.pages import pages_in, read_pages
     from brainray.inputs.frames.reading import read_frames
+    from brainray.inputs.frames.sources import within
     from brainray.inputs.listed_image import ListedImage
     from brainray.inputs.unnamed_files import format_of
 

@@ -13,7 +13,7 @@ from .listing import refusal_of_frames
 from .nifti.header import Header
 from .nifti.listing import Slices, places_of
 from .reading import read_frames
-from .sources import Fetch, Image
+from .sources import Image, within
 
 
 def frame_of_member(member: ListedImage, number: int, frames: int) -> ListedImage:
@@ -57,8 +57,3 @@ def read_member_frames(content: Callable[[], Image], numbers: Sequence[int]) -> 
     if isinstance(data, ImageError):
         return (data,) * len(numbers)
     return read_frames(within(data), len(data), [number - 1 for number in numbers])
-
-
-def within(data: bytes) -> Fetch:
-    """Reads parts of bytes as those of a file."""
-    return lambda start, length: data[start : start + max(0, length)]

@@ -13,8 +13,8 @@ from support.paged import gif, moving, pages, tiff, with_kinds
 
 from brainray.errors import ImageError
 from brainray.imaging.decode import luminance
-from brainray.inputs.frames.members import within
 from brainray.inputs.frames.pages import pages_in, read_pages
+from brainray.inputs.frames.sources import within
 
 WIDE = [Image.fromarray(np.asarray(page).astype(np.uint16) * 200) for page in pages(2)]
 FILES = {
