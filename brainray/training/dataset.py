@@ -7,7 +7,7 @@ Ray.
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,9 +78,9 @@ class SelectedImages:
     splits: tuple[Split, ...]  # of indices into `positions`: one split, or one for each fold
     digest: str  # of the pictures and their labels: equal for equal data, whatever the names
     unreadable: dict[str, int]  # images left out because they cannot be decoded, by reason
-    ineligible: dict[str, int]  # medical images left out by their headers, as `score` does, by reason
     excluded: int  # images left out because they are copies of an image below --exclude
     conflicts: int  # images left out because copies of them lie in another class folder
+    ineligible: dict[str, int] = field(default_factory=dict)  # medical images that `score` excludes, by reason
 
     @property
     def distinct(self) -> int:

@@ -1,4 +1,4 @@
-"""What readers of frames, slices and pages are given, and what they give. Imports nothing heavy."""
+"""What readers of frames, slices and pages are given, and what they give."""
 
 from collections.abc import Callable
 
