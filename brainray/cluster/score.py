@@ -15,11 +15,11 @@ from brainray.evaluation import plots
 from brainray.machine.hardware import read_machine
 from brainray.machine.resources import Node, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
+from brainray.scoring.maps.of_shard import MapOrder
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan
 from brainray.scoring.pseudonyms.key import KEY, OPTION
 from brainray.scoring.run_folder import ScoreRequest
-from brainray.scoring.shard_maps import MapOrder
 from brainray.storage.lease import Lease
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 

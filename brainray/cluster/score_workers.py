@@ -28,9 +28,9 @@ from brainray.inputs.reader import Reader
 from brainray.machine.resources import ScorePool
 from brainray.models.bundle import Bundle
 from brainray.scoring.manifest import Shard
+from brainray.scoring.maps.of_shard import MapOrder, Mapper
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard, status_of
-from brainray.scoring.shard_maps import MapOrder, Mapper
 from brainray.scoring.shard_task import GIVE_UP_AFTER, SANDBOX_AFTER, ShardState, Target, count_attempt, open_shard
 from brainray.storage.shared_paths import SharedPaths
 

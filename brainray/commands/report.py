@@ -9,7 +9,7 @@ from brainray.callbacks import Say
 from brainray.config import Explain, PageOptions
 from brainray.errors import BadRequest, StorageError
 from brainray.inputs.labels.label_file import LabelFile, read_label_file, read_series_labels
-from brainray.scoring.given_labels import Relabelling, give_labels
+from brainray.scoring.labelling.given_labels import Relabelling, give_labels
 from brainray.scoring.pseudonyms.key import FOR_READERS
 from brainray.scoring.pseudonyms.names import KeyedNames, names_for, say_of_missing
 from brainray.scoring.rescore import finish_switch

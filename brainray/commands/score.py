@@ -24,7 +24,7 @@ from brainray.inputs.lists.kept_columns import kept_types
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
-from brainray.scoring.given_labels import forget_given
+from brainray.scoring.labelling.given_labels import forget_given
 from brainray.scoring.manifest import Shard
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen

@@ -31,8 +31,8 @@ from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
 from . import manifest
-from .given_labels import given_for, has_given
 from .known_pages import as_known
+from .labelling.given_labels import given_for, has_given
 from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
 from .pseudonyms.key import FIELD, is_local

@@ -11,7 +11,7 @@ from brainray.errors import VerificationError
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.storage import Writer
 
-from .given_labels import forget_given
+from .labelling.given_labels import forget_given
 from .parts import part_uri, present_shards
 from .pseudonyms.names import KeyedNames
 from .run_folder import (

@@ -32,12 +32,12 @@ from brainray.inputs.ranges import plan_reads
 from brainray.inputs.reader import Reader, ReadResult, reads_in_flight
 
 from .feature_sample import Encode, sample_features
+from .maps.of_shard import Mapper, write_shard_maps
 from .parts import PartInfo, ShardWork
 from .prediction_schema import SCAN_COLUMNS, SERIES_COLUMNS, UID_COLUMNS, prob_column
 from .pseudonyms.errors import without_names
 from .pseudonyms.names import RealNames
 from .series.key import series_of, study_of, volume_of
-from .shard_maps import Mapper, write_shard_maps
 from .shard_task import ShardState, Target, commit
 from .uids import UidRule
 

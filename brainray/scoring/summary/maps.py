@@ -33,12 +33,12 @@ from brainray.models.map_values import ImageMaps, class_order
 from brainray.page.maps import CellMap
 from brainray.page.tiles import choose, pictured
 from brainray.scoring.manifest import Shard, load_shards, read_shard
-from brainray.scoring.map_table import FINGERPRINT, MAPS_SCHEMA, map_rows
+from brainray.scoring.maps.of_shard import for_review
+from brainray.scoring.maps.table import FINGERPRINT, MAPS_SCHEMA, map_rows
 from brainray.scoring.parts import part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.pseudonyms.names import KeyedNames
 from brainray.scoring.run_folder import MANIFEST
-from brainray.scoring.shard_maps import for_review
 from brainray.storage.scratch import scratch_folder
 
 from .highlights import Highlights

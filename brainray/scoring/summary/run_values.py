@@ -5,7 +5,7 @@ from typing import Any
 
 from brainray import storage
 from brainray.errors import StorageError
-from brainray.scoring.given_labels import count_given
+from brainray.scoring.labelling.given_labels import count_given
 from brainray.scoring.pseudonyms.names import KeyedNames, check_readable
 from brainray.scoring.run_folder import RUN, check_is_run, later_columns
 from brainray.scoring.series.rows import FOLDER

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain
-from brainray.scoring.map_table import MAPS_SCHEMA
+from brainray.scoring.maps.of_shard import ASKED, FOLDER, read_shard_maps
+from brainray.scoring.maps.table import MAPS_SCHEMA
 from brainray.scoring.run_folder import SUMMARY
-from brainray.scoring.shard_maps import ASKED, FOLDER, read_shard_maps
 
 from .highlights import Highlights
 from .maps import MAPS, add_maps, chosen, delete_others, there_of

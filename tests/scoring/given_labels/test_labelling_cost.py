@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brainray.scoring import given_labels
+from brainray.scoring.labelling import given_labels
 from brainray.scoring.manifest import MANIFEST_SCHEMA
 
 SHARD, SHARDS = 10, 40

@@ -21,11 +21,11 @@ from brainray.models.bundle import Bundle
 from brainray.models.predictor import Predictor
 from brainray.models.scored_maps import MappingPredictor
 from brainray.scoring.feature_sample import Encode
+from brainray.scoring.maps.of_shard import MapOrder, Mapper
 from brainray.scoring.prediction_schema import LATER, prediction_schema
 from brainray.scoring.pseudonyms.key import read_pseudonyms
 from brainray.scoring.run_folder import ScoreRequest
 from brainray.scoring.shard import Probabilities, decode_shard, predict_shard
-from brainray.scoring.shard_maps import MapOrder, Mapper
 from brainray.scoring.shard_task import open_shard
 from brainray.scoring.uids import uid_rule
 

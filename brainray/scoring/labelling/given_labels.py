@@ -22,12 +22,9 @@ from brainray.inputs.frames import frame_uri
 from brainray.inputs.frames.listing import files_of_frames, is_frame
 from brainray.inputs.labels.label_file import LabelFile
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, UriIndex
-from brainray.storage import Writer
-from brainray.storage.scratch import scratch_folder
-
-from .manifest import Shard, load_shards, rewrite
-from .parts import part_uri, present_shards, read_part_info
-from .run_folder import (
+from brainray.scoring.manifest import Shard, load_shards, rewrite
+from brainray.scoring.parts import part_uri, present_shards, read_part_info
+from brainray.scoring.run_folder import (
     MANIFEST,
     RUN,
     SCHEMA_VERSION,
@@ -39,8 +36,10 @@ from .run_folder import (
     row_columns,
     write_manifest,
 )
-from .shard_task import Target, commit_unscored, open_shard
-from .verify import Verification, verify_parts
+from brainray.scoring.shard_task import Target, commit_unscored, open_shard
+from brainray.scoring.verify import Verification, verify_parts
+from brainray.storage import Writer
+from brainray.storage.scratch import scratch_folder
 
 GIVEN = "labels.parquet"
 _SCHEMA = pa.schema(

@@ -18,11 +18,11 @@ from brainray.config import Explain
 from brainray.errors import StorageError
 from brainray.imaging.framing import Box
 from brainray.models.map_values import ImageMaps
+from brainray.scoring.prediction_schema import is_mistake
+from brainray.scoring.shard_task import Target
+from brainray.scoring.summary.highlights import columns, select
 
-from .map_table import FINGERPRINT, map_rows
-from .prediction_schema import is_mistake
-from .shard_task import Target
-from .summary.highlights import columns, select
+from .table import FINGERPRINT, map_rows
 
 if TYPE_CHECKING:
     from brainray.models.bundle import Bundle
