@@ -210,6 +210,22 @@ def test_a_path_within_several_archives_labels_none_of_them(tmp_path):
         label_file.check_all_used_once()
 
 
+@pytest.mark.parametrize("members", [("x/1.jpg", "old/x/1.jpg"), ("x/1.jpg", "z/1.jpg")])
+def test_a_path_within_an_archive_that_ends_another_path_too_labels_neither(tmp_path, members):
+    """That of the member is whole, the other is longer: which one the row means, only its full path says."""
+    (tmp_path / "in" / "y" / "x").mkdir(parents=True)
+    (tmp_path / "in" / "a.tar").write_bytes(tar_of(dict.fromkeys(members, b"x")))
+    if "old/x/1.jpg" not in members:
+        (tmp_path / "in" / "y" / "x" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "labels.csv").write_text("image,label\nx/1.jpg,glioma\n")
+    label_file = read_label_file(str(tmp_path / "labels.csv"), CLASSES)
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path / "in")], indexes, classes=CLASSES, label_file=label_file)
+        assert scan(lister, str(tmp_path / "listing.parquet")).labelled == 0
+    with pytest.raises(BadRequest, match="several nearly"):
+        label_file.check_all_used_once()
+
+
 def test_two_labels_of_one_sample_label_nothing_and_are_counted(tmp_path):
     (tmp_path / "w.tar").write_bytes(
         tar_of({"0.jpg": b"x", "0.cls": b"0", "0.CLS": b"1", "1.cls": b"1", "1.jpg": b"x"})

@@ -26,8 +26,20 @@ _COMPARED = 20_000  # images among which `nearest` looks: about a second for fiv
 Indices = npt.NDArray[np.int64]
 
 
-def _spellings_of_rows(keys: pa.Array) -> tuple[pa.Array, ...]:
-    """The spellings of rows, in the order in which they count: as plain text, without case, without suffix.
+def _spellings_of_rows(keys: pa.Array) -> list[tuple[int, pa.Array]]:
+    """The spellings of rows, in the order in which they count, each with the spelling of images to compare it with.
+
+    A `file://` URI is percent-encoded, or names a file with a `%`: its literal name counts before the decoded one,
+    which is null for all other rows.
+    """
+    spelled = [_spellings(keys)]
+    if pc.any(pc.match_substring_regex(keys, f"{_FILE_URI}.*%")).as_py():
+        spelled.append(_spellings(pa.array(map(_decoded, keys.to_pylist()), pa.string())))
+    return [(rule, values) for rule, same in enumerate(zip(*spelled, strict=True)) for values in same]
+
+
+def _spellings(keys: pa.Array) -> tuple[pa.Array, ...]:
+    """Rows as plain text, without case, without suffix.
 
     The last is null for rows with an image suffix, which must not stand for another one: 1.png may be a mask of 1.jpg.
     """
@@ -46,10 +58,8 @@ def _spellings_of_images(names: pa.Array) -> tuple[pa.Array, ...]:
 def _plain(names: pa.Array) -> pa.Array:
     """Names without blanks around them and `./` before them, with `/` for backslashes, in Unicode's normal form C.
 
-    URIs have one scheme for a store, as images have: `file:///a%20b` is `/a b`, and Hadoop's `s3a://` is `s3://`.
+    URIs have one scheme for a store, as images have: `file:///a` is `/a`, and Hadoop's `s3a://` is `s3://`.
     """
-    if pc.any(pc.match_substring_regex(names, f"{_FILE_URI}.*%")).as_py():
-        names = pa.array(map(_decoded, names.to_pylist()), pa.string())
     tidy = pc.replace_substring(pc.utf8_trim_whitespace(pc.utf8_normalize(names, "NFC")), "\\", "/")
     for pattern, plain in (_FILE_URI, "/"), (_HADOOP_S3, "s3://"):
         tidy = pc.replace_substring_regex(tidy, pattern, plain)
@@ -57,8 +67,8 @@ def _plain(names: pa.Array) -> pa.Array:
 
 
 def _decoded(name: str | None) -> str | None:
-    """A name, of which a file:// URI is percent-encoded."""
-    return unquote(name) if name and re.match(_FILE_URI, name) else name
+    """What a `file://` URI says that is percent-encoded; None for any other name."""
+    return unquote(name) if name and "%" in name and re.match(_FILE_URI, name) else None
 
 
 @dataclass
@@ -75,9 +85,10 @@ class NearMatches:
     """Collects which images nearly fit which of the rows that have no image, then pairs them."""
 
     def __init__(self, keys: pa.Array) -> None:
-        self._rows = [_Spelling(values) for values in _spellings_of_rows(keys)]
+        self._rows = [(rule, _Spelling(values)) for rule, values in _spellings_of_rows(keys)]
         counts = np.unique(pc.count_substring(_plain(keys), "/").drop_null().to_numpy())
-        self._ends = [int(count) for count in counts if 0 < count < _MOST_FOLDERS]  # folders in a row
+        # Folders in a row. Most first, for an image belongs to the row that has most of its path.
+        self._ends = [int(count) for count in counts[::-1] if 0 < count < _MOST_FOLDERS]
         self._found: dict[tuple[int, int], list[tuple[Indices, Indices]]] = {}
 
     def add(self, numbers: Indices, names: Sequence[pa.Array]) -> None:
@@ -86,14 +97,16 @@ class NearMatches:
         The first is the URI, of which rows may also be the end: `in/1.jpg` of `/data/in/1.jpg`, or `a/1.jpg` of
         `w.tar#a/1.jpg`.
         """
-        ends = [end(names[0], folders) for end in (_end, _whole_member) for folders in self._ends]
+        ends = [end(names[0], folders) for folders in self._ends for end in _ENDS]
+        steps = [*range(len(names)), *(len(names) + place // len(_ENDS) for place in range(len(ends)))]
         together = pa.concat_arrays([*names, *ends])  # for one look-up builds one table of all rows
-        for rule, values in enumerate(_spellings_of_images(together)):
-            rows, positions = self._rows[rule].find(values)
+        spelled = _spellings_of_images(together)
+        for order, (rule, spelling) in enumerate(self._rows):
+            rows, positions = spelling.find(spelled[rule])
             places, within = np.divmod(positions, len(numbers))
             for place in np.unique(places).tolist():
                 here = places == place
-                self._found.setdefault((rule, place), []).append((rows[here], numbers[within[here]]))
+                self._found.setdefault((order, steps[place]), []).append((rows[here], numbers[within[here]]))
 
     def pairs(self, taken: Indices) -> Pairs:
         """Pair rows and images. `taken` are the numbers of images that have a row already."""
@@ -142,6 +155,9 @@ def _whole_member(uris: pa.Array, folders: int) -> pa.Array:
     """The path of a member within its archive, if it has so many folders; null for all others."""
     plain = pc.replace_substring(uris, "\\", "/")  # as zips from Windows have it
     return pc.struct_field(pc.extract_regex(plain, rf"{_ARCHIVE}#(?P<end>(?:[^/#]+/){{{folders}}}[^/#]+)$"), "end")
+
+
+_ENDS = (_end, _whole_member)  # of one step: a row that fits one image by this and one by that fits several
 
 
 def _places(values: pa.Array, distinct: pa.Array) -> Indices:

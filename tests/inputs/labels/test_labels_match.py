@@ -49,6 +49,12 @@ def test_the_end_of_a_path_that_fits_several_images_is_refused(tmp_path):
         labelled(tmp_path, ["a/c/x.jpg", "b/c/x.jpg"], "c/x.jpg,glioma")
 
 
+@pytest.mark.parametrize("images", [["a b.jpg"], ["a%20b.jpg"], ["a b.jpg", "a%20b.jpg"]])
+def test_a_file_uri_names_the_literal_file_before_the_decoded_one(tmp_path, images):
+    found = labelled(tmp_path, images, f"file://{tmp_path}/in/a%20b.jpg,pituitary")
+    assert found == dict.fromkeys(images[:-1]) | {images[-1]: "pituitary"}
+
+
 def test_a_suggestion_is_never_the_name_itself(tmp_path):
     assert nearest(["a.zip/1.jpg"], ["/in/a.zip#1.jpg"]) == ["/in/a.zip#1.jpg"]
 
@@ -147,6 +153,12 @@ class TestAnExtendedRun:
         assert labelled(tmp_path, ["1.jpg", "s/1.jpg"], *rows) == wanted
         (tmp_path / "in" / "1.jpg").unlink()
         assert labelled(tmp_path, ["s/1.jpg"], *rows, extending=True) == {"s/1.jpg": "notumor"}
+
+    def test_the_end_of_a_path_that_is_gone_does_not_label_another(self, tmp_path):
+        rows = ("a/1.jpg,glioma", "in/q/a/1.jpg,notumor")
+        labelled(tmp_path, ["a/1.jpg", "q/a/1.jpg"], *rows)
+        (tmp_path / "in" / "a" / "1.jpg").unlink()
+        assert labelled(tmp_path, ["q/a/1.jpg"], *rows, extending=True) == {"q/a/1.jpg": "notumor"}
 
     def test_a_near_name_labels_as_before(self, tmp_path):
         rows = ("a/1,glioma", "a/2,notumor")
