@@ -29,6 +29,7 @@ from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_membe
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
 from .labels.label_notes import LabelNotes
+from .labels.sample_notes import SampleNotes
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, few_collections, tables_in, with_values
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table
 from .lists.prefixes import Below, Prefixes, listed_ahead
@@ -261,7 +262,7 @@ class Lister:
             sample=not self._members_sampled,
             format_in=self._member_formats,
         )
-        named = 0
+        named, samples = 0, SampleNotes(self._label_notes, of_samples=archives.container_kind(name) in _WEBDATASETS)
         if index.note is not None:
             self._label_notes.add_unused(archive.uri, index.note)
         elif in_parquet:
@@ -275,15 +276,11 @@ class Lister:
             path = archives.member_uri(within, inner)
             self._chosen.on_path(path)
             reason = None if in_parquet else skip_member(member, refused=image.refused is not None)
-            if unread and not self._chosen.excludes(path):
-                reason = self._label_notes.add_unread(image.uri, unread) or reason
+            if reason is not None and not self._chosen.excludes(path):
+                samples.on_file(inner, image.uri, reason, unread, spelled)
             is_unnamed = reason is not None and not image.refused and unnamed.wants(reason)
             unchosen = self._chosen.skip_reason(path) if reason is None or is_unnamed else None
             if unchosen or (reason and not is_unnamed):
-                if archives.container_kind(name) not in _WEBDATASETS:
-                    self._label_notes.on_skipped(image.uri, reason or "")
-                elif spelled and spelled.key and spelled.key.startswith("."):
-                    self._label_notes.on_likely(image.uri, spelled.key, spelled.text)
                 count_skipped(self.skipped, unchosen or reason or "")
                 continue
             folders = (*above, *inner.split("/")[:-1])
@@ -291,6 +288,8 @@ class Lister:
             earlier = index.in_run and not in_parquet  # then it has the label that earlier versions gave it
             if not spelled or (label is None and (earlier or spelled.key is not None)):
                 label = self._label((root_name, *folders))
+            if reason is None:
+                samples.on_image(inner, label, spelled)
             refused = image.refused or refusal_of_size(image.size_bytes, self._most_bytes)
             group = self._group(image.uri, folders)
             values = values if member else None
@@ -300,6 +299,7 @@ class Lister:
             for item in (each for each, _ in unnamed.add(listed, reason)) if reason else (listed,):
                 yield from frames_of_member(*item)
         yield from chain.from_iterable(frames_of_member(*item) for item, _ in unnamed.rest(named))
+        samples.add()
         if unnamed.files and not self._members_sampled:  # once: the archives of a data set are alike
             self._members_sampled = True
             self._notes += unnamed.notes
@@ -387,7 +387,7 @@ class Lister:
         """The label of an image that a list without labels names: that of its archive, which is said if it is no class,
         else that of its folders.
         """
-        spelled = Spelled(image.label, "label") if image.label else None
+        spelled = Spelled(image.label, "") if image.label else None
         return (self._member_label(spelled, image, known=True) if spelled else None) or self._label(folders)
 
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:

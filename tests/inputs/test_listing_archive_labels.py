@@ -136,20 +136,57 @@ def test_a_label_of_a_sample_that_cannot_be_read_is_counted_and_named(tmp_path):
     files = {
         "0.jpg": b"x", "0.cls": "glioma".encode("utf-16"), "1.jpg": b"x", "1.cls": b"\xe9",
         "2.jpg": b"x", "2.json": b"{", "3.jpg": b"x", "3.cls": b"x" * 70_000,
-        "4.jpg": b"x", "4.json": b'{"label": "\\ud800"}', "6.jpg": b"x", "5.cls": b"0",
+        "4.jpg": b"x", "4.json": b'{"label": "\\ud800"}', "6.jpg": b"x", "5.cls": b"0", "6.cls": b"0",
     }  # fmt: skip
     (tmp_path / "w.tar").write_bytes(tar_of(files))
     with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
         listing = scan(Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES), str(tmp_path / "listing.parquet"))
-        left_out = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES, exclude=["w.tar#[1-5]*"])
+        left_out = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES, exclude=["w.tar#[1-6]*"])
         list(left_out.tables())
     assert (listing.images, listing.labelled) == (6, 1)
-    assert listing.skipped == {"label that is not read": 5, "suffix .cls": 1}
+    assert listing.skipped == {"suffix .cls": 5, "suffix .json": 2}
     assert listing.notes == (
-        f"5 file(s) with labels label no image, such as {tmp_path}/w.tar#1.cls (is not UTF-8, as text without a "
-        "byte-order mark must be); correct them, or give --labels",
+        f"5 file(s) that may hold labels label no image, such as {tmp_path}/w.tar#1.cls (is not UTF-8, as text without "
+        "a byte-order mark must be); correct them, or give --labels",
     )
     assert left_out.notes == ()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"0.jpg": b"x", "0.cls": b"0", "0.json": b"{'a': 1}"},
+        {"0.jpg": b"x", "0.cls": b"0", "0.json": b" " * 70_000},
+        {"glioma/0.jpg": b"x", "glioma/0.json": b"{", "glioma/0.txt": b"glioma"},
+        {"glioma/0.json": b'{"label": 0}', "glioma/1.json": b"{", "glioma/0.jpg": b"x", "glioma/1.jpg": b"x"},
+        {"0.jpg": b"x", "0.json": b""},
+        {"0.jpg": b"x", "0.json": b'{"label": 0}\n{"label": 1}\n'},
+        {"0.jpg": b"x", "dataset.json": b'{"label": "glioma"}', "README.txt": b"normal", "all.json": b"{"},
+    ],
+)
+def test_files_whose_images_have_labels_or_that_belong_to_no_image_are_not_noted(tmp_path, files):
+    (tmp_path / "w.tar").write_bytes(tar_of(files))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES)
+        labels = [label for table, _ in lister.tables() for label in table["label"].to_pylist()]
+    assert [note for note in lister.notes if "numbers name the classes" not in note] == []
+    assert (None in labels) == ("0.cls" not in files and "0.jpg" in files)
+
+
+def test_a_cls_file_of_a_zip_whose_images_have_labels_is_not_noted(tmp_path):
+    (tmp_path / "z.zip").write_bytes(zip_of({"glioma/0.jpg": b"x", "glioma/0.cls": b"0"}))
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        assert scan(Lister([str(tmp_path)], indexes, classes=CLASSES), str(tmp_path / "listing.parquet")).notes == ()
+
+
+def test_a_list_of_members_whose_labels_are_no_classes_is_told_so(tmp_path):
+    (tmp_path / "w.tar").write_bytes(tar_of({"0.jpg": b"x", "0.cls": b"cat"}))
+    (tmp_path / "l.csv").write_text("uri\nw.tar#0.jpg\n")
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([f"{tmp_path}/l.csv"], indexes, classes=CLASSES)
+        list(lister.tables())
+    (note,) = lister.notes
+    assert "w.tar#0.jpg: 'cat', the label that its archive gives it, is no class of the model" in note
 
 
 def test_cls_files_outside_of_tars_are_noted(tmp_path):
@@ -233,7 +270,7 @@ def test_two_labels_of_one_sample_label_nothing_and_are_counted(tmp_path):
     with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
         lister = Lister([str(tmp_path / "w.tar")], indexes, classes=CLASSES)
         assert [table["label"].to_pylist() for table, _ in lister.tables()] == [[None, "notumor"]]
-    assert lister.skipped["label that is not read"] == 1
+    assert lister.skipped == {"suffix .cls": 3}
     assert "w.tar#0.CLS (says another label than the file before it)" in lister.notes[-1]
 
 

@@ -16,6 +16,7 @@ from brainray.inputs.tables.text_stream import encoding_of
 from .member import LONGEST_LABEL, Member
 
 MOST_BYTES = 64 << 10  # of a file with a label
+CLS_REASON = "suffix .cls"  # as which a file with a label is counted
 _CLS, _JSON = "cls", "json"
 _ALONE = "has no image beside it in the tar (GNU tar --sort=name puts them side by side)"
 _DOUBTFUL = ("", None)  # in place of the label of a sample that has two
@@ -74,6 +75,11 @@ def _labelled(members: list[tuple[Member, str | None]], labels: dict[str, tuple[
             yield member._replace(label=label, label_key=key, label_unread=member.label_unread or alone)
 
 
+def sample_of(name: str) -> str:
+    """The name of the sample to which a file belongs: its path up to the first dot of its name."""
+    return _split(name)[0]
+
+
 def _split(name: str) -> tuple[str, str]:
     """The name of a sample and the extension of one of its files."""
     folder, slash, file = name.rpartition("/")
@@ -109,13 +115,21 @@ def _label(extension: str, data: bytes) -> tuple[tuple[str, str | None] | None, 
     except UnicodeDecodeError:
         return None, "is not UTF-8, as text without a byte-order mark must be"
     except (ValueError, RecursionError):
-        return None, "is no JSON"
+        return None, None if _is_table(data) else "is no JSON"
     text = value.strip() if isinstance(value, str) else ""
     if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair in JSON, which is no text
         return None, "has half a character as its label"
     if len(text) > LONGEST_LABEL:
         return None, f"has a label of more than {LONGEST_LABEL:,} characters"
     return ((text, key) if text else None), None
+
+
+def _is_table(data: bytes) -> bool:
+    """Whether what is no JSON is empty, or JSON Lines, which label no single image."""
+    try:
+        return not data.strip() or isinstance(json.loads(data.splitlines()[0]), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _spelled_label(sample: Any) -> tuple[str | None, str | None]:  # noqa: ANN401  a value of JSON

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.parquet_images import is_text
+from brainray.inputs.archives.sample_labels import CLS_REASON
 from brainray.inputs.class_names import (
     SURE_LABEL_COLUMNS,
     UNSURE_LABEL_COLUMNS,
@@ -29,7 +30,6 @@ _LIKELY = (
     "category", "y", "groundtruth", "tumor", "tumour", "disease", "pathology", "labelid", "classid",
     *UNSURE_LABEL_COLUMNS,
 )  # fmt: skip
-_SAMPLE_LABEL = "suffix .cls"
 _SHOWN = 8
 _FIRST = 1_000  # rows that tell whether a column holds classes
 _NAMES = "label, class, diagnosis or target"
@@ -54,7 +54,7 @@ class LabelNotes:
         """The notes so far; last those with counts, which grow to the end."""
         no_values = f"{self._no_values:,} image(s) have a label that says none is known (NA, unknown or the like)"
         unread = (
-            f"{self._unread:,} file(s) with labels label no image, such as {self._first_unread}; "
+            f"{self._unread:,} file(s) that may hold labels label no image, such as {self._first_unread}; "
             "correct them, or give --labels"
         )
         return [*self._lines, *([no_values] if self._no_values else []), *([unread] if self._unread else [])]
@@ -65,16 +65,14 @@ class LabelNotes:
         self._no_values += found and not self._silent
         return found
 
-    def add_unread(self, uri: str, why: str) -> str | None:
-        """Count a file of an archive whose label is not read, for this reason; gives what it is counted as.
+    def is_class(self, text: str) -> bool:
+        return match_class(text, self._lookup) is not None
 
-        None with a label file, in whose place nothing else labels an image.
-        """
-        if self._silent:
-            return None
-        self._first_unread = self._first_unread or f"{uri} ({why})"
-        self._unread += 1
-        return "label that is not read"
+    def add_unread(self, uri: str, why: str) -> None:
+        """Count a file of an archive whose label is not read, for this reason."""
+        if not self._silent:
+            self._first_unread = self._first_unread or f"{uri} ({why})"
+            self._unread += 1
 
     def add_unused(self, uri: str, what: str) -> None:
         """Note that a column of labels cannot be read; `what` names it and its type."""
@@ -93,8 +91,16 @@ class LabelNotes:
     def add_no_class(self, uri: str, key: str, label: str) -> None:
         """Note that a text is no class, which stands below a name with more than one use.
 
-        That is a key in the JSON of a WebDataset sample, or a column of a Parquet file of images.
+        That is a key in the JSON of a WebDataset sample, or a column of a Parquet file of images; "" where an archive,
+        of which a list names members, has the text in any place for labels.
         """
+        if not key:
+            self._add(
+                ("key", key),
+                f"--input {uri}: {label[:80]!r}, the label that its archive gives it, is no class of the model and "
+                "labels nothing; the same goes for others; correct them in the archive, or give --labels",
+            )
+            return
         self._add(
             ("key", key),
             f"--input {uri}: {label[:80]!r}, its {key}, is no class of the model and no label; the same goes for "
@@ -103,17 +109,16 @@ class LabelNotes:
 
     def on_skipped(self, uri: str, reason: str) -> None:
         """Note a file with the label of a WebDataset sample that lies in no tar, where it labels nothing."""
-        if reason == _SAMPLE_LABEL:
+        if reason == CLS_REASON:
             self._add(reason, f"--input {uri}: .cls files label images in tars only; give --labels, a table")
 
-    def on_likely(self, uri: str, suffix: str, text: str) -> None:
+    def add_likely(self, uri: str, suffix: str, text: str) -> None:
         """Note a file of a WebDataset sample whose text is a class, but whose suffix is not that of labels."""
-        if match_class(text, self._lookup) is not None:
-            self._add(
-                ("likely", suffix),
-                f"--input {uri}: holds {text!r} and labels no image, and so do others that end in {suffix}; "
-                "name them .cls, or give --labels",
-            )
+        self._add(
+            ("likely", suffix),
+            f"--input {uri}: holds {text!r} and labels no image, and so do others that end in {suffix}; "
+            "name them .cls, or give --labels",
+        )
 
     def add_folders(self, folders: Sequence[str]) -> None:
         """Note a Hive partition that labels nothing, among the folders of an image without a label.
