@@ -30,6 +30,7 @@ _SEPARATORS = (",", ";", "\t", "|")
 _UNIT_SEPARATOR = "\x1f"  # no part of a path, so that a line is one value
 _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]+$")
 _BEHIND_IMAGE = re.compile(r"(.*?\.[A-Za-z0-9.]+)[\s,;|]+\S")
+_MXNET = re.compile(r"\d+\t([^\t/\\]+\t)+\S")  # number, labels, path
 _WIDTHS = re.compile(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)")
 
 
@@ -54,7 +55,7 @@ class TextTable:
         line = self.first_line
         cut = _BEHIND_IMAGE.match(line)
         labelled = cut is not None and skip_reason(line, ()) is not None and skip_reason(cut[1], ()) is None
-        if labelled or "\t" in line:  # also `number, label, path`, as MXNet writes it
+        if labelled or _MXNET.match(line):
             raise BadRequest(
                 f"{self.source}: its first line {line!r} is more than a path; add a header, as image,label"
             )

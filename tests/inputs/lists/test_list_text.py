@@ -69,6 +69,11 @@ def test_a_text_may_hold_a_path_in_each_line(tmp_path, data):
     assert names_of(tmp_path / "list.txt", data) == ["a b.jpg", 'x/5"c,d|e;f.jpg']
 
 
+@pytest.mark.parametrize("first", ["a/1\t2.jpg", "a/1.jpg\t", "\ta/1.jpg", "a\tb\tc/1.jpg"])
+def test_a_path_may_have_tabs(tmp_path, first):
+    assert names_of(tmp_path / "list.txt", f"{first}\nb/2.jpg\n".encode()) == [first, "b/2.jpg"]
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -77,6 +82,8 @@ def test_a_text_may_hold_a_path_in_each_line(tmp_path, data):
         ("a/1.jpg,glioma", "first line 'a/1.jpg,glioma' is more than a path; add a header, as image,label"),
         ("a/b c.jpg 0", "is more than a path"),
         ("0\t1.0\ta/1.jpg", "is more than a path"),
+        ("12\t1\t0.5\ta/1.jpg", "is more than a path"),
+        ("a/1.jpg\tglioma", "is more than a path"),
     ],
 )
 def test_lines_that_are_no_paths_are_refused(tmp_path, line, told):
