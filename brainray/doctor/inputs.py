@@ -54,7 +54,10 @@ def _labels_or_error(uri: str, classes: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def check_list_labels(uri: str, classes: tuple[str, ...]) -> Iterator[Finding]:
-    """Check that the first labels of a list are classes; yields nothing for any other input, and without labels."""
+    """Check that the first labels of a list are classes; yields nothing for any other input, and without labels.
+
+    What is none is no fault yet: a label file, which only `score` is given, labels in its place.
+    """
     listed = open_file_list(uri)
     if listed is None:
         return
@@ -71,8 +74,8 @@ def check_list_labels(uri: str, classes: tuple[str, ...]) -> Iterator[Finding]:
     named_classes = {label for label in labels if match_class(label, lookup) is not None}
     unknown = sorted(label for label in labels - named_classes if not is_no_value(label))
     if unknown:
-        found = f"{', '.join(map(repr, unknown[:_SHOWN_NAMES]))} is no class of the model"
-        yield wrong(f"--input {uri} labels", found, "correct them, leave them empty, or give --labels to `score`")
+        found = f"{', '.join(map(repr, unknown[:_SHOWN_NAMES]))} is no class of the model, so `score` needs --labels"
+        yield warning(f"--input {uri} labels", found, "give it --labels, which labels in their place, or correct them")
     elif named_classes:
         yield ok(f"--input {uri} labels", f"the column {listed.label_column} holds classes")
 

@@ -170,7 +170,7 @@ def test_a_store_that_cannot_be_reached_is_tried_once(strict_s3, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "status", "words"),
     [
-        ("uri,label\n1.jpg,dog\n", "wrong", "'dog' is no class of the model"),
+        ("uri,label\n1.jpg,dog\n", "warning", "'dog' is no class of the model, so `score` needs --labels"),
         ("uri,label\n1.jpg,Glioma\n", "ok", "the column label holds classes"),
         ("uri,tumor\n1.jpg,glioma\n", "warning", "none of its columns (uri, tumor) labels the images"),
         ("uri,label\n1.jpg,NA\n", None, ""),
