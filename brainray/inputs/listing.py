@@ -29,7 +29,7 @@ from .image_files import Globs, GroupLevels, InputFolders, is_hidden, skip_membe
 from .labels.group_file import GroupFile
 from .labels.label_file import LabelFile, fill_nearly, spellings
 from .labels.label_notes import LabelNotes
-from .labels.sample_notes import SampleNotes
+from .labels.sample_notes import FolderNotes, SampleNotes
 from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, few_collections, tables_in, with_values
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table
 from .lists.prefixes import Below, Prefixes, listed_ahead
@@ -102,6 +102,7 @@ class Lister:
         self.skipped: Counter[str] = Counter()
         self._notes: list[str] = []
         self._label_notes = LabelNotes(classes, silent=label_file is not None)
+        self._folder_notes = FolderNotes(self._label_notes)
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._member_formats = MemberFormats()
         self._formats = FileFormats(tars=True)
@@ -216,7 +217,7 @@ class Lister:
             elif unnamed.wants(reason):
                 yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.add(found, reason))
             else:
-                self._label_notes.on_skipped(found.uri, reason)
+                self._folder_notes.on_file(found.uri, reason)
                 count_skipped(self.skipped, reason)
         yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.rest(named))
         self._notes += unnamed.notes
@@ -240,6 +241,7 @@ class Lister:
     ) -> Iterator[tuple[ListedImage, str]]:
         """The row of a file, or the rows of its frames."""
         label = self._label((root_name, *found.folders))
+        self._folder_notes.on_image(found.uri, label)
         group = self._group(found.uri, found.folders)
         path = "/".join((*found.folders, storage.name_of(found.uri)))
         refused = refused or refusal_of_file(found, self._most_bytes)

@@ -179,6 +179,25 @@ def test_a_cls_file_of_a_zip_whose_images_have_labels_is_not_noted(tmp_path):
         assert scan(Lister([str(tmp_path)], indexes, classes=CLASSES), str(tmp_path / "listing.parquet")).notes == ()
 
 
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [
+        (["a/0.jpg", "a/0.cls"], True),
+        (["a/0.JPG", "a/0.cls"], True),
+        (["a/0.jpg", "b/0.cls", "paper.cls"], False),
+        (["glioma/0.jpg", "glioma/0.cls"], False),
+    ],
+)
+def test_a_cls_file_of_a_folder_is_noted_beside_an_image_without_a_label(tmp_path, names, noted):
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"0")
+    with ArchiveIndexes(str(tmp_path / "scratch")) as indexes:
+        lister = Lister([str(tmp_path / "in")], indexes, classes=CLASSES)
+        list(lister.tables())
+    assert ["label images in tars only" in note for note in lister.notes] == [True] * noted
+
+
 def test_a_list_of_members_whose_labels_are_no_classes_is_told_so(tmp_path):
     (tmp_path / "w.tar").write_bytes(tar_of({"0.jpg": b"x", "0.cls": b"cat"}))
     (tmp_path / "l.csv").write_text("uri\nw.tar#0.jpg\n")

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.parquet_images import is_text
-from brainray.inputs.archives.sample_labels import CLS_REASON
 from brainray.inputs.class_names import (
     SURE_LABEL_COLUMNS,
     UNSURE_LABEL_COLUMNS,
@@ -107,10 +106,9 @@ class LabelNotes:
             f"others below {key}; name the classes below label, or give --labels",
         )
 
-    def on_skipped(self, uri: str, reason: str) -> None:
+    def add_cls(self, uri: str) -> None:
         """Note a file with the label of a WebDataset sample that lies in no tar, where it labels nothing."""
-        if reason == CLS_REASON:
-            self._add(reason, f"--input {uri}: .cls files label images in tars only; give --labels, a table")
+        self._add("cls", f"--input {uri}: .cls files label images in tars only; give --labels, a table")
 
     def add_likely(self, uri: str, suffix: str, text: str) -> None:
         """Note a file of a WebDataset sample whose text is a class, but whose suffix is not that of labels."""
