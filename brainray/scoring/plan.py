@@ -127,12 +127,13 @@ def plan_run(
         found = _list_inputs(
             request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
         )
-    found, names = _pseudonymised(request, found)
     base = before.run or (read_run(seed) if seed else None)
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
+    told = request.pseudonyms.of_file if request.pseudonyms else str
+    found = as_known(old, found, told=told, wholes_stay=not (before.run is None or request.options.forget_missing))
+    found, names = _pseudonymised(request, found)
     if names is not None:
         names.check(manifest.load_shards(old))
-    found = found if before.run is None or request.options.forget_missing else as_known(old, found)
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
     target = request.target(uri, Writer(), run=before.run)

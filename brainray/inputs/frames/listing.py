@@ -263,9 +263,21 @@ def frames_in_file(found: FileInfo, volumes: str = nifti.FIRST) -> int:
     length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
     try:
         if is_paged(found.uri):
-            return pages_in(lambda start, size: read_part(found.uri, start, size) or b"", found.size_bytes)
+            return pages_in_file(found)
         head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""
         slices = slices_in(found.uri, head, found.size_bytes, volumes) if head else None
         return frames_in(head) if slices is None else slices
     except StorageError:  # the read for its pixels will report the reason
         return 0
+
+
+def pages_in_file(found: FileInfo) -> int:
+    """The number of pages of a TIFF or GIF file. Raises `StorageError` where it cannot be read."""
+
+    def fetch(start: int, length: int) -> bytes:
+        part = read_part(found.uri, start, length)
+        if part is None or (not part and start < found.size_bytes and length):
+            raise StorageError("read_failed", f"{found.uri}: cannot be read")
+        return part
+
+    return pages_in(fetch, found.size_bytes)
