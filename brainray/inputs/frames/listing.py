@@ -8,6 +8,7 @@ Files whose names tell no format were looked into for that, and are not read aga
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
-from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.listed_image import ListedImage, tables_in
 from brainray.inputs.unnamed_files import FileFormats, read_part
 from brainray.storage.base import FileInfo
 
@@ -208,6 +209,16 @@ def files_of_frames(images: pa.Table) -> pa.Array:
         elif is_frame(place["container"], name, *(place[column] for column in _PLACE[2:])):
             files[row] = place["container"]
     return pa.array(files, pa.string())
+
+
+def listed_with_frames(path: str, *, most: int = 5) -> list[str]:
+    """At most `most` files of which the local file of a listing has both the file as one image and frames."""
+    files = [pc.unique(files_of_frames(table)).drop_null() for table in tables_in(path)]
+    framed = pc.unique(pa.concat_arrays([*files, pa.array([], pa.string())]))
+    if not len(framed):
+        return []
+    both = (table["uri"].filter(pc.is_in(table["uri"], framed)).to_pylist() for table in tables_in(path))
+    return list(islice(chain.from_iterable(both), most))
 
 
 def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
