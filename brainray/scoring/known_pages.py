@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs.frames import frame_uri
 from brainray.inputs.frames.listing import frames_of, pages_in_file
@@ -47,7 +48,7 @@ def as_known(
     """The listing, in which files have the rows that the manifest files `old` have of them: one, or one a page.
 
     `told` gives the name that the run has for a file. Without `wholes_stay` each file of several pages has its pages.
-    Asks files again that have changed and are listed as one image, and rewrites the file of the listing where that
+    Asks files again that are listed as one image and had pages, and rewrites the file of the listing where that
     makes a difference.
     """
     paged, whole = _listed(found, _paged_in(old), told)
@@ -151,33 +152,28 @@ def _pages_in_run(old: Sequence[str], files: pa.Array) -> dict[str, list[Row]]:
 
 
 def _rows_of(image: ListedImage, pages: Sequence[Row]) -> list[Row] | None:
-    """The pages of a file that is listed as one image: those of the run where it is unchanged or cannot be asked."""
-    first, count = pages[0], len(pages)
-    versions = {(row["version"], row["stored_bytes"]) for row in pages}
-    share = -(-(first["stored_bytes"] or 0) // count)
-    places = [(row["offset"], row["size_bytes"]) for row in pages]
-    are_all = count > 1 and len(versions) == 1 and places == [(place, share) for place in range(count)]
-    is_same = are_all and (image.version, image.size_bytes) in versions
-    now = None if is_same or image.refused else _pages_now(image)
-    if now is None and not are_all:  # a list named some of them
+    """The pages of a file that is listed as one image; None where it is one. Asks the file, but for a known object."""
+    share = -(-(image.size_bytes or 0) // len(pages))
+    of_image = [(place, share, image.size_bytes, image.version) for place in range(len(pages))]
+    of_run = [tuple(row[name] for name in ("offset", "size_bytes", "stored_bytes", "version")) for row in pages]
+    if of_run == of_image and len(pages) > 1 and not storage.is_local(image.uri):
         return [_known_page(image, row)._asdict() for row in pages]
-    now = now or count
-    return [row._asdict() for row in frames_of(image, now)] if now > 1 else None
-
-
-def _pages_now(image: ListedImage) -> int | None:
-    """The number of pages of a file; None where it cannot be read."""
-    size_bytes = image.size_bytes or 0
+    file = FileInfo(uri=image.uri, folders=(), size_bytes=image.size_bytes or 0, version=image.version or "")
     try:
-        return pages_in_file(FileInfo(uri=image.uri, folders=(), size_bytes=size_bytes, version=image.version or ""))
-    except StorageError:  # the read for its pixels will report the reason
-        return None
+        count = pages_in_file(file)
+    except StorageError as exc:
+        as_now = {} if exc.reason == "read_failed" else {"version": image.version, "stored_bytes": image.size_bytes}
+        return [_known_page(image, row | as_now)._asdict() for row in pages]
+    return [row._asdict() for row in frames_of(image, count)] if count > 1 else None
 
 
 def _known_page(image: ListedImage, page: Row) -> ListedImage:
-    uri = frame_uri(image.uri, page["offset"] + 1)
-    place = {"offset": page["offset"], "size_bytes": page["size_bytes"], "stored_bytes": image.size_bytes}
-    return image._replace(uri=uri, container=image.uri, **place)
+    """A page as the run has it: with its version, it is read again when the file can be asked."""
+    return image._replace(
+        uri=frame_uri(image.uri, page["offset"] + 1),
+        container=image.uri,
+        **{name: page[name] for name in ("version", "size_bytes", "offset", "stored_bytes")},
+    )
 
 
 def _with_known(tables: Iterator[pa.Table], known: _Known, stayed: set[str]) -> Iterator[pa.Table]:

@@ -176,5 +176,12 @@ def test_pages_of_a_file_that_cannot_be_listed_for_a_moment_stay_its_rows(root, 
     with monkeypatch.context() as patch:
         patch.setattr(listing, "read_part", read_part)
         assert set(scored(root, output, bundle)) == ROWS
+    (root / "many.tif").write_bytes(packed(pages(1)[0], "TIFF"))
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "read_part", lambda *_, **__: None)
+        found = scored(root, output, bundle, max_failed=MaxFailed(share=1.0))
+        assert [found[f"many.tif#{number}"]["error"] for number in (1, 2)] == [None, "truncated"]
+    alone = scored(root, output, bundle)
+    assert set(alone) == {name for name in ROWS if not name.startswith("many")} | {"many.tif"}
     (root / "many.tif").unlink()
-    assert set(scored(root, output, bundle)) == ROWS, "rows of a file that is gone stay"
+    assert set(scored(root, output, bundle)) == set(alone), "rows of a file that is gone stay"

@@ -287,8 +287,10 @@ def pages_in_file(found: FileInfo) -> int:
 
     def fetch(start: int, length: int) -> bytes:
         part = read_part(found.uri, start, length)
-        if part is None or (not part and start < found.size_bytes and length):
-            raise StorageError("read_failed", f"{found.uri}: cannot be read")
+        if part is None:
+            raise StorageError("archived", f"{found.uri}: is archived, or not for this user to read")
+        if start == 0 and length and not part:
+            raise StorageError("not_found", f"{found.uri}: is gone")
         return part
 
-    return pages_in(fetch, found.size_bytes)
+    return pages_in(fetch, found.size_bytes) if found.size_bytes else 1
