@@ -18,7 +18,7 @@ from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 from brainray.imaging.keyed_hash import KEY_BYTES, keyed_hash
 from brainray.inputs import archives
-from brainray.inputs.frames import member_frame_name, split_member_frame
+from brainray.inputs.frames import nifti, split_member_frame
 from brainray.inputs.frames.listing import is_frame
 from brainray.inputs.image_files import IMAGE_SUFFIXES, SCAN_LEVELS, scan_mark
 
@@ -85,12 +85,13 @@ class Pseudonyms:
         offset, size_bytes, stored_bytes = place
         if is_frame(container, name, offset or 0, size_bytes, stored_bytes):
             return f"{self.of_file(container)}#{name}"
-        member, number = split_member_frame(name) or (name, None)
+        part = split_member_frame(name) or nifti.split(name)
+        member = part[0] if part else name
         above, within, last = member.rpartition("/")
         hidden = self._letters("file", container, member) + _known_suffix(last)
         if within:
             hidden = f"{self._letters('folder', container, above)}/{hidden}"
-        return f"{self.of_file(container)}#{hidden if number is None else member_frame_name(hidden, number)}"
+        return f"{self.of_file(container)}#{hidden}{name[len(member) :]}"
 
     def of_group(self, group: str | None, levels: int) -> str | None:
         """The pseudonym of a group of so many levels, each of which has its own. Marks of scan columns stay."""
