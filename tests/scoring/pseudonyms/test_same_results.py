@@ -5,7 +5,7 @@ import pytest
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.images import image_bytes
 from support.imaging.niftis import head, nifti
-from support.imaging.paged import moving, pages, tiff
+from support.imaging.paged import pages, tiff
 from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
