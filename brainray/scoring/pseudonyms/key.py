@@ -160,12 +160,13 @@ def read_pseudonyms(folder: str, *, output: str, inputs: Iterable[str]) -> Pseud
     storage.check_is_folder(OPTION, uri, give="a folder that is new or holds the names of earlier runs")
     for option, other in (("--output", output), *(("--input", each) for each in inputs)):
         _check_apart(uri, option, storage.normalise(other))
-    key = _read_key(uri)
-    with as_bad_request(OPTION):
+    with as_bad_request(OPTION):  # the key last: another command may just be beginning the folder, with its key
+        held = any(storage.list_names(storage.join(uri, name)) for name in (NAMES, INDEXES))
         names = set(storage.list_names(uri))
+    key = _read_key(uri)
     if key is None and names - {NAMES, INDEXES}:
         raise BadRequest(f"{OPTION} {uri} holds other files and no {KEY}; give a new or an empty folder")
-    if key is None and any(storage.list_names(storage.join(uri, name)) for name in (NAMES, INDEXES)):
+    if key is None and held:
         raise BadRequest(
             f"{OPTION} {uri} has lost its file {KEY}; put it back, or give a new folder and a new --output"
         )

@@ -260,6 +260,15 @@ def test_what_a_run_with_names_left_that_was_killed_early_goes(tree, run):
     assert telling(run.output) == []
 
 
+def test_texts_that_the_folder_has_lost_are_written_again_when_nothing_is_new(tree, run):
+    found = run(tree, group_by="folder")
+    before = written(run.names)
+    for lost in (run.names / "names").glob("texts-*"):
+        lost.unlink()
+    assert run(tree, group_by="folder") == found
+    assert written(run.names) == before
+
+
 def test_columns_of_a_list_are_not_kept_beside_pseudonyms(tree, bundle, tmp_path):
     options = ScoreOptions(pseudonymise_uris=str(tmp_path / "names"), keep_columns=("patient",))
     with pytest.raises(BadRequest, match="--keep-columns copies values as they are"):
