@@ -45,7 +45,8 @@ def report(
     classes = tuple(values["classes"])
     of_series = read_series_labels(storage.normalise(labels), classes) if labels else None
     label_file = read_label_file(storage.normalise(labels), classes) if labels and of_series is None else None
-    names = names_for(uri, values, real_uris, needed_by="--explain" if explain else None)
+    by_name = f"--series-by {values['series_by']}" if values.get("series_by") else None
+    names = names_for(uri, values, real_uris, needed_by="--explain" if explain else by_name)
     if (page or PageOptions()).thumbnails:
         say_of_missing(uri, values, names, say)
     maps = None if explain is None else MapMaker.of_run(values, explain, model=model, say=say, names=names)

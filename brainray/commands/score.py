@@ -159,6 +159,8 @@ def score(
             say=_Once(say),
         )
         plan = None if request.options.rescore else job.plan()
+        if plan is not None and plan.complete and plan.names is not None:
+            plan.names.keep_texts()
         if plan is not None and plan.complete and has_summary(output):
             if request.options.explain:
                 say(f"--explain: nothing is scored, so no map is made; `brainray report {output} --explain` makes more")

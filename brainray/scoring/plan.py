@@ -133,8 +133,9 @@ def plan_run(
     told = request.pseudonyms.of_file if request.pseudonyms else str
     found = as_known(old, found, told=told, wholes_stay=not (before.run is None or request.options.forget_missing))
     found, names = _pseudonymised(request, found)
+    series_by = _series_by(request) or (base or {}).get("series_by")
     if names is not None:
-        names.check(manifest.load_shards(old))
+        names.check(manifest.load_shards(old), () if series_by in (None, OF_FOLDER) else (series_by,))
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
     target = request.target(uri, Writer(), run=before.run)
@@ -149,8 +150,7 @@ def plan_run(
         stale=before.present - {shard.shard_id for shard in shards},
         before=before,
         replaces_given=request.label_file is not None and has_given(uri),
-        run_json=_run_json(request, found, shards, sources, before.run)
-        | {"series_by": _series_by(request) or (base or {}).get("series_by")},
+        run_json=_run_json(request, found, shards, sources, before.run) | {"series_by": series_by},
         names=names,
     )
 

@@ -18,7 +18,7 @@ from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 from brainray.imaging.keyed_hash import KEY_BYTES, keyed_hash
 from brainray.inputs import archives
-from brainray.inputs.frames import member_frame_name, split_member_frame
+from brainray.inputs.frames import nifti, split_member_frame
 from brainray.inputs.frames.listing import is_frame
 from brainray.inputs.image_files import IMAGE_SUFFIXES, SCAN_LEVELS, scan_mark
 
@@ -85,12 +85,13 @@ class Pseudonyms:
         offset, size_bytes, stored_bytes = place
         if is_frame(container, name, offset or 0, size_bytes, stored_bytes):
             return f"{self.of_file(container)}#{name}"
-        member, number = split_member_frame(name) or (name, None)
+        part = split_member_frame(name) or nifti.split(name)
+        member = part[0] if part else name
         above, within, last = member.rpartition("/")
         hidden = self._letters("file", container, member) + _known_suffix(last)
         if within:
             hidden = f"{self._letters('folder', container, above)}/{hidden}"
-        return f"{self.of_file(container)}#{hidden if number is None else member_frame_name(hidden, number)}"
+        return f"{self.of_file(container)}#{hidden}{name[len(member) :]}"
 
     def of_group(self, group: str | None, levels: int) -> str | None:
         """The pseudonym of a group of so many levels, each of which has its own. Marks of scan columns stay."""
@@ -159,12 +160,13 @@ def read_pseudonyms(folder: str, *, output: str, inputs: Iterable[str]) -> Pseud
     storage.check_is_folder(OPTION, uri, give="a folder that is new or holds the names of earlier runs")
     for option, other in (("--output", output), *(("--input", each) for each in inputs)):
         _check_apart(uri, option, storage.normalise(other))
-    key = _read_key(uri)
-    with as_bad_request(OPTION):
+    with as_bad_request(OPTION):  # the key last: another command may just be beginning the folder, with its key
+        held = any(storage.list_names(storage.join(uri, name)) for name in (NAMES, INDEXES))
         names = set(storage.list_names(uri))
+    key = _read_key(uri)
     if key is None and names - {NAMES, INDEXES}:
         raise BadRequest(f"{OPTION} {uri} holds other files and no {KEY}; give a new or an empty folder")
-    if key is None and any(storage.list_names(storage.join(uri, name)) for name in (NAMES, INDEXES)):
+    if key is None and held:
         raise BadRequest(
             f"{OPTION} {uri} has lost its file {KEY}; put it back, or give a new folder and a new --output"
         )

@@ -6,10 +6,12 @@ is before the run names a pseudonym of them.
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -42,20 +44,35 @@ class ListedNames:
     def real(self) -> RealNames:
         return RealNames(self.pseudonyms.folder)
 
-    def check(self, shards: Sequence[Shard]) -> None:
-        """Raise `BadRequest` where the folder has lost names of shards that the run has already."""
-        missing = self.real.missing(shard.shard_id for shard in shards)
-        if missing:
-            raise BadRequest(
-                f"{OPTION} {self.pseudonyms.folder} has lost the names of {len(missing):,} of {len(shards):,} shards "
-                f"({missing[0]}.parquet, ...); restore that folder, or give another --output"
+    def check(self, shards: Sequence[Shard], texts: Iterable[str] = ()) -> None:
+        """Raise `BadRequest` where the folder has lost names of shards, groups or `texts` that the run has already."""
+        lost = self.real.lost(shard.shard_id for shard in shards)
+        if lost:
+            why = next(iter(lost.values()))
+            more = f", and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+            self._refuse(f"{len(lost):,} of {len(shards):,} shards ({why}{more})")
+        known = self.real.texts().keys() | self.pseudonyms.texts.keys()
+        unknown = {*texts, *_groups_of(shards)} - known
+        if unknown:
+            self._refuse(
+                f"{len(unknown):,} groups or options of the run ({min(unknown)}); a file texts-*.parquet is gone"
             )
+
+    def _refuse(self, lost: str) -> NoReturn:
+        raise BadRequest(
+            f"{OPTION} {self.pseudonyms.folder} has lost the names of {lost}; restore that folder, or give another "
+            "--output"
+        )
+
+    def keep_texts(self) -> None:
+        """Write the texts of the listing that the folder does not have, as one that was lost."""
+        self.real.write_texts(self.pseudonyms.texts)
 
     def keep(self, shards: Sequence[Shard]) -> None:
         """Write key, texts, and the names of those shards that the folder does not have; each file is durable."""
         self.pseudonyms.write_key()
-        self.real.write_texts(self.pseudonyms.texts)
-        missing = set(self.real.missing(shard.shard_id for shard in shards))
+        self.keep_texts()
+        missing = self.real.lost(shard.shard_id for shard in shards)
         names, begun = _Names(tables_in(self.path)), deque[Future[None]]()
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="names") as pool:
             for shard in shards:
@@ -87,6 +104,16 @@ class ListedNames:
         return with_real(next(listing.batches()), names, self.pseudonyms.folder)
 
 
+def _groups_of(shards: Sequence[Shard]) -> set[str]:
+    """The groups in local manifest files."""
+    found: set[str] = set()
+    for path in dict.fromkeys(shard.manifest_uri for shard in shards):
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(columns=["group"]):
+                found.update(batch["group"].unique().drop_null().to_pylist())
+    return found
+
+
 class _Names:
     """The names of shards one after the other; new shards have the order of the listing."""
 
@@ -95,21 +122,23 @@ class _Names:
         self._held = NAMES_SCHEMA.empty_table()
 
     def of(self, pseudonyms: pa.Array) -> pa.Table:
-        """The names of the images of the next shard."""
+        """The names of the images of the next shard. Memory does not grow with what is passed over."""
+        first = self._held.slice(0, len(pseudonyms))
+        if first["pseudonym"].combine_chunks().equals(pseudonyms):  # most often, in a first run
+            self._held = self._held.slice(len(pseudonyms))
+            return first
+        found = NAMES_SCHEMA.empty_table()
         while True:
-            first = self._held.slice(0, len(pseudonyms))
-            if first["pseudonym"].combine_chunks().equals(pseudonyms):  # always in a first run
-                self._held = self._held.slice(len(pseudonyms))
-                return first
-            places = pc.index_in(pseudonyms, self._held["pseudonym"].combine_chunks())
-            if not places.null_count:
-                found = self._held.take(places)
-                self._held = self._held.slice(pc.max(places).as_py() + 1)
-                return found
+            places = np.flatnonzero(pc.is_in(self._held["pseudonym"], pseudonyms).to_numpy())
+            found = pa.concat_tables([found, self._held.take(places)]).combine_chunks()
+            order = pc.index_in(pseudonyms, found["pseudonym"].combine_chunks())
+            if not order.null_count:
+                self._held = self._held.slice(int(places[-1]) + 1 if len(places) else 0)
+                return found.take(order)
             table = next(self._tables, None)
             if table is None:
                 raise BrainrayError("images of a new shard are not in the listing; run the same command again")
-            self._held = pa.concat_tables([self._held, table]).combine_chunks()
+            self._held = table.combine_chunks()
 
 
 def pseudonymised(

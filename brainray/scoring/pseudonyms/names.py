@@ -6,6 +6,7 @@ with the rows of a run. Workers read it to find their images; the key they do no
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,8 @@ NAMES_SCHEMA = pa.schema(
 _TEXTS = "texts-"  # begins the names of files with what is not of images
 _SUFFIX = ".parquet"
 _DIGEST_HEX = 12
-_SHOWN = 3
+_MAGIC = b"PAR1"  # of Parquet, the last bytes of a file; before it stands the length of what describes it
+_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,21 @@ class RealNames:
         known = self._of_shards([shard_id])
         return known["real"].take(_places(uris, known, self.folder))
 
-    def missing(self, shard_ids: Iterable[str]) -> list[str]:
-        """The shards whose names the folder does not have."""
-        there = set(storage.list_names(storage.join(self.folder, NAMES)))
-        return [shard_id for shard_id in shard_ids if shard_id + _SUFFIX not in there]
+    def lost(self, shard_ids: Iterable[str]) -> dict[str, str]:
+        """The shards whose names the folder does not have, and what is wrong with the file of each."""
+        folder = storage.join(self.folder, NAMES)
+        there = set(storage.list_names(folder))
+
+        def wrong(shard_id: str) -> str | None:
+            name = shard_id + _SUFFIX
+            if name not in there:
+                return f"{NAMES}/{name} is not there"
+            return None if _is_whole(storage.join(folder, name)) else f"{NAMES}/{name} is cut off or damaged"
+
+        shard_ids = list(shard_ids)
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="names") as pool:
+            found = zip(shard_ids, pool.map(wrong, shard_ids), strict=True)
+            return {shard_id: why for shard_id, why in found if why is not None}
 
     def text(self, pseudonym: str) -> str:
         """The text of a pseudonym that is not of an image. Raises `StorageError` where the folder does not have it."""
@@ -107,6 +120,13 @@ class KeyedNames(RealNames):
     def of_series(self, name: str) -> str:
         """What stands for the name of a series that was found in a path."""
         return keyed_hash(self.key, "series", name)
+
+
+def _is_whole(uri: str) -> bool:
+    """Whether a Parquet file has its end, by its last bytes."""
+    end, size_bytes = storage.read_tail(uri, 2 * len(_MAGIC))
+    described_bytes = int.from_bytes(end[: len(_MAGIC)], "little")
+    return end.endswith(_MAGIC) and described_bytes + 3 * len(_MAGIC) <= size_bytes
 
 
 def with_real(rows: pa.Table, known: pa.Table, folder: str) -> pa.Table:

@@ -29,7 +29,7 @@ from brainray.config import Explain, MaxFailed, PageOptions, ScoreOptions
 from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.inputs.labels.label_file import read_label_file
-from brainray.scoring.run_folder import verify_run
+from brainray.scoring.run_folder import is_published, verify_run
 
 README = Path(__file__).resolve().parents[3] / "brainray" / "scoring" / "README.md"
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom
@@ -242,8 +242,10 @@ def test_series_by_name_are_those_of_a_run_with_names(series_by, tree, run, tmp_
     shown = sorted([real[row["uri"]], *(str(row[name]) for name in told)] for row in hidden)
     assert shown == sorted([row["uri"], *(str(row[name]) for name in told)] for row in plain)
     assert telling(run.output) == []
+    (tmp_path / "labels.csv").write_text(f"uri,label\n{rows(run.output)[0]['uri']},glioma\n")
     with pytest.raises(BadRequest, match=r"--series-by .* with --real-uris"):
-        report(str(run.output), say=lambda _: None)
+        report(str(run.output), say=lambda _: None, labels=str(tmp_path / "labels.csv"))
+    assert is_published(str(run.output)), "refused before its labels are changed"
     before = written(run.output / "series")
     report(str(run.output), say=lambda _: None, real_uris=str(run.names))
     assert written(run.output / "series") == before
@@ -256,6 +258,15 @@ def test_what_a_run_with_names_left_that_was_killed_early_goes(tree, run):
         (run.output / name).write_bytes(CANARY.encode())
     run(tree)
     assert telling(run.output) == []
+
+
+def test_texts_that_the_folder_has_lost_are_written_again_when_nothing_is_new(tree, run):
+    found = run(tree, group_by="folder")
+    before = written(run.names)
+    for lost in (run.names / "names").glob("texts-*"):
+        lost.unlink()
+    assert run(tree, group_by="folder") == found
+    assert written(run.names) == before
 
 
 def test_columns_of_a_list_are_not_kept_beside_pseudonyms(tree, bundle, tmp_path):

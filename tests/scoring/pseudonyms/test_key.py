@@ -44,6 +44,7 @@ def test_images_of_one_folder_have_one_folder_and_members_begin_with_their_archi
         ("/in/jane.nii.gz", "t=1,z=57", (57, 10, 30)),
         ("/in/jane", "2", (1, 10, 30)),
         ("/in/jane.zip", "doe.dcm#frame=3", (0, 10, 30)),
+        ("/in/jane.zip", "doe/doe.nii.gz#t=1,z=57", (0, 10, 30)),
     ],
 )
 def test_frames_and_slices_keep_their_numbers_and_stay_what_they_are(file, name, place):
