@@ -230,8 +230,7 @@ def report(
         failed=totals["failed"],
         verified=False,
         figures=summary.figures,
-        confusion=summary.confusion,
-        per_class=summary.per_class,
+        summary=summary,
     )
 
 
@@ -299,8 +298,7 @@ def _score_result(outcome: "Outcome") -> ScoreResult:
         scored=outcome.scored,
         elapsed_s=outcome.elapsed_s,
         figures=outcome.summary.figures,
-        confusion=outcome.summary.confusion,
-        per_class=outcome.summary.per_class,
+        summary=outcome.summary,
     )
 
 

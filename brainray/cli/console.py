@@ -222,7 +222,7 @@ def _estimate(row: dict[str, float | None], name: str) -> str:
 def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
     """The worst groups of a level, with 95 % intervals that are wide where a group is small."""
     shown = of["rows"][:_MOST_GROUPS]
-    left = of["number"] - len(shown)
+    left = of["number"] - of["unscored"] - len(shown)
     name = escape(cut(of["level"] or "group"))
     table = Table(
         title=f"Worst first by {name}" + (f"; {left:,} more in summary/groups.parquet" if left else ""),
@@ -239,6 +239,17 @@ def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
         confidence = "-" if row["confidence"] is None else f"{row['confidence']:.3f}"
         table.add_row(escape(cut(row["name"])), *figures, confidence)
     return table
+
+
+def _unscored_line(of: Mapping[str, Any]) -> str:
+    """The groups of a level of whose images none was scored: how many, and the first by name."""
+    shown = of["unscored_rows"][:_MOST_GROUPS]
+    counts = [", ".join(f"{row[key]:,} {key}" for key in ("failed", "excluded") if row[key]) for row in shown]
+    named = ", ".join(f"{cut(row['name'])} ({count})" for row, count in zip(shown, counts, strict=True))
+    left = of["unscored"] - len(shown)
+    more = f"; {left:,} more in summary/groups.parquet" if left else ""
+    level = f"{cut(of['level'])}: " if of["level"] else ""
+    return f"{level}{plural(of['unscored'], 'group')} without a scored image: {named}{more}"
 
 
 def _interval(value: IntervalEstimate | None) -> str:
@@ -268,7 +279,10 @@ def show_summary(console: Console, summary: Summary) -> None:
     for line in sentences(figures):
         console.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)
     for of in group_tables(figures) if figures.get("groups") else ():
-        console.print(group_table(of, labelled=bool(measured)))
+        if of["rows"]:
+            console.print(group_table(of, labelled=bool(measured)))
+        if of["unscored"]:
+            console.print(_unscored_line(of), markup=False, highlight=False)
     for line in _series_lines(figures["series"]) if figures.get("series") else ():
         console.print(line)
     if figures.get("for_review"):

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from brainray.evaluation.metrics import IntervalEstimate
+    from brainray.scoring.summary.build import Summary
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,8 +19,17 @@ class ScoreResult:
     scored: int  # images that this call scored; 0 where nothing was new
     elapsed_s: float
     figures: dict[str, Any] = field(repr=False)  # summary.json
-    confusion: "pa.Table" = field(repr=False)  # group, label (truth), predicted, images
-    per_class: "pa.Table" = field(repr=False)  # recall, precision and F1 of each class with 95 % intervals
+    summary: "Summary" = field(repr=False)
+
+    @property
+    def confusion(self) -> "pa.Table":
+        """confusion.parquet: group, label (truth), predicted, images; read when it is first asked for."""
+        return self.summary.confusion
+
+    @property
+    def per_class(self) -> "pa.Table":
+        """per_class.parquet: recall, precision and F1 of each class with 95 % intervals; read likewise."""
+        return self.summary.per_class
 
     @property
     def images(self) -> int:
@@ -82,8 +92,17 @@ class ReportResult:
     failed: int
     verified: bool
     figures: dict[str, Any] | None = field(default=None, repr=False)  # summary.json
-    confusion: "pa.Table | None" = field(default=None, repr=False)
-    per_class: "pa.Table | None" = field(default=None, repr=False)
+    summary: "Summary | None" = field(default=None, repr=False)
+
+    @property
+    def confusion(self) -> "pa.Table | None":
+        """As that of `ScoreResult`; None with `verify`."""
+        return self.summary.confusion if self.summary else None
+
+    @property
+    def per_class(self) -> "pa.Table | None":
+        """As that of `ScoreResult`; None with `verify`."""
+        return self.summary.per_class if self.summary else None
 
     @property
     def accuracy(self) -> "IntervalEstimate | None":
@@ -165,15 +184,12 @@ def _run_text(figures: dict[str, Any]) -> str:
 
 def _run_html(result: ScoreResult | ReportResult) -> str:
     """The result in a line, and below it the confusion table where images have labels."""
-    figures, confusion = result.figures, result.confusion
+    figures, summary = result.figures, result.summary
     line = f"<p>{escape(str(result))}</p>"
-    if not figures or confusion is None or not figures.get("measured", figures["totals"]["scored_and_labelled"]):
+    if not figures or summary is None or not figures.get("measured", figures["totals"]["scored_and_labelled"]):
         return line
     classes = figures["classes"]
-    counts: dict[tuple[str, str], int] = {}
-    for row in confusion.to_pylist():  # a row for each group
-        cell = row["label"], row["predicted"]
-        counts[cell] = counts.get(cell, 0) + row["images"]
+    counts = {(row["label"], row["predicted"]): row["images"] for row in summary.confusion_of_all.to_pylist()}
     head = "".join(f"<th>{escape(name)}</th>" for name in classes)
     body = "".join(
         f"<tr><th>{escape(truth)}</th>{''.join(f'<td>{counts.get((truth, name), 0):,}</td>' for name in classes)}</tr>"

@@ -180,7 +180,13 @@ def _strip(source: PageSource, thumbnails: Mapping[str, Thumbnail] | None) -> Va
             "shown_uri": text.cut(row["uri"], 300),
         }
         tiles.append(tile | {name: row[name] for name in ("predicted", "confidence", "label", "wrong")})
-    return {"tiles": tiles, "most": MOST_STRIP, "groups": source.strip_groups, "level": source.strip_level}
+    return {
+        "tiles": tiles,
+        "most": MOST_STRIP,
+        "left_out": source.strip_groups - len(tiles),
+        "unscored": source.strip_unscored,
+        "level": source.strip_level,
+    }
 
 
 def _cell_links(tiles: list[Values]) -> dict[str, dict[str, int]]:

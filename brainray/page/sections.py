@@ -21,6 +21,7 @@ from .tiles import Row, TilePart
 Values = dict[str, Any]
 
 MOST_GROUPS = 50  # in the table of groups
+MOST_UNSCORED_GROUPS = 20  # in that of groups without a scored image
 MOST_CLASSES = 40  # up to which the confusion is shown as a matrix
 MOST_CLASS_ROWS = 200  # in tables with a row for each class
 MOST_CELLS = 60  # of the confusion, as a list
@@ -67,7 +68,8 @@ class PageSource:
     previous: Values | None = None  # summary.json of the generation before, of another model
     series: Sequence[Values] = ()  # rows of `series/*.parquet`, the first to look at
     strip: Sequence[Row] = ()  # one image a group, see `scoring.summary.group_strip`
-    strip_groups: int = 0  # the number of groups of its level
+    strip_groups: int = 0  # the number of groups of its level with a scored image
+    strip_unscored: int = 0  # and of those without
     strip_level: str = "group"  # the name of that level
 
     @property
@@ -255,21 +257,26 @@ def reliability(bins: Sequence[Values]) -> list[Values]:
 
 
 def group_tables(figures: Mapping[str, Any]) -> list[Values]:
-    """The groups of each level from the top, worst first: those whose interval has a low upper end."""
+    """The groups of each level from the top, worst first: those whose interval has a low upper end.
+
+    Those without a scored image are apart, since nothing of the model is known there.
+    """
     levels = figures.get("group_levels") or (["group"] if figures["groups"] else [])
     of_levels = [*figures.get("groups_above", {}).values(), figures["groups"]] if levels else []
     numbers = figures.get("group_counts") or {}  # where there are many, the figures list a bounded number of them
+    unscored = figures.get("groups_unscored") or {}
     return [
         {
             "level": name if len(levels) > 1 else None,
-            **_groups_of(groups, len(levels), numbers.get(name, len(groups))),
+            **_groups_of(groups, len(levels), numbers.get(name), unscored.get(name)),
             "excluded": figures["totals"].get("excluded", 0),  # summaries of earlier versions lack it
         }
         for name, groups in zip(levels, of_levels, strict=True)
     ]
 
 
-def _groups_of(groups: Values, levels: int, number: int) -> Values:
+def _groups_of(groups: Values, levels: int, number: int | None, unscored: int | None) -> Values:
+    """The rows of a level's tables; without the numbers of its groups those of `groups` are all."""
     rows = []
     for name, group in groups.items():
         totals, accuracy = group["totals"], group["accuracy"]
@@ -289,12 +296,19 @@ def _groups_of(groups: Values, levels: int, number: int) -> Values:
             }
         )
     rows.sort(key=_badness)
+    scored, without = [row for row in rows if row["ok"]], [row for row in rows if not row["ok"]]
+    number = len(rows) if number is None else number
+    unscored = len(without) if unscored is None else unscored
+    shown = scored[:MOST_GROUPS]
     return {
-        "rows": rows[:MOST_GROUPS],
-        "scored": [row["key"] for row in rows if row["ok"]],
-        "left_out": max(0, number - MOST_GROUPS),
+        "rows": shown,
+        "scored": [row["key"] for row in scored],
+        "left_out": number - unscored - len(shown),
         "number": number,
-        "low": _scale_low(row["accuracy"].low for row in rows[:MOST_GROUPS] if row["accuracy"]),
+        "unscored": unscored,
+        "unscored_rows": without[:MOST_UNSCORED_GROUPS],
+        "unscored_left_out": unscored - len(without[:MOST_UNSCORED_GROUPS]),
+        "low": _scale_low(row["accuracy"].low for row in shown if row["accuracy"]),
     }
 
 

@@ -85,7 +85,8 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
         await tab.open(page_of(run))
         await tab.save_downloads(run)
         await tab.run(f"{TILES}[0].focus()")
-        for key in ("r", "2", "w", "n", "s", "r"):  # each answer goes on to the next tile
+        # Each answer goes on to the next tile; the last one could not be scored and is neither right nor wrong.
+        for key in ("r", "2", "w", "n", "s", "r", "r", "1", "n"):
             await tab.press(key)
         await tab.run("document.querySelector('#answers input').value = 'A. \"B\"'")
         await tab.run("document.querySelector('#answers input').dispatchEvent(new Event('input'))")
@@ -99,7 +100,7 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
         return said, tiles
 
     said, tiles = in_browser(visit)
-    assert said.endswith("6 of 6 answered")
+    assert said.endswith("7 of 7 answered")
     rows = list(csv.DictReader((run / "brainray-answers.csv").read_text().splitlines()))
     second = "right" if tiles[1][1] == CLASSES[1] else "wrong"
     assert [(row["uri"], row["label"], row["answer"]) for row in rows] == [
@@ -108,7 +109,9 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
         (tiles[2][0], "", "wrong"),
         (tiles[3][0], "", "no_image"),
         (tiles[5][0], tiles[5][1], "right"),
+        (tiles[6][0], "", "no_image"),
     ]
+    assert tiles[6][0].endswith("broken.jpg")
     assert {row["who"] for row in rows} == {'A. "B"'}
     assert all(row["when"].endswith("Z") for row in rows)
     report(str(run / "run"), labels=str(run / "brainray-answers.csv"), say=print)
@@ -117,7 +120,7 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
     assert "3 labels were given after the fact" in page_of(run).read_text()
     labels = read_label_file(str(run / "brainray-answers.csv"), CLASSES)
     bundle = untrained(run / "model")
-    score_here(request_for(run / "archive", run / "run", bundle, label_file=labels), engine_of(bundle))
+    score_here(request_for(run / "archive", run / "run", bundle, label_file=labels, report=True), engine_of(bundle))
     given = {uri: row["label"] for uri, row in contents(run / "run").items() if row["label"]}
     assert given == {row["uri"]: row["label"] for row in rows if row["label"]}
 
@@ -161,4 +164,4 @@ def test_answers_and_hits_are_reached_by_keys_alone_and_told(run):
     assert said == [f"1 of {total}", f"2 of {total}"] and total.endswith("found here")
     assert reached == [True, True]
     assert [stop.split()[0] for stop in stops] == ["BUTTON", "SELECT", "BUTTON", "LI"]
-    assert told.endswith(f": right. 1 of {len(NAMES)} answered")
+    assert told.endswith(f": right. 1 of {len(NAMES) + 1} answered")

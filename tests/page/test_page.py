@@ -118,7 +118,7 @@ def test_the_figures_on_the_page_are_those_of_the_summary(tmp_path):
     assert classes.rows()[1][3].startswith("0.800 0.584 to 0.919")
     value, low, high = (f"{100 * figures['accuracy'][name]:.1f}" for name in ("value", "low", "high"))
     assert f"{value} % of 40 labelled images are right (95 % interval {low} to {high} %)" in page.by_id("verdict").text
-    groups = {row[0]: row for row in next(page.by_id("groups").all("table")).rows()}
+    groups = {row[0]: row for table in page.by_id("groups").all("table") for row in table.rows()}
     for name, group in figures["groups"].items():
         assert groups[name][1] == str(group["totals"]["images"])
         if group["accuracy"]:
@@ -326,3 +326,11 @@ def test_the_largest_page_stays_below_five_megabytes(tmp_path, monkeypatch):
     text = page_text(run)
     assert text.count("data:image/jpeg") == 200
     assert len(text.encode()) < 5_000_000
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_sentences_of_the_methods_are_apart(tmp_path, left_out):
+    rows = [*many(9), failed("/f.jpg"), *([failed("/l.dcm", "localizer", status="excluded")] if left_out else ())]
+    (methods,) = page_of(write_run(tmp_path, rows)).classed("methods")
+    text = " ".join(methods.text.split())
+    assert ("by the DICOM header. On the 9 scored" if left_out else "could not be scored. On the 9 scored") in text

@@ -41,6 +41,9 @@
   const wrong = (tile, label) =>
     label === tile.dataset.predicted ? right(tile) : answer(tile, "wrong", label);
 
+  /* An image without a prediction cannot be right or wrong. */
+  const scored = (tile) => tile.dataset.predicted !== undefined;
+
   const controls = new Map();
   const equip = (tile) => {
     /* Tab goes from tile to tile, as each answer has a key; Enter goes into a tile, whose answers are then stops, too. */
@@ -56,7 +59,7 @@
     for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
     select.addEventListener("change", () => (select.value === "-" ? answer(tile, "", "") : wrong(tile, select.value)));
     const group = make("div", { className: "answer" },
-      button("Right", "R", "right", right), select,
+      ...(scored(tile) ? [button("Right", "R", "right", right), select] : []),
       button("Skip", "S", "skip", (t) => answer(t, "skip", "")),
       button("No such image", "N", "no_image", (t) => answer(t, "no_image", "")));
     tile.querySelector("img")?.addEventListener("click", () => tile.classList.toggle("big"));
@@ -135,11 +138,12 @@
       event.preventDefault();
       controls.get(tile).group.firstChild.focus();
     }
+    const judged = scored(tile) && { r: () => right(tile), w: () => wrong(tile, "") };
     const acts = {
-      r: () => right(tile), w: () => wrong(tile, ""), n: () => answer(tile, "no_image", ""), s: () => answer(tile, "skip", ""),
+      ...judged, n: () => answer(tile, "no_image", ""), s: () => answer(tile, "skip", ""),
       u: () => answer(tile, "", ""), z: () => tile.classList.toggle("big"), arrowright: () => step(tile, 1), arrowleft: () => step(tile, -1),
     };
-    const name = /^[1-9]$/.test(key) ? classes[Number(key) - 1] : undefined;
+    const name = scored(tile) && /^[1-9]$/.test(key) ? classes[Number(key) - 1] : undefined;
     const act = name === undefined ? acts[key] : () => wrong(tile, name);
     if (!act) return;
     event.preventDefault();

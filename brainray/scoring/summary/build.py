@@ -112,7 +112,8 @@ def build_summary(
         folder=folder,
         figures=_figures(run, found, groups)
         | {"series": series.figures if series else None, "territory": known | {"before": features}}
-        | {"group_counts": {level.name: level.number for level in groups}},
+        | {"group_counts": {level.name: level.number for level in groups}}
+        | {"groups_unscored": {level.name: level.unscored for level in groups}},
         confusion_of_all=confusion_table(found.unseen, run.classes),
         per_class_of_all=per_class_table(found.unseen, found.counts, None, run.classes),
     )

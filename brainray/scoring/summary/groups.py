@@ -21,6 +21,7 @@ from .outcome import outcome_figures
 
 MOST_LISTED = 1_000  # groups of a level in summary.json: 1.3 kB each with four classes
 _WORST = MOST_LISTED // 2  # of them, where there are more; the others are the largest
+_WORST_UNSCORED = MOST_LISTED // 10  # of the worst: more without a scored image tell nothing new
 _Columns = dict[str, Any]
 
 
@@ -46,7 +47,10 @@ class GroupLevel:
         return np.lexsort((np.arange(self.number), *reversed(keys)))
 
     def listed(self) -> dict[str, Any]:
-        """The figures of groups for summary.json, by name: of all, or of the worst and the largest."""
+        """The figures of groups for summary.json, by name: of all, or of the worst and the largest.
+
+        Of the worst at most a tenth of all are groups without a scored image, which say nothing of the model.
+        """
         figures = {}
         for groups in self.counts.chunks(self._listed()):
             counts, unseen = self._counts(groups)
@@ -55,14 +59,28 @@ class GroupLevel:
                 figures[name] = outcome_figures(group, self.classes, seen=seen.get(name))
         return figures
 
+    @cached_property
+    def _images(self) -> tuple[Ints, Ints]:
+        """[G] the images of each group, and those that were scored."""
+        none: Ints = np.zeros(0, np.int64)
+        columns = [_images(*self._counts(groups)) for groups in self.counts.chunks()]
+        images, ok = (np.concatenate([none, *(column[name] for column in columns)]) for name in ("images", "ok"))
+        return images, ok
+
+    @property
+    def unscored(self) -> int:
+        """The number of groups without a scored image."""
+        return int((self._images[1] == 0).sum())
+
     def _listed(self) -> Ints:
         if self.number <= MOST_LISTED:
             return np.arange(self.number)
-        worst = self.worst_first[:_WORST]
-        images = np.concatenate([_images(*self._counts(groups))["images"] for groups in self.counts.chunks()])
-        images[worst] = -1
-        largest = np.argsort(-images, kind="stable")[: MOST_LISTED - _WORST]
-        return np.sort(np.concatenate([worst, largest]))
+        images, ok = self._images
+        scored = ok[self.worst_first] > 0
+        unscored = self.worst_first[~scored][:_WORST_UNSCORED]
+        worst = np.concatenate([unscored, self.worst_first[scored][: _WORST - len(unscored)]])
+        largest = np.argsort(np.where(np.isin(np.arange(self.number), worst), 1, -images), kind="stable")
+        return np.sort(np.concatenate([worst, largest[: MOST_LISTED - len(worst)]]))
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of groups.parquet, worst first."""

@@ -46,6 +46,7 @@ def report_page(
     levels = figures["group_levels"]
     level = depth(levels)
     strip_level = levels[-1 if level is None else level - 1] if grouped else ""
+    unscored = figures["groups_unscored"][strip_level] if grouped else 0
     source = PageSource(
         run_uri=run_uri,
         run=dict(run),
@@ -56,7 +57,8 @@ def report_page(
         previous=None if previous is None else dict(previous),
         series=[dict(row) for row in series],
         strip=strip,
-        strip_groups=figures["group_counts"][strip_level] if grouped else 0,
+        strip_groups=figures["group_counts"][strip_level] - unscored if grouped else 0,
+        strip_unscored=unscored,
         strip_level=strip_level if len(levels) > 1 else "group",
     )
     shown = [*pictured(parts), *strip]

@@ -38,7 +38,7 @@ def test_the_most_confident_mistake_stands_for_a_group_or_else_its_main_class(tm
     }
     (strip,) = page.classed("strip")
     assert "2 notumor, 1 glioma of 3" in " ".join(strip.text.split())
-    assert "1 more left out" in page.by_id("groups").text, "the group in which nothing was scored"
+    assert "1 group without a scored image has no tile." in page.by_id("groups").text
 
 
 def test_the_strip_is_of_patients_where_a_level_has_that_name_and_capped(tmp_path):
