@@ -128,6 +128,7 @@ def one_database() -> Iterator[None]:
         database = OneDatabase()
         patch.setattr("brainray.scoring.manifest._duckdb", lambda: database)
         yield
+        database.close()
 
 
 @pytest.fixture(scope="session")

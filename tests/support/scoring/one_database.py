@@ -19,3 +19,8 @@ class OneDatabase:
         import duckdb
 
         return duckdb.connect(config=self._config)
+
+    def close(self) -> None:
+        """Else DuckDB complains of leaks when the process ends."""
+        if "_database" in vars(self):
+            self._database.close()
