@@ -106,6 +106,7 @@ class Lister:
         self._formats = FileFormats(tars=True)
         self._frames = FrameRows(self.skipped, volumes, self._formats)
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
+        self.has_lists = False  # whether a list names images: it may name a file and its frames, too
 
     @property
     def files(self) -> dict[str, LabelFile]:
@@ -153,10 +154,8 @@ class Lister:
         for root in self._inputs:
             image_list = open_file_list(root)
             if image_list is not None:
-                self.may_repeat = True
-                yield from self._from_list(image_list)
-                continue
-            yield from self._from_folder(root)
+                self.may_repeat = self.has_lists = True
+            yield from self._from_folder(root) if image_list is None else self._from_list(image_list)
 
     def _from_folder(self, root: str, files: Iterable[FileInfo] | None = None) -> Iterator[tuple[ListedImage, str]]:
         """The images of a folder, an archive or a file, which may be listed already."""
@@ -363,7 +362,11 @@ class Lister:
             label = self._listed_label(listed, image_list) if labelled else self._label_in(image, folders)
             group = self._group(image.uri, folders if image.uri.startswith(base) else ())
             refused = image.refused or self._archived(listed) or refusal_of_size(image.size_bytes, self._most_bytes)
-            for each in self._frames.rows(image._replace(label=label, group=group, refused=refused), frames):
+            image = image._replace(label=label, group=group, refused=refused)
+            if listed.volume is not None:
+                yield from frames_of_member(image, path, self._frames.of_member(image, 1, listed.volume))
+                continue
+            for each in self._frames.rows(image, frames):
                 yield each, path + each.uri.removeprefix(image.uri)
         self._notes += prefixes.notes
 

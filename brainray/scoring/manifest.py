@@ -29,6 +29,8 @@ from brainray.inputs.listing import Listing
 from brainray.inputs.shard_slices import slices
 from brainray.storage.scratch import scratch_folder
 
+from .known_pages import FILE, PAGE
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -63,17 +65,29 @@ _KEPT_QUERY = f"""
     FROM old o LEFT JOIN listed l ON o.uri = l.uri
 """
 _LISTED_ONLY = " WHERE l.uri IS NOT NULL"
+_NOT_REPLACED = " WHERE l.uri IS NOT NULL OR o.uri NOT IN (SELECT uri FROM replaced)"
+# Rows whose file is listed otherwise: as pages and no longer as one image, or the other way round.
+_IS_PAGE = (
+    f"container IS NOT NULL AND regexp_matches(uri, '{PAGE}') AND regexp_replace(uri, '#[0-9]+$', '') = container"
+)
+_IS_WHOLE = f"container IS NULL AND regexp_matches(uri, '{FILE}')"
+_REPLACED_QUERY = f"""
+    CREATE TEMP TABLE replaced AS
+    SELECT uri FROM old WHERE {_IS_WHOLE} AND uri IN (SELECT container FROM listed WHERE {_IS_PAGE})
+    UNION ALL SELECT uri FROM old WHERE {_IS_PAGE} AND container IN (SELECT uri FROM listed WHERE {_IS_WHOLE})
+"""
 _NEW_QUERY = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
 _CHANGES_QUERY = f"""
     WITH sides AS (
         SELECT o.uri IS NULL AS new, l.uri IS NULL AS missing, o.gone AS was_gone,
-            NOT new AND NOT missing AS known,
+            NOT new AND NOT missing AS known, missing AND o.uri IN (SELECT uri FROM replaced) AS is_replaced,
             known AND (o.size_bytes IS DISTINCT FROM l.size_bytes OR o.version IS DISTINCT FROM l.version) AS changed,
             known AND ({" OR ".join(f'o."{name}" IS DISTINCT FROM l."{name}"' for name in _DESCRIBING)}) AS relabelled
         FROM old o FULL JOIN listed l ON o.uri = l.uri
     )
     SELECT count(*) FILTER (new), count(*) FILTER (changed), count(*) FILTER (relabelled AND NOT changed),
-        count(*) FILTER (missing AND NOT was_gone), count(*) FILTER (known AND was_gone), count(*) FILTER (missing)
+        count(*) FILTER (missing AND NOT was_gone AND NOT is_replaced), count(*) FILTER (known AND was_gone),
+        count(*) FILTER (missing), count(*) FILTER (is_replaced)
     FROM sides
 """
 
@@ -98,7 +112,9 @@ class Changes:
     relabelled: int = 0  # the same file with another label, group or kept column
     gone: int = 0  # listed before and missing now
     returned: int = 0  # missing before and listed now
-    forgotten: int = 0  # missing, and dropped with --forget-missing
+    forgotten: int = (
+        0  # dropped: missing, with --forget-missing, or one image that is listed by page now, or the reverse
+    )
 
     def __bool__(self) -> bool:
         return any((self.new, self.changed, self.relabelled, self.gone, self.returned, self.forgotten))
@@ -126,7 +142,8 @@ def write_updated(
 ) -> tuple[Changes, tuple[Shard, ...]]:
     """Update the manifest in the local files `old` by a listing; write the new one into a local scratch folder.
 
-    Missing images keep their rows, marked `gone`, unless `forget`. New images form new shards of `shard_size(number of
+    Missing images keep their rows, marked `gone`, unless `forget`; but a file is in the manifest either as one image or
+    as its pages (`known_pages`), as it is listed now. New images form new shards of `shard_size(number of
     new images)`. If nothing has changed, nothing is written and no shards are returned.
     """
     with _manifest_and_listing(old, listing.path) as connection:
@@ -135,7 +152,7 @@ def write_updated(
             return changes, ()
         os.makedirs(folder, exist_ok=True)
         kept = _query_in_order(
-            connection, _KEPT_QUERY + (_LISTED_ONLY if forget else ""), MANIFEST_SCHEMA, f"{folder}/.kept"
+            connection, _KEPT_QUERY + (_LISTED_ONLY if forget else _NOT_REPLACED), MANIFEST_SCHEMA, f"{folder}/.kept"
         )
         new = _query_in_order(connection, _NEW_QUERY, LISTED_SCHEMA, f"{folder}/.new")
         new_shards = _new_shards(slices(new, shard_size(changes.new)))
@@ -220,6 +237,7 @@ def _manifest_and_listing(old: Sequence[str], listing_path: str) -> Iterator["du
     with duckdb_connection() as connection:
         connection.execute(f"CREATE TEMP VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
         connection.execute(f"CREATE TEMP VIEW old AS SELECT * FROM {_parquet(old)}")
+        connection.execute(_REPLACED_QUERY)
         yield connection
 
 
@@ -234,14 +252,14 @@ def quoted(path: str) -> str:
 
 
 def _count_changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> Changes:
-    new, changed, relabelled, gone, returned, missing = connection.execute(_CHANGES_QUERY).fetchall()[0]
+    new, changed, relabelled, gone, returned, missing, replaced = connection.execute(_CHANGES_QUERY).fetchall()[0]
     return Changes(
         new=new,
         changed=changed,
         relabelled=relabelled,
         gone=0 if forget else gone,
         returned=returned,
-        forgotten=missing if forget else 0,
+        forgotten=missing if forget else replaced,
     )
 
 

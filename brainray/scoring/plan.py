@@ -20,6 +20,7 @@ from brainray.inputs.archives import kind_of, split_refusal
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.archives.index import ArchiveIndexes, keep
 from brainray.inputs.distinct import distinct_inputs
+from brainray.inputs.frames.listing import listed_with_frames
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
 from brainray.inputs.lists.file_lists import open_file_list
@@ -127,13 +128,14 @@ def plan_run(
         found = _list_inputs(
             request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
         )
-    found, names = _pseudonymised(request, found)
     base = before.run or (read_run(seed) if seed else None)
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
+    told = request.pseudonyms.of_file if request.pseudonyms else str
+    found = as_known(old, found, told=told, wholes_stay=not (before.run is None or request.options.forget_missing))
+    found, names = _pseudonymised(request, found)
     series_by = _series_by(request) or (base or {}).get("series_by")
     if names is not None:
         names.check(manifest.load_shards(old), () if series_by in (None, OF_FOLDER) else (series_by,))
-    found = found if before.run is None or request.options.forget_missing else as_known(old, found)
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
     verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
     target = request.target(uri, Writer(), run=before.run)
@@ -279,7 +281,7 @@ def _list_inputs(
     )
     found = listing.scan(lister, path, progress=progress)
     if lister.may_repeat:
-        _check_no_repeats(path, roots)
+        _check_no_repeats(path, roots, in_lists=lister.has_lists)
     if found.images == 0:
         raise BadRequest(_nothing_found(roots, found))
     if request.label_file is not None:
@@ -316,9 +318,11 @@ def _empty(uri: str) -> str:
     return f"the {kind}" if kind in ("tar", "compressed tar", "zip") else "the list of images"
 
 
-def _check_no_repeats(path: str, roots: Sequence[str]) -> None:
-    """Raise `BadRequest` for URIs that a listing contains twice."""
+def _check_no_repeats(path: str, roots: Sequence[str], *, in_lists: bool) -> None:
+    """Raise `BadRequest` for URIs that a listing contains twice, or, from lists, as a file and as its frames."""
     repeated = manifest.repeated_uris([path])
+    if in_lists and not repeated:
+        repeated = [f"{uri} and its frames, slices or pages" for uri in listed_with_frames(path)]
     if repeated:
         raise BadRequest(
             f"--input {', '.join(roots)}: images are listed more than once ({', '.join(repeated)}); list each once"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.imaging.niftis import SHAPE, head, nifti, with_header
 from support.inputs.archives import tar_of, zip_of
+from support.models.bundles import CLASSES
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray import storage
@@ -84,3 +85,19 @@ def test_a_list_names_slices_of_members(tmp_path, bundle):
         "no.nii#z=1": "not_found",
     }
     assert by_name["plain.nii#z=10"]["confidence"] == before["plain.nii#z=10"]["confidence"]
+
+
+def test_a_list_names_volumes_in_an_archive_for_all_their_slices(tmp_path, bundle):
+    archive, names = tmp_path / "a.zip", ("plain.nii", "cut.nii.gz", "colours.nii")
+    archive.write_bytes(zip_of(MEMBERS))
+    before = scored(archive, tmp_path / "run", bundle)
+    (tmp_path / "list.csv").write_text("uri,label\n" + "".join(f"a.zip#{name},{CLASSES[1]}\n" for name in names))
+    found = scored(tmp_path / "list.csv", tmp_path / "again", bundle)
+    by_name = {uri.rpartition("/")[2].partition("a.zip#")[2]: row for uri, row in found.items()}
+    of_names = {name: row for name, row in before.items() if name.startswith(names)}
+    assert len(of_names) == 2 * SHAPE[2] + 1
+    told = ("confidence", "error", "size_bytes")
+    assert {name: [row[column] for column in told] for name, row in by_name.items()} == {
+        name: [row[column] for column in told] for name, row in of_names.items()
+    }
+    assert {row["label"] for row in by_name.values()} == {CLASSES[1]}

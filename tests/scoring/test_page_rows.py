@@ -11,6 +11,7 @@ from support.scoring.runs import brightness, engine_of, request_for, rows, score
 from support.storage.s3_servers import decided_s3, s3_endpoints
 
 from brainray.config import MaxFailed
+from brainray.errors import StorageError
 from brainray.inputs.frames import listing
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.storage.base import FileInfo
@@ -139,4 +140,48 @@ def test_pages_of_an_object_that_is_no_longer_asked_stay_its_rows(decided_s3, tm
     assert set(found) == {"a.tif", *before}
     assert all(found[name] == row for name, row in before.items())
     decided_s3.put("in/b.tif", several + b"\0")
-    assert "b.tif" in scored(root, output, bundle), "another version has no rows yet"
+    changed = scored(root, output, bundle)
+    assert set(changed) == set(found), "a changed object is asked itself"
+    assert changed["b.tif#2"]["version"] != found["b.tif#2"]["version"]
+    decided_s3.put("in/b.tif", packed(pages(1)[0], "TIFF").ljust(len(several), b"\0"))
+    assert set(scored(root, output, bundle)) == {"a.tif", "b.tif"}
+
+
+@pytest.mark.parametrize("counts", [(3, 1, 3), (1, 3, 1), (3, 2, 1, 2), (1, 3, 3)])
+def test_a_file_is_one_image_or_its_pages_however_it_changes(tmp_path, bundle, counts):
+    root, output = tmp_path / "in", tmp_path / "run"
+    root.mkdir()
+    for night, count in enumerate(counts):
+        content = tiff(pages(count)) if count > 1 else packed(pages(1)[0], "TIFF")
+        (root / "x.tif").write_bytes(content + bytes(night))
+        found = scored(root, output, bundle)
+        assert set(found) >= ({f"x.tif#{k + 1}" for k in range(count)} if count > 1 else {"x.tif"})
+        assert ("x.tif" in found) == (count == 1) == (len(found) == 1)
+        outcome = score_here(request_for(root, output, bundle), engine_of(bundle, predict=brightness))
+        assert outcome.plan.complete
+        assert not outcome.plan.listing.notes, "no earlier version has been there"
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_pages_of_a_file_that_cannot_be_listed_for_a_moment_stay_its_rows(root, tmp_path, bundle, monkeypatch, changed):
+    output = tmp_path / "run"
+    scored(root, output, bundle)
+    if changed:
+        with open(root / "many.tif", "ab") as file:
+            file.write(b"\0")
+
+    def read_part(uri, *_, **__):
+        raise StorageError("read_failed", uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "read_part", read_part)
+        assert set(scored(root, output, bundle)) == ROWS
+    (root / "many.tif").write_bytes(packed(pages(1)[0], "TIFF"))
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "read_part", lambda *_, **__: None)
+        found = scored(root, output, bundle, max_failed=MaxFailed(share=1.0))
+        assert [found[f"many.tif#{number}"]["error"] for number in (1, 2)] == [None, "truncated"]
+    alone = scored(root, output, bundle)
+    assert set(alone) == {name for name in ROWS if not name.startswith("many")} | {"many.tif"}
+    (root / "many.tif").unlink()
+    assert set(scored(root, output, bundle)) == set(alone), "rows of a file that is gone stay"

@@ -85,11 +85,14 @@ class Members:
         self._table = table
         self.size_bytes: int = table.nbytes
 
-    def find(self, archive: FileInfo, names: Sequence[str]) -> Iterator[ListedImage]:
-        """The images of those names that exist, in no order, with their labels as the archive spells them."""
+    def find(self, archive: FileInfo, names: Sequence[str]) -> Iterator[tuple[ListedImage, Header | None]]:
+        """The images of those names that exist, in no order, with their labels as the archive spells them.
+
+        With each comes the header of a NIfTI file.
+        """
         places = pc.index_in(pa.array([name for name in names if name], pa.string()), self._table["name"])
         for each in _images(archive, self._table.take(places.drop_null())):
-            yield _labelled(each)
+            yield _labelled(each), each.volume
 
     def find_frames(self, archive: FileInfo, names: Sequence[str]) -> Iterator[tuple[str, ListedImage]]:
         """The frames and slices of those names, as `x.dcm#frame=3`, that their members have, in no order.

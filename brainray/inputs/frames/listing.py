@@ -8,6 +8,7 @@ Files whose names tell no format were looked into for that, and are not read aga
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.errors import ImageError, StorageError
 from brainray.inputs import archives
-from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.listed_image import ListedImage, tables_in
 from brainray.inputs.unnamed_files import FileFormats, read_part
 from brainray.storage.base import FileInfo
 
@@ -210,6 +211,16 @@ def files_of_frames(images: pa.Table) -> pa.Array:
     return pa.array(files, pa.string())
 
 
+def listed_with_frames(path: str, *, most: int = 5) -> list[str]:
+    """At most `most` files of which the local file of a listing has both the file as one image and frames."""
+    files = [pc.unique(files_of_frames(table)).drop_null() for table in tables_in(path)]
+    framed = pc.unique(pa.concat_arrays([*files, pa.array([], pa.string())]))
+    if not len(framed):
+        return []
+    both = (table["uri"].filter(pc.is_in(table["uri"], framed)).to_pylist() for table in tables_in(path))
+    return list(islice(chain.from_iterable(both), most))
+
+
 def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
     """The rows of a file with several frames; its one row where they cannot be, or there is one."""
     if isinstance(frames, Slices):
@@ -263,9 +274,23 @@ def frames_in_file(found: FileInfo, volumes: str = nifti.FIRST) -> int:
     length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
     try:
         if is_paged(found.uri):
-            return pages_in(lambda start, size: read_part(found.uri, start, size) or b"", found.size_bytes)
+            return pages_in_file(found)
         head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""
         slices = slices_in(found.uri, head, found.size_bytes, volumes) if head else None
         return frames_in(head) if slices is None else slices
     except StorageError:  # the read for its pixels will report the reason
         return 0
+
+
+def pages_in_file(found: FileInfo) -> int:
+    """The number of pages of a TIFF or GIF file. Raises `StorageError` where it cannot be read."""
+
+    def fetch(start: int, length: int) -> bytes:
+        part = read_part(found.uri, start, length)
+        if part is None:
+            raise StorageError("archived", f"{found.uri}: is archived, or not for this user to read")
+        if start == 0 and length and not part:
+            raise StorageError("not_found", f"{found.uri}: is gone")
+        return part
+
+    return pages_in(fetch, found.size_bytes) if found.size_bytes else 1

@@ -7,6 +7,7 @@ from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs import archives
 from brainray.inputs.archives.index import ArchiveIndexes, Members
+from brainray.inputs.frames.nifti.header import Header
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unnamed_files import TAR, image_or_tar_format
 from brainray.storage.base import FileInfo
@@ -30,11 +31,13 @@ class ArchiveLookup:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[FileInfo, Members]] = OrderedDict()
+        self.volumes: dict[str, Header] = {}  # of the NIfTI files that `find` has found last
         self._are_tars: dict[str, bool] = {}  # files whose names are of no archive
 
     def find(self, uris: Iterable[str]) -> dict[str, ListedImage]:
         """The image of each URI that names a member of an archive, also where there is no such member."""
         images: dict[str, ListedImage] = {}
+        self.volumes = {}
         left = {uri: found for uri in uris if (found := archives.archive_of(uri) or self._unnamed(uri)) is not None}
         while left:
             wanted: dict[tuple[str, archives.Kind], list[str]] = {}
@@ -79,7 +82,10 @@ class ArchiveLookup:
                 raise
             return {uri: ListedImage(uri, refused=f"{exc.reason}: {exc}") for uri in uris}
         names = [uri.removeprefix(f"{archive}#") for uri in uris]
-        images |= {image.uri: image for image in index.find(info, names)}
+        for image, volume in index.find(info, names):
+            images[image.uri] = image
+            if volume is not None:
+                self.volumes[image.uri] = volume
         missing = [uri.removeprefix(f"{archive}#") for uri, image in images.items() if is_missing(image)]
         found = index.find_frames(info, missing)
         return images | {archives.member_uri(archive, name): image for name, image in found}

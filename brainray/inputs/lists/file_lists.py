@@ -21,6 +21,7 @@ from brainray.inputs.archives import kind_of
 from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.archives.parquet_images import is_text, not_read
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
+from brainray.inputs.frames.nifti.header import Header
 from brainray.inputs.skip_counts import count_skipped
 from brainray.inputs.tables.delimited_text import TextTable, blank_rows, open_text_table
 from brainray.inputs.tables.table_columns import (
@@ -64,6 +65,7 @@ class FileListRow:
     archived: str | None  # the storage class of an object that must be restored before it can be read
     kept: str | None  # JSON array of the kept columns' values as text, in the order they were asked for
     is_prefix: bool = False  # whether it names what lies below it, see `prefixes`
+    volume: Header | None = None  # of the NIfTI file in an archive that it names
 
 
 @dataclass(frozen=True, kw_only=True)

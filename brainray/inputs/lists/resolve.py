@@ -47,6 +47,8 @@ def resolve_rows(
                 image = ListedImage(listed.uri) if listed.is_prefix else members.get(listed.uri) or found[listed.uri]
                 if image.refused == _IS_FOLDER:
                     listed = replace(listed, is_prefix=True)
+                elif listed.uri in lookup.volumes:
+                    listed = replace(listed, volume=lookup.volumes[listed.uri])
                 yield listed, image._replace(kept=listed.kept)
 
 

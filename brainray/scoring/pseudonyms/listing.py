@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import NoReturn
 
 import numpy as np
@@ -23,7 +22,6 @@ from brainray.inputs.archives import split_refusal
 from brainray.inputs.archives.index import keep
 from brainray.inputs.listed_image import LISTED_SCHEMA, UriIndex, few_collections, tables_in, with_values
 from brainray.inputs.listing import Listing
-from brainray.scoring.known_pages import are_pages
 from brainray.scoring.manifest import Shard, read_shard
 
 from .errors import hidden
@@ -102,8 +100,8 @@ class ListedNames:
 
     def first_rows(self, listing: Listing) -> pa.Table:
         """The first rows of the listing with their real names."""
-        names = pa.concat_tables(islice(tables_in(self.path), 2))  # of two, for files of several pages have one, too
-        return with_real(next(listing.batches()), names.combine_chunks(), self.pseudonyms.folder)
+        names = next(tables_in(self.path))
+        return with_real(next(listing.batches()), names, self.pseudonyms.folder)
 
 
 def _groups_of(shards: Sequence[Shard]) -> set[str]:
@@ -187,11 +185,6 @@ def _split(rows: pa.Table, pseudonyms: Pseudonyms, levels: int) -> tuple[pa.Tabl
     ]
     groups = [pseudonyms.of_group(group, levels) for group in rows["group"].to_pylist()]
     names = pa.table([hidden_uris, uris, containers], schema=NAMES_SCHEMA)
-    whole = pc.and_(are_pages(rows), pc.ends_with(rows["uri"], "#1"))  # a run may have their files as one image each
-    if pc.any(whole).as_py():
-        files, hidden_files = rows["container"].filter(whole), pa.array(hidden_containers, pa.string()).filter(whole)
-        as_whole = pa.table([hidden_files, files, pa.nulls(len(files), pa.string())], schema=NAMES_SCHEMA)
-        names = pa.concat_tables([names, as_whole])
     columns = {"uri": hidden_uris, "container": hidden_containers, "refused": refused, "group": groups}
     for name, values in columns.items():
         rows = with_values(rows, name, pa.array(values, pa.string()))

@@ -6,8 +6,12 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.imaging.dicoms import dicom, slice_pixels
+from support.imaging.encoded import packed
 from support.imaging.images import image_bytes
-from support.inputs.archives import tar_of
+from support.imaging.niftis import nifti
+from support.imaging.paged import pages
+from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import brightness, contents, engine_of, request_for, rows, score_here
 from support.storage.s3_servers import s3_endpoints, strict_s3
 
@@ -165,6 +169,24 @@ def test_a_list_that_cannot_be_used_is_refused_with_a_line(run, folder, text, op
 def test_an_image_that_is_listed_and_lies_in_a_folder_too_is_refused(run, folder):
     with pytest.raises(BadRequest, match="listed more than once"):
         run((write(folder / "list.csv", "uri\nin/a.jpg\n"), folder / "in"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("y.tif", "y.tif#1"),
+        ("y.tif#1", "y.tif"),
+        ("s.dcm", "s.dcm#1"),
+        ("a.zip#v.nii.gz", "a.zip#v.nii.gz#z=7"),
+        ("a.zip#s.dcm", "a.zip#s.dcm#frame=1"),
+    ],
+)
+def test_a_list_that_names_a_file_and_a_part_of_it_is_refused(run, tmp_path, names):
+    (tmp_path / "y.tif").write_bytes(packed(pages(1)[0], "TIFF"))
+    (tmp_path / "s.dcm").write_bytes(dicom(slice_pixels(seed=1)))
+    (tmp_path / "a.zip").write_bytes(zip_of({"v.nii.gz": nifti(), "s.dcm": dicom(slice_pixels(seed=1))}))
+    with pytest.raises(BadRequest, match=r"listed more than once .*(y[.]tif|s[.]dcm|nii[.]gz)"):
+        run(write(tmp_path / "list.csv", "uri\n" + "\n".join(names) + "\n"))
 
 
 def test_keeping_columns_needs_a_list(run, folder):
