@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brainray import storage
 from brainray.errors import BadRequest
 from brainray.inputs import archives
 from brainray.inputs.frames.listing import is_frame
@@ -125,3 +126,20 @@ def test_a_folder_that_readers_would_find_or_that_is_none_is_refused(folder, tol
     given_folder = folder if "://" in folder else str(tmp_path / folder)
     with pytest.raises(BadRequest, match=told):
         read_pseudonyms(given_folder, output=str(tmp_path / "run"), inputs=[str(tmp_path / "in")])
+
+
+def test_a_folder_that_another_command_is_just_beginning_is_one_folder(tmp_path, monkeypatch):
+    """Its key is there before any of its files, and whoever finds files finds the key."""
+    folder = str(tmp_path / "names")
+    other, late = (read_pseudonyms(folder, output="/out", inputs=["/in"]) for _ in range(2))
+    list_names = storage.list_names
+
+    def begun_meanwhile(uri):
+        other.write_key()
+        return list_names(uri)
+
+    monkeypatch.setattr(storage, "list_names", begun_meanwhile)
+    assert read_pseudonyms(folder, output="/out", inputs=["/in"]) == other
+    with pytest.raises(BadRequest, match="another run has just begun it; run the same command again"):
+        late.write_key()
+    assert (tmp_path / "names" / "key").read_bytes() == other.key
