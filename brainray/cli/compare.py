@@ -127,8 +127,9 @@ def _groups_table(figures: dict[str, Any]) -> "Table":
     groups, labelled = figures["groups"], bool(figures["accuracy"])
     left = groups["groups"] - min(_MOST_GROUPS, len(groups["listed"]))
     title = f"Groups that {'lost' if labelled else 'flipped'} most" + (f"; {left:,} more left out" if left > 0 else "")
-    names = ("images", "flipped", *(("only_a_right", "only_b_right") if labelled else ()))
-    table = _table(title, "group", *(name.replace("_", " ") for name in names))
+    names = {"images": "images", "flipped": "flipped"}
+    names |= {"only_a_right": "only A right", "only_b_right": "only B right"} if labelled else {}
+    table = _table(title, "group", *names.values())
     for row in groups["listed"][:_MOST_GROUPS]:
         table.add_row(escape(row["group"] or "(none)"), *(f"{row[name]:,}" for name in names))
     return table

@@ -39,11 +39,14 @@ def pick(
     if as_json:
         OBJECT.add({"run": result.run, "list": result.list, "page": result.page, "figures": result.figures})
         return
+    from brainray.page.text import plural
+
     from .console import output_console
 
     console, figures = output_console(), result.figures
     sampled = figures["images"] - figures["labelled_before"]
-    console.print(f"{figures['picked']:,} of {sampled:,} images are picked, in {len(figures['strata'])} strata")
+    strata = plural(len(figures["strata"]), "stratum", "strata")
+    console.print(f"{figures['picked']:,} of {sampled:,} images are picked, in {strata}")
     if figures["labelled_before"]:
         console.print(f"{figures['labelled_before']:,} other images have a label already and count as they are")
     console.print(f"label them on the page {result.page}", markup=False)

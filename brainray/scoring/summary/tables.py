@@ -24,7 +24,6 @@ CONFUSION_SCHEMA = pa.schema(
         ("images", pa.int64()),
     ]
 )
-_NO_CELLS = CONFUSION_SCHEMA.empty_table().drop_columns("group")
 _FIGURES = [f"{name}{end}" for name in ("precision", "recall", "f1") for end in ("", "_low", "_high")]
 PER_CLASS_SCHEMA = pa.schema(
     [
@@ -114,7 +113,8 @@ def read_of_all(folder: str) -> tuple[pa.Table, pa.Table]:
         sums = [_by_cell(file.read_row_group(k, columns=["label", "predicted", "images"])) for k in chunks]
     with storage.open_parquet(storage.join(folder, PER_CLASS)) as file:
         first = file.read_row_group(0)
-    added = _by_cell(pa.concat_tables([_NO_CELLS, *sums]))
+    none = CONFUSION_SCHEMA.empty_table().drop_columns("group")
+    added = _by_cell(pa.concat_tables([none, *sums]))
     confusion = pa.table([pa.repeat(ALL, len(added)), *added.columns], schema=CONFUSION_SCHEMA)
     return confusion, first.filter(pc.equal(first["group"], ALL))
 
