@@ -124,6 +124,8 @@ def _sides_table(figures: dict[str, Any]) -> "Table":
 def _groups_table(figures: dict[str, Any]) -> "Table":
     from rich.markup import escape
 
+    from brainray.page.text import group_name
+
     groups, labelled = figures["groups"], bool(figures["accuracy"])
     left = groups["groups"] - min(_MOST_GROUPS, len(groups["listed"]))
     title = f"Groups that {'lost' if labelled else 'flipped'} most" + (f"; {left:,} more left out" if left > 0 else "")
@@ -131,7 +133,8 @@ def _groups_table(figures: dict[str, Any]) -> "Table":
     names |= {"only_a_right": "only A right", "only_b_right": "only B right"} if labelled else {}
     table = _table(title, "group", *names.values())
     for row in groups["listed"][:_MOST_GROUPS]:
-        table.add_row(escape(row["group"] or "(none)"), *(f"{row[name]:,}" for name in names))
+        name = group_name(row["group"], groups["levels"]) or "(none)"
+        table.add_row(escape(name), *(f"{row[key]:,}" for key in names))
     return table
 
 

@@ -56,15 +56,17 @@ def render_comparison(source: ComparisonSource, thumbnails: Mapping[str, Thumbna
 
 def _part(name: str, source: ComparisonSource, thumbnails: Mapping[str, Thumbnail] | None) -> Values:
     title, means = _TITLES[name]
-    tiles = [_tile(row, thumbnails) for row in source.tiles[name]]
+    levels = (source.figures["groups"] or {"levels": 0})["levels"]
+    tiles = [_tile(row, thumbnails, levels) for row in source.tiles[name]]
     images = source.figures["outcomes"][name]
     return {"name": name, "title": title, "means": means, "tiles": tiles, "left_out": images - len(tiles)}
 
 
-def _tile(row: Row, thumbnails: Mapping[str, Thumbnail] | None) -> Values:
+def _tile(row: Row, thumbnails: Mapping[str, Thumbnail] | None, levels: int) -> Values:
     uri = row["uri"]
     return row | {
         "shown_uri": text.cut(uri, 300),
+        "group": text.group_name(row["group"], levels),
         "name": text.cut(uri.rpartition("/")[2] or uri, 60),
         "thumbnail": (thumbnails or {}).get(uri),
     }

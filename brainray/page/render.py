@@ -32,6 +32,7 @@ _FILTERS = (  # functions of `text`
     "decimal",
     "duration",
     "estimate",
+    "group_name",
     "interval_text",
     "listed",
     "percent",

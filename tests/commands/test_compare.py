@@ -141,6 +141,18 @@ def test_groups_are_drawn_as_wholes_and_the_worst_comes_first(tmp_path):
     assert compare(a, b) == figures
 
 
+def test_groups_of_several_levels_are_named_as_in_the_report(tmp_path, capfd):
+    levels = {"group_by": ["x"], "group_levels": ["site", "patient"]}
+    a, b = (
+        write_run(tmp_path / name, [scored("/1", said, label=G, group="B%2F/1")], **levels)
+        for name, said in (("a", G), ("b", N))
+    )
+    assert run(["compare", a, b, "--output", str(tmp_path / "out")]) == 0
+    assert "B/ / 1" in capfd.readouterr().out
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert page.count("<bdi>B/ / 1</bdi>") == 2, "in the table and on the tile"
+
+
 def test_classes_in_another_order_are_the_same_and_other_classes_are_refused(tmp_path, capfd):
     a = write_run(tmp_path / "a", [scored("/1", G, label=G)])
     b = write_run(tmp_path / "b", [scored("/1", G, label=G, classes=(N, G))], classes=(N, G))

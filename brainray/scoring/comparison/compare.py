@@ -57,6 +57,7 @@ class Comparison:
 def compare_rows(a: ComparedRun, b: ComparedRun, rows: JoinedRows) -> Comparison:
     """Compare the joined rows of two runs. Differences are those of `b` less `a`."""
     classes, grouped = a.classes, a.grouped or b.grouped
+    levels = len((a if a.grouped else b).values.get("group_levels") or ())
     cells = rows.connection.execute(
         f"SELECT predicted_a, predicted_b, label, count(*) {_COMPARED} GROUP BY ALL ORDER BY ALL"
     ).fetchnumpy()
@@ -77,7 +78,7 @@ def compare_rows(a: ComparedRun, b: ComparedRun, rows: JoinedRows) -> Comparison
         "predictions": cube.sum(axis=2).tolist(),
         "flips": _flips(cube, classes),
         "accuracy": _accuracy(rows, grouped=grouped) if labels["used"] else None,
-        "groups": _groups(rows, labelled=bool(labels["used"])) if grouped else None,
+        "groups": _groups(rows, levels, labelled=bool(labels["used"])) if grouped else None,
     }
     return Comparison(figures=figures, tiles={name: _tiles(rows, name, classes) for name in OUTCOMES})
 
@@ -207,7 +208,7 @@ def _clusters(rows: JoinedRows) -> Any:  # noqa: ANN401
     return np.stack([column.to_numpy() for column in table.columns], axis=1).astype(np.int64)
 
 
-def _groups(rows: JoinedRows, *, labelled: bool) -> Figures:
+def _groups(rows: JoinedRows, levels: int, *, labelled: bool) -> Figures:
     """The groups that lost most, or without labels flipped most."""
     order = "only_second - only_first, " if labelled else ""
     query = f"""SELECT "group", count(*) AS images, count(*) FILTER (predicted_a <> predicted_b) AS flipped,
@@ -215,7 +216,7 @@ def _groups(rows: JoinedRows, *, labelled: bool) -> Figures:
     worst = f'SELECT * FROM ({query}) ORDER BY {order}flipped DESC, images DESC, "group" LIMIT {MOST_GROUPS}'
     number = rows.connection.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0]
     found = rows.connection.sql(worst).to_arrow_table().to_pylist()
-    return {"groups": number, "listed": [_group(row) for row in found]}
+    return {"groups": number, "levels": levels, "listed": [_group(row) for row in found]}
 
 
 def _group(row: Figures) -> Figures:
