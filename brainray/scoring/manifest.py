@@ -112,9 +112,8 @@ class Changes:
     relabelled: int = 0  # the same file with another label, group or kept column
     gone: int = 0  # listed before and missing now
     returned: int = 0  # missing before and listed now
-    forgotten: int = (
-        0  # dropped: missing, with --forget-missing, or one image that is listed by page now, or the reverse
-    )
+    # Dropped: missing, with --forget-missing, or one image that is listed by page now, or the reverse.
+    forgotten: int = 0
 
     def __bool__(self) -> bool:
         return any((self.new, self.changed, self.relabelled, self.gone, self.returned, self.forgotten))
