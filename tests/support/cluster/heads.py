@@ -16,7 +16,7 @@ from pathlib import Path
 
 from support.machine.ports import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
 # Neither changes what is tested: workers do not starve beside other tests, and none is started without work for it.
 FRUGAL = {"RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0"}
