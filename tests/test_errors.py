@@ -119,7 +119,7 @@ def test_what_is_read_by_tasks_and_by_ray_data_ends_with_our_error(local_ray, mo
     table = pa.table({"position": [0], "uri": ["s3://b/x"], "label": ["a"]})
     for read in (
         lambda: audit._result(ray.remote(max_retries=0)(throttled).remote()),
-        lambda: train_data.decoded_dataset(table, ImageSpec(), cpus=1),
+        lambda: train_data.decoded_dataset(table, ImageSpec(), cpus=1, excluding=()),
     ):
         with pytest.raises(errors.Throttled) as caught:
             read()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 # A URI that is longer is shown cut and takes no answer, for the answer must hold it whole: keeps the page small.
-MOST_URI_CHARS = 1_500
+MOST_URI_CHARS = 1_300
 _LONGEST = 400  # characters of any text of a user
 _PROBABILITIES = 3  # of a tile: the highest ones
 _FILTERS = (  # functions of `text`

@@ -35,6 +35,7 @@ _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more fr
 _AT_ONCE = 32
 _AHEAD = 256
 _NUMBERED = "#(frame=|(t=[0-9]+,)?[xyz]=)?[0-9]{1,9}$"  # whose names may be those of frames and slices
+_FIRST = "#(frame=)?0*1$"
 _PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
 
 Kind = TypeVar("Kind")
@@ -212,8 +213,12 @@ def files_of_frames(images: pa.Table) -> pa.Array:
 
 
 def listed_with_frames(path: str, *, most: int = 5) -> list[str]:
-    """At most `most` files of which the local file of a listing has both the file as one image and frames."""
-    files = [pc.unique(files_of_frames(table)).drop_null() for table in tables_in(path)]
+    """At most `most` files of which the local file of a listing has both the file as one image and its first frame.
+
+    Where a file is one image, that is the same picture; of further frames it has none, or is itself refused.
+    """
+    firsts = (table.filter(pc.match_substring_regex(table["uri"], _FIRST)) for table in tables_in(path))
+    files = [pc.unique(files_of_frames(table)).drop_null() for table in firsts]
     framed = pc.unique(pa.concat_arrays([*files, pa.array([], pa.string())]))
     if not len(framed):
         return []
