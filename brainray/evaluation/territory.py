@@ -4,13 +4,13 @@ Figures are withheld, with the reason, where nothing vouches for them: `tests/be
 often intervals hold the truth where they are given. Axes are those of `shift`. Must not read files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import label_shift
-from .counts import Ints
+from .counts import Ints, Reals
 from .metrics import IntervalEstimate
 from .shift import FEWEST, MOST, Comparison, Kind, Pictures, ShiftTest, kind_of
 
@@ -22,6 +22,7 @@ LEAST_REFERENCE = 500
 LEAST_GROUPS = 30
 LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration errors become ten times as large ones
 WIDEST = 0.02  # half of an interval of a share: wider ones say too little
+OTHER_MIX = 0.02  # between a share in the reference and the nearer end of its interval in the archive
 _USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
 ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
 PATIENTS = 20  # groups of an archive, from which they count as such of patients; fewer may be sites or scanners
@@ -55,7 +56,8 @@ def territory(
     archive = archive._replace(group_N=patients(archive.group_N))
     other = label_shift.Rows(archive.probs_NK, archive.group_N, np.zeros(0, np.int64))
     comparison = Comparison(*reference, archive.at(np.arange(features)), classes)
-    own = comparison.tests(np.bincount(reference[1], minlength=len(classes)) / len(reference[1]))
+    shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
+    own = comparison.tests(shares_K)
     mixed = comparison.tests(label_shift.shares_of(known, other))
     found |= {
         "kind": kind_of(own, mixed),
@@ -68,6 +70,8 @@ def territory(
         strangers = max(0.0, comparison.strangers - _USUAL_STRANGERS)
         estimates = label_shift.estimate(known, other, strangers=strangers)
         found |= _estimated(estimates, comparison.strangers, classes, images)
+        if found["prevalence"] and _is_other_mix(found["prevalence"].values(), shares_K):
+            found["kind"] = "class mix"  # of too few images, or too small a difference, for the tests
     return found
 
 
@@ -90,6 +94,12 @@ def _why_untested(reference: tuple[Pictures, Ints] | None, features: int, classe
     if len(classes) < 2:
         return "the model has one class only"
     return None
+
+
+def _is_other_mix(shares: Iterable[Mapping[str, float]], known_K: Reals) -> bool:
+    """Whether the share that a class has in the reference is far outside of its interval in the archive."""
+    gaps = [max(one["low"] - known, known - one["high"]) for one, known in zip(shares, known_K, strict=True)]
+    return bool(max(gaps) >= OTHER_MIX)
 
 
 def _why_withheld(

@@ -44,7 +44,7 @@ def _kind(known: Figures) -> str:
     if kind == "class mix":
         return (
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
-            f"{beside}, no longer different once these have the mix of classes that is estimated here."
+            f"{beside}."
         )
     worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
     strange = f"; {percent(known['strangers'])} of the images are like none of them" if _is_strange(known) else ""
