@@ -6,6 +6,8 @@ Imports nothing but what Python itself has loaded: it is needed when imports fai
 import os
 import sys
 
+_OWN = __name__.partition(".")[0]
+
 
 def shadowing(error: BaseException, *, while_importing: bool = False) -> str | None:
     """The advice for an error that such a module causes; None for any other error.
@@ -27,6 +29,8 @@ def _shadowed_by(file: str) -> str | None:
     for folder in map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))):
         if file.startswith(folder + os.sep):
             name = file[len(folder) + 1 :].split(os.sep)[0].removesuffix(".py")
+            if name == _OWN:  # a checkout of brainray on PYTHONPATH is meant, and is in each traceback
+                return None
             others = (os.path.join(other, name) for other in sys.path if os.path.abspath(other) != folder)
             return folder if any(os.path.exists(other) or os.path.exists(f"{other}.py") for other in others) else None
     return None
