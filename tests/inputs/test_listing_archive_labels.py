@@ -296,7 +296,7 @@ def test_two_labels_of_one_sample_label_nothing_and_are_counted(tmp_path):
 def test_a_text_in_place_of_a_label_refuses_a_table_and_is_not_passed_over(listed):
     with pytest.raises(BadRequest, match=r"p\.parquet#0: its label 'x{80}' is no class") as raised:
         listed("p.parquet", parquet_of({"image": [b"x"], "label": ["x" * 2000]}))
-    assert len(str(raised.value)) < 300
+    assert "x" * 81 not in str(raised.value)
 
 
 def test_a_label_holds_for_every_slice_of_a_large_sample(monkeypatch):
