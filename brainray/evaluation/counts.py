@@ -11,6 +11,7 @@ In a confusion matrix rows are labels, columns are predictions.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -118,35 +119,25 @@ def total(parts: Iterable[Counts]) -> Counts:
     return Counts(groups=groups, **sums)
 
 
-def count_rows(
-    groups: Sequence[str],
-    group_N: Ints,
-    label_N: Ints,
-    reason_N: Ints,
-    *,
-    predicted_N: Ints,
-    confidence_N: Reals,
-    probs_NK: Reals,
-    review_N: Flags,
-) -> Counts:
-    """Count N rows by group, label, prediction, confidence and reason.
+class RowArrays(TypedDict):
+    """What is counted of N rows. Of a row that is not scored the last four are ignored."""
 
-    `group_N` are indices into `groups`, `label_N` classes or K for no label, `reason_N` indices into `REASONS` or
-    `SCORED`, `predicted_N` classes, `confidence_N` and `probs_NK` from 0 to 1. Of a row that is not scored the last
-    four are ignored. Raises ValueError for an index out of range and for a probability that is not finite.
+    label_N: Ints  # classes, or K for no label
+    reason_N: Ints  # indices into `REASONS`, or `SCORED`
+    predicted_N: Ints  # classes
+    confidence_N: Reals  # 0 to 1
+    probs_NK: Reals  # 0 to 1
+    review_N: Flags
+
+
+def count_rows(groups: Sequence[str], group_N: Ints, **rows: Unpack[RowArrays]) -> Counts:
+    """Count N rows by group, label, prediction, confidence and reason. `group_N` are indices into `groups`.
+
+    Raises ValueError for an index out of range and for a probability that is not finite.
     """
-    shapes = {name: (len(groups), *shape) for name, shape in field_shapes(probs_NK.shape[1]).items()}
+    shapes = {name: (len(groups), *shape) for name, shape in field_shapes(rows["probs_NK"].shape[1]).items()}
     sums = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
-    added = additions(
-        group_N,
-        label_N,
-        reason_N,
-        predicted_N=predicted_N,
-        confidence_N=confidence_N,
-        probs_NK=probs_NK,
-        review_N=review_N,
-    )
-    for name, index, addend in added:
+    for name, index, addend in additions(group_N, rows):
         sums[name] += _count_in_grid(shapes[name], *index, weights=addend)
     return Counts(groups=tuple(groups), **sums)
 
@@ -158,24 +149,15 @@ def field_shapes(classes: int) -> dict[str, tuple[int, ...]]:
     return dict(zip(_FIELDS, shapes, strict=True))
 
 
-def additions(
-    group_N: Ints,
-    label_N: Ints,
-    reason_N: Ints,
-    *,
-    predicted_N: Ints,
-    confidence_N: Reals,
-    probs_NK: Reals,
-    review_N: Flags,
-) -> Iterator[tuple[str, tuple[Ints, ...], Ints | None]]:
-    """What the rows of `count_rows` add to `Counts`: a field, places in it, and what is added at each; None: 1."""
-    K = probs_NK.shape[1]
+def additions(group_N: Ints, rows: RowArrays) -> Iterator[tuple[str, tuple[Ints, ...], Ints | None]]:
+    """What rows add to `Counts`: a field, places in it, and what is added at each; None: 1."""
+    label_N, reason_N, K = rows["label_N"], rows["reason_N"], rows["probs_NK"].shape[1]
     ok, bad = reason_N == SCORED, reason_N != SCORED
-    group, label, predicted = group_N[ok], label_N[ok], predicted_N[ok]
-    confidence, probs = confidence_N[ok], probs_NK[ok]
+    group, label, predicted = group_N[ok], label_N[ok], rows["predicted_N"][ok]
+    confidence, probs = rows["confidence_N"][ok], rows["probs_NK"][ok]
     if not (np.isfinite(confidence).all() and np.isfinite(probs).all()):
         raise ValueError("a scored image has a probability that is no number")
-    labelled, review = label < K, review_N[ok]
+    labelled, review = label < K, rows["review_N"][ok]
     correct, accepted = label == predicted, labelled & ~review
     yield "scored", (group, label, predicted), None
     yield "unscored", (group_N[bad], label_N[bad], reason_N[bad]), None
@@ -185,16 +167,24 @@ def additions(
     for k, addend in enumerate((None, correct[labelled].astype(np.int64), _units(confidence[labelled]))):
         yield "calibration", (known, place, np.full(len(known), k)), addend
     yield "squared_error", (known,), _units(_squared_error(label[labelled], probs[labelled]))
-    for k, rows in enumerate((review, accepted, accepted & correct)):
-        yield "review", (group[rows], np.full(np.count_nonzero(rows), k)), None
+    for k, those in enumerate((review, accepted, accepted & correct)):
+        yield "review", (group[those], np.full(np.count_nonzero(those), k)), None
 
 
 def count_probabilities(label_N: Ints, probs_NK: Reals) -> Counts:
     """The counts of N scored images in one group. A label of K is none; of equal probabilities the first class wins."""
     probs = np.asarray(probs_NK, np.float64)
     zeros = np.zeros(len(probs), np.int64)
-    scores = {"predicted_N": probs.argmax(axis=1), "confidence_N": probs.max(axis=1), "probs_NK": probs}
-    return count_rows((ALL,), zeros, label_N, zeros + SCORED, review_N=zeros > 0, **scores)
+    return count_rows(
+        (ALL,),
+        zeros,
+        label_N=label_N,
+        reason_N=zeros + SCORED,
+        predicted_N=probs.argmax(axis=1),
+        confidence_N=probs.max(axis=1),
+        probs_NK=probs,
+        review_N=zeros > 0,
+    )
 
 
 def count_confusion(label_N: Ints, predicted_N: Ints, classes: int) -> Ints:

@@ -9,12 +9,13 @@ is empty. Axes: G groups, N rows, C cells.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .counts import Counts, Flags, Ints, Reals, additions, field_shapes
+from .counts import Counts, Ints, RowArrays, additions, field_shapes
 
 _PIECE = 1 << 18  # cells that are added up at once: sorting takes ten times the memory of what is sorted
 
@@ -70,39 +71,22 @@ class GroupCounts:
             yield order[start : start + size]
 
 
-def count_by_group(
-    names: pa.Array | pa.ChunkedArray,
-    label_N: Ints,
-    reason_N: Ints,
-    *,
-    predicted_N: Ints,
-    confidence_N: Reals,
-    probs_NK: Reals,
-    review_N: Flags,
-) -> GroupCounts:
-    """Count N rows by the names of their groups. The other arrays are those of `counts.count_rows`."""
+def count_by_group(names: pa.Array | pa.ChunkedArray, **rows: Unpack[RowArrays]) -> GroupCounts:
+    """Count N rows by the names of their groups."""
     found, group_N = _ranked(names)
-    shapes = field_shapes(probs_NK.shape[1])
+    classes = rows["probs_NK"].shape[1]
+    shapes = field_shapes(classes)
     sizes = [math.prod(shape) for shape in shapes.values()]
     starts = dict(zip(shapes, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
     width, places, values = sum(sizes), [], []
-    added = additions(
-        group_N,
-        label_N,
-        reason_N,
-        predicted_N=predicted_N,
-        confidence_N=confidence_N,
-        probs_NK=probs_NK,
-        review_N=review_N,
-    )
-    for name, (group, *index), addend in added:
+    for name, (group, *index), addend in additions(group_N, rows):
         if name == "histogram":
             continue
         inside = np.ravel_multi_index(tuple(index), shapes[name]) if index else 0
         places.append(group * width + starts[name] + inside)
         values.append(np.ones(len(group), np.int64) if addend is None else addend)
     place_C, value_C = _added_up(np.concatenate(places), np.concatenate(values))
-    return GroupCounts(names=found, places=place_C, values=value_C, classes=probs_NK.shape[1])
+    return GroupCounts(names=found, places=place_C, values=value_C, classes=classes)
 
 
 def total(parts: Sequence[GroupCounts]) -> GroupCounts:

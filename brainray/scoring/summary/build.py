@@ -20,7 +20,7 @@ from brainray import storage
 from brainray.config import PageOptions
 from brainray.errors import EXCLUSION_REASONS, BadRequest, StorageError
 from brainray.evaluation import metrics
-from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, count_rows, total
+from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, RowArrays, count_rows, total
 from brainray.evaluation.group_counts import GroupCounts, count_by_group
 from brainray.evaluation.group_counts import total as total_by_group
 from brainray.evaluation.plots import draw_confusion
@@ -317,12 +317,13 @@ def _read_part(run: RunValues, uri: str) -> _Found:
             raise ValueError(f"it is of model {info.model}")
         seen = table["seen"] if "seen" in run.later else pa.chunked_array([pa.nulls(len(table), pa.bool_())])
         known = table.filter(pc.fill_null(seen, False))
+        rows, known_rows = _arrays(run, table), _arrays(run, known)
         return _Found(
-            counts=_count(run, table),
-            seen_counts=_count(run, known),
+            counts=_count(rows),
+            seen_counts=_count(known_rows),
             tells_seen=seen.null_count < len(seen),
-            by_group=_count_by_group(run, table) if run.grouped else None,
-            seen_by_group=_count_by_group(run, known) if run.grouped else None,
+            by_group=count_by_group(named(table["group"]), **rows) if run.grouped else None,
+            seen_by_group=count_by_group(named(known["group"]), **known_rows) if run.grouped else None,
             throughput=Throughput.of_part(info, table["scored_at"]),
             highlights=select(table.select(selected), run.classes),
             with_series=(info.shard_id,) if is_of_series else (),
@@ -334,17 +335,13 @@ def _read_part(run: RunValues, uri: str) -> _Found:
         raise StorageError("read_failed", message) from exc
 
 
-def _count(run: RunValues, table: pa.Table) -> Counts:
-    """The counts of rows."""
-    return count_rows((ALL,), np.zeros(len(table), np.int64), **_arrays(run, table))
+def _count(rows: RowArrays) -> Counts:
+    """The counts of rows, as those of one group."""
+    return count_rows((ALL,), np.zeros(len(rows["label_N"]), np.int64), **rows)
 
 
-def _count_by_group(run: RunValues, table: pa.Table) -> GroupCounts:
-    return count_by_group(named(table["group"]), **_arrays(run, table))
-
-
-def _arrays(run: RunValues, table: pa.Table) -> dict[str, Any]:
-    """The arrays of rows that are counted."""
+def _arrays(run: RunValues, table: pa.Table) -> RowArrays:
+    """What is counted of rows."""
     failed = pc.not_equal(table["status"], "ok").to_numpy()
     return {
         "label_N": _indices(table["label"], run.classes, otherwise=len(run.classes)),
