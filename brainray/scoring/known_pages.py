@@ -71,6 +71,8 @@ def as_known(
 
 def are_pages(table: pa.Table | pa.RecordBatch) -> pa.ChunkedArray:
     """[N] whether a row of a listing is a page: its name is that of the file that holds it, and a number."""
+    if table["container"].null_count == len(table):  # as in most archives, whose names need not be looked at
+        return pc.is_valid(table["container"])
     has_number = pc.match_substring_regex(table["uri"], PAGE)
     file = pc.replace_substring_regex(table["uri"], "#[0-9]+$", "")
     return pc.fill_null(pc.and_(has_number, pc.equal(file, table["container"])), False)

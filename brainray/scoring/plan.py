@@ -134,10 +134,11 @@ def plan_run(
     found = as_known(old, found, told=told, wholes_stay=not (before.run is None or request.options.forget_missing))
     found, names = _pseudonymised(request, found)
     series_by = _series_by(request) or (base or {}).get("series_by")
+    known = manifest.load_shards(old) if names is not None or before.published else ()
     if names is not None:
-        names.check(manifest.load_shards(old), () if series_by in (None, OF_FOLDER) else (series_by,))
+        names.check(known, () if series_by in (None, OF_FOLDER) else (series_by,))
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
-    verified = {shard.shard_id: shard.digest for shard in manifest.load_shards(old)} if before.published else {}
+    verified = {shard.shard_id: shard.digest for shard in known} if before.published else {}
     target = request.target(uri, Writer(), run=before.run)
     return Plan(
         uri=uri,

@@ -12,7 +12,7 @@ import datetime
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,13 @@ class Row(NamedTuple):
     unit: str
     ratio: str
     command: str
+
+
+def compared(rates: Mapping[str, float], of: str, unit: str = "images/s") -> Iterator[Figure]:
+    """The rates of contestants, the first of which is brainray, with their ratios; `of`: what they all did."""
+    own = next(iter(rates.values()))
+    for number, (name, rate) in enumerate(rates.items()):
+        yield Figure(f"{name}, {of}", rate, unit, own / rate if number else None)
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:

@@ -156,15 +156,7 @@ def main() -> None:
         rates = {name: images / statistics.median(values) for name, values in seconds.items()}
         told = ", ".join(f"{name} {rate:.0f} images/s" for name, rate in rates.items())
         print(f"{what:14s}: {told}; brainray / loop: {rates['brainray'] / rates['loop']:.2f}")
-        results.record(
-            options,
-            "buckets",
-            (
-                results.Figure(f"{name}, {images:,} objects, {what}", rate, "images/s", ratio)
-                for name, rate in rates.items()
-                for ratio in [None if name == "brainray" else rates["brainray"] / rate]
-            ),
-        )
+        results.record(options, "buckets", results.compared(rates, f"{images:,} objects, {what}"))
 
 
 if __name__ == "__main__":

@@ -122,15 +122,7 @@ def main() -> None:
     print(f"\n{images} images, {len(os.sched_getaffinity(0))} cores, median of {options.rounds}")
     for name, rate in rates.items():
         print(f"{name:10s} {rate:6.0f} images/s   brainray / {name}: {rates['brainray'] / rate:.2f}")
-    results.record(
-        options,
-        "scoring",
-        (
-            results.Figure(f"{name}, {images:,} images, {Path(options.model).name}", rate, "images/s", ratio)
-            for name, rate in rates.items()
-            for ratio in [None if name == "brainray" else rates["brainray"] / rate]
-        ),
-    )
+    results.record(options, "scoring", results.compared(rates, f"{images:,} images, {Path(options.model).name}"))
 
 
 if __name__ == "__main__":
