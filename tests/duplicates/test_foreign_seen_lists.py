@@ -1,16 +1,13 @@
 """A bundle whose list of seen images has other columns is refused, whatever they are."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.models.bundles import untrained
+from support.models.bundles import untrained, with_file
 
 from brainray.duplicates.seen import FILE, read_seen
 from brainray.errors import BadRequest
 from brainray.imaging.picture_hash import HASH_BYTES
-from brainray.models.bundle import WEIGHTS, save_bundle
 
 CONTENT = pa.field("content", pa.uint64(), nullable=False)
 PICTURE = pa.field("picture", pa.binary(HASH_BYTES), nullable=False)
@@ -26,14 +23,7 @@ def with_list(bundle, folder, *fields, **values):
     table = pa.table([[(VALUES | values)[field.name]] for field in fields], schema=pa.schema(fields))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    return save_bundle(
-        str(folder),
-        weights=Path(bundle.uri, WEIGHTS).read_bytes(),
-        image=bundle.image,
-        model=bundle.model,
-        calibration=bundle.calibration,
-        files={FILE: sink.getvalue().to_pybytes()},
-    )
+    return with_file(bundle, folder, FILE, sink.getvalue().to_pybytes())
 
 
 @pytest.mark.parametrize(

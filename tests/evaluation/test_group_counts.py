@@ -5,26 +5,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.evaluation.random_rows import random_rows
 
-from brainray.evaluation.counts import REASONS, SCORED, Counts, count_rows
+from brainray.evaluation.counts import SCORED, Counts, count_rows
 from brainray.evaluation.group_counts import count_by_group, total
 
 K = 3
 NAMES = ("b/2", "a/1", "a-b/1", "(none)")
 
 
-def random_rows(rows, seed):
+def grouped_rows(rows, seed):
     """Names of groups, and the other arguments that `count_by_group` and `count_rows` have alike."""
-    rng = np.random.default_rng(seed)
-    probs = rng.dirichlet([0.5] * K, rows)
-    return rng.integers(0, len(NAMES), rows), {
-        "label_N": rng.integers(0, K + 1, rows),
-        "reason_N": np.where(rng.random(rows) < 0.2, rng.integers(0, len(REASONS), rows), SCORED),
-        "predicted_N": probs.argmax(axis=1),
-        "confidence_N": probs.max(axis=1),
-        "probs_NK": probs,
-        "review_N": probs.max(axis=1) < 0.6,
-    }
+    return np.random.default_rng([seed, 1]).integers(0, len(NAMES), rows), random_rows(rows, K, seed=seed)
 
 
 def by_group(group_N, rows, where=slice(None)):
@@ -44,7 +36,7 @@ def fields(counts: Counts):
 
 @given(rows=st.integers(1, 60), seed=st.integers(0, 2**32 - 1), parts=st.integers(1, 4), piece=st.integers(1, 400))
 def test_groups_of_parts_add_up_to_the_counts_of_all_rows(rows, seed, parts, piece):
-    group_N, values = random_rows(rows, seed)
+    group_N, values = grouped_rows(rows, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("brainray.evaluation.group_counts._PIECE", piece)
         found = total([by_group(group_N, values, np.arange(rows) % parts == part) for part in range(parts)])
@@ -55,7 +47,7 @@ def test_groups_of_parts_add_up_to_the_counts_of_all_rows(rows, seed, parts, pie
 
 
 def test_groups_come_in_the_order_that_is_asked_for():
-    found = by_group(*random_rows(50, 1))
+    found = by_group(*grouped_rows(50, 1))
     whole = dense(found)
     assert found.take(np.array([2, 0])).groups == (whole.groups[2], whole.groups[0])
     assert found.take(np.array([2, 0])).scored.tolist() == whole.scored[[2, 0]].tolist()
@@ -64,14 +56,14 @@ def test_groups_come_in_the_order_that_is_asked_for():
 
 
 def test_groups_that_get_one_name_are_added_up():
-    found = by_group(*random_rows(50, 2))  # (none), a-b/1, a/1, b/2
+    found = by_group(*grouped_rows(50, 2))  # (none), a-b/1, a/1, b/2
     merged, apart = dense(found.renamed(pa.array(["z", "a", "b", "a"]))), dense(found)
     assert merged.groups == ("a", "b", "z")
     assert merged.scored.tolist() == [(apart.scored[1] + apart.scored[3]).tolist(), *apart.scored[[2, 0]].tolist()]
 
 
 def test_counts_without_some_rows_keep_every_group():
-    group_N, values = random_rows(40, 3)
+    group_N, values = grouped_rows(40, 3)
     some = group_N == 1
     rest = by_group(group_N, values).without(by_group(group_N, values, some))
     assert rest.names.to_pylist() == sorted(NAMES)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.evaluation.random_rows import random_rows
 
 from brainray.evaluation import metrics
 from brainray.evaluation.counts import REASONS, SCORED, Counts, count_probabilities, count_rows, total
@@ -24,19 +25,10 @@ def reference():
     return sklearn.metrics
 
 
-def random_rows(rows, *, seed=0, groups=3):
+def grouped_rows(rows, *, seed=0, groups=3):
     """Keyword arguments of `count_rows`: some rows failed, some have no label."""
-    rng = np.random.default_rng(seed)
-    probs = rng.dirichlet([0.5] * K, rows).astype(np.float32).astype(np.float64)
-    return {
-        "group_N": rng.integers(0, groups, rows),
-        "label_N": rng.integers(0, K + 1, rows),
-        "reason_N": np.where(rng.random(rows) < 0.2, rng.integers(0, len(REASONS), rows), SCORED),
-        "predicted_N": probs.argmax(axis=1),
-        "confidence_N": probs.max(axis=1),
-        "probs_NK": probs,
-        "review_N": probs.max(axis=1) < 0.6,
-    }
+    group_N = np.random.default_rng([seed, 1]).integers(0, groups, rows)
+    return {"group_N": group_N} | random_rows(rows, K, seed=seed)
 
 
 def take(rows, where):
@@ -60,7 +52,7 @@ def test_rows_of_the_confusion_matrix_are_truth_and_columns_are_prediction():
 
 
 def test_confusion_matrix_is_that_of_scikit_learn(reference):
-    rows = random_rows(500)
+    rows = grouped_rows(500)
     use = (rows["reason_N"] == SCORED) & (rows["label_N"] != NONE)
     expected = reference.confusion_matrix(rows["label_N"][use], rows["predicted_N"][use], labels=range(K))
     assert count_rows("abc", **rows).confusion.tolist() == expected.tolist()
@@ -68,7 +60,7 @@ def test_confusion_matrix_is_that_of_scikit_learn(reference):
 
 @given(rows=st.integers(0, 60), seed=st.integers(0, 2**32 - 1))
 def test_every_row_is_counted_once_wherever_one_looks(rows, seed):
-    given_rows = random_rows(rows, seed=seed)
+    given_rows = grouped_rows(rows, seed=seed)
     counted = count_rows("abc", **given_rows)
     assert counted.ok + counted.failed + counted.excluded == rows
     assert counted.unlabelled == (given_rows["label_N"] == NONE).sum()
@@ -79,7 +71,7 @@ def test_every_row_is_counted_once_wherever_one_looks(rows, seed):
 
 @given(data=st.data(), rows=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
 def test_splitting_rows_in_any_way_and_order_gives_identical_figures(data, rows, seed):
-    whole = random_rows(rows, seed=seed)
+    whole = grouped_rows(rows, seed=seed)
     part_of_row = np.array(data.draw(st.lists(st.integers(0, 4), min_size=rows, max_size=rows)))
     order = data.draw(st.permutations(range(5)))
     parts = [count_rows("abc", **take(whole, part_of_row == part)) for part in order]
@@ -91,14 +83,14 @@ def test_splitting_rows_in_any_way_and_order_gives_identical_figures(data, rows,
 
 
 def test_tallies_of_different_groups_add_up_by_name():
-    row = take(random_rows(1, groups=1), slice(None)) | {"reason_N": np.array([SCORED])}
+    row = take(grouped_rows(1, groups=1), slice(None)) | {"reason_N": np.array([SCORED])}
     both = count_rows(("siemens",), **row) + count_rows(("philips", "siemens"), **row)
     assert both.groups == ("philips", "siemens")
     assert {name: group.ok for name, group in both.by_group()} == {"philips": 1, "siemens": 1}
 
 
 def test_rows_may_be_none_at_all():
-    counted = count_rows((), **random_rows(0))
+    counted = count_rows((), **grouped_rows(0))
     assert (counted.ok, counted.failed, counted.groups) == (0, 0, ())
 
 
@@ -119,7 +111,7 @@ def test_failed_rows_are_counted_by_label_and_reason_and_nothing_else_of_them():
 
 
 def test_accuracy_of_what_is_accepted_is_that_of_the_rows_that_are_not_for_review():
-    rows = random_rows(500)
+    rows = grouped_rows(500)
     counted = count_rows("abc", **rows)
     scored, known = rows["reason_N"] == SCORED, rows["label_N"] != NONE
     accepted = scored & known & ~rows["review_N"]
@@ -130,13 +122,13 @@ def test_accuracy_of_what_is_accepted_is_that_of_the_rows_that_are_not_for_revie
 
 
 def test_scored_row_without_a_number_is_refused():
-    rows = random_rows(3) | {"reason_N": np.full(3, SCORED), "confidence_N": np.array([0.5, np.nan, 0.5])}
+    rows = grouped_rows(3) | {"reason_N": np.full(3, SCORED), "confidence_N": np.array([0.5, np.nan, 0.5])}
     with pytest.raises(ValueError, match="no number"):
         count_rows("abc", **rows)
 
 
 def test_scored_row_without_a_prediction_is_refused():
-    rows = random_rows(3) | {"reason_N": np.full(3, SCORED), "predicted_N": np.array([0, -1, 0])}
+    rows = grouped_rows(3) | {"reason_N": np.full(3, SCORED), "predicted_N": np.array([0, -1, 0])}
     with pytest.raises(ValueError):
         count_rows("abc", **rows)
 

@@ -5,6 +5,12 @@ from support.models.bundles import derived
 from support.scoring.runs import Stopped, engine_of, request_for, score_here
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder for `laid_out`, which all tests of a file share."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
 def run(bundle, tmp_path, no_plot):
     """Scores into one output. `only` stops it dead after so many shards, as a killed run is."""

@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support.imaging.images import image_bytes
-from support.models.bundles import untrained
+from support.models.bundles import untrained, with_file
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray.errors import BadRequest
 from brainray.imaging.decode import decode
 from brainray.imaging.exposure import exposure
-from brainray.models.bundle import WEIGHTS, save_bundle
 from brainray.models.reference import COUNT, FILE, features_column, prob_column, reference_schema, to_bytes
 
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -28,14 +27,7 @@ def referring(bundle, folder, pictures=3):
     columns["features"] = features_column(np.zeros((pictures, COUNT), np.float32))
     schema = reference_schema(bundle.classes)
     table = pa.table([pa.array(columns[name], schema.field(name).type) for name in schema.names], schema=schema)
-    return save_bundle(
-        str(folder),
-        weights=Path(bundle.uri, WEIGHTS).read_bytes(),
-        image=bundle.image,
-        model=bundle.model,
-        calibration=bundle.calibration,
-        files={FILE: to_bytes(table)},
-    )
+    return with_file(bundle, folder, FILE, to_bytes(table))
 
 
 @pytest.fixture

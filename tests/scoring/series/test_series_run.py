@@ -35,11 +35,6 @@ def slice_of(series: int, number: int, study: int = 1, **attributes) -> bytes:
     return dicom(slice_pixels(seed=7), **known | attributes)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
 @pytest.fixture
 def kept(home, bundle):
     return laid_out(home, lambda now: scored(drawn(now / "in"), now / "run", bundle))

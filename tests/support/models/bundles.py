@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from brainray.config import Calibration, ImageSpec, ModelSpec, TrainOptions
-from brainray.models.bundle import Bundle, save_bundle, weights_bytes
+from brainray.models.bundle import WEIGHTS, Bundle, save_bundle, weights_bytes
 from brainray.training.decoded import DecodedRows
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -46,6 +46,18 @@ def derived(
     weights = {name: factor * tensor.float() for name, tensor in load_model(bundle).state_dict().items()}
     calibration = Calibration(temperature=temperature, class_bias=class_bias)
     return _save(folder, weights, bundle.image, bundle.model, calibration)
+
+
+def with_file(bundle: Bundle, folder: Path | str, name: str, content: bytes) -> Bundle:
+    """The same model with one more file in its bundle."""
+    return save_bundle(
+        str(folder),
+        weights=Path(bundle.uri, WEIGHTS).read_bytes(),
+        image=bundle.image,
+        model=bundle.model,
+        calibration=bundle.calibration,
+        files={name: content},
+    )
 
 
 def learned(
