@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     date: str
     machine: str
-    others: str  # processors that others kept busy when it began
+    load: str  # average of the minute before it, also of what the same person had just run
     table: str
     measured: str
     value: str
@@ -55,7 +55,7 @@ def compared(rates: Mapping[str, float], of: str, unit: str = "images/s") -> Ite
 def add_option(parser: argparse.ArgumentParser) -> None:
     """Add `--record` to a measurement's options."""
     parser.add_argument("--record", action="store_true", help="add the figures to results.csv and rewrite the tables")
-    parser.set_defaults(others=os.getloadavg()[0])  # now, before the measurement makes the machine busy
+    parser.set_defaults(load=os.getloadavg()[0])  # now, before the measurement makes the machine busy
 
 
 def record(options: argparse.Namespace, table: str, figures: Iterable[Figure]) -> None:
@@ -69,7 +69,7 @@ def record(options: argparse.Namespace, table: str, figures: Iterable[Figure]) -
         Row(
             today,
             machine,
-            f"{options.others:.1f}",
+            f"{options.load:.1f}",
             table,
             each.measured,
             f"{each.value:.6g}",
@@ -116,7 +116,7 @@ def _table(rows: Sequence[Row]) -> str:
     lines = ["| measured | value | ratio | machine | command |", "| --- | --- | --- | --- | --- |"]
     for row in newest.values():
         value = f"{float(row.value):,.3g}" if float(row.value) < 100 else f"{float(row.value):,.0f}"
-        busy = f", {row.others} busy with others" if row.others and float(row.others) >= 0.3 else ""
+        busy = f", load {row.load} in the minute before" if row.load and float(row.load) >= 0.3 else ""
         where = f"{row.machine}, {row.date}{busy}"
         lines.append(f"| {row.measured} | {value} {row.unit} | {row.ratio} | {where} | `{row.command}` |")
     return "\n".join(lines) + "\n"

@@ -199,9 +199,7 @@ def main() -> None:
     print(f"above the floor: {run_s - floor_s:.2f} s")
     figures = [
         results.Figure(f"`brainray score`, {len(chosen)} images, its start and end", run_s, "s"),
-        results.Figure("the same, of processors", statistics.median(run_processors), "s"),
         results.Figure("Ray's floor: `ray.init`, an actor, `ray.shutdown`", floor_s, "s"),
-        results.Figure("the floor, of processors", statistics.median(floor_processors), "s"),
     ]
     results.record(options, "start", figures)
 
