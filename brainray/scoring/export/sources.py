@@ -59,9 +59,11 @@ def open_run(uri: str) -> ExportedRun:
     if not is_published(uri):
         raise BadRequest(f"{uri} is not complete: it has no _SUCCESS; finish it with its `score` command first")
     if CHECK not in values or not storage.list_names(storage.join(uri, FOLDER)):
-        told = "series" in later_columns(values)
-        why = "none of its images has a DICOM header" if told else "an earlier version scored it; see --rescore"
-        raise BadRequest(f"{uri} has no series: {why}, or --series-by, of `score`")
+        if "series" not in later_columns(values):
+            raise BadRequest(
+                f"{uri} has no series: an earlier version scored it; see --rescore, or --series-by, of `score`"
+            )
+        raise BadRequest(f"{uri} has no series: none of its images has a DICOM header; see --series-by of `score`")
     last = storage.read_json(storage.join(uri, SUMMARY, "summary.json"))["last_scored_at"]
     return ExportedRun(uri=uri, values=values, scored_at=datetime.fromisoformat(last))
 

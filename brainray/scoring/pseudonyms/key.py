@@ -195,26 +195,20 @@ def _read_key(folder: str) -> bytes | None:
     return key
 
 
-def check_same_key(option: str, folder: str | None, run_uri: str, run: Mapping[str, Any], fingerprint: str) -> None:
-    """Raise `BadRequest` where the rows of a run have other pseudonyms, or real names."""
-    wanted = run.get(FIELD)
-    if wanted is None:
-        raise BadRequest(f"{run_uri} holds real names, so {option} {folder} has none of them; leave it out")
-    if wanted != fingerprint:
-        raise BadRequest(
-            f"{option} {folder} holds the names of other runs: {run_uri} was made with the key {wanted}, and its key "
-            f"is {fingerprint}; give the folder that the run was made with"
-        )
-
-
 def key_of(option: str, folder: str, run_uri: str, run: Mapping[str, Any]) -> Pseudonyms:
-    """The pseudonyms of a run by the folder with its names. Raises `BadRequest` where it is another one."""
-    uri = storage.normalise(folder)
+    """The pseudonyms of a run by the folder with its names. Raises `BadRequest` where it has others, or real names."""
+    uri, wanted = storage.normalise(folder), run.get(FIELD)
+    if wanted is None:
+        raise BadRequest(f"{run_uri} holds real names, so {option} {uri} has none of them; leave it out")
     key = _read_key(uri) if storage.is_local(uri) else None
     if key is None:
         raise BadRequest(
             f"{option} {uri} has no file {KEY}; give the folder that the run was made with by {OPTION}, or restore it"
         )
     made = Pseudonyms(uri, key)
-    check_same_key(option, uri, run_uri, run, made.fingerprint)
+    if made.fingerprint != wanted:
+        raise BadRequest(
+            f"{option} {uri} holds the names of other runs: {run_uri} was made with the key {wanted}, and its key "
+            f"is {made.fingerprint}; give the folder that the run was made with"
+        )
     return made

@@ -29,6 +29,8 @@ from brainray.config import Explain, MaxFailed, PageOptions, ScoreOptions
 from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.inputs.labels.label_file import read_label_file
+from brainray.scoring.pseudonyms.key import FIELD
+from brainray.scoring.pseudonyms.names import names_for
 from brainray.scoring.run_folder import is_published, verify_run
 
 README = Path(__file__).resolve().parents[3] / "brainray" / "scoring" / "README.md"
@@ -202,6 +204,9 @@ def test_a_page_is_rebuilt_with_names_or_without_thumbnails(tree, run, tmp_path)
     ):
         with pytest.raises(BadRequest, match=told):
             report(str(run.output), say=lambda _: None, **options)
+    plain = storage.read_json(f"{run.output}/run.json") | {FIELD: None}
+    with pytest.raises(BadRequest, match=r"holds real names, so --real-uris .* leave it out"):
+        names_for("run", plain, str(tmp_path), needed_by=None)  # which has no key either
     page = PageOptions(report=False)
     report(str(run.output), say=lambda _: None, page=page, real_uris=str(run.names), explain=Explain(which="all"))
     maps = storage.read_parquet(f"{run.output}/summary/maps.parquet")
