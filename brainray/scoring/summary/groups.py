@@ -42,9 +42,16 @@ class GroupLevel:
     @cached_property
     def worst_first(self) -> Ints:
         """[G] the places of the groups, those first of which the most that is known is bad; see `_badness`."""
+        nothing, best, images, _ = self._keys
+        return np.lexsort((np.arange(self.number), -images, best, nothing))
+
+    @cached_property
+    def _keys(self) -> tuple[Reals, Reals, Ints, Ints]:
+        """[G] what groups are sorted by and listed by, see `_badness`, of all groups in one pass."""
         chunks = [_badness(*self._counts(groups)) for groups in self.counts.chunks()]
-        keys = [np.concatenate(column) for column in zip(*chunks, strict=True)]
-        return np.lexsort((np.arange(self.number), *reversed(keys)))
+        empty: tuple[Reals, Reals, Ints, Ints] = (*np.zeros((2, 0)), *np.zeros((2, 0), np.int64))
+        nothing, best, images, ok = (np.concatenate(column) for column in zip(empty, *chunks, strict=True))
+        return nothing, best, images, ok
 
     def listed(self) -> dict[str, Any]:
         """The figures of groups for summary.json, by name: of all, or of the worst and the largest.
@@ -59,23 +66,16 @@ class GroupLevel:
                 figures[name] = outcome_figures(group, self.classes, seen=seen.get(name))
         return figures
 
-    @cached_property
-    def _images(self) -> tuple[Ints, Ints]:
-        """[G] the images of each group, and those that were scored."""
-        none: Ints = np.zeros(0, np.int64)
-        columns = [_images(*self._counts(groups)) for groups in self.counts.chunks()]
-        images, ok = (np.concatenate([none, *(column[name] for column in columns)]) for name in ("images", "ok"))
-        return images, ok
-
     @property
     def unscored(self) -> int:
         """The number of groups without a scored image."""
-        return int((self._images[1] == 0).sum())
+        *_, ok = self._keys
+        return int((ok == 0).sum())
 
     def _listed(self) -> Ints:
         if self.number <= MOST_LISTED:
             return np.arange(self.number)
-        images, ok = self._images
+        *_, images, ok = self._keys
         scored = ok[self.worst_first] > 0
         unscored = self.worst_first[~scored][:_WORST_UNSCORED]
         worst = np.concatenate([unscored, self.worst_first[scored][: _WORST - len(unscored)]])
@@ -98,7 +98,8 @@ class GroupLevel:
             "place": np.arange(start, start + len(groups)),
             "group": self.counts.names.take(pa.array(groups)),
             **_images(counts, unseen),
-            **_quality(counts, unseen),
+            **_certainty(counts, unseen),
+            **_quality(unseen),
             "learned_from": counts.without(unseen).scored.sum(axis=(1, 2)) if self.tells_seen else None,
             **{f"predicted_{name}": n for name, n in zip(self.classes, predicted, strict=True)},
         }
@@ -164,17 +165,23 @@ def _images(counts: Counts, unseen: Counts) -> _Columns:
     }
 
 
-def _quality(counts: Counts, unseen: Counts) -> _Columns:
-    """How right the model is in each group, to the digit that `metrics` gives for one; NaN where undefined."""
+def _certainty(counts: Counts, unseen: Counts) -> _Columns:
+    """Accuracy and confidence of each group, to the digit that `metrics` gives for one; NaN where undefined."""
     right, measured = np.trace(unseen.confusions, axis1=1, axis2=2), unseen.confusions.sum(axis=(1, 2))
+    return {
+        **_share("accuracy", right, measured),
+        "mean_confidence": _ratio(counts.confidence / UNITS, counts.scored.sum(axis=(1, 2))),
+    }
+
+
+def _quality(unseen: Counts) -> _Columns:
+    """How else the model is right in each group; as `_certainty`."""
     _, accepted, accepted_right = unseen.review.T
     figures = metrics.per_class(unseen.confusions)
     return {
-        **_share("accuracy", right, measured),
         **_share("accepted_accuracy", accepted_right, accepted),
         "macro_f1": _mean_over_supported(figures["f1"], figures["support"]),
         "balanced_accuracy": _mean_over_supported(figures["recall"], figures["support"]),
-        "mean_confidence": _ratio(counts.confidence / UNITS, counts.scored.sum(axis=(1, 2))),
     }
 
 
@@ -194,14 +201,14 @@ def _mean_over_supported(values: Reals, support: Ints) -> Reals:
     return _ratio(sums, known.sum(axis=1))
 
 
-def _badness(counts: Counts, unseen: Counts) -> tuple[Reals, Reals, Ints]:
+def _badness(counts: Counts, unseen: Counts) -> tuple[Reals, Reals, Ints, Ints]:
     """What groups are sorted by: first those in which nothing could be scored, then by the most that accuracy may be.
 
-    Last those whose images are all excluded: nothing is wrong with them. Then the larger ones; then by name.
+    Last those whose images are all excluded: nothing is wrong with them. Then the larger ones, by their images, which
+    come third; then by name. Fourth come the images that were scored.
     """
-    images = _images(counts, unseen)
-    quality = _quality(counts, unseen)
+    images, certainty = _images(counts, unseen), _certainty(counts, unseen)
     nothing = np.where((images["ok"] > 0) | (images["images"] == 0), 1.0, np.where(images["failed"] > 0, 0.0, 2.0))
-    confidence = np.nan_to_num(quality["mean_confidence"])
-    best = np.where(images["measured"] > 0, quality["accuracy_high"], confidence)
-    return nothing, best, -images["images"]
+    confidence = np.nan_to_num(certainty["mean_confidence"])
+    best = np.where(images["measured"] > 0, certainty["accuracy_high"], confidence)
+    return nothing, best, images["images"], images["ok"]
