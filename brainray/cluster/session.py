@@ -76,7 +76,7 @@ def session(*, prestart: int = 0) -> Iterator[list[Node]]:
             _restore_sigterm_handler()
 
 
-def _connect(address: str | None, guard: Guard, prestart: int) -> None:
+def _connect(address: str | None, guard: Guard, prestart: int = 0) -> None:
     """Connect to the Ray at an address, or start one. A start that is cut short leaves no process behind."""
     import ray
 
