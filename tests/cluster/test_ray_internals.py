@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import brainray
-from brainray.cluster import ray_internals
+from brainray.cluster import ray_internals, stand_ins
 
 PACKAGE = Path(brainray.__file__).parent
 ROOT = PACKAGE.parent
@@ -183,9 +183,9 @@ def test_stand_ins_have_the_methods_that_ray_data_calls():
     from ray.data._internal.execution.node_trackers import actor_location
 
     called = {
-        ray_internals.NoStatistics: re.findall(r"stats_actor(?:\(\))?\.(\w+)\.remote", inspect.getsource(stats)),
-        ray_internals.NoLocations: re.findall(r"    def ([a-z]\w+)", inspect.getsource(actor_location)),
-        ray_internals.WholeNode: AutoscalingCoordinator.__abstractmethods__,
+        stand_ins.NoStatistics: re.findall(r"stats_actor(?:\(\))?\.(\w+)\.remote", inspect.getsource(stats)),
+        stand_ins.NoLocations: re.findall(r"    def ([a-z]\w+)", inspect.getsource(actor_location)),
+        stand_ins.WholeNode: AutoscalingCoordinator.__abstractmethods__,
     }
     for stand_in, names in called.items():
         assert names and all(hasattr(stand_in, name) for name in names), stand_in

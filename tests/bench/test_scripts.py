@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.imports import MODULES
 
-BENCH = Path(__file__).parent / "bench"
-SCRIPTS = sorted(path.relative_to(BENCH).as_posix() for path in BENCH.rglob("*.py"))
+BENCH = Path(__file__).parent
+SCRIPTS = sorted(path.relative_to(BENCH).as_posix() for path in BENCH.rglob("*.py") if path.name != "test_scripts.py")
 # What is installed beside the project for one of them, as its README says.
 ELSEWHERE = {"atheris", "daft"}
 
