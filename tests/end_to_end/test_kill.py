@@ -33,8 +33,9 @@ def rng():
 
 @pytest.fixture
 def workspace(archive, bundle, tmp_path):
-    """96 images in 24 shards, none of them scored."""
-    with Workspace(tmp_path, root=archive(images=24), model=bundle.uri, output=tmp_path / "run") as workspace:
+    """96 images in 24 shards, none of them scored. One worker, for each takes 4 processor seconds to start."""
+    folders = {"root": archive(images=24), "output": tmp_path / "run"}
+    with Workspace(tmp_path, model=bundle.uri, options=["--workers", "1"], **folders) as workspace:
         yield workspace
 
 
@@ -67,7 +68,7 @@ def tree(output):
 def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(workspace, expected, rng, tmp_path):
     """Until then a second run is refused, at any moment, and disturbs nobody."""
     kind, parts = rng.choice(["driver", "everything"]), rng.randrange(1, 16)
-    killed = workspace.start(faults=SLOW)
+    killed = workspace.start("--workers", "2", faults=SLOW)
     assert until((workspace.output / "run.json").exists), str(killed)
     is_refused(workspace, workspace.start(), held_by=killed)
     workspace.await_parts(killed, parts)

@@ -285,7 +285,7 @@ def test_a_head_that_asks_gets_the_token_that_lies_in_the_home_folder(head, head
     root, submitted_run, run = archive(images=2), tmp_path / "submitted", tmp_path / "run"
     score_here(request_for(root, submitted_run, bundle), engine_of(bundle))
     asked = [BIN / "brainray", "submit", "--address", head, "score", *arguments(root, bundle.uri, submitted_run)]
-    at_desk = [BIN / "brainray", "score", *arguments(root, bundle.uri, run)]
+    at_desk = [BIN / "brainray", "score", *arguments(root, bundle.uri, run), "--workers", "1"]
     here = plain | {"RAY_ADDRESS": heads.running().address}
     refused = [
         subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=250, check=False)
