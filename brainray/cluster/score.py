@@ -13,7 +13,7 @@ from brainray import storage
 from brainray.callbacks import Say
 from brainray.evaluation import plots
 from brainray.machine.hardware import read_machine
-from brainray.machine.resources import Node, score_pool
+from brainray.machine.resources import Node, ScorePool, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.maps.of_shard import MapOrder
 from brainray.scoring.parts import PartInfo
@@ -33,7 +33,8 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     maps = MapOrder.of(request.bundle, options.explain) if options.explain else None
-    with session() as nodes:
+    _, expected = _of_this_machine(request, shards=len(shards), images=plan.todo_images)
+    with session(prestart=expected.actors) as nodes:
         # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
         from .score_workers import ScoreJob, score_shards
@@ -83,9 +84,7 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
     if plan.names is not None:
         rows = plan.names.rows(rows)
     if cluster_address() is None:
-        machine = read_machine()
-        nodes = nodes_within([Node(cpus=machine.usable)], machine)
-        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
+        nodes, pool = _of_this_machine(request, shards=len(shards), images=images)
         return estimate(probe(rows, request.bundle, options), images, nodes=nodes, pool=pool)
     with session() as nodes:
         from .nodes import await_workers, probe_on_a_node
@@ -94,6 +93,13 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         times = probe_on_a_node(rows, request.bundle, options, on_gpu=pool.on_gpu)
     return estimate(times, images, nodes=nodes, pool=pool)
+
+
+def _of_this_machine(request: ScoreRequest, *, shards: int, images: int) -> tuple[list[Node], ScorePool]:
+    """The nodes and the pool of a Ray of this process alone, as far as they are known before it is started."""
+    machine = read_machine()
+    nodes = nodes_within([Node(cpus=machine.usable)], machine)
+    return nodes, score_pool(nodes, workers=request.options.workers, shards=shards, images=images)
 
 
 def _required_paths(request: ScoreRequest) -> Iterator[NamedPath]:
