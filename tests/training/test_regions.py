@@ -62,7 +62,7 @@ def peaks_in_boxes(region_weight):
         images[place, top : top + 16, left : left + 16] = 120 + 120 * int(labels[place])
         boxes[place] = np.array([left, top, left + 16, top + 16]) / 64
     torch.manual_seed(0)
-    model = WithMaps(build_model(ModelSpec(name="compact", classes=("a", "b"), width=0.5)))
+    model = WithMaps(build_model(ModelSpec(name="compact", classes=("a", "b"), width=0.25)))
     step_config = plain_fitting(classes=2, image_px=64, region_weight=region_weight, augment=0.0)
     optimizer = loop.make_optimizer(model, TrainOptions())
     schedule = loop.make_schedule(optimizer, total_steps=60, warmup_fraction=0.1)
