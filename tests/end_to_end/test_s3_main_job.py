@@ -56,7 +56,8 @@ def test_the_main_job_runs_on_buckets_and_outlives_a_kill(strict_s3, bundle, tmp
     small = ("--epochs", "1", "--image-px", "32", "--width", "0.25", "--workers", "1")
     training = command("train", "--data", to_learn, "--output", trained, *small)
     upload(Path(bundle.uri), model)  # to be scored with meanwhile, for each waits for Ray most of its time
-    score = ("score", "--input", data, "--model", model, "--output", run, "--shard-size", "4", "--no-report", "--workers", "1")
+    options = ("--shard-size", "4", "--no-report", "--workers", "1")
+    score = ("score", "--input", data, "--model", model, "--output", run, *options)
     strict_s3.proxy.add("slow", methods=("GET",), key="/in/", delay_s=0.4)
     killed = command(*score)
     done = f"{run}/predictions"

@@ -116,9 +116,7 @@ def test_every_exit_code_of_a_job_is_that_of_the_command_that_submitted_it(head,
     score_here(request_for(root, done, bundle), engine_of(bundle))
     for code in (3, 4):
         shutil.copytree(done, tmp_path / f"done{code}")
-    words = {
-        code: arguments(root, (other if code == 4 else bundle).uri, tmp_path / f"done{code}") for code in (3, 4)
-    }
+    words = {code: arguments(root, (other if code == 4 else bundle).uri, tmp_path / f"done{code}") for code in (3, 4)}
     asked = {
         2: ["train", "--data", "/none", "--output", str(tmp_path / "model")],
         3: ["score", *words[3], "--max-failed", "0"],

@@ -93,7 +93,9 @@ def test_each_copy_of_a_picture_has_its_turn():
 
 def test_the_average_of_the_weights_follows_them():
     model = build_model(ModelSpec(classes=("a", "b"), width=0.25))
-    average = loop.make_average(build_model(ModelSpec(classes=("a", "b"), width=0.25)), decay=0.9, device=torch.device("cpu"))
+    average = loop.make_average(
+        build_model(ModelSpec(classes=("a", "b"), width=0.25)), decay=0.9, device=torch.device("cpu")
+    )
     for _ in range(200):
         average.update_parameters(model)
     for mean, value in zip(average.module.state_dict().values(), model.state_dict().values(), strict=True):
