@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -59,6 +60,7 @@ def test_training_takes_in_a_machine_that_joins_and_outlives_one_that_goes(clust
     finally:
         command.kill()
     assert command.returncode == 0, err
+    assert re.search(r"^a worker failed .* going on after epoch \d of 4$", err, re.MULTILINE), err
     history = pq.read_table(output / "training" / "history.parquet").to_pylist()
     assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
     assert [count for count, _ in groupby(row["workers"] for row in history)] == [1, 2, 1], err
