@@ -91,6 +91,7 @@ NOT_RUN = {
     "make format": ("changes the sources", "tests/test_readme.py::test_every_target_of_make_exists"),
     "pip install . --constraint constraints.txt": INSTALLS,
     '.venv/bin/python -m pytest -m "not ray"': ITSELF,
+    '.venv/bin/python -m pytest -m "not ray" --hypothesis-profile search': ITSELF,
     "brainray score --input s3://archive/2026/ --model s3://models/brain-7/ --output s3://results/2026/": BUCKETS,
     "AWS_PROFILE=research brainray score --input s3://archive/2026/ --output s3://results/2026/": BUCKETS,
     "AWS_ENDPOINT_URL=http://minio:9000 brainray doctor --input s3://archive/2026/ --output s3://results/2026/": (
