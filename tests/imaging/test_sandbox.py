@@ -98,8 +98,9 @@ def assert_same(apart, content, spec=SPEC):
 
 
 def children():
-    """Those that decode: a Ray of other tests may be a child of this process, too."""
-    return [child for child in psutil.Process().children() if "sandbox" in command_line(child)]
+    """Those that decode here: a Ray, a browser and a decoder of pages may be children of this process, too."""
+    here = f'brainray.imaging.sandbox {{"image_px": {SPEC.image_px}'
+    return [child for child in psutil.Process().children() if here in command_line(child)]
 
 
 def command_line(process):
