@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES, untrained
+from support.page.one_sandbox import OneSandbox
 from support.scoring.one_database import OneDatabase
 
 from brainray.models.bundle import Bundle
@@ -132,6 +133,14 @@ def one_database() -> Iterator[None]:
         patch.setattr("brainray.scoring.manifest._duckdb", lambda: database)
         yield
         database.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_sandbox() -> Iterator[None]:
+    """Pages of a process have their images decoded by one child."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainray.page.thumbnails.SandboxedDecoder", OneSandbox)
+        yield
 
 
 @pytest.fixture(scope="session")

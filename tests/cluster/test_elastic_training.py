@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,24 +14,29 @@ from support.machine.waiting import wait_for
 
 TRAIN_SOON = """
 from brainray.cluster import train
-train._RESIZE_S = 2.0  # instead of half a minute
+from support.training.hanging import hanging
+train._RESIZE_S = 1.0  # instead of half a minute
+train.train_worker = hanging(train.train_worker, after=1, until={until!r})
 from brainray.cli.app import main
 main()
 """
 
-# Ray Train takes in one epoch at each look at its workers, and here there must be some left when a machine has joined.
-PACE = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.6"}
-
 
 @pytest.mark.timeout(900)
 def test_training_takes_in_a_machine_that_joins_and_outlives_one_that_goes(cluster, archive, tmp_path):
-    """The same training: each epoch once, whoever did it."""
+    """The same training: each epoch once, whoever did it. Its workers do an epoch and wait until they are harmed."""
     cluster.add_node(num_cpus=1)
-    root, output, epochs = archive(images=12), tmp_path / "model", 45
+    root, output, epochs = archive(images=12), tmp_path / "model", 4
     arguments = ["--data", root, "--output", output, "--workers", "1-2", "--epochs", epochs, "--patience", epochs]
+    script = TRAIN_SOON.format(until=str(tmp_path / "harmed"))
+    environment = {
+        "RAY_ADDRESS": cluster.address,
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     command = subprocess.Popen(
-        [sys.executable, "-c", TRAIN_SOON, "train", *map(str, arguments), "--image-px", "32", "--width", "0.25"],
-        env=os.environ | {"RAY_ADDRESS": cluster.address} | PACE,
+        [sys.executable, "-c", script, "train", *map(str, arguments), "--image-px", "32", "--width", "0.25"],
+        env=os.environ | environment,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -49,10 +55,12 @@ def test_training_takes_in_a_machine_that_joins_and_outlives_one_that_goes(clust
         second = cluster.add_node(num_cpus=1)
         wait_for(lambda: workers(2), "an epoch of both")
         cluster.remove_node(second, allow_graceful=False)
+        (tmp_path / "harmed").touch()
         _, err = command.communicate(timeout=300)
     finally:
         command.kill()
     assert command.returncode == 0, err
+    assert re.search(r"^a worker failed .* going on after epoch \d of 4$", err, re.MULTILINE), err
     history = pq.read_table(output / "training" / "history.parquet").to_pylist()
     assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
     assert [count for count, _ in groupby(row["workers"] for row in history)] == [1, 2, 1], err

@@ -25,8 +25,9 @@ def test_a_run_in_a_folder_with_modules_of_other_names(archive, bundle, tmp_path
         (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the working folder')\n")
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "__init__.py").write_text("raise RuntimeError('the ray of the working folder')\n")
+    where = ["--input", "in", "--model", bundle.uri, "--output", "run"]
     done = subprocess.run(
-        [sys.executable, "-m", "brainray", "score", "--input", "in", "--model", bundle.uri, "--output", "run"],
+        [sys.executable, "-m", "brainray", "score", "--workers", "1", *where],
         env=os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": f":{PACKAGE_PARENT}:."},
         cwd=tmp_path,
         capture_output=True,

@@ -68,7 +68,8 @@ def fit_here(job, parts, begun, writer):
 
 
 def train(data, output, *options):
-    return run(["train", "--data", str(data), "--output", str(output), "--epochs", "1", "--image-px", "32", *options])
+    small = ["--epochs", "1", "--image-px", "32", "--width", "0.25"]
+    return run(["train", "--data", str(data), "--output", str(output), *small, *options])
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["at once", "after its last epoch"])

@@ -26,6 +26,7 @@ from brainray.training.decoded import decode_rows
 
 CLASSES = ("a", "b")
 IMAGES = 8  # of each class
+SMALL = ("--epochs", "1", "--image-px", "32", "--width", "0.25")
 
 
 @pytest.fixture
@@ -75,9 +76,7 @@ def train(data, tmp_path, monkeypatch):
     output = tmp_path / "model"
 
     def command(*options):
-        return run(
-            ["train", "--data", str(data), "--output", str(output), "--epochs", "1", "--image-px", "32", *options]
-        )
+        return run(["train", "--data", str(data), "--output", str(output), *SMALL, *options])
 
     return command
 

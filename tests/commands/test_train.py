@@ -19,7 +19,7 @@ from brainray.training import checkpoint, state
 from brainray.training.checkpoint import Checkpoint
 from brainray.training.state import Progress, WorkFolder, epoch_line
 
-OPTIONS = TrainOptions(image_px=32, epochs=3)
+OPTIONS = TrainOptions(image_px=32, width=0.25, epochs=3)
 DATA = {
     "digest": "0" * 32,
     "images": 8,
@@ -200,7 +200,7 @@ def test_a_trained_model_is_found_without_torch_and_ray(command, trainer, tmp_pa
     script = (
         "import sys; from brainray.cli.app import run\n"
         f"code = run(['train', '--data', {str(tmp_path / 'data')!r}, '--output', {command.output!r},"
-        " '--image-px', '32', '--epochs', '3'])\n"
+        " '--image-px', '32', '--width', '0.25', '--epochs', '3'])\n"
         "print(code, sorted({'ray', 'torch'} & {name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=True)

@@ -11,7 +11,7 @@ from brainray.duplicates.descriptors import Descriptors, describe_picture, nothi
 from brainray.duplicates.registration import register
 from brainray.duplicates.search import Pairs, connected, find_candidates, find_copies, group_copies, similarities
 
-HEADS = 10
+HEADS = 7
 EACH = ("turned by 6 to 12 degrees", "cropped, up to 15 % a side", "equalised")  # by chance too: all heads are tried
 
 
@@ -23,7 +23,7 @@ def drawn():
     pictures += [(HEADS + k, "neighbour", neighbour(k, step=0.7)) for k in range(HEADS)]
     pictures += [(k, "itself", head(k)) for k in range(2 * HEADS, 4 * HEADS)]
     for place, name in enumerate(CHANGES):
-        for k in range(HEADS) if name in EACH else [(place + i) % HEADS for i in range(3)]:
+        for k in range(HEADS) if name in EACH else [(place + i) % HEADS for i in range(2)]:
             pictures.append((k, name, changed(head(k), name, rng)))
     descriptors = Descriptors.stack([describe_picture(picture) for _, _, picture in pictures])
     return descriptors, np.array([k for k, _, _ in pictures]), np.array([name for _, name, _ in pictures])

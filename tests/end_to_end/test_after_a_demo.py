@@ -17,7 +17,7 @@ pytest_plugins = ("support.cluster.head_fixtures",)
 def test_jobs_on_a_head_that_is_started_after_a_run_without_one(plain, archive, bundle, tmp_path):
     """The last job also tells what was uploaded, and makes a wrong request: each job takes its time to start."""
     runs = [tmp_path / f"run-{i}" for i in range(3)]
-    score = ["--input", str(archive(images=2)), "--model", bundle.uri, "--output"]
+    score = ["--input", str(archive(images=2)), "--model", bundle.uri, "--workers", "1", "--output"]
     # Only so that no other Ray of this machine is found; it is not set for what follows.
     done({**plain, "RAY_ADDRESS": "local"}, BIN / "brainray", "score", *score, runs[0])
     assert not (tmp_path / "home" / ".ray").exists()

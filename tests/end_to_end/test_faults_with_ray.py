@@ -20,7 +20,8 @@ def new_workspace(archive, bundle, tmp_path):
     workspaces = []
 
     def draw(images):
-        workspaces.append(Workspace(tmp_path, root=archive(images=images), model=bundle.uri, output=tmp_path / "run"))
+        folders = {"root": archive(images=images), "output": tmp_path / "run"}
+        workspaces.append(Workspace(tmp_path, model=bundle.uri, options=["--workers", "1"], **folders))
         return workspaces[-1]
 
     yield draw

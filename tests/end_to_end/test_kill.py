@@ -25,16 +25,15 @@ GO_ON = "brainray: stopped; what was finished is kept, run the same command to g
 
 @pytest.fixture
 def rng():
-    """Another moment each time. The seed shows where a test fails; KILL_SEED repeats it."""
-    seed = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"KILL_SEED={seed}")
-    return random.Random(seed)
+    """The same harm after the same part each time, as far as that can be; KILL_SEED draws another."""
+    return random.Random(int(os.environ.get("KILL_SEED", "1")))
 
 
 @pytest.fixture
 def workspace(archive, bundle, tmp_path):
-    """96 images in 24 shards, none of them scored."""
-    with Workspace(tmp_path, root=archive(images=24), model=bundle.uri, output=tmp_path / "run") as workspace:
+    """96 images in 24 shards, none of them scored. One worker, for each takes 4 processor seconds to start."""
+    folders = {"root": archive(images=24), "output": tmp_path / "run"}
+    with Workspace(tmp_path, model=bundle.uri, options=["--workers", "1"], **folders) as workspace:
         yield workspace
 
 
@@ -67,7 +66,7 @@ def tree(output):
 def test_after_a_kill_the_same_command_reads_and_scores_the_rest_and_no_more(workspace, expected, rng, tmp_path):
     """Until then a second run is refused, at any moment, and disturbs nobody."""
     kind, parts = rng.choice(["driver", "everything"]), rng.randrange(1, 16)
-    killed = workspace.start(faults=SLOW)
+    killed = workspace.start("--workers", "2", faults=SLOW)
     assert until((workspace.output / "run.json").exists), str(killed)
     is_refused(workspace, workspace.start(), held_by=killed)
     workspace.await_parts(killed, parts)
@@ -147,10 +146,10 @@ def test_a_run_with_nothing_new_opens_no_image_and_loads_neither_ray_nor_torch(b
     for k, name in enumerate(CLASSES):
         (root / name).mkdir(parents=True)
         (root / name / "0.jpg").write_bytes(image_bytes(k, size=(32, 32)))
-        for i in range(1, 500):
+        for i in range(1, 100):
             os.link(root / name / "0.jpg", root / name / f"{i}.jpg")
     request = request_for(root, tmp_path / "run", bundle, shard_size=None)
-    assert score_here(request, engine_of(bundle, predict=brightness)).scored == 2_000
+    assert score_here(request, engine_of(bundle, predict=brightness)).scored == 400
     before, log = tree(tmp_path / "run"), tmp_path / "opened"
     with Workspace(tmp_path, root=root, model=bundle.uri, output=tmp_path / "run") as workspace:
         command = workspace.score(faults=Faults(log=str(log)))

@@ -16,7 +16,7 @@ from brainray.training.decoded import DecodedRows, decode_rows
 
 TWO, FIVE = ("healthy", "tumor"), ("a", "b", "c", "d", "e")
 IMAGES = 4  # of each class
-OPTIONS = TrainOptions(image_px=32, width=0.25, epochs=40, batch_size=20, augment=0.0, outliers=0.0, averaging=0.0)
+OPTIONS = TrainOptions(image_px=32, width=0.25, epochs=25, batch_size=20, augment=0.0, outliers=0.0, averaging=0.0)
 
 
 def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None = None) -> Bundle:

@@ -14,7 +14,7 @@ from brainray.errors import BadRequest
 from brainray.imaging import phantom
 
 SEED = 11
-IMAGES = 280
+IMAGES = 200
 
 
 @cache
@@ -161,7 +161,7 @@ def test_a_linear_model_on_small_pixels_stays_far_from_solving_it():
     assert cross_validated(linear_of_pixels, np.array(small, dtype=float), class_numbers()) < 0.75
 
 
-def lesion_map(name, count=40):
+def lesion_map(name, count=24):
     """Where, on average, a lesion changes an axial slice [h, w] and by how much; the head is the same without it."""
     changes = []
     for index in range(count):

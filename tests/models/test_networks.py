@@ -36,7 +36,7 @@ torch.manual_seed(0)
 block = ResidualBlock(8, 16, stride=2).to(memory_format=torch.channels_last)
 exact = ResidualBlock(8, 16, stride=2).double()
 exact.load_state_dict(block.state_dict())
-for _ in range(100):
+for _ in range(40):
     block.zero_grad(), exact.zero_grad()
     x = torch.randn(5, 8, 16, 16).to(memory_format=torch.channels_last)
     block(x).square().mean().backward()

@@ -21,37 +21,44 @@ def output(tmp_path):
     return str(tmp_path / "run")
 
 
-def race(output, runs=8):
-    """Of so many processes that want the output at the same moment: what became of each."""
-    start, told, answers = forked.Barrier(runs), forked.Barrier(runs), forked.Queue()
+def races(output, leave_one, *, times=3, runs=8):
+    """Of so many processes that want the output at the same moment, several times: what became of each."""
+    start, ended = forked.Barrier(runs + 1), forked.Barrier(runs + 1)
+    told, answers = forked.Barrier(runs), forked.Queue()
 
     def compete():
-        start.wait(120)
-        try:
-            with hold(output):
-                answers.put("held")
+        for _ in range(times):
+            start.wait(120)
+            try:
+                with hold(output):
+                    answers.put("held")
+                    told.wait(120)
+            except OutputHeld as exc:
+                answers.put(str(exc))
                 told.wait(120)
-        except OutputHeld as exc:
-            answers.put(str(exc))
-            told.wait(120)
+            ended.wait(120)
 
     processes = [forked.Process(target=compete) for _ in range(runs)]
     for process in processes:
         process.start()
-    found = [answers.get(timeout=120) for _ in processes]
+    for _ in range(times):
+        leave_one()
+        start.wait(120)
+        ended.wait(120)
+        yield [answers.get(timeout=120) for _ in processes]
     for process in processes:
         process.join(120)
-    return found
 
 
 @pytest.mark.parametrize("lease_left", ["none", "released", "dead"])
 def test_of_many_that_start_together_exactly_one_holds(output, lease_left):
-    for _ in range(3):
+    def leave_one():
         if lease_left == "none":
             shutil.rmtree(output, ignore_errors=True)
         else:
             leave(output, released=lease_left == "released", started_ticks=1)
-        found = race(output)
+
+    for found in races(output, leave_one):
         assert found.count("held") == 1, "two runs would have written one output, or none could"
         assert sum("is held by another run: score on" in answer for answer in found) == 7
         assert storage.list_names(f"{output}/.lease") == os.listdir(f"{output}/.lease"), "claims left rubbish"

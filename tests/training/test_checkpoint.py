@@ -20,8 +20,8 @@ from brainray.training.checkpoint import Checkpoint
 from brainray.training.fit_result import calibrate
 from brainray.training.trainer import FitSpec, Trainer
 
-SPEC = ModelSpec(classes=("a", "b"))
-OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32)
+SPEC = ModelSpec(classes=("a", "b"), width=0.25)
+OPTIONS = TrainOptions(epochs=6, seed=4, image_px=32, width=0.25)
 FITTING = plain_fitting()
 
 

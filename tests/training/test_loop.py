@@ -31,7 +31,7 @@ def train(seed, epochs=6):
     options = TrainOptions(lr=3e-3, epochs=epochs)
     images, labels = blobs(96)
     pictures = np.arange(96)
-    model = build_model(ModelSpec(classes=("a", "b")))
+    model = build_model(ModelSpec(classes=("a", "b"), width=0.25))
     optimizer = loop.make_optimizer(model, options)
     schedule = loop.make_schedule(optimizer, total_steps=6 * epochs, warmup_fraction=0.1)
     plain = plain_fitting()
@@ -92,8 +92,10 @@ def test_each_copy_of_a_picture_has_its_turn():
 
 
 def test_the_average_of_the_weights_follows_them():
-    model = build_model(ModelSpec(classes=("a", "b")))
-    average = loop.make_average(build_model(ModelSpec(classes=("a", "b"))), decay=0.9, device=torch.device("cpu"))
+    model = build_model(ModelSpec(classes=("a", "b"), width=0.25))
+    average = loop.make_average(
+        build_model(ModelSpec(classes=("a", "b"), width=0.25)), decay=0.9, device=torch.device("cpu")
+    )
     for _ in range(200):
         average.update_parameters(model)
     for mean, value in zip(average.module.state_dict().values(), model.state_dict().values(), strict=True):

@@ -55,18 +55,18 @@ def test_a_box_that_lies_outside_the_crop_teaches_nothing():
 def peaks_in_boxes(region_weight):
     """The share of images whose map has its peak in the box, after a short training."""
     generator = torch.Generator().manual_seed(0)
-    images, labels = torch.full((32, 96, 96), 20, dtype=torch.uint8), torch.arange(32) % 2
+    images, labels = torch.full((32, 64, 64), 20, dtype=torch.uint8), torch.arange(32) % 2
     boxes = np.full((32, 4), NO_BOX, np.float32)
     for place in range(32):
-        left, top = (4 * torch.randint(2, 16, (2,), generator=generator)).tolist()
-        images[place, top : top + 24, left : left + 24] = 120 + 120 * int(labels[place])
-        boxes[place] = np.array([left, top, left + 24, top + 24]) / 96
+        left, top = (4 * torch.randint(1, 11, (2,), generator=generator)).tolist()
+        images[place, top : top + 16, left : left + 16] = 120 + 120 * int(labels[place])
+        boxes[place] = np.array([left, top, left + 16, top + 16]) / 64
     torch.manual_seed(0)
-    model = WithMaps(build_model(ModelSpec(name="compact", classes=("a", "b"), width=0.5)))
-    step_config = plain_fitting(classes=2, image_px=96, region_weight=region_weight, augment=0.0)
+    model = WithMaps(build_model(ModelSpec(name="compact", classes=("a", "b"), width=0.25)))
+    step_config = plain_fitting(classes=2, image_px=64, region_weight=region_weight, augment=0.0)
     optimizer = loop.make_optimizer(model, TrainOptions())
     schedule = loop.make_schedule(optimizer, total_steps=60, warmup_fraction=0.1)
-    for _ in range(30):
+    for _ in range(20):
         loop.train_epoch(
             model,
             [Batch(images, labels, boxes)],

@@ -20,8 +20,8 @@ from brainray.inputs.archives import compressed
 from brainray.inputs.archives.compressed import CompressedStreams, UnpackedFile
 from brainray.inputs.ranges import Member, RangeRead, RangeReader
 
-DATA = random.Random(0).randbytes(40 * 110_000)
-FILES = {f"glioma/{number}.jpg": DATA[number * 110_000 :][:110_000] for number in range(40)}
+DATA = random.Random(0).randbytes(40 * 60_000)
+FILES = {f"glioma/{number}.jpg": DATA[number * 60_000 :][:60_000] for number in range(40)}
 TAR = tar_of(FILES)
 COMPRESSIONS = {
     "tar.gz": lambda: gzip.compress(TAR, 1),

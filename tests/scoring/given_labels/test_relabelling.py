@@ -16,6 +16,8 @@ from brainray.errors import OutputHeld, StorageError
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
+SHARDS = 24  # more than are rewritten side by side, eight at a time, before an error in the sixteenth is noticed
+
 
 def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, tmp_path):
     root = archive(images=2)
@@ -31,11 +33,11 @@ def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, t
 
 
 @pytest.fixture(scope="module")
-def forty_shards(bundle, tmp_path_factory):
-    """An archive and its run of 40 shards of an image each, made once: that takes a second."""
-    folder = tmp_path_factory.mktemp("forty")
+def many_shards(bundle, tmp_path_factory):
+    """An archive and its run of as many shards of an image each, made once."""
+    folder = tmp_path_factory.mktemp("many")
     root = folder / "archive"
-    for number in range(40):
+    for number in range(SHARDS):
         path = root / CLASSES[number % 4] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image_bytes(number))
@@ -46,9 +48,9 @@ def forty_shards(bundle, tmp_path_factory):
 
 
 @pytest.fixture
-def relabelling(run, forty_shards, bundle):
-    """A run of 40 shards of an image each, and how to give all of them a group; tells what the listener heard."""
-    root, made = forty_shards
+def relabelling(run, many_shards, bundle):
+    """A run of many shards of an image each, and how to give all of them a group; tells what the listener heard."""
+    root, made = many_shards
     shutil.copytree(made, run.uri)
     request = request_for(root, run.uri, bundle, shard_size=1, group_by="folder")
 
@@ -68,7 +70,7 @@ def test_parts_are_relabelled_side_by_side(run, relabelling, monkeypatch):
     settle = score_job.commit_unscored
     monkeypatch.setattr(score_job, "commit_unscored", lambda *args: (together.wait(timeout=60), settle(*args))[1])
     relabelling()
-    assert len(groups(run.uri)) == 40
+    assert len(groups(run.uri)) == SHARDS
     assert None not in groups(run.uri)
 
 
@@ -81,10 +83,10 @@ def test_relabelling_tells_how_far_it_is(run, relabelling):
         heard.append(progress)
 
     relabelling(listener)
-    assert [p.done for p in heard if p.phase == "updating"] == list(range(41))
-    assert {p.total for p in heard if p.phase == "updating"} == {40}
+    assert [p.done for p in heard if p.phase == "updating"] == list(range(SHARDS + 1))
+    assert {p.total for p in heard if p.phase == "updating"} == {SHARDS}
     assert status[-1]["phase"] == "updating"
-    assert status[-1]["total"] == 40
+    assert status[-1]["total"] == SHARDS
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
@@ -113,10 +115,10 @@ def test_relabelling_stops_at_the_first_error_and_goes_on_when_run_again(run, re
         with pytest.raises(KeyboardInterrupt if interrupted else StorageError):
             relabelling(*[press] * interrupted)
     assert not any(thread.name.startswith("update") for thread in threading.enumerate())
-    relabelled = 40 - groups(run.uri).count(None)
+    relabelled = SHARDS - groups(run.uri).count(None)
     assert relabelled == 15
     assert not success(run.uri)
-    assert len(relabelling().plan.pending) == 40 - relabelled
+    assert len(relabelling().plan.pending) == SHARDS - relabelled
     assert None not in groups(run.uri)
     assert verify_run(run.uri).problems == ()
 
@@ -137,7 +139,7 @@ def test_a_run_that_was_taken_over_relabels_nothing_more(run, relabelling, monke
     with pytest.raises(OutputHeld):
         relabelling()
     assert len(done) == 5
-    assert groups(run.uri).count(None) == 35
+    assert groups(run.uri).count(None) == SHARDS - 5
 
 
 def test_labels_still_fit_when_an_image_is_gone_and_the_run_is_planned_twice(run, archive, bundle, tmp_path):

@@ -21,13 +21,13 @@ def untrained(
     classes: tuple[str, ...] = CLASSES,
     model: str = "compact",
 ) -> Bundle:
-    """Random weights; the same seed, the same fingerprint."""
+    """Random weights of a narrow network; the same seed, the same fingerprint."""
     import torch
 
     from brainray.models.networks import build_model
 
     torch.manual_seed(seed)
-    spec = ModelSpec(name=model, classes=classes, channels=channels)
+    spec = ModelSpec(name=model, classes=classes, channels=channels, width=0.25 if model == "compact" else 1.0)
     weights = build_model(spec).state_dict()
     return _save(folder, weights, ImageSpec(image_px=image_px, channels=channels), spec, Calibration(temperature=1.5))
 
