@@ -67,8 +67,16 @@ def format_of(head: bytes | None) -> str | None:
 
 
 def image_or_tar_format(found: FileInfo) -> str | None:
-    """The format of a file, as `format_of`; also `TAR` for a tar, whose compression its bytes tell, too."""
-    return FileFormats(tars=True)(found)
+    """The format of a file, as `format_of`; also `TAR` for a tar, whose compression its bytes tell, too.
+
+    Raises `StorageError` for a read that may succeed later.
+    """
+    try:
+        return FileFormats(tars=True).read(found)
+    except StorageError as exc:
+        if exc.reason == "read_failed":
+            raise
+        return None if exc.reason == "not_found" else UNREADABLE
 
 
 class FileFormats:
@@ -80,16 +88,17 @@ class FileFormats:
         self._frames: dict[str, int] = {}
 
     def __call__(self, found: FileInfo) -> str | None:
-        """The format of a file as `format_of`; None for one that is gone."""
+        """The format of a file as `format_of`, also of one that cannot be read; None for one that is gone."""
         try:
-            return self._format(found)
+            return self.read(found)
         except StorageError as exc:
             unread = error_of_unread(exc)
             if unread is not None:
                 self._frames[found.uri] = Frames(0, unread=unread)
             return None if exc.reason == "not_found" else UNREADABLE
 
-    def _format(self, found: FileInfo) -> str | None:
+    def read(self, found: FileInfo) -> str | None:
+        """The format of a file as `format_of`. Raises `StorageError`."""
         in_place = storage.is_local(found.uri)
         head = _read_head(found, _HEAD_BYTES if in_place else HEAD_BYTES)
         name = format_of(head)

@@ -139,7 +139,7 @@ def test_a_file_that_changed_while_it_cannot_be_read_is_scored_when_it_can(root,
 
 
 def test_slices_of_a_volume_and_what_describes_frames_stay(root, tmp_path, bundle, unread):
-    (root / "v.nii.gz").write_bytes(gzip.compress(nifti(head())))
+    (root / "v.nii.gz").write_bytes(nifti(head()))
     (root / "x.dcm").write_bytes(THREE)
     labels = tmp_path / "labels.csv"
     labels.write_text(f"image,label\nx.dcm#2,{CLASSES[0]}\nx.dcm#3,{CLASSES[1]}\n")

@@ -65,8 +65,7 @@ class NamedFrames:
         try:
             found = self._file(file)
         except StorageError as exc:
-            may_be = is_dicom(file) or is_paged(file) or nifti.is_nifti(file)
-            return _unread_row(image, file, frame, exc) if may_be else None
+            return _unread_row(image, file, frame, exc) if may_have_frames(file) else None
         if found is None:
             return None
         if isinstance(frame, nifti.Place):
@@ -90,6 +89,11 @@ class NamedFrames:
         return known.result()
 
 
+def may_have_frames(name: str) -> bool:
+    """Whether a file may have frames, pages or slices by its suffix."""
+    return is_dicom(name) or is_paged(name) or nifti.is_nifti(name)
+
+
 def _named(uri: str) -> tuple[str, int | nifti.Place] | None:
     """The file and the number of the frame, or the place of the slice, that a name may stand for; else None."""
     in_volume = nifti.split(uri)
@@ -107,9 +111,9 @@ def _look_up(uri: str) -> _File | None:
     is_packed = is_dicom(uri) and (uri.lower().endswith(PACKED) or storage.is_local(uri))
     if nifti.is_nifti(uri) or is_packed:
         return _File(found, frames_in_file(found) if found.size_bytes and not found.archived else 0)
-    formats = FileFormats(tars=False)
-    if is_dicom(uri) or is_paged(uri):
+    if may_have_frames(uri):
         return _File(found, 0)
+    formats = FileFormats(tars=False)
     return _File(found, formats.frames(uri)) if formats(found) in (DICOM, UNREADABLE) else None
 
 
