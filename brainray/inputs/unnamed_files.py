@@ -80,7 +80,7 @@ def image_or_tar_format(found: FileInfo) -> str | None:
 
 
 class FileFormats:
-    """Tells the formats of files, and remembers the frames of those that are DICOM: in a bucket by one request each."""
+    """Tells the formats of files, and remembers the frames of those that are DICOM: by one read each."""
 
     def __init__(self, *, tars: bool) -> None:
         """With `tars`, a tar is `TAR`, also a compressed one, which takes a second read."""
@@ -99,11 +99,10 @@ class FileFormats:
 
     def read(self, found: FileInfo) -> str | None:
         """The format of a file as `format_of`. Raises `StorageError`."""
-        in_place = storage.is_local(found.uri)
-        head = _read_head(found, _HEAD_BYTES if in_place else HEAD_BYTES)
+        head = _read_head(found, HEAD_BYTES)  # once, also on a disk: most such files are DICOM
         name = format_of(head)
         if name == DICOM and head is not None:
-            frames = frames_of_head(_read_head(found, HEAD_BYTES) or b"" if in_place else head)
+            frames = frames_of_head(head)
             if frames > 1:
                 self._frames[found.uri] = frames
         if name is not None or head is None or not self._tars:

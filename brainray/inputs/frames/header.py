@@ -5,19 +5,24 @@ sequences are passed over. Never raises for damaged bytes. `packed` has files th
 """
 
 import re
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 HEAD_BYTES = 64 << 10  # the attributes before (0028,0008) take 2 to 20 kB; private ones may take more
 _MARK, _PREAMBLE = b"DICM", 128
-_LONG = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV")
+_LONG = frozenset((b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV"))
+# By the order of bytes: group, number, type and length of an attribute, and a length of four bytes.
+_SHORT = {"little": struct.Struct("<HH2sH"), "big": struct.Struct(">HH2sH")}
+_LENGTH_OF = {"little": struct.Struct("<I"), "big": struct.Struct(">I")}
 _UNDEFINED = 0xFFFFFFFF
 _DEEPEST = 50  # sequences within sequences
 _META, _LENGTH, _SYNTAX, _FRAMES = 0x0002, 0x00020000, 0x00020010, 0x00280008  # a group, and tags
 _SAMPLES, _ROWS, _COLUMNS, _BITS = 0x00280002, 0x00280010, 0x00280011, 0x00280100
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_DELIMITERS, _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED = _DEFLATED.encode()
 _BARE = re.compile(rb"(?P<big>\0[\x02\x08]\0[\0-\x1f])|[\x02\x08]\0[\0-\x1f]\0", re.DOTALL)
 _TYPE = re.compile(rb"[A-Z]{2}")
 
@@ -74,7 +79,7 @@ def frame_bytes_in(head: bytes) -> int | None:
 def deflated_at(head: bytes) -> int | None:
     """Where a data set begins that is deflated (PS3.5, A.5), by the first bytes of a file; None for any other.
 
-    Also for one whose first group is damaged, although it seems to say so: see `may_be_deflated`.
+    None also where its first group is damaged, although it seems to say so: see `may_be_deflated`.
     """
     at, syntax = _after_meta(head)
     return at if syntax == _DEFLATED else None
@@ -82,7 +87,7 @@ def deflated_at(head: bytes) -> int | None:
 
 def may_be_deflated(head: bytes) -> bool:
     """Whether pydicom might unpack a file, without a limit, of which `deflated_at` cannot tell where that begins."""
-    return _DEFLATED.encode() in head[:HEAD_BYTES] and not _after_meta(head)[1]
+    return DEFLATED in head and not _after_meta(head)[1]
 
 
 def plain_meta(head: bytes, end: int) -> bytes:
@@ -153,19 +158,15 @@ def _element(head: bytes, at: int, encoding: _Encoding) -> _Element:
     if at + 12 > len(head):
         raise _Cut
     order = encoding.order
-
-    def number(start: int, length: int) -> int:
-        return int.from_bytes(head[start : start + length], order)  # type: ignore[arg-type]
-
-    tag = number(at, 2) << 16 | number(at + 2, 2)
-    kind = head[at + 4 : at + 6]
-    if not encoding.explicit or tag >> 16 == 0xFFFE:
-        return _Element(tag, at + 8, number(at + 4, 4), order)
+    group, number, kind, length = _SHORT[order].unpack_from(head, at)
+    tag = group << 16 | number
+    if not encoding.explicit or group == _DELIMITERS:
+        return _Element(tag, at + 8, _LENGTH_OF[order].unpack_from(head, at + 4)[0], order)
     if kind in _LONG:
-        return _Element(tag, at + 12, number(at + 8, 4), order)
-    if _TYPE.fullmatch(kind) is None:
+        return _Element(tag, at + 12, _LENGTH_OF[order].unpack_from(head, at + 8)[0], order)
+    if not (kind.isalpha() and kind.isupper()):
         raise _Cut
-    return _Element(tag, at + 8, number(at + 6, 2), order)
+    return _Element(tag, at + 8, length, order)
 
 
 def _end(head: bytes, element: _Element, encoding: _Encoding, depth: int) -> int:

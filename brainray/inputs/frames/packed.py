@@ -9,7 +9,7 @@ import zlib
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
 
-from .header import HEAD_BYTES, deflated_at, frame_bytes_in, frames_in, may_be_deflated, plain_meta
+from .header import DEFLATED, HEAD_BYTES, deflated_at, frame_bytes_in, frames_in, may_be_deflated, plain_meta
 from .nifti.header import GZIP
 from .nifti.stream import Stream
 from .sources import Fetch, Frames, within
@@ -18,6 +18,7 @@ MOST_BYTES = 4 * ImageSpec.max_pixels  # that a file unpacks to, as of single im
 _STEP = 16 << 20
 _PIECE_BYTES = 8 << 20  # of a read of a deflated file
 _HEAD_OUT = 4 * HEAD_BYTES  # unpacked bytes in which the number of frames is searched
+_SYNTAX_IN = 4096  # bytes in which a transfer syntax is searched when a file is listed; it stands in the first 500
 _DAMAGED = "its deflated data set is damaged"
 
 
@@ -31,7 +32,12 @@ def frames_of_head(head: bytes) -> int:
 
 def is_packed(head: bytes) -> bool:
     """Whether a file is packed as a whole, by its first bytes."""
-    return head.startswith(GZIP) or deflated_at(head) is not None or may_be_deflated(head)
+    return head.startswith(GZIP) or is_deflated(head)
+
+
+def is_deflated(head: bytes) -> bool:
+    """Whether pydicom would unpack a file, which it does without a limit."""
+    return deflated_at(head) is not None or may_be_deflated(head)
 
 
 def unpack(fetch: Fetch, size_bytes: int) -> bytearray:
@@ -39,15 +45,11 @@ def unpack(fetch: Fetch, size_bytes: int) -> bytearray:
     head = fetch(0, min(size_bytes, HEAD_BYTES))
     if head.startswith(GZIP):
         unzipped = _unzip(fetch, size_bytes)
-        return unpack(within(unzipped), len(unzipped)) if _is_deflated(bytes(unzipped[:HEAD_BYTES])) else unzipped
+        return unpack(within(unzipped), len(unzipped)) if is_deflated(bytes(unzipped[:HEAD_BYTES])) else unzipped
     at = deflated_at(head)
     if at is None:
         raise ImageError("truncated", "its DICOM header does not say where its deflated data set begins")
     return _inflate(fetch, size_bytes, at, plain_meta(head, at))
-
-
-def _is_deflated(head: bytes) -> bool:
-    return deflated_at(head) is not None or may_be_deflated(head)
 
 
 def _plain_head(head: bytes) -> bytes | None:
@@ -56,7 +58,7 @@ def _plain_head(head: bytes) -> bytes | None:
         unzipped = _begun(zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), head)
         plain = _plain_head(unzipped) if not unzipped.startswith(GZIP) else None
         return unzipped if plain is None else plain
-    at = deflated_at(head)
+    at = deflated_at(head) if DEFLATED in head[:_SYNTAX_IN] else None
     if at is None:
         return None
     return plain_meta(head, at) + _begun(zlib.decompressobj(-zlib.MAX_WBITS), head[at:])

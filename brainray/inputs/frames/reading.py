@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainray.errors import ImageError, StorageError
 
 from .library import pydicom_library
-from .packed import is_packed, unpack
+from .packed import is_deflated, is_packed, unpack
 from .sources import Fetch, Image, Keep, Once, Spans, Unpacked, within
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def _header(head: bytes, fetch: Fetch, size_bytes: int) -> _Header:
     length = min(size_bytes, _FIRST_BYTES)
     while True:
         head += fetch(len(head), length - len(head)) if len(head) < length else b""
+        if is_deflated(head):
+            raise ImageError("truncated", "its DICOM header is longer than any, or deflated again")
         stream = io.BytesIO(head)
         try:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
