@@ -197,7 +197,7 @@ def _check_inflated(data: bytes, most: int) -> None:
     start = length.end() + int.from_bytes(length[1], "little") if length else 0
     unpacker, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), 0
     rest = data[start:]
-    while rest and unpacked <= most:
+    while rest and not unpacker.eof and unpacked <= most:  # what follows the end stays in the tail for ever
         unpacked += len(unpacker.decompress(rest, 16 << 20))
         rest = unpacker.unconsumed_tail
     if unpacked > most:

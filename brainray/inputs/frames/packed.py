@@ -88,7 +88,8 @@ def _inflate(fetch: Fetch, size_bytes: int, at: int, unpacked_meta: bytes) -> by
             packed = fetch(at, min(_PIECE_BYTES, size_bytes - at))
             at += len(packed) or size_bytes
             piece = packed
-            while packed or len(piece) == _STEP:  # the last of its bytes may stand for more than a step
+            # The last of its bytes may stand for more than a step; what follows the end stays in the tail for ever.
+            while not unpacker.eof and (packed or len(piece) == _STEP):
                 piece = unpacker.decompress(packed, _STEP)
                 unpacked += piece
                 _check_size(len(unpacked))
