@@ -76,8 +76,8 @@ def picture(dataset: "Dataset", max_pixels: int, least: tuple[int, int] | None =
     if frames > 1:
         raise ImageError(
             "unsupported",
-            f"it holds {frames:,} frames and was listed as one image; unpack it if it is in gzip, and name each in a "
-            "list, as file.dcm#1",
+            f"it holds {frames:,} frames and was listed as one image; name each in a list, as file.dcm#1, or take it "
+            "out of its archive",
         )
     if rows * columns > max_pixels:
         raise ImageError("too_large", f"{columns} x {rows} pixels are more than the {max_pixels} allowed")
@@ -349,7 +349,8 @@ def _counts(place: Pixels, length: int) -> NDArray[Any]:
     """How often each place, from 0 to `length` - 1, occurs."""
     if place.dtype != np.uint16 or place.size >= _EXACT_FLOATS:
         return np.bincount(place, minlength=length)
-    counts: NDArray[Any] = opencv().calcHist([place], [0], None, [length], [0, length])  # a quarter of the time
+    # In a quarter of the time; in one row, for it begins anew with each.
+    counts: NDArray[Any] = opencv().calcHist([place[None]], [0], None, [length], [0, length])
     return counts.ravel().astype(np.int64)
 
 

@@ -70,16 +70,17 @@ def test_pictures_are_the_same_without_short_cuts(name, attributes, monkeypatch)
     st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]),
     st.integers(1, 16),
     st.integers(0, 16),
+    st.sampled_from([20, 2**16]),
     st.integers(0, 2**32 - 1),
 )
-def test_values_of_any_bits_are_those_of_pydicom(kind, syntax, bits_stored, above, seed):
+def test_values_of_any_bits_are_those_of_pydicom(kind, syntax, bits_stored, above, most, seed):
     allocated = 8 * np.dtype(kind).itemsize
     bits_stored = min(bits_stored, allocated)
     high = min(bits_stored - 1 + above, allocated - 1)
     random = np.random.default_rng(seed)
     span = np.iinfo(kind)
-    low, most = sorted(random.integers(span.min, span.max, 2, endpoint=True).tolist())
-    values = random.integers(low, most, (5, 7), endpoint=True).astype(kind)
+    low, high_value = sorted(random.integers(span.min, span.max, 2, endpoint=True).tolist())
+    values = random.integers(low, min(high_value, low + most), (5, 7), endpoint=True).astype(kind)
     content = dicom(values, syntax, BitsStored=bits_stored, HighBit=high)
     found = usual(content)
     assert found is not None
