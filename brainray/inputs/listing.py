@@ -226,8 +226,7 @@ class Lister:
         self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
     ) -> Iterator[tuple[FileInfo, Future[ArchiveIndex] | None]]:
         """The same files in order, with the indexes of archives, which are made ahead in parallel."""
-        held: deque[tuple[FileInfo, Future[ArchiveIndex] | None]] = deque()
-        waiting = 0
+        held, waiting = deque[tuple[FileInfo, Future[ArchiveIndex] | None]](), 0
         for found, kind in files:
             held.append((found, self._indexes.begin(found, kind) if kind else None))
             waiting += kind is not None

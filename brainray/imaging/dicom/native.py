@@ -68,9 +68,12 @@ def _values(layout: _Layout, pixels: tuple[str, bytes] | None) -> NDArray[Any] |
     if pixels is None or pixels[0] not in _PIXELS or len(pixels[1]) != length + length % 2:
         return None
     type_ = _TYPES[layout.allocated, layout.signed]
-    values = np.frombuffer(pixels[1], type_, layout.rows * layout.columns).reshape(layout.rows, layout.columns)
+    values: NDArray[Any] = np.frombuffer(pixels[1], type_, layout.rows * layout.columns).reshape(
+        layout.rows, layout.columns
+    )
     if layout.stored == layout.allocated:
         return values
     # The bits above and below those of a value may be anything (PS3.5, 8.1.1).
-    shifted = np.left_shift(values, layout.allocated - layout.used)
-    return np.right_shift(shifted, layout.allocated - layout.stored, out=shifted)
+    shifted: NDArray[Any] = np.left_shift(values, layout.allocated - layout.used)
+    np.right_shift(shifted, layout.allocated - layout.stored, out=shifted)
+    return shifted
