@@ -19,6 +19,7 @@ from brainray.config import MaxFailed
 from brainray.errors import Outage, StorageError
 from brainray.inputs import unnamed_files
 from brainray.inputs.frames import listing
+from brainray.inputs.frames.header import frames_in
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.unread import UNREAD
 
@@ -110,6 +111,37 @@ def test_a_new_file_that_cannot_be_looked_into_is_a_row_that_becomes_its_frames(
     assert {row["status"] for row in found.values()} == {"ok"}
     assert outcome.plan.changes.new == 3
     assert scored(root, tmp_path / "run", bundle)[0].plan.complete
+
+
+@pytest.mark.parametrize("name", ["x.dcm.gz", "y.dcm"])
+def test_a_packed_file_that_an_earlier_version_had_as_one_row_becomes_its_frames(
+    root, tmp_path, bundle, monkeypatch, name
+):
+    (root / name).write_bytes(SEVERAL[name])
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "frames_of_head", frames_in)
+        _, before = scored(root, tmp_path / "run", bundle)
+    assert {name: row["error"] for name, row in before.items()} == {name: "unsupported"}
+    assert set(scored(root, tmp_path / "run", bundle)[1]) == frames_named(name)
+    assert scored(root, tmp_path / "run", bundle)[0].plan.complete
+
+
+def test_frames_stay_under_pseudonyms_too(root, tmp_path, bundle, unread):
+    for name, content in SEVERAL.items():
+        (root / name).write_bytes(content)
+    options = {"pseudonymise_uris": str(tmp_path / "names"), "any_suffix": True}
+    _, before = scored(root, tmp_path / "run", bundle, **options)
+    assert len(before) == 3 * len(SEVERAL)
+    (root / "new.dcm").write_bytes(THREE)
+    with unread:
+        _, during = scored(root, tmp_path / "run", bundle, max_unread=1.0, **options)
+        outcome, again = scored(root, tmp_path / "run", bundle, max_unread=1.0, **options)
+    assert {name: row for name, row in during.items() if name in before} == before
+    (new,) = (row for name, row in during.items() if name not in before)
+    assert (new["error"], "new.dcm" in new["error_detail"], again) == ("read_failed", False, during)
+    assert outcome.plan.complete
+    _, after = scored(root, tmp_path / "run", bundle, **options)
+    assert (len(after), {row["status"] for row in after.values()}) == (3 * len(SEVERAL) + 3, {"ok"})
 
 
 @pytest.mark.parametrize("name", SINGLE)

@@ -270,7 +270,7 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
     for number in range(1, frames + 1):
         yield image._replace(
             uri=frame_uri(image.uri, number),
-            size_bytes=_unpacked_share(frames, size_bytes) or share,
+            size_bytes=unpacked_share(frames, size_bytes) or share,
             container=image.uri,
             offset=number - 1,
             stored_bytes=size_bytes,
@@ -308,8 +308,8 @@ def _refusal_of_packed(size_bytes: int, frames: Frames) -> str | None:
     return None
 
 
-def _unpacked_share(frames: int, size_bytes: int) -> int | None:
-    """The bytes of a frame in memory, of a packed file whose header tells them; a part of its file, see `is_frame`."""
+def unpacked_share(frames: int, size_bytes: int) -> int | None:
+    """The bytes of a frame in memory, of a packed file whose header tells them; not those of its file (`is_frame`)."""
     each = frames.each_bytes if isinstance(frames, Frames) else None
     return None if each is None else each + (each == size_bytes)
 

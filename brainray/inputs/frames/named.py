@@ -18,7 +18,7 @@ from brainray.inputs.unread import error_of_unread, refusal_of_file
 from brainray.storage.base import FileInfo
 
 from . import PACKED, SUFFIXES, frame_uri, is_dicom, nifti, split
-from .listing import frames_in_file
+from .listing import frames_in_file, unpacked_share
 from .nifti.header import Header
 from .nifti.listing import Slices
 from .pages import is_paged
@@ -70,8 +70,8 @@ class NamedFrames:
             return None
         if isinstance(frame, nifti.Place):
             return _slice_row(image, found, frame)
-        each = found.frames.each_bytes if isinstance(found.frames, Frames) else None
-        return _row(image, found.info, offset=frame - 1, size_bytes=each or _share(found.info, frame))
+        size_bytes = unpacked_share(found.frames, found.info.size_bytes) or _share(found.info, frame)
+        return _row(image, found.info, offset=frame - 1, size_bytes=size_bytes)
 
     def _file(self, uri: str) -> _File | None:
         with self._lock:
