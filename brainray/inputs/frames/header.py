@@ -87,7 +87,7 @@ def deflated_at(head: bytes) -> int | None:
 
 def may_be_deflated(head: bytes) -> bool:
     """Whether pydicom might unpack a file, without a limit, of which `deflated_at` cannot tell where that begins."""
-    return DEFLATED in head and not _after_meta(head)[1]
+    return not _after_meta(head)[1] and DEFLATED in head
 
 
 def plain_meta(head: bytes, end: int) -> bytes:
