@@ -50,6 +50,8 @@ _AT_ONCE = 16  # files that are asked in parallel
 IS_PART = f"""(container IS NOT NULL AND NOT regexp_matches(container, '{ARCHIVE}') AND (
     (uri = container || '#' || ("offset" + 1) AND ("offset" = 0 OR size_bytes IS DISTINCT FROM stored_bytes))
     OR (regexp_matches(container, '{_VOLUME}') AND regexp_matches(uri, '{_SLICE}'))))"""
+# Rows of files that could not be read when they were listed, and that the run did not know: they had no prediction.
+IS_UNREAD = f"(version IS NULL AND regexp_matches(refused, '{_UNREAD}'))"
 
 Row = dict[str, Any]
 Told = Callable[[str], str]  # the name that the run has for a file

@@ -29,7 +29,7 @@ from brainray.inputs.listing import Listing
 from brainray.inputs.shard_slices import slices
 from brainray.storage.scratch import scratch_folder
 
-from .known_frames import IS_PART
+from .known_frames import IS_PART, IS_UNREAD
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,11 +66,13 @@ _KEPT_QUERY = f"""
 """
 _LISTED_ONLY = " WHERE l.uri IS NOT NULL"
 _NOT_REPLACED = " WHERE l.uri IS NOT NULL OR o.uri NOT IN (SELECT uri FROM replaced)"
-# Rows whose file is listed otherwise: as frames and no longer as one image, or the other way round.
+# Rows whose file is listed otherwise: as frames and no longer as one image, or the other way round. Of those that are
+# not listed, also rows that were never more than a file that could not be read: it may have been no image.
 _REPLACED_QUERY = f"""
     CREATE TEMP TABLE replaced AS
     SELECT uri FROM old WHERE container IS NULL AND uri IN (SELECT container FROM listed WHERE {IS_PART})
     UNION ALL SELECT uri FROM old WHERE {IS_PART} AND container IN (SELECT uri FROM listed WHERE container IS NULL)
+    UNION ALL SELECT uri FROM old WHERE {IS_UNREAD}
 """
 _NEW_QUERY = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
 _CHANGES_QUERY = f"""
@@ -108,7 +110,8 @@ class Changes:
     relabelled: int = 0  # the same file with another label, group or kept column
     gone: int = 0  # listed before and missing now
     returned: int = 0  # missing before and listed now
-    # Dropped: missing, with --forget-missing, or one image that is listed by frame or page now, or the reverse.
+    # Dropped: missing, with --forget-missing; or listed by frame or page now and no longer as one image, or the reverse;
+    # or a file that could not be read, and is no image.
     forgotten: int = 0
 
     def __bool__(self) -> bool:

@@ -77,40 +77,47 @@ def root(tmp_path):
     return folder
 
 
+@pytest.fixture
+def all_kinds(root):
+    for name, content in SEVERAL.items():
+        (root / name).write_bytes(content)
+    return root
+
+
+FRAMES = {frame for name in SEVERAL for frame in frames_named(name)}
+ALL = {"any_suffix": True}
+
+
 @pytest.mark.parametrize("reason", ["read_failed", "forbidden", "archived"])
-@pytest.mark.parametrize("name", SEVERAL)
-def test_frames_of_a_run_stay_while_their_file_cannot_be_looked_into(root, tmp_path, bundle, unread, name, reason):
-    (root / name).write_bytes(SEVERAL[name])
+def test_frames_of_a_run_stay_while_their_file_cannot_be_looked_into(all_kinds, tmp_path, bundle, unread, reason):
     unread.reason = reason
-    _, before = scored(root, tmp_path / "run", bundle)
-    assert set(before) == frames_named(name)
+    _, before = scored(all_kinds, tmp_path / "run", bundle, **ALL)
+    assert set(before) == FRAMES
     assert {row["status"] for row in before.values()} == {"ok"}
     with unread:
-        outcome, during = scored(root, tmp_path / "run", bundle)
+        outcome, during = scored(all_kinds, tmp_path / "run", bundle, **ALL)
     assert during == before
     assert outcome.plan.complete
-    outcome, after = scored(root, tmp_path / "run", bundle)
+    outcome, after = scored(all_kinds, tmp_path / "run", bundle, **ALL)
     assert (after, outcome.plan.complete) == (before, True)
 
 
 @pytest.mark.parametrize("reason", ["read_failed", "forbidden"])
-@pytest.mark.parametrize("name", SEVERAL)
 def test_a_new_file_that_cannot_be_looked_into_is_a_row_that_becomes_its_frames(
-    root, tmp_path, bundle, unread, name, reason
+    all_kinds, tmp_path, bundle, unread, reason
 ):
-    (root / name).write_bytes(SEVERAL[name])
     unread.reason = reason
     for _ in range(2):
         with unread:
-            outcome, found = scored(root, tmp_path / "run", bundle)
-        assert set(found) == {name}
-        assert (found[name]["error"], found[name]["error_detail"].startswith(UNREAD)) == (reason, True)
+            outcome, found = scored(all_kinds, tmp_path / "run", bundle, **ALL)
+        assert set(found) == set(SEVERAL)
+        assert {(row["error"], row["error_detail"].startswith(UNREAD)) for row in found.values()} == {(reason, True)}
     assert outcome.plan.complete, "the second time nothing is new"
-    outcome, found = scored(root, tmp_path / "run", bundle)
-    assert set(found) == frames_named(name)
+    outcome, found = scored(all_kinds, tmp_path / "run", bundle, **ALL)
+    assert set(found) == FRAMES
     assert {row["status"] for row in found.values()} == {"ok"}
-    assert outcome.plan.changes.new == 3
-    assert scored(root, tmp_path / "run", bundle)[0].plan.complete
+    assert (outcome.plan.changes.new, outcome.plan.changes.forgotten) == (len(FRAMES), len(SEVERAL))
+    assert scored(all_kinds, tmp_path / "run", bundle, **ALL)[0].plan.complete
 
 
 @pytest.mark.parametrize("name", ["x.dcm.gz", "y.dcm"])
@@ -126,10 +133,8 @@ def test_a_packed_file_that_an_earlier_version_had_as_one_row_becomes_its_frames
     assert scored(root, tmp_path / "run", bundle)[0].plan.complete
 
 
-def test_frames_stay_under_pseudonyms_too(root, tmp_path, bundle, unread):
-    for name, content in SEVERAL.items():
-        (root / name).write_bytes(content)
-    options = {"pseudonymise_uris": str(tmp_path / "names"), "any_suffix": True}
+def test_frames_stay_under_pseudonyms_too(all_kinds, tmp_path, bundle, unread):
+    root, options = all_kinds, {"pseudonymise_uris": str(tmp_path / "names")} | ALL
     _, before = scored(root, tmp_path / "run", bundle, **options)
     assert len(before) == 3 * len(SEVERAL)
     (root / "new.dcm").write_bytes(THREE)
@@ -144,16 +149,16 @@ def test_frames_stay_under_pseudonyms_too(root, tmp_path, bundle, unread):
     assert (len(after), {row["status"] for row in after.values()}) == (3 * len(SEVERAL) + 3, {"ok"})
 
 
-@pytest.mark.parametrize("name", SINGLE)
-def test_a_single_image_keeps_its_prediction_or_gets_one_when_it_can_be_read(root, tmp_path, bundle, unread, name):
-    (root / name).write_bytes(SINGLE[name])
+def test_single_images_keep_their_predictions_or_get_them_when_they_can_be_read(root, tmp_path, bundle, unread):
+    for name, content in SINGLE.items():
+        (root / name).write_bytes(content)
     with unread:
-        _, found = scored(root, tmp_path / "late", bundle)
-    assert found[name]["error"] == "read_failed"
-    _, found = scored(root, tmp_path / "late", bundle)
-    assert (set(found), found[name]["status"]) == ({name}, "ok")
+        _, found = scored(root, tmp_path / "late", bundle, **ALL)
+    assert {(name, row["error"]) for name, row in found.items()} == {(name, "read_failed") for name in SINGLE}
+    _, found = scored(root, tmp_path / "late", bundle, **ALL)
+    assert {(name, row["status"]) for name, row in found.items()} == {(name, "ok") for name in SINGLE}
     with unread:
-        outcome, during = scored(root, tmp_path / "late", bundle)
+        outcome, during = scored(root, tmp_path / "late", bundle, **ALL)
     assert (during, outcome.plan.complete) == (found, True)
 
 
@@ -168,6 +173,17 @@ def test_a_file_that_changed_while_it_cannot_be_read_is_scored_when_it_can(root,
     assert {name for name, row in after.items() if row["version"] != before[name]["version"]} == {"x.dcm#1", "x.dcm#2"}
     (root / "x.dcm").write_bytes(ONE)
     assert set(scored(root, tmp_path / "run", bundle)[1]) == {"x.dcm"}, "a file is one image or its frames"
+
+
+def test_what_could_not_be_read_and_is_no_image_leaves_no_row(root, tmp_path, bundle, unread):
+    (root / "x.dcm").write_bytes(THREE)
+    (root / "notes").write_bytes(b"no image")
+    with unread:
+        _, found = scored(root, tmp_path / "run", bundle, any_suffix=True)
+    assert set(found) == {"notes", "x.dcm"}
+    outcome, found = scored(root, tmp_path / "run", bundle, any_suffix=True)
+    assert (set(found), outcome.plan.changes.forgotten) == (frames_named("x.dcm"), 2)
+    assert scored(root, tmp_path / "run", bundle, any_suffix=True)[0].plan.complete
 
 
 def test_slices_of_a_volume_and_what_describes_frames_stay(root, tmp_path, bundle, unread):
