@@ -110,8 +110,8 @@ class Changes:
     relabelled: int = 0  # the same file with another label, group or kept column
     gone: int = 0  # listed before and missing now
     returned: int = 0  # missing before and listed now
-    # Dropped: missing, with --forget-missing; listed by frame or page now and not as one image, or the reverse; or a file
-    # that could not be read, and is no image.
+    # Dropped: missing, with --forget-missing; listed by frame or page now and not as one image, or the reverse; or a
+    # file that could not be read, and is no image.
     forgotten: int = 0
 
     def __bool__(self) -> bool:
