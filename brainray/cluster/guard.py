@@ -25,7 +25,7 @@ _SILENT = (
     "the process was killed (memory may have run out), or Ray on this machine has died; what was finished is kept, run "
     "the same command to go on"
 )
-_GRACE_S = 1.0  # for processes of Ray that are ending by themselves
+_GRACE_S = 1.0  # for the processes of a Ray that was not shut down, which end by themselves
 _KILLING_S = 10.0
 _POLL_S = 0.05
 _NAMED_BYTES = 1 << 16  # of a message, so that a write to the pipe never waits
@@ -152,7 +152,8 @@ def _main(mark: str, owner: str, began: str, log_format: str) -> None:
         text = line.decode(errors="replace").strip()
     if text != _ENDED:
         _report(text, log_format)
-    _kill(mark, int(owner), int(began), grace_s=_GRACE_S)
+    # After `ray.shutdown` only workers are left, which need up to a second to take torch down and have nothing to say.
+    _kill(mark, int(owner), int(began), grace_s=0.0 if text == _ENDED else _GRACE_S)
 
 
 if __name__ == "__main__":

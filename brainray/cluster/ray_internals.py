@@ -29,6 +29,8 @@ _CLEANER = "PlacementGroupCleanerCallback"
 _ACTOR_POOL = "ray.data._internal.execution.operators.actor_pool_map_operator"
 _RATE_BASED = "ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler"
 _ABORT_S = 10.0
+_PRESTART = "--num_prestart_python_workers="
+_PRELOADED = ("brainray.cluster.score_workers", "brainray.models.encoder")  # with torch, which takes longest
 _PACKAGE = Path(__file__).parent.parent
 
 TrainerClass = TypeVar("TrainerClass", bound=type[Any])
@@ -103,6 +105,47 @@ def without_monitor_processes() -> Iterator[None]:
     finally:
         for name, method in saved.items():
             setattr(Node, name, method)
+
+
+@contextmanager
+def prestarted(workers: int) -> Iterator[None]:
+    """Have a Ray that is started meanwhile start so many workers, which import `_PRELOADED`, before they are asked for.
+
+    Actors then find a process that is ready, where they would wait for its start. Ray's own setting starts one worker a
+    processor, so `start_ray_process` of `ray._private.services` is replaced, which is given their number. Without it:
+    as many as processors. Ray reads the other two settings from the environment.
+    """
+    from ray._private import services
+
+    settings = {"RAY_prestart_worker_first_driver": "1", "RAY_preload_python_modules": ",".join(_PRELOADED)}
+    saved = {name: os.environ.get(name) for name in settings}
+    start = getattr(services, "start_ray_process", None)
+    if not workers or saved["RAY_preload_python_modules"]:  # which the user has set
+        yield
+        return
+
+    def start_with(command: list[str], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        chosen = [f"{_PRESTART}{workers}" if word.startswith(_PRESTART) else word for word in command]
+        return start(chosen, *args, **kwargs)  # type: ignore[misc]
+
+    if start is not None:
+        services.start_ray_process = start_with
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        if start is not None:
+            services.start_ray_process = start
+        _restore(saved)
+
+
+def _restore(variables: dict[str, str | None]) -> None:
+    """Give environment variables the values they had; None: not set."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager
@@ -210,11 +253,7 @@ def auth_settings_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _restore(saved)
         _read_auth_settings()
 
 

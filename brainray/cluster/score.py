@@ -7,13 +7,14 @@ attempts. Must not decide which shards are scored: that is the plan.
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from threading import Thread
 
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.evaluation import plots
-from brainray.machine.hardware import read_machine
-from brainray.machine.resources import Node, score_pool
+from brainray.machine.hardware import has_gpu, read_machine
+from brainray.machine.resources import Node, ScorePool, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.maps.of_shard import MapOrder
 from brainray.scoring.parts import PartInfo
@@ -25,6 +26,7 @@ from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
 from .session import cluster_address, nodes_within, session
 
+_WORKERS_MEMORY = 0.7  # of what is free: Ray sets 30 % aside for its object store, where shared memory has room
 _SAMPLED_ROWS = 256  # of a chunk of the listing: some of their files may have gone since
 
 
@@ -33,7 +35,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     maps = MapOrder.of(request.bundle, options.explain) if options.explain else None
-    with session() as nodes:
+    with session(prestart=_workers_here(request, shards=len(shards), images=plan.todo_images)) as nodes:
         # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
         from .score_workers import ScoreJob, score_shards
@@ -83,9 +85,7 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
     if plan.names is not None:
         rows = plan.names.rows(rows)
     if cluster_address() is None:
-        machine = read_machine()
-        nodes = nodes_within([Node(cpus=machine.usable)], machine)
-        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
+        nodes, pool = _of_this_machine(request, shards=len(shards), images=images)
         return estimate(probe(rows, request.bundle, options), images, nodes=nodes, pool=pool)
     with session() as nodes:
         from .nodes import await_workers, probe_on_a_node
@@ -94,6 +94,22 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         times = probe_on_a_node(rows, request.bundle, options, on_gpu=pool.on_gpu)
     return estimate(times, images, nodes=nodes, pool=pool)
+
+
+def _of_this_machine(request: ScoreRequest, *, shards: int, images: int) -> tuple[list[Node], ScorePool]:
+    """The nodes and the pool of a Ray of this process alone, as far as they are known before it is started."""
+    machine = read_machine()
+    nodes = nodes_within([Node(cpus=machine.usable)], machine)
+    return nodes, score_pool(nodes, workers=request.options.workers, shards=shards, images=images)
+
+
+def _workers_here(request: ScoreRequest, *, shards: int, images: int) -> int:
+    """How many workers a Ray of this process alone will have at least. Beside GPUs tasks decode: none is foreseen."""
+    if has_gpu():
+        return 0
+    nodes, _ = _of_this_machine(request, shards=shards, images=images)
+    less = [replace(node, memory_bytes=int(_WORKERS_MEMORY * node.memory_bytes)) for node in nodes]
+    return score_pool(less, workers=request.options.workers, shards=shards, images=images).actors
 
 
 def _required_paths(request: ScoreRequest) -> Iterator[NamedPath]:

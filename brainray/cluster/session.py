@@ -48,10 +48,11 @@ def nodes_within(nodes: list[Node], machine: Machine) -> list[Node]:
 
 
 @contextmanager
-def session() -> Iterator[list[Node]]:
+def session(*, prestart: int = 0) -> Iterator[list[Node]]:
     """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
 
-    Only a connection made here is closed here. Raises `BrainrayError` where Ray cannot be started or reached.
+    A local Ray starts `prestart` workers that score before they are asked for. Only a connection made here is closed
+    here. Raises `BrainrayError` where Ray cannot be started or reached.
     """
     _set_ray_defaults()
     import ray
@@ -62,7 +63,7 @@ def session() -> Iterator[list[Node]]:
     ray_internals.mute_workers()
     with Guard() as guard, ray_internals.auth_settings_kept():
         address = cluster_address()
-        _connect(address, guard)
+        _connect(address, guard, prestart)
         try:
             yield cluster_nodes() if address else nodes_within(cluster_nodes(), read_machine())
         except BrainrayError as exc:
@@ -75,7 +76,7 @@ def session() -> Iterator[list[Node]]:
             _restore_sigterm_handler()
 
 
-def _connect(address: str | None, guard: Guard) -> None:
+def _connect(address: str | None, guard: Guard, prestart: int = 0) -> None:
     """Connect to the Ray at an address, or start one. A start that is cut short leaves no process behind."""
     import ray
 
@@ -83,7 +84,7 @@ def _connect(address: str | None, guard: Guard) -> None:
     try:
         with _stderr_muted(), _sigterm_handler_kept():
             if address is None:
-                with guard.marked():
+                with guard.marked(), ray_internals.prestarted(prestart):
                     _start(given)
             else:
                 bring_token(address)

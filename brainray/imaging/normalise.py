@@ -66,7 +66,9 @@ def _bright_box_in(image: Image.Image, box: Box) -> Box | None:
     if found is None:
         return None
     across, down = (right - left) / size[0], (bottom - top) / size[1]
-    return left + found[0] * across, top + found[1] * down, left + found[2] * across, top + found[3] * down
+    # Rounding must not lead out of the box: Pillow refuses to resize what lies outside an image.
+    right, bottom = min(right, left + found[2] * across), min(bottom, top + found[3] * down)
+    return left + found[0] * across, top + found[1] * down, right, bottom
 
 
 def _side(box: Box) -> float:

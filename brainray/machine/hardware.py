@@ -118,6 +118,12 @@ def _tasks(root: str, user: int) -> int:
     )
 
 
+def has_gpu(root: str = "/") -> bool:
+    """Whether Linux shows a GPU of NVIDIA (`/dev/nvidia0`) or AMD (`/dev/kfd`), without asking any library."""
+    devices = Path(root) / "dev"
+    return any(devices.glob("nvidia[0-9]*")) or (devices / "kfd").exists()
+
+
 def has_working_folder() -> bool:
     """Whether the working folder exists; a program may run on in one that was deleted, but starts none from it."""
     try:

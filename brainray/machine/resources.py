@@ -13,9 +13,10 @@ from brainray.errors import BadRequest
 # Actors that take every processor leave none for other tasks, and the run hangs (ray issue 44687).
 _ACTOR_CPU_SHARE = 0.9
 # One process per core is 19 % faster than one process with two threads (GIL; 1,218 against 1,027 images/s). A start
-# costs 2.5 CPU seconds, so short runs use threads.
+# costs 3 CPU seconds, but processes start side by side: on two processors a run of 924 images took as long with either,
+# one of 5,547 took 28 instead of 32 s. Shorter ones use threads, which leave the processors to others.
 _THREADS_PER_ACTOR = 2
-_IMAGES_A_START = 4000  # per processor: a run of fewer images is short
+_IMAGES_A_START = 500  # per processor: a run of fewer images is short
 # Memory of a process: 0.7 GB of libraries and model; of each thread: bytes read ahead, and the pixels of its shard.
 _ACTOR_BYTES = 900 << 20
 _THREAD_BYTES = 150 << 20

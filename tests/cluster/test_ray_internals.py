@@ -30,6 +30,25 @@ NAMES = (
     ("ray._private.utils", "read_ray_address", ("temp_dir",)),
     ("ray._private.utils", "get_num_cpus", ("override_docker_cpu_warning", "truncate")),
     (
+        "ray._private.services",
+        "start_ray_process",
+        (
+            "command",
+            "process_type",
+            "fate_share",
+            "env_updates",
+            "cwd",
+            "use_valgrind",
+            "use_gdb",
+            "use_valgrind_profiler",
+            "use_perftools_profiler",
+            "use_tmux",
+            "stdout_file",
+            "stderr_file",
+            "pipe_stdin",
+        ),
+    ),
+    (
         "ray._private.authentication.authentication_token_setup",
         "maybe_enable_token_auth_if_token_available",
         ("warn_if_disabled",),
@@ -102,6 +121,10 @@ def test_the_attributes_set_on_a_node_are_those_that_ray_reads():
         assert call in source
 
 
+def test_the_number_of_workers_that_ray_prestarts_stands_in_a_command():
+    assert f'"{ray_internals._PRESTART}{{}}".format(' in inspect.getsource(import_module("ray._private.services"))
+
+
 def test_every_name_is_in_the_list_above():
     """Names written in the module that some library of Ray has, and no others, are looked for."""
     listed = {part for _, name, _ in NAMES for part in name.split(".")}
@@ -109,7 +132,7 @@ def test_every_name_is_in_the_list_above():
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ray"):
             taken = {alias.name for alias in node.names}
-            assert taken <= listed | {"worker", "utils", "_raylet", "authentication_token_setup"}
+            assert taken <= listed | {"worker", "utils", "services", "_raylet", "authentication_token_setup"}
 
 
 def private_imports(path):

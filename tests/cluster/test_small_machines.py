@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from brainray.cluster import session
+from brainray.cluster import score, session
 from brainray.cluster.guard import Guard
 from brainray.doctor.machine import check_memory
 from brainray.errors import BadRequest
@@ -39,6 +40,19 @@ def test_a_quota_of_half_a_processor_is_one_slow_processor():
         check=False,
     )
     assert done.stdout == "[1.0]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpu", "free", "workers", "foreseen"),
+    [(False, 100 * GB, None, 8), (False, 4 * GB, None, 2), (False, 100 * GB, 3, 3), (True, 100 * GB, None, 0)],
+)
+def test_no_more_workers_start_ahead_than_will_score(monkeypatch, gpu, free, workers, foreseen):
+    """Each takes half a GB and three seconds of a processor."""
+    eight = replace(SMALL, processors=8, usable=8, memory_bytes=100 * GB, available_bytes=free)
+    monkeypatch.setattr(score, "read_machine", lambda: eight)
+    monkeypatch.setattr(score, "has_gpu", lambda: gpu)
+    request = SimpleNamespace(options=SimpleNamespace(workers=workers))
+    assert score._workers_here(request, shards=1000, images=10**6) == foreseen
 
 
 def test_memory_too_small_for_one_worker_is_said_before_ray_starts(monkeypatch):

@@ -12,7 +12,7 @@ from support.findings import GB, machine, only
 
 from brainray.doctor import machine as doctor_machine
 from brainray.doctor.machine import check_memory, check_packages, check_processors, check_room
-from brainray.machine.hardware import Disk, read_disk, read_machine
+from brainray.machine.hardware import Disk, has_gpu, read_disk, read_machine
 
 
 @pytest.fixture
@@ -108,6 +108,12 @@ def test_a_machine_without_proc_is_no_reason_to_fail(tmp_path):
     machine = read_machine(f"{tmp_path}/", affinity=3)
     assert (machine.usable, machine.memory_bytes, machine.features) == (3, 0, frozenset())
     assert only(check_memory(machine)).status == "warning"
+
+
+@pytest.mark.parametrize("device", ["nvidia0", "kfd"])
+def test_a_gpu_is_seen_without_its_library(kernel, device):
+    assert not has_gpu(kernel(sys={"dev/nvidiactl": ""}))
+    assert has_gpu(kernel(sys={f"dev/{device}": ""}))
 
 
 def test_the_kind_of_disk_is_that_of_the_innermost_mount(kernel, tmp_path):

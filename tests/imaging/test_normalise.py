@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -83,8 +83,13 @@ def test_a_turned_picture_is_cropped_like_an_upright_one():
     assert alike(decode(packed(head()), SPEC), decode(buffer.getvalue(), SPEC)) > 0.92
 
 
+ROUNDED_OUT = np.zeros((7, 9), np.uint8)
+ROUNDED_OUT[[4, 5, 6], [0, 1, 0]] = 14, 29, 14  # the lower end of its box was 1e-15 below the picture
+
+
 @settings(max_examples=60)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 80), st.integers(1, 80))))
+@example(ROUNDED_OUT)
 def test_the_box_lies_in_the_picture_and_is_not_empty(values):
     height, width = values.shape
     left, top, right, bottom = head_box(Image.fromarray(values), (0, 0, width, height))

@@ -86,7 +86,7 @@ def nothing_decoded(images: int, kind: Callable[..., Any]) -> Any:
     """A `DecodedShard` of images of no pixels."""
     from datetime import UTC, datetime
 
-    from brainray.scoring.prediction_schema import SCAN_COLUMNS
+    from brainray.scoring.prediction_schema import SCAN_COLUMNS, SERIES_COLUMNS
     from brainray.scoring.shard import _DETAILS_SCHEMA
 
     known = {
@@ -97,7 +97,7 @@ def nothing_decoded(images: int, kind: Callable[..., Any]) -> Any:
         "format": "JPEG",
         "content_hash": "0" * 64,
     }
-    fields = [*_DETAILS_SCHEMA, *SCAN_COLUMNS]
+    fields = [*_DETAILS_SCHEMA, *SCAN_COLUMNS, *SERIES_COLUMNS]
     columns = [pa.array([known.get(field.name)] * images, field.type) for field in fields]
     return kind(
         images=np.zeros((images, 0, 0), np.uint8),

@@ -37,6 +37,8 @@ def loop(data: str, epochs: int, given: list[str]) -> None:
     import time
 
     import torch
+
+    sys.path.append(str(Path(__file__).parents[1]))
     from model_trade import train_side
     from typer.main import get_command
 
