@@ -117,7 +117,7 @@ class FileFormats:
 
 
 def _read_head(found: FileInfo, length: int) -> bytes | None:
-    return None if found.archived else read_bytes(found.uri, 0, min(found.size_bytes, length))
+    return None if found.archived else read_span(found.uri, 0, min(found.size_bytes, length))
 
 
 class MemberFormats:
@@ -145,14 +145,14 @@ def read_part(uri: str, start: int, length: int, *, version: str | None = None) 
     Raises `StorageError` for a read that may succeed later.
     """
     try:
-        return read_bytes(uri, start, length, version=version)
+        return read_span(uri, start, length, version=version)
     except StorageError as exc:
         if exc.reason == "read_failed":
             raise
         return b"" if exc.reason == "not_found" else None
 
 
-def read_bytes(uri: str, start: int, length: int, *, version: str | None = None) -> bytes:
+def read_span(uri: str, start: int, length: int, *, version: str | None = None) -> bytes:
     """Some bytes of a file, with retries as of other reads. Raises `StorageError`."""
     if not length:
         return b""

@@ -19,7 +19,7 @@ from brainray import storage
 from brainray.errors import ImageError, Outage, StorageError
 from brainray.inputs import archives
 from brainray.inputs.listed_image import ListedImage, tables_in
-from brainray.inputs.unnamed_files import FileFormats, read_bytes
+from brainray.inputs.unnamed_files import FileFormats, read_span
 from brainray.inputs.unread import error_of_unread
 from brainray.storage.base import FileInfo
 
@@ -340,8 +340,8 @@ def frames_read(found: FileInfo, volumes: str = nifti.FIRST) -> int:
     if not found.size_bytes:
         return 1
     if is_paged(found.uri):
-        return pages_in(lambda start, length: read_bytes(found.uri, start, length), found.size_bytes)
+        return pages_in(lambda start, length: read_span(found.uri, start, length), found.size_bytes)
     length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
-    head = read_bytes(found.uri, 0, min(found.size_bytes, length))
+    head = read_span(found.uri, 0, min(found.size_bytes, length))
     slices = slices_in(found.uri, head, found.size_bytes, volumes) if head else None
     return frames_of_head(head) if slices is None else slices

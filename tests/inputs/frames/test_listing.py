@@ -30,7 +30,7 @@ def asked_for(monkeypatch, files: list[FileInfo]) -> tuple[list[str], list[int]]
         assert length <= 65_536
         return THREE
 
-    monkeypatch.setattr(listing, "read_bytes", head)
+    monkeypatch.setattr(listing, "read_span", head)
     found = list(with_frames((each, None) for each in files))
     assert [each for each, _, _ in found] == files
     return sorted(asked), [number for _, _, number in found]
@@ -50,8 +50,8 @@ def test_a_file_without_suffix_is_read_once_for_format_and_frames(monkeypatch):
         read.append((uri, length))
         return THREE[:length]
 
-    monkeypatch.setattr(unnamed_files, "read_bytes", head)
-    monkeypatch.setattr(listing, "read_bytes", head)
+    monkeypatch.setattr(unnamed_files, "read_span", head)
+    monkeypatch.setattr(listing, "read_span", head)
     formats = FileFormats(tars=True)
     found = info("s3://bucket/IM0001", 50_000)
     assert formats(found) == "DICOM"

@@ -32,7 +32,7 @@ def requests(monkeypatch):
         return iter(() if found is None else [FileInfo(uri=uri, folders=(), size_bytes=len(found), version="v")])
 
     monkeypatch.setattr(storage, "list_files", list_files)
-    monkeypatch.setattr(unnamed_files, "read_bytes", lambda uri, start, length: CONTENT[uri][start : start + length])
+    monkeypatch.setattr(unnamed_files, "read_span", lambda uri, start, length: CONTENT[uri][start : start + length])
     return made
 
 

@@ -29,8 +29,8 @@ def test_a_slice_is_the_one_that_is_listed_however_it_is_spelt(tmp_path, content
 
 def test_a_file_is_asked_once_for_all_its_slices(tmp_path, monkeypatch):
     (tmp_path / "v.nii.gz").write_bytes(ONE)
-    asked, read_bytes = [], listing.read_bytes
-    monkeypatch.setattr(listing, "read_bytes", lambda uri, *part: asked.append(part) or read_bytes(uri, *part))
+    asked, read_span = [], listing.read_span
+    monkeypatch.setattr(listing, "read_span", lambda uri, *part: asked.append(part) or read_span(uri, *part))
     frames = NamedFrames()
     sizes = {frames.find(ListedImage(f"{tmp_path}/v.nii.gz#x={number}")).size_bytes for number in range(SHAPE[0])}
     assert (sizes, asked) == ({SHAPE[1] * SHAPE[2] * 2}, [(0, len(ONE))])
@@ -49,7 +49,7 @@ def test_slices_of_a_file_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     def fails(*_: object) -> bytes:
         raise StorageError("read_failed", "the network is gone")
 
-    monkeypatch.setattr(listing, "read_bytes", fails)
+    monkeypatch.setattr(listing, "read_span", fails)
     found = NamedFrames().find(ListedImage(f"{path}#z=3"))
     assert (found.uri, found.container) == (f"{path}#z=3", str(path))
     assert found.refused.startswith(f"read_failed: {UNREAD}"), "its size and place in the file are not known"

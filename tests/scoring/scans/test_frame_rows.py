@@ -59,7 +59,7 @@ def unread(monkeypatch):
         def __enter__(self):
             self._patch = pytest.MonkeyPatch()
             for module in (listing, unnamed_files):
-                self._patch.setattr(module, "read_bytes", self._fails)
+                self._patch.setattr(module, "read_span", self._fails)
 
         def __exit__(self, *_):
             self._patch.undo()
