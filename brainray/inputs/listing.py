@@ -82,6 +82,7 @@ class Lister:
         most_bytes: int = MOST_FILE_BYTES,
         retry_unread: bool = False,
         volumes: str = FIRST,
+        most_unread: float = 1.0,
     ) -> None:
         self._inputs = inputs
         self._indexes = indexes
@@ -106,7 +107,7 @@ class Lister:
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
         self._member_formats = MemberFormats()
         self._formats = FileFormats(tars=True)
-        self._frames = FrameRows(self.skipped, volumes, self._formats)
+        self._frames = FrameRows(self.skipped, volumes, self._formats, most_unread=most_unread)
         self.may_repeat = False  # whether an image may be listed twice, which files of a folder never are
         self.has_lists = False  # whether a list names images: it may name a file and its frames, too
 
@@ -225,8 +226,7 @@ class Lister:
         self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
     ) -> Iterator[tuple[FileInfo, Future[ArchiveIndex] | None]]:
         """The same files in order, with the indexes of archives, which are made ahead in parallel."""
-        held: deque[tuple[FileInfo, Future[ArchiveIndex] | None]] = deque()
-        waiting = 0
+        held, waiting = deque[tuple[FileInfo, Future[ArchiveIndex] | None]](), 0
         for found, kind in files:
             held.append((found, self._indexes.begin(found, kind) if kind else None))
             waiting += kind is not None

@@ -23,7 +23,7 @@ from .frames.nifti import place_of
 from .frames.nifti.reading import Volumes
 from .frames.pages import WHOLE_BYTES, is_animation, is_paged, read_pages
 from .frames.reading import read_frames
-from .frames.sources import Fetch, Image, Spans, within
+from .frames.sources import Fetch, Image, Spans, Unpacked, within
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -37,6 +37,7 @@ _TAILS_BYTES = 64 << 20  # of all ends of Parquet files that a worker caches
 _SPANS_BYTES = 64 << 20  # of all places of compressed frames that a worker caches
 _SPAN_BYTES = 128  # of a tuple of two integers
 _UNPACKED_BYTES = 64 << 20  # of members with frames, and at least one, that a worker caches
+_PACKED_BYTES = 400 << 20  # of DICOM files that were unpacked for their frames, and at least one: two shards take turns
 _LOCKS = 64
 
 Value = TypeVar("Value")
@@ -177,6 +178,9 @@ class RangeReader:
         )
         self._volumes = Volumes()
         self._members = _Cache[Image](lambda data: 0 if isinstance(data, ImageError) else len(data), _UNPACKED_BYTES)
+        self._files = _Cache[Unpacked](
+            lambda data: 0 if isinstance(data, ImageError) else len(data), _PACKED_BYTES, one_at_a_time=True
+        )
         self._streams = archives.CompressedStreams(lambda uri, version: storage.open_seekable(uri, version=version))
 
     def __call__(self, read: RangeRead) -> tuple[Image, ...]:
@@ -233,7 +237,10 @@ class RangeReader:
         def once(make: Callable[[], Spans]) -> Spans:
             return self._spans.of(name, read.version, make)
 
-        return read_frames(_fetch_of(read, begin), size_bytes, numbers, once)
+        def keep(make: Callable[[], Unpacked]) -> Unpacked:
+            return self._files.of(name, read.version, make)
+
+        return read_frames(_fetch_of(read, begin), size_bytes, numbers, once, keep)
 
     def _member_frames(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
         """Frames of a member of an archive, which is unpacked whole and cached; of a plain tar ranges are read."""
@@ -295,19 +302,23 @@ class RangeReader:
 
 
 class _Cache(Generic[Value]):
-    """What was found in files, up to `most` bytes as `weigh` tells; the least recently used are dropped."""
+    """What was found in files, up to `most` bytes as `weigh` tells; the least recently used are dropped.
 
-    def __init__(self, weigh: Callable[[Value], int], most: int) -> None:
+    With `one_at_a_time` threads wait for each other, also for other files: what is made takes much memory.
+    """
+
+    def __init__(self, weigh: Callable[[Value], int], most: int, *, one_at_a_time: bool = False) -> None:
         self._weigh = weigh
         self._most = most
         self._held: OrderedDict[tuple[str, str | None], Value] = OrderedDict()
         self._lock = threading.Lock()  # guards the above
-        self._one_at_a_time = [threading.Lock() for _ in range(_LOCKS)]  # so that threads do not read the same twice
+        # So that threads do not read the same twice.
+        self._making = [threading.Lock() for _ in range(1 if one_at_a_time else _LOCKS)]
 
     def of(self, uri: str, version: str | None, make: Callable[[], Value]) -> Value:
         """What `make` finds in this version of a file."""
         key = (uri, version)
-        with self._one_at_a_time[hash(key) % _LOCKS]:
+        with self._making[hash(key) % len(self._making)]:
             with self._lock:
                 if key in self._held:
                     self._held.move_to_end(key)

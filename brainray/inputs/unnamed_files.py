@@ -16,9 +16,12 @@ from brainray.storage.base import FileInfo
 from brainray.storage.retry import RetryPolicy, RetryState
 
 from .archives import CompressedStreams, begins_tar, container_kind, head_of
-from .frames.header import HEAD_BYTES, frames_in
+from .frames.header import HEAD_BYTES
+from .frames.packed import frames_of_head
+from .frames.sources import Frames
 from .listed_image import ListedImage
 from .skip_counts import count_skipped
+from .unread import error_of_unread
 
 NO_SUFFIX = "no suffix"
 TAR = "tar"  # plain or compressed
@@ -48,7 +51,7 @@ _MOST_IN_BUCKET = 1_000
 _SAMPLE = 64  # that are looked into where there are more, for the advice
 _CHUNK = 1_000
 _READS_AT_ONCE = 32
-_UNREADABLE = "unreadable"
+UNREADABLE = "unreadable"
 
 Found = TypeVar("Found")  # a file, or a member of an archive
 
@@ -59,17 +62,25 @@ def format_of(head: bytes | None) -> str | None:
     Without a head, because it cannot be read: "unreadable".
     """
     if head is None:
-        return _UNREADABLE
+        return UNREADABLE
     return next((name for name, magic in _FORMATS.items() if re.match(magic, head, re.DOTALL)), None)
 
 
 def image_or_tar_format(found: FileInfo) -> str | None:
-    """The format of a file, as `format_of`; also `TAR` for a tar, whose compression its bytes tell, too."""
-    return FileFormats(tars=True)(found)
+    """The format of a file, as `format_of`; also `TAR` for a tar, whose compression its bytes tell, too.
+
+    Raises `StorageError` for a read that may succeed later.
+    """
+    try:
+        return FileFormats(tars=True).read(found)
+    except StorageError as exc:
+        if exc.reason == "read_failed":
+            raise
+        return None if exc.reason == "not_found" else UNREADABLE
 
 
 class FileFormats:
-    """Tells the formats of files, and remembers the frames of those that are DICOM: in a bucket by one request each."""
+    """Tells the formats of files, and remembers the frames of those that are DICOM: by one read each."""
 
     def __init__(self, *, tars: bool) -> None:
         """With `tars`, a tar is `TAR`, also a compressed one, which takes a second read."""
@@ -77,12 +88,21 @@ class FileFormats:
         self._frames: dict[str, int] = {}
 
     def __call__(self, found: FileInfo) -> str | None:
-        """The format of a file as `format_of`; None for one that is gone. Raises `StorageError` as `read_part` does."""
-        in_place = storage.is_local(found.uri)
-        head = _read_head(found, _HEAD_BYTES if in_place else HEAD_BYTES)
+        """The format of a file as `format_of`, also of one that cannot be read; None for one that is gone."""
+        try:
+            return self.read(found)
+        except StorageError as exc:
+            unread = error_of_unread(exc)
+            if unread is not None:
+                self._frames[found.uri] = Frames(0, unread=unread)
+            return None if exc.reason == "not_found" else UNREADABLE
+
+    def read(self, found: FileInfo) -> str | None:
+        """The format of a file as `format_of`. Raises `StorageError`."""
+        head = _read_head(found, HEAD_BYTES)  # once, also on a disk: most such files are DICOM
         name = format_of(head)
         if name == DICOM and head is not None:
-            frames = frames_in(_read_head(found, HEAD_BYTES) or b"" if in_place else head)
+            frames = frames_of_head(head)
             if frames > 1:
                 self._frames[found.uri] = frames
         if name is not None or head is None or not self._tars:
@@ -92,12 +112,12 @@ class FileFormats:
         return TAR if head and begins_tar(head) else None
 
     def frames(self, uri: str) -> int:
-        """The frames of a file, once: 1 for one that has no others, or was not looked into."""
+        """The frames of a file, once: 1 for one that has no others, or was not looked into; see `sources.Frames`."""
         return self._frames.pop(uri, 1)
 
 
 def _read_head(found: FileInfo, length: int) -> bytes | None:
-    return None if found.archived else read_part(found.uri, 0, min(found.size_bytes, length))
+    return None if found.archived else read_span(found.uri, 0, min(found.size_bytes, length))
 
 
 class MemberFormats:
@@ -124,15 +144,20 @@ def read_part(uri: str, start: int, length: int, *, version: str | None = None) 
 
     Raises `StorageError` for a read that may succeed later.
     """
-    if not length:
-        return b""
-    tries = RetryState(policy=RetryPolicy(), in_bucket=uri.startswith("s3://"))
     try:
-        return tries.persist(lambda: storage.read_range(uri, start, length, version=version), time.sleep)
+        return read_span(uri, start, length, version=version)
     except StorageError as exc:
         if exc.reason == "read_failed":
             raise
         return b"" if exc.reason == "not_found" else None
+
+
+def read_span(uri: str, start: int, length: int, *, version: str | None = None) -> bytes:
+    """Some bytes of a file, with retries as of other reads. Raises `StorageError`."""
+    if not length:
+        return b""
+    tries = RetryState(policy=RetryPolicy(), in_bucket=uri.startswith("s3://"))
+    return tries.persist(lambda: storage.read_range(uri, start, length, version=version), time.sleep)
 
 
 class UnnamedFiles(Generic[Found]):
@@ -207,7 +232,7 @@ class UnnamedFiles(Generic[Found]):
     def _images(self) -> Iterator[tuple[Found, str]]:
         files = [found for found, _ in self._held]
         for (found, reason), name in zip(self._held, self._formats_of(files), strict=True):
-            if name == _UNREADABLE:  # it may be an image that an earlier run has: its row tells the reason
+            if name == UNREADABLE:  # it may be an image that an earlier run has: its row tells the reason
                 yield found, name
                 continue
             if name is None:
@@ -228,7 +253,7 @@ class UnnamedFiles(Generic[Found]):
     def _advise(self) -> None:
         """Pass over the files, and note how many of a sample are images."""
         sample = [found for found, _ in self._held[: _SAMPLE if self._sample else 0]]
-        formats = Counter(name for name in self._formats_of(sample) if name and name != _UNREADABLE)
+        formats = Counter(name for name in self._formats_of(sample) if name and name != UNREADABLE)
         self._skipped[NO_SUFFIX] += self._without_suffix
         if formats:
             self.notes.append(

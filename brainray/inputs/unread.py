@@ -4,10 +4,22 @@ Their rows of the manifest have the reason in the column `refused`.
 """
 
 from brainray.config import ScoreOptions
-from brainray.errors import ImageError
+from brainray.errors import ImageError, StorageError
 from brainray.storage.base import FileInfo
 
 MOST_FILE_BYTES = ScoreOptions.max_file_bytes  # the default; `archives` refuses members of more, whatever the option
+UNREAD = "unreadable when it was listed"
+_LOOKED_INTO = ("read_failed", "forbidden", "archived")  # reasons that say nothing about the frames of a file
+
+
+def error_of_unread(exc: StorageError) -> ImageError | None:
+    """What becomes of a file of which no one knows how many frames it has, for a read of its first bytes failed so.
+
+    None: the read of its pixels will tell the reason.
+    """
+    if exc.reason not in _LOOKED_INTO:
+        return None
+    return ImageError(exc.reason, f"{UNREAD}, so that its frames are not known; run again to look once more: {exc}")
 
 
 def refusal_of_file(file: FileInfo, most_bytes: int) -> str | None:

@@ -29,7 +29,7 @@ from brainray.inputs.listing import Listing
 from brainray.inputs.shard_slices import slices
 from brainray.storage.scratch import scratch_folder
 
-from .known_pages import FILE, PAGE
+from .known_frames import IS_PART, IS_UNREAD
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,15 +66,13 @@ _KEPT_QUERY = f"""
 """
 _LISTED_ONLY = " WHERE l.uri IS NOT NULL"
 _NOT_REPLACED = " WHERE l.uri IS NOT NULL OR o.uri NOT IN (SELECT uri FROM replaced)"
-# Rows whose file is listed otherwise: as pages and no longer as one image, or the other way round.
-_IS_PAGE = (
-    f"container IS NOT NULL AND regexp_matches(uri, '{PAGE}') AND regexp_replace(uri, '#[0-9]+$', '') = container"
-)
-_IS_WHOLE = f"container IS NULL AND regexp_matches(uri, '{FILE}')"
+# Rows whose file is listed otherwise: as frames and no longer as one image, or the other way round. Of those that are
+# not listed, also rows that were never more than a file that could not be read: it may have been no image.
 _REPLACED_QUERY = f"""
     CREATE TEMP TABLE replaced AS
-    SELECT uri FROM old WHERE {_IS_WHOLE} AND uri IN (SELECT container FROM listed WHERE {_IS_PAGE})
-    UNION ALL SELECT uri FROM old WHERE {_IS_PAGE} AND container IN (SELECT uri FROM listed WHERE {_IS_WHOLE})
+    SELECT uri FROM old WHERE container IS NULL AND uri IN (SELECT container FROM listed WHERE {IS_PART})
+    UNION ALL SELECT uri FROM old WHERE {IS_PART} AND container IN (SELECT uri FROM listed WHERE container IS NULL)
+    UNION ALL SELECT uri FROM old WHERE {IS_UNREAD}
 """
 _NEW_QUERY = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
 _CHANGES_QUERY = f"""
@@ -112,7 +110,8 @@ class Changes:
     relabelled: int = 0  # the same file with another label, group or kept column
     gone: int = 0  # listed before and missing now
     returned: int = 0  # missing before and listed now
-    # Dropped: missing, with --forget-missing, or one image that is listed by page now, or the reverse.
+    # Dropped: missing, with --forget-missing; listed by frame or page now and not as one image, or the reverse; or a
+    # file that could not be read, and is no image.
     forgotten: int = 0
 
     def __bool__(self) -> bool:
@@ -142,7 +141,7 @@ def write_updated(
     """Update the manifest in the local files `old` by a listing; write the new one into a local scratch folder.
 
     Missing images keep their rows, marked `gone`, unless `forget`; but a file is in the manifest either as one image or
-    as its pages (`known_pages`), as it is listed now. New images form new shards of `shard_size(number of
+    as its frames (`known_frames`), as it is listed now. New images form new shards of `shard_size(number of
     new images)`. If nothing has changed, nothing is written and no shards are returned.
     """
     with _manifest_and_listing(old, listing.path) as connection:

@@ -32,7 +32,7 @@ from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
 from . import manifest
-from .known_pages import as_known
+from .known_frames import as_known
 from .labelling.given_labels import given_for, has_given
 from .manifest import Changes, Shard, read_shard
 from .parts import part_uri, read_part_info
@@ -131,7 +131,8 @@ def plan_run(
     base = before.run or (read_run(seed) if seed else None)
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
     told = request.pseudonyms.of_file if request.pseudonyms else str
-    found = as_known(old, found, told=told, wholes_stay=not (before.run is None or request.options.forget_missing))
+    wholes_stay = not (before.run is None or request.options.forget_missing)
+    found = as_known(old, found, told=told, wholes_stay=wholes_stay, volumes=request.options.volumes)
     found, names = _pseudonymised(request, found)
     series_by = _series_by(request) or (base or {}).get("series_by")
     known = manifest.load_shards(old) if names is not None or before.published else ()
@@ -279,6 +280,7 @@ def _list_inputs(
         most_bytes=request.options.max_file_bytes,
         retry_unread=request.options.retry_unread,
         volumes=request.options.volumes,
+        most_unread=request.options.max_unread,
     )
     found = listing.scan(lister, path, progress=progress)
     if lister.may_repeat:

@@ -170,15 +170,18 @@ def test_pages_of_a_file_that_cannot_be_listed_for_a_moment_stay_its_rows(root, 
         with open(root / "many.tif", "ab") as file:
             file.write(b"\0")
 
-    def read_part(uri, *_, **__):
-        raise StorageError("read_failed", uri)
+    def fails(reason):
+        def read_span(uri, *_, **__):
+            raise StorageError(reason, uri)
+
+        return read_span
 
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "read_part", read_part)
+        patch.setattr(listing, "read_span", fails("read_failed"))
         assert set(scored(root, output, bundle)) == ROWS
     (root / "many.tif").write_bytes(packed(pages(1)[0], "TIFF"))
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "read_part", lambda *_, **__: None)
+        patch.setattr(listing, "read_span", fails("forbidden"))
         found = scored(root, output, bundle, max_failed=MaxFailed(share=1.0))
         assert [found[f"many.tif#{number}"]["error"] for number in (1, 2)] == [None, "truncated"]
     alone = scored(root, output, bundle)

@@ -68,7 +68,7 @@ def value_of(dataset: "Dataset", keyword: str) -> Any:  # noqa: ANN401  an attri
     return None if value is None or value == "" else value
 
 
-def _raw(dataset: "Dataset", keyword: str) -> tuple[str, bytes] | None:
+def raw_value(dataset: "Dataset", keyword: str) -> tuple[str, bytes] | None:
     """Type and bytes of an attribute that was not converted yet: pydicom takes ten times as long to convert it."""
     from pydicom.dataelem import RawDataElement
 
@@ -101,7 +101,7 @@ def _tag(keyword: str) -> "BaseTag":
 
 def texts_of(dataset: "Dataset", keyword: str) -> tuple[str, ...]:
     """The values of a text attribute in capitals, without blanks around them; empty where there are none."""
-    raw = _raw(dataset, keyword)
+    raw = raw_value(dataset, keyword)
     if raw is not None and raw[0] in _TEXTS and raw[1].isascii() and _ESCAPE not in raw[1]:
         return tuple(text for each in raw[1].decode("ascii").split("\\") if (text := each.strip(_BLANKS).upper()))
     value = value_of(dataset, keyword)
@@ -113,7 +113,7 @@ def texts_of(dataset: "Dataset", keyword: str) -> tuple[str, ...]:
 
 def number_of(dataset: "Dataset", keyword: str) -> float | None:
     """The first value of a numeric attribute; None where there is none, or it is no number."""
-    raw = _raw(dataset, keyword)
+    raw = raw_value(dataset, keyword)
     value: Any
     if raw is not None and raw[0] in ("DS", "IS"):
         value = raw[1].partition(b"\\")[0].strip(b"\0 ")
@@ -197,7 +197,7 @@ def _check_inflated(data: bytes, most: int) -> None:
     start = length.end() + int.from_bytes(length[1], "little") if length else 0
     unpacker, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), 0
     rest = data[start:]
-    while rest and unpacked <= most:
+    while rest and not unpacker.eof and unpacked <= most:  # what follows the end stays in the tail for ever
         unpacked += len(unpacker.decompress(rest, 16 << 20))
         rest = unpacker.unconsumed_tail
     if unpacked > most:

@@ -23,6 +23,7 @@ __all__ = [
     "INDEX_SCHEMA",
     "MOST_MEMBERS",
     "MOST_MEMBER_BYTES",
+    "SUFFIXES",
     "CompressedStreams",
     "Kind",
     "NotAnArchive",
@@ -51,6 +52,7 @@ _KINDS: dict[str, Kind] = {
         (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst"), "compressed tar"
     ),
 }
+SUFFIXES = tuple(_KINDS)
 _LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip}
 _TABLE_ROWS = 16_384
 

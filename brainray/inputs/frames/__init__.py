@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from brainray.errors import INSTALL
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-_FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima))#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
+PACKED = ".gz"
+_FRAME = re.compile(r"(?P<file>.+\.(?:dcm|dicom|ima)(?:\.gz)?)#(?P<number>[1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
 _MEMBER_FRAME = re.compile(r"(?P<member>.+)#frame=(?P<number>[1-9][0-9]{0,8})", re.DOTALL)
 
 
@@ -20,8 +21,8 @@ def frame_uri(file: str, number: int | str) -> str:
 
 
 def is_dicom(name: str) -> bool:
-    """Whether a file is DICOM by its suffix."""
-    return name.lower().endswith(SUFFIXES)
+    """Whether a file is DICOM by its suffix, packed by gzip or not."""
+    return name.lower().removesuffix(PACKED).endswith(SUFFIXES)
 
 
 def unread_note(files: int, slices: int = 0) -> tuple[str, ...]:

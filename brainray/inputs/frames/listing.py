@@ -16,24 +16,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
-from brainray.errors import ImageError, StorageError
+from brainray.errors import ImageError, Outage, StorageError
 from brainray.inputs import archives
 from brainray.inputs.listed_image import ListedImage, tables_in
-from brainray.inputs.unnamed_files import FileFormats, read_part
+from brainray.inputs.unnamed_files import FileFormats, read_span
+from brainray.inputs.unread import error_of_unread
 from brainray.storage.base import FileInfo
 
 from . import frame_uri, is_dicom, nifti, split_member_frame, unread_note
-from .header import HEAD_BYTES, frames_in
+from .header import HEAD_BYTES
 from .nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
 from .nifti.header import Header
 from .nifti.listing import Slices, chosen_slices, rows_of, slices_in
+from .nifti.stream import MOST_RATIO
+from .packed import MOST_BYTES, frames_of_head
 from .pages import MOST_PAGES, is_paged, pages_in
 from .sampling import SINGLE_BYTES, AskedSample
+from .sources import Frames, is_unread
 
 _MOST_FRAMES = 100_000  # of a file; an fMRI of an hour has some 100,000
 _LEAST_FRAME_BYTES = 16  # of a compressed frame; a header that promises more frames than fit is damaged
 _AT_ONCE = 32
 _AHEAD = 256
+_WINDOW = 32  # files that were asked last, of which a share decides about an outage, as of reads of images
 _NUMBERED = "#(frame=|(t=[0-9]+,)?[xyz]=)?[0-9]{1,9}$"  # whose names may be those of frames and slices
 _FIRST = "#(frame=)?0*1$"
 _PLACE = ["uri", "container", "offset", "size_bytes", "stored_bytes"]
@@ -109,8 +114,13 @@ def _asked(found: FileInfo, kind: Kind, sample: AskedSample, pool: ThreadPoolExe
 class FrameRows:
     """The rows of files with frames, counted: for what the user should know of them."""
 
-    def __init__(self, skipped: Counter[str], volumes: str, formats: FileFormats) -> None:
-        """`skipped` takes the volumes that are not listed (`ScoreOptions.volumes`); `formats` is of `with_frames`."""
+    def __init__(self, skipped: Counter[str], volumes: str, formats: FileFormats, *, most_unread: float = 1.0) -> None:
+        """`skipped` takes the volumes that are not listed (`ScoreOptions.volumes`); `formats` is of `with_frames`.
+
+        A greater share than `most_unread` of the files that were asked last is an outage of the storage.
+        """
+        self._most_unread = most_unread
+        self._unread: deque[bool] = deque(maxlen=_WINDOW)
         self._skipped = skipped
         self._volumes = volumes
         self._formats = formats
@@ -122,14 +132,31 @@ class FrameRows:
         return with_frames(files, self._formats, volumes=self._volumes)
 
     def rows(self, image: ListedImage, frames: int) -> Iterator[ListedImage]:
-        """The rows of a file: one for a single image, and for a file that is not read."""
+        """The rows of a file: one for a single image, and for a file that is not read.
+
+        Raises `Outage` where most files that were asked last could not be read.
+        """
         self._dicoms += max(1, frames) * is_dicom(image.uri)
         if image.refused:
             yield image
             return
+        unread = frames.unread if isinstance(frames, Frames) else None
+        self._unread.append(unread is not None)
+        if unread is not None:
+            self._check_for_outage(unread)
+            yield image._replace(refused=str(unread))
+            return
         if isinstance(frames, Slices):
             self._count_slices(frames)
         yield from frames_of(image, frames)
+
+    def _check_for_outage(self, last: ImageError) -> None:
+        failed = sum(self._unread)
+        if len(self._unread) == _WINDOW and failed > self._most_unread * _WINDOW:
+            raise Outage(
+                f"{failed} of the last {_WINDOW} files that were listed could not be read (the last: {last.detail}); "
+                "is the input still mounted and readable? With --max-unread 100% such files get error rows"
+            )
 
     def of_member(self, member: ListedImage, frames: int, volume: Header | None) -> int:
         """The frames of a member of an archive, of NIfTI its `Slices`; counts what the user should know."""
@@ -239,10 +266,11 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
     if refused is not None:
         yield image._replace(refused=image.refused or refused)
         return
+    share = -(-size_bytes // frames)
     for number in range(1, frames + 1):
         yield image._replace(
             uri=frame_uri(image.uri, number),
-            size_bytes=-(-size_bytes // frames),
+            size_bytes=unpacked_share(frames, size_bytes) or share,
             container=image.uri,
             offset=number - 1,
             stored_bytes=size_bytes,
@@ -260,10 +288,30 @@ def refusal_of_frames(size_bytes: int, frames: int) -> str | None:
     """Why a file is not read frame by frame; None where it is."""
     if frames > _MOST_FRAMES:
         return str(ImageError("too_large", f"{frames:,} frames are more than the {_MOST_FRAMES:,} that are read"))
+    if isinstance(frames, Frames) and frames.packed:
+        return _refusal_of_packed(size_bytes, frames)
     if frames > size_bytes // _LEAST_FRAME_BYTES:
         words = f"{size_bytes:,} bytes cannot hold the {frames:,} frames of its header"
         return str(ImageError("truncated", words))
     return None
+
+
+def _refusal_of_packed(size_bytes: int, frames: Frames) -> str | None:
+    """Why a file is not unpacked for its frames, by what its header promises."""
+    promised = frames * (frames.each_bytes or _LEAST_FRAME_BYTES)
+    if promised > size_bytes * MOST_RATIO:
+        words = f"{size_bytes:,} bytes cannot hold the {int(frames):,} frames of its header"
+        return str(ImageError("truncated", words))
+    if promised > MOST_BYTES:
+        words = f"its {int(frames):,} frames unpack to more than the {MOST_BYTES:,} bytes that are allowed"
+        return str(ImageError("too_large", words))
+    return None
+
+
+def unpacked_share(frames: int, size_bytes: int) -> int | None:
+    """The bytes of a frame in memory, of a packed file whose header tells them; not those of its file (`is_frame`)."""
+    each = frames.each_bytes if isinstance(frames, Frames) else None
+    return None if each is None else each + (each == size_bytes)
 
 
 def _answered(entry: _Entry[Kind], formats: FileFormats | None) -> tuple[FileInfo, Kind, int]:
@@ -271,31 +319,29 @@ def _answered(entry: _Entry[Kind], formats: FileFormats | None) -> tuple[FileInf
     if answer is None:
         return found, kind, formats.frames(found.uri) if formats and kind is None else 0
     frames = answer.result()
-    return found, kind, frames if is_own or frames <= 1 else frames_in_file(found)
+    is_answer = is_own or (frames <= 1 and not is_unread(frames))
+    return found, kind, frames if is_answer else frames_in_file(found)
 
 
 def frames_in_file(found: FileInfo, volumes: str = nifti.FIRST) -> int:
-    """The number of frames by the first bytes of a file, of NIfTI its `Slices`; 0 where they cannot be read."""
-    length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
+    """As `frames_read`; 0 where the file cannot be read, with the reason (`Frames`) but for one that is gone."""
     try:
-        if is_paged(found.uri):
-            return pages_in_file(found)
-        head = read_part(found.uri, 0, min(found.size_bytes, length)) or b""
-        slices = slices_in(found.uri, head, found.size_bytes, volumes) if head else None
-        return frames_in(head) if slices is None else slices
-    except StorageError:  # the read for its pixels will report the reason
-        return 0
+        return frames_read(found, volumes)
+    except StorageError as exc:
+        unread = error_of_unread(exc)
+        return 0 if unread is None else Frames(0, unread=unread)
 
 
-def pages_in_file(found: FileInfo) -> int:
-    """The number of pages of a TIFF or GIF file. Raises `StorageError` where it cannot be read."""
+def frames_read(found: FileInfo, volumes: str = nifti.FIRST) -> int:
+    """The number of frames or pages by the first bytes of a file, of NIfTI its `Slices`.
 
-    def fetch(start: int, length: int) -> bytes:
-        part = read_part(found.uri, start, length)
-        if part is None:
-            raise StorageError("archived", f"{found.uri}: is archived, or not for this user to read")
-        if start == 0 and length and not part:
-            raise StorageError("not_found", f"{found.uri}: is gone")
-        return part
-
-    return pages_in(fetch, found.size_bytes) if found.size_bytes else 1
+    Raises `StorageError` where it cannot be read.
+    """
+    if not found.size_bytes:
+        return 1
+    if is_paged(found.uri):
+        return pages_in(lambda start, length: read_span(found.uri, start, length), found.size_bytes)
+    length = NIFTI_HEAD_BYTES if nifti.is_nifti(found.uri) else HEAD_BYTES
+    head = read_span(found.uri, 0, min(found.size_bytes, length))
+    slices = slices_in(found.uri, head, found.size_bytes, volumes) if head else None
+    return frames_of_head(head) if slices is None else slices

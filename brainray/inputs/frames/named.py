@@ -11,17 +11,18 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from brainray import storage
-from brainray.errors import StorageError
+from brainray.errors import ImageError, StorageError
 from brainray.inputs.listed_image import ListedImage
-from brainray.inputs.unnamed_files import DICOM, FileFormats
-from brainray.inputs.unread import refusal_of_file
+from brainray.inputs.unnamed_files import DICOM, UNREADABLE, FileFormats
+from brainray.inputs.unread import error_of_unread, refusal_of_file
 from brainray.storage.base import FileInfo
 
-from . import SUFFIXES, frame_uri, is_dicom, nifti, split
-from .listing import frames_in_file
+from . import PACKED, SUFFIXES, frame_uri, is_dicom, nifti, split
+from .listing import frames_in_file, unpacked_share
 from .nifti.header import Header
 from .nifti.listing import Slices
 from .pages import is_paged
+from .sources import Frames
 
 _KEPT = 10_000  # files that are remembered; rows of a list name the frames of a file one after the other
 
@@ -30,7 +31,18 @@ class _File(NamedTuple):
     """A file that has been looked up."""
 
     info: FileInfo
-    slices: Slices | None  # of NIfTI, if its first bytes could be read
+    frames: int  # of NIfTI its `Slices`, of a packed file its `Frames`; else 0
+
+    @property
+    def slices(self) -> Slices | None:
+        """Those of NIfTI, if its first bytes could be read."""
+        return self.frames if isinstance(self.frames, Slices) else None
+
+    @property
+    def unread(self) -> str | None:
+        """Why nothing is known of its frames."""
+        unread = self.frames.unread if isinstance(self.frames, Frames) else None
+        return None if unread is None else str(unread)
 
 
 class NamedFrames:
@@ -52,15 +64,14 @@ class NamedFrames:
         file, frame = named
         try:
             found = self._file(file)
-        except StorageError:
-            return (
-                image if is_dicom(file) or is_paged(file) or nifti.is_nifti(file) else None
-            )  # the read will report the reason
+        except StorageError as exc:
+            return _unread_row(image, file, frame, exc) if may_have_frames(file) else None
         if found is None:
             return None
         if isinstance(frame, nifti.Place):
             return _slice_row(image, found, frame)
-        return _row(image, found.info, offset=frame - 1, size_bytes=_share(found.info, frame))
+        size_bytes = unpacked_share(found.frames, found.info.size_bytes) or _share(found.info, frame)
+        return _row(image, found.info, offset=frame - 1, size_bytes=size_bytes)
 
     def _file(self, uri: str) -> _File | None:
         with self._lock:
@@ -78,6 +89,11 @@ class NamedFrames:
         return known.result()
 
 
+def may_have_frames(name: str) -> bool:
+    """Whether a file may have frames, pages or slices by its suffix."""
+    return is_dicom(name) or is_paged(name) or nifti.is_nifti(name)
+
+
 def _named(uri: str) -> tuple[str, int | nifti.Place] | None:
     """The file and the number of the frame, or the place of the slice, that a name may stand for; else None."""
     in_volume = nifti.split(uri)
@@ -92,11 +108,20 @@ def _look_up(uri: str) -> _File | None:
     found = storage.stat(uri) if storage.is_local(uri) else next(iter(storage.list_files(uri)), None)
     if found is None or found.uri != uri or found.special:
         return None
-    if nifti.is_nifti(uri):
-        slices = frames_in_file(found) if found.size_bytes and not found.archived else None
-        return _File(found, slices if isinstance(slices, Slices) else None)
-    has_frames = is_dicom(uri) or is_paged(uri) or FileFormats(tars=False)(found) == DICOM
-    return _File(found, None) if has_frames else None
+    is_packed = is_dicom(uri) and (uri.lower().endswith(PACKED) or storage.is_local(uri))
+    if nifti.is_nifti(uri) or is_packed:
+        return _File(found, frames_in_file(found) if found.size_bytes and not found.archived else 0)
+    if may_have_frames(uri):
+        return _File(found, 0)
+    formats = FileFormats(tars=False)
+    return _File(found, formats.frames(uri)) if formats(found) in (DICOM, UNREADABLE) else None
+
+
+def _unread_row(image: ListedImage, file: str, frame: int | nifti.Place, exc: StorageError) -> ListedImage:
+    """The row of a frame of a file that cannot be looked up: one that the run has of that name stays."""
+    unread = error_of_unread(exc) or ImageError(exc.reason, str(exc))
+    offset = frame.number if isinstance(frame, nifti.Place) else frame - 1
+    return image._replace(version=None, container=file, offset=offset, stored_bytes=0, refused=str(unread))
 
 
 def _slice_row(image: ListedImage, file: _File, place: nifti.Place) -> ListedImage:
@@ -104,6 +129,7 @@ def _slice_row(image: ListedImage, file: _File, place: nifti.Place) -> ListedIma
     if file.slices is None or header is None:  # the read will report the reason
         offset = place.number + place.volume * nifti.MOST_SLICES
         row = _row(image, file.info, offset=offset, size_bytes=_share(file.info, place.number + 1))
+        row = row._replace(refused=row.refused or file.unread)
     else:
         row = _row(image, file.info, offset=_offset(header, place), size_bytes=header.slice_bytes(place.axis))
         name = nifti.place_name(place, several=header.volumes > 1 or place.volume > 0)

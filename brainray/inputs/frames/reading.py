@@ -1,7 +1,7 @@
 """Reads frames of a DICOM file, each as a DICOM file of its own with one frame, by ranges of the file.
 
 The header is read once for the frames of a read. Attributes that differ by frame, as those of enhanced MR, are
-reduced to the frame's.
+reduced to the frame's. A file that is packed as a whole is unpacked first.
 """
 
 import io
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainray.errors import ImageError, StorageError
 
 from .library import pydicom_library
-from .sources import Fetch, Image, Once, Spans
+from .packed import is_deflated, is_packed, unpack
+from .sources import Fetch, Image, Keep, Once, Spans, Unpacked, within
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -37,6 +38,10 @@ def _made(make: Callable[[], Spans]) -> Spans:
     return make()
 
 
+def _unpacked(make: Callable[[], Unpacked]) -> Unpacked:
+    return make()
+
+
 class _Header(NamedTuple):
     dataset: "Dataset"
     pixels: int  # where the pixels begin, after tag, type and length
@@ -45,15 +50,37 @@ class _Header(NamedTuple):
     swapped: bool  # pixels of 8 bits in words of 16, big endian
 
 
-def read_frames(fetch: Fetch, size_bytes: int, numbers: Several[int], once: Once = _made) -> tuple[Image, ...]:
+def read_frames(
+    fetch: Fetch, size_bytes: int, numbers: Several[int], once: Once = _made, keep: Keep = _unpacked
+) -> tuple[Image, ...]:
     """The frames at these places, from 0, which ascend one by one. Raises `StorageError` where a read fails.
 
-    `once` may keep the places of compressed frames for other reads of the same file.
+    `once` may keep the places of compressed frames, and `keep` a packed file, for other reads of the same file.
     """
+    head = fetch(0, min(size_bytes, _FIRST_BYTES))
+    if not is_packed(head):
+        return _frames(head, fetch, size_bytes, numbers, once)
+    plain = keep(lambda: _unpack(fetch, size_bytes))
+    if isinstance(plain, ImageError):
+        return (plain,) * len(numbers)
+    return _frames(bytes(plain[:_FIRST_BYTES]), within(plain), len(plain), numbers, once)
+
+
+def _unpack(fetch: Fetch, size_bytes: int) -> Unpacked:
+    try:
+        return unpack(fetch, size_bytes)
+    except ImageError as exc:
+        return exc
+    except MemoryError:
+        return ImageError("too_large", "it takes too much memory to unpack")
+
+
+def _frames(head: bytes, fetch: Fetch, size_bytes: int, numbers: Several[int], once: Once) -> tuple[Image, ...]:
+    """The frames of a file that is not packed, which begins with `head`."""
     found: list[bytes | ImageError] = []
     rest = ImageError("truncated", "the file has no such frame")
     try:
-        header = _header(fetch, size_bytes)
+        header = _header(head, fetch, size_bytes)
         there = [number for number in numbers if number < header.frames]
         for number, pixels in zip(there, _pixels(fetch, size_bytes, header, there, once), strict=False):
             found.append(pixels if isinstance(pixels, ImageError) else _alone(header, number, pixels))
@@ -68,13 +95,14 @@ def read_frames(fetch: Fetch, size_bytes: int, numbers: Several[int], once: Once
     return (*found, *[rest] * (len(numbers) - len(found)))
 
 
-def _header(fetch: Fetch, size_bytes: int) -> _Header:
-    """Read the attributes before the pixels, which may take several reads."""
+def _header(head: bytes, fetch: Fetch, size_bytes: int) -> _Header:
+    """Read the attributes before the pixels, which may take more reads than that of `head`."""
     pydicom = pydicom_library()
     length = min(size_bytes, _FIRST_BYTES)
-    head = b""
     while True:
-        head += fetch(len(head), length - len(head))
+        head += fetch(len(head), length - len(head)) if len(head) < length else b""
+        if is_deflated(head):
+            raise ImageError("truncated", "its DICOM header is longer than any, or deflated again")
         stream = io.BytesIO(head)
         try:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)

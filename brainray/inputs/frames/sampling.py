@@ -12,6 +12,7 @@ from concurrent.futures import Future
 
 from . import is_dicom
 from .pages import is_paged
+from .sources import is_unread
 
 SINGLE_BYTES = 640 << 10  # a slice of 512 x 512 pixels of 16 bits has 512 KiB, and its header up to 100 kB
 _STEPS = 8  # in which sizes double: files that differ by less than a tenth count as of one size
@@ -34,6 +35,11 @@ def kind_of_size(name: str, size_bytes: int) -> Kind:
     return name.rpartition("/")[0], int(math.log2(size_bytes + 1) * _STEPS), is_paged(name)
 
 
+def _may_stand(frames: int) -> bool:
+    """Whether an answer is one for other files, too: those of several frames are asked each."""
+    return frames <= 1 and not is_unread(frames)
+
+
 class AskedSample:
     """As `FrameSample`, for answers that come later. At most one of 16 small files is asked, beyond the first 64."""
 
@@ -48,7 +54,7 @@ class AskedSample:
         known = self._of.get(kind)
         if known is None and self._asked >= _FREE + self._small // _SHARE:
             return _ONE
-        return known if known is None or not known.done() or known.result() <= 1 else None
+        return known if known is None or not known.done() or _may_stand(known.result()) else None
 
     def add(self, name: str, size_bytes: int, answer: Future[int]) -> None:
         """Remember the answer of a file that was asked."""

@@ -7,6 +7,7 @@ from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs import archives
 from brainray.inputs.archives.index import ArchiveIndexes, Members
+from brainray.inputs.frames.named import may_have_frames
 from brainray.inputs.frames.nifti.header import Header
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unnamed_files import TAR, image_or_tar_format
@@ -55,7 +56,7 @@ class ArchiveLookup:
 
     def _unnamed(self, uri: str) -> tuple[str, archives.Kind] | None:
         """The tar without suffix of which a URI may name a member. On a disk only, where it costs no request."""
-        if "#" not in uri:
+        if "#" not in uri or may_have_frames(uri.rpartition("#")[0]):
             return None
         ends = (at for at, sign in enumerate(uri) if sign == "#")
         archive = next((uri[:at] for at in ends if self._is_tar(uri[:at])), None)

@@ -223,6 +223,13 @@ def test_a_deflated_file_unpacks_within_a_bound():
     assert found.value.reason == "too_large"
 
 
+def test_a_large_deflated_file_that_is_padded_is_read():
+    large = data_set(PIXELS)
+    large.add_new(0x00091010, "OB", bytes(17 << 20))
+    content = written(large, DeflatedExplicitVRLittleEndian) + b"\0"
+    assert decode(content, ImageSpec(max_pixels=10_000_000)).width == PIXELS.shape[1]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -21,7 +21,7 @@ def asked(monkeypatch, rows: list[ListedImage], *, at_once: int, is_read=lambda 
         together.wait()
         return CONTENT[start : start + length]
 
-    monkeypatch.setattr(listing, "read_part", head)
+    monkeypatch.setattr(listing, "read_span", head)
     frames = FrameRows(Counter(), "first", FileFormats(tars=False))
     return [(row, image.uri, int(count)) for row, image, count in frames.of_listed(enumerate(rows), is_read)]
 

@@ -30,7 +30,7 @@ def asked_for(monkeypatch, files: list[FileInfo]) -> tuple[list[str], list[int]]
         assert length <= 65_536
         return THREE
 
-    monkeypatch.setattr(listing, "read_part", head)
+    monkeypatch.setattr(listing, "read_span", head)
     found = list(with_frames((each, None) for each in files))
     assert [each for each, _, _ in found] == files
     return sorted(asked), [number for _, _, number in found]
@@ -50,8 +50,8 @@ def test_a_file_without_suffix_is_read_once_for_format_and_frames(monkeypatch):
         read.append((uri, length))
         return THREE[:length]
 
-    monkeypatch.setattr(unnamed_files, "read_part", head)
-    monkeypatch.setattr(listing, "read_part", head)
+    monkeypatch.setattr(unnamed_files, "read_span", head)
+    monkeypatch.setattr(listing, "read_span", head)
     formats = FileFormats(tars=True)
     found = info("s3://bucket/IM0001", 50_000)
     assert formats(found) == "DICOM"
@@ -65,7 +65,7 @@ ONE_BYTES = 512 * 512 * 2 + 100_000
 
 def test_in_a_bucket_one_slice_stands_for_its_series(monkeypatch):
     files = [info(f"s3://bucket/a/{number}.dcm", ONE_BYTES + number % 7) for number in range(1000)]
-    monkeypatch.setattr(listing, "frames_in", lambda head: 1)
+    monkeypatch.setattr(listing, "frames_of_head", lambda head: 1)
     asked, numbers = asked_for(monkeypatch, [*files, info("s3://bucket/a/big.dcm", 5_000_000)])
     assert asked == ["s3://bucket/a/0.dcm", "s3://bucket/a/big.dcm"]
     assert set(numbers) == {1}
@@ -79,7 +79,7 @@ def test_in_a_bucket_small_files_of_several_frames_are_found(monkeypatch):
 
 def test_in_a_bucket_of_folders_with_a_file_each_few_are_asked(monkeypatch):
     files = [info(f"s3://bucket/{number}/a.dcm") for number in range(3200)]
-    monkeypatch.setattr(listing, "frames_in", lambda head: 1)
+    monkeypatch.setattr(listing, "frames_of_head", lambda head: 1)
     asked, numbers = asked_for(monkeypatch, files)
     assert 64 <= len(asked) <= 64 + 3200 // 16 + 1
     assert set(numbers) == {1}

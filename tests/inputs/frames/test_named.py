@@ -9,6 +9,7 @@ from brainray.errors import StorageError
 from brainray.inputs import unnamed_files
 from brainray.inputs.frames.named import NamedFrames
 from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.unread import UNREAD
 from brainray.storage.base import FileInfo
 
 CONTENT = {
@@ -31,7 +32,7 @@ def requests(monkeypatch):
         return iter(() if found is None else [FileInfo(uri=uri, folders=(), size_bytes=len(found), version="v")])
 
     monkeypatch.setattr(storage, "list_files", list_files)
-    monkeypatch.setattr(unnamed_files, "read_part", lambda uri, start, length: CONTENT[uri][start : start + length])
+    monkeypatch.setattr(unnamed_files, "read_span", lambda uri, start, length: CONTENT[uri][start : start + length])
     return made
 
 
@@ -49,6 +50,7 @@ def test_other_names_are_keys_as_they_stand(requests, name):
     assert NamedFrames().find(ListedImage(f"s3://bucket/{name}")) is None
 
 
-def test_a_file_that_may_not_be_read_is_left_to_the_read(requests):
-    image = ListedImage("s3://bucket/secret.dcm#3")
-    assert NamedFrames().find(image) == image
+def test_a_file_that_cannot_be_looked_up_is_a_row_that_says_so(requests):
+    found = NamedFrames().find(ListedImage("s3://bucket/secret.dcm#3"))
+    assert (found.uri, found.container, found.offset) == ("s3://bucket/secret.dcm#3", "s3://bucket/secret.dcm", 2)
+    assert found.refused.startswith(f"forbidden: {UNREAD}")

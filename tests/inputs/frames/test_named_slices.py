@@ -10,6 +10,7 @@ from brainray.inputs.frames.listing import frames_of
 from brainray.inputs.frames.named import NamedFrames
 from brainray.inputs.frames.nifti.listing import slices_in
 from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.unread import UNREAD
 
 ONE, TWO = nifti(), nifti(np.stack([head(), head() // 2], axis=3))
 
@@ -28,8 +29,8 @@ def test_a_slice_is_the_one_that_is_listed_however_it_is_spelt(tmp_path, content
 
 def test_a_file_is_asked_once_for_all_its_slices(tmp_path, monkeypatch):
     (tmp_path / "v.nii.gz").write_bytes(ONE)
-    asked, read_part = [], listing.read_part
-    monkeypatch.setattr(listing, "read_part", lambda uri, *part: asked.append(part) or read_part(uri, *part))
+    asked, read_span = [], listing.read_span
+    monkeypatch.setattr(listing, "read_span", lambda uri, *part: asked.append(part) or read_span(uri, *part))
     frames = NamedFrames()
     sizes = {frames.find(ListedImage(f"{tmp_path}/v.nii.gz#x={number}")).size_bytes for number in range(SHAPE[0])}
     assert (sizes, asked) == ({SHAPE[1] * SHAPE[2] * 2}, [(0, len(ONE))])
@@ -48,6 +49,7 @@ def test_slices_of_a_file_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     def fails(*_: object) -> bytes:
         raise StorageError("read_failed", "the network is gone")
 
-    monkeypatch.setattr(listing, "read_part", fails)
+    monkeypatch.setattr(listing, "read_span", fails)
     found = NamedFrames().find(ListedImage(f"{path}#z=3"))
-    assert (found.uri, found.refused, found.container) == (f"{path}#z=3", None, str(path)), "the read tells"
+    assert (found.uri, found.container) == (f"{path}#z=3", str(path))
+    assert found.refused.startswith(f"read_failed: {UNREAD}"), "its size and place in the file are not known"

@@ -148,6 +148,14 @@ def _replaced(content: bytes, keyword: str, value: bytes) -> bytes:
     return content[: at + 6] + struct.pack("<H", len(value)) + value + content[at + 8 + length :]
 
 
+def _zipped(content: bytes) -> bytes:
+    """In gzip, whose header has a name."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(CANARY, "wb", fileobj=packed) as stream:
+        stream.write(content)
+    return packed.getvalue()
+
+
 def _dicom_files() -> Iterator[tuple[str, bytes]]:
     made = poisoned(PixelPaddingValue=0, RescaleSlope=1, RescaleIntercept=0, NumberOfFrames=1)
     whole = _surrounded(written(made))
@@ -181,6 +189,8 @@ def _dicom_files() -> Iterator[tuple[str, bytes]]:
     frames = _surrounded(written(made))
     yield "frames.dcm", frames
     yield "frames cut.dcm", frames[:-11_000]
+    yield "frames.dcm.gz", _zipped(frames)
+    yield "frames cut.dcm.gz", _zipped(frames)[:-300]
 
 
 # Other images
@@ -256,28 +266,24 @@ def _archives() -> Iterator[tuple[str, bytes]]:
     picture = _pictures()["a.jpg"]
     member = tarfile.TarInfo("in tar.jpg")
     member.size, member.uname, member.gname, member.pax_headers = len(picture), CANARY, CANARY, {"comment": CANARY}
-    tarred, zipped, packed, table = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    tarred, zipped, table = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=tarred, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": CANARY}) as tar:
         tar.addfile(member, io.BytesIO(picture))
     with zipfile.ZipFile(zipped, "w") as archive:
         entry = zipfile.ZipInfo("in zip.jpg")
         entry.comment = archive.comment = _RAW
         archive.writestr(entry, picture)
-    with gzip.GzipFile(CANARY, "wb", fileobj=packed) as stream:
-        stream.write(tarred.getvalue())
     rows = pa.table({"image": [picture], "patient": [CANARY]}).replace_schema_metadata({"who": CANARY})
     pq.write_table(rows, table)
     for name, content in (
         ("one.jpg.gz", picture),
         ("one.dcm.gz", written(data_set(slice_pixels(), PatientName=CANARY))),
     ):
-        single = io.BytesIO()
-        with gzip.GzipFile(CANARY, "wb", fileobj=single) as stream:
-            stream.write(content)
-        yield name, single.getvalue()
-        yield f"cut {name}", single.getvalue()[:-300]
+        single = _zipped(content)
+        yield name, single
+        yield f"cut {name}", single[:-300]
     yield "plain.tar", tarred.getvalue()
-    yield "packed.tar.gz", packed.getvalue()
+    yield "packed.tar.gz", _zipped(tarred.getvalue())
     yield "packed.zip", zipped.getvalue()
     yield "rows.parquet", table.getvalue()
 
