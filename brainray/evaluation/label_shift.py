@@ -59,16 +59,14 @@ def estimate(reference: Rows, archive: Rows, *, strangers: float = 0.0) -> Label
     `strangers`: the share of images of the archive that are like none of the reference. They may be of any class or
     of none, so each interval is wider by so much at both ends.
     """
-    known, other = _Side(reference), _Side(archive)
-    whole = _calibrate(known, known.ones_N)
-    prior_K = _shares(other, whole, other.ones_N)
-    value_M = _figures(known, other, known.ones_N, other.ones_N, whole, prior_K)
+    known, other = _Side.of(reference), _Side.of(archive)
+    whole = _calibrate(known)
+    value_M = _figures(known, other, whole)
     rng, draws = np.random.default_rng(0), []
     for _ in range(DRAWS):
-        weight_R, weight_A = known.resampled(rng), other.resampled(rng)
-        fit = _calibrate(known, weight_R, start=whole)
-        share_K = _shares(other, fit, weight_A, start=prior_K)
-        draws.append(_figures(known, other, weight_R, weight_A, fit, share_K))
+        drawn_known, drawn_other = known.resampled(rng), other.resampled(rng)
+        fit = _calibrate(drawn_known, start=whole)
+        draws.append(_figures(drawn_known, drawn_other, fit, start=value_M[:-2]))
     low_M, high_M = np.quantile(draws, _ENDS, axis=0)
     # Errors come by the patient here too, which no resampling shows without labels: as much as in the reference.
     wider_M = np.ones(len(value_M))
@@ -84,8 +82,9 @@ def estimate(reference: Rows, archive: Rows, *, strangers: float = 0.0) -> Label
 
 def shares_of(reference: Rows, archive: Rows) -> Reals:
     """[K] the shares of the classes in the archive under label shift, without intervals."""
-    known, other = _Side(reference), _Side(archive)
-    return _shares(other, _calibrate(known, known.ones_N), other.ones_N)
+    fit = _calibrate(_Side.of(reference))
+    other = _Side.of(archive)
+    return _shares(_ratios(other, fit), other.weight_N, fit.share_K)
 
 
 def separation(reference: Rows) -> float:
@@ -93,8 +92,10 @@ def separation(reference: Rows) -> float:
 
     At 0 different mixes of classes give the same probabilities, so that none can be told (Lipton et al., ICML 2018).
     """
-    known = _Side(reference)
-    probs_KN = _calibrated(known, _calibrate(known, known.ones_N))
+    known = _Side.of(reference)
+    fit = _calibrate(known)
+    probs_KN = _powers(known, fit.slope, fit.bias_K)
+    probs_KN /= probs_KN.sum(axis=0)
     mean_KK = np.stack([probs_KN[:, reference.label_N == k].mean(axis=1) for k in range(len(probs_KN))])
     return float(np.linalg.svd(mean_KK, compute_uv=False)[-1])
 
@@ -109,32 +110,43 @@ def fewest_groups(reference: Rows) -> tuple[int, float]:
     return k, counts[k]
 
 
-class _Side:
+class _Side(NamedTuple):
     """Rows as they are computed with. Classes come first, for sums over a short last axis are slow."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.log_KN: Reals = np.log(np.maximum(rows.probs_NK.T, _LEAST_PROB))
-        self.called_N = np.asarray(rows.probs_NK.argmax(axis=1), np.int64)
-        self.label_N = rows.label_N
-        self.place_N: Ints = np.unique(rows.group_N, return_inverse=True)[1]
-        self.ones_N = np.ones(len(self.place_N))
-        self._groups = int(self.place_N.max()) + 1
+    log_KN: Reals  # of the probabilities, less the largest of the row, which changes nothing
+    called_N: Ints
+    label_N: Ints  # [N] or, of an archive, [0]
+    place_N: Ints  # groups, from 0
+    weight_N: Reals  # their sum is 1
 
-    def resampled(self, rng: np.random.Generator) -> Reals:
-        """[N] how often each row is drawn, where groups are drawn with replacement."""
-        times_G = np.bincount(rng.integers(0, self._groups, self._groups), minlength=self._groups)
-        return times_G[self.place_N].astype(np.float64)
+    @classmethod
+    def of(cls, rows: Rows) -> "_Side":
+        # In this order in memory too: sums over the classes take a fifth of the time.
+        log_KN = np.log(np.maximum(np.ascontiguousarray(rows.probs_NK.T), _LEAST_PROB))
+        log_KN -= log_KN.max(axis=0)
+        called_N = np.asarray(rows.probs_NK.argmax(axis=1), np.int64)
+        place_N = np.unique(rows.group_N, return_inverse=True)[1]
+        return cls(log_KN, called_N, rows.label_N, place_N, np.full(len(place_N), 1 / max(1, len(place_N))))
+
+    def resampled(self, rng: np.random.Generator) -> "_Side":
+        """The rows of groups that are drawn with replacement, each once, weighted by how often it is drawn."""
+        groups = int(self.place_N.max()) + 1
+        times_N = np.bincount(rng.integers(0, groups, groups), minlength=groups)[self.place_N]
+        rows = np.flatnonzero(times_N)
+        label_N = self.label_N[rows] if len(self.label_N) else self.label_N
+        times_N = times_N[rows]
+        return _Side(
+            self.log_KN.take(rows, axis=1), self.called_N[rows], label_N, self.place_N[rows], times_N / times_N.sum()
+        )
 
 
-def _shares(side: _Side, fit: _Fit, weight_N: Reals, *, start: Reals | None = None) -> Reals:
+def _shares(ratio_KN: Reals, weight_N: Reals, start_K: Reals) -> Reals:
     """[K] the shares of greatest likelihood, by expectation maximisation.
 
     Two steps at a time and their extrapolation: SQUAREM (Varadhan and Roland, Scandinavian Journal of Statistics 35,
     2008).
     """
-    ratio_KN = _calibrated(side, fit) / np.maximum(fit.share_K, 1e-12)[:, None]
-    weight_N = weight_N / weight_N.sum()
-    share_K = fit.share_K if start is None else 0.98 * start + 0.02 / len(start)  # a share of 0 would stay 0
+    share_K = start_K
     for _ in range(_STEPS):
         first_K = _step(ratio_KN, weight_N, share_K)
         second_K = _step(ratio_KN, weight_N, first_K)
@@ -152,18 +164,15 @@ def _step(ratio_KN: Reals, weight_N: Reals, share_K: Reals) -> Reals:
     return np.asarray(share_K * (ratio_KN @ (weight_N / likelihood_N)), np.float64)
 
 
-def _calibrate(side: _Side, weight_N: Reals, *, start: _Fit | None = None) -> _Fit:
+def _calibrate(side: _Side, *, start: _Fit | None = None) -> _Fit:
     """Bias-corrected temperature scaling, by Newton's steps on the log likelihood, which is concave."""
     K, N = side.log_KN.shape
-    weight_N = weight_N / weight_N.sum()
-    share_K = np.bincount(side.label_N, weight_N, minlength=K).astype(np.float64)
+    share_K = np.bincount(side.label_N, side.weight_N, minlength=K).astype(np.float64)
+    found_P = np.r_[side.log_KN[side.label_N, np.arange(N)] @ side.weight_N, share_K]
     fit = _Fit(1.0, np.zeros(K), share_K) if start is None else start._replace(share_K=share_K)
     for _ in range(_NEWTON if start is None else _NEWTON_AGAIN):
-        probs_KN = _calibrated(side, fit)
-        rest_KN = -probs_KN
-        rest_KN[side.label_N, np.arange(N)] += 1
-        gradient_P = np.r_[((rest_KN * side.log_KN).sum(axis=0)) @ weight_N, rest_KN @ weight_N]
-        step_P = np.linalg.solve(_curvature(side.log_KN, probs_KN, weight_N), gradient_P)
+        mean_P, curvature_PP = _moments(side, fit)
+        step_P = np.linalg.solve(curvature_PP + _RIDGE * np.eye(K + 1), found_P - mean_P)
         step_P *= min(1.0, _LONGEST / max(1e-12, float(np.abs(step_P).max())))
         slope = float(np.clip(fit.slope + step_P[0], 0.0, _MOST_SLOPE))
         fit = _Fit(slope, fit.bias_K + step_P[1:], share_K)
@@ -172,53 +181,62 @@ def _calibrate(side: _Side, weight_N: Reals, *, start: _Fit | None = None) -> _F
     return fit
 
 
-def _curvature(log_KN: Reals, probs_KN: Reals, weight_N: Reals) -> Reals:
-    """[P, P] minus the second derivatives by slope and biases, with a ridge, for all biases may grow together."""
-    K = len(log_KN)
-    both_KN = probs_KN * log_KN
-    mean_N = both_KN.sum(axis=0)
-    found_PP = np.empty((K + 1, K + 1))
-    found_PP[0, 0] = ((both_KN * log_KN).sum(axis=0) - mean_N**2) @ weight_N
-    found_PP[0, 1:] = found_PP[1:, 0] = (both_KN - probs_KN * mean_N) @ weight_N
-    weighted_KN = probs_KN * weight_N
-    found_PP[1:, 1:] = np.diag(weighted_KN.sum(axis=1)) - weighted_KN @ probs_KN.T
-    return np.asarray(found_PP + _RIDGE * np.eye(K + 1), np.float64)
+def _moments(side: _Side, fit: _Fit) -> tuple[Reals, Reals]:
+    """[P] what slope and biases multiply, as calibrated probabilities expect it: its mean over all rows.
+
+    And [P, P] the mean of its covariances within rows, which is minus the second derivatives of the log likelihood.
+    """
+    K, N = side.log_KN.shape
+    expected_PN = np.empty((K + 1, N))
+    powers_KN = _powers(side, fit.slope, fit.bias_K)
+    probs_KN = np.divide(powers_KN, powers_KN.sum(axis=0), out=expected_PN[1:])
+    both_KN = np.multiply(probs_KN, side.log_KN, out=powers_KN)
+    both_KN.sum(axis=0, out=expected_PN[0])
+    mean_P = expected_PN @ side.weight_N
+    products_PP = np.diag(np.r_[0.0, mean_P[1:]])  # a class is with itself only
+    products_PP[0, 1:] = products_PP[1:, 0] = both_KN @ side.weight_N
+    both_KN *= side.log_KN
+    products_PP[0, 0] = (both_KN @ side.weight_N).sum()
+    return mean_P, products_PP - (expected_PN * side.weight_N) @ expected_PN.T
 
 
-def _calibrated(side: _Side, fit: _Fit) -> Reals:
-    """[K, N] the probabilities of the classes after calibration."""
-    powers_KN = fit.slope * side.log_KN + fit.bias_K[:, None]
-    powers_KN -= powers_KN.max(axis=0)
-    np.exp(powers_KN, out=powers_KN)
-    return np.asarray(powers_KN / powers_KN.sum(axis=0), np.float64)
+def _powers(side: _Side, slope: float, bias_K: Reals) -> Reals:
+    """[K, N] what is in proportion to the probabilities of the classes in each row after calibration."""
+    powers_KN = slope * side.log_KN
+    powers_KN += (bias_K - bias_K.max())[:, None]
+    return np.exp(powers_KN, out=powers_KN)
 
 
-def _figures(known: _Side, other: _Side, weight_R: Reals, weight_A: Reals, fit: _Fit, share_K: Reals) -> Reals:
+def _ratios(side: _Side, fit: _Fit) -> Reals:
+    """[K, N] what is in proportion to the probabilities in each row if all classes were as common."""
+    return _powers(side, fit.slope, fit.bias_K - np.log(np.maximum(fit.share_K, 1e-12)))
+
+
+def _figures(known: _Side, other: _Side, fit: _Fit, *, start: Reals | None = None) -> Reals:
     """[K + 2] the shares of the classes, and accuracy by confidence and by thresholds."""
-    ratio_K = share_K / np.maximum(fit.share_K, 1e-12)
-    sure_R, sure_A = _confidence(known, fit, ratio_K), _confidence(other, fit, ratio_K)
-    weight_A = weight_A / weight_A.sum()
-    weight_R = weight_R * ratio_K[known.label_N]
-    above = 0.0
-    for k in range(len(share_K)):
-        own_R, own_A = known.called_N == k, other.called_N == k
-        if own_A.any() and weight_R[own_R].sum() > 0:
-            least = _threshold(sure_R[own_R], known.label_N[own_R] == k, weight_R[own_R])
-            above += float(weight_A[own_A] @ (sure_A[own_A] >= least))
-        else:  # nothing in the reference is called so
-            above += float(weight_A[own_A] @ sure_A[own_A])
-    return np.asarray(np.r_[share_K, weight_A @ sure_A, above], np.float64)
+    K = len(fit.share_K)
+    ratio_KA = _ratios(other, fit)
+    start_K = fit.share_K if start is None else 0.98 * start + 0.02 / K  # a share of 0 would stay 0
+    share_K = _shares(ratio_KA, other.weight_N, start_K)
+    sure_R = _confidence(known, _ratios(known, fit), share_K)
+    sure_A = _confidence(other, ratio_KA, share_K)
+    weight_R = known.weight_N * (share_K / np.maximum(fit.share_K, 1e-12))[known.label_N]
+    above_A = sure_A.copy()  # where nothing in the reference is called so
+    for k in range(K):
+        own_R = np.flatnonzero(known.called_N == k)
+        if weight_R[own_R].sum() > 0:
+            own_A = other.called_N == k
+            above_A[own_A] = sure_A[own_A] >= _threshold(sure_R[own_R], known.label_N[own_R] == k, weight_R[own_R])
+    return np.asarray(np.r_[share_K, other.weight_N @ sure_A, other.weight_N @ above_A], np.float64)
 
 
-def _confidence(side: _Side, fit: _Fit, ratio_K: Reals) -> Reals:
-    """[N] the probability of the called class, calibrated and adapted to a mix that is `ratio_K` times the reference's.
+def _confidence(side: _Side, ratio_KN: Reals, share_K: Reals) -> Reals:
+    """[N] the probability of the called class, calibrated and adapted to the mix `share_K`.
 
     0 where the mix has none of the classes that an image may be of.
     """
-    scores_KN = _calibrated(side, fit) * ratio_K[:, None]
-    own_N = scores_KN[side.called_N, np.arange(len(side.called_N))]
-    total_N = np.maximum(scores_KN.sum(axis=0), 1e-300)
-    return np.asarray(np.divide(own_N, total_N), np.float64)
+    own_N = ratio_KN[side.called_N, np.arange(len(side.called_N))] * share_K[side.called_N]
+    return np.asarray(own_N / np.maximum(share_K @ ratio_KN, 1e-300), np.float64)
 
 
 def _threshold(sure_N: Reals, right_N: Flags, weight_N: Reals) -> float:
