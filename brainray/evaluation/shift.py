@@ -186,13 +186,15 @@ def whitening(features_NF: Singles) -> Singles:
 def gaussian_kernel(features_NF: Singles) -> Singles:
     """[N, N] likeness, 0 to 1, by squared distance over its median."""
     square_N = (features_NF**2).sum(axis=1)
-    kernel_NN = features_NF @ features_NF.T
-    kernel_NN *= -2
-    kernel_NN += square_N[:, None]
-    kernel_NN += square_N[None, :]
+    ones_N = np.ones_like(square_N)
+    # Sums with the squares within the product spare three walks over a large matrix.
+    kernel_NN = (
+        np.column_stack([-2 * features_NF, ones_N, square_N]) @ np.column_stack([features_NF, square_N, ones_N]).T
+    )
     some = kernel_NN[np.ix_(rows_spread(len(square_N), 500), rows_spread(len(square_N), 500))]
     median = float(np.median(some[some > 1e-6])) if (some > 1e-6).any() else 1.0
-    return np.asarray(np.exp(kernel_NN / -median, out=kernel_NN), np.float32)
+    kernel_NN *= -1 / median
+    return np.asarray(np.exp(kernel_NN, out=kernel_NN), np.float32)
 
 
 def holm(p_T: Reals) -> Reals:
