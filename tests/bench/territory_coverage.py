@@ -2,17 +2,22 @@
 
 A reference and archives of other patients are drawn from the classifier of `estimate_coverage.py`, with features whose
 means are those of their class and their patient. Labels are hidden; a figure counts in the draws in which it is given.
-An archive has no groups, as most have. Prints a row for each kind of archive.
+An archive has no groups, as most have. Prints a row for each kind of archive. With --output every draw is kept in a
+file, and those that are there are not drawn again.
 
     python tests/bench/territory_coverage.py --draws 200
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from estimate_coverage import Rows, drawn_pictures
+from threadpoolctl import threadpool_limits
 
 from brainray.evaluation.shift import Pictures
 from brainray.evaluation.territory import territory
@@ -29,17 +34,25 @@ class Archive(NamedTuple):
     features: np.ndarray
 
 
-class Draw(NamedTuple):
-    """A result: NaN where nothing is given."""
-
-    kind: str
-    shares: np.ndarray  # [K] 1 where the interval holds the truth
-    accuracy: float  # the same
-    error: float  # the largest of a share
-    half: float  # the widest half interval of a share
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    known = {"seed": options.seed, "images": options.images, "patients": options.patients}
+    draws = dict(_kept(options.output, known))
+    missing = [number for number in range(options.draws) if number not in draws]
+    with ProcessPoolExecutor(options.workers, initializer=threadpool_limits, initargs=(1,)) as pool:
+        for task in as_completed([pool.submit(_drawn, number, **known) for number in missing]):
+            draw = task.result()
+            draws[draw["number"]] = draw
+            if options.output:
+                with options.output.open("a") as file:
+                    file.write(json.dumps(draw) + "\n")
+    archives = [draws[number]["archives"] for number in sorted(draws) if number < options.draws]
+    print(f"{'archive':<30}{'given':>7}{'shares':>8}{'accuracy':>10}{'error':>7}{'half':>6}  kinds, in {len(archives)}")
+    for name in archives[0]:
+        print(f"{name:<30}{_row([each[name] for each in archives])}", flush=True)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=200, help="references and archives of each kind")
     parser.add_argument("--images", type=int, default=5_000, help="of an archive")
@@ -47,18 +60,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--patients", type=int, default=600, help="of a reference, and of those an archive is drawn from"
     )
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    found: dict[str, list[Draw]] = {}
-    for number in range(options.draws):
-        rng = np.random.default_rng([options.seed, number])
-        means = _OF_CLASS * rng.normal(size=(len(CLASSES), FEATURES))
-        known = _with_features(drawn_pictures(options.patients, 9, rng), means, rng)
-        others = _with_features(drawn_pictures(options.patients, 9, rng), means, rng)
-        for name, archive in _archives(others, options.images, rng):
-            found.setdefault(name, []).append(_draw(known, archive))
-    print(f"{'archive':<30}{'given':>7}{'shares':>8}{'accuracy':>10}{'error':>7}{'half':>6}  kinds")
-    for name, draws in found.items():
-        print(f"{name:<30}{_row(draws)}", flush=True)
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--output", type=Path, help="file with a line for each draw, which others are added to")
+    return parser.parse_args(arguments)
+
+
+def _kept(output: Path | None, known: dict[str, int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The draws with these options in a file, by their numbers."""
+    if output and output.exists():
+        for line in output.read_text().splitlines():
+            draw = json.loads(line)
+            if draw["options"] == known:
+                yield draw["number"], draw
+
+
+def _drawn(number: int, **options: int) -> dict[str, Any]:
+    """A draw: what is said of an archive of each kind, and the truth."""
+    rng = np.random.default_rng([options["seed"], number])
+    means = _OF_CLASS * rng.normal(size=(len(CLASSES), FEATURES))
+    known = _with_features(drawn_pictures(options["patients"], 9, rng), means, rng)
+    others = _with_features(drawn_pictures(options["patients"], 9, rng), means, rng)
+    found = {name: _said(known, archive) for name, archive in _archives(others, options["images"], rng)}
+    return {"number": number, "options": options, "archives": found}
 
 
 def _archives(others: Archive, images: int, rng: np.random.Generator) -> Iterator[tuple[str, Archive]]:
@@ -97,38 +120,36 @@ def _with_photographs(archive: Archive, share: float, rng: np.random.Generator) 
     return Archive(rows, np.where(is_one[:, None], far, archive.features).astype(np.float32))
 
 
-def _draw(known: Archive, archive: Archive) -> Draw:
+def _said(known: Archive, archive: Archive) -> dict[str, Any]:
     images = len(archive.rows.label)
     reference = Pictures(known.rows.probs, known.features, known.rows.patient)
     pictures = Pictures(archive.rows.probs, archive.features, np.arange(images))
     found = territory((reference, known.rows.label), pictures, features=1_000, classes=CLASSES)
-    if found["prevalence"] is None:
-        return Draw(str(found["kind"]), np.full(len(CLASSES), np.nan), np.nan, np.nan, np.nan)
-    shares = [found["prevalence"][name] for name in CLASSES]
-    truth = [float((archive.rows.label == k).mean()) for k in range(len(CLASSES))]
-    right = float((archive.rows.probs.argmax(axis=1) == archive.rows.label).mean())
-    return Draw(
-        kind=str(found["kind"]),
-        shares=np.array([_holds(one, value) for one, value in zip(shares, truth, strict=True)]),
-        accuracy=_holds(found["accuracy"], right),
-        error=max(abs(one["value"] - value) for one, value in zip(shares, truth, strict=True)),
-        half=max((one["high"] - one["low"]) / 2 for one in shares),
-    )
+    return {
+        "kind": found["kind"],
+        "shares": found["prevalence"] and [found["prevalence"][name] for name in CLASSES],
+        "true_shares": [float((archive.rows.label == k).mean()) for k in range(len(CLASSES))],
+        "accuracy": found["accuracy"],
+        "true_accuracy": float((archive.rows.probs.argmax(axis=1) == archive.rows.label).mean()),
+    }
 
 
-def _holds(interval: dict[str, float], value: float) -> float:
-    return float(interval["low"] - 1e-12 <= value <= interval["high"] + 1e-12)
+def _holds(interval: dict[str, float], value: float) -> bool:
+    return interval["low"] - 1e-12 <= value <= interval["high"] + 1e-12
 
 
-def _row(draws: list[Draw]) -> str:
-    given = [draw for draw in draws if not np.isnan(draw.error)]
-    kinds = {kind: sum(draw.kind == kind for draw in draws) for kind in ("alike", "class mix", "pictures")}
+def _row(draws: Sequence[dict[str, Any]]) -> str:
+    """Of the draws in which figures are given: how often intervals hold the truth, errors and half widths in points."""
+    kinds = {kind: sum(draw["kind"] == kind for draw in draws) for kind in ("alike", "class mix", "pictures")}
     counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items() if number)
+    given = [draw for draw in draws if draw["shares"]]
     if not given:
         return f"{0:>7}{'':>31}  {counts}"
-    shares = np.mean([draw.shares for draw in given], axis=0).min()  # of the class that is held least often
-    accuracy = float(np.mean([draw.accuracy for draw in given]))
-    error, half = 100 * max(draw.error for draw in given), 100 * float(np.mean([draw.half for draw in given]))
+    pairs = [list(zip(draw["shares"], draw["true_shares"], strict=True)) for draw in given]
+    shares = np.mean([[_holds(*pair) for pair in draw] for draw in pairs], axis=0).min()  # of the class held least
+    accuracy = float(np.mean([_holds(draw["accuracy"], draw["true_accuracy"]) for draw in given]))
+    error = 100 * max(abs(share["value"] - truth) for draw in pairs for share, truth in draw)
+    half = 100 * float(np.mean([max((share["high"] - share["low"]) / 2 for share, _ in draw) for draw in pairs]))
     return f"{len(given):>7}{shares:>8.3f}{accuracy:>10.3f}{error:>7.1f}{half:>6.1f}  {counts}"
 
 
