@@ -14,6 +14,7 @@ each class; and groups of both sides change places (permutation by group). The s
 no groups, the first where it has few. Axes: N rows, K classes, F features, G groups, R draws. Must not read files.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -155,17 +156,26 @@ def before_and_now(features_NF: Singles, group_N: Ints, first_N: Flags) -> Shift
     What is usual is the distance that 95 % of the permutations stay below.
     """
     _, group_N = np.unique(group_N, return_inverse=True)
-    kernel_NN = gaussian_kernel(features_NF @ whitening(features_NF[first_N]))
     weight_N = np.where(first_N, 1 / first_N.sum(), 1 / (~first_N).sum()).astype(np.float32)
     swapped_NR = _sides(group_N, weight_N, _DRAWS, np.random.default_rng(0))
     sides_NR = np.column_stack([first_N, swapped_NR])
     nothing_NK = np.zeros((len(weight_N), 0))
     weights_NR = np.broadcast_to(weight_N[:, None], sides_NR.shape)
-    distance_TR = _distances(kernel_NN, nothing_NK, weights_NR, sides_NR)
+    with one_thread():
+        kernel_NN = gaussian_kernel(features_NF @ whitening(features_NF[first_N]))
+        distance_TR = _distances(kernel_NN, nothing_NK, weights_NR, sides_NR)
     found_T, null_TR = distance_TR[:, 0], distance_TR[:, 1:]
     usual = max(_LEAST_MMD, float(np.quantile(null_TR, 1 - LEVEL)))
     p_value = float(_p_values(found_T, null_TR)[0])
     return ShiftTest(name=PICTURES, distance=float(found_T[0]), usual=usual, p_value=p_value)
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Products of matrices in one thread: others wait busily after each, and take more processor than it does."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def whitening(features_NF: Singles) -> Singles:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from estimate_coverage import Rows, drawn_pictures
-from threadpoolctl import threadpool_limits
 
 from brainray.evaluation.shift import Pictures
 from brainray.evaluation.territory import territory
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = {"seed": options.seed, "images": options.images, "patients": options.patients}
     draws = dict(_kept(options.output, known))
     missing = [number for number in range(options.draws) if number not in draws]
-    with ProcessPoolExecutor(options.workers, initializer=threadpool_limits, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(options.workers) as pool:
         for task in as_completed([pool.submit(_drawn, number, **known) for number in missing]):
             draw = task.result()
             draws[draw["number"]] = draw
@@ -60,7 +59,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--patients", type=int, default=600, help="of a reference, and of those an archive is drawn from"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, help="file with a line for each draw, which others are added to")
     return parser.parse_args(arguments)
 
