@@ -21,10 +21,14 @@ from .metrics import IntervalEstimate
 from .stratified import clopper_pearson, effective
 
 DRAWS = 199
-_ENDS = (0.025, 0.975)
+# Of resamples, for 95 % intervals of shares and of accuracy. Ends of shares lie further out, for those of resamples are
+# too narrow (Hesterberg, American Statistician 69, 2015): where the mix of classes was another, with 0.025 the least
+# held share was held in 0.88 of the draws. Accuracy has one interval over both of its ways.
+_ENDS_OF_SHARES, _ENDS = (0.0125, 0.9875), (0.025, 0.975)
 _LEAST_PROB = 1e-7  # probabilities are float32, and 0 has no logarithm
 _RIDGE = 1e-6  # of the curvature in calibration: perfect probabilities have none
 _MOST_SLOPE = 50.0  # of log probabilities, for a perfect classifier has no best one
+_TINY = 1e-12
 _NEWTON, _NEWTON_AGAIN, _LONGEST = 30, 3, 2.0  # steps of calibration, at first and from its result; their length
 _STEPS, _CLOSE = 1_000, 1e-6  # of expectation maximisation
 
@@ -62,12 +66,14 @@ def estimate(reference: Rows, archive: Rows, *, strangers: float = 0.0) -> Label
     known, other = _Side.of(reference), _Side.of(archive)
     whole = _calibrate(known)
     value_M = _figures(known, other, whole)
-    rng, draws = np.random.default_rng(0), []
+    rng, draws, times = np.random.default_rng(0), [], _patients_add(known, other)
     for _ in range(DRAWS):
         drawn_known, drawn_other = known.resampled(rng), other.resampled(rng)
-        fit = _calibrate(drawn_known, start=whole)
+        fit = _moved(_calibrate(drawn_known, start=whole), whole, times)
         draws.append(_figures(drawn_known, drawn_other, fit, start=value_M[:-2]))
-    low_M, high_M = np.quantile(draws, _ENDS, axis=0)
+    share_RK, accuracy_R2 = np.split(np.array(draws), [-2], axis=1)
+    ends = np.quantile(share_RK, _ENDS_OF_SHARES, axis=0), np.quantile(accuracy_R2, _ENDS, axis=0)
+    low_M, high_M = np.concatenate(ends, axis=1)
     # Errors come by the patient here too, which no resampling shows without labels: as much as in the reference.
     wider_M = np.ones(len(value_M))
     wider_M[-2:] = np.sqrt(1 + len(known.place_N) / len(other.place_N))
@@ -140,6 +146,25 @@ class _Side(NamedTuple):
         )
 
 
+def _patients_add(known: _Side, other: _Side) -> float:
+    """How many times as far off as by the reference calibration may be, for the patients of the archive are others.
+
+    Pictures of a patient are alike. Where the archive has no groups its resamples do not show that, so its images are
+    taken to be of as many patients as so many pictures of the reference. Without this, intervals of the shares in an
+    archive of which 5,000 images are looked at held the truth in 92 % of the draws.
+    """
+    alone = float((np.bincount(other.place_N)[other.place_N] == 1).mean())
+    return float(np.sqrt(1 + alone * len(known.place_N) / len(other.place_N)))
+
+
+def _moved(fit: _Fit, whole: _Fit, times: float) -> _Fit:
+    """A fit to a resample, so many times as far from that to the whole reference."""
+    slope = float(np.clip(whole.slope + times * (fit.slope - whole.slope), 0.0, _MOST_SLOPE))
+    own_K, whole_K = (each.bias_K - np.log(np.maximum(each.share_K, _TINY)) for each in (fit, whole))
+    bias_K = whole_K + times * (own_K - whole_K) + np.log(np.maximum(fit.share_K, _TINY))
+    return fit._replace(slope=slope, bias_K=bias_K)
+
+
 def _shares(ratio_KN: Reals, weight_N: Reals, start_K: Reals) -> Reals:
     """[K] the shares of greatest likelihood, by expectation maximisation.
 
@@ -209,7 +234,7 @@ def _powers(side: _Side, slope: float, bias_K: Reals) -> Reals:
 
 def _ratios(side: _Side, fit: _Fit) -> Reals:
     """[K, N] what is in proportion to the probabilities in each row if all classes were as common."""
-    return _powers(side, fit.slope, fit.bias_K - np.log(np.maximum(fit.share_K, 1e-12)))
+    return _powers(side, fit.slope, fit.bias_K - np.log(np.maximum(fit.share_K, _TINY)))
 
 
 def _figures(known: _Side, other: _Side, fit: _Fit, *, start: Reals | None = None) -> Reals:
@@ -220,7 +245,7 @@ def _figures(known: _Side, other: _Side, fit: _Fit, *, start: Reals | None = Non
     share_K = _shares(ratio_KA, other.weight_N, start_K)
     sure_R = _confidence(known, _ratios(known, fit), share_K)
     sure_A = _confidence(other, ratio_KA, share_K)
-    weight_R = known.weight_N * (share_K / np.maximum(fit.share_K, 1e-12))[known.label_N]
+    weight_R = known.weight_N * (share_K / np.maximum(fit.share_K, _TINY))[known.label_N]
     above_A = sure_A.copy()  # where nothing in the reference is called so
     for k in range(K):
         own_R = np.flatnonzero(known.called_N == k)

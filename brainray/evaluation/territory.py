@@ -21,7 +21,7 @@ LEAST_REFERENCE = 500
 # narrow (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
 LEAST_GROUPS = 30
 LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration errors become ten times as large ones
-WIDEST = 0.02  # half of an interval of a share: wider ones say too little
+WIDEST = 0.025  # half of an interval of a share: wider ones say too little
 OTHER_MIX = 0.05  # between a share in the reference and the nearer end of its interval in the archive
 _USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
 ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
