@@ -101,3 +101,18 @@ def test_a_resample_has_each_row_of_a_drawn_group_once_with_the_weight_of_its_dr
 def test_sums_over_classes_go_through_memory_in_order():
     """Otherwise a summary spends five times the processor on its intervals."""
     assert label_shift._Side.of(pictures([40, 40])).log_KN.flags.c_contiguous
+
+
+def test_the_patients_of_an_archive_without_groups_may_be_as_different_as_those_of_the_reference(monkeypatch):
+    known = pictures([150, 150], sure=1.5)._replace(group_N=np.arange(300) // 10)
+    single = unlabelled(pictures([300, 300], sure=1.5, seed=1))
+    wide = estimate(known, single).prevalence[0]
+    monkeypatch.setattr(label_shift, "_patients_add", lambda known, other: 1.0)
+    narrow = estimate(known, single).prevalence[0]
+    assert wide.low < narrow.low < narrow.value == wide.value < narrow.high < wide.high
+
+
+def test_groups_of_an_archive_show_how_different_its_patients_are():
+    known, other = (label_shift._Side.of(pictures(counts)) for counts in ([100, 100], [50, 50]))
+    assert label_shift._patients_add(known, other) == pytest.approx(np.sqrt(1 + 200 / 100))
+    assert label_shift._patients_add(known, other._replace(place_N=np.arange(100) // 2)) == 1
