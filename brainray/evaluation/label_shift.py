@@ -21,8 +21,8 @@ from .metrics import IntervalEstimate
 from .stratified import clopper_pearson, effective
 
 DRAWS = 199
-# Of resamples, for 95 % intervals of shares and of accuracy. Those of shares lie further out, for intervals of resamples
-# are too narrow (Hesterberg, American Statistician 69, 2015): with 0.025 shares were held in 93.6 % of 77 draws as in
+# Of resamples, for 95 % intervals of shares and of accuracy. Those of shares lie further out, for such intervals are
+# too narrow (Hesterberg, American Statistician 69, 2015): with 0.025 shares were held in 93.6 % of 77 draws as in
 # `tests/bench/territory_coverage.py`, and the class held least in 88 %. Accuracy has one interval over both ways.
 _ENDS_OF_SHARES, _ENDS = (0.0125, 0.9875), (0.025, 0.975)
 _LEAST_PROB = 1e-7  # probabilities are float32, and 0 has no logarithm
