@@ -2,10 +2,11 @@
 
 A reference and archives of other patients are drawn from the classifier of `estimate_coverage.py`, with features whose
 means are those of their class and their patient. Labels are hidden; a figure counts in the draws in which it is given.
-An archive has no groups, as most have. Kinds of which a summary withholds all are drawn in every tenth draw only.
-Prints a row for each kind. With --output each draw is kept in a file, and those that are there are not drawn again.
+An archive has no groups, as most have. The truth is that of the images that are looked at, and that of all which they
+are drawn from. Kinds of which a summary withholds all are drawn in every tenth draw only. Prints a row for each kind.
+With --output each draw is kept in a file, and those that are there are not drawn again.
 
-    python tests/bench/territory_coverage.py --draws 200
+    python tests/bench/territory_coverage.py --draws 200 --workers 2 --output draws.jsonl
 """
 
 import argparse
@@ -62,9 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 with options.output.open("a") as file:
                     file.write(json.dumps(draw) + "\n")
     archives = [draws[number]["archives"] for number in sorted(draws) if number < options.draws]
-    print(f"{'':<44}  of the images   of all they   error")
-    print(f"{'':<44}  looked at       are drawn from  of    larg-")
-    print(f"{'archive':<30}{'draws':>7}{'given':>7}  shares   acc.  shares   acc.  95 %  est half  kinds")
+    print(f"{'':<44}  of the images looked at     of all they are drawn from")
+    print(f"{'archive':<30}{'draws':>7}{'given':>7}{'  shares  acc.  error, most' * 2}  half  kinds")
     for name in archives[0]:
         print(f"{name:<30}{_row([each[name] for each in archives if name in each])}")
 
@@ -172,25 +172,18 @@ def _row(draws: Sequence[dict[str, Any]]) -> str:
     counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items() if number)
     given = [draw for draw in draws if draw["shares"]]
     if not given:
-        return f"{len(draws):>7}{0:>7}{'':>48}  {counts}"
-    cells = "".join(f"{_shares_held(given, of):>8.3f}{_accuracy_held(given, of):>8.3f}" for of in ("drawn", "all"))
-    errors = [
-        100 * max(abs(share["value"] - true) for share, true in zip(draw["shares"], draw["all"]["shares"], strict=True))
-        for draw in given
-    ]
-    error = f"{np.quantile(errors, 0.95):>6.1f}{max(errors):>5.1f}"
+        return f"{len(draws):>7}{0:>7}{'':>60}  {counts}"
     half = 100 * np.mean([max((share["high"] - share["low"]) / 2 for share in draw["shares"]) for draw in given])
-    return f"{len(draws):>7}{len(given):>7}{cells}{error}{half:>5.1f}  {counts}"
+    return f"{len(draws):>7}{len(given):>7}{_held(given, 'drawn')}{_held(given, 'all')}{half:>6.1f}  {counts}"
 
 
-def _shares_held(given: Sequence[dict[str, Any]], of: str) -> float:
-    """How often the share is held of the class for which it is least so."""
-    held = [[_holds(*pair) for pair in zip(draw["shares"], draw[of]["shares"], strict=True)] for draw in given]
-    return float(np.mean(held, axis=0).min())
-
-
-def _accuracy_held(given: Sequence[dict[str, Any]], of: str) -> float:
-    return float(np.mean([_holds(draw["accuracy"], draw[of]["accuracy"]) for draw in given]))
+def _held(given: Sequence[dict[str, Any]], of: str) -> str:
+    """How often the share of the class held least, and accuracy; the error that 95 % stay below, and the largest."""
+    pairs = [list(zip(draw["shares"], draw[of]["shares"], strict=True)) for draw in given]
+    shares = np.mean([[_holds(*pair) for pair in draw] for draw in pairs], axis=0).min()
+    accuracy = np.mean([_holds(draw["accuracy"], draw[of]["accuracy"]) for draw in given])
+    errors = [100 * max(abs(share["value"] - true) for share, true in draw) for draw in pairs]
+    return f"{shares:>8.3f}{accuracy:>7.3f}{np.quantile(errors, 0.95):>6.1f}{max(errors):>6.1f}"
 
 
 if __name__ == "__main__":
