@@ -7,8 +7,8 @@ would be off (Alexandari et al., ICML 2020). Accuracy follows in two ways whose 
 that is so adapted; and the share of images above a threshold that, for each predicted class, is exceeded in the
 reference by as many pictures as are right (average thresholded confidence, Garg et al., ICLR 2022).
 
-Intervals resample groups of the reference and of the archive. Whether label shift is all there is, is for `shift` to
-say. Axes: N rows, K classes, P parameters, M figures; R and A are rows of
+Intervals resample groups of the reference and of the archive, which is taken as a sample of a larger one. Whether label
+shift is all there is, is for `shift` to say. Axes: N rows, K classes, P parameters, M figures; R and A are rows of
 reference and archive. Must not read files.
 """
 
