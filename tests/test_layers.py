@@ -35,7 +35,7 @@ ORDER = (
 # Foreign libraries besides numpy and pyarrow, by the folder or the file that may import them, lazily or not.
 FOREIGN = {
     "storage/s3": {"boto3", "botocore", "obstore"},
-    "evaluation": {"matplotlib", "scipy"},
+    "evaluation": {"matplotlib", "scipy", "threadpoolctl"},
     "inputs/frames": {"nibabel", "pydicom"},
     "imaging": {"PIL", "cv2"},
     "imaging/dicom": {"PIL", "gdcm", "pydicom"},

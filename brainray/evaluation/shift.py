@@ -14,6 +14,7 @@ each class; and groups of both sides change places (permutation by group). The s
 no groups, the first where it has few. Axes: N rows, K classes, F features, G groups, R draws. Must not read files.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -155,17 +156,26 @@ def before_and_now(features_NF: Singles, group_N: Ints, first_N: Flags) -> Shift
     What is usual is the distance that 95 % of the permutations stay below.
     """
     _, group_N = np.unique(group_N, return_inverse=True)
-    kernel_NN = gaussian_kernel(features_NF @ whitening(features_NF[first_N]))
     weight_N = np.where(first_N, 1 / first_N.sum(), 1 / (~first_N).sum()).astype(np.float32)
     swapped_NR = _sides(group_N, weight_N, _DRAWS, np.random.default_rng(0))
     sides_NR = np.column_stack([first_N, swapped_NR])
     nothing_NK = np.zeros((len(weight_N), 0))
     weights_NR = np.broadcast_to(weight_N[:, None], sides_NR.shape)
-    distance_TR = _distances(kernel_NN, nothing_NK, weights_NR, sides_NR)
+    with one_thread():
+        kernel_NN = gaussian_kernel(features_NF @ whitening(features_NF[first_N]))
+        distance_TR = _distances(kernel_NN, nothing_NK, weights_NR, sides_NR)
     found_T, null_TR = distance_TR[:, 0], distance_TR[:, 1:]
     usual = max(_LEAST_MMD, float(np.quantile(null_TR, 1 - LEVEL)))
     p_value = float(_p_values(found_T, null_TR)[0])
     return ShiftTest(name=PICTURES, distance=float(found_T[0]), usual=usual, p_value=p_value)
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Products of matrices in one thread: others wait busily after each, and take more processor than it does."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def whitening(features_NF: Singles) -> Singles:
@@ -186,13 +196,15 @@ def whitening(features_NF: Singles) -> Singles:
 def gaussian_kernel(features_NF: Singles) -> Singles:
     """[N, N] likeness, 0 to 1, by squared distance over its median."""
     square_N = (features_NF**2).sum(axis=1)
-    kernel_NN = features_NF @ features_NF.T
-    kernel_NN *= -2
-    kernel_NN += square_N[:, None]
-    kernel_NN += square_N[None, :]
+    ones_N = np.ones_like(square_N)
+    # Sums with the squares within the product spare three walks over a large matrix.
+    kernel_NN = (
+        np.column_stack([-2 * features_NF, ones_N, square_N]) @ np.column_stack([features_NF, square_N, ones_N]).T
+    )
     some = kernel_NN[np.ix_(rows_spread(len(square_N), 500), rows_spread(len(square_N), 500))]
     median = float(np.median(some[some > 1e-6])) if (some > 1e-6).any() else 1.0
-    return np.asarray(np.exp(kernel_NN / -median, out=kernel_NN), np.float32)
+    kernel_NN *= -1 / median
+    return np.asarray(np.exp(kernel_NN, out=kernel_NN), np.float32)
 
 
 def holm(p_T: Reals) -> Reals:

@@ -12,7 +12,7 @@ import numpy as np
 from . import label_shift
 from .counts import Ints, Reals
 from .metrics import IntervalEstimate
-from .shift import FEWEST, MOST, Comparison, Kind, Pictures, ShiftTest, kind_of
+from .shift import FEWEST, MOST, Comparison, Kind, Pictures, ShiftTest, kind_of, one_thread
 
 # Pictures of a reference. With fewer, features of others are too far from those that distances are fitted to: with 300
 # one drawn archive in twelve was called different that was not.
@@ -21,7 +21,7 @@ LEAST_REFERENCE = 500
 # narrow (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
 LEAST_GROUPS = 30
 LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration errors become ten times as large ones
-WIDEST = 0.02  # half of an interval of a share: wider ones say too little
+WIDEST = 0.025  # half of an interval of a share: wider ones say too little
 OTHER_MIX = 0.05  # between a share in the reference and the nearer end of its interval in the archive
 _USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
 ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
@@ -36,7 +36,7 @@ def territory(
     `reference` are pictures that the model had not learned from, and their classes. `archive` are images in random
     order, of which the first `features` have features (the others may have any).
     """
-    classes, images = tuple(classes), len(archive.group_N)
+    classes = tuple(classes)
     found: dict[str, Any] = {
         "images": min(features, MOST),
         "reference_pictures": None if reference is None else len(reference[1]),
@@ -52,6 +52,14 @@ def territory(
     }
     if reference is None or found["reason"] is not None:
         return found | {"withheld": found["reason"]}
+    with one_thread():
+        return found | _compared(reference, archive, features, classes)
+
+
+def _compared(
+    reference: tuple[Pictures, Ints], archive: Pictures, features: int, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """The figures that need a reference."""
     known = label_shift.Rows(reference[0].probs_NK, reference[0].group_N, reference[1])
     archive = archive._replace(group_N=patients(archive.group_N))
     other = label_shift.Rows(archive.probs_NK, archive.group_N, np.zeros(0, np.int64))
@@ -59,18 +67,19 @@ def territory(
     shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
     own = comparison.tests(shares_K)
     mixed = comparison.tests(label_shift.shares_of(known, other))
-    found |= {
-        "kind": kind_of(own, mixed),
+    kind = kind_of(own, mixed)
+    found: dict[str, Any] = {
+        "kind": kind,
         "strangers": comparison.strangers,
         "tests": [_test(each) for each in own],
         "tests_at_mix": [_test(each) for each in mixed],
+        "withheld": _why_withheld(kind, known, classes),
     }
-    found["withheld"] = _why_withheld(found["kind"], known, classes)
     if found["withheld"] is None:
         strangers = max(0.0, comparison.strangers - _USUAL_STRANGERS)
         estimates = label_shift.estimate(known, other, strangers=strangers)
-        found |= _estimated(estimates, comparison.strangers, classes, images)
-        if found["prevalence"] and _is_other_mix(found["prevalence"].values(), shares_K):
+        found |= _estimated(estimates, comparison.strangers, classes, len(archive.group_N))
+        if found.get("prevalence") and _is_other_mix(found["prevalence"].values(), shares_K):
             found["kind"] = "class mix"  # of too few images, or too small a difference, for the tests
     return found
 

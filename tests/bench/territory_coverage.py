@@ -2,14 +2,19 @@
 
 A reference and archives of other patients are drawn from the classifier of `estimate_coverage.py`, with features whose
 means are those of their class and their patient. Labels are hidden; a figure counts in the draws in which it is given.
-An archive has no groups, as most have. Prints a row for each kind of archive.
+An archive has no groups, as most have. The truth is that of the images that are looked at, and that of all which they
+are drawn from. Kinds of which a summary withholds all are drawn in every tenth draw only. Prints a row for each kind.
+With --output each draw is kept in a file, and those that are there are not drawn again.
 
-    python tests/bench/territory_coverage.py --draws 200
+    python tests/bench/territory_coverage.py --draws 200 --workers 2 --output draws.jsonl
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from estimate_coverage import Rows, drawn_pictures
@@ -20,26 +25,51 @@ from brainray.evaluation.territory import territory
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 FEATURES, _OF_CLASS, _OF_PATIENT = 32, 0.7, 0.8  # spread of the means; that of images is 1
 NO_CLASS = -1
+_WITHHELD = 10  # of so many draws, kinds of which nothing is ever given are drawn in one
+
+
+class Truth(NamedTuple):
+    """What is hidden of an archive."""
+
+    shares: list[float]  # of the classes
+    accuracy: float
+
+    @classmethod
+    def of(cls, rows: Rows, shares: np.ndarray) -> "Truth":
+        """Of pictures of these classes in this mix."""
+        right = rows.probs.argmax(axis=1) == rows.label
+        by_class = [right[rows.label == k].mean() if (rows.label == k).any() else 0.0 for k in range(len(shares))]
+        return cls(shares.tolist(), float(shares @ by_class))
 
 
 class Archive(NamedTuple):
-    """Images with features; `label` is hidden."""
+    """Images with features, drawn at random from more; their labels are hidden."""
 
     rows: Rows
     features: np.ndarray
-
-
-class Draw(NamedTuple):
-    """A result: NaN where nothing is given."""
-
-    kind: str
-    shares: np.ndarray  # [K] 1 where the interval holds the truth
-    accuracy: float  # the same
-    error: float  # the largest of a share
-    half: float  # the widest half interval of a share
+    all: Truth  # of those that they are drawn from
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    known = {"seed": options.seed, "images": options.images, "patients": options.patients}
+    draws = dict(_kept(options.output, known))
+    missing = [number for number in range(options.draws) if number not in draws]
+    with ProcessPoolExecutor(options.workers) as pool:
+        for task in as_completed([pool.submit(_drawn, number, **known) for number in missing]):
+            draw = task.result()
+            draws[draw["number"]] = draw
+            if options.output:
+                with options.output.open("a") as file:
+                    file.write(json.dumps(draw) + "\n")
+    archives = [draws[number]["archives"] for number in sorted(draws) if number < options.draws]
+    print(f"{'':<44}  of the images looked at     of all they are drawn from")
+    print(f"{'archive':<30}{'draws':>7}{'given':>7}{'  shares  acc.  error, most' * 2}  half  kinds")
+    for name in archives[0]:
+        print(f"{name:<30}{_row([each[name] for each in archives if name in each])}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=200, help="references and archives of each kind")
     parser.add_argument("--images", type=int, default=5_000, help="of an archive")
@@ -47,28 +77,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--patients", type=int, default=600, help="of a reference, and of those an archive is drawn from"
     )
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    found: dict[str, list[Draw]] = {}
-    for number in range(options.draws):
-        rng = np.random.default_rng([options.seed, number])
-        means = _OF_CLASS * rng.normal(size=(len(CLASSES), FEATURES))
-        known = _with_features(drawn_pictures(options.patients, 9, rng), means, rng)
-        others = _with_features(drawn_pictures(options.patients, 9, rng), means, rng)
-        for name, archive in _archives(others, options.images, rng):
-            found.setdefault(name, []).append(_draw(known, archive))
-    print(f"{'archive':<30}{'given':>7}{'shares':>8}{'accuracy':>10}{'error':>7}{'half':>6}  kinds")
-    for name, draws in found.items():
-        print(f"{name:<30}{_row(draws)}", flush=True)
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--output", type=Path, help="file with a line for each draw, which others are added to")
+    return parser.parse_args(arguments)
 
 
-def _archives(others: Archive, images: int, rng: np.random.Generator) -> Iterator[tuple[str, Archive]]:
+def _kept(output: Path | None, known: dict[str, int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The draws with these options in a file, by their numbers."""
+    if output and output.exists():
+        for line in output.read_text().splitlines():
+            draw = json.loads(line)
+            if draw["options"] == known:
+                yield draw["number"], draw
+
+
+def _drawn(number: int, **options: int) -> dict[str, Any]:
+    """A draw: what is said of an archive of each kind, and the truth."""
+    rng = np.random.default_rng([options["seed"], number])
+    means = _OF_CLASS * rng.normal(size=(len(CLASSES), FEATURES))
+    known = _with_features(drawn_pictures(options["patients"], 9, rng), means, rng)
+    others = _with_features(drawn_pictures(options["patients"], 9, rng), means, rng)
+    archives = _archives(others, options["images"], rng, withheld=number % _WITHHELD == 0)
+    found = {name: _said(known, archive) for name, archive in archives}
+    return {"number": number, "options": options, "archives": found}
+
+
+def _archives(
+    others: Archive, images: int, rng: np.random.Generator, *, withheld: bool
+) -> Iterator[tuple[str, Archive]]:
+    """Kinds of archives with their names; `withheld`: also those of which nothing is ever given."""
     K = len(CLASSES)
     as_it_is = _mixed(others, np.full(K, 1 / K), images, rng)
     yield "as it is", as_it_is
     yield "another mix of classes", _mixed(others, rng.dirichlet(np.ones(K)), images, rng)
     yield "one class is missing", _mixed(others, np.array([*rng.dirichlet(np.ones(K - 1)), 0.0]), images, rng)
-    for share in (0.01, 0.02, 0.05, 0.2):
+    for share in (0.01, 0.02, 0.05, 0.2) if withheld else (0.01, 0.02):
         yield f"photographs are {share:.0%} of it", _with_photographs(as_it_is, share, rng)
+    if not withheld:
+        return
     moved = as_it_is.features + 0.6 * rng.normal(size=FEATURES)
     yield "another source", as_it_is._replace(features=moved.astype(np.float32))
 
@@ -76,14 +122,18 @@ def _archives(others: Archive, images: int, rng: np.random.Generator) -> Iterato
 def _with_features(rows: Rows, means: np.ndarray, rng: np.random.Generator) -> Archive:
     of_patient = _OF_PATIENT * rng.normal(size=(rows.patient.max() + 1, FEATURES))
     features = means[rows.label] + of_patient[rows.patient] + rng.normal(size=(len(rows.label), FEATURES))
-    return Archive(rows, features.astype(np.float32))
+    return Archive(rows, features.astype(np.float32), Truth.of(rows, _shares(rows)))
+
+
+def _shares(rows: Rows) -> np.ndarray:
+    return np.bincount(rows.label[rows.label != NO_CLASS], minlength=len(CLASSES)) / len(rows.label)
 
 
 def _mixed(others: Archive, shares: np.ndarray, images: int, rng: np.random.Generator) -> Archive:
     label = others.rows.label
     by_class = [rng.choice(np.flatnonzero(label == k), n) for k, n in enumerate(rng.multinomial(images, shares))]
     at = rng.permutation(np.concatenate(by_class))
-    return Archive(others.rows.at(at), others.features[at])
+    return Archive(others.rows.at(at), others.features[at], Truth.of(others.rows, shares))
 
 
 def _with_photographs(archive: Archive, share: float, rng: np.random.Generator) -> Archive:
@@ -94,42 +144,46 @@ def _with_photographs(archive: Archive, share: float, rng: np.random.Generator) 
     far = 4 * rng.normal(size=FEATURES) + rng.normal(size=(images, FEATURES))
     probs = np.where(is_one[:, None], logits / logits.sum(axis=1, keepdims=True), archive.rows.probs)
     rows = archive.rows._replace(probs=probs, label=np.where(is_one, NO_CLASS, archive.rows.label))
-    return Archive(rows, np.where(is_one[:, None], far, archive.features).astype(np.float32))
+    rest = Truth([(1 - share) * each for each in archive.all.shares], (1 - share) * archive.all.accuracy)
+    return Archive(rows, np.where(is_one[:, None], far, archive.features).astype(np.float32), rest)
 
 
-def _draw(known: Archive, archive: Archive) -> Draw:
+def _said(known: Archive, archive: Archive) -> dict[str, Any]:
     images = len(archive.rows.label)
     reference = Pictures(known.rows.probs, known.features, known.rows.patient)
     pictures = Pictures(archive.rows.probs, archive.features, np.arange(images))
     found = territory((reference, known.rows.label), pictures, features=1_000, classes=CLASSES)
-    if found["prevalence"] is None:
-        return Draw(str(found["kind"]), np.full(len(CLASSES), np.nan), np.nan, np.nan, np.nan)
-    shares = [found["prevalence"][name] for name in CLASSES]
-    truth = [float((archive.rows.label == k).mean()) for k in range(len(CLASSES))]
-    right = float((archive.rows.probs.argmax(axis=1) == archive.rows.label).mean())
-    return Draw(
-        kind=str(found["kind"]),
-        shares=np.array([_holds(one, value) for one, value in zip(shares, truth, strict=True)]),
-        accuracy=_holds(found["accuracy"], right),
-        error=max(abs(one["value"] - value) for one, value in zip(shares, truth, strict=True)),
-        half=max((one["high"] - one["low"]) / 2 for one in shares),
-    )
+    return {
+        "kind": found["kind"],
+        "shares": found["prevalence"] and [found["prevalence"][name] for name in CLASSES],
+        "accuracy": found["accuracy"],
+        "drawn": Truth.of(archive.rows, _shares(archive.rows))._asdict(),
+        "all": archive.all._asdict(),
+    }
 
 
-def _holds(interval: dict[str, float], value: float) -> float:
-    return float(interval["low"] - 1e-12 <= value <= interval["high"] + 1e-12)
+def _holds(interval: dict[str, float], value: float) -> bool:
+    return interval["low"] - 1e-12 <= value <= interval["high"] + 1e-12
 
 
-def _row(draws: list[Draw]) -> str:
-    given = [draw for draw in draws if not np.isnan(draw.error)]
-    kinds = {kind: sum(draw.kind == kind for draw in draws) for kind in ("alike", "class mix", "pictures")}
+def _row(draws: Sequence[dict[str, Any]]) -> str:
+    """Of the draws in which figures are given: how often they hold what is true, errors and half widths in points."""
+    kinds = {kind: sum(draw["kind"] == kind for draw in draws) for kind in ("alike", "class mix", "pictures")}
     counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items() if number)
+    given = [draw for draw in draws if draw["shares"]]
     if not given:
-        return f"{0:>7}{'':>31}  {counts}"
-    shares = np.mean([draw.shares for draw in given], axis=0).min()  # of the class that is held least often
-    accuracy = float(np.mean([draw.accuracy for draw in given]))
-    error, half = 100 * max(draw.error for draw in given), 100 * float(np.mean([draw.half for draw in given]))
-    return f"{len(given):>7}{shares:>8.3f}{accuracy:>10.3f}{error:>7.1f}{half:>6.1f}  {counts}"
+        return f"{len(draws):>7}{0:>7}{'':>60}  {counts}"
+    half = 100 * np.mean([max((share["high"] - share["low"]) / 2 for share in draw["shares"]) for draw in given])
+    return f"{len(draws):>7}{len(given):>7}{_held(given, 'drawn')}{_held(given, 'all')}{half:>6.1f}  {counts}"
+
+
+def _held(given: Sequence[dict[str, Any]], of: str) -> str:
+    """How often the share of the class held least, and accuracy; the error that 95 % stay below, and the largest."""
+    pairs = [list(zip(draw["shares"], draw[of]["shares"], strict=True)) for draw in given]
+    shares = np.mean([[_holds(*pair) for pair in draw] for draw in pairs], axis=0).min()
+    accuracy = np.mean([_holds(draw["accuracy"], draw[of]["accuracy"]) for draw in given])
+    errors = [100 * max(abs(share["value"] - true) for share, true in draw) for draw in pairs]
+    return f"{shares:>8.3f}{accuracy:>7.3f}{np.quantile(errors, 0.95):>6.1f}{max(errors):>6.1f}"
 
 
 if __name__ == "__main__":

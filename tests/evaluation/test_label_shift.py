@@ -85,3 +85,34 @@ def test_images_like_none_of_the_reference_widen_each_interval():
     known, other = pictures([100, 100]), unlabelled(pictures([60, 60], seed=1))
     narrow, wide = (estimate(known, other, strangers=share).prevalence[0] for share in (0.0, 0.03))
     assert (wide.low, wide.high) == pytest.approx((narrow.low - 0.03, narrow.high + 0.03))
+
+
+def test_a_resample_has_each_row_of_a_drawn_group_once_with_the_weight_of_its_draws():
+    rows = pictures([40, 40])._replace(group_N=np.arange(80) // 4)
+    whole = label_shift._Side.of(rows)
+    drawn = whole.resampled(np.random.default_rng(1))
+    times = np.bincount(np.random.default_rng(1).integers(0, 20, 20), minlength=20)
+    assert len(drawn.place_N) == 4 * (times > 0).sum() < 80
+    assert drawn.weight_N == pytest.approx(times[drawn.place_N] / 80)
+    repeated = np.repeat(np.arange(80), times[whole.place_N])
+    assert drawn.log_KN @ drawn.weight_N == pytest.approx(whole.log_KN[:, repeated].mean(axis=1))
+
+
+def test_sums_over_classes_go_through_memory_in_order():
+    """Otherwise a summary spends five times the processor on its intervals."""
+    assert label_shift._Side.of(pictures([40, 40])).log_KN.flags.c_contiguous
+
+
+def test_the_patients_of_an_archive_without_groups_may_be_as_different_as_those_of_the_reference(monkeypatch):
+    known = pictures([150, 150], sure=1.5)._replace(group_N=np.arange(300) // 10)
+    single = unlabelled(pictures([300, 300], sure=1.5, seed=1))
+    wide = estimate(known, single).prevalence[0]
+    monkeypatch.setattr(label_shift, "_patients_add", lambda known, other: 1.0)
+    narrow = estimate(known, single).prevalence[0]
+    assert wide.low < narrow.low < narrow.value == wide.value < narrow.high < wide.high
+
+
+def test_groups_of_an_archive_show_how_different_its_patients_are():
+    known, other = (label_shift._Side.of(pictures(counts)) for counts in ([100, 100], [50, 50]))
+    assert label_shift._patients_add(known, other) == pytest.approx(np.sqrt(1 + 200 / 100))
+    assert label_shift._patients_add(known, other._replace(place_N=np.arange(100) // 2)) == 1
