@@ -41,10 +41,12 @@ _PAGED, _VOLUME, ARCHIVE = map(_ends_with, (SUFFIXES, nifti.SUFFIXES, archives.S
 _SLICE = "#(t=[0-9]+,)?[xyz]=[0-9]+$"
 _UNREAD = f"^[a-z_]+: {UNREAD}"
 _PLACE = ("uri", "size_bytes", "container", "offset", "stored_bytes")
+_AS_BEFORE = ("size_bytes", "offset", "stored_bytes", "version")
 _DESCRIBED = ("label", "group", "kept")
 _ONE_IMAGE = (
     "{:,} files of several pages stay one image each, as the run has them; --rescore gives each page a row of its own"
 )
+_NONE = pa.array([], pa.string())
 _AT_ONCE = 16  # files that are asked in parallel
 # SQL over rows of a listing, as `are_parts`.
 IS_PART = f"""(container IS NOT NULL AND NOT regexp_matches(container, '{ARCHIVE}') AND (
@@ -61,7 +63,7 @@ class _Listed(NamedTuple):
     """What may differ between a listing and a run."""
 
     paged: pa.Array  # files that are listed by page
-    wholes: list[ListedImage]  # listed as one image, of which the run has frames
+    wholes: list[ListedImage]  # listed as one image and not by frame, too, of which the run has frames
     unread: pa.Array  # names in the run of other files that could not be read
 
 
@@ -144,7 +146,7 @@ def _manifest(old: Sequence[str], *columns: str) -> Iterator[pa.RecordBatch]:
 def _files_of_parts(old: Sequence[str]) -> pa.Array:
     """The files of which a run has frames, slices or pages."""
     found = [pc.unique(batch["container"].filter(are_parts(batch))) for batch in _manifest(old, *_PLACE)]
-    return pc.unique(pa.concat_arrays([*found, pa.array([], pa.string())]))
+    return pc.unique(pa.concat_arrays([*found, _NONE]))
 
 
 def _told(uris: pa.Array, told: Told) -> pa.Array:
@@ -159,16 +161,20 @@ def _listed(found: Listing, known: pa.Array, told: Told) -> _Listed:
     paged: list[pa.Array] = []
     wholes: list[ListedImage] = []
     unread: list[str] = []
+    by_frame: list[pa.Array] = []
     for table in found.batches():
         paged.append(pc.unique(table["container"].filter(_are_pages(table))))
         files = table.filter(pc.is_null(table["container"])) if len(known) else table.slice(0, 0)
         is_known = pc.is_in(_told(files["uri"].combine_chunks(), told), known)
         wholes += [ListedImage(**row) for row in files.filter(is_known).to_pylist()]
+        by_frame.append(pc.unique(table["container"].filter(are_parts(table)) if len(known) else files["container"]))
         others = table.filter(_are_unread(table)).select(("uri", "container")).to_pylist()
         unread += [_told_image(row["uri"], row["container"], told) for row in others]
-    return _Listed(
-        pc.unique(pa.concat_arrays([*paged, pa.array([], pa.string())])), wholes, pa.array(unread, pa.string())
-    )
+    paged_files, framed_files = (pc.unique(pa.concat_arrays([*each, _NONE])) for each in (paged, by_frame))
+    # Of a file that is listed as one image and by some of its frames, each row is the one that it was asked for.
+    is_both = pc.is_in(pa.array([image.uri for image in wholes], pa.string()), framed_files).to_pylist()
+    wholes = [image for image, both in zip(wholes, is_both, strict=True) if not both]
+    return _Listed(paged_files, wholes, pa.array(unread, pa.string()))
 
 
 def _as_one_image(old: Sequence[str], files: pa.Array, told: Told) -> dict[str, tuple[str | None, int | None]]:
@@ -256,7 +262,7 @@ def _known_part(image: ListedImage, part: Row) -> ListedImage:
     return image._replace(
         uri=frame_uri(image.uri, part["uri"][len(part["container"]) + 1 :]),
         container=image.uri,
-        **{name: part[name] for name in ("version", "size_bytes", "offset", "stored_bytes")},
+        **{name: part[name] for name in _AS_BEFORE},
         **described,
     )
 
@@ -292,5 +298,7 @@ def _unread_row(row: Row, before: Row | None) -> Row:
     """The row of an image that could not be read when it was listed; `before` is the one that the run has of it."""
     if before is None:
         return row | {"version": None}
-    place = {name: before[name] for name in ("size_bytes", "offset", "stored_bytes", "version")}
-    return row | {"refused": None} | (place if row["container"] is not None else {})
+    if row["container"] is None:
+        # One that has changed gets no version: it is scored as one image now, and looked into when it can be read.
+        return row | {"refused": None, "version": row["version"] if row["version"] == before["version"] else None}
+    return row | {"refused": None} | {name: before[name] for name in _AS_BEFORE}

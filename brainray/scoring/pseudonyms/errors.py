@@ -11,6 +11,7 @@ from brainray.errors import INSTALL, BrainrayError, ImageError, Outage, StorageE
 from brainray.imaging.heif import IS_HEIF
 from brainray.inputs.frames.library import IS_DICOM
 from brainray.inputs.frames.sources import Image
+from brainray.inputs.unread import UNREAD
 
 _LEFT_OUT = {
     "not_found": "it is gone since it was listed",
@@ -42,11 +43,12 @@ def hidden(error: ImageError, pseudonym: str, uri: str) -> ImageError:
     for end in (at.start() for at in re.finditer("#", uri)):
         detail = detail.replace(uri[:end], file)
     detail = _QUOTED.sub("(a name)", detail)
-    rest = detail.replace(pseudonym, "").replace(file, "").casefold()
+    mark = UNREAD if detail.startswith(UNREAD) else ""  # by which the next run knows such a row
+    rest = detail[len(mark) :].replace(pseudonym, "").replace(file, "").casefold()
     parts = _BETWEEN.split(uri.casefold())
     names = {part for part in parts if len(part) >= _LEAST_CHARS or not part.isascii()}
     if any(name in rest for name in names) and not _TELLS_READER.search(detail):
-        detail = f"{pseudonym}: {_LEFT_OUT.get(error.reason, _OTHERWISE)}"
+        detail = f"{mark}{'; ' * bool(mark)}{pseudonym}: {_LEFT_OUT.get(error.reason, _OTHERWISE)}"
     return ImageError(error.reason, detail)
 
 

@@ -6,6 +6,7 @@ import traceback
 import pytest
 
 from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
+from brainray.inputs.unread import UNREAD
 from brainray.scoring.pseudonyms.errors import hidden, without_names
 
 URI, PSEUDONYM = "/in/Ward 3/王伟/Jane^Doe.zip#scan/jane.jpg", "p:ab/cd.zip#ef/gh.jpg"
@@ -32,6 +33,13 @@ def test_an_image_whose_reader_is_missing_stays_known_as_such_in_a_folder_named_
     detail = "it is a DICOM file; to read it: pip install 'brainray[dicom]', then run again with --retry-unread"
     found = hidden(ImageError("unsupported", detail), "p:ab/cd.dcm", "/in/dicom/a.dcm")
     assert "it is a DICOM file" in found.detail
+
+
+def test_a_file_that_could_not_be_listed_stays_known_as_such_in_a_folder_named_like_what_is_said():
+    """Else the next run would take it for one image."""
+    detail = f"{UNREAD}, so that its frames are not known; run again to look once more: no answer"
+    found = hidden(ImageError("read_failed", detail), "p:ab/cd.tif", "/in/frames/run/a.tif")
+    assert found.detail.startswith(f"{UNREAD}; p:ab/cd.tif: ")
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,25 @@ def test_a_file_that_changed_while_it_cannot_be_read_is_scored_when_it_can(root,
     assert set(scored(root, tmp_path / "run", bundle)[1]) == {"x.dcm"}, "a file is one image or its frames"
 
 
+def test_a_picture_that_became_pages_while_it_could_not_be_looked_into_gets_them_later(root, tmp_path, bundle, unread):
+    (root / "x.tif").write_bytes(SINGLE["x.tif"])
+    scored(root, tmp_path / "run", bundle)
+    (root / "x.tif").write_bytes(SEVERAL["x.tif"])
+    with unread:
+        assert set(scored(root, tmp_path / "run", bundle)[1]) == {"x.tif"}
+    for _ in range(2):
+        assert set(scored(root, tmp_path / "run", bundle)[1]) == frames_named("x.tif"), "two of three pages are lost"
+
+
+def test_a_list_of_a_file_and_of_one_of_its_frames_doubles_none_in_a_rerun(root, tmp_path, bundle):
+    (root / "x.dcm").write_bytes(THREE)
+    asked = tmp_path / "list.csv"
+    asked.write_text("uri\nin/x.dcm\nin/x.dcm#2\n")
+    _, first = scored(asked, tmp_path / "run", bundle)
+    outcome, second = scored(asked, tmp_path / "run", bundle)
+    assert (second, outcome.plan.complete) == (first, True)
+
+
 def test_what_could_not_be_read_and_is_no_image_leaves_no_row(root, tmp_path, bundle, unread):
     (root / "x.dcm").write_bytes(THREE)
     (root / "notes").write_bytes(b"no image")
