@@ -31,7 +31,7 @@ _ACTOR_POOL = "ray.data._internal.execution.operators.actor_pool_map_operator"
 _RATE_BASED = "ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler"
 _ABORT_S = 10.0
 _PRESTART = "--num_prestart_python_workers="
-_PRELOADED = ("brainray.cluster.score_workers", "brainray.models.encoder")  # with torch, which takes longest
+_PRELOADED = "brainray.cluster.preload"
 _PACKAGE = Path(__file__).parent.parent
 
 TrainerClass = TypeVar("TrainerClass", bound=type[Any])
@@ -114,16 +114,20 @@ def prestarted(workers: int) -> Iterator[None]:
 
     Actors then find a process that is ready, where they would wait for its start. Ray's own setting starts one worker a
     processor, so `start_ray_process` of `ray._private.services` is replaced, which is given their number. Without it:
-    as many as processors. Ray reads the other two settings from the environment.
+    as many as processors. The settings are public; one that the user has set is left alone.
     """
     from ray._private import services
 
-    settings = {"RAY_prestart_worker_first_driver": "1", "RAY_preload_python_modules": ",".join(_PRELOADED)}
+    settings = {"RAY_prestart_worker_first_driver": "1" if workers else "0"}
+    if workers:
+        settings["RAY_preload_python_modules"] = _PRELOADED
+    settings = {name: value for name, value in settings.items() if name not in os.environ}
+    # Modules are preloaded before workers learn of the folders of `own_job_config`.
+    folders = [*_own_folders(), *filter(None, [os.environ.get("PYTHONPATH")])] if workers else []
+    if folders:
+        settings["PYTHONPATH"] = os.pathsep.join(folders)
     saved = {name: os.environ.get(name) for name in settings}
     start = getattr(services, "start_ray_process", None)
-    if not workers or saved["RAY_preload_python_modules"]:  # which the user has set
-        yield
-        return
 
     def start_with(command: list[str], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         chosen = [f"{_PRESTART}{workers}" if word.startswith(_PRESTART) else word for word in command]

@@ -13,8 +13,8 @@ from threading import Thread
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.evaluation import plots
-from brainray.machine.hardware import has_gpu, read_machine
-from brainray.machine.resources import Node, ScorePool, score_pool
+from brainray.machine.hardware import Machine, has_gpu, read_machine
+from brainray.machine.resources import Node, missing_memory, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
 from brainray.scoring.maps.of_shard import MapOrder
 from brainray.scoring.parts import PartInfo
@@ -85,7 +85,8 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
     if plan.names is not None:
         rows = plan.names.rows(rows)
     if cluster_address() is None:
-        nodes, pool = _of_this_machine(request, shards=len(shards), images=images)
+        nodes = _nodes_of(read_machine())
+        pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         return estimate(probe(rows, request.bundle, options), images, nodes=nodes, pool=pool)
     with session() as nodes:
         from .nodes import await_workers, probe_on_a_node
@@ -96,20 +97,22 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
     return estimate(times, images, nodes=nodes, pool=pool)
 
 
-def _of_this_machine(request: ScoreRequest, *, shards: int, images: int) -> tuple[list[Node], ScorePool]:
-    """The nodes and the pool of a Ray of this process alone, as far as they are known before it is started."""
-    machine = read_machine()
-    nodes = nodes_within([Node(cpus=machine.usable)], machine)
-    return nodes, score_pool(nodes, workers=request.options.workers, shards=shards, images=images)
+def _nodes_of(machine: Machine) -> list[Node]:
+    """The nodes of a Ray of this process alone, as far as they are known before it is started."""
+    return nodes_within([Node(cpus=machine.usable)], machine)
 
 
 def _workers_here(request: ScoreRequest, *, shards: int, images: int) -> int:
-    """How many workers a Ray of this process alone will have at least. Beside GPUs tasks decode: none is foreseen."""
-    if has_gpu():
+    """How many workers a Ray of this process alone will have at least; 0 where none is started.
+
+    Beside GPUs tasks decode: none is foreseen.
+    """
+    machine = read_machine()
+    is_small = machine.memory_bytes and missing_memory(machine.available_bytes)
+    if cluster_address() is not None or is_small or has_gpu():
         return 0
-    nodes, _ = _of_this_machine(request, shards=shards, images=images)
-    less = [replace(node, memory_bytes=int(_WORKERS_MEMORY * node.memory_bytes)) for node in nodes]
-    return score_pool(less, workers=request.options.workers, shards=shards, images=images).actors
+    less = replace(machine, available_bytes=int(_WORKERS_MEMORY * machine.available_bytes))
+    return score_pool(_nodes_of(less), workers=request.options.workers, shards=shards, images=images).actors
 
 
 def _required_paths(request: ScoreRequest) -> Iterator[NamedPath]:

@@ -257,7 +257,7 @@ def _is_listening(address: str) -> bool:
 
 
 def _set_ray_defaults() -> None:
-    """Keep Ray's log in its session folder, and let a Ray that is started here start no process before it is needed.
+    """Keep Ray's log in its session folder.
 
     Terminals and pipes then show only brainray's messages. A variable that the user has set is left alone.
     """
@@ -267,8 +267,6 @@ def _set_ray_defaults() -> None:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         # A thread that still waits for Ray when a run is stopped would start another one.
         "RAY_ENABLE_AUTO_CONNECT": "0",
-        # Else a local Ray starts a worker for each processor before it is known how many of them will get work.
-        "RAY_prestart_worker_first_driver": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_USAGE_STATS_PROMPT_ENABLED": "0",

@@ -78,20 +78,31 @@ def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, image
             decoder_bytes=min(_DECODER_BYTES, max(node.memory_bytes for node in nodes)),
         )
     sizes = _sizes(nodes)
-    few = images < _IMAGES_A_START * sum(sizes)
-    threads = _THREADS_PER_ACTOR if few and all(size % _THREADS_PER_ACTOR == 0 for size in sizes) else 1
+    able = [node for node in nodes if node.cpus > 0]
+
+    def held(threads: int) -> int:
+        return max(1, min(_ACTOR_BYTES + threads * _THREAD_BYTES, max(node.memory_bytes for node in able)))
+
+    def fitting(threads: int) -> int:
+        rooms = (node.memory_bytes // held(threads) for node in able)
+        return sum(min(size // threads, room) for size, room in zip(sizes, rooms, strict=True))
+
+    threads = 1
+    if all(size % _THREADS_PER_ACTOR == 0 for size in sizes):
+        few = images < _IMAGES_A_START * sum(sizes)
+        # Where memory has no room for a process for each processor, threads may keep more of them busy.
+        choices = (_THREADS_PER_ACTOR, 1) if few else (1, _THREADS_PER_ACTOR)
+        threads = max(choices, key=lambda each: each * fitting(each))
     if workers is not None:
         threads = min(threads, max(1, sum(sizes) // workers))
-    able = [node for node in nodes if node.cpus > 0]
-    held = min(_ACTOR_BYTES + threads * _THREAD_BYTES, max(node.memory_bytes for node in able))
-    actors = sum(min(size // threads, node.memory_bytes // held) for size, node in zip(sizes, able, strict=True))
+    actors = fitting(threads)
     asked = _ACTOR_CPU_SHARE * min(threads, min(node.cpus for node in able))
     most = -(-shards // threads)
     return ScorePool(
         actors=min(workers or actors, actors, most),
         cpus_per_actor=round(asked, 3),
         threads_per_actor=threads,
-        memory_bytes=held,
+        memory_bytes=held(threads),
         most_actors=min(workers or most, most),
     )
 

@@ -46,7 +46,6 @@ _DESCRIBED = ("label", "group", "kept")
 _ONE_IMAGE = (
     "{:,} files of several pages stay one image each, as the run has them; --rescore gives each page a row of its own"
 )
-_NONE = pa.array([], pa.string())
 _AT_ONCE = 16  # files that are asked in parallel
 # SQL over rows of a listing, as `are_parts`.
 IS_PART = f"""(container IS NOT NULL AND NOT regexp_matches(container, '{ARCHIVE}') AND (
@@ -146,7 +145,11 @@ def _manifest(old: Sequence[str], *columns: str) -> Iterator[pa.RecordBatch]:
 def _files_of_parts(old: Sequence[str]) -> pa.Array:
     """The files of which a run has frames, slices or pages."""
     found = [pc.unique(batch["container"].filter(are_parts(batch))) for batch in _manifest(old, *_PLACE)]
-    return pc.unique(pa.concat_arrays([*found, _NONE]))
+    return _united(found)
+
+
+def _united(files: Sequence[pa.Array]) -> pa.Array:
+    return pc.unique(pa.concat_arrays([*files, pa.array([], pa.string())]))
 
 
 def _told(uris: pa.Array, told: Told) -> pa.Array:
@@ -170,11 +173,10 @@ def _listed(found: Listing, known: pa.Array, told: Told) -> _Listed:
         by_frame.append(pc.unique(table["container"].filter(are_parts(table)) if len(known) else files["container"]))
         others = table.filter(_are_unread(table)).select(("uri", "container")).to_pylist()
         unread += [_told_image(row["uri"], row["container"], told) for row in others]
-    paged_files, framed_files = (pc.unique(pa.concat_arrays([*each, _NONE])) for each in (paged, by_frame))
     # Of a file that is listed as one image and by some of its frames, each row is the one that it was asked for.
-    is_both = pc.is_in(pa.array([image.uri for image in wholes], pa.string()), framed_files).to_pylist()
+    is_both = pc.is_in(pa.array([image.uri for image in wholes], pa.string()), _united(by_frame)).to_pylist()
     wholes = [image for image, both in zip(wholes, is_both, strict=True) if not both]
-    return _Listed(paged_files, wholes, pa.array(unread, pa.string()))
+    return _Listed(_united(paged), wholes, pa.array(unread, pa.string()))
 
 
 def _as_one_image(old: Sequence[str], files: pa.Array, told: Told) -> dict[str, tuple[str | None, int | None]]:

@@ -4,6 +4,7 @@ import ast
 import inspect
 import os
 import re
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -123,6 +124,43 @@ def test_the_attributes_set_on_a_node_are_those_that_ray_reads():
 
 def test_the_number_of_workers_that_ray_prestarts_stands_in_a_command():
     assert f'"{ray_internals._PRESTART}{{}}".format(' in inspect.getsource(import_module("ray._private.services"))
+
+
+SETTINGS = ("RAY_prestart_worker_first_driver", "RAY_preload_python_modules", "PYTHONPATH")
+
+
+@pytest.mark.parametrize(
+    ("workers", "given", "meanwhile"),
+    [
+        (0, {}, ("0", None, None)),
+        (3, {"PYTHONPATH": "/own"}, ("1", "brainray.cluster.preload", f"{ROOT}:/own")),
+        (3, {"RAY_prestart_worker_first_driver": "0"}, ("0", "brainray.cluster.preload", str(ROOT))),
+    ],
+)
+def test_workers_that_start_ahead_import_what_the_driver_runs(monkeypatch, workers, given, meanwhile):
+    """Not another brainray that is installed, too. What a user has set stays."""
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+        if name in given:
+            monkeypatch.setenv(name, given[name])
+    with ray_internals.prestarted(workers):
+        assert tuple(map(os.environ.get, SETTINGS)) == meanwhile
+    assert {name: os.environ[name] for name in SETTINGS if name in os.environ} == given
+
+
+def test_a_library_that_workers_cannot_load_is_left_to_the_scorer(monkeypatch):
+    """Ray starts a worker again and again that fails before it is asked for anything."""
+
+    class Broken:
+        def find_spec(self, name, *_):
+            if name == "brainray.models.encoder":
+                raise OSError("libtorch.so: cannot open shared object file")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    for name in ("brainray.models.encoder", "brainray.cluster.preload"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr("brainray.models.encoder", raising=False)
+    assert import_module("brainray.cluster.preload")
 
 
 def test_every_name_is_in_the_list_above():

@@ -44,7 +44,13 @@ def test_a_quota_of_half_a_processor_is_one_slow_processor():
 
 @pytest.mark.parametrize(
     ("gpu", "free", "workers", "foreseen"),
-    [(False, 100 * GB, None, 8), (False, 4 * GB, None, 2), (False, 100 * GB, 3, 3), (True, 100 * GB, None, 0)],
+    [
+        (False, 100 * GB, None, 8),
+        (False, 4 * GB, None, 2),
+        (False, 100 * GB, 3, 3),
+        (True, 100 * GB, None, 0),
+        (False, 0, None, 0),
+    ],
 )
 def test_no_more_workers_start_ahead_than_will_score(monkeypatch, gpu, free, workers, foreseen):
     """Each takes half a GB and three seconds of a processor."""

@@ -61,6 +61,12 @@ def test_a_machine_of_little_memory_gets_as_many_workers_as_it_can_hold():
     assert score_pool([tiny], workers=None, shards=1000, images=10**6).actors == 1
 
 
+def test_threads_keep_processors_busy_that_memory_has_no_process_for():
+    narrow = score_pool([Node(cpus=2, memory_bytes=2 * GIB)], workers=None, shards=1000, images=10**6)
+    assert (narrow.actors, narrow.threads_per_actor) == (1, 2)
+    assert score_pool([Node(cpus=2, memory_bytes=0)], workers=None, shards=9, images=9).actors == 1
+
+
 def test_workers_are_processes_and_share_the_processors():
     two = [Node(cpus=2)]
     assert score_pool(two, workers=2, shards=9, images=9).actors == 2
@@ -121,9 +127,9 @@ def test_as_many_workers_as_join_find_room_on_a_machine_and_no_more(cpus, fittin
     ("nodes", "actors", "threads"),
     [
         ([Node(cpus=64, memory_bytes=256 * GIB)], 64, 1),
-        ([Node(cpus=64, memory_bytes=34 * GIB)] * 3, 3 * 33, 1),  # memory for half of the workers
+        ([Node(cpus=64, memory_bytes=34 * GIB)] * 3, 3 * 29, 2),  # memory for half of the workers: threads
         ([Node(cpus=1, memory_bytes=2 * GIB)], 1, 1),
-        ([Node(cpus=4, memory_bytes=3 * GIB)], 2, 1),  # a cgroup of 4 of 64 processors, and of little memory
+        ([Node(cpus=4, memory_bytes=3 * GIB)], 2, 2),  # a cgroup of 4 of 64 processors, and of little memory
         ([Node(cpus=0.5, memory_bytes=2 * GIB)], 1, 1),
     ],
 )

@@ -1,0 +1,11 @@
+"""Imported by workers of a private Ray before they are asked for anything: what they need to score, with torch.
+
+What cannot be imported is left to the scorer, whose error is reported. Ray would start such a worker again and again.
+"""
+
+from contextlib import suppress
+
+with suppress(Exception):
+    from brainray.models import encoder  # noqa: F401
+
+    from . import score_workers  # noqa: F401
