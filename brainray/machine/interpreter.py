@@ -34,6 +34,7 @@ PACKAGES = (
     "jinja2",
     "typer",
     "rich",
+    "threadpoolctl",
 )
 OLDEST = (3, 11)  # the oldest Python that brainray runs in
 _WORKER = b"--python_worker_command="  # option of a raylet: the command by which it starts Python workers

@@ -85,7 +85,7 @@ def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, image
 
     def fitting(threads: int) -> int:
         rooms = (node.memory_bytes // held(threads) for node in able)
-        return sum(min(size // threads, room) for size, room in zip(sizes, rooms, strict=True))
+        return max(1, sum(min(size // threads, room) for size, room in zip(sizes, rooms, strict=True)))
 
     threads = 1
     if all(size % _THREADS_PER_ACTOR == 0 for size in sizes):

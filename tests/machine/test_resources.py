@@ -56,7 +56,7 @@ def test_a_machine_of_little_memory_gets_as_many_workers_as_it_can_hold():
     """Or the kernel would kill one after the other, and the run with them."""
     large, small, tiny = (Node(cpus=8, memory_bytes=n * GIB) for n in (64, 4, 1))
     pool = score_pool([large, small], workers=None, shards=1000, images=10**6)
-    assert pool.actors == 8 + 3
+    assert (pool.actors, pool.threads_per_actor) == (4 + 3, 2)
     assert 3 * pool.memory_bytes <= 4 * GIB
     assert score_pool([tiny], workers=None, shards=1000, images=10**6).actors == 1
 
