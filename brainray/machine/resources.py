@@ -64,9 +64,10 @@ class ScorePool:
 
 
 def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, images: int) -> ScorePool:
-    """One actor per GPU where there are GPUs, else one per processor; for few images, one per two processors.
+    """One actor per GPU where there are GPUs, else one per processor.
 
-    Never more actors than `workers` or `shards`. Raises `BadRequest` where no node has processors.
+    For few images, and where memory has no room for that, one per two processors may score in two threads. Never more
+    actors than `workers` or `shards`. Raises `BadRequest` where no node has processors.
     """
     gpus = int(sum(node.gpus for node in nodes))
     if gpus:
