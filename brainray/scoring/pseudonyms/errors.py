@@ -48,7 +48,8 @@ def hidden(error: ImageError, pseudonym: str, uri: str) -> ImageError:
     parts = _BETWEEN.split(uri.casefold())
     names = {part for part in parts if len(part) >= _LEAST_CHARS or not part.isascii()}
     if any(name in rest for name in names) and not _TELLS_READER.search(detail):
-        detail = f"{mark}{'; ' * bool(mark)}{pseudonym}: {_LEFT_OUT.get(error.reason, _OTHERWISE)}"
+        left = f"{pseudonym}: {_LEFT_OUT.get(error.reason, _OTHERWISE)}"
+        detail = f"{mark}; {left}" if mark else left
     return ImageError(error.reason, detail)
 
 
