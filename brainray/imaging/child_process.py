@@ -63,6 +63,9 @@ class ChildProcess:
 
 def _environment() -> dict[str, str]:
     """The parent's, and its modules: Ray's runtime environments and `python script.py` put folders on `sys.path`."""
+    # While OpenCV is imported, by another thread maybe, its folder is on `sys.path`, whose `typing` hides Python's.
+    import cv2  # noqa: F401
+
     modules = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     # One thread: numpy would start one a processor, for linear algebra that decoding has none of.
     return os.environ | {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1"}

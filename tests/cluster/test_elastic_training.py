@@ -8,9 +8,10 @@ import sys
 from contextlib import suppress
 from itertools import groupby
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
-from support.machine.waiting import wait_for
+from support.machine.waiting import HANGS_S, wait_for
 
 TRAIN_SOON = """
 from brainray.cluster import train
@@ -20,6 +21,17 @@ train.train_worker = hanging(train.train_worker, after=1, until={until!r})
 from brainray.cli.app import main
 main()
 """
+
+
+def remove_machine(cluster, node):
+    """What runs on a machine goes with it; processes of a node alone would train on until they miss it."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    running = raylet.children(recursive=True)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in running:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(running, timeout=HANGS_S)
 
 
 @pytest.mark.timeout(900)
@@ -54,7 +66,7 @@ def test_training_takes_in_a_machine_that_joins_and_outlives_one_that_goes(clust
         wait_for(lambda: workers(1), "an epoch of one worker")
         second = cluster.add_node(num_cpus=1)
         wait_for(lambda: workers(2), "an epoch of both")
-        cluster.remove_node(second, allow_graceful=False)
+        remove_machine(cluster, second)
         (tmp_path / "harmed").touch()
         _, err = command.communicate(timeout=300)
     finally:

@@ -227,3 +227,31 @@ def test_a_killed_parent_takes_the_process_along(fragile, busy):
         assert not gone(child)
         parent.kill()
     wait_for(lambda: gone(child), "the process ends with its parent")
+
+
+WHILE_OPENCV_IS_IMPORTED = """
+import importlib, sys, threading
+from brainray.config import ImageSpec
+from brainray.imaging.sandbox import SandboxedDecoder
+
+amid, import_module = threading.Event(), importlib.import_module
+
+def slowly(name):
+    if name == "cv2":
+        amid.set()
+        threading.Event().wait(0.5)
+    return import_module(name)
+
+importlib.import_module = slowly
+threading.Thread(target=lambda: __import__("cv2")).start()
+assert amid.wait(60) and any(folder.endswith("cv2") for folder in sys.path), "OpenCV changes the path no more"
+with SandboxedDecoder(ImageSpec(image_px=16)) as decoder:
+    print(decoder(sys.stdin.buffer.read()).width)
+"""
+
+
+def test_a_child_starts_while_another_thread_imports_opencv():
+    """OpenCV's folder, with a `typing` of its own, is on the path meanwhile: a child that inherits it ends at once."""
+    run = [sys.executable, "-c", WHILE_OPENCV_IS_IMPORTED]
+    done = subprocess.run(run, input=image_bytes(1), capture_output=True, timeout=200)
+    assert (done.returncode, done.stdout.split()) == (0, [b"40"]), done.stderr.decode()
