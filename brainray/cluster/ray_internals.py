@@ -1,7 +1,8 @@
 """All uses of private names of Ray: each docstring says which name, why, and what happens where Ray lacks it.
 
-Ray is pinned to the minor version that was tested; tests/cluster/test_ray_internals.py lists within a second what
-another version lacks. No other module may import a private module of Ray. This one imports Ray inside functions only,
+Those of Ray Train are in `train_internals`. Ray is pinned to the minor version that was tested;
+tests/cluster/test_ray_internals.py lists within a second what another version lacks. No other module may import a
+private module of Ray. This one imports Ray inside functions only,
 because `session` sets environment variables that Ray reads on import.
 """
 
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import update_wrapper, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .stand_ins import NoLocations, NoStatistics, WholeNode
 
@@ -26,15 +27,11 @@ if TYPE_CHECKING:
 
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
-_CLEANER = "PlacementGroupCleanerCallback"
 _ACTOR_POOL = "ray.data._internal.execution.operators.actor_pool_map_operator"
 _RATE_BASED = "ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler"
-_ABORT_S = 10.0
 _PRESTART = "--num_prestart_python_workers="
 _PRELOADED = "brainray.cluster.preload"
 _PACKAGE = Path(__file__).parent.parent
-
-TrainerClass = TypeVar("TrainerClass", bound=type[Any])
 
 
 def is_private() -> bool:
@@ -390,52 +387,3 @@ def end_executors() -> None:
         if type(thread).__name__ == "StreamingExecutor" and hasattr(thread, "shutdown"):
             with suppress(Exception):  # its error does not matter: nobody waits for its result
                 thread.shutdown(force=True)
-
-
-def without_sigint_handler(trainer: TrainerClass) -> TrainerClass:
-    """Keep a subclass of `TorchTrainer` from handling Ctrl-C; a class decorator.
-
-    Replaces `_register_sigint_handler`: the handler would end the process with code 0, and stay when training is over.
-    A Ray that calls no such method keeps its behaviour. The method is given the controller, which `end_training` ends.
-    """
-
-    def keep_controller(self: Any, controller: Any) -> None:  # noqa: ANN401
-        self.controller_to_end = controller
-
-    trainer._register_sigint_handler = keep_controller
-    return trainer
-
-
-def end_training(trainer: Any) -> None:  # noqa: ANN401
-    """End the controller of a fit that was cut short, and with it the workers and what they hold of the cluster.
-
-    Uses the controller's `abort`, as Ray's own handler of Ctrl-C does. Without it, or in another thread than the main
-    one, where Ray hands out no controller, the workers go on to the last epoch in a Ray that outlives this process.
-    """
-    import ray
-
-    controller = getattr(trainer, "controller_to_end", None)
-    if controller is None:
-        return
-    with suppress(ray.exceptions.RayError):  # its end is an error, too: the actor has died
-        ray.get(controller.abort.remote(), timeout=_ABORT_S)
-    with suppress(ray.exceptions.RayError):
-        ray.kill(controller)
-
-
-def without_cleaner(trainer: TrainerClass) -> TrainerClass:
-    """Keep a subclass of `TorchTrainer` from cleaning up where Ray has no dashboard; a class decorator.
-
-    The `PlacementGroupCleanerCallback` of `_create_default_callbacks` calls the dashboard, and without one every
-    training waits 10 s at its end. A Ray without a dashboard is private and ends with this process. Where the method
-    or the class is missing, Ray waits.
-    """
-    original = getattr(trainer, "_create_default_callbacks", None)
-
-    def callbacks(self: Any) -> list[Any]:  # noqa: ANN401
-        found: list[Any] = original(self) if original else []
-        return found if has_dashboard() else [each for each in found if type(each).__name__ != _CLEANER]
-
-    if original is not None:
-        trainer._create_default_callbacks = callbacks
-    return trainer

@@ -1,9 +1,13 @@
-"""What takes the place of Ray Data's helper actors on a private Ray, see `ray_internals.replace_data_actors`."""
+"""What takes the place of helper actors on a private Ray: see `ray_internals` and `train_internals`."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ray
+
+
+def unheard(*_: object) -> None:
+    """Stands in for a method that asks for machines: there are no others."""
 
 
 class _Unheard:

@@ -1,7 +1,7 @@
 """Runs a fit with Ray Train, and starts its workers again when one dies.
 
 The number of workers is decided by `machine.resources` (a `TrainPool`). Images are decoded before, in `train_data`;
-each worker's share of them is cut in `train_shares`; `train_worker` is what a worker runs. Workers always resume from
+each worker takes its share of them by `train_shares`; `train_worker` is what a worker runs. Workers always resume from
 the checkpoint that the first of them wrote, never from state of Ray's.
 """
 
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import ray
 import ray.train
-from ray.data import Dataset
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -22,9 +21,9 @@ from brainray.errors import BrainrayError
 from brainray.machine.resources import TrainPool
 from brainray.storage.scratch import scratch_folder
 
-from . import ray_internals
+from . import ray_internals, train_internals
 from .session import cluster_nodes, own_error
-from .train_shares import ShareConfig, SplitSide
+from .train_shares import Shares
 from .train_worker import TrainJob, train_worker
 
 _MOST_FAILURES = 3  # in a row without a finished epoch between them
@@ -34,8 +33,8 @@ _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # an actor that looks out for 
 _STARTS = 10  # attempts of one run of Ray Train to start its workers, a minute each
 
 
-def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool: TrainPool, say: Say) -> None:
-    """Run Ray Train until the checkpoint holds a finished fit. The keys of `sides` are "train" and "validation".
+def train(job: TrainJob, *, shares: Shares, pool: TrainPool, say: Say) -> None:
+    """Run Ray Train until the checkpoint holds a finished fit. The sides are "train" and "validation".
 
     Training continues after any number of failures as long as epochs are finished between them. Ray Train counts
     failures over a whole run and never resets the count (`FailureConfig`), so a run ends with its first failure and
@@ -43,12 +42,13 @@ def train(job: TrainJob, *, decoded: Dataset, sides: dict[str, SplitSide], pool:
     three failures in a row, and at once for an error that would recur.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
+    train_internals.ask_for_no_machines()
     failures = 0
     while True:
         before = len(job.work.history())
         try:
             with state_folder(job.work.ray, job.writer) as scratch, _watcher_where_nodes_may_go():
-                _fit(_trainer(job, pool, scratch, decoded=decoded, sides=sides))
+                _fit(_trainer(job, pool, scratch, shares))
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as exc:
             epochs, planned = len(job.work.history()), job.fit_spec.options.epochs
@@ -82,7 +82,7 @@ def _fit(trainer: TorchTrainer) -> None:
     except ray.train.TrainingFailedError:  # Ray Train has ended them
         raise
     except BaseException:
-        ray_internals.end_training(trainer)
+        train_internals.end_training(trainer)
         raise
 
 
@@ -98,13 +98,11 @@ def state_folder(shared: str, writer: storage.Writer) -> Iterator[str]:
         yield folder
 
 
-def _trainer(
-    job: TrainJob, pool: TrainPool, scratch: str, *, decoded: Dataset, sides: dict[str, SplitSide]
-) -> TorchTrainer:
+def _trainer(job: TrainJob, pool: TrainPool, scratch: str, shares: Shares) -> TorchTrainer:
     resources = {"CPU": pool.cpus_per_worker} | ({"GPU": 1.0} if pool.use_gpu else {})
     return _Trainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "shares": shares},
         torch_config=TorchConfig(backend="nccl" if pool.use_gpu else "gloo", timeout_s=600),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=pool.workers if pool.most_workers is None else (pool.workers, pool.most_workers),  # type: ignore[arg-type]
@@ -114,8 +112,6 @@ def _trainer(
             placement_strategy="PACK" if pool.use_gpu else "SPREAD",
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
-        datasets=dict.fromkeys(sides, decoded),
-        dataset_config=ShareConfig(sides),
         run_config=RunConfig(
             # A new name: under a known one Ray Train would resume from its own state, even if that is incomplete.
             name=f"brainray-train-{secrets.token_hex(4)}",
@@ -125,10 +121,10 @@ def _trainer(
     )
 
 
-@ray_internals.without_sigint_handler
-@ray_internals.without_cleaner
+@train_internals.without_sigint_handler
+@train_internals.without_idle_callbacks
 class _Trainer(TorchTrainer):
-    """Ray's `TorchTrainer`, without its handler of Ctrl-C and without waiting for a missing dashboard."""
+    """Ray's `TorchTrainer`, without its handler of Ctrl-C and without helpers that have nothing to do."""
 
 
 def _cause(exc: BaseException) -> str:

@@ -1,12 +1,13 @@
-"""Cuts the decoded data set into one share for each Ray Train worker, on the nodes that hold the rows.
+"""Each Ray Train worker's share of the decoded data set, which it takes from the nodes that hold the rows.
 
 Ray Data itself sends every worker all rows (`Dataset.iterator`), or equally many with the rest dropped
-(`streaming_split`). Here each block is cut into one piece for each worker on the node that holds it, so that a row is
-sent once. The tasks must not request processors, because Ray Train's workers hold all of them by then.
+(`streaming_split`). Here a worker reads the blocks on its own node in shared memory, and asks each other node for its
+piece of the blocks there, so that a row is sent once. The tasks that cut these pieces must not request processors,
+because Ray Train's workers hold all of them by then.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -16,13 +17,11 @@ import ray
 from ray.data import Dataset
 from ray.data.block import BlockAccessor
 from ray.experimental import get_object_locations
-from ray.train import DataConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from brainray.training.decoded import Array, Rows, share_rows, take_rows
 
-_CUTS_AT_ONCE = 8  # Ray starts tasks without processors all at once, each in a process of its own
-_FETCHED_TOGETHER = 16  # pieces in one call of ray.get
+_CUTS_AT_ONCE = 8  # of all workers; Ray starts tasks without processors all at once, each in a process of its own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,64 +42,63 @@ class SplitSide:
         return min(workers, len(np.unique(self.pictures))) or 1 if self.by == "picture" else workers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """One worker's rows, in pieces in Ray's object store. Replaces Ray's `DataIterator`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shares:
+    """The decoded rows as blocks in Ray's object store, and which of them belong to which side of the split."""
 
-    pieces: tuple["ray.ObjectRef[Rows]", ...]
+    blocks: tuple["ray.ObjectRef[pa.Table]", ...]
+    sides: dict[str, SplitSide]
 
-    def iter_batches(self) -> Iterator[Rows]:
-        """Fetch the pieces and yield each as a batch; some have no rows."""
-        for start in range(0, len(self.pieces), _FETCHED_TOGETHER):
-            yield from ray.get(list(self.pieces[start : start + _FETCHED_TOGETHER]))
+    @classmethod
+    def of(cls, decoded: Dataset, sides: dict[str, SplitSide]) -> Self:
+        """Make the shares of a data set, which must be materialised."""
+        return cls(blocks=tuple(decoded.to_arrow_refs()), sides=sides)
 
-
-class ShareConfig(DataConfig):
-    """Gives each rank its share of every data set. Ray Train calls it again when the number of workers changes."""
-
-    def __init__(self, sides: dict[str, SplitSide]) -> None:
-        super().__init__()
-        self._sides = sides
-
-    def configure(  # type: ignore[override]  # a share is no DataIterator
-        self, datasets: dict[str, Dataset], world_size: int, *args: object, **kwargs: object
-    ) -> list[dict[str, Share]]:
-        shares = {name: share_out(dataset, self._sides[name], world_size) for name, dataset in datasets.items()}
-        return [{name: shares[name][rank] for name in datasets} for rank in range(world_size)]
-
-
-def share_out(decoded: Dataset, side: SplitSide, workers: int) -> list[Share]:
-    """Divide the rows of a side into a share for each worker. The data set must be materialised."""
-    count = side.shares(workers)
-    cuts = _cut_all(decoded, side, count) if len(side.positions) else []
-    return [Share(pieces=tuple(cut[rank % count] for cut in cuts)) for rank in range(workers)]
+    def rows(self, name: str, *, rank: int, workers: int) -> Iterator[Rows]:
+        """Take one worker's share of a side, a batch a block; some have no rows."""
+        side = self.sides[name]
+        if not len(side.positions):
+            return
+        shares = side.shares(workers)
+        share = (rank % shares, shares)
+        here, elsewhere = _by_place(self.blocks)
+        yield from _cut_elsewhere(elsewhere, side, share, at_once=max(_CUTS_AT_ONCE // workers, 1))
+        for block in here:
+            yield _cut(ray.get(block), side, share)
 
 
-def _cut_all(decoded: Dataset, side: SplitSide, shares: int) -> list[list["ray.ObjectRef[Rows]"]]:
-    """Cut every block; returns for each block its pieces, one for each share."""
-    blocks, held = decoded.to_arrow_refs(), ray.put(side)
-    locations = get_object_locations(blocks)
-    cut: Any = ray.remote(_cut)
-    cuts, running = [], deque[Any]()
+def _by_place(blocks: Sequence[Any]) -> tuple[list[Any], list[tuple[Any, str]]]:
+    """The blocks on this node, and those elsewhere with a node that holds each.
+
+    Blocks that have no node are taken to be here: small ones, and those that were spilled.
+    """
+    own_node, locations = ray.get_runtime_context().get_node_id(), get_object_locations(list(blocks))
+    here, elsewhere = [], []
     for block in blocks:
-        nodes = locations.get(block, {}).get("node_ids") or [None]
-        options = {"num_cpus": 0, "num_returns": shares, "scheduling_strategy": _on(nodes[0])}
-        pieces = cut.options(**options).remote(block, held, shares)
-        cuts.append(pieces if shares > 1 else [pieces])
-        running.append(cuts[-1][0])
-        if len(running) > _CUTS_AT_ONCE:
-            ray.wait([running.popleft()], fetch_local=False)
-    return cuts
+        nodes = locations.get(block, {}).get("node_ids") or [own_node]
+        if own_node in nodes:
+            here.append(block)
+        else:
+            elsewhere.append((block, nodes[0]))
+    return here, elsewhere
 
 
-def _on(node: str | None) -> Any:  # noqa: ANN401
-    """Schedule on this node, or on another where it is gone. Small blocks have no node: they are sent with the task."""
-    return NodeAffinitySchedulingStrategy(node, soft=True) if node else "DEFAULT"
+def _cut_elsewhere(
+    blocks: list[tuple[Any, str]], side: SplitSide, share: tuple[int, int], *, at_once: int
+) -> Iterator[Rows]:
+    """Have each block cut on its node, or on another where that is gone."""
+    cut: Any = ray.remote(_cut)
+    held, running = ray.put(side) if blocks else None, deque[Any]()
+    for block, node in blocks:
+        if len(running) == at_once:
+            yield ray.get(running.popleft())
+        there = NodeAffinitySchedulingStrategy(node, soft=True)
+        running.append(cut.options(num_cpus=0, scheduling_strategy=there).remote(block, held, share))
+    while running:
+        yield ray.get(running.popleft())
 
 
-def _cut(block: pa.Table, side: SplitSide, shares: int) -> Any:  # noqa: ANN401  a task of one result gives it bare
-    """Cut the rows of a side out of a block, one piece for each share."""
+def _cut(block: pa.Table, side: SplitSide, share: tuple[int, int]) -> Rows:
+    """Cut the rows of a share (rank, shares) of a side out of a block."""
     batch: Any = BlockAccessor.for_block(block).to_batch_format("numpy")
-    rows = take_rows(batch, side.positions, side.pictures)
-    pieces = [share_rows(rows, side.by, (rank, shares)) for rank in range(shares)]
-    return pieces if shares > 1 else pieces[0]
+    return share_rows(take_rows(batch, side.positions, side.pictures), side.by, share)

@@ -1,4 +1,4 @@
-"""The function that each Ray Train worker runs: it fetches its rows, then trains epoch after epoch.
+"""The function that each Ray Train worker runs: it takes its rows, then trains epoch after epoch.
 
 Each of n workers validates every n-th image; logits and labels are gathered, so that all workers take the same
 decisions from all images. After each epoch the first worker writes the checkpoint, from which workers resume. Decodes
@@ -24,6 +24,8 @@ from brainray.training.decoded import Array, DecodedRows
 from brainray.training.state import WorkFolder
 from brainray.training.trainer import FitSpec, Trainer
 
+from .train_shares import Shares
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
@@ -40,9 +42,12 @@ def train_worker(config: dict[str, Any]) -> None:
     """Run one Ray Train worker: resume from the checkpoint, and train the remaining epochs."""
     job: TrainJob = config["job"]
     context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.threads)
-    resume_from = _read_checkpoint(job, rank=context.get_world_rank())
-    state = _WorkerState(job, resume_from, rank=context.get_world_rank(), workers=context.get_world_size())
+    resume_from = _read_checkpoint(job, rank=rank)
+    shares: Shares = config["shares"]
+    rows = {name: DecodedRows(shares.rows(name, rank=rank, workers=workers)) for name in shares.sides}
+    state = _WorkerState(job, rows, resume_from, rank=rank, workers=workers)
     while not loop.is_finished(state.history, job.fit_spec.options):
         state.epoch()
         state.report()
@@ -67,12 +72,20 @@ def _read_checkpoint(job: TrainJob, *, rank: int) -> Checkpoint | None:
 class _WorkerState:
     """The state of one worker between epochs."""
 
-    def __init__(self, job: TrainJob, resume_from: Checkpoint | None, *, rank: int, workers: int) -> None:
+    def __init__(
+        self,
+        job: TrainJob,
+        rows: dict[str, DecodedRows],
+        resume_from: Checkpoint | None,
+        *,
+        rank: int,
+        workers: int,
+    ) -> None:
         self._job, self._rank, self._workers = job, rank, workers
         self.history = list(resume_from.history) if resume_from else []
         self._best = _best_of(resume_from) if resume_from else None
         shares = min(workers, job.fit_spec.pictures)
-        self._train_rows, self._validation_rows = _worker_rows("train"), _worker_rows("validation")
+        self._train_rows, self._validation_rows = rows["train"], rows["validation"]
         device = ray.train.torch.get_device() if torch.cuda.is_available() else pick_device()
 
         def wrap(model: nn.Module) -> nn.Module:
@@ -139,11 +152,6 @@ class _WorkerState:
 
 def _best_of(saved: Checkpoint) -> tuple[Any, ...]:
     return saved.best, saved.logits_NK, saved.labels_N, saved.positions_N
-
-
-def _worker_rows(name: str) -> DecodedRows:
-    """Fetch this worker's rows; none for the validation of the fit on all images."""
-    return DecodedRows(ray.train.get_dataset_shard(name).iter_batches())
 
 
 def _all_gather(value: object) -> list[Any]:

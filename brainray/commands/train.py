@@ -164,7 +164,7 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
             state.write_groups(job.output, images.selected, writer=writer)
         if not storage.exists(job.work.described):
             _describe(job, images, writer)
-        job.say(f"training with {_count(images.pool)} worker(s); they take half a minute to start")
+        job.say(f"training with {_count(images.pool)} worker(s); they take some ten seconds to start")
         for part, saved, split in zip(parts, begun.states, splits_of(images.selected), strict=True):
             if saved is None or not loop.is_finished(saved.history, options):
                 writer.write_json(part.work.progress, {"history": saved.history if saved else []})
@@ -201,7 +201,7 @@ def _fit_part(
     teaching: "Teaching | None",
 ) -> None:
     from brainray.cluster import train as ray_train
-    from brainray.cluster.train_shares import SplitSide
+    from brainray.cluster.train_shares import Shares, SplitSide
     from brainray.cluster.train_worker import TrainJob
     from brainray.training.trainer import FitSpec
 
@@ -222,7 +222,7 @@ def _fit_part(
             selected.positions_at(split.validation), selected.pictures[split.validation], by="position"
         ),
     }
-    ray_train.train(work, decoded=images.dataset, sides=sides, pool=pool, say=job.say)
+    ray_train.train(work, shares=Shares.of(images.dataset, sides), pool=pool, say=job.say)
 
 
 def _begin(job: TrainingJob, begun: Progress, data: dict[str, Any], writer: storage.Writer) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import brainray
-from brainray.cluster import ray_internals, stand_ins
+from brainray.cluster import ray_internals, stand_ins, train_internals
 
 PACKAGE = Path(brainray.__file__).parent
 ROOT = PACKAGE.parent
@@ -91,7 +92,15 @@ NAMES = (
     ),
     ("ray.data._internal.execution.interfaces.ref_bundle", "RefBundle.num_rows", ("self",)),
     ("ray.data._internal.logical.operators.from_operators", "FromBlocks.output_data", ("self",)),
+    ("ray.train.v2.api.data_parallel_trainer", "create_scaling_policy", ("scaling_config",)),
+    (
+        "ray.train.v2._internal.execution.scaling_policy",
+        "FixedScalingPolicy.after_controller_start",
+        ("self", "train_run_context"),
+    ),
+    ("ray.train.v2._internal.execution.scaling_policy", "FixedScalingPolicy._maybe_send_resource_request", ("self",)),
     ("ray.train.v2._internal.callbacks.placement_group_callback", "PlacementGroupCleanerCallback", None),
+    ("ray.train.v2._internal.callbacks.datasets", "DatasetsCallback", None),
     ("ray.train.torch", "TorchTrainer._register_sigint_handler", ("self", "controller")),
     ("ray.train.torch", "TorchTrainer._create_default_callbacks", ("self",)),
     ("ray.train.v2._internal.execution.controller.controller", "TrainController.abort", ("self",)),
@@ -102,7 +111,7 @@ NAMES = (
 def test_ray_has_what_is_used_of_it_as_it_is_used(module, name, parameters):
     found = import_module(module)
     for part in name.split("."):
-        assert hasattr(found, part), f"Ray {version('ray')} has no {module}.{name}: see cluster/ray_internals.py"
+        assert hasattr(found, part), f"Ray {version('ray')} has no {module}.{name}: see cluster/*_internals.py"
         found = getattr(found, part)
     if parameters is not None:
         # Ray adds the one of its tracing to a class once that has been an actor in this process.
@@ -164,11 +173,11 @@ def test_a_library_that_workers_cannot_load_is_left_to_the_scorer(monkeypatch):
 
 
 def test_every_name_is_in_the_list_above():
-    """Names written in the module that some library of Ray has, and no others, are looked for."""
+    """Names written in the modules that some library of Ray has, and no others, are looked for."""
     listed = {part for _, name, _ in NAMES for part in name.split(".")}
-    tree = ast.parse(Path(ray_internals.__file__).read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ray"):
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (ray_internals, train_internals)]
+    for node in itertools.chain(*map(ast.walk, trees)):
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module.startswith("ray"):
             taken = {alias.name for alias in node.names}
             assert taken <= listed | {"worker", "utils", "services", "_raylet", "authentication_token_setup"}
 
@@ -240,19 +249,42 @@ def test_ray_data_has_its_helpers_where_there_is_a_cluster(monkeypatch, private)
     assert made("id", subcluster_selector=None) == ("a stand-in" if private else "an actor")
 
 
+@pytest.mark.parametrize(
+    ("private", "workers", "asks"), [(True, 2, False), (True, (1, 2), True), (False, 2, True)], ids=str
+)
+def test_training_asks_for_machines_where_there_may_be_more(monkeypatch, private, workers, asks):
+    """An actor that is asked takes a process, for which training would wait; the controller is sent the policy."""
+    from ray import cloudpickle
+    from ray.train import ScalingConfig
+    from ray.train.v2.api import data_parallel_trainer
+
+    monkeypatch.setattr(train_internals, "is_private", lambda: private)
+    train_internals.ask_for_no_machines()
+    train_internals.ask_for_no_machines()
+    made = data_parallel_trainer.create_scaling_policy(ScalingConfig(num_workers=workers))
+    policy = cloudpickle.loads(cloudpickle.dumps(made))
+    silent = {name for name in train_internals._REQUESTS if getattr(policy, name) is stand_ins.unheard}
+    assert silent == (set() if asks else set(train_internals._REQUESTS))
+    if not asks:
+        assert policy.make_decision_for_non_running_worker_group().num_workers == workers
+        policy.before_controller_abort()  # nothing was asked, nothing is withdrawn
+
+
 @pytest.mark.parametrize("dashboard", [True, False])
 def test_training_asks_the_dashboard_only_where_there_is_one(monkeypatch, dashboard):
+    """Nor does it start what hands out data sets."""
     from ray.train.torch import TorchTrainer
 
     from brainray.cluster.train import _Trainer
 
-    monkeypatch.setattr(ray_internals, "has_dashboard", lambda: dashboard)
+    monkeypatch.setattr(train_internals, "has_dashboard", lambda: dashboard)
     names = {
         kind: [type(each).__name__ for each in kind(print, datasets={})._create_default_callbacks()]
         for kind in (TorchTrainer, _Trainer)
     }
     assert names[TorchTrainer].count("PlacementGroupCleanerCallback") == 1
-    left_out = [] if dashboard else ["PlacementGroupCleanerCallback"]
+    assert names[TorchTrainer].count("DatasetsCallback") == 1
+    left_out = ["DatasetsCallback", *([] if dashboard else ["PlacementGroupCleanerCallback"])]
     assert names[_Trainer] == [name for name in names[TorchTrainer] if name not in left_out]
 
 

@@ -1,4 +1,4 @@
-"""What Ray Train's workers are sent: together each row once, and no worker another's."""
+"""What Ray Train's workers take: together each row once, and no worker another's."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainray.cluster import train_shares
-from brainray.cluster.train_shares import SplitSide, share_out
+from brainray.cluster.train_shares import Shares, SplitSide
 
 IMAGES, BLOCKS = 23, 4
 
@@ -32,11 +32,11 @@ def test_shares_partition_the_rows_of_a_side(pictures, workers, by):
     count = len(rows["position"])
     rows |= {"label": rows["position"] % 2} | picture_columns(count)
     blocks = [{name: column[part] for name, column in rows.items()} for part in (slice(9), slice(9, None))]
-    cuts = [
-        pieces if shares > 1 else [pieces]
-        for pieces in (train_shares._cut(pa.table(as_columns(b)), wanted, shares) for b in blocks)
+    tables = [pa.table(as_columns(block)) for block in blocks]
+    got = [
+        np.concatenate([train_shares._cut(table, wanted, (rank, shares))["position"] for table in tables]).tolist()
+        for rank in range(shares)
     ]
-    got = [np.concatenate([cut[rank]["position"] for cut in cuts]).tolist() for rank in range(shares)]
     assert sorted(itertools.chain(*got)) == list(range(len(pictures)))
     if by == "picture":
         owners = [{pictures[position] for position in share} for share in got]
@@ -68,24 +68,44 @@ def decoded(local_ray):
     return ray.data.from_arrow(blocks).materialize()
 
 
-def test_a_side_without_rows_costs_no_task(decoded):
-    assert [share.pieces for share in share_out(decoded, side([], by="position"), 2)] == [(), ()]
+def test_a_side_without_rows_costs_no_look_at_blocks():
+    shares = Shares(blocks=("no block",), sides={"train": side([], by="position")})
+    assert list(shares.rows("train", rank=0, workers=2)) == []
 
 
-def test_each_worker_is_sent_its_share_and_nothing_else(decoded):
-    """What Ray Train gives to which worker; that it does, `tests/end_to_end/test_main_job.py` sees."""
+@pytest.mark.parametrize("lie", ["here", "elsewhere", "unknown"])
+def test_each_worker_takes_its_share_and_nothing_else(decoded, monkeypatch, lie):
+    """Wherever the blocks lie. That Ray Train's workers do, `tests/end_to_end/test_main_job.py` sees."""
+    asked = []
+    if lie == "elsewhere":  # all but one, on a node that is gone by now
+        found = {"node_ids": ["0f" * 28]}
+        monkeypatch.setattr(train_shares, "get_object_locations", lambda blocks: dict.fromkeys(blocks[1:], found))
+    elif lie == "unknown":
+        monkeypatch.setattr(train_shares, "get_object_locations", lambda blocks: {})
+    monkeypatch.setattr(train_shares, "_cut_elsewhere", noting(train_shares._cut_elsewhere, asked))
     learned, measured = np.arange(0, 15), np.arange(15, IMAGES)
-    sides = {
-        "train": SplitSide.of(learned, 70 + learned // 2, by="picture"),
-        "validation": SplitSide.of(measured, measured, by="position"),
-    }
-    workers = train_shares.ShareConfig(sides).configure(dict.fromkeys(sides, decoded), 2)
+    shares = Shares.of(
+        decoded,
+        {
+            "train": SplitSide.of(learned, 70 + learned // 2, by="picture"),
+            "validation": SplitSide.of(measured, measured, by="position"),
+        },
+    )
     for name, positions in (("train", learned), ("validation", measured)):
-        shares = [list(worker[name].iter_batches()) for worker in workers]
-        seen = [{key: joined(share, key) for key in ("position", "picture")} for share in shares]
+        taken = [list(shares.rows(name, rank=rank, workers=2)) for rank in range(2)]
+        seen = [{key: joined(share, key) for key in ("position", "picture")} for share in taken]
         assert sorted(seen[0]["position"] + seen[1]["position"]) == positions.tolist()
         assert all(len(share["position"]) <= len(positions) // 2 + 1 for share in seen)
         assert not set(seen[0]["picture"]) & set(seen[1]["picture"]), "copies of one picture stay together"
+    assert asked == [BLOCKS - 1 if lie == "elsewhere" else 0] * 4
+
+
+def noting(cut_elsewhere, asked):
+    def note(blocks, *args, **kwargs):
+        asked.append(len(blocks))
+        return cut_elsewhere(blocks, *args, **kwargs)
+
+    return note
 
 
 def joined(batches, key):

@@ -27,7 +27,7 @@ from support.training.hanging import hanging
 from brainray import storage
 from brainray.cli.app import run
 from brainray.cluster import train as ray_train
-from brainray.cluster import train_shares, train_worker
+from brainray.cluster import train_worker
 from brainray.config import ModelSpec, TrainOptions
 from brainray.errors import BadRequest, BrainrayError, OutputHeld
 from brainray.imaging.phantom import write_archive
@@ -119,16 +119,14 @@ def reference(root, dying, local_ray):
     return load_bundle(str(root / "reference"))
 
 
-def train_here(job, *, decoded, sides, pool, say):
-    (shares,) = train_shares.ShareConfig(sides).configure(dict.fromkeys(sides, decoded), 1)
+def train_here(job, *, shares, pool, say):
     alone = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray.train, "get_context", lambda: alone)
-        patch.setattr(ray.train, "get_dataset_shard", shares.__getitem__)
         patch.setattr(ray.train, "report", lambda figures: None)
         patch.setattr(ray.train.torch, "prepare_model", lambda model, move_to_device: model)
-        train_worker.train_worker({"job": job})
+        train_worker.train_worker({"job": job, "shares": shares})
     torch.set_num_threads(threads)
 
 
@@ -178,7 +176,7 @@ class Runs:
     def __init__(self, *runs):
         self._runs = list(runs)
 
-    def __call__(self, job, pool, scratch, **datasets):
+    def __call__(self, job, pool, scratch, shares):
         self._job = job
         return self
 
@@ -211,7 +209,7 @@ def train(tmp_path, monkeypatch):
             work=WorkFolder.of(str(tmp_path)),
             writer=storage.Writer(),
         )
-        ray_train.train(job, decoded=None, sides={}, pool=None, say=said.append)
+        ray_train.train(job, shares=None, pool=None, say=said.append)
         return said
 
     return start
