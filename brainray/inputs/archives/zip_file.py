@@ -329,7 +329,7 @@ def _directory(file: BinaryFile, most: int) -> _Directory:
 
 def _find_end(tail: bytes) -> int:
     """Offset of the end record: the last whose comment ends with the file, else the last one; -1: none."""
-    last = at = tail.rfind(_END_MAGIC, 0, len(tail) - _END.size + len(_END_MAGIC))
+    last = at = tail.rfind(_END_MAGIC, 0, max(len(tail) - _END.size + len(_END_MAGIC), 0))
     while at >= 0:
         if at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
             return at

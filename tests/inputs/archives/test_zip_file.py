@@ -91,6 +91,7 @@ class TestRefusedInZip:
         [
             (b"", "empty: the file has no bytes"),
             (b"<html>" * 20, "not_an_image: is named .zip but is none"),
+            (b"<htm" + END + bytes(9), "not_an_image: is named .zip but is none"),
             (zip_of(PICTURES)[:-30], "truncated: its directory is missing"),
             (END + struct.pack("<HHHHLLH", 0, 0, 9, 9, 300 << 20, 0, 0), "too_large: directory of 314,572,800 bytes"),
             (END + struct.pack("<HHHHLLH", 0, 0, 9, 9, 90, 0, 0), "truncated: its directory is not where it should be"),
@@ -102,6 +103,7 @@ class TestRefusedInZip:
         ids=[
             "empty",
             "html",
+            "shorter than its end",
             "cut",
             "giant directory",
             "misplaced directory",
