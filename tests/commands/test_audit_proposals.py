@@ -18,7 +18,7 @@ from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
 
 STEPS = (0.0, 0.7, 1.0)
-DRAWN = (0, 1, 3, 6, 7, 8)  # heads whose slices at these steps are no copies of each other
+DRAWN = (0, 1, 3, 6)  # heads whose slices at these steps are no copies of each other
 HEADS = len(DRAWN)
 
 
