@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -64,6 +65,28 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     if option.markexpr == "not ray" and option.numprocesses is None and config.args == config.getini("testpaths"):
         option.numprocesses, option.dist, option.loadscopereorder = min(2, os.cpu_count() or 1), "loadfile", False
+
+
+# Files that share what is dear to start or to import, 2 s each: a server, a browser, the libraries of training.
+# They go to one process.
+TOGETHER = {
+    "moto": re.compile(r"/storage/s3/|/test_(archive_runs|s3_run|list_exact_names|no_sign_request|doctor)\.py"),
+    "browser": re.compile(r"/page/test_\w*browser\.py"),
+    "training": re.compile(r"/training/|/commands/test_(groups|reference|train)\.py|/test_other_classes\.py"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadfile`, with some files together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((name for name, files in TOGETHER.items() if files.search(file)), file)
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

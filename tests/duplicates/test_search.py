@@ -11,7 +11,7 @@ from brainray.duplicates.descriptors import Descriptors, describe_picture, nothi
 from brainray.duplicates.registration import register
 from brainray.duplicates.search import Pairs, connected, find_candidates, find_copies, group_copies, similarities
 
-HEADS = 5
+HEADS = 7
 EACH = ("turned by 6 to 12 degrees", "cropped, up to 15 % a side", "equalised")  # by chance too: all heads are tried
 
 
