@@ -3,12 +3,14 @@
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 from support.imaging.images import image_bytes
@@ -21,6 +23,11 @@ from brainray.models.bundle import Bundle
 pytest_plugins = ("support.cluster.ray_guard",)
 
 gc.disable()  # until all tests are collected: a fifth of that time would go into looking for garbage that is not there
+
+IN_A_POOL = "PYTEST_XDIST_WORKER" in os.environ  # of the processes that `-n` starts
+if IN_A_POOL:
+    # Last of all that is done at the end: the process goes as it is, for to take its modules apart costs a second.
+    atexit.register(os._exit, 0)
 
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # One thread, for tests compute little: a second one spins while it waits, beside another process for ten times as long
@@ -60,6 +67,28 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.numprocesses, option.dist, option.loadscopereorder = min(2, os.cpu_count() or 1), "loadfile", False
 
 
+# Files that share what is dear to start or to import, 2 s each: a server, a browser, the libraries of training.
+# They go to one process.
+TOGETHER = {
+    "moto": re.compile(r"/storage/s3/|/test_(archive_runs|s3_run|list_exact_names|no_sign_request|doctor)\.py"),
+    "browser": re.compile(r"/page/test_\w*browser\.py"),
+    "training": re.compile(r"/training/|/commands/test_(groups|reference|train)\.py|/test_other_classes\.py"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadfile`, with some files together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((name for name, files in TOGETHER.items() if files.search(file)), file)
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name no test by bytes: compressed ones hold the second in which they were made, and differ between processes."""
     return argname if isinstance(val, bytes) else None
@@ -78,9 +107,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage during the tests need look at it again."""
     gc.enable()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 50, 100)
     gc.freeze()
-    atexit.register(gc.unfreeze)  # some libraries complain of objects that are left at the end
+    if not IN_A_POOL:
+        atexit.register(gc.unfreeze)  # some libraries complain of objects that are left at the end
 
 
 @pytest.fixture
@@ -133,6 +163,22 @@ def one_database() -> Iterator[None]:
         patch.setattr("brainray.scoring.manifest._duckdb", lambda: database)
         yield
         database.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def uncompressed() -> Iterator[None]:
+    """Tables of a few rows are written as they are: a fifth of a small run would go into making compressors.
+
+    Commands in processes of their own compress.
+    """
+
+    class Writer(pq.ParquetWriter):
+        def __init__(self, *where: Any, **options: Any) -> None:
+            super().__init__(*where, **options | {"compression": "none"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainray.storage.pq.ParquetWriter", Writer)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -209,7 +209,7 @@ BACKENDS = {"storage", "storage/local", "storage/s3/backend", "storage/s3/reques
     ],
 )
 def test_every_way_to_open_a_file_is_seen(code, opens):
-    assert bool(list(opening_calls(ast.parse(code)))) == opens
+    assert bool(list(opening_calls(ast.walk(ast.parse(code))))) == opens
 
 
 def test_only_the_backends_of_storage_open_files():

@@ -1,42 +1,18 @@
-"""What the workers of a private Ray import: never modules that lie in the working folder."""
+"""What the workers of a private Ray import: never modules that lie in the working folder.
+
+Every command of `support/machine/processes.py` runs in a folder with such modules.
+"""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from support.models.bundles import CLASSES
 
 import brainray
 from brainray.cluster import ray_internals, session
 from brainray.cluster.guard import Guard
 
 PACKAGE_PARENT = str(Path(brainray.__file__).parent.parent)
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_a_run_in_a_folder_with_modules_of_other_names(archive, bundle, tmp_path):
-    """Else workers import the user's torch.py, and a run waits minutes for actors that cannot start."""
-    archive("in", images=2)
-    for name in ("torch", "numpy", "pyarrow"):
-        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the working folder')\n")
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray" / "__init__.py").write_text("raise RuntimeError('the ray of the working folder')\n")
-    where = ["--input", "in", "--model", bundle.uri, "--output", "run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "brainray", "score", "--workers", "1", *where],
-        env=os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": f":{PACKAGE_PARENT}:."},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert pq.read_table(tmp_path / "run" / "predictions").num_rows == 2 * len(CLASSES)
 
 
 def test_workers_of_a_cluster_import_nothing_from_the_working_folder_of_a_run(monkeypatch):

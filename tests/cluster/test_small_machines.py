@@ -1,8 +1,5 @@
 """A private Ray on a machine, or in a container, with less than one processor or too little memory."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,28 +15,6 @@ GB = 10**9
 SMALL = Machine(
     processors=1, usable=0.5, features=frozenset({"avx2"}), memory_bytes=GB // 2, available_bytes=GB * 3 // 10
 )
-# As Ray counts in a container whose cpu.max is "50000 100000".
-HALF_A_PROCESSOR = """
-import ray._private.utils
-ray._private.utils._get_docker_cpus = lambda *_: 0.5
-from brainray.cluster.session import session
-with session() as nodes:
-    print([node.cpus for node in nodes])
-"""
-
-
-@pytest.mark.ray
-def test_a_quota_of_half_a_processor_is_one_slow_processor():
-    """Else a run waits ten minutes for a machine that nothing will start."""
-    done = subprocess.run(
-        [sys.executable, "-c", HALF_A_PROCESSOR],
-        env=os.environ | {"RAY_ADDRESS": "local"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.stdout == "[1.0]\n", done.stderr
 
 
 @pytest.mark.parametrize(

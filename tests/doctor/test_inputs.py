@@ -10,7 +10,7 @@ from support.imaging.images import image_bytes
 from support.inputs.archive_rows import parquet_of
 from support.machine.ports import free_port
 from support.models.bundles import untrained
-from support.storage.s3_servers import fast_s3, s3_endpoints, strict_s3, use_server
+from support.storage.s3_servers import decided_s3, fast_s3, s3_endpoints, use_server
 
 from brainray.doctor.checks import (
     guarded,
@@ -18,7 +18,7 @@ from brainray.doctor.checks import (
 from brainray.doctor.inputs import check_data_option, check_input_option, check_model_option, check_store
 from brainray.errors import BadRequest
 
-__all__ = ["fast_s3", "s3_endpoints", "strict_s3"]  # fixtures
+__all__ = ["decided_s3", "fast_s3", "s3_endpoints"]  # fixtures
 
 
 def test_images_on_disk(archive, tmp_path):
@@ -94,33 +94,33 @@ def test_a_model_is_read_whole(bundle, tmp_path):
         (("DELETE",), "", "delete", "s3:DeleteObject"),
     ],
 )
-def test_a_missing_permission_is_named_by_its_action(strict_s3, methods, key, step, action):
-    strict_s3.proxy.add("403 AccessDenied", methods=methods, key=key)
-    found = output_in(strict_s3)
+def test_a_missing_permission_is_named_by_its_action(decided_s3, methods, key, step, action):
+    decided_s3.proxy.add("403 AccessDenied", methods=methods, key=key)
+    found = output_in(decided_s3)
     wrongs = {name: finding for name, finding in found.items() if finding.status == "wrong"}
     assert list(wrongs) == [step]
     assert wrongs[step].found == "access denied"
     assert wrongs[step].remedy.startswith(f"the credentials in use need {action} here")
 
 
-def test_an_input_that_may_be_listed_and_not_read(strict_s3):
-    image = strict_s3.put("in/a.jpg", image_bytes())
-    uri = f"{strict_s3.root}/in"
+def test_an_input_that_may_be_listed_and_not_read(decided_s3):
+    image = decided_s3.put("in/a.jpg", image_bytes())
+    uri = f"{decided_s3.root}/in"
     readable = told(check_input_option(uri, with_store=False))
     assert f"the first image is {image}" in readable[f"--input {uri} list"].found
     assert "JPEG of 40 x 48" in readable[f"--input {uri} get"].found
-    strict_s3.proxy.add("403 AccessDenied", key=r"in/a\.jpg$")
+    decided_s3.proxy.add("403 AccessDenied", key=r"in/a\.jpg$")
     denied = told(check_input_option(uri, with_store=False))[f"--input {uri} get"]
     assert denied.status == "wrong" and "s3:GetObject" in denied.remedy
-    strict_s3.proxy.add("403 AccessDenied", key="list-type")
+    decided_s3.proxy.add("403 AccessDenied", key="list-type")
     denied = only(check_input_option(uri, with_store=False))
     assert denied.check == f"--input {uri} list" and "s3:ListBucket" in denied.remedy
 
 
-def test_a_bucket_that_is_not_there(strict_s3):
+def test_a_bucket_that_is_not_there(decided_s3):
     found = only(check_input_option("s3://no-such-bucket-anywhere/in", with_store=False))
     assert found.found.startswith("there is no bucket no-such-bucket-anywhere at")
-    empty = only(check_input_option(f"{strict_s3.root}/none", with_store=False))
+    empty = only(check_input_option(f"{decided_s3.root}/none", with_store=False))
     assert (empty.status, empty.found) == ("wrong", "there is no such object or folder")
 
 
@@ -140,21 +140,21 @@ def test_a_store_without_conditional_writes_is_a_risk_and_no_obstacle(fast_s3):
         (1000, "wrong", "s ahead of the store's"),
     ],
 )
-def test_a_clock_that_differs_from_the_stores(strict_s3, ahead_s, status, words):
+def test_a_clock_that_differs_from_the_stores(decided_s3, ahead_s, status, words):
     date = formatdate(time.time() - ahead_s, usegmt=True)
-    strict_s3.proxy.add("403 RequestTimeTooSkewed", methods=("HEAD",), headers=(("Date", date),))
-    clock = told(check_store(strict_s3.root))[f"{strict_s3.root} clock"]
+    decided_s3.proxy.add("403 RequestTimeTooSkewed", methods=("HEAD",), headers=(("Date", date),))
+    clock = told(check_store(decided_s3.root))[f"{decided_s3.root} clock"]
     assert clock.status == status and words in clock.found
 
 
-def test_a_token_that_will_run_out_during_a_long_run(strict_s3, monkeypatch):
+def test_a_token_that_will_run_out_during_a_long_run(decided_s3, monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-of-a-session")
-    use = told(check_store(strict_s3.root))[f"{strict_s3.root} store"]
+    use = told(check_store(decided_s3.root))[f"{decided_s3.root} store"]
     assert use.status == "warning" and "nobody renews" in use.found
     assert "token-of-a-session" not in str(use)
 
 
-def test_a_store_that_cannot_be_reached_is_tried_once(strict_s3, monkeypatch):
+def test_a_store_that_cannot_be_reached_is_tried_once(decided_s3, monkeypatch):
     use_server(monkeypatch, f"http://user:password-of-it@127.0.0.1:{free_port()}")
     sent: list[str] = []
     send = URLLib3Session.send

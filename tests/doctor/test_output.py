@@ -6,7 +6,7 @@ import time
 
 import pytest
 from support.findings import GB, only, output_in, statuses, told
-from support.storage.s3_servers import s3_endpoints, strict_s3
+from support.storage.s3_servers import decided_s3, s3_endpoints
 
 from brainray import storage
 from brainray.doctor.checks import (
@@ -17,7 +17,7 @@ from brainray.machine.hardware import Disk
 from brainray.scoring.run_folder import SCHEMA_VERSION
 from brainray.storage.lease import hold
 
-__all__ = ["s3_endpoints", "strict_s3"]  # fixtures
+__all__ = ["decided_s3", "s3_endpoints"]  # fixtures
 
 
 def state(output, *, inputs=(), model=None):
@@ -127,11 +127,11 @@ def test_a_model_may_be_trained_into_an_output(tmp_path, bundle):
     assert "holds a trained model" in found(bundle.uri)
 
 
-def test_every_permission_that_a_run_needs_is_used_once_and_nothing_stays(strict_s3):
-    found = output_in(strict_s3)
-    store, clock = f"{strict_s3.root} store", f"{strict_s3.root} clock"
+def test_every_permission_that_a_run_needs_is_used_once_and_nothing_stays(decided_s3):
+    found = output_in(decided_s3)
+    store, clock = f"{decided_s3.root} store", f"{decided_s3.root} clock"
     assert list(found) == [store, clock, "list", "put", "get", "delete", "conditional put", ""]
     assert set(statuses(found.values()).values()) == {"ok"}
-    assert found[store].found == f"{strict_s3.proxy.endpoint}, region us-east-1, credentials by env"
+    assert found[store].found == f"{decided_s3.proxy.endpoint}, region us-east-1, credentials by env"
     assert "If-None-Match and If-Match are honoured" in found["conditional put"].found
-    assert strict_s3.there() == []
+    assert decided_s3.there() == []

@@ -74,7 +74,7 @@ def test_known_patients_stay_apart_and_take_pictures_of_nobody(slices):
 
 
 def test_an_index_for_many_finds_the_same_neighbours(slices, monkeypatch):
-    pictures = described(neighbour(k, step=step) for k in range(16) for step in (0.2, *STEPS))
+    pictures = described(neighbour(k, step=step) for k in range(10) for step in (0.2, *STEPS))
     exact = proposed(pictures)
     monkeypatch.setattr(neighbours, "_INDEXED_FROM", 10)
     monkeypatch.setattr(neighbours, "_REDUCED_VALUES", 32)

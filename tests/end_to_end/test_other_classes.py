@@ -35,7 +35,7 @@ def trained(root, output, *, epochs: int = OPTIONS.epochs, init: Bundle | None =
 
 
 @pytest.mark.parametrize("classes", [TWO, FIVE], ids=["two", "five"])
-def test_a_model_of_so_many_classes_is_trained_scores_and_is_reported(classes, archive, tmp_path, capfd, plots):
+def test_a_model_of_so_many_classes_is_trained_scores_and_is_reported(classes, archive, tmp_path, capfd):
     root = archive(images=IMAGES, classes=classes)
     bundle = trained(root, tmp_path / "model")
     named = bundle.classes

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.imaging.images import image_bytes
 from support.inputs.archive_rows import parquet_of
-from support.storage.s3_servers import s3_endpoints, strict_s3
+from support.storage.s3_servers import decided_s3, s3_endpoints
 
 from brainray import storage
 from brainray.errors import BadRequest
@@ -13,7 +13,7 @@ from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.distinct import distinct_inputs
 from brainray.inputs.listing import Lister, scan
 
-__all__ = ["s3_endpoints", "strict_s3"]  # fixtures
+__all__ = ["decided_s3", "s3_endpoints"]  # fixtures
 
 DELTA_LOG = "_delta_log/00000000000000000000.json"
 ICEBERG_LOG = "metadata/00000-6c.metadata.json"
@@ -98,10 +98,10 @@ def test_files_that_spark_has_not_finished_are_not_read(tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_a_table_in_a_bucket_is_refused_too(tmp_path, strict_s3):
+def test_a_table_in_a_bucket_is_refused_too(tmp_path, decided_s3):
     images(tmp_path / "part-0.parquet")
     data = (tmp_path / "part-0.parquet").read_bytes()
-    root = f"{strict_s3.root}/tables"
+    root = f"{decided_s3.root}/tables"
     for key in ("t/part-0.parquet", f"t/{DELTA_LOG}", "u/part-0.parquet", "u/_temporary/0/part-1.parquet"):
         storage.write_bytes(f"{root}/{key}", data)
     with pytest.raises(BadRequest, match=f"{root}/t is a Delta table"):

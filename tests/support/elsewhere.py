@@ -5,8 +5,11 @@ The clock is ahead, folders are read in another order, and there are other proce
 
 import os
 import random
+import sys
 import time
 from typing import Any
+
+import pytest
 
 _AHEAD_S = 400 * 86_400.0 + 3_661.0
 
@@ -26,3 +29,17 @@ os.cpu_count = lambda: 77
 os.sched_getaffinity = lambda _: set(range(77))
 os.environ |= {"HOSTNAME": "elsewhere", "USER": "somebody", "LOGNAME": "somebody"}
 random.seed(77)
+
+
+_status: list[int] = []
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    _status.append(int(exitstatus))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End at once: to take all modules apart costs a second."""
+    sys.stdout.flush()
+    os._exit(_status[0])

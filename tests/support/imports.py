@@ -1,7 +1,7 @@
 """What the modules of the package import, name and open, read from their source once."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,16 +29,17 @@ class Read(NamedTuple):
 @cache
 def read(module: str) -> Read:
     tree = ast.parse(MODULES[module].read_text())
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return Read(tuple(_imports(module, tree)), frozenset(texts), frozenset(opening_calls(tree)))
+    nodes = list(ast.walk(tree))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return Read(tuple(_imports(module, nodes)), frozenset(texts), frozenset(opening_calls(nodes)))
 
 
-def opening_calls(tree: ast.AST) -> Iterator[str]:
+def opening_calls(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Calls that open a file by its path: `open`, `os.open`, `io.open`, `os.fdopen`, and the methods of `Path`.
 
     `storage` and its writers, PIL's `Image` and an opener of HTTP connections have methods of the same names.
     """
-    for node in ast.walk(tree):
+    for node in nodes:
         called = node.func if isinstance(node, ast.Call) else None
         if isinstance(called, ast.Name) and called.id in OPENERS:
             yield ast.unparse(called)
@@ -53,16 +54,16 @@ def imports(module: str) -> tuple[str, ...]:
     return read(module).imports
 
 
-def _imports(module: str, tree: ast.AST) -> Iterator[str]:
+def _imports(module: str, nodes: Sequence[ast.AST]) -> Iterator[str]:
     path = MODULES[module]
     typing_only = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
     folder = module if path.stem == "__init__" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
+    for node in nodes:
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):

@@ -13,7 +13,7 @@ from support.imaging.niftis import nifti
 from support.imaging.paged import pages
 from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import brightness, contents, engine_of, request_for, rows, score_here
-from support.storage.s3_servers import s3_endpoints, strict_s3
+from support.storage.s3_servers import decided_s3, s3_endpoints
 
 from brainray import storage
 from brainray.errors import BadRequest
@@ -21,7 +21,7 @@ from brainray.inputs.lists.file_lists import open_file_list
 from brainray.scoring.run_folder import verify_run
 from brainray.storage.s3.backend import S3Objects
 
-__all__ = ["s3_endpoints", "strict_s3"]  # fixtures
+__all__ = ["decided_s3", "s3_endpoints"]  # fixtures
 
 
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -194,17 +194,17 @@ def test_keeping_columns_needs_a_list(run, folder):
         run(folder / "in", keep_columns=("age",))
 
 
-def test_objects_of_a_bucket_are_listed_without_a_request_for_each(strict_s3, run, monkeypatch, tmp_path):
+def test_objects_of_a_bucket_are_listed_without_a_request_for_each(decided_s3, run, monkeypatch, tmp_path):
     backend = S3Objects(settle_s=0.2, sleep=lambda _: None)
     monkeypatch.setattr(storage, "_s3", lambda: backend)
     for number in range(12):
-        strict_s3.put(f"in/{number}.jpg", image_bytes(number))
-    names = "\n".join(f"{strict_s3.bucket},in/{number}.jpg,etag{number}" for number in range(10))
-    listed = write(tmp_path / "inventory.csv", f"bucket,key,e_tag\n{strict_s3.bucket},in/gone.jpg,x\n{names}\n")
-    strict_s3.proxy.counts.clear()
+        decided_s3.put(f"in/{number}.jpg", image_bytes(number))
+    names = "\n".join(f"{decided_s3.bucket},in/{number}.jpg,etag{number}" for number in range(10))
+    listed = write(tmp_path / "inventory.csv", f"bucket,key,e_tag\n{decided_s3.bucket},in/gone.jpg,x\n{names}\n")
+    decided_s3.proxy.counts.clear()
     run(listed)
-    asked = {key: n for key, n in strict_s3.proxy.counts.items() if "/in/" in key[1]}
-    assert asked == {("GET", f"/{strict_s3.bucket}/in/{name}.jpg"): 1 for name in (*range(10), "gone")}
+    asked = {key: n for key, n in decided_s3.proxy.counts.items() if "/in/" in key[1]}
+    assert asked == {("GET", f"/{decided_s3.bucket}/in/{name}.jpg"): 1 for name in (*range(10), "gone")}
     assert sorted(row["error"] or "" for row in rows(run.uri)) == [""] * 10 + ["not_found"]
     assert run(listed).scored == 0
     listed.write_text(listed.read_text().replace("etag3", "another"))

@@ -47,7 +47,7 @@ def test_a_nightly_run_goes_on_whatever_pages_files_have(place, night, tmp_path,
         server.put(f"in/{name}", data) if server else (root / name).write_bytes(data)
 
     put("a.jpg", image_bytes(1))
-    for number, counts in enumerate(NIGHTS):
+    for number, counts in enumerate(NIGHTS[:2] if server else NIGHTS):
         for name, count in zip("xyz", counts, strict=True):
             put(f"{name}.tif", of_pages(count, number))
         found = night(root)

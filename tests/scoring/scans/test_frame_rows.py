@@ -88,7 +88,7 @@ FRAMES = {frame for name in SEVERAL for frame in frames_named(name)}
 ALL = {"any_suffix": True}
 
 
-@pytest.mark.parametrize("reason", ["read_failed", "forbidden", "archived"])
+@pytest.mark.parametrize("reason", ["read_failed", "archived"])
 def test_frames_of_a_run_stay_while_their_file_cannot_be_looked_into(all_kinds, tmp_path, bundle, unread, reason):
     unread.reason = reason
     _, before = scored(all_kinds, tmp_path / "run", bundle, **ALL)
@@ -102,7 +102,7 @@ def test_frames_of_a_run_stay_while_their_file_cannot_be_looked_into(all_kinds, 
     assert (after, outcome.plan.complete) == (before, True)
 
 
-@pytest.mark.parametrize("reason", ["read_failed", "forbidden"])
+@pytest.mark.parametrize("reason", ["forbidden"])
 def test_a_new_file_that_cannot_be_looked_into_is_a_row_that_becomes_its_frames(
     all_kinds, tmp_path, bundle, unread, reason
 ):

@@ -333,9 +333,13 @@ def test_part_that_cannot_be_trusted_is_named(tmp_path, spoil):
 
 
 @pytest.mark.parametrize(
-    "classes", [("a", "b"), tuple(f"class number {k}, with a name" for k in range(30)), ("$x", "脑$_{")]
+    ("classes", "label"),
+    [
+        (tuple(f"class number {k}, with a name" for k in range(30)), 0),
+        (("$x", "脑$_{"), 0),
+        (("a", "b"), None),
+    ],
 )
-@pytest.mark.parametrize("label", [0, None])
 def test_picture_is_drawn_for_any_classes_labelled_or_not(tmp_path, recwarn, plots, classes, label):
     run = run_folder(tmp_path, classes=list(classes))
     part(run, "a1", [row(label if label is None else classes[0], classes[1], classes=classes)], classes=classes)

@@ -34,7 +34,7 @@ def without_maps(root, output, bundle):
     return contents(output)
 
 
-@pytest.mark.parametrize("asked", ["all", "review", "3"])
+@pytest.mark.parametrize("asked", ["review", "3"])
 def test_they_are_those_that_a_report_makes_of_the_same_images(archive, bundle, tmp_path, asked):
     root = archive(images=2)
     assert explained(root, tmp_path / "scored", bundle, asked) == []

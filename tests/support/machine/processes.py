@@ -240,13 +240,15 @@ class Workspace:
         shutil.rmtree(self.ray, ignore_errors=True)
 
     def start(self, *options: str, faults: Faults | None = None) -> ScoreProcess:
-        """`brainray score` on the archive."""
+        """`brainray score` on the archive, in a folder with modules that no process of it may import."""
         folder = self.folder / f"command-{next(self._numbers)}"
         for name in ("site", "marks", "tmp"):
             (folder / name).mkdir(parents=True)
         call = f"_site({asdict(faults or Faults())!r}, {str(folder / 'marks')!r}, {POISON!r})"
         (folder / "site" / "sitecustomize.py").write_text(f"{inspect.getsource(_site)}\n\n{call}\n")
-        modules = [str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        for name in ("torch", "numpy", "pyarrow", "ray"):
+            (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the working folder')\n")
+        modules = ["", str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")]), "."]
         environment = os.environ | {
             "RAY_ADDRESS": "local",
             "RAY_TMPDIR": self.ray,
