@@ -70,6 +70,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("frames", pa.int64()),  # of a DICOM file that has several
         pa.field("volume", pa.string()),  # of a NIfTI file: what its header says of its slices
         pa.field("label_unread", pa.string()),  # of a file with a label: why it labels nothing
+        pa.field("frame_bytes", pa.int64()),  # of frames in a file that is packed as a whole, see `member.Member`
     ]
 )
 

@@ -16,12 +16,13 @@ import numpy as np
 
 from brainray.errors import ImageError
 from brainray.inputs.frames import nifti
-from brainray.inputs.frames.header import HEAD_BYTES, frames_in
+from brainray.inputs.frames.header import HEAD_BYTES
 from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
 from brainray.inputs.frames.nifti.header import described
+from brainray.inputs.frames.packed import frames_of_head
 from brainray.inputs.frames.sampling import FrameSample, may_be_dicom
 
-from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many, with_frames
 
 # https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16 and 4.5.3
 _LOCAL = struct.Struct("<4s2xHH4xL8xHH")
@@ -85,9 +86,8 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
         if not (entry.name.endswith(("/", "\\")) and not entry.size_bytes):
             member = _member(entry, int(end))
             if member.refused is None and may_be_dicom(member.name):
-                member = member._replace(
-                    frames=sample.frames(member.name, entry.size_bytes, partial(_frames, file, entry))
-                )
+                frames = sample.frames(member.name, entry.size_bytes, partial(_frames, file, entry))
+                member = with_frames(member, frames)
             elif member.refused is None and nifti.is_nifti(member.name):
                 member = member._replace(volume=described(_head(file, entry, NIFTI_HEAD_BYTES)))
             yield member
@@ -220,7 +220,7 @@ def _is_repeat(name: str, stored_name: str) -> bool:
 
 
 def _frames(file: BinaryFile, entry: _Entry) -> int:
-    return frames_in(_head(file, entry, HEAD_BYTES))
+    return frames_of_head(_head(file, entry, HEAD_BYTES))
 
 
 def _head(file: BinaryFile, entry: _Entry, length: int) -> bytes:

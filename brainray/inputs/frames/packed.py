@@ -58,7 +58,7 @@ def _plain_head(head: bytes) -> bytes | None:
         unzipped = _begun(zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), head)
         plain = _plain_head(unzipped) if not unzipped.startswith(GZIP) else None
         return unzipped if plain is None else plain
-    at = deflated_at(head) if DEFLATED in head[:_SYNTAX_IN] else None
+    at = deflated_at(head) if DEFLATED.encode() in head[:_SYNTAX_IN] else None
     if at is None:
         return None
     return plain_meta(head, at) + _begun(zlib.decompressobj(-zlib.MAX_WBITS), head[at:])
