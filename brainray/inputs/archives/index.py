@@ -230,7 +230,8 @@ def _write(path: str, archive: FileInfo, kind: Kind) -> None:
     """List an archive into an index file, without rows where it holds no images."""
     with storage.open_seekable(archive.uri, version=archive.version) as file:
         notes: list[str] = []
-        tables = _listed(archive.uri, archives.list_members(kind, file, notes=notes))
+        ask_each = storage.is_local(archive.uri)
+        tables = _listed(archive.uri, archives.list_members(kind, file, notes=notes, ask_each=ask_each))
         try:
             first = next(tables, INDEX_SCHEMA.empty_table())
         except NotAnArchive as exc:

@@ -18,11 +18,21 @@ from brainray.errors import ImageError
 from brainray.inputs.frames import nifti
 from brainray.inputs.frames.header import HEAD_BYTES
 from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
-from brainray.inputs.frames.nifti.header import described
-from brainray.inputs.frames.packed import frames_of_head
+from brainray.inputs.frames.packed import frames_of_head, frames_told_by
 from brainray.inputs.frames.sampling import FrameSample, may_be_dicom
 
-from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many, with_frames
+from .member import (
+    MOST_MEMBER_BYTES,
+    BinaryFile,
+    Member,
+    read_at,
+    row_name,
+    size_of,
+    too_large,
+    too_many,
+    with_frames,
+    with_volume,
+)
 
 # https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16 and 4.5.3
 _LOCAL = struct.Struct("<4s2xHH4xL8xHH")
@@ -38,6 +48,7 @@ _UNIX = 3
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # placeholders for a number that stands in a zip64 field
 _LOCAL_SIZE_AT = 22  # offset of the unpacked size in the local header
 _PIECE_BYTES = 16 << 20
+_FIRST_HEAD_BYTES = 8 << 10  # of a DICOM file: most tell their frames there
 _LOCAL_BYTES = 4 << 10  # that the local header of a member takes, with its name
 _MOST_DIRECTORY_BYTES = 256 << 20
 _MOST_AROUND = _LOCAL.size + 2 * _FULL_16 + 24  # bytes of a member besides its data: header, name, extra, descriptor
@@ -61,8 +72,11 @@ class _Entry(NamedTuple):
     next: int  # offset of the next entry in the directory
 
 
-def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
-    """Members in the order of the file. Raises `ImageError` where not all can be listed."""
+def list_zip(file: BinaryFile, most: int, *, ask_each: bool = True) -> Iterator[Member]:
+    """Members in the order of the file. Raises `ImageError` where not all can be listed.
+
+    Without `ask_each` a sample of the small DICOM files is asked for frames.
+    """
     directory = _directory(file, most)
     starts, offsets = array("q"), array("Q")
     damage: ImageError | None = None
@@ -80,16 +94,17 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
         at = entry.next
     in_order = np.argsort(offsets, kind="stable")
     ends = np.append(np.asarray(offsets)[in_order], np.uint64(directory.offset))[1:]
-    sample = FrameSample()
+    sample = None if ask_each else FrameSample()
     for k, end in zip(in_order, ends, strict=True):
         entry = _entry(directory, starts[k])
         if not (entry.name.endswith(("/", "\\")) and not entry.size_bytes):
             member = _member(entry, int(end))
             if member.refused is None and may_be_dicom(member.name):
-                frames = sample.frames(member.name, entry.size_bytes, partial(_frames, file, entry))
+                ask = partial(_frames, file, entry)
+                frames = ask() if sample is None else sample.frames(member.name, entry.size_bytes, ask)
                 member = with_frames(member, frames)
             elif member.refused is None and nifti.is_nifti(member.name):
-                member = member._replace(volume=described(_head(file, entry, NIFTI_HEAD_BYTES)))
+                member = with_volume(member, _head(file, entry, NIFTI_HEAD_BYTES))
             yield member
     if damage is None and (len(starts) - directory.members) % (_FULL_16 + 1):  # zips without zip64 count modulo that
         damage = ImageError("truncated", f"its directory has {len(starts):,} of {directory.members:,} members")
@@ -220,7 +235,9 @@ def _is_repeat(name: str, stored_name: str) -> bool:
 
 
 def _frames(file: BinaryFile, entry: _Entry) -> int:
-    return frames_of_head(_head(file, entry, HEAD_BYTES))
+    """The frames of a DICOM file, by few of its bytes where these tell: unpacking takes most of the time."""
+    told = frames_told_by(_head(file, entry, _FIRST_HEAD_BYTES))
+    return frames_of_head(_head(file, entry, HEAD_BYTES)) if told is None else told
 
 
 def _head(file: BinaryFile, entry: _Entry, length: int) -> bytes:

@@ -44,6 +44,12 @@ class _Cut(Exception):
 
 def frames_in(head: bytes) -> int:
     """The number of frames by the first bytes of a file: 0 for one that is no DICOM, 1 where it does not say."""
+    found = frames_told(head)
+    return 1 if found is None else found
+
+
+def frames_told(head: bytes) -> int | None:
+    """As `frames_in`; None where the bytes end before they tell, or are damaged."""
     begin = _begin(head)
     if begin is None:
         return 0
@@ -52,7 +58,7 @@ def frames_in(head: bytes) -> int:
             if element.tag >= _FRAMES:
                 return _number(head, element) if element.tag == _FRAMES else 1
     except _Cut:
-        pass
+        return None
     return 1
 
 

@@ -9,7 +9,7 @@ import zlib
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
 
-from .header import DEFLATED, HEAD_BYTES, deflated_at, frame_bytes_in, frames_in, may_be_deflated, plain_meta
+from .header import DEFLATED, HEAD_BYTES, deflated_at, frame_bytes_in, frames_told, may_be_deflated, plain_meta
 from .nifti.header import GZIP
 from .nifti.stream import Stream
 from .sources import Fetch, Frames, within
@@ -24,10 +24,17 @@ _DAMAGED = "its deflated data set is damaged"
 
 def frames_of_head(head: bytes) -> int:
     """The number of frames by the first bytes of a file, as `frames_in`; also of a packed one."""
+    found = frames_told_by(head)
+    return 1 if found is None else found
+
+
+def frames_told_by(head: bytes) -> int | None:
+    """As `frames_of_head`; None where the bytes end before they tell, or are damaged."""
     plain = _plain_head(head)
     if plain is None:
-        return frames_in(head)
-    return Frames(frames_in(plain), packed=True, each_bytes=frame_bytes_in(plain))
+        return frames_told(head)
+    found = frames_told(plain)
+    return None if found is None else Frames(found, packed=True, each_bytes=frame_bytes_in(plain))
 
 
 def is_packed(head: bytes) -> bool:
