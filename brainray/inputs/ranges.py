@@ -245,7 +245,7 @@ class RangeReader:
         if kind == "tar":
             return read_frames(_fetch_of(read, first.offset), first.stored_bytes, numbers, once, keep)
 
-        def content() -> Image | bytearray:
+        def content() -> Image:
             return self._files.held(uri, read.version) or self._whole_member(read, kind, name)
 
         return read_member_frames(content, numbers, once, keep)

@@ -4,11 +4,12 @@ Parses the zip's directory itself: `zipfile` keeps 0.7 kB per member, and fails 
 cannot decode.
 """
 
+import io
 import stat
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -47,7 +48,8 @@ _STORED, _DEFLATED = 0, 8  # compression methods
 _UNIX = 3
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # placeholders for a number that stands in a zip64 field
 _LOCAL_SIZE_AT = 22  # offset of the unpacked size in the local header
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 16 << 20  # unpacked at a time
+_PACKED_BYTES = 256 << 10  # of which it is made
 _FIRST_HEAD_BYTES = 8 << 10  # of a DICOM file: most tell their frames there
 _LOCAL_BYTES = 4 << 10  # that the local header of a member takes, with its name
 _MOST_DIRECTORY_BYTES = 256 << 20
@@ -179,16 +181,35 @@ def _describes(stored: bytes, at: int, size_bytes: int) -> bool:
 
 def _inflated_size(body: memoryview) -> int:
     """The size that a deflated member unpacks to, of which a piece at a time is in memory."""
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while not inflater.eof and size <= MOST_MEMBER_BYTES:
-        try:
-            piece = inflater.decompress(body, _PIECE_BYTES)
-        except zlib.error as exc:
-            raise ImageError("truncated", f"damaged: {exc}") from exc
-        body, size = memoryview(inflater.unconsumed_tail), size + len(piece)
-        if not piece and not body:
-            break
-    return size
+    return _inflate(body, MOST_MEMBER_BYTES, len).size_bytes
+
+
+class _Inflated(NamedTuple):
+    """What inflating a member gave."""
+
+    size_bytes: int
+    is_whole: bool
+    rest: memoryview  # the bytes after it
+
+
+def _inflate(body: memoryview, most: int, take: Callable[[bytes], object]) -> _Inflated:
+    """Inflate a member, up to a byte above `most`, and give each piece to `take`. Raises `ImageError`."""
+    inflater, size, at = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+    left: bytes | memoryview = b""
+    try:
+        while not inflater.eof and size <= most:
+            if not left:  # in pieces: zlib copies what it has not come to
+                left = body[at : at + _PACKED_BYTES]
+                at += len(left)
+            is_last = not left
+            piece = inflater.decompress(left, min(_PIECE_BYTES, most + 1 - size))
+            take(piece)
+            left, size = inflater.unconsumed_tail, size + len(piece)
+            if is_last and not piece:
+                break
+    except zlib.error as exc:
+        raise ImageError("truncated", f"damaged: {exc}") from exc
+    return _Inflated(size, inflater.eof, body[at - len(inflater.unused_data) :])
 
 
 def zip_head(stored: bytes, length: int) -> bytes:
@@ -207,16 +228,13 @@ def zip_head(stored: bytes, length: int) -> bytes:
 
 def _inflated(body: memoryview, size_bytes: int) -> tuple[bytes, memoryview]:
     """Inflate a member: its data, and the bytes after it."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        data = inflater.decompress(body, size_bytes + 1)
-    except zlib.error as exc:
-        raise ImageError("truncated", f"damaged: {exc}") from exc
-    if len(data) > size_bytes:
+    sink = io.BytesIO()  # gives its bytes without a second copy of them
+    found = _inflate(body, size_bytes, sink.write)
+    if found.size_bytes > size_bytes:
         raise ImageError("unsupported", "unpacks to more than it declares")
-    if not inflater.eof:
-        raise ImageError("truncated", f"ends after {len(data):,} of {size_bytes:,} bytes")
-    return data, body[len(body) - len(inflater.unused_data) :]
+    if not found.is_whole:
+        raise ImageError("truncated", f"ends after {found.size_bytes:,} of {size_bytes:,} bytes")
+    return sink.getvalue(), found.rest
 
 
 def _checksums(crc: int, flags: int, rest: bytes) -> tuple[int, ...]:

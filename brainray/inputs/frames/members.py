@@ -54,7 +54,7 @@ def _slices_of_member(member: ListedImage, path: str, slices: Slices) -> Iterato
 
 
 def read_member_frames(
-    content: Callable[[], Image | bytearray], numbers: Sequence[int], once: Once, keep: Keep
+    content: Callable[[], Image], numbers: Sequence[int], once: Once, keep: Keep
 ) -> tuple[Image, ...]:
     """The frames at these places, from 0, of a member that has to be unpacked as a whole; else as `read_frames`."""
     data = content()
