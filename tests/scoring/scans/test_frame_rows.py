@@ -294,3 +294,17 @@ def test_a_file_named_like_a_frame_keeps_its_row_while_it_cannot_be_looked_up(
     assert alone["IM1#2"]["error_detail"].startswith(UNREAD)
     _, late = scored(tmp_path / "list.csv", tmp_path / "late", bundle)
     assert late["IM1#2"]["confidence"] == before["IM1#2"]["confidence"]
+
+
+def test_rows_of_many_unread_files_stay_each_with_its_own(root, tmp_path, bundle, unread, monkeypatch):
+    """They are held as Arrow and taken in pieces: here a few rows are a piece."""
+    for number in range(7):
+        (root / f"{number}.dcm").write_bytes(THREE if number % 3 else ONE)
+    (root / "pages.tif").write_bytes(tiff(pages(3)))
+    _, before = scored(root, tmp_path / "run", bundle)
+    assert len(before) == 4 * 3 + 3 + 3
+    monkeypatch.setattr("brainray.scoring.known_frames._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("brainray.scoring.known_frames.CHUNK_ROWS", 5)
+    with unread:
+        outcome, during = scored(root, tmp_path / "run", bundle, max_unread=1.0)
+    assert (during, outcome.scored) == (before, 0)
