@@ -218,10 +218,11 @@ def _listed(found: Listing, known: pa.Array, told: Told) -> _Listed:
     by_frame: list[pa.Array] = []
     for table in found.batches():
         paged.append(pc.unique(table["container"].filter(_are_pages(table))))
-        files = table.filter(pc.is_null(table["container"])) if len(known) else table.slice(0, 0)
-        wholes.append(files.filter(pc.is_in(_told(files["uri"].combine_chunks(), told), known)))
-        by_frame.append(pc.unique(table["container"].filter(are_parts(table)) if len(known) else files["container"]))
         unread.append(_names_in_run(table.filter(_are_unread(table)), told))
+        if len(known):
+            files = table.filter(pc.is_null(table["container"]))
+            wholes.append(files.filter(pc.is_in(_told(files["uri"].combine_chunks(), told), known)))
+            by_frame.append(pc.unique(table["container"].filter(are_parts(table))))
     # Of a file that is listed as one image and by some of its frames, each row is the one that it was asked for.
     whole = pa.concat_tables(wholes)
     whole = whole.filter(pc.invert(pc.is_in(whole["uri"], _united(by_frame))))
