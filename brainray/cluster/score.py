@@ -5,7 +5,7 @@ itself or, beside GPUs, by a task. Ray restarts a dead worker and repeats its sh
 attempts. Must not decide which shards are scored: that is the plan.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from threading import Thread
@@ -16,6 +16,7 @@ from brainray.evaluation import plots
 from brainray.machine.hardware import Machine, has_gpu, read_machine
 from brainray.machine.resources import Node, missing_memory, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
+from brainray.scoring.manifest import Shard
 from brainray.scoring.maps.of_shard import MapOrder
 from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan
@@ -41,7 +42,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
         from .score_workers import ScoreJob, score_shards
 
         nodes = await_workers(nodes, say=say)
-        named, samples = _required_paths(request), _sample_files(plan)
+        named, samples = _required_paths(request, shards), _sample_files(plan)
         shared_paths = shared_paths_of(named, samples=samples, output=plan.uri, writer=lease.writer)
         checked_nodes = check_every_node(shared_paths)
         job = ScoreJob(
@@ -115,13 +116,18 @@ def _workers_here(request: ScoreRequest, *, shards: int, images: int) -> int:
     return score_pool(_nodes_of(less), workers=request.options.workers, shards=shards, images=images).actors
 
 
-def _required_paths(request: ScoreRequest) -> Iterator[NamedPath]:
-    """Yield the paths every node must resolve, which stay while a run lasts: the inputs and the model."""
+def _required_paths(request: ScoreRequest, shards: Sequence[Shard]) -> Iterator[NamedPath]:
+    """Yield the paths every node must resolve, which stay while a run lasts: the inputs, the model, and of a run with
+    pseudonyms the key and the names of the first of its shards.
+    """
     hidden = request.pseudonyms is not None  # workers log what they do not see
     yield from (NamedPath("--input", uri, shown=not hidden) for uri in request.roots)
     yield NamedPath("--model", request.bundle.uri)
-    if request.pseudonyms is not None:
-        yield NamedPath(OPTION, storage.join(request.pseudonyms.folder, KEY))
+    if request.pseudonyms is not None and request.names is not None:
+        key = storage.join(request.pseudonyms.folder, KEY)
+        found = storage.stat(key)
+        yield NamedPath(OPTION, key, None if found is None else found.version)
+        yield from (NamedPath(OPTION, request.names.file_of(shard.shard_id)) for shard in shards[:1])
 
 
 def _sample_files(plan: Plan) -> Iterator[NamedPath]:

@@ -1,5 +1,6 @@
-"""Unpacks an image that is compressed with gzip, in memory and up to a limit."""
+"""Unpacks an image that is compressed with gzip, in memory, once and up to a limit."""
 
+import io
 import zlib
 
 from brainray.errors import ImageError
@@ -18,16 +19,17 @@ def unzipped(data: bytes, max_pixels: int) -> bytes:
     if not data.startswith(_MAGIC):
         return data
     most = _BYTES_PER_PIXEL * max_pixels
-    unpacked, packed, start = bytearray(), memoryview(data), 0
+    packed, start = memoryview(data), 0
+    unpacked = io.BytesIO()  # gives its bytes without a second copy of them
     try:
         while packed[start : start + len(_MAGIC)] == _MAGIC:  # bgzip and pigz write several members
             start = _unpack_member(packed, start, unpacked, most)  # other bytes after the last one are ignored
     except zlib.error as exc:
         raise ImageError("truncated", "its gzip file is damaged") from exc
-    return bytes(unpacked)
+    return unpacked.getvalue()
 
 
-def _unpack_member(packed: memoryview, start: int, unpacked: bytearray, most: int) -> int:
+def _unpack_member(packed: memoryview, start: int, unpacked: io.BytesIO, most: int) -> int:
     """Unpack the member that begins at `start`, and give its end. Raises `ImageError` and `zlib.error`."""
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     at = start
@@ -39,8 +41,8 @@ def _unpack_member(packed: memoryview, start: int, unpacked: bytearray, most: in
             at += len(left)
         if not left:
             raise ImageError("truncated", "its gzip file ends too early")
-        unpacked += member.decompress(left, _STEP)
-        if len(unpacked) > most:
+        unpacked.write(member.decompress(left, _STEP))
+        if unpacked.tell() > most:
             raise ImageError("too_large", f"its gzip file unpacks to more than {most:,} bytes")
         left = member.unconsumed_tail
     return at - len(member.unused_data)

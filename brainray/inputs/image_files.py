@@ -23,15 +23,11 @@ from brainray.storage.base import FileInfo, FolderRules
 
 from .archives.member import is_archive
 from .bids import BidsTrees
+from .image_suffixes import image_suffix
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
 from .unnamed_files import NO_SUFFIX, FileFormats, UnnamedFiles
-
-# Formats that `imaging` reads, and medical formats, which are listed so that they get a row with `unsupported`.
-_PILLOW = "jpg jpeg jpe jfif jp2 j2k jpc jpf jpx j2c png apng bmp dib gif tif tiff webp avif ppm pgm pbm pnm pfm"
-_MEDICAL = "heic heif dcm dicom ima nii"
-IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{_PILLOW} {_MEDICAL}".split())
 
 # Folders that systems and programs make by themselves, in lower case. What lies in them was deleted, is a thumbnail or
 # a copy, or was never finished.
@@ -71,9 +67,9 @@ def skip_reason(name: str, folders: Sequence[str], *, special: bool = False) -> 
         return "hidden"
     if name.upper() == DIRECTORY:
         return DIRECTORY
-    stem, suffix = os.path.splitext(name.lower())
-    if suffix in IMAGE_SUFFIXES or (suffix == ".gz" and os.path.splitext(stem)[1] in IMAGE_SUFFIXES):
+    if image_suffix(name):
         return None
+    suffix = os.path.splitext(name.lower())[1]
     # A number at the end, as of DICOM files named by UIDs, tells no format.
     return NO_SUFFIX if not suffix or suffix[1:].isdecimal() else f"suffix {suffix}"
 

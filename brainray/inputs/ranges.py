@@ -5,7 +5,7 @@ Retries nothing (`reader` does), and knows no shards.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,7 +23,7 @@ from .frames.nifti import place_of
 from .frames.nifti.reading import Volumes
 from .frames.pages import WHOLE_BYTES, is_animation, is_paged, read_pages
 from .frames.reading import read_frames
-from .frames.sources import Fetch, Image, Spans, Unpacked, within
+from .frames.sources import Fetch, Image, Keep, Once, Spans, Unpacked, within
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -217,7 +217,7 @@ class RangeReader:
         numbers = [member.offset for member in read.members]
         if is_paged(read.uri):
             return self._pages(read, size_bytes, numbers)
-        return self._frames_at(read.uri, read, 0, size_bytes, numbers)
+        return read_frames(_fetch_of(read), size_bytes, numbers, *self._keepers(read.uri, read.version))
 
     def _pages(self, read: RangeRead, size_bytes: int, numbers: list[int]) -> tuple[Image, ...]:
         """Pages, from 0, of a file that is cached as a whole, or read in ranges where it is large."""
@@ -229,28 +229,26 @@ class RangeReader:
             fetch = within(data)
         return read_pages(fetch, size_bytes, numbers, lambda make: self._spans.of(read.uri, read.version, make))
 
-    def _frames_at(
-        self, name: str, read: RangeRead, begin: int, size_bytes: int, numbers: Sequence[int]
-    ) -> tuple[Image, ...]:
-        """Frames, from 0, of a DICOM file that lies in the file of a read from `begin` on, and has this name."""
-
-        def once(make: Callable[[], Spans]) -> Spans:
-            return self._spans.of(name, read.version, make)
-
-        def keep(make: Callable[[], Unpacked]) -> Unpacked:
-            return self._files.of(name, read.version, make)
-
-        return read_frames(_fetch_of(read, begin), size_bytes, numbers, once, keep)
+    def _keepers(self, uri: str, version: str | None) -> tuple[Once, Keep]:
+        """What caches the places of compressed frames of a file or member, and a packed one."""
+        return (
+            lambda make: self._spans.of(uri, version, make),
+            lambda make: self._files.of(uri, version, make),
+        )
 
     def _member_frames(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
         """Frames of a member of an archive, which is unpacked whole and cached; of a plain tar ranges are read."""
         frames = [frame for member in read.members if (frame := split_member_frame(member.name)) is not None]
-        name, numbers = frames[0][0], [number for _, number in frames]
-        first = read.members[0]
+        name, numbers = frames[0][0], [number - 1 for _, number in frames]
+        first, uri = read.members[0], archives.member_uri(read.uri, name)
+        once, keep = self._keepers(uri, read.version)
         if kind == "tar":
-            uri = archives.member_uri(read.uri, name)
-            return self._frames_at(uri, read, first.offset, first.stored_bytes, [number - 1 for number in numbers])
-        return read_member_frames(lambda: self._whole_member(read, kind, name), numbers)
+            return read_frames(_fetch_of(read, first.offset), first.stored_bytes, numbers, once, keep)
+
+        def content() -> Image:
+            return self._files.held(uri, read.version) or self._whole_member(read, kind, name)
+
+        return read_member_frames(content, numbers, once, keep)
 
     def _member_slices(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
         """Slices of a member of an archive, which is unpacked whole; of a plain tar ranges are read."""
@@ -314,6 +312,11 @@ class _Cache(Generic[Value]):
         self._lock = threading.Lock()  # guards the above
         # So that threads do not read the same twice.
         self._making = [threading.Lock() for _ in range(1 if one_at_a_time else _LOCKS)]
+
+    def held(self, uri: str, version: str | None) -> Value | None:
+        """What was found in this version of a file, if it is still there."""
+        with self._lock:
+            return self._held.get((uri, version))
 
     def of(self, uri: str, version: str | None, make: Callable[[], Value]) -> Value:
         """What `make` finds in this version of a file."""

@@ -13,11 +13,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice, pairwise, repeat
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from brainray import storage
 from brainray.errors import StorageError
@@ -26,7 +29,7 @@ from brainray.inputs.archives import split_refusal
 from brainray.inputs.frames import frame_uri, nifti
 from brainray.inputs.frames.listing import frames_of, frames_read
 from brainray.inputs.frames.pages import SUFFIXES
-from brainray.inputs.listed_image import LISTED_SCHEMA, ListedImage
+from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, with_values
 from brainray.inputs.listing import Listing
 from brainray.inputs.unread import UNREAD
 from brainray.storage.base import FileInfo
@@ -47,6 +50,7 @@ _ONE_IMAGE = (
     "{:,} files of several pages stay one image each, as the run has them; --rescore gives each page a row of its own"
 )
 _AT_ONCE = 16  # files that are asked in parallel
+_ROWS_AT_ONCE = 16_384  # that are in Python
 # SQL over rows of a listing, as `are_parts`.
 IS_PART = f"""(container IS NOT NULL AND NOT regexp_matches(container, '{ARCHIVE}') AND (
     (uri = container || '#' || ("offset" + 1) AND ("offset" = 0 OR size_bytes IS DISTINCT FROM stored_bytes))
@@ -62,7 +66,7 @@ class _Listed(NamedTuple):
     """What may differ between a listing and a run."""
 
     paged: pa.Array  # files that are listed by page
-    wholes: list[ListedImage]  # listed as one image and not by frame, too, of which the run has frames
+    wholes: pa.Table  # rows of files listed as one image and not by frame, too, of which the run has frames
     unread: pa.Array  # names in the run of other files that could not be read
 
 
@@ -70,8 +74,51 @@ class _Known(NamedTuple):
     """The files whose rows differ from those that were listed."""
 
     as_one: dict[str, tuple[str | None, int | None]]  # files that the run has as one image, with version and size
-    as_parts: dict[str, list[Row]]  # the rows of files that were listed as one
-    as_before: dict[str, Row]  # by its name in the run, the row of an image that could not be read when it was listed
+    as_parts: "_Parts"  # the rows of files that were listed as one
+    as_before: pa.Table  # the rows in the run of images that could not be read when they were listed
+
+
+class _Parts:
+    """Rows of many files, by file. They are held as Arrow: rows in Python take ten times as much memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Rows of a file follow one another."""
+        self._table = table.combine_chunks()
+        files = table["container"].combine_chunks()
+        is_first = np.ones(len(files), bool)
+        is_first[1:] = pc.not_equal(files[1:], files[:-1]).to_numpy(zero_copy_only=False)
+        self._starts = np.flatnonzero(is_first)
+        self._lengths = np.diff(np.append(self._starts, len(files)))
+        self.files = files.take(pa.array(self._starts))
+        self._at = UriIndex(self.files)
+
+    def pieces(self, files: pa.Array) -> Iterator[tuple[list[str], list[list[Row]]]]:
+        """Those of the files that have rows, and the rows of each, as many at a time as have `_ROWS_AT_ONCE`."""
+        places = self._at.find(files).drop_null().to_numpy()
+        cuts = np.flatnonzero(np.diff(np.cumsum(self._lengths[places]) // _ROWS_AT_ONCE)) + 1
+        for piece in np.split(places, cuts):
+            starts, lengths = self._starts[piece], self._lengths[piece]
+            rows = iter(self._table.take(pa.array(_ranges(starts, lengths))).to_pylist())
+            yield self.files.take(pa.array(piece)).to_pylist(), [list(islice(rows, n)) for n in lengths.tolist()]
+
+    def in_place(self, table: pa.Table, is_whole: NDArray[np.bool_]) -> Iterator[pa.Table]:
+        """A listing with the rows of a file in place of each of its rows that stand for a whole file."""
+        starts, lengths = np.arange(len(table)), np.ones(len(table), np.int64)
+        wholes = np.flatnonzero(is_whole)
+        places = self._at.find(table["uri"].take(pa.array(wholes)).combine_chunks()).to_numpy()
+        starts[wholes], lengths[wholes] = self._starts[places], self._lengths[places]
+        cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // CHUNK_ROWS)) + 1  # files may have many frames
+        for first, end in pairwise([0, *cuts.tolist(), len(table)]):
+            rows, whole, length = table.slice(first, end - first), is_whole[first:end], lengths[first:end]
+            parts = self._table.take(pa.array(_ranges(starts[first:end][whole], length[whole])))
+            at = np.where(whole, len(rows) + np.cumsum(length * whole) - length, np.arange(len(rows)))
+            yield pa.concat_tables([rows, parts]).combine_chunks().take(pa.array(_ranges(at, length)))
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers from each start on, as many as its length."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def as_known(
@@ -88,7 +135,7 @@ def as_known(
         _as_parts(old, listed.wholes, told, volumes),
         _as_before(old, listed.unread),
     )
-    if not any(known) and not len(listed.unread):
+    if not (known.as_one or len(known.as_parts.files) or len(listed.unread)):
         return found
     path = f"{found.path}.known"
     images = size_bytes = labelled = 0
@@ -156,27 +203,30 @@ def _told(uris: pa.Array, told: Told) -> pa.Array:
     return uris if told is str else pa.array(map(told, uris.to_pylist()), pa.string())
 
 
-def _told_image(uri: str, container: str | None, told: Told) -> str:
-    return told(uri) if container is None else told(container) + uri[len(container) :]
+def _names_in_run(rows: pa.Table, told: Told) -> pa.Array:
+    """The names that the run has for the images of a listing, if it has them."""
+    if told is str:
+        return rows["uri"].combine_chunks()
+    places = zip(rows["uri"].to_pylist(), rows["container"].to_pylist(), strict=True)
+    return pa.array([told(uri) if of is None else told(of) + uri[len(of) :] for uri, of in places], pa.string())
 
 
 def _listed(found: Listing, known: pa.Array, told: Told) -> _Listed:
     paged: list[pa.Array] = []
-    wholes: list[ListedImage] = []
-    unread: list[str] = []
+    wholes = [LISTED_SCHEMA.empty_table()]
+    unread: list[pa.Array] = []
     by_frame: list[pa.Array] = []
     for table in found.batches():
         paged.append(pc.unique(table["container"].filter(_are_pages(table))))
-        files = table.filter(pc.is_null(table["container"])) if len(known) else table.slice(0, 0)
-        is_known = pc.is_in(_told(files["uri"].combine_chunks(), told), known)
-        wholes += [ListedImage(**row) for row in files.filter(is_known).to_pylist()]
-        by_frame.append(pc.unique(table["container"].filter(are_parts(table)) if len(known) else files["container"]))
-        others = table.filter(_are_unread(table)).select(("uri", "container")).to_pylist()
-        unread += [_told_image(row["uri"], row["container"], told) for row in others]
+        unread.append(_names_in_run(table.filter(_are_unread(table)), told))
+        if len(known):
+            files = table.filter(pc.is_null(table["container"]))
+            wholes.append(files.filter(pc.is_in(_told(files["uri"].combine_chunks(), told), known)))
+            by_frame.append(pc.unique(table["container"].filter(are_parts(table))))
     # Of a file that is listed as one image and by some of its frames, each row is the one that it was asked for.
-    is_both = pc.is_in(pa.array([image.uri for image in wholes], pa.string()), _united(by_frame)).to_pylist()
-    wholes = [image for image, both in zip(wholes, is_both, strict=True) if not both]
-    return _Listed(_united(paged), wholes, pa.array(unread, pa.string()))
+    whole = pa.concat_tables(wholes)
+    whole = whole.filter(pc.invert(pc.is_in(whole["uri"], _united(by_frame))))
+    return _Listed(_united(paged), whole, pa.concat_arrays([*unread, pa.array([], pa.string())]))
 
 
 def _as_one_image(old: Sequence[str], files: pa.Array, told: Told) -> dict[str, tuple[str | None, int | None]]:
@@ -192,40 +242,47 @@ def _as_one_image(old: Sequence[str], files: pa.Array, told: Told) -> dict[str, 
     return known
 
 
-def _as_before(old: Sequence[str], names: pa.Array) -> dict[str, Row]:
+def _as_before(old: Sequence[str], names: pa.Array) -> pa.Table:
     """The rows that the run has of these images, but for those that could not be read then, too."""
-    known: dict[str, Row] = {}
-    for batch in _manifest(old, *_PLACE, "version", "refused") if len(names) else ():
+    columns = (*_PLACE, "version")
+    known = [pa.schema([LISTED_SCHEMA.field(name) for name in columns]).empty_table()]
+    for batch in _manifest(old, *columns, "refused") if len(names) else ():
         rows = pa.Table.from_batches([batch.filter(pc.is_in(batch["uri"], names))])
-        known |= {row["uri"]: row for row in rows.filter(pc.invert(_are_unread(rows))).to_pylist()}
-    return known
+        known.append(rows.filter(pc.invert(_are_unread(rows))).select(columns))
+    return pa.concat_tables(known)
 
 
-def _as_parts(old: Sequence[str], listed: Sequence[ListedImage], told: Told, volumes: str) -> dict[str, list[Row]]:
+def _as_parts(old: Sequence[str], listed: pa.Table, told: Told, volumes: str) -> _Parts:
     """The rows of these files, which are listed as one image, where they are to be frames."""
-    parts = _parts_in_run(old, pa.array([told(image.uri) for image in listed], pa.string()))
-    known = [(image, parts[name]) for image in listed if (name := told(image.uri)) in parts]
+    names = _told(listed["uri"].combine_chunks(), told)
+    at, parts = UriIndex(names), _parts_in_run(old, names)
+    tables = [LISTED_SCHEMA.empty_table()]
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="frames") as pool:
-        rows = pool.map(lambda item: _rows_of(item[0], item[1], volumes), known)
-        return {image.uri: found for (image, _), found in zip(known, rows, strict=True) if found}
+        for files, known in parts.pieces(names):
+            places = at.find(pa.array(files, pa.string()))
+            images = [ListedImage(**row) for row in listed.take(places).to_pylist()]
+            found = pool.map(_rows_of, images, known, repeat(volumes))
+            rows = [row for of_file in found for row in of_file or ()]
+            tables.append(pa.Table.from_pylist(rows, schema=LISTED_SCHEMA))
+    return _Parts(pa.concat_tables(tables))
 
 
-def _parts_in_run(old: Sequence[str], files: pa.Array) -> dict[str, list[Row]]:
+def _parts_in_run(old: Sequence[str], files: pa.Array) -> _Parts:
     """What a run has of each of these files; what is gone where it has no other row of the file."""
-    there: dict[str, list[Row]] = {}
-    gone: dict[str, list[Row]] = {}
-    wholes: set[str] = set()
-    for batch in _manifest(old, *_PLACE, *_DESCRIBED, "version", "gone") if len(files) else ():
+    columns = (*_PLACE, *_DESCRIBED, "version")
+    found = [pa.schema([*(LISTED_SCHEMA.field(name) for name in columns), ("gone", pa.bool_())]).empty_table()]
+    wholes: list[pa.Array] = []
+    for batch in _manifest(old, *columns, "gone") if len(files) else ():
         is_wanted = pc.and_(are_parts(batch), pc.fill_null(pc.is_in(batch["container"], files), False))
-        for row in batch.filter(is_wanted).to_pylist():
-            (gone if row["gone"] else there).setdefault(row["container"], []).append(row)
+        found.append(pa.Table.from_batches([batch.filter(is_wanted)]).cast(found[0].schema))
         is_there = pc.and_(pc.is_null(batch["container"]), pc.invert(batch["gone"]))
-        wholes.update(batch["uri"].filter(pc.and_(is_there, pc.is_in(batch["uri"], files))).to_pylist())
-    for file in gone.keys() - there.keys() - wholes:
-        there[file] = gone[file]
-    for rows in there.values():
-        rows.sort(key=lambda row: row["offset"])
-    return there
+        wholes.append(batch["uri"].filter(pc.and_(is_there, pc.is_in(batch["uri"], files))))
+    parts = pa.concat_tables(found)
+    there = parts.filter(pc.invert(parts["gone"]))
+    gone = parts.filter(parts["gone"])
+    of_others = _united([*wholes, pc.unique(there["container"].combine_chunks())])
+    gone = gone.filter(pc.invert(pc.is_in(gone["container"], of_others)))
+    return _Parts(pa.concat_tables([there, gone]).sort_by([("container", "ascending"), ("offset", "ascending")]))
 
 
 def _rows_of(image: ListedImage, parts: Sequence[Row], volumes: str) -> list[Row] | None:
@@ -271,36 +328,60 @@ def _known_part(image: ListedImage, part: Row) -> ListedImage:
 
 def _with_known(tables: Iterator[pa.Table], known: _Known, stayed: set[str], told: Told) -> Iterator[pa.Table]:
     """The rows of a listing as the run has them; `stayed` takes the files that stay one image."""
-    as_one, as_parts = pa.array(known.as_one, pa.string()), pa.array(known.as_parts, pa.string())
+    as_one, as_parts = pa.array(known.as_one, pa.string()), known.as_parts.files
+    before_at = UriIndex(known.as_before["uri"].combine_chunks())
     for table in tables:
         to_one = pc.and_(_are_pages(table), pc.fill_null(pc.is_in(table["container"], as_one), False))
         to_parts = pc.and_(pc.is_null(table["container"]), pc.is_in(table["uri"], as_parts))
-        is_unread = _are_unread(table)
-        if not pc.any(pc.or_(pc.or_(to_one, to_parts), is_unread)).as_py():
-            yield table
-            continue
-        rows: list[Row] = []
-        marks = (column.to_pylist() for column in (to_one, to_parts, is_unread))
-        for row, is_page, is_whole, unread in zip(table.to_pylist(), *marks, strict=True):
-            file = row["container"]
-            if is_whole:
-                rows += known.as_parts[row["uri"]]
-            elif unread:
-                rows.append(_unread_row(row, known.as_before.get(_told_image(row["uri"], file, told))))
-            elif not is_page or known.as_one[file] != (row["version"], row["stored_bytes"]):
-                rows.append(row)
-            elif file not in stayed:
-                stayed.add(file)
-                whole = {"uri": file, "size_bytes": row["stored_bytes"]}
-                rows.append(row | whole | dict.fromkeys(("container", "offset", "stored_bytes")))
-        yield pa.Table.from_pylist(rows, schema=LISTED_SCHEMA)
+        is_unread = pc.and_(_are_unread(table), pc.invert(to_parts))
+        to_one = pc.and_(to_one, pc.invert(is_unread))
+        if pc.any(is_unread).as_py():
+            table = _with_before(table, is_unread.combine_chunks(), known.as_before, before_at, told)
+        if pc.any(to_one).as_py():
+            yield from known.as_parts.in_place(*_with_wholes(table, to_one, to_parts, known.as_one, stayed))
+        else:
+            yield from known.as_parts.in_place(table, to_parts.to_numpy())
 
 
-def _unread_row(row: Row, before: Row | None) -> Row:
-    """The row of an image that could not be read when it was listed; `before` is the one that the run has of it."""
-    if before is None:
-        return row | {"version": None}
-    if row["container"] is None:
-        # One that has changed gets no version: it is scored as one image now, and looked into when it can be read.
-        return row | {"refused": None, "version": row["version"] if row["version"] == before["version"] else None}
-    return row | {"refused": None} | {name: before[name] for name in _AS_BEFORE}
+def _with_wholes(
+    table: pa.Table, to_one: pa.ChunkedArray, to_parts: pa.ChunkedArray, as_one: dict[str, Any], stayed: set[str]
+) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """A listing in which pages are one image where the run has that, and which rows of it are still to be parts."""
+    rows: list[Row] = []
+    is_whole: list[bool] = []
+    for row, is_page, whole in zip(table.to_pylist(), to_one.to_pylist(), to_parts.to_pylist(), strict=True):
+        file = row["container"]
+        if is_page and as_one[file] == (row["version"], row["stored_bytes"]):
+            if file in stayed:
+                continue
+            stayed.add(file)
+            as_file = {"uri": file, "size_bytes": row["stored_bytes"]}
+            row |= as_file | dict.fromkeys(("container", "offset", "stored_bytes"))
+        rows.append(row)
+        is_whole.append(whole)
+    return pa.Table.from_pylist(rows, schema=LISTED_SCHEMA), np.array(is_whole, bool)
+
+
+def _with_before(
+    table: pa.Table, is_unread: pa.BooleanArray, known: pa.Table, known_at: UriIndex, told: Told
+) -> pa.Table:
+    """A listing in which images that could not be read when it was made are as the run has them."""
+    rows = table.filter(is_unread).combine_chunks()
+    places = known_at.find(_names_in_run(rows, told))
+    before, is_known = known.take(places), pc.is_valid(places)
+    # A file that has changed gets no version: it is scored as one image now, and looked into when it can be read.
+    is_same = pc.fill_null(pc.and_(is_known, pc.equal(rows["version"], before["version"])), False)
+    values = {
+        "refused": pc.if_else(is_known, None, rows["refused"]),
+        "version": pc.if_else(is_same, rows["version"], None),
+    }
+    # Of frames and members that cannot be read nothing is known but their names; a file may be named like a frame.
+    is_part = pc.and_(is_known, pc.is_valid(rows["container"]))
+    for name in _AS_BEFORE:
+        values[name] = pc.if_else(is_part, before[name], values.get(name, rows[name]))
+    is_file = pc.and_(is_part, pc.is_null(before["container"]))
+    values["container"] = pc.if_else(is_file, None, rows["container"])
+    for name, found in values.items():
+        whole = pc.replace_with_mask(table[name].combine_chunks(), is_unread, found.combine_chunks())
+        table = with_values(table, name, whole)
+    return table

@@ -15,6 +15,7 @@ from brainray.errors import BadRequest, StorageError
 from . import Writer
 
 _ADVICE = "give a path that all nodes share, or s3://"
+_ADVICE_OF = {"--pseudonymise-uris": "give a folder that all nodes share; names are kept in no bucket"}
 _SAMPLES = 16  # of those offered; each costs the machine of the command a stat
 
 
@@ -57,7 +58,8 @@ def unshared_message(failed: Sequence[tuple[str, str]]) -> str:
     """The message about nodes (host, path that is not shared), of which it names the first."""
     host, unseen = failed[0]
     others = f" (nor do {len(failed) - 1} others see all)" if len(failed) > 1 else ""
-    return f"{unseen} is not the same on node {host} as where the command runs{others}; {_ADVICE}"
+    advice = _ADVICE_OF.get(unseen.partition(" ")[0], _ADVICE)
+    return f"{unseen} is not the same on node {host} as where the command runs{others}; {advice}"
 
 
 def shared_paths_of(

@@ -10,9 +10,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from brainray.errors import ImageError, ImageReason
+from brainray.inputs.frames.header import DEFLATED, HEAD_BYTES, deflated_at, plain_meta
+from brainray.inputs.frames.inflated import InflatedFile
 from brainray.inputs.frames.library import pydicom_library
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from pydicom.tag import BaseTag
 
 NO_PIXELS = "it is a DICOM object without pixels, such as a report, a plan or a directory"
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-_META_BYTES = 64 << 10  # the transfer syntax stands in the first group, of a few hundred bytes
 _TEXTS = frozenset(("CS", "LO", "SH", "UI", "DS", "IS"))  # types whose values are separated by a backslash
 _ESCAPE, _BLANKS = b"\x1b", "\0 \t\r\n\f\v"  # of another character set; what pads a value
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
@@ -32,8 +32,7 @@ def read_header(data: bytes, *, most_inflated: int) -> "Dataset":
     """The data set of a DICOM file. `most_inflated` bytes are unpacked of a deflated one. Raises `ImageError`."""
     pydicom = pydicom_library()
     with as_image_error("truncated", "its DICOM header cannot be read"):
-        _check_inflated(data, most_inflated)
-        dataset: Dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        dataset: Dataset = pydicom.dcmread(_plain(data, most_inflated), force=True)
         if not len(dataset):
             raise ImageError("truncated", "it ends before its first DICOM attribute")
     return dataset
@@ -188,10 +187,20 @@ def _elements(group: "Dataset") -> list[str]:
     return [keyword for tag in list(group.keys()) if (keyword := keyword_for_tag(tag)).endswith("Sequence")]
 
 
+def _plain(data: bytes, most_inflated: int) -> BinaryIO:
+    """The file as one whose data set is not deflated."""
+    head = data[:HEAD_BYTES]
+    at = deflated_at(head) if DEFLATED.encode() in head else None
+    if at is not None:
+        return cast("BinaryIO", InflatedFile(plain_meta(head, at), memoryview(data)[at:], most_inflated))
+    _check_inflated(data, most_inflated)
+    return io.BytesIO(data)
+
+
 def _check_inflated(data: bytes, most: int) -> None:
-    """Raise `too_large` for a deflated data set that would unpack to more bytes: pydicom unpacks all of it."""
-    head = data[:_META_BYTES]
-    if _DEFLATED not in head:
+    """Raise `too_large` for a deflated data set that would unpack to more bytes, where the first group is damaged."""
+    head = data[:HEAD_BYTES]
+    if DEFLATED.encode() not in head:
         return
     length = re.search(rb"\x02\0\0\0UL\x04\0(.{4})", head, re.DOTALL)
     start = length.end() + int.from_bytes(length[1], "little") if length else 0

@@ -53,7 +53,6 @@ _KINDS: dict[str, Kind] = {
     ),
 }
 SUFFIXES = tuple(_KINDS)
-_LISTERS = {"tar": list_tar, "compressed tar": list_compressed_tar, "zip": list_zip}
 _TABLE_ROWS = 16_384
 
 INDEX_SCHEMA = pa.schema(
@@ -70,6 +69,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("frames", pa.int64()),  # of a DICOM file that has several
         pa.field("volume", pa.string()),  # of a NIfTI file: what its header says of its slices
         pa.field("label_unread", pa.string()),  # of a file with a label: why it labels nothing
+        pa.field("frame_bytes", pa.int64()),  # of frames in a file that is packed as a whole, see `member.Member`
     ]
 )
 
@@ -125,18 +125,24 @@ def split_refusal(text: str) -> ImageError:
 
 
 def list_members(
-    kind: Kind, file: BinaryFile, *, most: int = MOST_MEMBERS, notes: list[str] | None = None
+    kind: Kind,
+    file: BinaryFile,
+    *,
+    most: int = MOST_MEMBERS,
+    notes: list[str] | None = None,
+    ask_each: bool = True,
 ) -> Iterator[pa.Table]:
     """List an archive as tables of `INDEX_SCHEMA`, in the order of the file. A last row describes its damage, if any.
 
-    `notes` takes, before the first table, what the user should know of the archive as a whole.
+    `notes` takes, before the first table, what the user should know of the archive as a whole. Without `ask_each` only
+    a sample of the small DICOM files in a zip is asked for frames: in a bucket each is a request.
 
     Memory does not grow with the members beyond 8-byte hashes of their names and, for a zip, its directory. Raises
     `NotAnArchive` before the first table for Parquet without images, and what reading the file raises.
     """
     names = _Names()
     rows: list[Member] = []
-    for member in _members(kind, file, most, [] if notes is None else notes):
+    for member in _members(kind, file, most, [] if notes is None else notes, ask_each=ask_each):
         rows.append(member._replace(name=names.distinct(member.name)) if member.name else member)
         if len(rows) == _TABLE_ROWS:
             yield _table(rows)
@@ -160,12 +166,17 @@ def head_of(kind: Kind, stored: bytes, length: int) -> bytes:
     return zip_head(stored, length) if kind == "zip" else stored[:length]
 
 
-def _members(kind: Kind, file: BinaryFile, most: int, notes: list[str]) -> Iterator[Member]:
+def _members(kind: Kind, file: BinaryFile, most: int, notes: list[str], *, ask_each: bool) -> Iterator[Member]:
     """The members of an archive; damage that ends the listing becomes a last row with the name ""."""
     try:
         if not size_of(file):
             raise ImageError("empty", "the file has no bytes")
-        yield from list_parquet(file, most, notes) if kind == "parquet" else _LISTERS[kind](file, most)
+        if kind == "parquet":
+            yield from list_parquet(file, most, notes)
+        elif kind == "zip":
+            yield from list_zip(file, most, ask_each=ask_each)
+        else:
+            yield from (list_tar if kind == "tar" else list_compressed_tar)(file, most)
     except ImageError as exc:
         yield Member("", refused=str(exc))
 

@@ -26,13 +26,14 @@ from brainray.inputs.listed_image import ListedImage
 from brainray.storage.base import FileInfo
 
 from . import INDEX_SCHEMA, Kind, NotAnArchive
+from .member import frames_by_row
 
 # Folder of a run with the indexes. An archive was called "container" once: this name and that of the column `container`
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 7  # raised when a new version lists the same bytes differently
-_FORMATS = (2, 3, 4, 5, 6, _FORMAT)  # of indexes that runs may have
+_FORMAT = 8  # raised when a new version lists the same bytes differently
+_FORMATS = (2, 3, 4, 5, 6, 7, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NOTE_KEY = b"brainray.note"  # metadata of an index: what the user should know of the archive as a whole
 _NAME_HEX = 32
@@ -128,7 +129,7 @@ class IndexedImage(NamedTuple):
 
 def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[IndexedImage]:
     """The members of rows of an index."""
-    for name, size_bytes, offset, stored_bytes, label, key, refused, frames, volume, unread in zip(
+    for name, size_bytes, offset, stored_bytes, label, key, refused, count, volume, unread, frame_bytes in zip(
         *(column.to_pylist() for column in rows.columns), strict=True
     ):
         image = ListedImage(
@@ -141,7 +142,8 @@ def _images(archive: FileInfo, rows: pa.RecordBatch | pa.Table) -> Iterator[Inde
             refused=refused,
         )
         header = None if volume is None else Header.from_text(volume)
-        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames or 1, header, unread)
+        frames = frames_by_row(count, frame_bytes)
+        yield IndexedImage(name, image, Spelled(label, key) if label else None, frames, header, unread)
 
 
 def _labelled(each: IndexedImage) -> ListedImage:
@@ -228,7 +230,8 @@ def _write(path: str, archive: FileInfo, kind: Kind) -> None:
     """List an archive into an index file, without rows where it holds no images."""
     with storage.open_seekable(archive.uri, version=archive.version) as file:
         notes: list[str] = []
-        tables = _listed(archive.uri, archives.list_members(kind, file, notes=notes))
+        ask_each = storage.is_local(archive.uri)
+        tables = _listed(archive.uri, archives.list_members(kind, file, notes=notes, ask_each=ask_each))
         try:
             first = next(tables, INDEX_SCHEMA.empty_table())
         except NotAnArchive as exc:

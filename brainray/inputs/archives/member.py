@@ -7,6 +7,10 @@ import re
 from typing import NamedTuple, Protocol
 
 from brainray.errors import ImageError
+from brainray.inputs.frames.nifti import ALL
+from brainray.inputs.frames.nifti.listing import slices_in
+from brainray.inputs.frames.sources import Frames
+from brainray.inputs.image_suffixes import image_suffix
 
 MOST_MEMBER_BYTES = 1 << 30
 LONGEST_LABEL = 1000  # characters; longer ones are no class names
@@ -14,7 +18,8 @@ _LONGEST_NAME = 4096  # characters; PATH_MAX of Linux
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break lines of logs and CSV files
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")
 _SEPARATORS = re.compile(r"[/\\]")
-_ARCHIVE = re.compile(r"(?<!\.nii)\.(tar|zip|parquet|pq|gz|tgz|7z|rar|bz2|tbz2?|xz|txz|zst|tzst)$", re.IGNORECASE)
+# Another file in gzip, such as `scan.tck.gz`, is passed over by its suffix, as in a folder.
+_ARCHIVE = re.compile(r"\.(tar|zip|parquet|pq|tgz|7z|rar|bz2|tbz2?|xz|txz|zst|tzst)(\.gz)?$", re.IGNORECASE)
 
 
 class BinaryFile(Protocol):
@@ -38,11 +43,39 @@ class Member(NamedTuple):
     frames: int | None = None  # of a DICOM file that has several
     volume: str | None = None  # header of a NIfTI file, see `frames.nifti.header.Header.to_text`
     label_unread: str | None = None  # why the label that this file holds cannot be read or labels nothing
+    frame_bytes: int | None = None  # of frames in a file that is packed as a whole: those of each, 0: not known
+
+
+def with_frames(member: Member, frames: int) -> Member:
+    """The member with the frames that its first bytes tell, if there are several."""
+    if frames <= 1:
+        return member
+    each_bytes = frames.each_bytes or 0 if isinstance(frames, Frames) and frames.packed else None
+    return member._replace(frames=int(frames), frame_bytes=each_bytes)
+
+
+def with_volume(member: Member, head: bytes) -> Member:
+    """The NIfTI file with what its first bytes tell: its header, or why there is none."""
+    slices = slices_in(member.name, head, member.size_bytes or 0, ALL)
+    if slices is None:
+        return member
+    header = None if slices.header is None else slices.header.to_text()
+    return member._replace(volume=header, refused=str(slices.refused) if header is None else None)
+
+
+def frames_by_row(frames: int | None, frame_bytes: int | None) -> int:
+    """The frames of a member by its row of the index."""
+    if frames is None or frame_bytes is None:
+        return frames or 1
+    return Frames(frames, packed=True, each_bytes=frame_bytes or None)
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file is named as an archive, of any kind. It may hold images, so skipping it must be reported."""
-    return _ARCHIVE.search(name) is not None
+    """Whether a file is named as an archive, of any kind. It may hold images, so skipping it must be reported.
+
+    An image in gzip, `x.png.gz`, is none.
+    """
+    return _ARCHIVE.search(name) is not None and not image_suffix(name)
 
 
 def row_name(stored: str) -> tuple[str, str | None]:

@@ -12,13 +12,24 @@ from typing import NamedTuple
 
 from brainray.errors import ImageError
 from brainray.inputs.frames import nifti
-from brainray.inputs.frames.header import HEAD_BYTES, frames_in
+from brainray.inputs.frames.header import HEAD_BYTES
 from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
-from brainray.inputs.frames.nifti.header import described
+from brainray.inputs.frames.packed import frames_of_head
 from brainray.inputs.frames.sampling import may_be_dicom
 
 from .compressed import UnpackedFile
-from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from .member import (
+    MOST_MEMBER_BYTES,
+    BinaryFile,
+    Member,
+    read_at,
+    row_name,
+    size_of,
+    too_large,
+    too_many,
+    with_frames,
+    with_volume,
+)
 from .sample_labels import may_hold_label, with_labels
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -95,11 +106,11 @@ def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | Non
             continue
         member = _member(entry, window.size_bytes)
         if member.refused is None and may_be_dicom(member.name):
-            frames = frames_in(window.read(entry.offset, min(entry.size_bytes, HEAD_BYTES)))
-            member = member._replace(frames=frames if frames > 1 else None)
+            head = window.read(entry.offset, min(entry.size_bytes, HEAD_BYTES))
+            member = with_frames(member, frames_of_head(head))
         elif member.refused is None and nifti.is_nifti(member.name):
             head = window.read(entry.offset, min(entry.size_bytes, NIFTI_HEAD_BYTES))
-            member = member._replace(volume=described(head))
+            member = with_volume(member, head)
         is_read = member.refused is None and may_hold_label(member.name, entry.size_bytes)
         yield member, window.read(entry.offset, entry.size_bytes) if is_read else None
 

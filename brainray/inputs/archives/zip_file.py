@@ -4,11 +4,12 @@ Parses the zip's directory itself: `zipfile` keeps 0.7 kB per member, and fails 
 cannot decode.
 """
 
+import io
 import stat
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -16,12 +17,23 @@ import numpy as np
 
 from brainray.errors import ImageError
 from brainray.inputs.frames import nifti
-from brainray.inputs.frames.header import HEAD_BYTES, frames_in
+from brainray.inputs.frames.header import HEAD_BYTES
 from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
-from brainray.inputs.frames.nifti.header import described
+from brainray.inputs.frames.packed import frames_of_head, frames_told_by
 from brainray.inputs.frames.sampling import FrameSample, may_be_dicom
 
-from .member import MOST_MEMBER_BYTES, BinaryFile, Member, read_at, row_name, size_of, too_large, too_many
+from .member import (
+    MOST_MEMBER_BYTES,
+    BinaryFile,
+    Member,
+    read_at,
+    row_name,
+    size_of,
+    too_large,
+    too_many,
+    with_frames,
+    with_volume,
+)
 
 # https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16 and 4.5.3
 _LOCAL = struct.Struct("<4s2xHH4xL8xHH")
@@ -36,7 +48,9 @@ _STORED, _DEFLATED = 0, 8  # compression methods
 _UNIX = 3
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # placeholders for a number that stands in a zip64 field
 _LOCAL_SIZE_AT = 22  # offset of the unpacked size in the local header
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 16 << 20  # unpacked at a time
+_PACKED_BYTES = 256 << 10  # of which it is made
+_FIRST_HEAD_BYTES = 8 << 10  # of a DICOM file: most tell their frames there
 _LOCAL_BYTES = 4 << 10  # that the local header of a member takes, with its name
 _MOST_DIRECTORY_BYTES = 256 << 20
 _MOST_AROUND = _LOCAL.size + 2 * _FULL_16 + 24  # bytes of a member besides its data: header, name, extra, descriptor
@@ -60,8 +74,11 @@ class _Entry(NamedTuple):
     next: int  # offset of the next entry in the directory
 
 
-def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
-    """Members in the order of the file. Raises `ImageError` where not all can be listed."""
+def list_zip(file: BinaryFile, most: int, *, ask_each: bool = True) -> Iterator[Member]:
+    """Members in the order of the file. Raises `ImageError` where not all can be listed.
+
+    Without `ask_each` a sample of the small DICOM files is asked for frames.
+    """
     directory = _directory(file, most)
     starts, offsets = array("q"), array("Q")
     damage: ImageError | None = None
@@ -79,17 +96,17 @@ def list_zip(file: BinaryFile, most: int) -> Iterator[Member]:
         at = entry.next
     in_order = np.argsort(offsets, kind="stable")
     ends = np.append(np.asarray(offsets)[in_order], np.uint64(directory.offset))[1:]
-    sample = FrameSample()
+    sample = None if ask_each else FrameSample()
     for k, end in zip(in_order, ends, strict=True):
         entry = _entry(directory, starts[k])
         if not (entry.name.endswith(("/", "\\")) and not entry.size_bytes):
             member = _member(entry, int(end))
             if member.refused is None and may_be_dicom(member.name):
-                member = member._replace(
-                    frames=sample.frames(member.name, entry.size_bytes, partial(_frames, file, entry))
-                )
+                ask = partial(_frames, file, entry)
+                frames = ask() if sample is None else sample.frames(member.name, entry.size_bytes, ask)
+                member = with_frames(member, frames)
             elif member.refused is None and nifti.is_nifti(member.name):
-                member = member._replace(volume=described(_head(file, entry, NIFTI_HEAD_BYTES)))
+                member = with_volume(member, _head(file, entry, NIFTI_HEAD_BYTES))
             yield member
     if damage is None and (len(starts) - directory.members) % (_FULL_16 + 1):  # zips without zip64 count modulo that
         damage = ImageError("truncated", f"its directory has {len(starts):,} of {directory.members:,} members")
@@ -164,16 +181,35 @@ def _describes(stored: bytes, at: int, size_bytes: int) -> bool:
 
 def _inflated_size(body: memoryview) -> int:
     """The size that a deflated member unpacks to, of which a piece at a time is in memory."""
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while not inflater.eof and size <= MOST_MEMBER_BYTES:
-        try:
-            piece = inflater.decompress(body, _PIECE_BYTES)
-        except zlib.error as exc:
-            raise ImageError("truncated", f"damaged: {exc}") from exc
-        body, size = memoryview(inflater.unconsumed_tail), size + len(piece)
-        if not piece and not body:
-            break
-    return size
+    return _inflate(body, MOST_MEMBER_BYTES, len).size_bytes
+
+
+class _Inflated(NamedTuple):
+    """What inflating a member gave."""
+
+    size_bytes: int
+    is_whole: bool
+    rest: memoryview  # the bytes after it
+
+
+def _inflate(body: memoryview, most: int, take: Callable[[bytes], object]) -> _Inflated:
+    """Inflate a member, up to a byte above `most`, and give each piece to `take`. Raises `ImageError`."""
+    inflater, size, at = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+    left: bytes | memoryview = b""
+    try:
+        while not inflater.eof and size <= most:
+            if not left:  # in pieces: zlib copies what it has not come to
+                left = body[at : at + _PACKED_BYTES]
+                at += len(left)
+            is_last = not left
+            piece = inflater.decompress(left, min(_PIECE_BYTES, most + 1 - size))
+            take(piece)
+            left, size = inflater.unconsumed_tail, size + len(piece)
+            if is_last and not piece:
+                break
+    except zlib.error as exc:
+        raise ImageError("truncated", f"damaged: {exc}") from exc
+    return _Inflated(size, inflater.eof, body[at - len(inflater.unused_data) :])
 
 
 def zip_head(stored: bytes, length: int) -> bytes:
@@ -192,16 +228,13 @@ def zip_head(stored: bytes, length: int) -> bytes:
 
 def _inflated(body: memoryview, size_bytes: int) -> tuple[bytes, memoryview]:
     """Inflate a member: its data, and the bytes after it."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        data = inflater.decompress(body, size_bytes + 1)
-    except zlib.error as exc:
-        raise ImageError("truncated", f"damaged: {exc}") from exc
-    if len(data) > size_bytes:
+    sink = io.BytesIO()  # gives its bytes without a second copy of them
+    found = _inflate(body, size_bytes, sink.write)
+    if found.size_bytes > size_bytes:
         raise ImageError("unsupported", "unpacks to more than it declares")
-    if not inflater.eof:
-        raise ImageError("truncated", f"ends after {len(data):,} of {size_bytes:,} bytes")
-    return data, body[len(body) - len(inflater.unused_data) :]
+    if not found.is_whole:
+        raise ImageError("truncated", f"ends after {found.size_bytes:,} of {size_bytes:,} bytes")
+    return sink.getvalue(), found.rest
 
 
 def _checksums(crc: int, flags: int, rest: bytes) -> tuple[int, ...]:
@@ -220,7 +253,9 @@ def _is_repeat(name: str, stored_name: str) -> bool:
 
 
 def _frames(file: BinaryFile, entry: _Entry) -> int:
-    return frames_in(_head(file, entry, HEAD_BYTES))
+    """The frames of a DICOM file, by few of its bytes where these tell: unpacking takes most of the time."""
+    told = frames_told_by(_head(file, entry, _FIRST_HEAD_BYTES))
+    return frames_of_head(_head(file, entry, HEAD_BYTES)) if told is None else told
 
 
 def _head(file: BinaryFile, entry: _Entry, length: int) -> bytes:

@@ -21,8 +21,7 @@ _META, _LENGTH, _SYNTAX, _FRAMES = 0x0002, 0x00020000, 0x00020010, 0x00280008  #
 _SAMPLES, _ROWS, _COLUMNS, _BITS = 0x00280002, 0x00280010, 0x00280011, 0x00280100
 _DELIMITERS, _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-DEFLATED = _DEFLATED.encode()
+DEFLATED = "1.2.840.10008.1.2.1.99"
 _BARE = re.compile(rb"(?P<big>\0[\x02\x08]\0[\0-\x1f])|[\x02\x08]\0[\0-\x1f]\0", re.DOTALL)
 _TYPE = re.compile(rb"[A-Z]{2}")
 
@@ -45,6 +44,12 @@ class _Cut(Exception):
 
 def frames_in(head: bytes) -> int:
     """The number of frames by the first bytes of a file: 0 for one that is no DICOM, 1 where it does not say."""
+    found = frames_told(head)
+    return 1 if found is None else found
+
+
+def frames_told(head: bytes) -> int | None:
+    """As `frames_in`; None where the bytes end before they tell, or are damaged."""
     begin = _begin(head)
     if begin is None:
         return 0
@@ -53,7 +58,7 @@ def frames_in(head: bytes) -> int:
             if element.tag >= _FRAMES:
                 return _number(head, element) if element.tag == _FRAMES else 1
     except _Cut:
-        pass
+        return None
     return 1
 
 
@@ -82,12 +87,12 @@ def deflated_at(head: bytes) -> int | None:
     None also where its first group is damaged, although it seems to say so: see `may_be_deflated`.
     """
     at, syntax = _after_meta(head)
-    return at if syntax == _DEFLATED else None
+    return at if syntax == DEFLATED else None
 
 
 def may_be_deflated(head: bytes) -> bool:
     """Whether pydicom might unpack a file, without a limit, of which `deflated_at` cannot tell where that begins."""
-    return not _after_meta(head)[1] and DEFLATED in head
+    return not _after_meta(head)[1] and DEFLATED.encode() in head
 
 
 def plain_meta(head: bytes, end: int) -> bytes:
@@ -140,7 +145,7 @@ def _attributes(head: bytes, at: int, encoding: _Encoding) -> Iterator[_Element]
         yield element
         if element.tag == _SYNTAX:
             syntax = _text(head, element)
-            if syntax == _DEFLATED:
+            if syntax == DEFLATED:
                 return
         at = _end(head, element, encoding, _DEEPEST)
 

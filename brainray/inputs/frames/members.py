@@ -9,17 +9,19 @@ from brainray.errors import ImageError
 from brainray.inputs.listed_image import ListedImage
 
 from . import frame_uri, member_frame_name, nifti
-from .listing import refusal_of_frames
+from .listing import refusal_of_frames, unpacked_share
 from .nifti.header import Header
 from .nifti.listing import Slices, places_of
 from .reading import read_frames
-from .sources import Image, within
+from .sources import Image, Keep, Once, within
 
 
 def frame_of_member(member: ListedImage, number: int, frames: int) -> ListedImage:
     """The row of a frame, from 1, of a member with that many."""
-    share = None if member.size_bytes is None else -(-member.size_bytes // frames)
-    return member._replace(uri=member_frame_name(member.uri, number), size_bytes=share)
+    size_bytes = member.size_bytes
+    if size_bytes is not None:
+        size_bytes = unpacked_share(frames, size_bytes) or -(-size_bytes // frames)
+    return member._replace(uri=member_frame_name(member.uri, number), size_bytes=size_bytes)
 
 
 def slice_of_member(member: ListedImage, place: nifti.Place, header: Header) -> ListedImage:
@@ -51,9 +53,11 @@ def _slices_of_member(member: ListedImage, path: str, slices: Slices) -> Iterato
         yield row, path + row.uri.removeprefix(member.uri)
 
 
-def read_member_frames(content: Callable[[], Image], numbers: Sequence[int]) -> tuple[Image, ...]:
-    """The frames of these numbers, from 1, of a member that has to be unpacked as a whole."""
+def read_member_frames(
+    content: Callable[[], Image], numbers: Sequence[int], once: Once, keep: Keep
+) -> tuple[Image, ...]:
+    """The frames at these places, from 0, of a member that has to be unpacked as a whole; else as `read_frames`."""
     data = content()
     if isinstance(data, ImageError):
         return (data,) * len(numbers)
-    return read_frames(within(data), len(data), [number - 1 for number in numbers])
+    return read_frames(within(data), len(data), numbers, once, keep)

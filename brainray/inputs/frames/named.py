@@ -58,14 +58,16 @@ class NamedFrames:
         `size_bytes` of the row is not asked: it is that of the file, or, in rows of a run, of the frame. The URI of a
         slice is the one that a listing gives it.
         """
-        named = _named(image.uri)
+        named = frame_named(image.uri)
         if named is None:
             return None
         file, frame = named
         try:
             found = self._file(file)
         except StorageError as exc:
-            return _unread_row(image, file, frame, exc) if may_have_frames(file) else None
+            # An object may be readable where this user may not list; of a disk a plain file was looked for before.
+            is_frame = may_have_frames(file) or storage.is_local(file)
+            return _unread_row(image, file, frame, exc) if is_frame else None
         if found is None:
             return None
         if isinstance(frame, nifti.Place):
@@ -94,7 +96,7 @@ def may_have_frames(name: str) -> bool:
     return is_dicom(name) or is_paged(name) or nifti.is_nifti(name)
 
 
-def _named(uri: str) -> tuple[str, int | nifti.Place] | None:
+def frame_named(uri: str) -> tuple[str, int | nifti.Place] | None:
     """The file and the number of the frame, or the place of the slice, that a name may stand for; else None."""
     in_volume = nifti.split(uri)
     if in_volume is not None:

@@ -63,7 +63,7 @@ def read_frames(
     plain = keep(lambda: _unpack(fetch, size_bytes))
     if isinstance(plain, ImageError):
         return (plain,) * len(numbers)
-    return _frames(bytes(plain[:_FIRST_BYTES]), within(plain), len(plain), numbers, once)
+    return _frames(plain[:_FIRST_BYTES], within(plain), len(plain), numbers, once)
 
 
 def _unpack(fetch: Fetch, size_bytes: int) -> Unpacked:

@@ -70,12 +70,12 @@ class FrameSample:
     def __init__(self) -> None:
         self._known: OrderedDict[Kind, int] = OrderedDict()
 
-    def frames(self, name: str, size_bytes: int, ask: Callable[[], int]) -> int | None:
-        """The number of frames, where there are several."""
+    def frames(self, name: str, size_bytes: int, ask: Callable[[], int]) -> int:
+        """The number of frames, 1 where there are not several."""
         kind = kind_of_size(name, size_bytes)
         if size_bytes >= SINGLE_BYTES or self._known.get(kind, 2) > 1:
             self._known[kind] = found = ask()
             if len(self._known) > _KINDS:
                 self._known.popitem(last=False)
-            return found if found > 1 else None
-        return None
+            return found
+        return 1

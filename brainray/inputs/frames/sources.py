@@ -8,7 +8,7 @@ Fetch = Callable[[int, int], bytes]  # start, length -> bytes of the file
 Image = bytes | ImageError
 Spans = list[tuple[int, int]] | ImageError  # where each frame begins and ends in the file
 Once = Callable[[Callable[[], Spans]], Spans]  # makes the spans of a file, or has them
-Unpacked = bytearray | ImageError  # a whole file
+Unpacked = bytes | ImageError  # a whole file
 Keep = Callable[[Callable[[], Unpacked]], Unpacked]  # unpacks a file, or has it unpacked
 
 
@@ -37,6 +37,6 @@ def is_unread(frames: int) -> bool:
     return isinstance(frames, Frames) and frames.unread is not None
 
 
-def within(data: bytes | bytearray) -> Fetch:
+def within(data: bytes) -> Fetch:
     """Reads parts of bytes as those of a file."""
     return lambda start, length: bytes(data[start : start + max(0, length)])

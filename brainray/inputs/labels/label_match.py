@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brainray.inputs.image_files import IMAGE_SUFFIXES
+from brainray.inputs.image_suffixes import IMAGE_SUFFIXES
 
 _SUFFIX = r"\.(nii\.gz|" + "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)) + ")$"
 _FILE_URI, _HADOOP_S3 = r"^(?i:file):(//(localhost)?)?/+", r"^(?i:s3[an]?)://"

@@ -7,7 +7,7 @@ from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs import archives
 from brainray.inputs.archives.index import ArchiveIndexes, Members
-from brainray.inputs.frames.named import may_have_frames
+from brainray.inputs.frames.named import frame_named, may_have_frames
 from brainray.inputs.frames.nifti.header import Header
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unnamed_files import TAR, image_or_tar_format
@@ -59,7 +59,12 @@ class ArchiveLookup:
         if "#" not in uri or may_have_frames(uri.rpartition("#")[0]):
             return None
         ends = (at for at, sign in enumerate(uri) if sign == "#")
-        archive = next((uri[:at] for at in ends if self._is_tar(uri[:at])), None)
+        try:
+            archive = next((uri[:at] for at in ends if self._is_tar(uri[:at])), None)
+        except StorageError:
+            if frame_named(uri) is None:
+                raise
+            return None  # `NamedFrames` cannot read it either, and makes a row of it
         return None if archive is None else (archive, archives.container_kind(archive))
 
     def _is_tar(self, uri: str) -> bool:

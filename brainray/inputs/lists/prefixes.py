@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from brainray import storage
 from brainray.errors import StorageError
-from brainray.inputs.image_files import IMAGE_SUFFIXES
+from brainray.inputs.image_suffixes import IMAGE_SUFFIXES
 from brainray.inputs.skip_counts import count_skipped
 from brainray.storage.base import FileInfo, FolderRules
 

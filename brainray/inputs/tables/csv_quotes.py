@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from brainray.errors import BadRequest
-from brainray.inputs.image_files import IMAGE_SUFFIXES
+from brainray.inputs.image_suffixes import IMAGE_SUFFIXES
 
 _LONGEST_BYTES = 1 << 20  # of a quoted value
 _CUT = re.compile(rb"[ \t]*")

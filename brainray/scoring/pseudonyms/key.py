@@ -8,7 +8,6 @@ letters, so that no number in it is taken for that of a slice.
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from brainray.imaging.keyed_hash import KEY_BYTES, keyed_hash
 from brainray.inputs import archives
 from brainray.inputs.frames import nifti, split_member_frame
 from brainray.inputs.frames.listing import is_frame
-from brainray.inputs.image_files import IMAGE_SUFFIXES, SCAN_LEVELS, scan_mark
+from brainray.inputs.image_files import SCAN_LEVELS, scan_mark
+from brainray.inputs.image_suffixes import image_suffix
 
 OPTION, FOR_READERS = "--pseudonymise-uris", "--real-uris"
 KEY, NAMES, INDEXES = "key", "names", "archives"  # in the folder
@@ -32,7 +32,6 @@ _GROUP = "g:"
 _MOST_FOLDERS = 65_536  # whose pseudonyms are in memory
 _MARKS = frozenset(map(scan_mark, SCAN_LEVELS))
 _PLAIN = ("folder", "bids", *SCAN_LEVELS)  # words of --group-by that name nothing of the input
-_PACKED = ".gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +136,8 @@ def is_local(uri: str) -> bool:
 def _known_suffix(name: str) -> str:
     """The suffix of a name, if it is one that formats have: of `scan.jane` it is none."""
     name = name.lower()
-    stem, last = os.path.splitext(name)
-    if last in IMAGE_SUFFIXES:
-        return last
-    if last == _PACKED and (before := os.path.splitext(stem)[1]) in IMAGE_SUFFIXES:
-        return before + last
     archive = archives.stem(name)
-    return name[len(archive) :] if archive else ""
+    return image_suffix(name) or (name[len(archive) :] if archive else "")
 
 
 def read_pseudonyms(folder: str, *, output: str, inputs: Iterable[str]) -> Pseudonyms:

@@ -89,9 +89,13 @@ class RealNames:
         texts = self.texts()
         return tuple(texts.get(name) or _lost(self.folder, name) for name in run.get("inputs") or ())
 
+    def file_of(self, shard_id: str) -> str:
+        """The file with the names of a shard."""
+        return storage.join(self.folder, NAMES, shard_id + _SUFFIX)
+
     def write_shard(self, shard_id: str, names: pa.Table) -> None:
         """Keep the names of a shard."""
-        storage.PRIVATE.write_parquet(storage.join(self.folder, NAMES, shard_id + _SUFFIX), names)
+        storage.PRIVATE.write_parquet(self.file_of(shard_id), names)
 
     def write_texts(self, texts: Mapping[str, str]) -> None:
         """Keep texts by their pseudonyms: those that are not kept yet, in one more file."""
@@ -106,8 +110,7 @@ class RealNames:
         storage.PRIVATE.write_parquet(storage.join(self.folder, NAMES, name), table)
 
     def _of_shards(self, shard_ids: Sequence[str]) -> pa.Table:
-        folder = storage.join(self.folder, NAMES)
-        tables = [storage.read_parquet(storage.join(folder, shard_id + _SUFFIX)) for shard_id in shard_ids]
+        tables = [storage.read_parquet(self.file_of(shard_id)) for shard_id in shard_ids]
         return pa.concat_tables([NAMES_SCHEMA.empty_table(), *(table.cast(NAMES_SCHEMA) for table in tables)])
 
 

@@ -4,7 +4,9 @@ import struct
 import zipfile
 import zlib
 
+import numpy as np
 import pytest
+from support.imaging.dicoms import dicom, slice_pixels
 from support.inputs.archive_rows import END, ENTRY, LOCAL, PICTURES, Counting, contents, refusals, rows_of
 from support.inputs.archives import zip_of
 
@@ -172,3 +174,13 @@ def test_a_stored_member_is_read_by_a_descriptor_without_signature(width):
         unpack("zip", "a.dcm", None, head + bytes(4) + sizes)
     with pytest.raises(ImageError, match="its size is not beside it"):
         unpack("zip", "a.dcm", None, head)
+
+
+def test_small_dicom_files_of_a_zip_are_asked_each_or_as_a_sample():
+    """In a bucket each would be a request; on a disk files of one size may differ, as in a folder."""
+    one, several = dicom(slice_pixels(64)), dicom(np.stack([slice_pixels(64)[:32]] * 2))
+    data = zip_of({"a/1.dcm": one, "a/2.dcm": several, "b/1.dcm": several})
+    for ask_each, told in ((True, [None, 2, 2]), (False, [None, None, 2])):
+        assert [row["frames"] for row in rows_of("zip", data, ask_each=ask_each)] == told
+    long = dicom(np.stack([slice_pixels(32)] * 3), ImageComments="x" * 9_999, StudyComments="x" * 9_999)
+    assert [row["frames"] for row in rows_of("zip", zip_of({"long.dcm": long}))] == [3]

@@ -269,3 +269,42 @@ def test_a_storage_that_is_gone_is_an_outage_and_changes_nothing(root, tmp_path,
 def _written(path, content: bytes):
     path.write_bytes(content)
     return path
+
+
+@pytest.mark.parametrize("content", [ONE, None], ids=["a file of that name", "a frame"])
+def test_a_file_named_like_a_frame_keeps_its_row_while_it_cannot_be_looked_up(
+    content, root, tmp_path, bundle, monkeypatch
+):
+    (root / "IM1").write_bytes(THREE)
+    if content is not None:
+        (root / "IM1#2").write_bytes(content)
+    (tmp_path / "list.csv").write_text("uri\nin/IM1#2\n")
+    outcome, before = scored(tmp_path / "list.csv", tmp_path / "run", bundle)
+    assert ({row["status"] for row in before.values()}, outcome.scored) == ({"ok"}, 1)
+
+    def fails(uri):
+        raise StorageError("read_failed", f"{uri}: no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "stat", fails)
+        outcome, during = scored(tmp_path / "list.csv", tmp_path / "run", bundle)
+        _, alone = scored(tmp_path / "list.csv", tmp_path / "late", bundle)
+    assert (during, outcome.scored) == (before, 0)
+    assert [(row["error"], row["version"]) for row in alone.values()] == [("read_failed", None)]
+    assert alone["IM1#2"]["error_detail"].startswith(UNREAD)
+    _, late = scored(tmp_path / "list.csv", tmp_path / "late", bundle)
+    assert late["IM1#2"]["confidence"] == before["IM1#2"]["confidence"]
+
+
+def test_rows_of_many_unread_files_stay_each_with_its_own(root, tmp_path, bundle, unread, monkeypatch):
+    """They are held as Arrow and taken in pieces: here a few rows are a piece."""
+    for number in range(7):
+        (root / f"{number}.dcm").write_bytes(THREE if number % 3 else ONE)
+    (root / "pages.tif").write_bytes(tiff(pages(3)))
+    _, before = scored(root, tmp_path / "run", bundle)
+    assert len(before) == 4 * 3 + 3 + 3
+    monkeypatch.setattr("brainray.scoring.known_frames._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("brainray.scoring.known_frames.CHUNK_ROWS", 5)
+    with unread:
+        outcome, during = scored(root, tmp_path / "run", bundle, max_unread=1.0)
+    assert (during, outcome.scored) == (before, 0)

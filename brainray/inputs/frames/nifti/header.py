@@ -121,15 +121,6 @@ def unpacked_head(head: bytes) -> bytes:
         raise ImageError("truncated", "its gzip stream is damaged before its NIfTI header ends") from exc
 
 
-def described(head: bytes) -> str | None:
-    """The header in the first bytes of a file, as text; None where it tells no slices."""
-    try:
-        unpacked = unpacked_head(head)
-        return read_header(unpacked).to_text() if is_nifti_head(unpacked) else None
-    except ImageError:  # its one row will say why
-        return None
-
-
 def is_nifti_head(unpacked: bytes) -> bool:
     """Whether these are the first bytes of an unpacked NIfTI file, by their magic."""
     return unpacked[344:348] in (b"n+1\0", b"ni1\0") or unpacked[4:8] in (b"n+2\0", b"ni2\0")

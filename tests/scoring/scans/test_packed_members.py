@@ -1,0 +1,113 @@
+"""Files in archives that are packed once more have the rows, and predictions, that they have in a folder."""
+
+import gzip
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless
+from support.imaging.dicoms import dicom, slice_pixels
+from support.imaging.niftis import nifti
+from support.inputs.archives import tar_of, zip_of
+from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
+
+from brainray import storage
+from brainray.config import MaxFailed
+from brainray.inputs.frames import packed
+
+WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
+FRAMES = np.stack([slice_pixels(seed=seed) for seed in range(1, 5)])
+
+
+def picture(kind: str = "PNG") -> bytes:
+    made = io.BytesIO()
+    Image.fromarray((slice_pixels(seed=7) >> 4).astype(np.uint8)).save(made, kind)
+    return made.getvalue()
+
+
+DEFLATED = dicom(FRAMES, DeflatedExplicitVRLittleEndian, **WINDOW)
+MEMBERS = {
+    "s1/frames.dcm.gz": gzip.compress(dicom(FRAMES, **WINDOW)),
+    "s1/deflated.dcm": DEFLATED,
+    "s1/deflated.dcm.gz": gzip.compress(DEFLATED),
+    "s1/JPEG-LS.dcm.gz": gzip.compress(dicom(FRAMES[:2], JPEGLSLossless, **WINDOW)),
+    "s1/slice.dcm.gz": gzip.compress(dicom(FRAMES[0], **WINDOW)),
+    "s1/localizer.IMA.gz": gzip.compress(dicom(FRAMES[1], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], **WINDOW)),
+    "s2/vol.nii.gz": nifti(),
+    "s2/a.png.gz": gzip.compress(picture()),
+    "s2/a.JPG.GZ": gzip.compress(picture("JPEG")),
+    "s2/cut.dcm.gz": gzip.compress(dicom(FRAMES, **WINDOW))[:-3000],
+    "s2/promises.dcm.gz": gzip.compress(dicom(FRAMES, NumberOfFrames=900_000)),
+    "s2/none.dcm.gz": gzip.compress(b"no DICOM at all"),
+    "s2/twice.dcm.gz": gzip.compress(gzip.compress(dicom(FRAMES[0], **WINDOW))),
+}
+SAME = ("status", "error", "error_detail", "confidence", "size_bytes", "width", "content_hash", "scan_plane", "group")
+
+
+def scored(source, output, bundle, **options) -> dict[str, dict]:
+    options = {"max_failed": MaxFailed(share=1.0), "shard_size": 50, "group_by": "folder"} | options
+    score_here(request_for(source, output, bundle, **options), engine_of(bundle, predict=brightness))
+    found = {row["uri"].removeprefix(f"{source}").lstrip("#/"): row for row in rows(output)}
+    return {name.replace("#frame=", "#"): row for name, row in found.items()}
+
+
+@pytest.fixture(scope="module")
+def in_a_folder(tmp_path_factory, bundle):
+    folder = tmp_path_factory.mktemp("in")
+    for name, content in MEMBERS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return scored(folder, tmp_path_factory.mktemp("run"), bundle)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_packed_members_have_the_rows_that_they_have_in_a_folder(name, in_a_folder, tmp_path, bundle, monkeypatch):
+    unpacked, unpack = [], packed.unpack
+    monkeypatch.setattr("brainray.inputs.frames.reading.unpack", lambda *args: unpacked.append(1) or unpack(*args))
+    archive = tmp_path / name
+    mode = "w:gz" if name == "a.tgz" else "w"
+    archive.write_bytes(zip_of(MEMBERS) if name == "a.zip" else tar_of(MEMBERS, mode=mode))
+    found = scored(archive, tmp_path / "run", bundle)
+    told = {name: {column: row[column] for column in SAME} for name, row in found.items()}
+    there = {name: {column: row[column] for column in SAME} for name, row in in_a_folder.items()}
+    assert told == there
+    assert sum(name.startswith("s1/") for name in found) == 4 + 4 + 4 + 2 + 1 + 1
+    assert {found[f"s1/{name}#3"]["status"] for name in ("frames.dcm.gz", "deflated.dcm", "deflated.dcm.gz")} == {"ok"}
+    assert found["s1/localizer.IMA.gz"]["error"] == "localizer"
+    assert len({row["series"] for key, row in found.items() if key.startswith("s1/frames")}) == 1
+    assert len(unpacked) == 5, "each member with frames is unpacked once"
+
+
+def test_archives_in_archives_stay_refused_in_gzip_too(tmp_path, bundle):
+    inner = zip_of({"a.png": picture()})
+    members = {"a.png": picture(), "in.zip": inner, "in.zip.gz": gzip.compress(inner), "in.tar.gz": b"x"}
+    (tmp_path / "a.zip").write_bytes(zip_of(members))
+    found = scored(tmp_path / "a.zip", tmp_path / "run", bundle)
+    refused = {name: row["error_detail"] for name, row in found.items() if row["status"] == "error"}
+    assert refused == dict.fromkeys(("in.zip", "in.zip.gz", "in.tar.gz"), "an archive inside an archive is not opened")
+
+
+def test_a_list_names_frames_of_packed_members(tmp_path, bundle):
+    (tmp_path / "a.zip").write_bytes(zip_of(MEMBERS))
+    (tmp_path / "list.csv").write_text("uri\na.zip#s1/frames.dcm.gz#frame=3\na.zip#s1/frames.dcm.gz#frame=9\n")
+    before = scored(tmp_path / "a.zip", tmp_path / "run", bundle)
+    found = scored(tmp_path / "list.csv", tmp_path / "again", bundle, group_by=None)
+    there, missing = (found[f"{tmp_path}/a.zip#s1/frames.dcm.gz#{k}".lstrip("/")] for k in (3, 9))
+    for column in ("confidence", "size_bytes", "content_hash"):
+        assert there[column] == before["s1/frames.dcm.gz#3"][column]
+    assert missing["error"] == "not_found"
+
+
+def test_a_packed_member_is_read_once_whatever_is_read_between_its_frames(tmp_path, bundle, monkeypatch):
+    monkeypatch.setattr("brainray.inputs.ranges.RANGE_BYTES", 20_000)  # two frames a read
+    monkeypatch.setattr("brainray.inputs.ranges._UNPACKED_BYTES", 1)
+    read, real = [], storage.read_range
+    monkeypatch.setattr(
+        storage, "read_range", lambda uri, start, length, **at: read.append(start) or real(uri, start, length, **at)
+    )
+    members = {f"{k}.dcm.gz": MEMBERS["s1/frames.dcm.gz"] for k in range(3)}
+    (tmp_path / "a.zip").write_bytes(zip_of(members))
+    found = scored(tmp_path / "a.zip", tmp_path / "run", bundle, shard_size=3)
+    assert [row["status"] for row in found.values()] == ["ok"] * 12
+    assert len(read) == len(set(read)) == 3
