@@ -24,7 +24,7 @@ import numpy.typing as npt
 from .counts import Flags, Ints, Reals
 
 Singles = npt.NDArray[np.float32]
-Kind = Literal["alike", "class mix", "pictures"]
+Kind = Literal["alike", "pictures alike", "class mix", "pictures"]
 
 LEVEL = 0.05  # of all tests together, by Holm (Scandinavian Journal of Statistics 6, 1979)
 # Times what 95 % of the splits of the reference stay below. Splits vary too little where groups are few: without this,
@@ -92,8 +92,12 @@ class Comparison:
         of_reference, of_archive = (np.unique(side.group_N, return_inverse=True)[1] for side in (reference, archive))
         self._reference_group_N = of_reference
         self._group_N = np.concatenate([of_reference, of_archive + of_reference.max(initial=0) + 1])
-        is_strange_N = self._strange()
+        nearest_N = self._nearest()
+        own_S = nearest_N[: self._split_N]
+        is_strange_N = nearest_N < np.quantile(own_S, _STRANGE)
         self.strangers = float(is_strange_N[self._split_N :].mean())  # share of the archive
+        # Images of the archive that are farther than any picture of the reference is from those of other groups.
+        self.is_beyond_N = np.asarray(nearest_N[self._split_N :] < own_S.min())
         self._values_NK = np.column_stack([probs_NK, is_strange_N])
         self._draws = max(_DRAWS, int(2 * (len(classes) + 2) / LEVEL) - 1)
 
@@ -119,13 +123,12 @@ class Comparison:
             for name, found, usual, p in zip(names, found_T, usual_T, holm(p_values), strict=True)
         ]
 
-    def _strange(self) -> Flags:
-        """[N] whether rows are strangers: to the reference, or within it to the pictures of other groups."""
+    def _nearest(self) -> Singles:
+        """[N] the likeness to the most alike picture of the reference; of those within it, to one of another group."""
         first, group_N = self._split_N, self._reference_group_N
         likeness_NS = self._kernel_NN[:, :first].copy()
         likeness_NS[:first][group_N[:, None] == group_N[None, :]] = 0
-        nearest_N = likeness_NS.max(axis=1)
-        return np.asarray(nearest_N < np.quantile(nearest_N[:first], _STRANGE))
+        return np.asarray(likeness_NS.max(axis=1), np.float32)
 
     def _splits(self, mix_K: Reals, rng: np.random.Generator) -> Reals:
         """[T, R] the distances between halves of the reference, both with this mix."""
@@ -142,11 +145,12 @@ class Comparison:
 def kind_of(own: list[ShiftTest], mixed: list[ShiftTest]) -> Kind:
     """What differs, by the tests against the reference's own mix and against that of the archive.
 
+    Tests that find nothing do not vouch for the mix: of real archives with other mixes they found half.
     A difference is gone where all is as usual: only then may figures be given that need it to be. (Where it is said to
     be gone as soon as no test finds it, a third of the archives of coarser pictures are called another mix.)
     """
     if not any(test.is_different for test in own):
-        return "alike"
+        return "pictures alike"
     return "class mix" if all(test.effect < 1 for test in mixed) else "pictures"
 
 

@@ -24,6 +24,7 @@ LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration er
 WIDEST = 0.025  # half of an interval of a share: wider ones say too little
 OTHER_MIX = 0.05  # between a share in the reference and the nearer end of its interval in the archive
 _USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
+_SURE = 0.95
 ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
 PATIENTS = 20  # groups of an archive, from which they count as such of patients; fewer may be sites or scanners
 
@@ -43,6 +44,7 @@ def territory(
         "kind": None,
         "reason": _why_untested(reference, features, classes),
         "strangers": None,
+        "strangers_most": None,
         "tests": [],
         "tests_at_mix": [],
         "counted": _counted(archive, classes),
@@ -67,21 +69,37 @@ def _compared(
     shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
     own = comparison.tests(shares_K)
     mixed = comparison.tests(label_shift.shares_of(known, other))
-    kind = kind_of(own, mixed)
+    kind, strangers = kind_of(own, mixed), _strangers(comparison)
     found: dict[str, Any] = {
         "kind": kind,
         "strangers": comparison.strangers,
+        "strangers_most": strangers.most,
         "tests": [_test(each) for each in own],
         "tests_at_mix": [_test(each) for each in mixed],
         "withheld": _why_withheld(kind, known, classes),
     }
     if found["withheld"] is None:
-        strangers = max(0.0, comparison.strangers - _USUAL_STRANGERS)
         estimates = label_shift.estimate(known, other, strangers=strangers)
-        found |= _estimated(estimates, comparison.strangers, classes, len(archive.group_N))
-        if found.get("prevalence") and _is_other_mix(found["prevalence"].values(), shares_K):
-            found["kind"] = "class mix"  # of too few images, or too small a difference, for the tests
+        found["withheld"] = _why_too_wide(estimates.prevalence, strangers.most, len(archive.group_N))
+    if found["withheld"] is None:
+        found |= _estimated(estimates, comparison.strangers, classes)
+        if kind == "pictures alike":
+            # Shares tell mixes that are too near, or of too few images, for the tests.
+            found["kind"] = "class mix" if _is_other_mix(found["prevalence"].values(), shares_K) else "alike"
     return found
+
+
+def _strangers(comparison: Comparison) -> label_shift.Strangers:
+    """The images that are beyond the reference, and the share that they may have at most (95 %, one-sided).
+
+    Photographs are beyond it: of 1,000 images with 1 % or 2 % of them all were found, and one image more (in the middle
+    of 42 drawn archives). More images than usual that are merely far count too.
+    """
+    from scipy.special import betaincinv
+
+    number, images = int(comparison.is_beyond_N.sum()), len(comparison.is_beyond_N)
+    beyond = float(betaincinv(number + 1, images - number, _SURE)) if number < images else 1.0
+    return label_shift.Strangers(max(beyond, comparison.strangers - _USUAL_STRANGERS), comparison.is_beyond_N)
 
 
 def patients(group_N: Ints) -> Ints:
@@ -126,12 +144,16 @@ def _why_withheld(kind: Kind, known: label_shift.Rows, classes: tuple[str, ...])
     return None
 
 
-def _estimated(
-    found: label_shift.LabelShiftEstimates, strangers: float, classes: tuple[str, ...], images: int
-) -> dict[str, Any]:
-    widest = max((one.high - one.low) / 2 for one in found.prevalence)
-    if widest > WIDEST:
-        return {"withheld": f"from {images:,} images the intervals would be ± {100 * widest:.1f} points or wider"}
+def _why_too_wide(shares: Sequence[IntervalEstimate], strangers: float, images: int) -> str | None:
+    """Why intervals of shares say too little; None where they do not. `strangers`: the share that they may have."""
+    widest = max((one.high - one.low) / 2 for one in shares)
+    if widest <= WIDEST:
+        return None
+    unlike = f", of which up to {strangers:.1%} are like none that the model knows," if strangers > WIDEST / 2 else ""
+    return f"from {images:,} images{unlike} the intervals would be ± {100 * widest:.1f} points or wider"
+
+
+def _estimated(found: label_shift.LabelShiftEstimates, strangers: float, classes: tuple[str, ...]) -> dict[str, Any]:
     ways = (found.by_confidence, found.by_threshold)
     # Alone, the interval of mean confidence held the truth in 85 % of the draws with another mix of classes. Images
     # that are like none of the reference may all be wrong.

@@ -38,8 +38,9 @@ def _kind(known: Figures) -> str:
         f"{count(known['images'])} images beside {count(known['reference_pictures'])} pictures that the model had "
         "not learned from"
     )
-    if kind == "alike":
-        mix = "" if known["prevalence"] else "; its classes may still be more or less common than there"
+    if kind in ("alike", "pictures alike"):
+        is_told = kind == "alike" and known["prevalence"]  # earlier versions said "alike" without looking at shares
+        mix = "" if is_told else ". Whether its classes are as common as there cannot be told"
         return f"Known territory: {beside} differ no more than other patients do{mix}."
     if kind == "class mix":
         return (
