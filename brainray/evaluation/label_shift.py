@@ -190,7 +190,7 @@ def _shrunk(whole: _Fit, fits: list[_Fit]) -> _Fit:
 def _off(fit: _Fit) -> Reals:
     """[P] how far a fit is from the probabilities as the model gives them: in slope, and in bias but for the shares."""
     own_K = fit.bias_K - np.log(np.maximum(fit.share_K, _TINY))
-    return np.r_[fit.slope - 1, (own_K - own_K.mean())[:-1]]
+    return np.asarray(np.r_[fit.slope - 1, (own_K - own_K.mean())[:-1]], np.float64)
 
 
 def _moved(fit: _Fit, whole: _Fit, times: float) -> _Fit:

@@ -13,6 +13,7 @@ from . import label_shift
 from .counts import Ints, Reals
 from .metrics import IntervalEstimate
 from .shift import FEWEST, MOST, Comparison, Kind, Pictures, ShiftTest, kind_of, one_thread
+from .stratified import clopper_pearson
 
 # Pictures of a reference. With fewer, features of others are too far from those that distances are fitted to: with 300
 # one drawn archive in twelve was called different that was not.
@@ -24,7 +25,7 @@ LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration er
 WIDEST = 0.025  # half of an interval of a share: wider ones say too little
 OTHER_MIX = 0.05  # between a share in the reference and the nearer end of its interval in the archive
 _USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
-_SURE = 0.95
+MOST_BEYOND = 0.01  # share of images beyond the reference: with more, pictures differ
 ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
 PATIENTS = 20  # groups of an archive, from which they count as such of patients; fewer may be sites or scanners
 
@@ -44,7 +45,7 @@ def territory(
         "kind": None,
         "reason": _why_untested(reference, features, classes),
         "strangers": None,
-        "strangers_most": None,
+        "beyond": None,
         "tests": [],
         "tests_at_mix": [],
         "counted": _counted(archive, classes),
@@ -69,18 +70,22 @@ def _compared(
     shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
     own = comparison.tests(shares_K)
     mixed = comparison.tests(label_shift.shares_of(known, other))
-    kind, strangers = kind_of(own, mixed), _strangers(comparison)
+    beyond = _beyond(comparison)
+    kind: Kind = "pictures" if beyond.low > MOST_BEYOND else kind_of(own, mixed)
     found: dict[str, Any] = {
         "kind": kind,
         "strangers": comparison.strangers,
-        "strangers_most": strangers.most,
+        "beyond": _interval(beyond),
         "tests": [_test(each) for each in own],
         "tests_at_mix": [_test(each) for each in mixed],
         "withheld": _why_withheld(kind, known, classes),
     }
     if found["withheld"] is None:
+        # More than usual that are merely far count too.
+        most = max(beyond.high, comparison.strangers - _USUAL_STRANGERS)
+        strangers = label_shift.Strangers(most, comparison.is_beyond_N)
         estimates = label_shift.estimate(known, other, strangers=strangers)
-        found["withheld"] = _why_too_wide(estimates.prevalence, strangers.most, len(archive.group_N))
+        found["withheld"] = _why_too_wide(estimates.prevalence, most, len(archive.group_N))
     if found["withheld"] is None:
         found |= _estimated(estimates, comparison.strangers, classes)
         if kind == "pictures alike":
@@ -89,17 +94,14 @@ def _compared(
     return found
 
 
-def _strangers(comparison: Comparison) -> label_shift.Strangers:
-    """The images that are beyond the reference, and the share that they may have at most (95 %, one-sided).
+def _beyond(comparison: Comparison) -> IntervalEstimate:
+    """The share of images that are beyond the reference.
 
-    Photographs are beyond it: of 1,000 images with 1 % or 2 % of them all were found, and one image more (in the middle
-    of 42 drawn archives). More images than usual that are merely far count too.
+    Photographs are: of 1,000 images with 1 % or 2 % of them all were found, and one image more (in the middle of 42
+    drawn archives). Of archives without, 95 % had at most 6.
     """
-    from scipy.special import betaincinv
-
-    number, images = int(comparison.is_beyond_N.sum()), len(comparison.is_beyond_N)
-    beyond = float(betaincinv(number + 1, images - number, _SURE)) if number < images else 1.0
-    return label_shift.Strangers(max(beyond, comparison.strangers - _USUAL_STRANGERS), comparison.is_beyond_N)
+    share = float(comparison.is_beyond_N.mean())
+    return IntervalEstimate(share, *clopper_pearson(share, len(comparison.is_beyond_N)))
 
 
 def patients(group_N: Ints) -> Ints:
@@ -149,7 +151,8 @@ def _why_too_wide(shares: Sequence[IntervalEstimate], strangers: float, images: 
     widest = max((one.high - one.low) / 2 for one in shares)
     if widest <= WIDEST:
         return None
-    unlike = f", of which up to {strangers:.1%} are like none that the model knows," if strangers > WIDEST / 2 else ""
+    is_their_doing = widest - strangers / 2 <= WIDEST
+    unlike = f", of which up to {strangers:.1%} are like none that the model knows," if is_their_doing else ""
     return f"from {images:,} images{unlike} the intervals would be ± {100 * widest:.1f} points or wider"
 
 

@@ -6,6 +6,9 @@ The figures are those of `evaluation.territory`. Text is plain; markup is in the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from brainray.evaluation.shift import STRANGERS
+from brainray.evaluation.territory import MOST_BEYOND
+
 from .text import count, percent
 
 Figures = Mapping[str, Any]
@@ -47,16 +50,24 @@ def _kind(known: Figures) -> str:
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
             f"{beside}."
         )
-    worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
-    strange = f"; {percent(known['strangers'])} of the images are like none of them" if _is_strange(known) else ""
     return (
-        f"Its pictures differ from what the model knows, and how common the classes are may differ too: {beside}, "
-        f"{worst['effect']:.1f} times as far apart as is usual among patients{strange}."
+        "Its pictures differ from what the model knows, and how common the classes are may differ too: "
+        f"{_how(known, beside)}."
     )
 
 
-def _is_strange(known: Figures) -> bool:
-    return any(test["different"] for test in known["tests_at_mix"] if test["name"] == "strangers")
+def _how(known: Figures, beside: str) -> str:
+    """How pictures differ: by the tests, by images that are like none that the model knows, or by both."""
+    worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
+    beyond = known.get("beyond") or {"value": 0.0, "low": 0.0}  # earlier versions did not count them
+    is_beyond = beyond["low"] > MOST_BEYOND
+    strange = beyond["value"] if is_beyond else known["strangers"]
+    said = [beside]
+    if worst["different"] or not is_beyond:
+        said[0] += f", {worst['effect']:.1f} times as far apart as is usual among patients"
+    if is_beyond or any(test["different"] for test in known["tests_at_mix"] if test["name"] == STRANGERS):
+        said.append(f"{percent(strange)} of the images are like none of them")
+    return "; ".join(said)
 
 
 def _shares(known: Figures, figures: Figures) -> str | None:

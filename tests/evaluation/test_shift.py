@@ -32,7 +32,7 @@ def compared(archive, mix=(0.5, 0.5)):
 @pytest.mark.parametrize("each", [1, 3], ids=["groups unknown", "groups known"])
 def test_other_patients_are_alike(each):
     kind, tests, _ = compared(drawn([100, 100], seed=1, each=each)[0])
-    assert kind == "alike"
+    assert kind == "pictures alike"
     assert set(tests) == {*CLASSES, STRANGERS, PICTURES}
     assert all(test.effect < 2 for test in tests.values())
 
@@ -57,6 +57,7 @@ def test_a_few_photographs_among_many_slices_are_strangers():
     kind, tests, comparison = compared(archive._replace(features_NF=features))
     assert kind == "pictures" and tests[STRANGERS].is_different
     assert 0.07 <= comparison.strangers < 0.12
+    assert comparison.is_beyond_N[::14].all() and comparison.is_beyond_N.sum() <= 17
 
 
 def test_a_reference_whose_pictures_are_all_equal_breaks_nothing():
