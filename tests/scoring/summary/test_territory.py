@@ -90,6 +90,16 @@ def test_other_pictures_are_said_to_be_so_on_the_page(tmp_path):
     assert "is not estimated: the pictures differ from those that the model knows. Counted predictions" in shown
 
 
+def test_photographs_among_the_images_are_counted_on_the_page(tmp_path):
+    rows = images(150)
+    for row in rows[::15]:
+        row["features"] = [value + 20 for value in row["features"]]
+    found = territory(with_reference(write(tmp_path / "run", rows)))
+    assert found["kind"] == "pictures" and found["beyond"]["value"] == pytest.approx(10 / 150, abs=0.02)
+    shown = read_page(Path(tmp_path, "run", "summary", "report.html").read_text()).by_id("archive").text
+    assert " % of the images are like none of them" in shown
+
+
 @pytest.mark.parametrize(
     ("rows", "has_reference", "why"),
     [
