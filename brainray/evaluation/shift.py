@@ -24,7 +24,7 @@ import numpy.typing as npt
 from .counts import Flags, Ints, Reals
 
 Singles = npt.NDArray[np.float32]
-Kind = Literal["alike", "pictures alike", "class mix", "pictures"]
+Kind = Literal["alike", "pictures alike", "class mix", "pictures", "unclear"]
 
 LEVEL = 0.05  # of all tests together, by Holm (Scandinavian Journal of Statistics 6, 1979)
 # Times what 95 % of the splits of the reference stay below. Splits vary too little where groups are few: without this,
@@ -142,16 +142,19 @@ class Comparison:
         return _distances(self._kernel_NN, self._values_NK, np.broadcast_to(weight_N1, first_NR.shape), first_NR)
 
 
-def kind_of(own: list[ShiftTest], mixed: list[ShiftTest]) -> Kind:
+def kind_of(own: list[ShiftTest], mixed: list[ShiftTest], *, has_others: bool = False) -> Kind:
     """What differs, by the tests against the reference's own mix and against that of the archive.
 
-    Tests that find nothing do not vouch for the mix: of real archives with other mixes they found half.
-    A difference is gone where all is as usual: only then may figures be given that need it to be. (Where it is said to
-    be gone as soon as no test finds it, a third of the archives of coarser pictures are called another mix.)
+    A difference is one of the mix where at that of the archive all is as usual, and one of the pictures where they
+    still differ; between the two it is unclear. Tests that find nothing do not vouch for the mix: of real archives with
+    other mixes they found half. `has_others`: some images are surely others than those of the reference.
     """
     if not any(test.is_different for test in own):
-        return "pictures alike"
-    return "class mix" if all(test.effect < 1 for test in mixed) else "pictures"
+        return "pictures" if has_others else "pictures alike"
+    if any(test.is_different for test in mixed):
+        return "pictures"
+    is_as_usual = all(test.effect < 1 for test in mixed)
+    return "class mix" if is_as_usual and not has_others else "unclear"
 
 
 def before_and_now(features_NF: Singles, group_N: Ints, first_N: Flags) -> ShiftTest:

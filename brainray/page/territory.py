@@ -50,6 +50,11 @@ def _kind(known: Figures) -> str:
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
             f"{beside}."
         )
+    if kind == "unclear":
+        return (
+            "It differs from what the model knows, and whether by its pictures or only by how common the classes are "
+            f"cannot be told: {beside}."
+        )
     return (
         "Its pictures differ from what the model knows, and how common the classes are may differ too: "
         f"{_how(known, beside)}."

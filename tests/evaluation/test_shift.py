@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from brainray.evaluation.shift import PICTURES, STRANGERS, Comparison, Pictures, before_and_now, holm, kind_of
+from brainray.evaluation.shift import (
+    PICTURES,
+    STRANGERS,
+    Comparison,
+    Pictures,
+    ShiftTest,
+    before_and_now,
+    holm,
+    kind_of,
+)
 
 CLASSES = ("glioma", "notumor")
 MEANS = np.array([[2.0, 0, 0, 0], [-2.0, 0, 0, 0]])
@@ -58,6 +67,16 @@ def test_a_few_photographs_among_many_slices_are_strangers():
     assert kind == "pictures" and tests[STRANGERS].is_different
     assert 0.07 <= comparison.strangers < 0.12
     assert comparison.is_beyond_N[::14].all() and comparison.is_beyond_N.sum() <= 17
+
+
+def test_what_differs_is_named_only_where_it_is_plain():
+    """Other mixes of real pictures were said to be other pictures as often as every tenth time."""
+    alike, near, far = (ShiftTest(name="", distance=effect, usual=1, p_value=0.01) for effect in (0.5, 1.5, 3))
+    assert kind_of([near], [near]) == "pictures alike"
+    assert kind_of([near], [near], has_others=True) == "pictures"
+    assert kind_of([far], [alike]) == "class mix"
+    assert kind_of([far], [near]) == kind_of([far], [alike], has_others=True) == "unclear"
+    assert kind_of([far], [far]) == "pictures"
 
 
 def test_a_reference_whose_pictures_are_all_equal_breaks_nothing():
