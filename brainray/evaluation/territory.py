@@ -25,7 +25,6 @@ LEAST_SEPARATION = 0.2  # see `label_shift.separation`; below it, calibration er
 WIDEST = 0.025  # half of an interval of a share: wider ones say too little
 OTHER_MIX = 0.05  # between a share in the reference and the nearer end of its interval in the archive
 _USUAL_STRANGERS = 0.02  # share of images of other patients that are far from the reference, as 1 % of its own are
-MOST_BEYOND = 0.01  # share of images beyond the reference; with more, some are others than those that it knows
 ESTIMATED = 5_000  # images whose probabilities shares and accuracy are estimated from
 PATIENTS = 20  # groups of an archive, from which they count as such of patients; fewer may be sites or scanners
 
@@ -71,7 +70,7 @@ def _compared(
     own = comparison.tests(shares_K)
     mixed = comparison.tests(label_shift.shares_of(known, other))
     beyond = _beyond(comparison)
-    kind = kind_of(own, mixed, has_others=beyond.low > MOST_BEYOND)
+    kind = kind_of(own, mixed, others=beyond.low)
     found: dict[str, Any] = {
         "kind": kind,
         "strangers": comparison.strangers,

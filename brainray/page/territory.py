@@ -6,8 +6,7 @@ The figures are those of `evaluation.territory`. Text is plain; markup is in the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from brainray.evaluation.shift import STRANGERS
-from brainray.evaluation.territory import MOST_BEYOND
+from brainray.evaluation.shift import SOME_OTHERS, STRANGERS
 
 from .text import count, percent
 
@@ -65,7 +64,7 @@ def _how(known: Figures, beside: str) -> str:
     """How pictures differ: by the tests, by images that are like none that the model knows, or by both."""
     worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
     beyond = known.get("beyond") or {"value": 0.0, "low": 0.0}  # earlier versions did not count them
-    is_beyond = beyond["low"] > MOST_BEYOND
+    is_beyond = beyond["low"] > SOME_OTHERS
     strange = beyond["value"] if is_beyond else known["strangers"]
     said = [beside]
     if worst["different"] or not is_beyond:

@@ -71,12 +71,12 @@ def test_a_few_photographs_among_many_slices_are_strangers():
 
 def test_what_differs_is_named_only_where_it_is_plain():
     """Other mixes of real pictures were said to be other pictures as often as every tenth time."""
-    alike, near, far = (ShiftTest(name="", distance=effect, usual=1, p_value=0.01) for effect in (0.5, 1.5, 3))
+    alike, near, far = (ShiftTest(name="", distance=effect, usual=1, p_value=0.01) for effect in (0.5, 1.2, 3))
     assert kind_of([near], [near]) == "pictures alike"
-    assert kind_of([near], [near], has_others=True) == "pictures"
+    assert kind_of([near], [near], others=0.015) == "pictures"
     assert kind_of([far], [alike]) == "class mix"
-    assert kind_of([far], [near]) == kind_of([far], [alike], has_others=True) == "unclear"
-    assert kind_of([far], [far]) == "pictures"
+    assert kind_of([far], [near]) == kind_of([far], [alike], others=0.015) == "unclear"
+    assert kind_of([far], [far]) == kind_of([far], [alike], others=0.03) == "pictures"
 
 
 def test_a_reference_whose_pictures_are_all_equal_breaks_nothing():
