@@ -152,7 +152,7 @@ def kind_of(own: list[ShiftTest], mixed: list[ShiftTest], *, others: float = 0.0
 
     A difference is one of the mix where at that of the archive all is as usual, and one of the pictures where they
     plainly differ still; between the two it is unclear. Tests that find nothing do not vouch for the mix: of real
-    archives with other mixes they found half. `others`: the least share of images that are beyond the reference.
+    archives with other mixes they found two in five. `others`: the least share of images that are beyond the reference.
     """
     if not any(test.is_different for test in own):
         return "pictures" if others > SOME_OTHERS else "pictures alike"
