@@ -7,9 +7,9 @@ would be off (Alexandari et al., ICML 2020). Accuracy follows in two ways whose 
 that is so adapted; and the share of images above a threshold that, for each predicted class, is exceeded in the
 reference by as many pictures as are right (average thresholded confidence, Garg et al., ICLR 2022).
 
-Intervals resample groups of the reference and of the archive, which is taken as a sample of a larger one. Whether label
-shift is all there is, is for `shift` to say. Axes: N rows, K classes, P parameters, M figures; R and A are rows of
-reference and archive. Must not read files.
+Intervals are of an archive of which the images are drawn one by one: they resample its images, and groups of the
+reference. Errors come by the patient in both, which widens them. Whether label shift is all there is, is for `shift` to
+say. Axes: N rows, K classes, P parameters, M figures; R and A are rows of reference and archive. Must not read files.
 """
 
 from typing import NamedTuple
@@ -41,6 +41,13 @@ class Rows(NamedTuple):
     label_N: Ints  # [N] or, of an archive, [0]
 
 
+class Strangers(NamedTuple):
+    """Images of an archive that are like none of the reference: they may be of any class, or of none."""
+
+    most: float  # the share that they have at most
+    is_one_n: Flags  # of the first images of the archive
+
+
 class LabelShiftEstimates(NamedTuple):
     """Figures of an archive under label shift."""
 
@@ -57,31 +64,30 @@ class _Fit(NamedTuple):
     share_K: Reals
 
 
-def estimate(reference: Rows, archive: Rows, *, strangers: float = 0.0) -> LabelShiftEstimates:
-    """The estimates with 95 % intervals; each class has pictures in the reference, and the archive has an image.
-
-    `strangers`: the share of images of the archive that are like none of the reference. They may be of any class or
-    of none, so each interval is wider by so much at both ends.
-    """
+def estimate(reference: Rows, archive: Rows, *, strangers: Strangers | None = None) -> LabelShiftEstimates:
+    """The estimates with 95 % intervals; each class has pictures in the reference, and the archive has an image."""
     known, other = _Side.of(reference), _Side.of(archive)
+    times, images = _patients_add(known, other), other.of_single_images()
     whole = _calibrate(known)
-    value_M = _figures(known, other, whole)
-    rng, draws, times = np.random.default_rng(0), [], _patients_add(known, other)
+    start_M = _figures(known, images, whole)
+    rng, draws, fits = np.random.default_rng(0), [], []
     for _ in range(DRAWS):
-        drawn_known, drawn_other = known.resampled(rng), other.resampled(rng)
-        fit = _moved(_calibrate(drawn_known, start=whole), whole, times)
-        draws.append(_figures(drawn_known, drawn_other, fit, start=value_M[:-2]))
+        drawn_known, drawn_other = known.resampled(rng), images.resampled(rng)
+        fits.append(_calibrate(drawn_known, start=whole))
+        fit = _moved(fits[-1], whole, times)
+        draws.append(_figures(drawn_known, drawn_other, fit, start=start_M[:-2]))
     share_RK, accuracy_R2 = np.split(np.array(draws), [-2], axis=1)
     ends = np.quantile(share_RK, _ENDS_OF_SHARES, axis=0), np.quantile(accuracy_R2, _ENDS, axis=0)
-    low_M, high_M = np.concatenate(ends, axis=1)
-    # Errors come by the patient here too, which no resampling shows without labels: as much as in the reference.
-    wider_M = np.ones(len(value_M))
-    wider_M[-2:] = np.sqrt(1 + len(known.place_N) / len(other.place_N))
-    low_M, high_M = (value_M + wider_M * (end_M - value_M) for end_M in (low_M, high_M))
-    trials = effective(other.place_N)
+    fit = _shrunk(whole, fits)
+    value_M = _figures(known, images, fit, start=start_M[:-2])
+    # The errors of the model in the archive vary by the patient too, which no resampling shows without labels.
+    wider_M = np.r_[np.ones(len(whole.share_K)), times, times]
+    low_M, high_M = (value_M + wider_M * (end_M - start_M) for end_M in np.concatenate(ends, axis=1))
+    below_M, above_M = _slack(images, fit, strangers)
+    trials = float(len(images.place_N))
     found = [
-        _interval(*map(float, each), trials=trials, slack=strangers)
-        for each in zip(value_M, low_M, high_M, strict=True)
+        _interval(*map(float, each), trials=trials)
+        for each in zip(value_M, low_M, high_M, below_M, above_M, strict=True)
     ]
     return LabelShiftEstimates(found[:-2], found[-2], found[-1])
 
@@ -134,6 +140,10 @@ class _Side(NamedTuple):
         place_N = np.unique(rows.group_N, return_inverse=True)[1]
         return cls(log_KN, called_N, rows.label_N, place_N, np.full(len(place_N), 1 / max(1, len(place_N))))
 
+    def of_single_images(self) -> "_Side":
+        """The rows, each a group of its own."""
+        return self._replace(place_N=np.arange(len(self.place_N)))
+
     def resampled(self, rng: np.random.Generator) -> "_Side":
         """The rows of groups that are drawn with replacement, each once, weighted by how often it is drawn."""
         groups = int(self.place_N.max()) + 1
@@ -149,12 +159,38 @@ class _Side(NamedTuple):
 def _patients_add(known: _Side, other: _Side) -> float:
     """How many times as far off as by the reference calibration may be, for the patients of the archive are others.
 
-    Pictures of a patient are alike. Where the archive has no groups its resamples do not show that, so its images are
-    taken to be of as many patients as so many pictures of the reference. With 600 drawn patients on either side, shares
-    were off by 0.40 points (standard deviation) before any sampling of images; the reference alone makes 0.28.
+    Pictures of a patient are alike, which resamples of single images do not show. The fewer patients, the farther off:
+    as many as groups of equal sizes say as much (Kish). Images without a group are taken to be of as many patients as
+    so many pictures of the reference. With 600 drawn patients on either side, shares were off by 0.40 points (standard
+    deviation) before any sampling of images; the reference alone makes 0.28.
     """
-    alone = float((np.bincount(other.place_N)[other.place_N] == 1).mean())
-    return float(np.sqrt(1 + alone * len(known.place_N) / len(other.place_N)))
+    size_N = np.bincount(other.place_N)[other.place_N]
+    groups, images = effective(known.place_N), len(other.place_N)
+    of_groups = float(size_N[size_N > 1].sum()) / images**2  # of each group the square of its share of the images
+    of_singles = float((size_N == 1).sum()) / images**2 * len(known.place_N) / groups
+    return float(np.sqrt(1 + groups * (of_groups + of_singles)))
+
+
+def _shrunk(whole: _Fit, fits: list[_Fit]) -> _Fit:
+    """A fit between that to the whole reference and the probabilities as the model gives them.
+
+    James and Stein (Fourth Berkeley Symposium, 1961): the less sure it is that the probabilities are wrong, the nearer
+    to them. `fits` to resamples say how sure it is. The intervals stay as wide as without.
+    """
+    off_RP = np.array([_off(fit) for fit in fits])
+    off_P, P = _off(whole), off_RP.shape[1]
+    if not 3 <= P < len(fits) / 4:  # two parameters cannot gain, and few resamples say too little of many
+        return whole
+    away = float(off_P @ np.linalg.solve(np.cov(off_RP.T) + _TINY * np.eye(P), off_P))
+    left = max(0.0, 1 - (P - 2) / max(away, _TINY))
+    none = whole._replace(slope=1.0, bias_K=np.log(np.maximum(whole.share_K, _TINY)))
+    return _moved(whole, none, left)
+
+
+def _off(fit: _Fit) -> Reals:
+    """[P] how far a fit is from the probabilities as the model gives them: in slope, and in bias but for the shares."""
+    own_K = fit.bias_K - np.log(np.maximum(fit.share_K, _TINY))
+    return np.asarray(np.r_[fit.slope - 1, (own_K - own_K.mean())[:-1]], np.float64)
 
 
 def _moved(fit: _Fit, whole: _Fit, times: float) -> _Fit:
@@ -163,6 +199,26 @@ def _moved(fit: _Fit, whole: _Fit, times: float) -> _Fit:
     own_K, whole_K = (each.bias_K - np.log(np.maximum(each.share_K, _TINY)) for each in (fit, whole))
     bias_K = whole_K + times * (own_K - whole_K) + np.log(np.maximum(fit.share_K, _TINY))
     return fit._replace(slope=slope, bias_K=bias_K)
+
+
+def _slack(other: _Side, fit: _Fit, strangers: Strangers | None) -> tuple[Reals, Reals]:
+    """[M] how much lower, and how much higher, strangers let each figure be.
+
+    A class that has some of them may have none, or all. Accuracy may be that with all of them wrong, or right.
+    """
+    K = len(fit.share_K)
+    if strangers is None or strangers.most <= 0:
+        return np.zeros(K + 2), np.zeros(K + 2)
+    own_K, is_one_n = fit.share_K, strangers.is_one_n
+    if is_one_n.any() and not is_one_n.all():
+        ratio_Kn = _ratios(other, fit)[:, : len(is_one_n)]
+        with_K, without_K = (
+            _shares(ratio_Kn[:, rows], np.full(rows.sum(), 1 / rows.sum()), fit.share_K)
+            for rows in (np.ones(len(is_one_n), bool), ~is_one_n)
+        )
+        share = float(is_one_n.mean())
+        own_K = np.clip((with_K - (1 - share) * without_K) / share, 0, 1)  # what a class has of them
+    return strangers.most * np.r_[own_K, 1, 1], strangers.most * np.r_[1 - own_K, 1, 1]
 
 
 def _shares(ratio_KN: Reals, weight_N: Reals, start_K: Reals) -> Reals:
@@ -274,12 +330,12 @@ def _threshold(sure_N: Reals, right_N: Flags, weight_N: Reals) -> float:
     return float(sure_N[order[min(place, len(order) - 1)]])
 
 
-def _interval(value: float, low: float, high: float, *, trials: float, slack: float) -> IntervalEstimate:
+def _interval(value: float, low: float, high: float, below: float, above: float, *, trials: float) -> IntervalEstimate:
     """The ends, at least as far as those of a proportion of so many trials: near 0 and 1 resamples hardly vary.
 
-    A share of less than half an image may be none.
+    `below` and `above` are what they are moved out by. A share of less than half an image may be none.
     """
     value, least = min(1.0, max(0.0, value)), 0.5 / trials
     ends = clopper_pearson(value, trials)
-    low, high = min(low, value, ends[0]) - slack, max(high, value, ends[1]) + slack
+    low, high = min(low, value, ends[0]) - below, max(high, value, ends[1]) + above
     return IntervalEstimate(value, low if low > least else 0.0, high if high < 1 - least else 1.0)

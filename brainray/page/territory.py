@@ -6,6 +6,8 @@ The figures are those of `evaluation.territory`. Text is plain; markup is in the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from brainray.evaluation.shift import SOME_OTHERS, STRANGERS
+
 from .text import count, percent
 
 Figures = Mapping[str, Any]
@@ -38,24 +40,38 @@ def _kind(known: Figures) -> str:
         f"{count(known['images'])} images beside {count(known['reference_pictures'])} pictures that the model had "
         "not learned from"
     )
-    if kind == "alike":
-        mix = "" if known["prevalence"] else "; its classes may still be more or less common than there"
+    if kind in ("alike", "pictures alike"):
+        is_told = kind == "alike" and known["prevalence"]  # earlier versions said "alike" without looking at shares
+        mix = "" if is_told else ". Whether its classes are as common as there cannot be told"
         return f"Known territory: {beside} differ no more than other patients do{mix}."
     if kind == "class mix":
         return (
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
             f"{beside}."
         )
-    worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
-    strange = f"; {percent(known['strangers'])} of the images are like none of them" if _is_strange(known) else ""
+    if kind == "unclear":
+        return (
+            "It differs from what the model knows, and whether by its pictures or only by how common the classes are "
+            f"cannot be told: {beside}."
+        )
     return (
-        f"Its pictures differ from what the model knows, and how common the classes are may differ too: {beside}, "
-        f"{worst['effect']:.1f} times as far apart as is usual among patients{strange}."
+        "Its pictures differ from what the model knows, and how common the classes are may differ too: "
+        f"{_how(known, beside)}."
     )
 
 
-def _is_strange(known: Figures) -> bool:
-    return any(test["different"] for test in known["tests_at_mix"] if test["name"] == "strangers")
+def _how(known: Figures, beside: str) -> str:
+    """How pictures differ: by the tests, by images that are like none that the model knows, or by both."""
+    worst = max(known["tests_at_mix"], key=lambda test: float(test["effect"]))
+    beyond = known.get("beyond") or {"value": 0.0, "low": 0.0}  # earlier versions did not count them
+    is_beyond = beyond["low"] > SOME_OTHERS
+    strange = beyond["value"] if is_beyond else known["strangers"]
+    said = [beside]
+    if worst["different"] or not is_beyond:
+        said[0] += f", {worst['effect']:.1f} times as far apart as is usual among patients"
+    if is_beyond or any(test["different"] for test in known["tests_at_mix"] if test["name"] == STRANGERS):
+        said.append(f"{percent(strange)} of the images are like none of them")
+    return "; ".join(said)
 
 
 def _shares(known: Figures, figures: Figures) -> str | None:

@@ -110,11 +110,22 @@ def _pool(options: argparse.Namespace, rng: np.random.Generator) -> Rows:
     return Rows(np.stack([table[name] for name in names], axis=1).astype(np.float64), label, table["unit"].to_numpy())
 
 
-def drawn_pictures(patients: int, each: int, rng: np.random.Generator, *, classes: int = 4) -> Rows:
-    """Pictures of a classifier with some 4 % of errors that come by the patient, and of calibrated probabilities."""
-    size = rng.integers(1, 2 * each, patients)
+def drawn_pictures(
+    patients: int,
+    each: int,
+    rng: np.random.Generator,
+    *,
+    least: int = 1,
+    classes: int = 4,
+    shares: np.ndarray | None = None,
+) -> Rows:
+    """Pictures of a classifier with some 4 % of errors that come by the patient, and of calibrated probabilities.
+
+    A patient has `least` pictures or more, on average `each`, all of one class; `shares` are those of the classes.
+    """
+    size = rng.integers(least, 2 * each - least + 1, patients)
     patient = np.repeat(np.arange(patients), size)
-    label = rng.integers(0, classes, patients)[patient]
+    label = (rng.integers(0, classes, patients) if shares is None else rng.choice(classes, patients, p=shares))[patient]
     scores = rng.normal(size=(len(label), classes)) + 0.7 * rng.normal(size=(patients, classes))[patient]
     scores[np.arange(len(label)), label] += 3.7
     spread = 1 + 0.7**2

@@ -2,8 +2,10 @@
 
 A reference and archives of other patients are drawn from the classifier of `estimate_coverage.py`, with features whose
 means are those of their class and their patient. Labels are hidden; a figure counts in the draws in which it is given.
-An archive has no groups, as most have. The truth is that of the images that are looked at, and that of all which they
-are drawn from. Kinds of which a summary withholds all are drawn in every tenth draw only. Prints a row for each kind.
+Most archives have no groups: their images are drawn one by one. Others are of whole patients, of 10 to 40 images each,
+of which --images are looked at; groups are known or not. The truth is that of the images that are looked at, and that
+of all which they are drawn from: the archive. Kinds of which a summary withholds all are drawn in every tenth draw
+only. Prints a row for each kind.
 With --output each draw is kept in a file, and those that are there are not drawn again.
 
     python tests/bench/territory_coverage.py --draws 200 --workers 2 --output draws.jsonl
@@ -14,17 +16,18 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from estimate_coverage import Rows, drawn_pictures
 
-from brainray.evaluation.shift import Pictures
+from brainray.evaluation.shift import Kind, Pictures
 from brainray.evaluation.territory import territory
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 FEATURES, _OF_CLASS, _OF_PATIENT = 32, 0.7, 0.8  # spread of the means; that of images is 1
 NO_CLASS = -1
+KINDS = get_args(Kind)
 _WITHHELD = 10  # of so many draws, kinds of which nothing is ever given are drawn in one
 
 
@@ -48,6 +51,7 @@ class Archive(NamedTuple):
     rows: Rows
     features: np.ndarray
     all: Truth  # of those that they are drawn from
+    group: np.ndarray  # what is known of their patients
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,6 +103,14 @@ def _drawn(number: int, **options: int) -> dict[str, Any]:
     others = _with_features(drawn_pictures(options["patients"], 9, rng), means, rng)
     archives = _archives(others, options["images"], rng, withheld=number % _WITHHELD == 0)
     found = {name: _said(known, archive) for name, archive in archives}
+    found |= {name: _said(known, archive) for name, archive in _of_patients(means, options["images"], rng)}
+    slope, bias_K = np.exp(0.15 * rng.normal()), 0.25 * rng.normal(size=len(CLASSES))
+    known_off, others_off = (_off(side, slope, bias_K) for side in (known, others))
+    mixed = _mixed(others_off, rng.dirichlet(np.ones(len(CLASSES))), options["images"], rng)
+    found["another mix, probabilities off"] = _said(known_off, mixed)
+    if number % _WITHHELD == 0:
+        twelve = _whole(12, np.full(len(CLASSES), 1 / len(CLASSES)), means, options["images"], rng)
+        found["12 patients, groups known"] = _said(known, twelve)
     return {"number": number, "options": options, "archives": found}
 
 
@@ -119,10 +131,37 @@ def _archives(
     yield "another source", as_it_is._replace(features=moved.astype(np.float32))
 
 
+def _of_patients(means: np.ndarray, images: int, rng: np.random.Generator) -> Iterator[tuple[str, Archive]]:
+    """Archives of whole patients with their names."""
+    K = len(CLASSES)
+    yield "2,000 patients, groups known", _whole(2_000, np.full(K, 1 / K), means, images, rng)
+    yield "the same, another mix", _whole(2_000, rng.dirichlet(np.ones(K)), means, images, rng)
+    few = _whole(200, rng.dirichlet(np.ones(K)), means, images, rng)
+    yield "200, another mix, groups known", few
+    yield "the same, groups unknown", few._replace(group=np.arange(len(few.group)))
+
+
+def _whole(patients: int, shares: np.ndarray, means: np.ndarray, images: int, rng: np.random.Generator) -> Archive:
+    """So many patients of classes with these shares, of 10 to 40 images each; at most `images` are looked at."""
+    rows = drawn_pictures(patients, 25, rng, least=10, shares=shares)
+    at = rng.permutation(len(rows.label))[:images]
+    archive = _with_features(rows.at(at), means, rng)
+    return archive._replace(all=Truth.of(rows, _shares(rows)), group=archive.rows.patient)
+
+
+def _off(archive: Archive, slope: float, bias_K: np.ndarray) -> Archive:
+    """Images of which the model is too sure, or not sure enough, and calls some classes too often."""
+    logits = slope * np.log(np.maximum(archive.rows.probs, 1e-12)) + bias_K
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return archive._replace(rows=archive.rows._replace(probs=powers / powers.sum(axis=1, keepdims=True)))
+
+
 def _with_features(rows: Rows, means: np.ndarray, rng: np.random.Generator) -> Archive:
+    """Pictures with features and without groups."""
     of_patient = _OF_PATIENT * rng.normal(size=(rows.patient.max() + 1, FEATURES))
     features = means[rows.label] + of_patient[rows.patient] + rng.normal(size=(len(rows.label), FEATURES))
-    return Archive(rows, features.astype(np.float32), Truth.of(rows, _shares(rows)))
+    single = np.arange(len(rows.label))
+    return Archive(rows, features.astype(np.float32), Truth.of(rows, _shares(rows)), single)
 
 
 def _shares(rows: Rows) -> np.ndarray:
@@ -133,7 +172,7 @@ def _mixed(others: Archive, shares: np.ndarray, images: int, rng: np.random.Gene
     label = others.rows.label
     by_class = [rng.choice(np.flatnonzero(label == k), n) for k, n in enumerate(rng.multinomial(images, shares))]
     at = rng.permutation(np.concatenate(by_class))
-    return Archive(others.rows.at(at), others.features[at], Truth.of(others.rows, shares))
+    return Archive(others.rows.at(at), others.features[at], Truth.of(others.rows, shares), np.arange(images))
 
 
 def _with_photographs(archive: Archive, share: float, rng: np.random.Generator) -> Archive:
@@ -145,14 +184,15 @@ def _with_photographs(archive: Archive, share: float, rng: np.random.Generator) 
     probs = np.where(is_one[:, None], logits / logits.sum(axis=1, keepdims=True), archive.rows.probs)
     rows = archive.rows._replace(probs=probs, label=np.where(is_one, NO_CLASS, archive.rows.label))
     rest = Truth([(1 - share) * each for each in archive.all.shares], (1 - share) * archive.all.accuracy)
-    return Archive(rows, np.where(is_one[:, None], far, archive.features).astype(np.float32), rest)
+    features = np.where(is_one[:, None], far, archive.features).astype(np.float32)
+    return Archive(rows, features, rest, archive.group)
 
 
 def _said(known: Archive, archive: Archive) -> dict[str, Any]:
-    images = len(archive.rows.label)
     reference = Pictures(known.rows.probs, known.features, known.rows.patient)
-    pictures = Pictures(archive.rows.probs, archive.features, np.arange(images))
-    found = territory((reference, known.rows.label), pictures, features=1_000, classes=CLASSES)
+    pictures = Pictures(archive.rows.probs, archive.features, archive.group)
+    features = min(1_000, len(archive.group))
+    found = territory((reference, known.rows.label), pictures, features=features, classes=CLASSES)
     return {
         "kind": found["kind"],
         "shares": found["prevalence"] and [found["prevalence"][name] for name in CLASSES],
@@ -168,7 +208,7 @@ def _holds(interval: dict[str, float], value: float) -> bool:
 
 def _row(draws: Sequence[dict[str, Any]]) -> str:
     """Of the draws in which figures are given: how often they hold what is true, errors and half widths in points."""
-    kinds = {kind: sum(draw["kind"] == kind for draw in draws) for kind in ("alike", "class mix", "pictures")}
+    kinds = {kind: sum(draw["kind"] == kind for draw in draws) for kind in KINDS}
     counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items() if number)
     given = [draw for draw in draws if draw["shares"]]
     if not given:

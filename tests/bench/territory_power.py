@@ -14,6 +14,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainray import storage
 from brainray.config import ImageSpec
-from brainray.evaluation.shift import Pictures
+from brainray.evaluation.shift import Kind, Pictures
 from brainray.evaluation.territory import territory
 from brainray.imaging import phantom
 from brainray.imaging.decode import decode
@@ -106,11 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reference = (probs["plain"], features, group, label)
         for name, archive in _changed(values, probs, rows, rng):
             kinds.setdefault(name, []).append(_kind(reference, known, archive, bundle.classes))
-    print(f"{'archive':<40}{'alike':>8}{'class mix':>11}{'pictures':>10}")
+    print(f"{'archive':<40}{''.join(f'{kind:>16}' for kind in get_args(Kind))}")
     for name, each in kinds.items():
         counted = Counter(each)
-        shares = [counted[kind] / len(each) for kind in ("alike", "class mix", "pictures")]
-        print(f"{name:<40}{shares[0]:>8.3f}{shares[1]:>11.3f}{shares[2]:>10.3f}")
+        print(f"{name:<40}{''.join(f'{counted[kind] / len(each):>16.3f}' for kind in get_args(Kind))}")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

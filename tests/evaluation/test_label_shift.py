@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from brainray.evaluation import label_shift
-from brainray.evaluation.label_shift import Rows, estimate, fewest_groups, separation, shares_of
+from brainray.evaluation.label_shift import Rows, Strangers, estimate, fewest_groups, separation, shares_of
 
 NONE = np.zeros(0, np.int64)
 
@@ -81,10 +81,24 @@ def test_groups_of_unequal_sizes_count_as_fewer():
     assert k == 0 and groups == pytest.approx(40**2 / (30**2 + 10))
 
 
-def test_images_like_none_of_the_reference_widen_each_interval():
+def test_images_like_none_of_the_reference_may_be_of_any_class_or_of_none():
     known, other = pictures([100, 100]), unlabelled(pictures([60, 60], seed=1))
-    narrow, wide = (estimate(known, other, strangers=share).prevalence[0] for share in (0.0, 0.03))
-    assert (wide.low, wide.high) == pytest.approx((narrow.low - 0.03, narrow.high + 0.03))
+    is_stranger = other.probs_NK.argmax(axis=1) == 1  # all strangers are called the second class
+    is_stranger[np.flatnonzero(is_stranger)[6:]] = False
+    narrow = estimate(known, other).prevalence
+    wide = estimate(known, other, strangers=Strangers(0.05, is_stranger)).prevalence
+    assert wide[1].low == pytest.approx(narrow[1].low - 0.05, abs=0.01), "none of those called so may be"
+    assert wide[1].high == pytest.approx(narrow[1].high, abs=0.01), "they are counted there already"
+    assert wide[0].low == pytest.approx(narrow[0].low, abs=0.01)
+    assert wide[0].high == pytest.approx(narrow[0].high + 0.05, abs=0.01)
+
+
+def test_accuracy_allows_for_strangers_that_are_all_wrong():
+    known, other = pictures([100, 100]), unlabelled(pictures([60, 60], seed=1))
+    narrow, wide = (
+        estimate(known, other, strangers=Strangers(share, np.zeros(120, bool))).by_confidence for share in (0, 0.03)
+    )
+    assert wide.low == pytest.approx(narrow.low - 0.03)
 
 
 def test_a_resample_has_each_row_of_a_drawn_group_once_with_the_weight_of_its_draws():
@@ -112,7 +126,45 @@ def test_the_patients_of_an_archive_without_groups_may_be_as_different_as_those_
     assert wide.low < narrow.low < narrow.value == wide.value < narrow.high < wide.high
 
 
-def test_groups_of_an_archive_show_how_different_its_patients_are():
+def test_the_fewer_patients_an_archive_has_the_wider_are_intervals():
+    """Else shares of 5,000 images of 60 patients, whose errors come by the patient, would be held too seldom."""
     known, other = (label_shift._Side.of(pictures(counts)) for counts in ([100, 100], [50, 50]))
     assert label_shift._patients_add(known, other) == pytest.approx(np.sqrt(1 + 200 / 100))
-    assert label_shift._patients_add(known, other._replace(place_N=np.arange(100) // 2)) == 1
+    assert label_shift._patients_add(known, other._replace(place_N=np.arange(100) // 2)) == pytest.approx(np.sqrt(5))
+    assert label_shift._patients_add(known, other._replace(place_N=np.arange(100) // 25)) == pytest.approx(np.sqrt(51))
+
+
+def test_shares_are_of_the_archive_whatever_its_groups():
+    """Its images are drawn one by one: 10 patients of which all are known say all of themselves."""
+    known, single = pictures([300, 300]), unlabelled(pictures([300, 300], seed=1))
+    alone = estimate(known, single).prevalence[0]
+    grouped = estimate(known, single._replace(group_N=np.arange(600) // 2)).prevalence[0]
+    assert grouped.value == pytest.approx(alone.value)
+    assert alone.high - alone.low < grouped.high - grouped.low < 1.2 * (alone.high - alone.low)
+
+
+def calibrated(known):
+    """Calibration on a reference, without and with what shrinks it."""
+    side, rng = label_shift._Side.of(known), np.random.default_rng(0)
+    whole = label_shift._calibrate(side)
+    fits = [label_shift._calibrate(side.resampled(rng), start=whole) for _ in range(20)]
+    return whole, label_shift._shrunk(whole, fits)
+
+
+def test_probabilities_that_are_right_already_are_changed_less():
+    """Calibration on few pictures adds noise: shares of pictures of three classes came out farther off."""
+    errors = []
+    for seed in range(12):
+        archive = pictures([50, 250, 200], sure=1.5, seed=100 + seed)
+        other = label_shift._Side.of(unlabelled(archive))
+        fits = calibrated(pictures([60, 60, 60], sure=1.5, seed=seed))
+        shares = [label_shift._shares(label_shift._ratios(other, fit), other.weight_N, fit.share_K) for fit in fits]
+        errors.append([np.abs(share_K - np.bincount(archive.label_N) / 500).max() for share_K in shares])
+    without, shrunk = np.mean(errors, axis=0)
+    assert shrunk < 0.95 * without
+
+
+def test_probabilities_that_are_wrong_for_sure_are_calibrated_as_without():
+    known = pictures([300, 300, 300], sure=1.2)
+    whole, shrunk = calibrated(known._replace(probs_NK=_sharper(known.probs_NK)))
+    assert shrunk.slope == pytest.approx(whole.slope, abs=0.02)

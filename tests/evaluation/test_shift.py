@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from brainray.evaluation.shift import PICTURES, STRANGERS, Comparison, Pictures, before_and_now, holm, kind_of
+from brainray.evaluation.shift import (
+    PICTURES,
+    STRANGERS,
+    Comparison,
+    Pictures,
+    ShiftTest,
+    before_and_now,
+    holm,
+    kind_of,
+)
 
 CLASSES = ("glioma", "notumor")
 MEANS = np.array([[2.0, 0, 0, 0], [-2.0, 0, 0, 0]])
@@ -32,7 +41,7 @@ def compared(archive, mix=(0.5, 0.5)):
 @pytest.mark.parametrize("each", [1, 3], ids=["groups unknown", "groups known"])
 def test_other_patients_are_alike(each):
     kind, tests, _ = compared(drawn([100, 100], seed=1, each=each)[0])
-    assert kind == "alike"
+    assert kind == "pictures alike"
     assert set(tests) == {*CLASSES, STRANGERS, PICTURES}
     assert all(test.effect < 2 for test in tests.values())
 
@@ -57,6 +66,17 @@ def test_a_few_photographs_among_many_slices_are_strangers():
     kind, tests, comparison = compared(archive._replace(features_NF=features))
     assert kind == "pictures" and tests[STRANGERS].is_different
     assert 0.07 <= comparison.strangers < 0.12
+    assert comparison.is_beyond_N[::14].all() and comparison.is_beyond_N.sum() <= 17
+
+
+def test_what_differs_is_named_only_where_it_is_plain():
+    """Other mixes of real pictures were said to be other pictures as often as every tenth time."""
+    alike, near, far = (ShiftTest(name="", distance=effect, usual=1, p_value=0.01) for effect in (0.5, 1.2, 3))
+    assert kind_of([near], [near]) == "pictures alike"
+    assert kind_of([near], [near], others=0.015) == "pictures"
+    assert kind_of([far], [alike]) == "class mix"
+    assert kind_of([far], [near]) == kind_of([far], [alike], others=0.015) == "unclear"
+    assert kind_of([far], [far]) == kind_of([far], [alike], others=0.03) == "pictures"
 
 
 def test_a_reference_whose_pictures_are_all_equal_breaks_nothing():

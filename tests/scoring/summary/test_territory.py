@@ -63,13 +63,13 @@ def territory(run):
 def test_images_like_the_reference_are_known_territory(tmp_path):
     run = with_reference(write(tmp_path / "run", images(150)))
     found = territory(run)
-    assert found["kind"] == "alike" and found["images"] == 150 and found["reference_pictures"] == 500
+    assert found["kind"] == "pictures alike" and found["images"] == 150 and found["reference_pictures"] == 500
     kept = storage.read_parquet(f"{run}/summary/features.parquet")
     assert kept.column_names == ["uri", "content_hash", "group", "features"] and len(kept) == 150
     assert kept["content_hash"].to_pylist() == sorted(kept["content_hash"].to_pylist())
     shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
     assert "Known territory: 150 images beside 500 pictures that the model had not learned from" in shown
-    assert "its classes may still be more or less common than there" in shown  # for no shares are given
+    assert "Whether its classes are as common as there cannot be told" in shown  # for no shares are given
 
 
 def test_a_run_that_has_grown_is_compared_by_images_that_all_have_features(tmp_path):
@@ -78,7 +78,7 @@ def test_a_run_that_has_grown_is_compared_by_images_that_all_have_features(tmp_p
     for row in rows[100::2]:
         row["features"] = None
     run = with_reference(write(tmp_path / "run", rows))
-    assert (territory(run)["kind"], territory(run)["images"]) == ("alike", 100)
+    assert (territory(run)["kind"], territory(run)["images"]) == ("pictures alike", 100)
     assert len(storage.read_parquet(f"{run}/summary/features.parquet")) == 100
 
 
@@ -88,6 +88,16 @@ def test_other_pictures_are_said_to_be_so_on_the_page(tmp_path):
     shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
     assert "Its pictures differ from what the model knows" in shown
     assert "is not estimated: the pictures differ from those that the model knows. Counted predictions" in shown
+
+
+def test_photographs_among_the_images_are_counted_on_the_page(tmp_path):
+    rows = images(150)
+    for row in rows[::15]:
+        row["features"] = [value + 20 for value in row["features"]]
+    found = territory(with_reference(write(tmp_path / "run", rows)))
+    assert found["kind"] == "pictures" and found["beyond"]["value"] == pytest.approx(10 / 150, abs=0.02)
+    shown = read_page(Path(tmp_path, "run", "summary", "report.html").read_text()).by_id("archive").text
+    assert " % of the images are like none of them" in shown
 
 
 @pytest.mark.parametrize(
