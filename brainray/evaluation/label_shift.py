@@ -204,12 +204,14 @@ def _moved(fit: _Fit, whole: _Fit, times: float) -> _Fit:
 def _slack(other: _Side, fit: _Fit, strangers: Strangers | None) -> tuple[Reals, Reals]:
     """[M] how much lower, and how much higher, strangers let each figure be.
 
-    A class that has some of them may have none, or all. Accuracy may be that with all of them wrong, or right.
+    Of those that are found, a class that is given some may have none of them, or all. Those that are not may be of
+    any class, or of none. Accuracy may be that with all of them wrong, or right.
     """
     K = len(fit.share_K)
     if strangers is None or strangers.most <= 0:
         return np.zeros(K + 2), np.zeros(K + 2)
-    own_K, is_one_n = fit.share_K, strangers.is_one_n
+    own_K, is_one_n = np.zeros(K), strangers.is_one_n
+    found = 0.0
     if is_one_n.any() and not is_one_n.all():
         ratio_Kn = _ratios(other, fit)[:, : len(is_one_n)]
         with_K, without_K = (
@@ -217,8 +219,10 @@ def _slack(other: _Side, fit: _Fit, strangers: Strangers | None) -> tuple[Reals,
             for rows in (np.ones(len(is_one_n), bool), ~is_one_n)
         )
         share = float(is_one_n.mean())
-        own_K = np.clip((with_K - (1 - share) * without_K) / share, 0, 1)  # what a class has of them
-    return strangers.most * np.r_[own_K, 1, 1], strangers.most * np.r_[1 - own_K, 1, 1]
+        own_K = np.clip((with_K - (1 - share) * without_K) / share, 0, 1)  # what a class is given of them
+        found = min(share, strangers.most)
+    below_K, above_K = (found * each_K + strangers.most - found for each_K in (own_K, 1 - own_K))
+    return np.r_[below_K, strangers.most, strangers.most], np.r_[above_K, strangers.most, strangers.most]
 
 
 def _shares(ratio_KN: Reals, weight_N: Reals, start_K: Reals) -> Reals:

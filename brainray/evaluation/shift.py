@@ -155,7 +155,11 @@ def kind_of(own: list[ShiftTest], mixed: list[ShiftTest], *, others: float = 0.0
     archives with other mixes they found two in five. `others`: the least share of images that are beyond the reference.
     """
     if not any(test.is_different for test in own):
-        return "pictures" if others > SOME_OTHERS else "pictures alike"
+        if others > SOME_OTHERS:
+            return "pictures"
+        # Probabilities may contradict the estimated mix, although they are as usual at the reference's.
+        is_contradicted = any(test.is_different or test.effect >= _PLAIN for test in mixed)
+        return "unclear" if is_contradicted else "pictures alike"
     if others > _MANY_OTHERS or any(test.effect >= _PLAIN for test in mixed):
         return "pictures"
     is_as_usual = all(test.effect < 1 for test in mixed)

@@ -30,12 +30,18 @@ PATIENTS = 20  # groups of an archive, from which they count as such of patients
 
 
 def territory(
-    reference: tuple[Pictures, Ints] | None, archive: Pictures, *, features: int, classes: Sequence[str]
+    reference: tuple[Pictures, Ints] | None,
+    archive: Pictures,
+    *,
+    features: int,
+    classes: Sequence[str],
+    are_patients: bool = False,
 ) -> dict[str, Any]:
     """The figures, for JSON.
 
     `reference` are pictures that the model had not learned from, and their classes. `archive` are images in random
-    order, of which the first `features` have features (the others may have any).
+    order, of which the first `features` have features (the others may have any). `are_patients`: its groups are
+    known to be patients, so that intervals allow for how few they are, also below `PATIENTS`.
     """
     classes = tuple(classes)
     found: dict[str, Any] = {
@@ -55,16 +61,22 @@ def territory(
     if reference is None or found["reason"] is not None:
         return found | {"withheld": found["reason"]}
     with one_thread():
-        return found | _compared(reference, archive, features, classes)
+        return found | _compared(reference, archive, features, classes, are_patients=are_patients)
 
 
 def _compared(
-    reference: tuple[Pictures, Ints], archive: Pictures, features: int, classes: tuple[str, ...]
+    reference: tuple[Pictures, Ints],
+    archive: Pictures,
+    features: int,
+    classes: tuple[str, ...],
+    *,
+    are_patients: bool,
 ) -> dict[str, Any]:
     """The figures that need a reference."""
     known = label_shift.Rows(reference[0].probs_NK, reference[0].group_N, reference[1])
+    group_N = archive.group_N if are_patients else patients(archive.group_N)
+    other = label_shift.Rows(archive.probs_NK, group_N, np.zeros(0, np.int64))
     archive = archive._replace(group_N=patients(archive.group_N))
-    other = label_shift.Rows(archive.probs_NK, archive.group_N, np.zeros(0, np.int64))
     comparison = Comparison(*reference, archive.at(np.arange(features)), classes)
     shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
     own = comparison.tests(shares_K)

@@ -84,7 +84,7 @@ class _Parts:
     def __init__(self, table: pa.Table) -> None:
         """Rows of a file follow one another."""
         self._table = table.combine_chunks()
-        files = table["container"].combine_chunks()
+        files = pc.coalesce(table["container"], table["uri"]).combine_chunks()  # a refused file is a row of its own
         is_first = np.ones(len(files), bool)
         is_first[1:] = pc.not_equal(files[1:], files[:-1]).to_numpy(zero_copy_only=False)
         self._starts = np.flatnonzero(is_first)

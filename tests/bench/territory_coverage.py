@@ -192,7 +192,7 @@ def _said(known: Archive, archive: Archive) -> dict[str, Any]:
     reference = Pictures(known.rows.probs, known.features, known.rows.patient)
     pictures = Pictures(archive.rows.probs, archive.features, archive.group)
     features = min(1_000, len(archive.group))
-    found = territory((reference, known.rows.label), pictures, features=features, classes=CLASSES)
+    found = territory((reference, known.rows.label), pictures, features=features, classes=CLASSES, are_patients=True)
     return {
         "kind": found["kind"],
         "shares": found["prevalence"] and [found["prevalence"][name] for name in CLASSES],

@@ -93,6 +93,15 @@ def test_images_like_none_of_the_reference_may_be_of_any_class_or_of_none():
     assert wide[0].high == pytest.approx(narrow[0].high + 0.05, abs=0.01)
 
 
+def test_images_that_are_not_found_may_be_of_any_class_or_of_none():
+    known, other = pictures([100, 100]), unlabelled(pictures([60, 60], seed=1))
+    hidden = Strangers(0.03, np.zeros(120, bool))
+    for given, allowed in zip(
+        estimate(known, other).prevalence, estimate(known, other, strangers=hidden).prevalence, strict=True
+    ):
+        assert (allowed.low, allowed.high) == pytest.approx((given.low - 0.03, given.high + 0.03))
+
+
 def test_accuracy_allows_for_strangers_that_are_all_wrong():
     known, other = pictures([100, 100]), unlabelled(pictures([60, 60], seed=1))
     narrow, wide = (

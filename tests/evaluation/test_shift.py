@@ -74,6 +74,7 @@ def test_what_differs_is_named_only_where_it_is_plain():
     alike, near, far = (ShiftTest(name="", distance=effect, usual=1, p_value=0.01) for effect in (0.5, 1.2, 3))
     assert kind_of([near], [near]) == "pictures alike"
     assert kind_of([near], [near], others=0.015) == "pictures"
+    assert kind_of([near], [far]) == "unclear", "what the estimated mix contradicts is not alike"
     assert kind_of([far], [alike]) == "class mix"
     assert kind_of([far], [near]) == kind_of([far], [alike], others=0.015) == "unclear"
     assert kind_of([far], [far]) == kind_of([far], [alike], others=0.03) == "pictures"

@@ -28,12 +28,12 @@ def few_draws(monkeypatch):
     monkeypatch.setattr(label_shift, "DRAWS", 40)
 
 
-def said(archive, reference=REFERENCE, features=300):
-    return territory(reference, archive, features=min(features, len(archive.group_N)), classes=CLASSES)
+def said(archive, reference=REFERENCE, features=300, **given):
+    return territory(reference, archive, features=min(features, len(archive.group_N)), classes=CLASSES, **given)
 
 
 def test_where_only_the_mix_of_classes_differs_all_is_said():
-    found = said(drawn([2700, 300], seed=1)[0])
+    found = said(drawn([7200, 800], seed=1)[0], features=1_000)
     assert found["kind"] == "class mix" and found["withheld"] is None
     share = found["prevalence"]["notumor"]
     assert share["low"] < 0.1 < share["high"] < share["low"] + 0.05
@@ -42,10 +42,10 @@ def test_where_only_the_mix_of_classes_differs_all_is_said():
     assert accuracy["low"] < accuracy["by_threshold"] <= accuracy["high"]
 
 
-@pytest.mark.parametrize(("counts", "kind"), [((1800, 1200), "class mix"), ((1520, 1480), "alike")])
+@pytest.mark.parametrize(("counts", "kind"), [((4800, 3200), "class mix"), ((4040, 3960), "alike")])
 def test_a_mix_that_is_too_near_for_the_tests_is_told_by_its_shares(counts, kind):
     """Else an archive with a third more of a tumour would be called like what the model knows."""
-    found = said(drawn(counts, seed=1)[0], features=500)
+    found = said(drawn(counts, seed=1)[0], features=1_000)
     assert not any(test["different"] for test in found["tests"])
     assert found["kind"] == kind and found["prevalence"]
 
@@ -100,7 +100,7 @@ def test_shares_that_nothing_vouches_for_are_withheld(reference, archive, why):
 )
 def test_photographs_among_the_images_widen_intervals_or_are_named(each, kind, why):
     """Shares of all were held too seldom where 2 % of the images were of no class."""
-    archive, _ = drawn([1500, 1500], seed=1)
+    archive, _ = drawn([4000, 4000], seed=1)
     features = archive.features_NF.copy()
     features[:: 5 * each] += 40
     found = said(archive._replace(features_NF=features), features=1_000)
@@ -112,6 +112,22 @@ def test_photographs_among_the_images_widen_intervals_or_are_named(each, kind, w
 def test_a_few_large_groups_are_no_patients():
     assert len(set(patients(np.zeros(100, int)).tolist())) == 100
     assert len(set(patients(np.arange(100) % PATIENTS).tolist())) == PATIENTS
+
+
+def test_a_few_groups_that_are_known_to_be_patients_widen_intervals(monkeypatch):
+    """Errors come by the patient: ten of them may all be those that the model is wrong about. Ten sites are not."""
+    archive, _ = drawn([4000, 4000], seed=1)
+    archive = archive._replace(group_N=np.arange(8000) % 10)
+    pictures, label = REFERENCE
+    wrong_N = np.arange(len(label)) % 10 == 0
+    monkeypatch.setattr("brainray.evaluation.territory.WIDEST", 1.0)
+    of_sites, of_patients = (
+        said(archive, (pictures, np.where(wrong_N, 1 - label, label)), 1_000, are_patients=known)["prevalence"][
+            "glioma"
+        ]
+        for known in (False, True)
+    )
+    assert of_patients["low"] < of_sites["low"] < of_sites["high"] < of_patients["high"]
 
 
 def test_an_archive_of_one_group_and_one_class_is_compared():

@@ -32,7 +32,11 @@ def read_header(data: bytes, *, most_inflated: int) -> "Dataset":
     """The data set of a DICOM file. `most_inflated` bytes are unpacked of a deflated one. Raises `ImageError`."""
     pydicom = pydicom_library()
     with as_image_error("truncated", "its DICOM header cannot be read"):
-        dataset: Dataset = pydicom.dcmread(_plain(data, most_inflated), force=True)
+        try:
+            dataset: Dataset = pydicom.dcmread(_plain(data, most_inflated), force=True)
+        except OSError:  # it looks far back, for the end of a value that does not tell its length
+            _check_inflated(data, most_inflated)
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         if not len(dataset):
             raise ImageError("truncated", "it ends before its first DICOM attribute")
     return dataset
@@ -198,7 +202,7 @@ def _plain(data: bytes, most_inflated: int) -> BinaryIO:
 
 
 def _check_inflated(data: bytes, most: int) -> None:
-    """Raise `too_large` for a deflated data set that would unpack to more bytes, where the first group is damaged."""
+    """Raise `too_large` for a deflated data set that would unpack to more bytes: pydicom unpacks all of it."""
     head = data[:HEAD_BYTES]
     if DEFLATED.encode() not in head:
         return

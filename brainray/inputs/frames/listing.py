@@ -163,7 +163,7 @@ class FrameRows:
         self._dicoms += max(1, frames) * is_dicom(member.uri)
         if volume is None or member.refused:
             return frames
-        packed = member.uri.lower().endswith(".gz")
+        packed = member.uri.rstrip("#0123456789").lower().endswith(".gz")  # one of several of a name has a number
         slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
         self._count_slices(slices)
         return slices

@@ -7,6 +7,7 @@ up to a limit, to a file that `reading` takes.
 import io
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
@@ -20,6 +21,7 @@ MOST_BYTES = 4 * ImageSpec.max_pixels  # that a file unpacks to, as of single im
 _STEP = 16 << 20
 _PIECE_BYTES = 8 << 20  # of a read of a deflated file
 _HEAD_OUT = 4 * HEAD_BYTES  # unpacked bytes in which the number of frames is searched
+_HEAD_STEP = 1 << 10  # packed bytes; of a piece that is damaged nothing is unpacked
 _SYNTAX_IN = 4096  # bytes in which a transfer syntax is searched when a file is listed; it stands in the first 500
 _DAMAGED = "its deflated data set is damaged"
 
@@ -81,10 +83,14 @@ def _plain_head(head: bytes) -> bytes | None:
 
 
 def _begun(unpacker: "zlib._Decompress", packed: bytes) -> bytes:
-    try:
-        return unpacker.decompress(packed, _HEAD_OUT)
-    except zlib.error:
-        return b""
+    """The unpacked beginning, also of what is damaged further on."""
+    begun = b""
+    with suppress(zlib.error):
+        for at in range(0, len(packed), _HEAD_STEP):
+            begun += unpacker.decompress(packed[at : at + _HEAD_STEP])
+            if len(begun) >= _HEAD_OUT:
+                break
+    return begun[:_HEAD_OUT]
 
 
 def _unzip(stream: Stream) -> bytes:

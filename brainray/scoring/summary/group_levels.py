@@ -38,6 +38,11 @@ def depth(levels: Sequence[str]) -> int | None:
     return place + 1 if place + 1 < len(levels) else None
 
 
+def has_patients(levels: Sequence[str]) -> bool:
+    """Whether a level is named as one of patients."""
+    return any(name.lower() in _PATIENTS for name in levels)
+
+
 def groups_at(figures: Mapping[str, Any], depth: int | None) -> Mapping[str, Any]:
     """The figures of each group of a level, of summary.json."""
     levels: list[Mapping[str, Any]] = [*figures["groups_above"].values(), figures["groups"]]

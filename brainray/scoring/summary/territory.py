@@ -23,7 +23,7 @@ from brainray.scoring.feature_sample import hash_limit, hash_places
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import REFERENCE, SUMMARY
 
-from .group_levels import cut, depth
+from .group_levels import cut, depth, has_patients
 
 FEATURES = "features.parquet"
 _BEFORE = "previous_features.parquet"
@@ -68,6 +68,7 @@ def territory_figures(run_uri: str, sample: pa.Table, classes: Sequence[str], le
         Pictures(_probs(sample, classes), _features(sample), _groups(sample["group"], levels)),
         features=_with_features(sample),
         classes=classes,
+        are_patients=has_patients(levels),
     )
 
 

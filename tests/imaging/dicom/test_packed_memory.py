@@ -18,6 +18,7 @@ from support.inputs.archives import zip_of
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
 from brainray.imaging.decode import decode, luminance
+from brainray.imaging.dicom.header import read_header
 from brainray.imaging.gzipped import unzipped
 from brainray.inputs.archives import list_members, unpack
 from brainray.inputs.frames import packed
@@ -127,3 +128,16 @@ def test_deflated_slices_are_the_pictures_that_they_are_plain():
     for attributes in ({}, NESTED, {"WindowCenter": 100, "WindowWidth": 50}):
         deflated = dicom(slice_pixels(200), DeflatedExplicitVRLittleEndian, **attributes)
         assert np.array_equal(luminance(deflated), luminance(dicom(slice_pixels(200), **attributes)))
+
+
+def test_a_value_that_does_not_tell_its_length_is_passed_over_however_long():
+    """pydicom looks for its end, and goes back to its begin."""
+    deflated = dicom(slice_pixels(64), DeflatedExplicitVRLittleEndian)
+    at = deflated_at(deflated)
+    plain = zlib.decompress(deflated[at:], -zlib.MAX_WBITS)
+    pixels = plain.find(b"\xe0\x7f\x10\x00")
+    value = b"\x29\x00\x10\x10OB\0\0\xff\xff\xff\xff" + bytes(2_000_000) + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    longer = deflated[:at] + packer.compress(plain[:pixels] + value + plain[pixels:]) + packer.flush()
+    found = read_header(longer, most_inflated=1 << 30)
+    assert found.PixelData == read_header(deflated, most_inflated=1 << 30).PixelData

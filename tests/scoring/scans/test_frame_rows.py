@@ -308,3 +308,29 @@ def test_rows_of_many_unread_files_stay_each_with_its_own(root, tmp_path, bundle
     with unread:
         outcome, during = scored(root, tmp_path / "run", bundle, max_unread=1.0)
     assert (during, outcome.scored) == (before, 0)
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_a_file_that_promises_too_much_stays_apart_from_its_neighbours(tmp_path, bundle, monkeypatch, name):
+    """It has one row and no frames, and stands among files that have some: they would be taken for one file."""
+    root = tmp_path / "in"
+    root.mkdir()
+    for each in "abc":
+        (root / f"{each}.dcm").write_bytes(THREE)
+    _, before = scored(root, tmp_path / "run", bundle)
+    (root / "b.dcm").write_bytes(dicom(np.stack([slice_pixels(32)] * 3), NumberOfFrames=900_000))
+    ask = listing.frames_read
+
+    def fails(found, *given):
+        if found.uri.endswith(f"{name}.dcm"):
+            raise StorageError("read_failed", f"{found.uri}: no answer")
+        return ask(found, *given)
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(listing, "frames_read", fails)
+            _, found = scored(root, tmp_path / "run", bundle, max_unread=1.0)
+    for each in "ac":
+        for frame in frames_named(f"{each}.dcm"):
+            assert found[frame]["confidence"] == before[frame]["confidence"]
+    assert found["b.dcm"]["status"] == "error" and len(found) == 7

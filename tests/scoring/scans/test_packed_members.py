@@ -111,3 +111,22 @@ def test_a_packed_member_is_read_once_whatever_is_read_between_its_frames(tmp_pa
     found = scored(tmp_path / "a.zip", tmp_path / "run", bundle, shard_size=3)
     assert [row["status"] for row in found.values()] == ["ok"] * 12
     assert len(read) == len(set(read)) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_volumes_of_one_name_in_an_archive_have_all_their_slices(tmp_path, bundle):
+    """The second is told from the first by a number, which is no part of its suffix."""
+    twice = zip_of([("v.nii.gz", nifti()), ("v.nii.gz", nifti())])
+    (tmp_path / "a.zip").write_bytes(twice)
+    found = scored(tmp_path / "a.zip", tmp_path / "run", bundle)
+    slices = [name.removeprefix("v.nii.gz#2") for name in found if name.startswith("v.nii.gz#2")]
+    assert slices and len(found) == 2 * len(slices)
+    assert "truncated" not in {row["error"] for row in found.values()}
+
+
+def test_frames_are_told_by_what_comes_before_the_damage():
+    """Wherever the reader looks: a zip is asked for less of a member than a tar."""
+    sound = gzip.compress(dicom(np.stack([slice_pixels(64, seed) for seed in range(9)])))
+    for at in range(9_000, len(sound) - 8, 2_000):
+        damaged = sound[:at] + bytes([sound[at] ^ 0xFF]) + sound[at + 1 :]
+        assert packed.frames_of_head(damaged) == packed.frames_told_by(damaged[: 8 << 10]) == 9

@@ -47,5 +47,6 @@ def place_of(name: str) -> Place | None:
 def split(uri: str) -> tuple[str, Place] | None:
     """The file and the slice that a URI stands for; None for any other URI."""
     file, _, name = uri.rpartition("#")
-    place = place_of(name) if is_nifti(file) else None
+    # In an archive the second file of a name is `vol.nii.gz#2`.
+    place = place_of(name) if is_nifti(file.rstrip("#0123456789")) else None
     return None if place is None else (file, place)
