@@ -43,7 +43,7 @@ def key(tmp_path):
 
 
 def run(root, output, bundle, *, only=None, **options):
-    request = request_for(root, output, bundle, **{"max_failed": MaxFailed(share=1.0)} | options)
+    request = request_for(root, output, bundle, **{"max_failed": MaxFailed(share=1.0), "shard_size": 3} | options)
     score_here(request, engine_of(bundle, predict=brightness, only=only))
     return {row["uri"].removeprefix(f"{root}/"): row for row in rows(output)}
 
