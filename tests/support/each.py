@@ -52,7 +52,7 @@ def _own(fixtures: dict[str, Any], number: int, patch: pytest.MonkeyPatch) -> di
 def _failures(run: Callable[[], None], case: dict[str, Any]) -> list[BaseException]:
     try:
         run()
-    except (Exception, pytest.fail.Exception) as failure:  # noqa: BLE001 - the other cases are tried too
+    except (Exception, BaseExceptionGroup, pytest.fail.Exception) as failure:  # noqa: BLE001 - the other cases are tried too
         failure.add_note("case: " + ", ".join(f"{name}={value!r:.200}" for name, value in case.items()))
         return [failure]
     return []
