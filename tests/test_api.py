@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from support.each import each
 from support.imaging.images import image_bytes
 from support.imaging.pictures import audit_here
 from support.models.bundles import CLASSES
@@ -52,7 +53,7 @@ def no_ray(monkeypatch, bundle):
     monkeypatch.setattr(score_command, "_with_ray", lambda request, plan, lease, *, say: engine(request, plan, lease))
 
 
-@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare", "pick", "estimate", "export"])
+@each("name", ["score", "train", "report", "audit", "compare", "pick", "estimate", "export"])
 def test_each_option_of_the_command_line_is_an_argument_with_the_same_default(name):
     options = {
         OTHER_NAMES.get(option.name, option.name): None if option.required else option.default
@@ -68,7 +69,7 @@ def test_each_option_of_the_command_line_is_an_argument_with_the_same_default(na
     assert arguments == options
 
 
-@pytest.mark.parametrize("name", ["score", "train", "report", "audit", "compare", "pick", "estimate", "export"])
+@each("name", ["score", "train", "report", "audit", "compare", "pick", "estimate", "export"])
 def test_what_is_required_comes_first_and_the_rest_has_a_name(name):
     for parameter in inspect.signature(getattr(brainray, name)).parameters.values():
         required = parameter.default is parameter.empty
@@ -235,7 +236,7 @@ def test_columns_are_named_in_a_list_or_as_on_the_command_line():
     assert kept(["patient", "age"]) == kept("patient, age") == kept(["patient,age"])
 
 
-@pytest.mark.parametrize("workers", [(2, 8), "2-8"])
+@each("workers", [(2, 8), "2-8"])
 def test_a_range_of_workers(workers):
     options = train_options(preset="quick", workers=workers)
     assert (options.workers, options.most_workers) == (2, 8)

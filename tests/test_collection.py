@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+from support.each import each
 
 TESTS = Path(__file__).parent
 COLLECT = [sys.executable, "-m", "pytest", "--collect-only", "--assert=plain", "-p", "no:cacheprovider", str(TESTS)]
@@ -54,3 +56,31 @@ def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor
 def test_no_property_fails_for_a_machine_that_stalls():
     assert settings().deadline is None
     assert HealthCheck.too_slow in settings().suppress_health_check
+
+
+def test_all_cases_of_a_test_are_tried_and_those_that_fail_are_named(tmp_path, monkeypatch):
+    tried, folders = [], set()
+
+    @each("what", ["a", "bad", "raises nothing", "z"])
+    @each("number", [1, 2])
+    def check(what, number, tmp_path, monkeypatch):
+        assert "LEFT" not in os.environ
+        monkeypatch.setenv("LEFT", what)
+        tried.append((what, number))
+        folders.add(tmp_path)
+        assert what != "bad"
+        if what == "raises nothing":
+            with pytest.raises(OSError):
+                pass
+
+    with pytest.raises(BaseExceptionGroup) as failed:
+        check(tmp_path=tmp_path, monkeypatch=monkeypatch)
+    assert len(tried) == len(folders) == 8
+    assert [failure.__notes__ for failure in failed.value.exceptions] == [
+        ["case: what='bad'"],
+        ["case: what='raises nothing'"],
+    ]
+    assert [failure.__notes__ for failure in failed.value.exceptions[0].exceptions] == [
+        ["case: number=1"],
+        ["case: number=2"],
+    ]

@@ -1,12 +1,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.config import Calibration, ImageSpec, MaxFailed, ModelSpec, ScoreOptions, TrainOptions, parse_workers
 from brainray.errors import BadRequest
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "named"),
     [
         (lambda: ImageSpec(image_px=4), "--image-px is 4"),

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from support.each import each
 from support.imports import MODULES, imports, opening_calls, own_imports, read
 
 # A package imports only those above it. The modules at the top of `brainray/` have their places in it, too.
@@ -100,13 +101,13 @@ def test_foreign_libraries_are_where_the_table_says():
         assert not foreign, f"{module} must not import {sorted(foreign)}"
 
 
-@pytest.mark.parametrize("where", sorted(FOREIGN))
+@each("where", sorted(FOREIGN))
 def test_the_table_names_nothing_that_is_not_used(where):
     used = {name.split(".")[0] for module in MODULES if below(module, where) for name in imports(module)}
     assert FOREIGN[where] <= used
 
 
-@pytest.mark.parametrize("module", ["commands.train", "commands.tune", "commands.audit"])
+@each("module", ["commands.train", "commands.tune", "commands.audit"])
 def test_who_scores_nothing_imports_no_run(module):
     named = next(name for name in MODULES if room(name) == module.replace(".", "/"))
     assert not {other for other in own_imports(named) if below(other, "scoring") or below(other, "commands/score")}
@@ -160,7 +161,7 @@ def test_importing_brainray_is_light():
     assert loaded_by("import brainray") & (HEAVY | {"numpy", "pyarrow", "typer"}) == set()
 
 
-@pytest.mark.parametrize("name", ["holder.json", "_SUCCESS", "run.json"])
+@each("name", ["holder.json", "_SUCCESS", "run.json"])
 def test_a_file_on_which_promises_rest_is_named_by_one_module(name):
     assert len([module for module in MODULES if name in read(module).texts]) == 1
 
@@ -190,7 +191,7 @@ OPENED = {
 BACKENDS = {"storage", "storage/local", "storage/s3/backend", "storage/s3/requests"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("code", "opens"),
     [
         ("open(path)", True),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
+from support.each import each
 from support.imports import MODULES
 
 BENCH = Path(__file__).parent
@@ -36,7 +36,7 @@ def names_of(module: str) -> frozenset[str]:
     return frozenset(stored | defined | imported | below)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@each("script", SCRIPTS)
 def test_a_measurement_finds_what_it_imports(script):
     path = BENCH / script
     source = path.read_text()

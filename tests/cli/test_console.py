@@ -1,7 +1,7 @@
 import io
 
 import pyarrow as pa
-import pytest
+from support.each import each
 
 from brainray.cli.console import Lines, duration_text, output_console, rate_text, show_summary
 from brainray.commands.score import Progress
@@ -64,7 +64,7 @@ def summary(*, labelled, scored, failed=0):
     )
 
 
-@pytest.mark.parametrize(
+@each(
     ("labelled", "scored", "failed", "said"),
     [
         (10, 8, 2, "accuracy 1.0000 (0.5000 to 1.0000), macro F1 1.0000, on 8 labelled images"),

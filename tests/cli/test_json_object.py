@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.each import each
 from support.imaging.images import image_bytes
 from support.scoring.run_rows import scored, write_run
 from support.scoring.runs import engine_of
@@ -100,7 +101,7 @@ def test_what_a_library_prints_is_no_part_of_it_and_infinity_is_null(capfd):
     assert (json.loads(out), err) == ({"a": [None, {"b": None}], "\ud800": 1.5}, "a library\n")
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "wanted"),
     [
         (["submit", "score", "--json"], False),  # for the job

@@ -1,6 +1,7 @@
 """A module on PYTHONPATH that hides an installed package is named; a defect is no fault of PYTHONPATH."""
 
 import pytest
+from support.each import each
 
 from brainray.cli.shadowed import shadowing
 
@@ -13,7 +14,7 @@ def raised_in(file, monkeypatch, folder):
     return caught.value
 
 
-@pytest.mark.parametrize(("name", "is_named"), [("numpy", True), ("brainray", False), ("mine", False)])
+@each(("name", "is_named"), [("numpy", True), ("brainray", False), ("mine", False)])
 def test_only_what_hides_an_installed_package_is_blamed(name, is_named, tmp_path, monkeypatch):
     """Else each defect of brainray would be laid on a checkout that is on PYTHONPATH."""
     file = tmp_path / name / "a.py"

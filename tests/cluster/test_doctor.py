@@ -3,8 +3,8 @@
 import os
 import time
 
-import pytest
 import ray
+from support.each import each
 from support.findings import GB, machine, only, statuses, told
 from support.machine.ports import free_port
 from support.storage.s3_servers import SECRET_KEY, s3_endpoints, strict_s3
@@ -67,7 +67,7 @@ def _of_another_version(_, raised):
     raised.append(RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("attempt", "found", "remedy"),
     [
         (_refused, "h:1 takes nobody without its token", "RAY_AUTH_MODE=token"),

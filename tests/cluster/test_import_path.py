@@ -6,7 +6,7 @@ Every command of `support/machine/processes.py` runs in a folder with such modul
 import os
 from pathlib import Path
 
-import pytest
+from support.each import each
 
 import brainray
 from brainray.cluster import ray_internals, session
@@ -39,7 +39,7 @@ def test_installed_packages_need_no_folder_of_their_own(monkeypatch, tmp_path):
     assert list(ray_internals.own_job_config()._get_proto_job_config().py_driver_sys_path) == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "started_with"),
     [("/a:/b", "/a:/b"), (":/a", "/a"), ("/a:", "/a"), ("/a:.:./:/b", "/a:/b"), ("lib:../b", "lib:../b"), ("", "")],
 )

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from support.cluster.jobs import record, silent, submission
+from support.each import each
 
 from brainray.cluster.jobs_client import Job, JobsApi
 from brainray.commands import submit
@@ -134,7 +135,7 @@ class TestStub:
             follow_stub(stub)
         assert caught.value.exit_code == 1
 
-    @pytest.mark.parametrize(
+    @each(
         ("ending", "code", "words"),
         [
             (record("FAILED", driver_exit_code=3), 3, "exit code 3"),

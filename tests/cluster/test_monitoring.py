@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.each import each
 from support.scoring.runs import engine_of, request_for, score_here
 
 from brainray.cli.app import run
@@ -107,7 +108,7 @@ def test_a_run_tells_its_progress_as_events(archive, bundle, tmp_path):
     assert all(event["time"].endswith("+00:00") and event["level"] == "info" for event in events)
 
 
-@pytest.mark.parametrize("how", ["option", "variable"])
+@each("how", ["option", "variable"])
 def test_an_error_is_an_event_with_the_exit_code(how, tmp_path, capfd, monkeypatch):
     arguments = ["score", "--input", "/none", "--model", "/none", "--output", str(tmp_path)]
     if how == "variable":

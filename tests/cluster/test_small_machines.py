@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from support.each import each
 
 from brainray.cluster import score, session
 from brainray.cluster.guard import Guard
@@ -17,7 +18,7 @@ SMALL = Machine(
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("gpu", "free", "workers", "foreseen"),
     [
         (False, 100 * GB, None, 8),
@@ -45,7 +46,7 @@ def test_memory_too_small_for_one_worker_is_said_before_ray_starts(monkeypatch):
         session._connect(None, Guard())
 
 
-@pytest.mark.parametrize("available_bytes", [0, GB // 2, 999_999_999, 1_000_000_000, 15 * GB // 10, 64 * GB])
+@each("available_bytes", [0, GB // 2, 999_999_999, 1_000_000_000, 15 * GB // 10, 64 * GB])
 def test_doctor_finds_wrong_what_a_run_refuses(available_bytes):
     machine = replace(SMALL, memory_bytes=64 * GB, available_bytes=available_bytes)
     (finding,) = check_memory(machine)

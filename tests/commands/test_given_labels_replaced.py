@@ -37,6 +37,7 @@ class Run:
 
     def score(self, *rows, only=None, **options):
         labels = read_label_file(self.file(*rows), self.bundle.classes) if rows else None
+        options = {"shard_size": 3} | options
         request = request_for(self.folder / "in", self.output, self.bundle, label_file=labels, **options)
         return score_here(request, engine_of(self.bundle, predict=brightness, only=only))
 

@@ -26,7 +26,7 @@ def test_its_parts_are_labelled_and_keep_their_columns(tmp_path, bundle, parts):
     root.mkdir()
     for seed in range(5):
         (root / f"{seed}.jpg").write_bytes(image_bytes(seed))
-    request = request_for(root, output, bundle)
+    request = request_for(root, output, bundle, shard_size=3)
     try:
         score_here(request, engine_of(bundle, predict=brightness, only=parts))
     except Stopped:

@@ -1,6 +1,6 @@
 """What `brainray doctor` says of torch and GPUs."""
 
-import pytest
+from support.each import each
 from support.findings import GB, only
 
 from brainray.doctor import gpu
@@ -25,7 +25,7 @@ L4 = "NVIDIA L4, 550.54"
 FREE = Gpu(name="NVIDIA L4", free_bytes=23 * GB, total_bytes=24 * GB)
 
 
-@pytest.mark.parametrize(
+@each(
     ("torch", "driver", "hidden_by", "status", "words"),
     [
         (Torch(cuda=None), (), "", "ok", "none"),

@@ -5,6 +5,7 @@ from email.utils import formatdate
 
 import pytest
 from botocore.httpsession import URLLib3Session
+from support.each import each
 from support.findings import only, output_in, statuses, told
 from support.imaging.images import image_bytes
 from support.inputs.archive_rows import parquet_of
@@ -47,7 +48,7 @@ def test_what_is_no_image(tmp_path):
         list(check_input_option("gs://bucket/x", with_store=True))
 
 
-@pytest.mark.parametrize("log", ["_delta_log/0.json", "metadata/v1.metadata.json"])
+@each("log", ["_delta_log/0.json", "metadata/v1.metadata.json"])
 def test_a_table_whose_log_decides_on_its_rows_is_refused_as_score_does(tmp_path, log):
     data = tmp_path / ("data" if log.startswith("metadata") else ".") / "part-0.parquet"
     for path in (data, tmp_path / log):
@@ -167,7 +168,7 @@ def test_a_store_that_cannot_be_reached_is_tried_once(decided_s3, monkeypatch):
     assert "password-of-it" not in str(finding)
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "status", "words"),
     [
         ("uri,label\n1.jpg,dog\n", "warning", "'dog' is no class of the model, so `score` needs --labels"),

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from support.each import each
 from support.findings import machine, only
 
 from brainray.doctor import local_ray
@@ -20,22 +21,20 @@ from brainray.machine.hardware import tasks_left
 LONG = "/tmp/" + 90 * "x"
 
 
-@pytest.mark.parametrize(
-    ("limits", "status"), [((1024, 10**6), "ok"), ((1024, 1024), "warning"), ((64, 64), "wrong"), ((-1, -1), "ok")]
-)
+@each(("limits", "status"), [((1024, 10**6), "ok"), ((1024, 1024), "warning"), ((64, 64), "wrong"), ((-1, -1), "ok")])
 def test_open_files(monkeypatch, limits, status):
     monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _: limits)
     assert only(check_open_files()).status == status
 
 
-@pytest.mark.parametrize(("limit", "status"), [(-1, "ok"), (4 << 30, "wrong"), (8 << 30, "warning"), (64 << 30, "ok")])
+@each(("limit", "status"), [(-1, "ok"), (4 << 30, "wrong"), (8 << 30, "warning"), (64 << 30, "ok")])
 def test_virtual_memory(monkeypatch, limit, status):
     """Under `ulimit -v 6000000` a run took 42 s to say that Ray does not start."""
     monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _: (limit, limit))
     assert only(check_address_space()).status == status
 
 
-@pytest.mark.parametrize(
+@each(
     ("left", "processors", "status"),
     [(None, 2, "ok"), (250, 2, "ok"), (249, 2, "wrong"), (300, 8, "warning"), (200, 0.5, "ok"), (-7, 2, "wrong")],
 )
@@ -81,7 +80,7 @@ def test_a_command_refuses_in_the_words_of_doctor(monkeypatch):
         require(machine())
 
 
-@pytest.mark.parametrize(
+@each(
     ("environment", "foreign", "chosen"),
     [
         ({}, (), "/tmp/ray"),
@@ -100,7 +99,7 @@ def test_the_folder_is_the_first_that_ray_can_use(monkeypatch, environment, fore
     assert session_folder(environment) == chosen
 
 
-@pytest.mark.parametrize(
+@each(
     ("named", "writable", "why"), [(LONG, True, "too long for the sockets"), ("/data", False, "cannot be written to")]
 )
 def test_a_folder_that_the_user_names_is_not_replaced(monkeypatch, named, writable, why):

@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 
-import pytest
 import ray
 from ray import cloudpickle
+from support.each import each
 from support.findings import GB, node, only, told
 
 from brainray.doctor import nodes as doctor_nodes
@@ -43,7 +43,7 @@ def test_a_node_that_is_as_this_machine():
     assert judged()[""].found.startswith("8 processors, 0 GPUs, 64.0 GB for workers, Python 3.11.7, Ray 2.60.0, clock")
 
 
-@pytest.mark.parametrize(
+@each(
     ("theirs", "check", "status", "words"),
     [
         ({"python": "3.12.1"}, "python", "wrong", "3.12.1 there, 3.11.7 here"),

@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-import pytest
+from support.each import each
 from support.findings import GB, only, output_in, statuses, told
 from support.storage.s3_servers import decided_s3, s3_endpoints
 
@@ -91,7 +91,7 @@ def test_a_read_only_disk_is_told_before_anything_is_scored(tmp_path, monkeypatc
     assert (finding.status, finding.found) == ("wrong", f"{tmp_path} cannot be written to (Read-only file system)")
 
 
-@pytest.mark.parametrize(
+@each(
     ("disk", "status", "words"),
     [
         ({"kind": "nfs4"}, "ok", "nfs4, 50.0 GB free"),

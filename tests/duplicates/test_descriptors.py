@@ -2,9 +2,9 @@ import hashlib
 from dataclasses import fields
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 from support.imaging.pictures import cropped, head, toned
 
 from brainray.duplicates.descriptors import POINTS, THUMBNAIL_PX, Descriptors, describe_picture, nothing
@@ -46,7 +46,7 @@ def test_black_borders_and_brightness_leave_the_thumbnail_as_it_is():
     assert np.abs(describe_picture(toned(picture, lambda x: 0.6 * x)).box - describe_picture(picture).box).max() < 0.03
 
 
-@pytest.mark.parametrize("value", [0, 128, 255])
+@each("value", [0, 128, 255])
 def test_featureless_pictures_show_nothing(value):
     flat = np.full((200, 180), value, np.uint8)
     noisy = np.clip(flat + np.random.default_rng(0).normal(0, 2, flat.shape), 0, 255).astype(np.uint8)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 from support.imaging.pictures import head
 from support.models.bundles import untrained
 
@@ -41,14 +42,14 @@ def flipped(hash_B, bits):
     return np.packbits(np.unpackbits(hash_B) ^ np.isin(np.arange(BITS), places))
 
 
-@pytest.mark.parametrize(("bits", "least"), [(0, 1), (1, 1), (11, 1), (MOST_BITS, 0.95)])
+@each(("bits", "least"), [(0, 1), (1, 1), (11, 1), (MOST_BITS, 0.95)])
 def test_hashes_are_found_up_to_the_limit_wherever_the_bits_lie(bits, least):
     known = random_hashes(500)
     near = np.stack([flipped(each, bits) for each in known])
     assert found(listed(known), near).mean() >= least
 
 
-@pytest.mark.parametrize("bits", [MOST_BITS + 1, 2 * MOST_BITS])
+@each("bits", [MOST_BITS + 1, 2 * MOST_BITS])
 def test_hashes_beyond_the_limit_are_not_found(bits):
     known = random_hashes(500)
     assert not found(listed(known), np.stack([flipped(each, bits) for each in known])).any()
@@ -62,7 +63,7 @@ def test_a_file_is_found_by_its_content_and_a_picture_by_its_hash():
     assert known.find([], images[:0]).tolist() == []
 
 
-@pytest.mark.parametrize("mirror", [np.s_[:, ::-1], np.s_[::-1], np.s_[::-1, ::-1]])
+@each("mirror", [np.s_[:, ::-1], np.s_[::-1], np.s_[::-1, ::-1]])
 def test_mirror_images_are_found(mirror):
     pictures = [head(index) for index in (1, 2, 3)]
     known = listed(np.concatenate([hash_pictures(each[None]) for each in pictures[:2]]))

@@ -1,7 +1,7 @@
 """Counts of what images look like, and how far those of two archives are apart."""
 
 import numpy as np
-import pytest
+from support.each import each
 
 from brainray.evaluation.appearance import LOWER_ENDS, Appearance
 
@@ -32,8 +32,6 @@ def test_images_of_one_kind_are_alike_and_darker_ones_are_not():
     assert Appearance.of({"brightness": draw.normal(0.1, 0.1, 5_000)}).drift(known)["brightness_psi"] > 0.25
 
 
-@pytest.mark.parametrize(
-    "reference", [None, {}, {"brightness": None}, {"brightness": {"from": [0, 1], "images": [1, 2]}}]
-)
+@each("reference", [None, {}, {"brightness": None}, {"brightness": {"from": [0, 1], "images": [1, 2]}}])
 def test_nothing_is_said_beside_a_reference_that_is_not_known(reference):
     assert Appearance.of({"brightness": [0.5], "longest_side_px": [300]}).drift(reference) == {}

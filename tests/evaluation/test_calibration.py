@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray.evaluation.calibration import fit_temperature, rare_class_bias, softmax
 
@@ -20,7 +21,7 @@ def test_temperature_cools_what_is_too_sure():
     assert softmax(3 * honest, 3.0) == pytest.approx(softmax(honest, 1.0), abs=1e-6)
 
 
-@pytest.mark.parametrize(
+@each(
     ("spread", "classes", "images", "temperature", "first"),
     [
         (6, 4, 500, 1.8987, [0.66377597, 0.0026459, 0.02044783, 0.3131303]),

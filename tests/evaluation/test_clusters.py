@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray.evaluation.clusters import bootstrap, cluster_intervals
 from brainray.evaluation.metrics import wilson
@@ -45,7 +46,7 @@ def test_errors_of_one_patient_widen_the_interval():
     assert high - low > 3 * (by_image[1] - by_image[0])
 
 
-@pytest.mark.parametrize(("clusters", "share"), [([(9, 9)] * 12, 1.0), ([(8, 10)], 0.8), ([(0, 3)] * 4, 0.0)])
+@each(("clusters", "share"), [([(9, 9)] * 12, 1.0), ([(8, 10)], 0.8), ([(0, 3)] * 4, 0.0)])
 def test_where_resamples_do_not_vary_the_number_of_clusters_decides(clusters, share):
     count = len(clusters)
     assert interval(clusters) == pytest.approx([float(x) for x in wilson(share * count, count)])

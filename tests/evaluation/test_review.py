@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.evaluation import clusters
 from brainray.evaluation.calibration import fit_temperature, softmax
@@ -34,7 +35,7 @@ def test_no_lower_threshold_would_do_and_this_one_does(rows, least):
         assert low_end(right[confidence >= lower]) < least
 
 
-@pytest.mark.parametrize(("images", "promise"), [(300, 0.98), (100, 0.95), (40, 0.9), (10, None), (0, None)])
+@each(("images", "promise"), [(300, 0.98), (100, 0.95), (40, 0.9), (10, None), (0, None)])
 def test_images_that_are_all_right_promise_what_their_number_shows(images, promise):
     sure = np.ones(images)
     for units in (None, np.arange(images)):

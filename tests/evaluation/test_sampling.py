@@ -1,9 +1,9 @@
 """Strata and the order in which they are drawn from."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.evaluation.counts import UNITS
 from brainray.evaluation.sampling import BINS, Strata, cut_strata, draw_order, error_bin, stratum_of
@@ -53,6 +53,6 @@ def test_each_stratum_is_drawn_from_before_any_is_drawn_from_thrice():
     assert sorted(draw_order(strata, 6).tolist()) == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("error", [0.0, 0.2, 1.0])
+@each("error", [0.0, 0.2, 1.0])
 def test_units_that_are_alike_make_one_stratum(error):
     assert strata_of(np.full(50, error)).units.tolist() == [50]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray.evaluation.series import NOTHING, SeriesRule, judge
 
@@ -22,7 +23,7 @@ def said(*series: str, sure: bool = True, negative: int | None = NONE, rule: Ser
     return judge(places, probs, flags, series=len(series), negative=negative, rule=rule)
 
 
-@pytest.mark.parametrize(
+@each(
     ("slices", "predicted"),
     [
         ("..ggg...", GLIOMA),
@@ -48,7 +49,7 @@ def test_no_slice_counts_for_the_series_beside_it():
     assert found.suspicion_S == pytest.approx([(0.05 + 0.95 + 0.95) / 3, (0.95 + 0.05 + 0.05) / 3])
 
 
-@pytest.mark.parametrize(
+@each(
     ("slices", "review"),
     [
         ("..ggg...", False),

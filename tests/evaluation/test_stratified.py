@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray.evaluation.stratified import (
     NO_CLASS,
@@ -28,9 +29,7 @@ def sample(*rows) -> Sample:
     return Sample(stratum, np.arange(len(stratum)), predicted, label)
 
 
-@pytest.mark.parametrize(
-    ("hits", "trials", "low", "high"), [(0, 10, 0, 0.30850), (1, 20, 0.00127, 0.24873), (81, 263, 0.25266, 0.36765)]
-)
+@each(("hits", "trials", "low", "high"), [(0, 10, 0, 0.30850), (1, 20, 0.00127, 0.24873), (81, 263, 0.25266, 0.36765)])
 def test_an_interval_of_clopper_and_pearson_is_that_of_the_tables(hits, trials, low, high):
     """The last is in Newcombe, Statistics in Medicine 17, 1998, p. 857."""
     assert clopper_pearson(hits / trials, trials) == pytest.approx((low, high), abs=1e-4)

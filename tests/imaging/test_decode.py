@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from support.each import each
 from support.imaging.encoded import as_float_tiff, as_palette, big_endian_tiff, drawing, packed
 
 from brainray.config import ImageSpec
@@ -47,8 +48,8 @@ def test_stretch_fills_the_square() -> None:
     assert (decode(packed(np.full((100, 200), 200, np.uint8)), spec).pixels == 200).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3000), (3000, 2), (1, 17)])
-@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@each("shape", [(1, 1), (2, 3000), (3000, 2), (1, 17)])
+@each("format", ["PNG", "JPEG"])
 def test_thin_and_tiny_images_keep_at_least_one_pixel(shape: tuple[int, int], format: str) -> None:
     decoded = decode(packed(np.full(shape, 255, np.uint8), format), GRAY)
     assert (decoded.height, decoded.width) == shape
@@ -70,8 +71,8 @@ def test_jpeg_that_stores_rgb_is_turned_into_luminance() -> None:
     assert difference(decode(jpeg, GRAY).pixels, decode(packed(colour), GRAY).pixels) < 1.5
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@each("orientation", range(1, 9))
+@each("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_exif_orientation_is_undone(orientation: int, format: str) -> None:
     stored_as = [lambda a: a, np.fliplr, lambda a: np.rot90(a, 2), np.flipud, np.transpose]
     stored_as += [np.rot90, lambda a: np.rot90(a, 2).T, lambda a: np.rot90(a, -1)]
@@ -88,7 +89,7 @@ def test_damaged_exif_leaves_the_picture_as_stored() -> None:
     assert np.array_equal(decode(jpeg, GRAY).pixels, decode(packed(drawing(), "JPEG"), GRAY).pixels)
 
 
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@each("mode", ["LA", "RGBA"])
 def test_transparency_lies_over_black(mode: str) -> None:
     image = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
     image.paste((255, 255, 255, 128), (0, 0, 64, 32))
@@ -134,7 +135,7 @@ def test_lab_is_converted() -> None:
     assert decode(packed(white, "TIFF"), COLOUR).pixels.min() > 250
 
 
-@pytest.mark.parametrize("top", [255, 4095, 65535])
+@each("top", [255, 4095, 65535])
 def test_16_bit_is_scaled_by_its_content(top: int) -> None:
     wide = np.uint16(drawing().astype(float) / 255 * top)
     for format in ("PNG", "TIFF"):
@@ -154,7 +155,7 @@ def test_one_hot_pixel_does_not_blacken_a_16_bit_image() -> None:
     assert difference(decode(packed(wide), GRAY).pixels, decode(packed(drawing(200, 200)), GRAY).pixels) < 4
 
 
-@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+@each("unit", [1e-30, 1.0, 1e30])
 def test_float_of_any_unit_with_nan_and_infinity_is_scaled(unit: float) -> None:
     values = drawing() / 255 * unit
     values[0, :3] = np.nan, np.inf, -np.inf
@@ -164,7 +165,7 @@ def test_float_of_any_unit_with_nan_and_infinity_is_scaled(unit: float) -> None:
     assert difference(pixels, decode(packed(drawing()), GRAY).pixels) < 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "detail"),
     [
         (0.0, "TIFF pixels: all have the value 0"),

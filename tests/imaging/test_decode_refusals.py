@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from support.each import each
 from support.imaging.encoded import as_palette, drawing, packed, png_header
 
 from brainray.config import ImageSpec
@@ -73,8 +74,8 @@ def test_what_is_no_picture_is_named(data: bytes, reason: str, word: str) -> Non
     assert word in error.detail
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM"])
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@each("format", ["JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM"])
+@each("share", [0.1, 0.5, 0.9])
 def test_truncated_file_is_refused_and_says_so(format: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (96, 128), np.uint8)
     data = packed(noise, format)

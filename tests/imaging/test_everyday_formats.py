@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
+from support.each import each
 from support.imaging.dicoms import dicom
 from support.imaging.encoded import HEIC, drawing, packed
 
@@ -90,9 +91,7 @@ def test_a_jpeg_of_12_bits_without_its_extra_says_how_to_install_it(twelve_bits,
     assert error.reason == "unsupported" and "pip install 'brainray[dicom]'" in error.detail
 
 
-@pytest.mark.parametrize(
-    "content", [packed(drawing()), packed(drawing(), "JPEG"), dicom(WindowCenter=900, WindowWidth=1800)]
-)
+@each("content", [packed(drawing()), packed(drawing(), "JPEG"), dicom(WindowCenter=900, WindowWidth=1800)])
 def test_an_image_in_gzip_is_the_image(content):
     for zipped in (gzip.compress(content), gzip.compress(content[:100]) + gzip.compress(content[100:]) + b"more"):
         found, grey = decode_with_luminance(zipped, SPEC)
@@ -139,7 +138,7 @@ def test_damaged_gzip_says_so_and_a_bomb_is_not_unpacked():
     assert refusal(gzip.compress(whole)).detail == "it is a PDF, archive or video", "packed twice is an archive"
 
 
-@pytest.mark.parametrize("format", ["TIFF", "GIF", "PNG", "WEBP", "AVIF"])
+@each("format", ["TIFF", "GIF", "PNG", "WEBP", "AVIF"])
 def test_of_several_pages_the_first_is_scored_and_the_row_says_so(format):
     first, second = (Image.fromarray(picture) for picture in (drawing(), 255 - drawing()))
     several = packed(first, format, save_all=True, append_images=[second, second])

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray.imaging.exposure import exposure
 from brainray.models.reference import exposure as exposures
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (64, 64, 3)])
+@each("shape", [(64, 64), (64, 64, 3)])
 def test_it_is_mean_and_standard_deviation_of_all_values(shape):
     images = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
     for image, brightness, contrast in zip(images, *exposures(images), strict=True):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.Image import Transpose
+from support.each import each
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode
@@ -57,16 +58,16 @@ def error_px(data, **spec):
     return max(abs(np.mean((there - told)[half])) for there, told in ((x, told_x), (y, told_y)) for half in halves)
 
 
-@pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@each("orientation", STORED)
+@each("kind", ["JPEG", "PNG", "TIFF"])
 def test_the_square_lies_where_it_is_said_to(orientation, kind):
     data = telling(orientation, kind, margins=(90, 20, 31, 75))
     assert error_px(data, image_px=96, crop="head") < MOST_PX
     assert error_px(data, image_px=97, crop="none") < MOST_PX
 
 
-@pytest.mark.parametrize("resize", ["pad", "stretch"])
-@pytest.mark.parametrize("image_px", [33, 64, 192])
+@each("resize", ["pad", "stretch"])
+@each("image_px", [33, 64, 192])
 def test_of_a_jpeg_that_is_unpacked_in_a_reduced_size_too(image_px, resize):
     assert error_px(telling(6, "JPEG"), image_px=image_px, crop="none", resize=resize) < MOST_PX
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.each import each
 from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
 from support.imaging.encoded import HEIC, drawing, packed, png_header
 from support.imaging.hostile import damaged, sound_images, watched
@@ -82,7 +83,7 @@ def huge_tiff() -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         promising(),

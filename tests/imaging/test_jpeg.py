@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from support.each import each
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
@@ -37,7 +38,7 @@ def refusal(data: bytes) -> ImageError:
     return caught.value
 
 
-@pytest.mark.parametrize(
+@each(
     ("marker", "bits", "what"),
     [
         (0xF7, 8, "a JPEG-LS image"),
@@ -51,9 +52,9 @@ def test_unread_process_is_unsupported_and_named(marker: int, bits: int, what: s
     assert error.reason == "unsupported" and f"it is {what}, " in error.detail
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("left", [b"", b"\xff"])
+@each("options", [{}, {"progressive": True}, {"optimize": True}])
+@each("mode", ["L", "RGB"])
+@each("left", [b"", b"\xff"])
 def test_missing_end_marker_changes_no_pixel_and_is_noted(mode: str, options: dict[str, bool], left: bytes) -> None:
     whole = jpeg_of(mode, **options)
     endless = whole.removesuffix(END) + left
@@ -64,9 +65,9 @@ def test_missing_end_marker_changes_no_pixel_and_is_noted(mode: str, options: di
     assert "no end marker" in (decoded.note or "") and decode(whole, SPEC).note is None
 
 
-@pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("cut", [6, 20, 900])
-@pytest.mark.parametrize("padding", [0, 3, 700])
+@each("progressive", [False, True])
+@each("cut", [6, 20, 900])
+@each("padding", [0, 3, 700])
 def test_missing_pixels_are_never_called_complete(progressive: bool, cut: int, padding: int) -> None:
     data = jpeg_of(progressive=progressive)[:-cut] + b"\0" * padding
     assert jpeg.ended(data) is None
@@ -100,7 +101,7 @@ def test_zeros_after_the_coded_data_are_no_pixels() -> None:
     assert "all its pixels" in (decode(whole.removesuffix(END) + b"\0" * 300, SPEC).note or "")
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "what"),
     [
         (b"II\xbc\x01\x08\0\0\0", "a JPEG XR image"),

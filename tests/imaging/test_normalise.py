@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from support.each import each
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode
@@ -68,7 +69,7 @@ def test_width_and_height_told_are_those_of_the_whole_picture():
     assert (decoded.width, decoded.height) == (500, 240)
 
 
-@pytest.mark.parametrize("shade", [0, 128, 255])
+@each("shade", [0, 128, 255])
 def test_where_nothing_stands_out_the_whole_picture_is_taken(shade):
     image = Image.new("L", (300, 200), shade)
     assert head_box(image, (0, 0, 300, 200)) == (0, 0, 300, 200)

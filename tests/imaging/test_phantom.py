@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.each import each
 
 from brainray import storage
 from brainray.errors import BadRequest
 from brainray.imaging import phantom
 
 SEED = 11
-IMAGES = 200
+IMAGES = 120
 
 
 @cache
@@ -53,7 +54,7 @@ def linear():
 def forest():
     from sklearn.ensemble import RandomForestClassifier
 
-    return RandomForestClassifier(100, min_samples_leaf=4, random_state=0)
+    return RandomForestClassifier(40, min_samples_leaf=4, random_state=0)
 
 
 def linear_of_pixels():
@@ -161,7 +162,7 @@ def test_a_linear_model_on_small_pixels_stays_far_from_solving_it():
     assert cross_validated(linear_of_pixels, np.array(small, dtype=float), class_numbers()) < 0.75
 
 
-def lesion_map(name, count=24):
+def lesion_map(name, count=16):
     """Where, on average, a lesion changes an axial slice [h, w] and by how much; the head is the same without it."""
     changes = []
     for index in range(count):
@@ -230,9 +231,7 @@ def test_a_file_is_refused(tmp_path):
     assert taken.read_text() == "keep"
 
 
-@pytest.mark.parametrize(
-    ("images", "seed", "named"), [(0, 0, "--images is 0"), (-3, 0, "--images"), (1, -1, "--seed is -1")]
-)
+@each(("images", "seed", "named"), [(0, 0, "--images is 0"), (-3, 0, "--images"), (1, -1, "--seed is -1")])
 def test_impossible_numbers_are_refused(tmp_path, images, seed, named):
     with pytest.raises(BadRequest, match=named):
         phantom.write_archive(str(tmp_path / "new"), images=images, seed=seed)

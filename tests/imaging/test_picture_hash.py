@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from support.each import each
 from support.imaging.pictures import head, neighbour, resized
 
 from brainray.config import ImageSpec
@@ -52,7 +53,7 @@ def test_pictures_that_show_nothing_have_no_hash():
     assert not hash_pictures(images).any()
 
 
-@pytest.mark.parametrize("shape", [(0, 64, 64), (2, 64, 64), (2, 64, 64, 3), (1, 20, 20)])
+@each("shape", [(0, 64, 64), (2, 64, 64), (2, 64, 64, 3), (1, 20, 20)])
 def test_images_of_any_number_size_and_colour_are_hashed(shape):
     images = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     assert hash_pictures(images).shape == (shape[0], HASH_BYTES)

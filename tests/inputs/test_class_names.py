@@ -1,11 +1,11 @@
-import pytest
+from support.each import each
 
 from brainray.inputs.class_names import class_lookup, class_name, class_of_folders, label_from_folders, match_class
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
-@pytest.mark.parametrize(
+@each(
     ("spelling", "name"),
     [
         ("no_tumor", "notumor"),
@@ -45,7 +45,7 @@ def test_training_classes_are_found_below_the_folders_of_a_published_split():
     assert class_of_folders(()) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("folders", "label"),
     [
         (("split=train", "label=glioma"), "glioma"),

@@ -1,6 +1,7 @@
 """Groups in one level or several: which group an image gets, and what is refused."""
 
 import pytest
+from support.each import each
 
 from brainray.errors import BadRequest
 from brainray.inputs.image_files import Grouper, GroupLevels
@@ -8,7 +9,7 @@ from brainray.inputs.image_files import Grouper, GroupLevels
 URI, FOLDERS = "/in/A/patient 7/s2/x.png", ("A", "patient 7", "s2")
 
 
-@pytest.mark.parametrize(
+@each(
     ("group_by", "names", "group"),
     [
         (None, (), None),
@@ -34,7 +35,7 @@ def test_each_level_is_a_folder_or_a_match(group_by, names, group):
     assert (levels.names, levels(URI, FOLDERS)) == (names, group)
 
 
-@pytest.mark.parametrize(
+@each(
     ("uri", "group", "subject"),
     [
         ("/ds/sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz#z=5", "sub-01/ses-2", "sub-01"),
@@ -49,7 +50,7 @@ def test_subject_and_session_of_bids_are_levels_and_the_subject_a_group(uri, gro
     assert Grouper("bids", option="--group-regex")(uri, ()) == subject
 
 
-@pytest.mark.parametrize(
+@each(
     ("group_by", "why"),
     [
         ("(", r"--group-by '\(' is no regular expression"),

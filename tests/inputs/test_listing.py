@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
@@ -108,7 +109,7 @@ def test_the_runs_own_pictures_are_no_input(archive, tmp_path):
     assert found.images == 4
 
 
-@pytest.mark.parametrize(("group_by", "groups"), [("folder", {"site1", "site2"}), (r"/(site\d)/", {"site1", "site2"})])
+@each(("group_by", "groups"), [("folder", {"site1", "site2"}), (r"/(site\d)/", {"site1", "site2"})])
 def test_images_are_grouped_by_folder_or_pattern(tmp_path, group_by, groups):
     for site in ("site1", "site2"):
         touch(tmp_path / "in" / site / "glioma" / "1.jpg")

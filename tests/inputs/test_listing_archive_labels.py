@@ -3,6 +3,7 @@
 import gzip
 
 import pytest
+from support.each import each
 from support.inputs.archive_rows import parquet_of, rows_of
 from support.inputs.archives import tar_of, zip_of
 
@@ -75,7 +76,7 @@ def test_a_file_beside_the_image_labels_it_in_a_tar(listed):
     }
 
 
-@pytest.mark.parametrize("name", ["w.tar", "w.tar.gz"])
+@each("name", ["w.tar", "w.tar.gz"])
 def test_labels_that_are_numbers_are_said_once(tmp_path, name):
     """Another data set may count its classes otherwise: nobody must find out by the accuracy."""
     data = tar_of({"0.jpg": b"x", "0.cls": b"1", "1.jpg": b"x", "1.cls": b"0"})
@@ -115,7 +116,7 @@ def test_an_empty_label_of_a_table_is_none(listed):
     assert set(labels(rows).values()) == {None}
 
 
-@pytest.mark.parametrize("number", [2, 3, 4])
+@each("number", [2, 3, 4])
 def test_an_archive_that_a_run_has_already_is_not_refused(tmp_path, monkeypatch, number):
     """Runs of versions whose indexes have format 2 took a label that is no class for none."""
     kept = tmp_path / "containers"
@@ -152,7 +153,7 @@ def test_a_label_of_a_sample_that_cannot_be_read_is_counted_and_named(tmp_path):
     assert left_out.notes == ()
 
 
-@pytest.mark.parametrize(
+@each(
     "files",
     [
         {"0.jpg": b"x", "0.cls": b"0", "0.json": b"{'a': 1}"},
@@ -179,7 +180,7 @@ def test_a_cls_file_of_a_zip_whose_images_have_labels_is_not_noted(tmp_path):
         assert scan(Lister([str(tmp_path)], indexes, classes=CLASSES), str(tmp_path / "listing.parquet")).notes == ()
 
 
-@pytest.mark.parametrize(
+@each(
     ("names", "noted"),
     [
         (["a/0.jpg", "a/0.cls"], True),
@@ -266,7 +267,7 @@ def test_a_path_within_several_archives_labels_none_of_them(tmp_path):
         label_file.check_all_used_once()
 
 
-@pytest.mark.parametrize("members", [("x/1.jpg", "old/x/1.jpg"), ("x/1.jpg", "z/1.jpg")])
+@each("members", [("x/1.jpg", "old/x/1.jpg"), ("x/1.jpg", "z/1.jpg")])
 def test_a_path_within_an_archive_that_ends_another_path_too_labels_neither(tmp_path, members):
     """That of the member is whole, the other is longer: which one the row means, only its full path says."""
     (tmp_path / "in" / "y" / "x").mkdir(parents=True)

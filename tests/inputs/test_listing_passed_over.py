@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from support.each import each
 from support.inputs.folders import forbid, touch
 
 from brainray.errors import BadRequest
@@ -25,7 +26,7 @@ def listed(tmp_path, **options):
     return {row["uri"].removeprefix(f"{root}/"): row["label"] for row in rows}, found.skipped
 
 
-@pytest.mark.parametrize(
+@each(
     "folder",
     [
         "@eaDir",
@@ -91,7 +92,7 @@ def test_a_folder_is_not_entered_where_all_below_it_is_excluded(tmp_path, forbid
     assert (rows, skipped) == ({}, {"folder in --exclude": 1})
 
 
-@pytest.mark.parametrize("pattern", ["old/*.jpg", "old/?", "old", "*old"])
+@each("pattern", ["old/*.jpg", "old/?", "old", "*old"])
 def test_a_folder_is_entered_where_a_path_below_it_may_be_kept(tmp_path, pattern):
     touch(tmp_path / "in" / "old" / "kept.png")
     assert listed(tmp_path, exclude=[pattern])[0] == {"old/kept.png": None}

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 from support.imaging.images import image_bytes
 from support.inputs.archive_rows import parquet_of
 from support.storage.s3_servers import decided_s3, s3_endpoints
@@ -45,7 +46,7 @@ TABLES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "data", "log"), TABLES)
+@each(("kind", "data", "log"), TABLES)
 def test_a_table_is_refused_with_the_ways_out(tmp_path, kind, data, log):
     images(tmp_path / "in" / "my table" / data)
     touch(tmp_path / "in" / "my table" / log)
@@ -58,7 +59,7 @@ def test_a_table_is_refused_with_the_ways_out(tmp_path, kind, data, log):
     assert listed(tmp_path, tmp_path / "in", exclude=["my table/*"]).images == 2
 
 
-@pytest.mark.parametrize(("kind", "data", "log"), TABLES)
+@each(("kind", "data", "log"), TABLES)
 def test_an_input_that_is_a_table_is_refused(tmp_path, kind, data, log):
     images(tmp_path / "in" / data)
     touch(tmp_path / "in" / log)

@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.each import each
 from support.inputs.reading import Disk, all_fail, names, read_all, read_until_outage, reader, whole
 
 from brainray.errors import BrainrayError, ImageError, Outage, Throttled
@@ -42,7 +43,7 @@ def test_no_more_is_read_than_asked_for():
     assert sum(disk.attempts.values()) == 50
 
 
-@pytest.mark.parametrize(("size_bytes", "most"), [(AHEAD_BYTES // 4, 4), (AHEAD_BYTES * 2, 1), (None, 20)])
+@each(("size_bytes", "most"), [(AHEAD_BYTES // 4, 4), (AHEAD_BYTES * 2, 1), (None, 20)])
 def test_contents_that_wait_are_bounded_in_bytes(size_bytes, most):
     disk = Disk()
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
@@ -90,7 +91,7 @@ def test_what_stays_unreadable_is_an_error_that_tells_the_tries():
     assert disk.attempts["/in/001"] == 4
 
 
-@pytest.mark.parametrize("reason", ["not_found", "forbidden"])
+@each("reason", ["not_found", "forbidden"])
 def test_what_no_patience_mends_is_not_tried_again(reason):
     disk = all_fail(["/in/000"], reason)
     (bad,) = read_all(reader(disk), names(1))
@@ -182,7 +183,7 @@ def test_a_file_that_stays_short_is_an_error(tmp_path, monkeypatch):
     assert content.images[0].detail == f"{tmp_path}/a.jpg: short read, got 8 of 10 bytes (tried 4 times)"
 
 
-@pytest.mark.parametrize("reason", ["forbidden", "read_failed"])
+@each("reason", ["forbidden", "read_failed"])
 def test_failure_upon_failure_is_an_outage(reason):
     uris = names(500)
     disk = all_fail(uris, reason)
@@ -212,7 +213,7 @@ def test_fewer_failures_than_fill_the_window_are_no_outage():
     assert len(read_all(reader(all_fail(uris, "forbidden")), uris)) == len(uris)
 
 
-@pytest.mark.parametrize(("share", "stops"), [(0.0, True), (0.3, True), (0.4, False), (1.0, False)])
+@each(("share", "stops"), [(0.0, True), (0.3, True), (0.4, False), (1.0, False)])
 def test_the_share_decides(share, stops):
     uris = names(200)
     disk = all_fail(uris[::3], "read_failed")

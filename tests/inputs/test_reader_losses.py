@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.errors import ImageError, Outage, StorageError
@@ -33,7 +34,7 @@ def listed_files(folder: Path, *, there: int) -> list[str]:
     return [f"{folder}/{number}.jpg" for number in range(COUNT)]
 
 
-@pytest.mark.parametrize("there", [0, 3])
+@each("there", [0, 3])
 def test_list_of_mostly_missing_files_gives_rows(tmp_path: Path, there: int) -> None:
     uris = listed_files(tmp_path / "scans", there=there)
     (tmp_path / "list.csv").write_text("uri")
@@ -75,7 +76,7 @@ def test_one_archive_that_is_removed_is_no_outage(tmp_path: Path) -> None:
     assert reasons(results[:1]) == reasons(results[COUNT : COUNT + 1]) == {None}
 
 
-@pytest.mark.parametrize("bucket_exists", [True, False])
+@each("bucket_exists", [True, False])
 def test_missing_objects_are_an_outage_only_with_their_bucket(
     monkeypatch: pytest.MonkeyPatch, bucket_exists: bool
 ) -> None:
@@ -97,7 +98,7 @@ def test_missing_objects_are_an_outage_only_with_their_bucket(
             read_all(reader, uris)
 
 
-@pytest.mark.parametrize("reason", ["archived", "too_large"])
+@each("reason", ["archived", "too_large"])
 def test_images_that_are_not_to_be_read_are_no_outage(reason: str) -> None:
     attempts: list[str] = []
 

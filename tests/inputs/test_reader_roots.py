@@ -5,6 +5,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.each import each
 from support.inputs.reading import all_fail, names, read_all, read_until_outage, reader, whole
 
 from brainray import storage
@@ -70,7 +71,7 @@ def test_a_root_that_cannot_be_listed_is_an_outage(tmp_path, monkeypatch):
         read_all(reader(roots=[str(tmp_path)]), [f"{tmp_path}/gone.jpg"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("there", "fault", "message"),
     [
         (True, None, None),

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from support.each import each
 from support.imaging.dicoms import dicom
 from support.imaging.images import image_bytes
 from support.inputs.folders import touch
@@ -66,7 +66,7 @@ def test_globs_and_hidden_folders_hold_for_them_too(tmp_path):
     assert (sorted(rows), found.skipped) == (["3"], {"hidden": 1, "in --exclude": 1})
 
 
-@pytest.mark.parametrize(("root", "read"), [("s3://b/in", 64), ("/in", 1001)])
+@each(("root", "read"), [("s3://b/in", 64), ("/in", 1001)])
 def test_a_bucket_is_asked_for_few_files(root, read):
     asked = []
     skipped = Counter()
@@ -92,6 +92,6 @@ def test_every_format_that_is_read_is_known():
     assert format_of(DICOM) == "DICOM"
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@each("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_dicom_without_its_preamble_is_known(syntax):
     assert format_of(dicom(syntax=syntax, preamble=False)[:132]) == "DICOM"

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.errors import BadRequest
 from brainray.machine.resources import Node, can_hold, score_pool, train_pool
@@ -16,7 +17,7 @@ def trained(cpus, *, gpus=0, workers=None, batch_size=32, most=None):
     return train_pool(nodes, workers=workers, batch_size=batch_size, most=most)
 
 
-@pytest.mark.parametrize(
+@each(
     ("cpus", "images", "actors", "threads"),
     [
         ([1], 9, 1, 1),
@@ -34,7 +35,7 @@ def test_every_processor_has_a_thread_that_scores(cpus, images, actors, threads)
     assert (pool.actors, pool.threads_per_actor) == (actors, threads)
 
 
-@pytest.mark.parametrize("nodes", [[], [Node(cpus=0)]])
+@each("nodes", [[], [Node(cpus=0)]])
 def test_a_cluster_without_a_worker_yet_is_refused_in_words(nodes):
     with pytest.raises(BadRequest, match="start a worker node"):
         score_pool(nodes, workers=None, shards=9, images=9)
@@ -96,9 +97,7 @@ def test_a_head_without_processors_is_not_counted_where_training_shares_out_proc
     assert trained([0, 4], workers=2) == trained([4], workers=2)
 
 
-@pytest.mark.parametrize(
-    ("cpus", "workers", "expected"), [(1, None, 1), (2, None, 1), (2, 2, 2), (8, None, 4), (1, 2, 2)]
-)
+@each(("cpus", "workers", "expected"), [(1, None, 1), (2, None, 1), (2, 2, 2), (8, None, 4), (1, 2, 2)])
 def test_training_leaves_processors_to_the_tasks_that_decode(cpus, workers, expected):
     pool = trained([cpus], workers=workers)
     assert pool.workers == expected
@@ -113,7 +112,7 @@ def test_more_train_workers_than_fit_are_refused():
         trained([16], gpus=2, workers=3)
 
 
-@pytest.mark.parametrize(("cpus", "fitting"), [(1, 1), (2, 1), (4, 2), (8, 4), (16, 8)])
+@each(("cpus", "fitting"), [(1, 1), (2, 1), (4, 2), (8, 4), (16, 8)])
 def test_as_many_workers_as_join_find_room_on_a_machine_and_no_more(cpus, fitting):
     pool = trained([cpus], workers=1, most=20)
     assert (pool.workers, pool.most_workers) == (1, 20)
@@ -123,7 +122,7 @@ def test_as_many_workers_as_join_find_room_on_a_machine_and_no_more(cpus, fittin
     assert on_gpus.use_gpu and on_gpus.workers == 1 and on_gpus.cpus_per_worker < 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("nodes", "actors", "threads"),
     [
         ([Node(cpus=64, memory_bytes=256 * GIB)], 64, 1),
@@ -150,7 +149,7 @@ def test_a_machine_of_eight_gpus_decodes_on_all_processors_that_its_memory_allow
     assert tiny.decoder_bytes <= GIB // 4, "else no task would ever begin"
 
 
-@pytest.mark.parametrize(
+@each(
     ("cpus", "gpus", "batch_size", "workers", "threads"),
     [
         ([64], 0, 32, 4, 16),  # 32 workers would learn from one image each

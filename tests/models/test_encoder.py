@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.each import each
 from support.imaging.pictures import head
 
 from brainray.models.efficientnet_lite import LiteCNN, load_imagenet
@@ -41,7 +42,7 @@ def test_drawn_slices_have_features_of_mean_0_and_spread_1(slices):
     assert np.abs(features.mean(0)).mean() < 0.5 and 0.5 < features.std(0).mean() < 1.5
 
 
-@pytest.mark.parametrize("shape", [(2, 32, 32), (2, 224, 224, 3), (1, 129, 129)])
+@each("shape", [(2, 32, 32), (2, 224, 224, 3), (1, 129, 129)])
 def test_images_of_any_size_and_colour_have_features(shape):
     images = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     assert np.isfinite(frozen_encoder()(images)).all()

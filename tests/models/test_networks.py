@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.each import each
 from support.models.bundles import CLASSES, derived, untrained
 
 from brainray.config import ImageSpec, ModelSpec
@@ -15,8 +16,8 @@ from brainray.models.networks import COMPACT, build_model, cost_of, go_on_from
 from brainray.models.predictor import Predictor, normalise
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("classes", [2, 4, 7])
+@each("channels", [1, 3])
+@each("classes", [2, 4, 7])
 def test_any_number_of_classes_and_both_channel_counts(channels, classes):
     spec = ModelSpec(classes=tuple(f"c{i}" for i in range(classes)), channels=channels)
     logits_NK = build_model(spec).eval()(torch.zeros(2, channels, 64, 64))

@@ -4,7 +4,7 @@ import sys
 from functools import cache
 from importlib import metadata
 
-import pytest
+from support.each import each
 from support.imports import imports, own_imports
 
 from brainray.models import versions
@@ -49,7 +49,7 @@ def packages_distributions():
     return metadata.packages_distributions()
 
 
-@pytest.mark.parametrize("library", sorted(LIBRARIES))
+@each("library", sorted(LIBRARIES))
 def test_its_distribution_is_the_one_that_is_installed(library):
     assert set(LIBRARIES[library]) & set(packages_distributions()[library])
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from support.each import each
 
 from brainray.config import ImageSpec
 from brainray.imaging.decode import decode
@@ -41,7 +42,7 @@ def test_shades_tell_sign_and_size_and_leave_out_what_is_weak():
     assert drawn["shades"] == {"n4": "M1 0h1v1h-1z", "p2": "M0 1h1v1h-1z", "p4": "M0 0h1v1h-1z"}
 
 
-@pytest.mark.parametrize("values", [np.ones((21, 20)), None])
+@each("values", [np.ones((21, 20)), None])
 def test_a_grid_too_fine_for_the_page_is_not_drawn(values):
     assert drawing(None if values is None else cells(values), (0, 0, 600, 600)) is None
 

@@ -1,8 +1,8 @@
 """Values -> the text of the page."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.page import text
 
@@ -21,7 +21,7 @@ def test_a_long_name_keeps_its_beginning_and_its_end():
     assert len(shown) == text.NAME_CHARS
 
 
-@pytest.mark.parametrize("mark", ["\u202e", "\u200f", "\u2066", "\u200b", "\x00", "\n", "\ud800"])
+@each("mark", ["\u202e", "\u200f", "\u2066", "\u200b", "\x00", "\n", "\ud800"])
 def test_characters_that_nobody_sees_are_written_out(mark):
     assert text.visible(f"a{mark}b") == f"a\\u{ord(mark):04x}b"
 
@@ -30,7 +30,7 @@ def test_other_scripts_stay_as_they_are():
     assert text.visible("脑 мозг مخ Gehirn 🧠") == "脑 мозг مخ Gehirn 🧠"
 
 
-@pytest.mark.parametrize(
+@each(
     ("share", "shown"),
     [
         (None, "–"),
@@ -46,8 +46,6 @@ def test_only_all_is_a_hundred_percent_and_only_nothing_is_zero(share, shown):
     assert text.percent(share).replace("\N{NO-BREAK SPACE}", " ") == shown
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.0, "0.1 s"), (4.2, "4.2 s"), (42, "42 s"), (61, "1 min 1 s"), (5400, "1 h 30 min")]
-)
+@each(("seconds", "shown"), [(0.0, "0.1 s"), (4.2, "4.2 s"), (42, "42 s"), (61, "1 min 1 s"), (5400, "1 h 30 min")])
 def test_durations_have_the_unit_that_fits(seconds, shown):
     assert text.duration(seconds) == shown

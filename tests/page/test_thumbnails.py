@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from support.each import each
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.images import image_bytes
 from support.imaging.niftis import nifti
@@ -61,7 +62,7 @@ def test_colours_stay_and_no_picture_is_large(tmp_path):
     assert len(found.data_uri) < 13_000
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "scored", "missing"),
     [
         (None, None, "no longer there"),

@@ -6,7 +6,7 @@ import io
 import duckdb
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pytest
+from support.each import each
 
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.spreadsheet import spreadsheet_csv
@@ -18,7 +18,7 @@ def rows_of(data: bytes):
     return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
 
 
-@pytest.mark.parametrize("column", ["group", "error_detail"])
+@each("column", ["group", "error_detail"])
 def test_no_text_of_a_file_or_folder_is_run_as_a_formula(column):
     texts = [*FORMULAS, "site=1", "p-1", "", None]
     rows = rows_of(spreadsheet_csv(pa.table({"uri": list("abcdefghij"), column: texts})))

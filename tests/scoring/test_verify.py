@@ -46,7 +46,7 @@ def changed(table, **values):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_part_harmed_later_is_found_and_made_anew(fault, run, archive):
     root = archive(images=3)
-    run(root)
+    run(root, shard_size=3)
     before = contents(run.uri)
     (first,) = {row["shard_id"] for row in rows(run.uri) if row["uri"].endswith("glioma/0.jpg")}
     uri = part_uri(run.uri, first)
@@ -76,7 +76,7 @@ def test_rows_that_do_not_add_up_are_named_and_never_published(fault, run, archi
         yield from done
 
     with pytest.raises(VerificationError, match=complaint):
-        score_here(request_for(root, run.uri, bundle), harming)
+        score_here(request_for(root, run.uri, bundle, shard_size=3), harming)
     assert not success(run.uri)
     assert run(root).scored == 3, "the same command must score just the rows that were lost"
     assert len(contents(run.uri)) == 12 and success(run.uri)

@@ -1,6 +1,7 @@
 """Folders that cannot be made, because a file is in the way."""
 
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.errors import BadRequest
@@ -8,7 +9,7 @@ from brainray.imaging.phantom import write_archive
 from brainray.storage.s3.backend import S3Objects
 
 
-@pytest.mark.parametrize(("below", "said"), [("", "is a file"), ("/x/y", "lies below {file}, which is a file")])
+@each(("below", "said"), [("", "is a file"), ("/x/y", "lies below {file}, which is a file")])
 def test_a_file_at_or_above_an_output_is_named(tmp_path, below, said):
     file = tmp_path / "1.jpg"
     file.write_bytes(b"x")

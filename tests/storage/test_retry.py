@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.errors import BadRequest, Changed, StorageError, Throttled, WrongRegion
 from brainray.storage.retry import ConcurrencyLimit, RetryPolicy, RetryState
@@ -135,7 +136,7 @@ def test_a_request_is_made_until_it_succeeds_with_a_wait_between():
     assert (tries.count, sum(waits)) == (3, tries.waited_s)
 
 
-@pytest.mark.parametrize(
+@each(
     "policy",
     [{"attempts": 0}, {"refused_attempts": 0}, {"first_wait_s": -1}, {"longest_wait_s": -1}, {"patience_s": -1}],
 )

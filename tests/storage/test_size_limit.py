@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.errors import StorageError
@@ -67,7 +68,7 @@ def test_file_that_grows_below_the_limit_is_read_whole(tmp_path: Path, monkeypat
     assert storage.read_once(str(file), most_bytes=LIMIT) == b"x" * 500
 
 
-@pytest.mark.parametrize("size", [0, 1, LIMIT])
+@each("size", [0, 1, LIMIT])
 def test_file_up_to_the_limit_is_read(tmp_path: Path, size: int) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * size)
     assert storage.read_once(f"{tmp_path}/a.jpg", most_bytes=LIMIT) == b"x" * size
@@ -85,7 +86,7 @@ class _Body:
         self.closed = True
 
 
-@pytest.mark.parametrize("key", ["a.jpg", "a//b.jpg"])  # by obstore, by botocore
+@each("key", ["a.jpg", "a//b.jpg"])  # by obstore, by botocore
 def test_large_object_is_refused_by_the_head_of_the_answer(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     body = _Body()
     body.meta = {"size": LIMIT + 1}  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@ import threading
 
 import pyarrow as pa
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.errors import BadRequest, OutputHeld, StorageError
@@ -17,7 +18,7 @@ def test_a_location_has_one_spelling(tmp_path, monkeypatch):
     assert storage.normalise("~") == os.path.expanduser("~")
 
 
-@pytest.mark.parametrize("uri", ["", "gopher://x/y", "file://host/path", "s3:/bucket/key", "arn:aws:s3:::bucket/key"])
+@each("uri", ["", "gopher://x/y", "file://host/path", "s3:/bucket/key", "arn:aws:s3:::bucket/key"])
 def test_a_location_that_is_not_served_is_refused(uri):
     with pytest.raises(BadRequest):
         storage.normalise(uri)
@@ -37,9 +38,7 @@ def test_files_are_listed_sorted_with_their_folders(tmp_path):
     assert {f.size_bytes for f in found} == {1}
 
 
-@pytest.mark.parametrize(
-    "name", ["with space.jpg", "quo\"te's.jpg", "new\nline.jpg", "脳.jpg", "percent%20.jpg", "#?.jpg"]
-)
+@each("name", ["with space.jpg", "quo\"te's.jpg", "new\nline.jpg", "脳.jpg", "percent%20.jpg", "#?.jpg"])
 def test_any_name_leads_back_to_its_file(tmp_path, name):
     (tmp_path / name).write_bytes(name.encode())
     (found,) = storage.list_files(str(tmp_path))

@@ -4,6 +4,7 @@ import os
 import random
 
 import pytest
+from support.each import each
 from support.inputs.folders import forbid, touch
 
 from brainray import storage
@@ -77,7 +78,7 @@ def test_a_cycle_outside_the_input_ends(tmp_path):
     assert walked(tmp_path / "in") == ["link/1.jpg", "z.jpg"]
 
 
-@pytest.mark.parametrize("passed_over", ["excluded", "hidden"])
+@each("passed_over", ["excluded", "hidden"])
 def test_a_link_is_followed_where_its_target_is_passed_over(tmp_path, passed_over):
     """Versions of a data set often lie in a hidden folder, and a link names the current one."""
     touch(tmp_path / "store" / "v1" / "1.jpg")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 from support.training.steps import plain_fitting
 
 from brainray import storage
@@ -143,7 +144,7 @@ def rates(*, epochs, steps, done_steps):
     return seen
 
 
-@pytest.mark.parametrize("done", [1, 3, 5])
+@each("done", [1, 3, 5])
 def test_the_schedule_goes_on_where_it_was(done):
     assert rates(epochs=6 - done, steps=7, done_steps=7 * done) == rates(epochs=6, steps=7, done_steps=0)[7 * done :]
 

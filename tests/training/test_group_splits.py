@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray.errors import BadRequest
 from brainray.training.splits import fold_by_picture, join_subjects, split_by_picture
@@ -77,7 +78,7 @@ def test_groups_of_unequal_size_still_give_folds_of_like_size():
     assert (counts[:, 0] >= 190).all() and (counts[:, 1] >= 200).all() and (counts[:, 2] >= 100).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@each("seed", range(4))
 def test_about_the_fraction_of_each_class_is_held_out(seed):
     pictures, labels, joined = blocks(300, 60, 60, 50, 40, 40, 30, 20, 20, 10)
     made = split_by_picture(pictures, labels, joined=joined, classes=CLASSES, val_fraction=0.15, seed=seed)

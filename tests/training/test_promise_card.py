@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
+from support.each import each
 
 from brainray.cli.train import _promise_line
 from brainray.config import TrainOptions
@@ -91,7 +91,7 @@ def test_what_the_other_folds_cannot_promise_is_said():
     assert "The threshold was chosen on these pictures." in card_of(unknown)
 
 
-@pytest.mark.parametrize(
+@each(
     ("review", "line"),
     [
         ({}, ""),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.config import TrainOptions
@@ -110,7 +111,7 @@ def test_the_card_says_what_to_accept_and_who_made_what_it_began_with():
     assert "Not a medical device" in card
 
 
-@pytest.mark.parametrize("options", [{}, {"epochs": 3, "group_regex": "p(.)", "init": "f" * 32}])
+@each("options", [{}, {"epochs": 3, "group_regex": "p(.)", "init": "f" * 32}])
 def test_the_command_names_what_is_not_the_default(options):
     told = command_of(TrainOptions(**options).to_json())
     assert told.startswith("brainray train --data DATA --output MODEL")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from support.each import each
 from support.imaging.dicoms import dicom, slice_pixels
 
 from brainray.errors import ImageError
@@ -56,8 +57,8 @@ def test_files_of_pydicom_have_the_pixels_that_it_gives_them():
     assert read > 5
 
 
-@pytest.mark.parametrize("attributes", [{}, {"WindowCenter": 900, "WindowWidth": 700}, {"PixelPaddingValue": 0}])
-@pytest.mark.parametrize("name", ["MR_small.dcm", "CT_small.dcm"])
+@each("attributes", [{}, {"WindowCenter": 900, "WindowWidth": 700}, {"PixelPaddingValue": 0}])
+@each("name", ["MR_small.dcm", "CT_small.dcm"])
 def test_pictures_are_the_same_without_short_cuts(name, attributes, monkeypatch):
     path = DATA / "test_files" / name
     header = pydicom.dcmread(path)
@@ -88,7 +89,7 @@ def test_values_of_any_bits_are_those_of_pydicom(kind, syntax, bits_stored, abov
     assert shown(content) == whole(content, patch)
 
 
-@pytest.mark.parametrize(
+@each(
     "attributes",
     [
         {"HighBit": None},

@@ -14,6 +14,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from support.each import each
 from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
 
 from brainray.config import ImageSpec
@@ -73,7 +74,7 @@ PACKAGED = {  # files that come with pydicom: what they are, and the mean of the
 }
 
 
-@pytest.mark.parametrize("name", PACKAGED)
+@each("name", PACKAGED)
 def test_the_same_colours_in_every_coding_are_the_same_picture(name):
     content = Path(str(get_testdata_file(name, download=False))).read_bytes()
     got = luminance(content)
@@ -100,7 +101,7 @@ def test_monochrome1_is_shown_as_monochrome2():
     assert np.abs(shown(inverted).astype(int) - shown(dicom(**WINDOW))).max() <= 1
 
 
-@pytest.mark.parametrize(("kind", "below"), [(np.int16, 1000), (np.uint16, 0)])
+@each(("kind", "below"), [(np.int16, 1000), (np.uint16, 0)])
 def test_rescale_gives_the_values_that_the_window_is_of(kind, below):
     stored = (PIXELS.astype(int) // 2 - below).astype(kind)
     rescaled = dicom(stored, RescaleSlope=2, RescaleIntercept=2 * below, **WINDOW)
@@ -112,7 +113,7 @@ def test_eight_bits_are_read():
     assert (shown(dicom(eight, WindowCenter=128, WindowWidth=256)) == eight).mean() > 0.95
 
 
-@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@each("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 def test_windows_follow_their_formulas(function):
     """PS3.3, C.11.2.1.2 and C.11.2.1.3, in steps of the 256 grey levels."""
     x = np.arange(0, 4096, 13, dtype=np.uint16).reshape(1, -1)
@@ -177,7 +178,7 @@ def test_bytes_after_the_pixels_are_noted():
     assert decoded.note == "it has 200 bytes after its pixels"
 
 
-@pytest.mark.parametrize(
+@each(
     ("attributes", "reason"),
     [
         ({"Rows": 60000, "Columns": 60000}, "too_large"),
@@ -202,7 +203,7 @@ def test_a_compressed_picture_of_another_size_is_not_unpacked():
     )
 
 
-@pytest.mark.parametrize(
+@each(
     ("syntax", "said"), [("1.2.840.10008.1.2.4.100", "MPEG2"), ("1.2.3.4.5", "an unknown or private transfer syntax")]
 )
 def test_other_transfer_syntaxes_are_named_and_not_read(syntax, said):
@@ -230,7 +231,7 @@ def test_a_large_deflated_file_that_is_padded_is_read():
     assert decode(content, ImageSpec(max_pixels=10_000_000)).width == PIXELS.shape[1]
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("SamplesPerPixel", 1),

@@ -2,7 +2,7 @@
 
 import gzip
 
-import pytest
+from support.each import each
 from support.imaging.dicoms import dicom
 from support.imaging.encoded import drawing, packed
 
@@ -17,7 +17,7 @@ def test_slices_packed_by_gzip_are_of_the_series_of_those_that_are_not():
     assert series_digest(gzip.compress(ONE), otherwise="a.dcm.gz") == series_digest(ONE)
 
 
-@pytest.mark.parametrize(
+@each(
     "content", [packed(drawing()), gzip.compress(packed(drawing())), gzip.compress(ONE)[:-30], gzip.compress(b""), b""]
 )
 def test_what_is_of_no_series_has_the_digest_of_its_file(content):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from support.each import each
 from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
 
 from brainray.config import ImageSpec
@@ -24,7 +25,7 @@ def kind(*terms: str) -> dict[str, list[str]]:
     return {"ImageType": ["ORIGINAL", "PRIMARY", *terms]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("attributes", "reason"),
     [
         ({"Modality": "CT"}, "not_mr"),
@@ -50,7 +51,7 @@ def test_what_a_coded_attribute_says_for_certain_excludes(attributes, reason):
     assert decode(content, SPEC).facts.likely == reason, "--all-series scores it and says what it is"
 
 
-@pytest.mark.parametrize(
+@each(
     "attributes",
     [
         {},
@@ -68,7 +69,7 @@ def test_what_is_not_certain_is_scored(attributes):
     assert facts_of(**attributes) is not None
 
 
-@pytest.mark.parametrize(
+@each(
     ("attributes", "likely"),
     [
         ({"SeriesDescription": "AAHead_Scout"}, "localizer"),
@@ -85,7 +86,7 @@ def test_what_a_description_suggests_is_told(attributes, likely):
     assert facts_of(**attributes).likely == likely
 
 
-@pytest.mark.parametrize(
+@each(
     ("orientation", "plane"),
     [
         ([1, 0, 0, 0, 1, 0], "axial"),
@@ -104,14 +105,12 @@ def test_the_plane_is_that_of_rows_and_columns(orientation, plane):
     )
 
 
-@pytest.mark.parametrize(
-    ("field", "tesla"), [(1.5, 1.5), (2.89362, 3.0), (30000, 3.0), (0.35, 0.35), (7, 7.0), (0, None), (1e9, None)]
-)
+@each(("field", "tesla"), [(1.5, 1.5), (2.89362, 3.0), (30000, 3.0), (0.35, 0.35), (7, 7.0), (0, None), (1e9, None)])
 def test_the_field_is_the_nominal_one(field, tesla):
     assert facts_of(MagneticFieldStrength=field).field_t == (None if tesla is None else pytest.approx(tesla, abs=0.06))
 
 
-@pytest.mark.parametrize(
+@each(
     ("manufacturer", "vendor"),
     [
         ("SIEMENS", "Siemens"),
@@ -128,7 +127,7 @@ def test_the_vendor_is_one_of_a_list(manufacturer, vendor):
     assert decode(written(made), SPEC).facts.vendor == vendor
 
 
-@pytest.mark.parametrize(
+@each(
     ("description", "sequence"),
     [("t1_mprage", "T1"), ("Ax T2 FLAIR", "FLAIR"), ("AX T2 FSE", "T2"), ("PD ax", "PD"), ("John Smith", None)],
 )
@@ -141,9 +140,7 @@ def test_frames_of_enhanced_mr_tell_by_their_groups():
     assert excluded(dicom(PerFrameFunctionalGroupsSequence=groups)) == "diffusion"
 
 
-@pytest.mark.parametrize(
-    "sop_class", ["1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.481.5"]
-)
+@each("sop_class", ["1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.481.5"])
 def test_objects_without_pixels_are_told_from_truncated_images(sop_class):
     made = data_set(slice_pixels(), SOPClassUID=sop_class, PixelData=None)
     assert excluded(written(made)) == "no_pixels"

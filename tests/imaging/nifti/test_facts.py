@@ -1,6 +1,6 @@
 """What is left out of NIfTI, by name, side file, intent code and voxels; and what the columns say."""
 
-import pytest
+from support.each import each
 
 from brainray.imaging.nifti.facts import SliceFacts, describe
 
@@ -26,7 +26,7 @@ def told(**known):
     return facts, excluded.reason if excluded else None
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "reason", "sequence"),
     [
         ("sub-1_T1w", None, "T1"),
@@ -58,14 +58,12 @@ def test_names_of_bids_exclude_and_other_names_only_tell(name, reason, sequence)
     assert (facts.modality is not None) == (name.startswith("sub-"))
 
 
-@pytest.mark.parametrize(
-    ("intent", "reason"), [(0, None), (2, "map"), (24, "map"), (1001, "map"), (1002, "label_map"), (1007, "map")]
-)
+@each(("intent", "reason"), [(0, None), (2, "map"), (24, "map"), (1001, "map"), (1002, "label_map"), (1007, "map")])
 def test_intent_codes_of_statistics_and_labels_exclude(intent, reason):
     assert told(intent=intent)[1] == reason
 
 
-@pytest.mark.parametrize(
+@each(
     ("voxels", "reason"),
     [
         ({"values": 2}, "label_map"),
@@ -80,7 +78,7 @@ def test_few_whole_numbers_or_flat_ones_are_a_mask(voxels, reason):
     assert told(**voxels)[1] == reason
 
 
-@pytest.mark.parametrize(
+@each(
     ("known", "likely"),
     [
         ({"below_zero": 0.4, "whole_numbers": False}, "map"),
@@ -110,7 +108,7 @@ def test_a_side_file_tells_the_scanner_and_excludes_by_its_image_type():
     assert told(sidecar=sidecar | {"Modality": "CT"})[1] == "not_mr"
 
 
-@pytest.mark.parametrize("value", [None, [], {}, "Jane Doe", float("nan"), 1e400, [["x"]], True])
+@each("value", [None, [], {}, "Jane Doe", float("nan"), 1e400, [["x"]], True])
 def test_no_text_of_a_side_file_gets_into_a_column(value):
     fields = ("Manufacturer", "MagneticFieldStrength", "Modality", "ImageType", "ProtocolName", "SeriesDescription")
     facts, _ = told(sidecar=dict.fromkeys(fields, value), plane="Jane Doe")

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from support.each import each
 from support.imaging.niftis import head, nifti
 
 from brainray.config import ImageSpec
@@ -41,7 +42,7 @@ def test_pixels_are_square_whatever_the_spacing():
     assert luminance(slice_of(nifti(affine=np.diag([1e-30, 1.0, 1.0, 1.0])))).size < 10_000
 
 
-@pytest.mark.parametrize("name", ["z=0", "z=1"])
+@each("name", ["z=0", "z=1"])
 def test_slices_beside_the_head_are_left_out(name):
     with pytest.raises(Excluded, match="blank"):
         decode(slice_of(nifti(), name), SPEC, excluding=("blank",))
@@ -56,7 +57,7 @@ def test_voxels_that_are_no_numbers_are_black_and_noted():
     assert luminance(slice_of(nifti(voxels)))[0, 0] == 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 0, 7])
+@each("value", [np.nan, np.inf, 0, 7])
 def test_a_volume_that_shows_nothing_says_so(value):
     content = slice_of(nifti(np.full((20, 20, 12), value, np.float32)))
     with pytest.raises(ImageError) as caught:
@@ -92,7 +93,7 @@ def test_bytes_that_only_begin_like_a_slice_are_no_defect():
             decode(content, SPEC, excluding=EXCLUSION_REASONS)
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+@each("shape", [(0, 5), (5, 0), (0, 0)])
 def test_a_slice_without_pixels_is_refused_and_does_not_end_the_run(shape):
     whole = slice_of(nifti())
     facts = {name: value for name, value in unpack(whole)[1].items() if name not in ("shape", "dtype")}

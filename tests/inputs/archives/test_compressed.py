@@ -11,6 +11,7 @@ from functools import cache
 
 import pyarrow as pa
 import pytest
+from support.each import each
 from support.inputs.archives import tar_of
 
 from brainray import storage
@@ -56,7 +57,7 @@ def ranges(rows, *, each):
     return [tuple(found[start : start + each]) for start in range(0, len(found), each)]
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@each("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_bytes_behind_the_end_of_an_archive_lose_no_member(pack):
     """As copies that were padded or joined have them; `tar` ignores them, too."""
     rows = members(pack(tar_of({"1.jpg": b"a" * 900, "2.jpg": b"b"})) + b"garbage")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 from support.inputs.archive_rows import (
     END,
     ENTRY,
@@ -35,20 +36,20 @@ from brainray.inputs.archives import (
 
 
 class TestRoundTrip:
-    @pytest.mark.parametrize("form", TAR_FORMATS)
+    @each("form", TAR_FORMATS)
     def test_tar(self, form):
         assert contents("tar", tar_of(PICTURES, form)) == PICTURES
 
     def test_a_tar_written_to_a_pipe(self):
         assert contents("tar", tar_of(PICTURES, mode="w|")) == PICTURES
 
-    @pytest.mark.parametrize("streamed", [False, True])
-    @pytest.mark.parametrize("force_zip64", [False, True])
-    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    @each("streamed", [False, True])
+    @each("force_zip64", [False, True])
+    @each("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     def test_zip(self, method, force_zip64, streamed):
         assert contents("zip", zip_of(PICTURES, method, streamed=streamed, force_zip64=force_zip64)) == PICTURES
 
-    @pytest.mark.parametrize("streamed", [False, True])
+    @each("streamed", [False, True])
     def test_a_zip64_with_all_its_numbers_in_the_directory(self, monkeypatch, streamed):
         monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
         monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
@@ -66,8 +67,8 @@ class TestRoundTrip:
             file.comment = b"see " + END + b"\0" * 40
         assert contents("zip", made.getvalue()) == PICTURES
 
-    @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
-    @pytest.mark.parametrize("compression", ["none", "zstd"])
+    @each("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+    @each("compression", ["none", "zstd"])
     def test_parquet(self, kind, compression):
         pictures = [b"a", b"bb" * 900, b"", *(b"%d" % k for k in range(70))]
         images = pa.array(pictures, kind)
@@ -177,7 +178,7 @@ class TestNames:
         (".", "is empty"),
     )
 
-    @pytest.mark.parametrize(("name", "reason"), HOSTILE)
+    @each(("name", "reason"), HOSTILE)
     def test_hostile_names_are_refused_and_printable(self, name, reason):
         for kind, data in (("tar", tar_of([(name, b"x"), ("good.jpg", b"y")])), ("zip", zip_of([(name, b"x")]))):
             (shown, refused), *_ = refusals(kind, data).items()
@@ -195,9 +196,7 @@ class TestNames:
         ((name, refused),) = refusals("tar", tar_of({"a" * 10_000: b"x"})).items()
         assert (len(name), refused) == (4096, "unsupported: member name is longer than 4,096 characters")
 
-    @pytest.mark.parametrize(
-        "name", ["a.tar", "a.ZIP", "b.parquet", "b.pq", "c.tar.gz", "c.tgz", "d.7z", "e.rar", "f.xz"]
-    )
+    @each("name", ["a.tar", "a.ZIP", "b.parquet", "b.pq", "c.tar.gz", "c.tgz", "d.7z", "e.rar", "f.xz"])
     def test_archives_in_archives_are_refused(self, name):
         expected = {f"in/{name}": "unsupported: an archive inside an archive is not opened"}
         assert (
@@ -241,7 +240,7 @@ class TestNames:
 class TestFailingReads:
     """What the storage raises is tried again by the caller; were it an error row, images would be given up."""
 
-    @pytest.mark.parametrize("kind", ["tar", "zip", "parquet"])
+    @each("kind", ["tar", "zip", "parquet"])
     def test_the_error_of_the_file_is_raised(self, kind):
         data = {"tar": tar_of(PICTURES), "zip": zip_of(PICTURES), "parquet": parquet_of({"image": [b"1"]})}[kind]
         file = Counting(data)
@@ -272,7 +271,7 @@ class TestDamage:
             assert all(found[name] == PICTURES.get(name, b"long") for name in whole), cut
             assert ("" in found) == (cut < marked), cut
 
-    @pytest.mark.parametrize("streamed", [False, True])
+    @each("streamed", [False, True])
     def test_a_zip_cut_anywhere_says_so(self, streamed):
         data = zip_of({"a.jpg": b"some pixels", "b.jpg": b"others"}, streamed=streamed)
         for cut in range(len(data)):

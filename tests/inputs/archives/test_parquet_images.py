@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from support.each import each
 from support.inputs.archive_rows import contents, parquet_of
 
 from brainray.errors import BadRequest
@@ -19,8 +20,8 @@ SPARK = pa.struct(
 )
 
 
-@pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary_view(), pa.binary(2), "dictionary"])
-@pytest.mark.parametrize("group", [1, 5])
+@each("kind", [pa.large_binary(), pa.binary_view(), pa.binary(2), "dictionary"])
+@each("group", [1, 5])
 def test_every_binary_type_is_read(kind, group):
     values = [b"x1", b"x2", b"x1", None]
     column = pa.array(values).dictionary_encode() if kind == "dictionary" else pa.array(values, kind)
@@ -59,7 +60,7 @@ def test_pixels_in_the_image_schema_of_spark_are_read():
     assert [found[row].reason for row in "45"] == ["empty", "empty"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("columns", "seen"),
     [
         ({"images": pa.array([[{"bytes": b"x", "path": "1"}]], pa.list_(HF))}, "images is list<.*several images a row"),

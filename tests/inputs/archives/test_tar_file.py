@@ -4,6 +4,7 @@ import tarfile
 import zipfile
 
 import pytest
+from support.each import each
 from support.inputs.archive_rows import contents, entry, refusals, rows_of
 from support.inputs.archives import tar_of, zip_of
 
@@ -13,7 +14,7 @@ from brainray.inputs.archives import (
 
 
 class TestRefusedInTar:
-    @pytest.mark.parametrize(
+    @each(
         ("kind", "reason"),
         [
             (tarfile.SYMTYPE, "is a link"),

@@ -2,7 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
+from support.each import each
 from support.imaging.dicoms import dicom
 
 from brainray import storage
@@ -110,7 +110,7 @@ def test_frames_share_the_file():
     assert 1000 <= sum(row.size_bytes for row in rows) <= 1002
 
 
-@pytest.mark.parametrize(("promised", "reason"), [(2_000_000_000, "too_large"), (90_000, "truncated")])
+@each(("promised", "reason"), [(2_000_000_000, "too_large"), (90_000, "truncated")])
 def test_a_header_that_promises_too_much_makes_one_row(promised, reason):
     (row,) = frames_of(ListedImage("/in/a.dcm", size_bytes=1000), promised)
     assert row.uri == "/in/a.dcm"

@@ -1,7 +1,7 @@
 """Slices that a list names have the name and the size that a listing of their file gives them."""
 
 import numpy as np
-import pytest
+from support.each import each
 from support.imaging.niftis import SHAPE, head, nifti
 
 from brainray.errors import StorageError
@@ -15,7 +15,7 @@ from brainray.inputs.unread import UNREAD
 ONE, TWO = nifti(), nifti(np.stack([head(), head() // 2], axis=3))
 
 
-@pytest.mark.parametrize(("content", "at"), [(ONE, 10), (TWO, 10), (TWO, 30)])
+@each(("content", "at"), [(ONE, 10), (TWO, 10), (TWO, 30)])
 def test_a_slice_is_the_one_that_is_listed_however_it_is_spelt(tmp_path, content, at):
     path = tmp_path / "v.nii.gz"
     path.write_bytes(content)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless
+from support.each import each
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.hostile import damaged
 
@@ -68,7 +69,7 @@ def test_a_frame_counts_as_large_as_it_is_in_memory():
     assert {row.size_bytes for row in same} == {2049}, "a frame is a part of its file, and not as large"
 
 
-@pytest.mark.parametrize(
+@each(
     ("size_bytes", "shape", "reason"),
     [(400, {"NumberOfFrames": 9_000}, "truncated"), (10**9, {"Rows": 60_000, "Columns": 60_000}, "too_large")],
 )
@@ -88,7 +89,7 @@ def _bomb(syntax: str) -> bytes:
     return DEFLATED[:at] + packer.compress(unpacked + rest) + packer.flush()
 
 
-@pytest.mark.parametrize("syntax", ["gzip", "deflated"])
+@each("syntax", ["gzip", "deflated"])
 def test_no_more_is_unpacked_than_allowed(syntax, monkeypatch):
     monkeypatch.setattr(packed, "MOST_BYTES", 1_000_000)
     monkeypatch.setattr(packed, "_STEP", 100_000)
@@ -102,7 +103,7 @@ def test_no_more_is_unpacked_than_allowed(syntax, monkeypatch):
     assert len(frames_of_head(content[:HEAD_BYTES]).__repr__()) < 5
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflated", "deflated in gzip"])
+@each("name", ["gzip", "deflated", "deflated in gzip"])
 def test_what_is_cut_or_damaged_says_so(name):
     content = FILES[name]
     for part in (content[: len(content) // 2], content[:-9]):
@@ -140,8 +141,8 @@ def test_damage_of_any_kind_raises_nothing(name, seed):
 @pytest.mark.parametrize("name", ["a.dcm.gz", "IM0001"])
 def test_a_file_is_unpacked_once_for_all_its_reads(tmp_path, monkeypatch, name):
     pixels = np.zeros((40, 512, 512), np.uint16)
-    for number, each in enumerate(pixels):
-        each[number * 10 :, 100:] = 1000
+    for number, frame in enumerate(pixels):
+        frame[number * 10 :, 100:] = 1000
     path = tmp_path / name
     packs = name.endswith(".gz")
     path.write_bytes(gzip.compress(dicom(pixels), 1) if packs else dicom(pixels, DeflatedExplicitVRLittleEndian))

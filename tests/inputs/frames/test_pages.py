@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from PIL import Image
+from support.each import each
 from support.imaging.encoded import as_palette, drawing, packed
 from support.imaging.hostile import damaged
 from support.imaging.paged import gif, moving, pages, tiff, with_kinds
@@ -46,7 +47,7 @@ def expected(content: bytes, number: int) -> np.ndarray:
     return luminance(packed(image if image.mode != "RGBA" else image.convert("RGB")))
 
 
-@pytest.mark.parametrize("name", FILES)
+@each("name", FILES)
 def test_each_page_shows_what_it_shows_in_its_file(name):
     content = FILES[name]
     there = Image.open(io.BytesIO(content)).n_frames

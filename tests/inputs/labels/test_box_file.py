@@ -2,6 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 
 from brainray.errors import BadRequest
 from brainray.inputs.labels.box_file import read_box_file
@@ -34,7 +35,7 @@ def test_a_parquet_file_of_numbers_is_read(tmp_path):
     assert read_box_file(str(path)).boxes_of(IMAGES)[2].tolist() == [0.25, 0, 0.5, 1]
 
 
-@pytest.mark.parametrize("row", ["10,20,50,80", "0.5,0.2,0.1,0.9", "0.1,0.2,0.5,", "a,b,c,d", "-0.1,0,1,1"])
+@each("row", ["10,20,50,80", "0.5,0.2,0.1,0.9", "0.1,0.2,0.5,", "a,b,c,d", "-0.1,0,1,1"])
 def test_what_is_no_box_is_refused_with_its_image(tmp_path, row):
     with pytest.raises(BadRequest, match=r"row\(s\) have no box, as that of '2.png' \(.*shares of width and height"):
         boxes(tmp_path, f"image,left,top,right,bottom\na/1.png,0,0,1,1\n2.png,{row}\n")

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 
 from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
@@ -22,7 +23,7 @@ def grouped(tmp_path, *rows, header="uri,subject", names=IMAGES):
     return file.groups_of(images(*names)).to_pylist(), " ".join(file.describe())
 
 
-@pytest.mark.parametrize("header", ["uri,subject", "image,Patient ID", "path,group", "file_name,group_id"])
+@each("header", ["uri,subject", "image,Patient ID", "path,group", "file_name,group_id"])
 def test_images_are_named_as_in_label_files(tmp_path, header):
     rows = ("/data/a/1.jpg,p1", "a\\2.JPG,p1", "./b/1, 01 ", "3.jpg,1")
     assert grouped(tmp_path, *rows, header=header) == (["p1", "p1", "01", "1"], "")
@@ -46,7 +47,7 @@ def test_a_file_for_more_images_than_these_is_counted(tmp_path):
     assert said == "--groups: 2 row(s) name none of these images, of which each has a row"
 
 
-@pytest.mark.parametrize(
+@each(
     ("rows", "words"),
     [
         (

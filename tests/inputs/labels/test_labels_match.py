@@ -4,6 +4,7 @@ import os
 import unicodedata
 
 import pytest
+from support.each import each
 from support.inputs.labelling import labels_of
 
 from brainray.errors import BadRequest
@@ -16,7 +17,7 @@ def labelled(tmp_path, images, *rows, **options):
     return labels_of(tmp_path / "in", images, tmp_path / "labels.csv", **options)
 
 
-@pytest.mark.parametrize(
+@each(
     ("image", "key"),
     [
         ("a/x.jpg", "./a/x.jpg"),
@@ -38,7 +39,7 @@ def test_a_name_that_nearly_fits_one_image_labels_it(tmp_path, image, key):
     assert found == {image: "pituitary", "b/y.jpg": "notumor"}
 
 
-@pytest.mark.parametrize("key", ["in/a/x.jpg", "In\\a\\X.jpg", "in/a/x"])
+@each("key", ["in/a/x.jpg", "In\\a\\X.jpg", "in/a/x"])
 def test_a_path_from_a_folder_above_the_input_labels_the_image(tmp_path, key):
     """As it stands beside the folder, where a list with this path would name the image."""
     assert labelled(tmp_path, ["a/x.jpg", "b/x.jpg"], f"{key},pituitary") == {"a/x.jpg": "pituitary", "b/x.jpg": None}
@@ -49,7 +50,7 @@ def test_the_end_of_a_path_that_fits_several_images_is_refused(tmp_path):
         labelled(tmp_path, ["a/c/x.jpg", "b/c/x.jpg"], "c/x.jpg,glioma")
 
 
-@pytest.mark.parametrize("images", [["a b.jpg"], ["a%20b.jpg"], ["a b.jpg", "a%20b.jpg"]])
+@each("images", [["a b.jpg"], ["a%20b.jpg"], ["a b.jpg", "a%20b.jpg"]])
 def test_a_file_uri_names_the_literal_file_before_the_decoded_one(tmp_path, images):
     found = labelled(tmp_path, images, f"file://{tmp_path}/in/a%20b.jpg,pituitary")
     assert found == dict.fromkeys(images[:-1]) | {images[-1]: "pituitary"}
@@ -70,7 +71,7 @@ def test_nothing_is_suggested_where_nothing_resembles(tmp_path):
     assert "did you mean" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("images", "key"),
     [
         (["a/x.jpg", "b/x.JPG"], "X.jpg"),
@@ -99,7 +100,7 @@ def test_two_rows_for_one_image_are_refused_by_name(tmp_path):
         labelled(tmp_path, ["a/x.jpg"], "a/x.jpg,glioma", "x.jpg,pituitary")
 
 
-@pytest.mark.parametrize("keys", [("X.jpg", "x.JPG"), ("./a/x.jpg", "a\\x.jpg"), ("a/x", "x.jpg ")])
+@each("keys", [("X.jpg", "x.JPG"), ("./a/x.jpg", "a\\x.jpg"), ("a/x", "x.jpg ")])
 def test_two_rows_that_nearly_name_one_image_are_refused(tmp_path, keys):
     with pytest.raises(BadRequest, match=r"or one image together|that another row names already"):
         labelled(tmp_path, ["a/x.jpg"], f"{keys[0]},glioma", f"{keys[1]},pituitary")

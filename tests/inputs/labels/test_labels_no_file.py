@@ -4,6 +4,7 @@ import os
 import socket
 
 import pytest
+from support.each import each
 from support.inputs.labelling import CLASSES
 
 from brainray.errors import BadRequest
@@ -36,7 +37,7 @@ def test_a_socket_is_refused(tmp_path, monkeypatch):
             read_label_file(str(tmp_path / "l.csv"), CLASSES)
 
 
-@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+@each("device", ["/dev/zero", "/dev/null"])
 def test_a_device_is_refused(device):
     with pytest.raises(BadRequest, match="is a pipe, socket or device"):
         read_label_file(device, CLASSES)

@@ -6,6 +6,7 @@ import gzip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 from support.inputs.labelling import CLASSES, labels_of
 
 from brainray.errors import BadRequest
@@ -32,7 +33,7 @@ def test_a_message_shows_names_as_they_are_written(tmp_path):
         labels_of(tmp_path / "in", ["a.jpg"], tmp_path / "l.csv")
 
 
-@pytest.mark.parametrize("key", [pa.array([1]), pa.array([1.0]), pa.array([True]), pa.array([[1]]), pa.array([b"1"])])
+@each("key", [pa.array([1]), pa.array([1.0]), pa.array([True]), pa.array([[1]]), pa.array([b"1"])])
 def test_names_in_parquet_that_are_no_text_are_refused(tmp_path, key):
     pq.write_table(pa.table({"image": key, "label": ["glioma"]}), tmp_path / "l.parquet")
     with pytest.raises(BadRequest, match=r"the column 'image' holds .*; write it as text"):
@@ -45,7 +46,7 @@ def test_nested_labels_in_parquet_are_refused(tmp_path):
         read_label_file(str(tmp_path / "l.parquet"), CLASSES)
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@each("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
 def test_every_type_of_text_is_read(tmp_path, kind):
     table = pa.table({"image": pa.array(["01.jpg"], kind), "label": pa.array(["glioma"], kind), "x": [[1]]})
     pq.write_table(table, tmp_path / "l.parquet")
@@ -97,7 +98,7 @@ def test_parquet_may_have_any_name(tmp_path):
     assert labelled(tmp_path, (tmp_path / "l").read_bytes()) == WANTED
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     ["image", "filename", "file_name", "image_path", "ImagePath", "key", "uri", "path", "file", "url", "Image Path "],
 )
@@ -105,7 +106,7 @@ def test_many_names_name_the_image(tmp_path, name):
     assert labelled(tmp_path, TEXT.replace("image", name).replace("label", "Class").encode()) == WANTED
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "complaint"),
     [
         (TEXT.encode("latin-1"), r"line 2 is not UTF-8 \(byte 0xef\)"),
@@ -141,7 +142,7 @@ def test_a_quoted_name_may_hold_separators_and_line_ends(tmp_path):
     }
 
 
-@pytest.mark.parametrize("spelled", ["", " ", "NA", "n/a", "NaN", "null", "Unknown"])
+@each("spelled", ["", " ", "NA", "n/a", "NaN", "null", "Unknown"])
 def test_no_label_is_counted_and_labels_nothing(tmp_path, spelled):
     (tmp_path / "labels.csv").write_text(f"image,label\nglioma/1.jpg,{spelled}\n2.jpg,glioma\n")
     assert labels_of(tmp_path / "in", ["glioma/1.jpg", "2.jpg"], tmp_path / "labels.csv") == {
@@ -156,7 +157,7 @@ def test_unknown_is_a_label_where_it_is_a_class(tmp_path):
     assert read_label_file(str(tmp_path / "l.csv"), ("glioma", "unknown")).without_label == 0
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@each("suffix", ["csv", "parquet"])
 def test_bucket_and_key_name_an_object(tmp_path, suffix):
     path = tmp_path / f"l.{suffix}"
     path.write_text("label,Bucket,name,Key\nglioma,scans,x,a/1.jpg\n")

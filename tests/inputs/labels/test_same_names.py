@@ -1,6 +1,7 @@
 """One image has one name, however a list, a label file or the command line writes it."""
 
 import pytest
+from support.each import each
 from support.inputs.labelling import labels_of
 
 from brainray import storage
@@ -21,7 +22,7 @@ def test_a_stream_is_refused_by_name():
     assert storage.normalise("./-").endswith("/-")
 
 
-@pytest.mark.parametrize("spelled", ["file://{}/1.jpg", "file://localhost{}/1.jpg", "FILE://{}/1.jpg", "file:{}/1.jpg"])
+@each("spelled", ["file://{}/1.jpg", "file://localhost{}/1.jpg", "FILE://{}/1.jpg", "file:{}/1.jpg"])
 def test_a_label_file_may_name_files_by_uri(tmp_path, spelled):
     (tmp_path / "labels.csv").write_text(f"uri,label\n{spelled.format(tmp_path / 'in')},glioma\n")
     found = labels_of(tmp_path / "in", ["1.jpg", "2.jpg"], tmp_path / "labels.csv")

@@ -1,6 +1,7 @@
 """What the rows of a list name in archives: each archive's index is read once, whatever the order of the rows."""
 
 import pytest
+from support.each import each
 from support.inputs.archives import zip_of
 
 from brainray.inputs.archives import archive_of, index
@@ -73,7 +74,7 @@ def test_the_archive_itself_is_no_member(listed, tmp_path):
         assert ArchiveLookup(made).find([uri])[uri].refused == f"not_found: {archive} has no such member"
 
 
-@pytest.mark.parametrize(
+@each(
     ("uri", "found"),
     [
         ("/in/a.tar#x.jpg", ("/in/a.tar", "tar")),

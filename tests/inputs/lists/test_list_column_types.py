@@ -6,6 +6,7 @@ import decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
@@ -56,7 +57,7 @@ def test_columns_of_nulls_and_of_dictionaries_are_read(rows):
     assert (row.uri.rpartition("/")[2], row.label, row.size_bytes, row.kept) == ("a.jpg", None, 3, "[null]")
 
 
-@pytest.mark.parametrize("name", ["uri", "label", "x"])
+@each("name", ["uri", "label", "x"])
 def test_two_columns_of_one_name_are_refused(tmp_path, name):
     names = ["uri", "label", "x", name]
     pq.write_table(pa.table([["a.jpg"]] * len(names), names), tmp_path / "l.parquet")

@@ -5,6 +5,7 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 from support.imaging.images import image_bytes
 from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
@@ -48,7 +49,7 @@ def predictions_of(run, path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@each("suffix", ["csv", "parquet"])
 def test_keys_stay_as_they_stand(tmp_path, suffix):
     keys = [f"s3://bucket/{key}" for key in (*AS_THEY_STAND, "y/../i.jpg", "/")]
     listed = tmp_path / f"list.{suffix}"
@@ -68,7 +69,7 @@ def test_what_a_user_types_is_still_normalised():
     assert storage.normalise("s3://bucket//a/") == "s3://bucket/a"
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "uri"),
     [
         ("x.jpg", "s3://b/in/lists/x.jpg"),

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
+from support.each import each
 from support.scoring.runs import request_for
 
 from brainray.errors import BadRequest
@@ -64,17 +65,17 @@ def test_a_column_that_names_images_tells_the_separator(tmp_path):
     assert names_of(tmp_path / "l.csv", b"path;a, b, c\n1.jpg;x\n") == ["1.jpg"]
 
 
-@pytest.mark.parametrize("data", [b'a b.jpg\r\n\r\nx/5"c,d|e;f.jpg\r\n', 'a b.jpg\nx/5"c,d|e;f.jpg'.encode("utf-16")])
+@each("data", [b'a b.jpg\r\n\r\nx/5"c,d|e;f.jpg\r\n', 'a b.jpg\nx/5"c,d|e;f.jpg'.encode("utf-16")])
 def test_a_text_may_hold_a_path_in_each_line(tmp_path, data):
     assert names_of(tmp_path / "list.txt", data) == ["a b.jpg", 'x/5"c,d|e;f.jpg']
 
 
-@pytest.mark.parametrize("first", ["a/1\t2.jpg", "a/1.jpg\t", "\ta/1.jpg", "a\tb\tc/1.jpg"])
+@each("first", ["a/1\t2.jpg", "a/1.jpg\t", "\ta/1.jpg", "a\tb\tc/1.jpg"])
 def test_a_path_may_have_tabs(tmp_path, first):
     assert names_of(tmp_path / "list.txt", f"{first}\nb/2.jpg\n".encode()) == [first, "b/2.jpg"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("line", "told"),
     [
         ("Some notes on the scans.", "first line 'Some notes on the scans.' is neither a path nor a header"),
@@ -95,11 +96,11 @@ def test_an_object_is_named_by_bucket_and_key_rather_than_by_a_name(tmp_path):
     assert names_of(tmp_path / "l.csv", b"image,bucket,key\nno 5,scans,5.jpg\n") == ["s3://scans/5.jpg"]
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     ["image", "Filename", "file", "image_path", "ImagePath", "IMAGE PATH", "key", "Key", "uri", "path", "file-name"],
 )
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@each("suffix", ["csv", "parquet"])
 def test_many_names_name_the_image(tmp_path, name, suffix):
     path = tmp_path / f"list.{suffix}"
     pq.write_table(pa.table({"age": ["5"], name: ["1.jpg"], "Label": ["glioma"]}), path)
@@ -117,7 +118,7 @@ def test_numbers_in_json_stay_as_they_are_written(tmp_path):
     assert rows == [("1e2", json.dumps(["1.50", "true", None]))]
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "told"),
     [
         (TEXT.encode("latin-1"), r"line 2 is not UTF-8 \(byte 0xef\)"),
@@ -178,27 +179,27 @@ def test_a_table_of_image_names_and_digests_is_a_list(tmp_path):
     assert [row.uri for row in open_file_list(str(tmp_path / "l.parquet")).rows()] == [f"{tmp_path}/1.jpg"]
 
 
-@pytest.mark.parametrize("image", [[1], [[[1, 2]]], [{"height": 5}]])
+@each("image", [[1], [[[1, 2]]], [{"height": 5}]])
 def test_a_column_of_images_names_none(tmp_path, image):
     pq.write_table(pa.table({"image": image, "key": ["1.jpg"]}), tmp_path / "l.parquet")
     assert [row.uri for row in open_file_list(str(tmp_path / "l.parquet")).rows()] == [f"{tmp_path}/1.jpg"]
 
 
-@pytest.mark.parametrize("name", ["list.orc", "LIST.ORC", "list.csv"])
+@each("name", ["list.orc", "LIST.ORC", "list.csv"])
 def test_an_orc_file_is_refused_with_the_way_out(tmp_path, name):
     orc.write_table(pa.table({"path": ["a.jpg"], "label": ["glioma"]}), str(tmp_path / name))
     with pytest.raises(BadRequest, match=r"is an ORC file; write its rows to a CSV or Parquet file"):
         open_table(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("read", [read_group_file, lambda uri: read_label_file(uri, ("glioma",))])
+@each("read", [read_group_file, lambda uri: read_label_file(uri, ("glioma",))])
 def test_so_is_one_of_labels_or_groups(tmp_path, read):
     orc.write_table(pa.table({"path": ["a.jpg"], "label": ["glioma"]}), str(tmp_path / "a.orc"))
     with pytest.raises(BadRequest, match=r"is an ORC file; write its rows"):
         read(str(tmp_path / "a.orc"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "told"),
     [("list.xlsx", r"this is a spreadsheet; save it as CSV"), ("list.json", r"this is JSON, .* as JSON Lines")],
 )

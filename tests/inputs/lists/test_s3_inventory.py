@@ -7,6 +7,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 from support.inputs.labelling import CLASSES
 
 from brainray.errors import BadRequest
@@ -59,7 +60,7 @@ def listed(given, tmp_path):
     return rows, dict(lister.skipped)
 
 
-@pytest.mark.parametrize("place", ["data", "2026-11-28T01-00Z/../data", "2026-11-28T01-00Z"])
+@each("place", ["data", "2026-11-28T01-00Z/../data", "2026-11-28T01-00Z"])
 def test_an_inventory_lists_the_images_of_a_bucket(tmp_path, place):
     given = manifest(tmp_path / "2026-11-28T01-00Z", "x.csv.gz")
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
@@ -106,20 +107,20 @@ def test_a_csv_of_an_inventory_may_have_a_header(tmp_path):
     assert [row.uri for row in open_file_list(str(tmp_path / "list.csv")).rows()] == ["s3://scans/a b.jpg"]
 
 
-@pytest.mark.parametrize("header", ["bucket,key", "BUCKET,KEY", "Bucket,key"])
+@each("header", ["bucket,key", "BUCKET,KEY", "Bucket,key"])
 def test_other_columns_of_bucket_and_key_are_read_as_they_stand(tmp_path, header):
     (tmp_path / "list.csv").write_text(f"{header}\nscans,a%20b+c.jpg\n")
     assert [row.uri for row in open_file_list(str(tmp_path / "list.csv")).rows()] == ["s3://scans/a%20b+c.jpg"]
 
 
-@pytest.mark.parametrize("key", ["a b.jpg", "100%.jpg", "é.jpg"])
+@each("key", ["a b.jpg", "100%.jpg", "é.jpg"])
 def test_keys_that_were_not_encoded_are_refused_where_encoded_ones_stand(tmp_path, key):
     (tmp_path / "list.csv").write_text(f"Bucket,Key\nscans,{key}\n")
     with pytest.raises(BadRequest, match=f"the key '{key}' is not URL-encoded.* name the columns bucket,key"):
         list(open_file_list(str(tmp_path / "list.csv")).rows())
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "told"),
     [
         ({"fileFormat": "ORC"}, "its inventory is ORC; have it written as CSV or Parquet"),
@@ -140,7 +141,7 @@ def test_other_json_is_no_list(tmp_path):
         assert open_file_list(str(tmp_path / f"{number}.json")) is None
 
 
-@pytest.mark.parametrize("retry_unread", [False, True])
+@each("retry_unread", [False, True])
 def test_an_archived_object_is_known_from_its_storage_class(tmp_path, retry_unread):
     """With --retry-unread it may be restored by now, which an inventory does not tell."""
     classes = {"a": ("GLACIER", ""), "b": ("DEEP_ARCHIVE", ""), "c": ("INTELLIGENT_TIERING", "ARCHIVE")}

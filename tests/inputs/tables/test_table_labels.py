@@ -4,6 +4,7 @@ import re
 
 import pyarrow as pa
 import pytest
+from support.each import each
 from support.inputs.archive_rows import parquet_of
 from support.inputs.archives import tar_of
 
@@ -66,7 +67,7 @@ def test_a_column_that_cannot_be_read_as_labels_is_noted(listed, values, told):
     assert (found, notes) == (["glioma"] * 2, ())
 
 
-@pytest.mark.parametrize(
+@each(
     ("sample", "label"),
     [
         ('{"Class": "No Tumor"}', "notumor"),
@@ -87,7 +88,7 @@ def test_the_label_of_a_sample_has_the_names_of_label_columns(tmp_path, sample, 
     assert tar_labels(tmp_path, sample) == [label]
 
 
-@pytest.mark.parametrize("value", ['["glioma", "notumor"]', '{"name": "glioma"}', "true", "0.5"])
+@each("value", ['["glioma", "notumor"]', '{"name": "glioma"}', "true", "0.5"])
 def test_a_label_of_a_sample_that_is_no_text_is_refused(tmp_path, value):
     with pytest.raises(BadRequest, match=rf"#0.jpg: its label '{re.escape(value)}' is no class of the model"):
         tar_labels(tmp_path, f'{{"label": {value}}}')

@@ -3,6 +3,7 @@
 import gzip
 
 import pytest
+from support.each import each
 from support.imaging.images import image_bytes
 from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import contents, engine_of, request_for
@@ -11,7 +12,7 @@ from brainray.commands.score import plan_only, score
 from brainray.errors import BadRequest
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "data", "said"),
     [
         ("l.csv", b"uri\n", "the list of images is empty"),

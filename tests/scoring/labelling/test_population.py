@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from support.each import each
 from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 from brainray import storage
@@ -103,7 +104,7 @@ def test_a_sample_that_could_never_hold_the_largest_groups_is_refused_with_what_
         draw(source_of(run, by_group=True), least - 1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("rows", "says"),
     [
         ([scored("/a", "glioma", label="glioma")], "each scored image has a label"),

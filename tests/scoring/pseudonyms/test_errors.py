@@ -4,6 +4,7 @@ import pickle
 import traceback
 
 import pytest
+from support.each import each
 
 from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
 from brainray.inputs.unread import UNREAD
@@ -12,7 +13,7 @@ from brainray.scoring.pseudonyms.errors import hidden, without_names
 URI, PSEUDONYM = "/in/Ward 3/王伟/Jane^Doe.zip#scan/jane.jpg", "p:ab/cd.zip#ef/gh.jpg"
 
 
-@pytest.mark.parametrize(
+@each(
     ("detail", "shown"),
     [
         (f"{URI}: is gone since it was listed", f"{PSEUDONYM}: is gone since it was listed"),
@@ -42,7 +43,7 @@ def test_a_file_that_could_not_be_listed_stays_known_as_such_in_a_folder_named_l
     assert found.detail.startswith(f"{UNREAD}; p:ab/cd.tif: ")
 
 
-@pytest.mark.parametrize(
+@each(
     ("raised", "kind"),
     [
         (Outage(f"the last image could not be read ({URI}: no such file)"), Outage),

@@ -83,7 +83,7 @@ def run(bundle, tmp_path, no_plot):
     """Scores into one output with the names in another folder."""
 
     def start(inputs, *, only=None, output="run", **options):
-        chosen = {"max_failed": MaxFailed(share=1.0), "max_file_bytes": 90_000, "shard_size": 6} | options
+        chosen = {"max_failed": MaxFailed(share=1.0), "max_file_bytes": 90_000, "shard_size": 10} | options
         chosen.setdefault("pseudonymise_uris", str(tmp_path / "names"))
         request = request_for(inputs, tmp_path / output, bundle, **chosen)
         score_here(request, engine_of(bundle, predict=brightness, only=only))

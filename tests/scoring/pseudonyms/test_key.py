@@ -5,6 +5,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 
 from brainray import storage
 from brainray.errors import BadRequest
@@ -38,7 +39,7 @@ def test_images_of_one_folder_have_one_folder_and_members_begin_with_their_archi
     assert archives.kind_of(members[0].partition("#")[0]) == "compressed tar"
 
 
-@pytest.mark.parametrize(
+@each(
     ("file", "name", "place"),
     [
         ("/in/jane.dcm", "3", (2, 10, 30)),
@@ -103,7 +104,7 @@ def test_of_two_runs_that_begin_a_folder_at_once_one_is_refused(tmp_path):
     one.write_key()
 
 
-@pytest.mark.parametrize(
+@each(
     ("folder", "told"),
     [
         ("s3://bucket/names", "would lie in a bucket"),

@@ -6,6 +6,7 @@ import hmac
 
 import numpy as np
 import pytest
+from support.each import each
 from support.imaging.dicoms import dicom, slice_pixels
 from support.scoring.runs import Stopped, brightness, engine_of, request_for, rows, score_here
 
@@ -42,7 +43,7 @@ def key(tmp_path):
 
 
 def run(root, output, bundle, *, only=None, **options):
-    request = request_for(root, output, bundle, **{"max_failed": MaxFailed(share=1.0)} | options)
+    request = request_for(root, output, bundle, **{"max_failed": MaxFailed(share=1.0), "shard_size": 3} | options)
     score_here(request, engine_of(bundle, predict=brightness, only=only))
     return {row["uri"].removeprefix(f"{root}/"): row for row in rows(output)}
 
@@ -113,7 +114,7 @@ def test_labels_that_come_later_leave_the_uids_and_the_run_published(folder, tmp
     assert {name: uids_in(row) for name, row in after.items()} == {name: uids_in(row) for name, row in before.items()}
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "told"),
     [
         (b"secret", "has 6 bytes, fewer than 32; make one with: head -c 32"),

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
@@ -321,9 +322,7 @@ def no_clock(run):
     storage.write_parquet(part_uri(run, "bad"), table.replace_schema_metadata({b"brainray": json.dumps(note)}))
 
 
-@pytest.mark.parametrize(
-    "spoil", [damaged, other_model, other_classes, unknown_prediction, no_probability, no_metadata, no_clock]
-)
+@each("spoil", [damaged, other_model, other_classes, unknown_prediction, no_probability, no_metadata, no_clock])
 def test_part_that_cannot_be_trusted_is_named(tmp_path, spoil):
     run = small_run(tmp_path)
     spoil(run)

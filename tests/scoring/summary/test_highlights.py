@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 from support.scoring.run_rows import CLASSES, failed, scored
 
 from brainray.scoring.prediction_schema import prediction_schema
@@ -87,9 +87,7 @@ def test_a_label_that_is_no_class_is_no_mistake():
     assert (found.images["mistake"], found.images["unsure"]) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "place"), [(1, 1, 0), (127, 90, 0), (128, 128, 1), (500, 512, 4), (90_000, 1, 7)]
-)
+@each(("width", "height", "place"), [(1, 1, 0), (127, 90, 0), (128, 128, 1), (500, 512, 4), (90_000, 1, 7)])
 def test_images_are_counted_by_their_longest_side(width, height, place):
     found = highlights([scored("/a", "glioma", width=width, height=height), failed("/b")])
     assert np.flatnonzero(found.appearance.counts["longest_side_px"]).tolist() == [place]

@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+from support.each import each
 from support.imaging.images import image_bytes
 from support.models.bundles import derived, untrained
 from support.scoring.runs import contents, engine_of, request_for, score_here
@@ -98,7 +99,7 @@ def test_rows_of_many_shards_lie_together_and_are_read_by_others(run):
     assert counted == [(8, 4)]  # a grid of one cell for 32 pixels, of four classes
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "some", "1.5", ""])
+@each("text", ["0", "-3", "some", "1.5", ""])
 def test_what_is_no_number_of_images_is_refused(text):
     with pytest.raises(BadRequest, match="--explain is"):
         Explain.parse(text)

@@ -1,6 +1,7 @@
 """Which objects are archived, as a listing and HEAD say: not those that have a restored copy."""
 
 import pytest
+from support.each import each
 
 from brainray.errors import StorageError
 from brainray.storage.s3 import requests
@@ -64,7 +65,7 @@ def test_store_without_restores_is_listed_all_the_same(monkeypatch: pytest.Monke
     assert archived(S3Objects()) == ["DEEP_ARCHIVE"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("head", "expected"),
     [
         ({}, None),

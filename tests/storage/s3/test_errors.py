@@ -9,6 +9,7 @@ import obstore.exceptions
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 from support.storage.s3_objects import assert_safe
 from support.storage.s3_servers import SECRET_KEY
 
@@ -58,7 +59,7 @@ def test_every_answer_is_told_in_one_line(status, code, region):
     assert error.reason == "read_failed" or status < 500 or code in errors._WORDS or code in errors._ELSEWHERE
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "code", "reason", "kind"),
     [
         (404, "NoSuchKey", "not_found", StorageError),

@@ -3,7 +3,6 @@
 import hashlib
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import example, given, settings
@@ -89,8 +88,7 @@ def test_pages_are_listed_in_order_while_the_server_falters(s3, monkeypatch):
 
 def test_more_than_a_thousand_are_listed_and_deleted(fast_s3):
     keys = [f"run/{i:04d}" for i in range(1005)]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(fast_s3.put, keys))
+    fast_s3.put_many(keys)
     assert [info.uri for info in files().list_files(f"{fast_s3.root}/run")] == [f"{fast_s3.root}/{k}" for k in keys]
     files().delete_tree(f"{fast_s3.root}/run", None)
     assert fast_s3.there() == []

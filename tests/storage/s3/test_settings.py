@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from support.each import each
 
 from brainray.errors import BadRequest, StorageError
 from brainray.storage.s3.backend import S3Objects
@@ -119,7 +120,7 @@ def test_access_point_has_its_own_host_in_both_clients(aws: pytest.MonkeyPatch) 
     assert config["endpoint"] == f"https://{host}" and config["region"] == "eu-west-1"
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("AWS_NO_SIGN_REQUEST", "perhaps"),

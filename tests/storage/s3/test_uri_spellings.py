@@ -1,6 +1,7 @@
 """Other spellings of S3 locations: Hadoop's schemes, upper case, ARNs of access points."""
 
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.errors import BadRequest
@@ -9,13 +10,13 @@ from brainray.storage.s3 import uris
 POINT = "arn:aws:s3:eu-west-1:123456789012:accesspoint/scans"
 
 
-@pytest.mark.parametrize("scheme", ["s3", "S3", "s3a", "S3A", "s3n"])
+@each("scheme", ["s3", "S3", "s3a", "S3A", "s3n"])
 def test_schemes_of_hadoop_and_upper_case_name_the_same(scheme: str) -> None:
     assert storage.normalise(f"{scheme}://Bucket/a/B.jpg/") == "s3://Bucket/a/B.jpg"
     assert storage.normalise_listed(f"{scheme}://bucket//a/") == "s3://bucket//a/"
 
 
-@pytest.mark.parametrize(
+@each(
     "arn",
     [
         POINT,
@@ -36,7 +37,7 @@ def test_alias_of_an_access_point_is_a_usual_bucket() -> None:
     assert uris.split(storage.normalise(f"s3://{alias}/a")) == (alias, "a")
 
 
-@pytest.mark.parametrize("arn", ["arn:aws:s3::123456789012:accesspoint/m.mrap", "arn:aws:s3:::bucket"])
+@each("arn", ["arn:aws:s3::123456789012:accesspoint/m.mrap", "arn:aws:s3:::bucket"])
 def test_other_arn_is_refused_with_the_way_out(arn: str) -> None:
     with pytest.raises(BadRequest, match="alias of the access point"):
         storage.normalise(f"s3://{arn}/a")

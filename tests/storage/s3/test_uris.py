@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.each import each
 from support.storage.s3_objects import files
 
 from brainray.errors import (
@@ -11,7 +12,7 @@ from brainray.errors import (
 from brainray.storage.s3 import uris as s3_uris
 
 
-@pytest.mark.parametrize(
+@each(
     ("given_uri", "wanted"),
     [
         ("s3://bucket", "s3://bucket"),
@@ -26,9 +27,7 @@ def test_a_location_has_one_spelling(given_uri, wanted):
     assert files().normalise(wanted) == wanted
 
 
-@pytest.mark.parametrize(
-    "uri", ["s3://", "s3:///key", "s3://b/key", "s3://no spaces/key", "s3://bucket/a/../b", "s3://_x/y"]
-)
+@each("uri", ["s3://", "s3:///key", "s3://b/key", "s3://no spaces/key", "s3://bucket/a/../b", "s3://_x/y"])
 def test_a_location_that_names_nothing_is_refused_in_one_line(uri):
     with pytest.raises(BadRequest) as caught:
         files().normalise(uri)

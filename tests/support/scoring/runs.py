@@ -91,8 +91,7 @@ def engine_of(
                 names=target.names,
             )
             yield predict_shard(state, decoded, predict, target, seen=seen, encode=encode, mapper=mapper)
-        if only is not None:
-            raise Stopped
+        assert only is None, "a run that is stopped leaves shards that are not scored"
 
     return engine
 
@@ -101,7 +100,7 @@ def request_for(
     root, output, bundle: Bundle, *, label_file: LabelFile | None = None, group_file=None, **options
 ) -> ScoreRequest:
     inputs = (str(root),) if isinstance(root, str) or not isinstance(root, tuple) else tuple(map(str, root))
-    chosen = ScoreOptions(**{"shard_size": 3, "report": False} | options)
+    chosen = ScoreOptions(**{"shard_size": 6, "report": False} | options)
     kept = kept_types(inputs, chosen.keep_columns, taken=prediction_schema(bundle.classes).names)
     uids = uid_rule(keep=chosen.keep_uids, key_file=chosen.uid_key, output=str(output))
     folder = chosen.pseudonymise_uris

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 from support.imaging.niftis import nifti, with_header
 
 from brainray.errors import ImageError
@@ -40,7 +41,7 @@ def test_slices_run_along_the_axes_that_nibabel_finds(values, spacing, by_quater
         assert np.allclose(directions.affine, image.affine[:3, :3], atol=1e-4)
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
+@each("order", ["<", ">"])
 def test_both_orders_of_bytes_are_read(order):
     header = nibabel.Nifti1Header(endianness=order)
     header.set_data_shape((7, 8, 9, 3))
@@ -49,7 +50,7 @@ def test_both_orders_of_bytes_are_read(order):
     assert (found.shape, found.volumes, found.item_bytes) == ((7, 8, 9), 3, 2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "reason", "words"),
     [
         (with_header(PLAIN, 40, struct.pack("<4h", 3, 0, 8, 8)), "truncated", "no size"),

@@ -5,7 +5,7 @@ import struct
 from collections import Counter
 
 import numpy as np
-import pytest
+from support.each import each
 from support.imaging.niftis import SHAPE, head, nifti, with_header
 
 from brainray import storage
@@ -33,7 +33,7 @@ def test_each_slice_is_a_row_that_says_how_much_memory_it_takes():
     assert all(is_frame(row.container, row.uri[15:], row.offset, row.size_bytes, row.stored_bytes) for row in rows)
 
 
-@pytest.mark.parametrize(
+@each(
     ("volumes", "first", "last", "rows"),
     [("first", "t=0,z=0", "t=0,z=19", 20), ("all", "t=0,z=0", "t=2,z=19", 60), ("1", "t=1,z=0", "t=1,z=19", 20)],
 )
@@ -43,7 +43,7 @@ def test_of_several_volumes_those_are_listed_that_are_wanted(volumes, first, las
     assert len({row.offset for row in listed}) == len(listed) == rows
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "reason"),
     [
         (with_header(PLAIN, 42, struct.pack("<3h", 30_000, 30_000, 1_000)), "too_large: its 30,000 x 30,000 x 1,000"),
@@ -74,12 +74,12 @@ def test_volumes_that_are_not_listed_are_counted(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(nifti(FOUR))
     skipped: Counter[str] = Counter()
     frames = FrameRows(skipped, "first", FileFormats(tars=False))
-    for found, _, count in with_frames((each, None) for each in storage.list_files(str(tmp_path))):
+    for found, _, count in with_frames((file, None) for file in storage.list_files(str(tmp_path))):
         assert len(list(frames.rows(ListedImage(found.uri, found.size_bytes), count))) == 20
     assert skipped == {"volume of a 4-D file": 2}
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "place"),
     [("z=57", Place(2, 57)), ("t=2,z=57", Place(2, 57, 2)), ("x=0", Place(0, 0)), ("z=07", None), ("z=-1", None)],
 )

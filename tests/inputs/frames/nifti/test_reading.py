@@ -7,6 +7,7 @@ from itertools import permutations, product
 import nibabel
 import numpy as np
 import pytest
+from support.each import each
 from support.imaging.niftis import SHAPE, head, nifti, with_header
 
 from brainray.errors import ImageError, StorageError
@@ -45,8 +46,8 @@ def stored_as(voxels: np.ndarray, order: tuple[int, int, int], signs: tuple[int,
     return nifti(np.ascontiguousarray(turned), affine)
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3))[::3])
+@each("order", list(permutations(range(3))))
+@each("signs", list(product((1, -1), repeat=3))[::3])
 def test_the_front_is_up_and_the_right_side_on_the_left_however_voxels_are_stored(order, signs):
     voxels = head()
     (picture,) = read(stored_as(voxels, order, signs), MIDDLE)
@@ -74,8 +75,8 @@ def test_slices_of_a_tilted_volume_are_those_of_the_nearest_axis():
     assert known(with_header(nifti(packed=False), 252, bytes(4)))["plane"] is None
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("dtype", ["u1", "i2", ">i2", "u2", "i4", "f4", ">f4", "f8"])
+@each("version", [1, 2])
+@each("dtype", ["u1", "i2", ">i2", "u2", "i4", "f4", ">f4", "f8"])
 def test_every_type_of_voxel_is_read(version, dtype):
     voxels = (head() // 16).astype(dtype)
     content = nifti(voxels, version=version, packed=dtype != "f8")

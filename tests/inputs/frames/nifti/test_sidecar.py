@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.each import each
 
 from brainray import storage
 from brainray.errors import StorageError
@@ -15,7 +16,7 @@ def test_a_side_file_says_what_it_knows_of_scanner_and_sequence(tmp_path):
     assert Sidecars().of(f"{tmp_path}/a.nii.gz") == {"Modality": "MR"}
 
 
-@pytest.mark.parametrize(
+@each(
     "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name), lambda path: path.write_text("[" * 9999)]
 )
 def test_what_is_no_side_file_says_nothing(tmp_path, make):
