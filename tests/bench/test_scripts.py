@@ -11,7 +11,9 @@ from support.each import each
 from support.imports import MODULES
 
 BENCH = Path(__file__).parent
-SCRIPTS = sorted(path.relative_to(BENCH).as_posix() for path in BENCH.rglob("*.py") if path.name != "test_scripts.py")
+SCRIPTS = sorted(
+    path.relative_to(BENCH).as_posix() for path in BENCH.rglob("*.py") if not path.name.startswith("test_")
+)
 # What is installed beside the project for one of them, as its README says.
 ELSEWHERE = {"atheris", "daft"}
 
