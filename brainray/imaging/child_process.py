@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 
 from brainray.errors import BrainrayError
 
+from .normalise import importing_opencv
+
 _READY = b"ready"
 _START_S = 120.0  # limit for the start on an overloaded machine; normally 0.15 s
 _EXIT_S = 5.0  # limit for a child to exit by itself; normally 0.05 s
@@ -63,10 +65,8 @@ class ChildProcess:
 
 def _environment() -> dict[str, str]:
     """The parent's, and its modules: Ray's runtime environments and `python script.py` put folders on `sys.path`."""
-    # While OpenCV is imported, by another thread maybe, its folder is on `sys.path`, whose `typing` hides Python's.
-    import cv2  # noqa: F401
-
-    modules = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    with importing_opencv:  # its folder is on `sys.path` meanwhile, whose `typing` hides Python's
+        modules = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     # One thread: numpy would start one a processor, for linear algebra that decoding has none of.
     return os.environ | {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1"}
 

@@ -5,6 +5,7 @@ from the scale that depends on them. Knows pixels only.
 """
 
 from functools import cache
+from threading import Lock
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from .framing import Box
 
+importing_opencv = Lock()  # held while that may change `sys.path`
 _SIDE = 64  # longer side of the reduced image in which the head is searched, in pixels
 _DARKEST = 8.0  # of 255: the margin of a JPEG is not quite black
 _SHARE_OF_BRIGHT = 0.12  # threshold of air, as a share of the way from the margin to the 99th percentile
@@ -106,7 +108,8 @@ def bright_box(luminance_HW: NDArray[np.uint8]) -> Box | None:
 @cache
 def opencv() -> ModuleType:
     """OpenCV with one thread: for images this small, starting more takes longer than the work."""
-    import cv2
+    with importing_opencv:
+        import cv2
 
     cv2.setNumThreads(1)
     return cv2
