@@ -23,7 +23,7 @@ from brainray.storage.base import FileInfo, FolderRules
 
 from .archives.member import is_archive
 from .bids import BidsTrees
-from .image_suffixes import image_suffix
+from .image_suffixes import image_suffix, without_number
 from .listed_image import CHUNK_ROWS
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
@@ -45,7 +45,6 @@ _SYSTEM_FOLDERS = frozenset(
 
 _NO_NAMES = (".", "..")  # parts of S3 keys, where they are characters like others
 DIRECTORY = "DICOMDIR"  # the index of a medium with DICOM files
-_REPEATED = re.compile(r"(#\d+)+$")  # see `archives.list_members`
 
 
 @lru_cache(maxsize=4096)
@@ -79,7 +78,7 @@ def skip_member(name: str, *, refused: bool) -> str | None:
 
     A name that occurs again ends in `#2`, `#3` and so on, which is no part of its suffix.
     """
-    name = _REPEATED.sub("", name)
+    name = without_number(name)
     if not name or is_archive(name):
         return None
     *folders, file = name.replace("\\", "/").split("/")

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.errors import ImageError, Outage, StorageError
 from brainray.inputs import archives
+from brainray.inputs.image_suffixes import without_number
 from brainray.inputs.listed_image import ListedImage, tables_in
 from brainray.inputs.unnamed_files import FileFormats, read_span
 from brainray.inputs.unread import error_of_unread
@@ -163,7 +164,7 @@ class FrameRows:
         self._dicoms += max(1, frames) * is_dicom(member.uri)
         if volume is None or member.refused:
             return frames
-        packed = member.uri.rstrip("#0123456789").lower().endswith(".gz")  # one of several of a name has a number
+        packed = without_number(member.uri).lower().endswith(".gz")
         slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
         self._count_slices(slices)
         return slices

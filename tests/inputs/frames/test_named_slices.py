@@ -8,6 +8,7 @@ from brainray.errors import StorageError
 from brainray.inputs.frames import listing
 from brainray.inputs.frames.listing import frames_of
 from brainray.inputs.frames.named import NamedFrames
+from brainray.inputs.frames.nifti import Place, split
 from brainray.inputs.frames.nifti.listing import slices_in
 from brainray.inputs.listed_image import ListedImage
 from brainray.inputs.unread import UNREAD
@@ -53,3 +54,16 @@ def test_slices_of_a_file_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     found = NamedFrames().find(ListedImage(f"{path}#z=3"))
     assert (found.uri, found.container) == (f"{path}#z=3", str(path))
     assert found.refused.startswith(f"read_failed: {UNREAD}"), "its size and place in the file are not known"
+
+
+@each(
+    ("name", "file"),
+    [
+        ("v.nii.gz#z=3", "v.nii.gz"),
+        ("v.nii.gz#2#z=3", "v.nii.gz#2"),  # the second of its name in an archive
+        ("v.nii.gz12#z=3", None),  # a suffix that no volume has
+        ("v.nii.gz#2", None),
+    ],
+)
+def test_a_slice_is_of_a_file_that_is_named_as_a_volume(name, file):
+    assert split(name) == (None if file is None else (file, Place(2, 3)))

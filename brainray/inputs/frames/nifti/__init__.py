@@ -8,6 +8,8 @@ to the right. Slices and volumes are counted from 0, as in `nibabel.as_closest_c
 import re
 from typing import NamedTuple
 
+from brainray.inputs.image_suffixes import without_number
+
 SUFFIXES = (".nii", ".nii.gz")
 AXES = "xyz"
 FIRST, ALL = "first", "all"  # which volumes of a file are listed; else the number of one, from 0
@@ -47,6 +49,5 @@ def place_of(name: str) -> Place | None:
 def split(uri: str) -> tuple[str, Place] | None:
     """The file and the slice that a URI stands for; None for any other URI."""
     file, _, name = uri.rpartition("#")
-    # In an archive the second file of a name is `vol.nii.gz#2`.
-    place = place_of(name) if is_nifti(file.rstrip("#0123456789")) else None
+    place = place_of(name) if is_nifti(without_number(file)) else None
     return None if place is None else (file, place)
