@@ -74,9 +74,9 @@ def _compared(
 ) -> dict[str, Any]:
     """The figures that need a reference."""
     known = label_shift.Rows(reference[0].probs_NK, reference[0].group_N, reference[1])
-    group_N = archive.group_N if are_patients else patients(archive.group_N)
-    other = label_shift.Rows(archive.probs_NK, group_N, np.zeros(0, np.int64))
-    archive = archive._replace(group_N=patients(archive.group_N))
+    group_N = patients(archive.group_N)
+    other = label_shift.Rows(archive.probs_NK, archive.group_N if are_patients else group_N, np.zeros(0, np.int64))
+    archive = archive._replace(group_N=group_N)
     comparison = Comparison(*reference, archive.at(np.arange(features)), classes)
     shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
     own = comparison.tests(shares_K)
