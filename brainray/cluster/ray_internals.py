@@ -2,8 +2,8 @@
 
 Those of Ray Train are in `train_internals`. Ray is pinned to the minor version that was tested;
 tests/cluster/test_ray_internals.py lists within a second what another version lacks. No other module may import a
-private module of Ray. This one imports Ray inside functions only,
-because `session` sets environment variables that Ray reads on import.
+private module of Ray. This one imports Ray inside functions only, because `session` sets environment variables that Ray
+reads on import.
 """
 
 import logging
@@ -364,10 +364,10 @@ def replace_data_actors() -> None:
             owner = import_module(module)
             original = getattr(owner, name, None)
             if original is not None and not hasattr(original, "__wrapped__"):
-                setattr(owner, name, _on_private(stand_in, original))
+                setattr(owner, name, on_private(stand_in, original))
 
 
-def _on_private(stand_in: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+def on_private(stand_in: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
     """What calls `stand_in` on a private Ray, and `original` on every other."""
 
     def chosen(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -1,11 +1,10 @@
 """All uses of private names of Ray Train, as `ray_internals` has those of Ray and of Ray Data."""
 
 from contextlib import suppress
-from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
-from .ray_internals import has_dashboard, is_private
+from .ray_internals import has_dashboard, on_private
 from .stand_ins import unheard
 
 _TRAINER = "ray.train.v2.api.data_parallel_trainer"
@@ -26,18 +25,16 @@ def ask_for_no_machines() -> None:
     """
     owner = import_module(_TRAINER)
     original = getattr(owner, "create_scaling_policy", None)
-    if original is None or hasattr(original, "__wrapped__"):
-        return
+    if original is not None and not hasattr(original, "__wrapped__"):
+        silent = on_private(lambda scaling_config: _silent(original(scaling_config)), original)
+        owner.create_scaling_policy = silent  # type: ignore[attr-defined]
 
-    @wraps(original)
-    def policy_of(scaling_config: Any) -> Any:  # noqa: ANN401
-        policy = original(scaling_config)
-        if is_private() and not scaling_config.elasticity_enabled:
-            for name in filter(lambda name: hasattr(policy, name), _REQUESTS):
-                setattr(policy, name, unheard)
-        return policy
 
-    owner.create_scaling_policy = policy_of  # type: ignore[attr-defined]
+def _silent(policy: Any) -> Any:  # noqa: ANN401
+    if not policy.scaling_config.elasticity_enabled:
+        for name in filter(lambda name: hasattr(policy, name), _REQUESTS):
+            setattr(policy, name, unheard)
+    return policy
 
 
 def without_sigint_handler(trainer: TrainerClass) -> TrainerClass:

@@ -245,7 +245,7 @@ def test_stand_ins_have_the_methods_that_ray_data_calls():
 @pytest.mark.parametrize("private", [True, False])
 def test_ray_data_has_its_helpers_where_there_is_a_cluster(monkeypatch, private):
     monkeypatch.setattr(ray_internals, "is_private", lambda: private)
-    made = ray_internals._on_private(lambda *_, **__: "a stand-in", lambda *_, **__: "an actor")
+    made = ray_internals.on_private(lambda *_, **__: "a stand-in", lambda *_, **__: "an actor")
     assert made("id", subcluster_selector=None) == ("a stand-in" if private else "an actor")
 
 
@@ -258,7 +258,7 @@ def test_training_asks_for_machines_where_there_may_be_more(monkeypatch, private
     from ray.train import ScalingConfig
     from ray.train.v2.api import data_parallel_trainer
 
-    monkeypatch.setattr(train_internals, "is_private", lambda: private)
+    monkeypatch.setattr(ray_internals, "is_private", lambda: private)
     train_internals.ask_for_no_machines()
     train_internals.ask_for_no_machines()
     made = data_parallel_trainer.create_scaling_policy(ScalingConfig(num_workers=workers))
