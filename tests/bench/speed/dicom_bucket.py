@@ -9,7 +9,6 @@ pixels, all others are one slice. The server counts the requests for each object
 """
 
 import argparse
-import asyncio
 import json
 import os
 import re
@@ -33,7 +32,7 @@ TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
 import results  # noqa: E402
-from s3_listing import _ERROR, Bucket, get, memory_mb  # noqa: E402
+from s3_listing import _ERROR, Bucket, Requests, get, memory_mb, serve  # noqa: E402
 
 PER_FOLDER, EVERY, FRAMES, SIDE, SMALL_SIDE = 200, 5_000, 64, 512, 96
 READS = 32
@@ -64,26 +63,14 @@ def is_large(number: int) -> bool:
     return number % EVERY == EVERY - 1
 
 
-class Connection(asyncio.Protocol):
-    """Answers the requests of one connection: pages of keys, and objects or ranges of them."""
+class Connection(Requests):
+    """Answers with pages of keys, and objects or ranges of them."""
 
     pages = 0  # of all connections
     gets: ClassVar[Counter[int]] = Counter()  # by object
     sent_bytes = 0
 
-    def __init__(self) -> None:
-        self._received = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while b"\r\n\r\n" in self._received:
-            head, _, self._received = self._received.partition(b"\r\n\r\n")
-            self._answer(head)
-
-    def _answer(self, head: bytes) -> None:
+    def answer(self, head: bytes) -> None:
         _, target, _ = head.split(b" ", 2)
         parts = urlsplit(target.decode())
         bucket, _, key = unquote(parts.path)[1:].partition("/")
@@ -116,17 +103,6 @@ class Connection(asyncio.Protocol):
     def _send(self, status: bytes, body: bytes, fields: bytes) -> None:
         Connection.sent_bytes += len(body)
         self._transport.write(b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n" % (status, fields, len(body)) + body)
-
-
-def serve() -> None:
-    """Prints its port, and answers until it is killed."""
-
-    async def answer() -> None:
-        server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
-        print(server.sockets[0].getsockname()[1], flush=True)
-        await server.serve_forever()
-
-    asyncio.run(answer())
 
 
 @contextmanager
@@ -245,7 +221,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve()
+        serve(Connection)
     elif sys.argv[1:2] == ["--drive"]:
         print(json.dumps(drive(sys.argv[2], sys.argv[3], is_read=sys.argv[4] == "1")))
     else:

@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from hashlib import md5
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,13 +110,10 @@ def _key_in_flat(number: int) -> str:
     return f"slice-{number:08d}.jpg"
 
 
-class Connection(asyncio.Protocol):
-    """Answers the requests of one connection: pages of a bucket's keys; any object is one that is not there."""
+class Requests(asyncio.Protocol):
+    """The requests of one connection, none of which has a body."""
 
-    requests = 0  # of all connections
-
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
+    def __init__(self) -> None:
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -125,16 +123,33 @@ class Connection(asyncio.Protocol):
         self._received += data
         while b"\r\n\r\n" in self._received:
             head, _, self._received = self._received.partition(b"\r\n\r\n")
-            Connection.requests += 1
-            method, target, _ = head.decode().split(" ", 2)
-            status, text = _answer(method, target)
-            body = text.encode()
-            fields = f"Content-Type: application/xml\r\nContent-Length: {len(body)}"
-            answer = f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + body
-            if self._delay_s:
-                asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, answer)
-            else:
-                self._transport.write(answer)
+            self.answer(head)
+
+    def answer(self, head: bytes) -> None:
+        """Answer a request."""
+        raise NotImplementedError
+
+
+class Connection(Requests):
+    """Answers with pages of a bucket's keys; any object is one that is not there."""
+
+    requests = 0  # of all connections
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__()
+        self._delay_s = delay_s
+
+    def answer(self, head: bytes) -> None:
+        Connection.requests += 1
+        method, target, _ = head.decode().split(" ", 2)
+        status, text = _answer(method, target)
+        body = text.encode()
+        fields = f"Content-Type: application/xml\r\nContent-Length: {len(body)}"
+        answer = f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + body
+        if self._delay_s:
+            asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, answer)
+        else:
+            self._transport.write(answer)
 
 
 def _answer(method: str, target: str) -> tuple[str, str]:
@@ -149,12 +164,11 @@ def _answer(method: str, target: str) -> tuple[str, str]:
     return "200 OK", Bucket(bucket).page(dict(parse_qsl(parts.query)))
 
 
-def serve(delay_ms: float) -> None:
+def serve(connection: Callable[[], Requests]) -> None:
     """Prints its port, and answers until it is killed."""
 
     async def answer() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(delay_ms / 1000), "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
         print(server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
 
@@ -330,7 +344,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(float(sys.argv[2]))
+        serve(partial(Connection, float(sys.argv[2]) / 1000))
     elif sys.argv[1:2] == ["--drive"]:
         print(json.dumps(drive(sys.argv[2])))
     else:
