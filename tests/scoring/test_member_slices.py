@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.imaging.niftis import SHAPE, head, nifti, with_header
-from support.inputs.archives import tar_of, zip_of
+from support.inputs.archives import write_in_folder, write_packed, zip_of
 from support.models.bundles import CLASSES
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
@@ -28,10 +28,7 @@ def scored(source, output, bundle, **options) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def in_a_folder(tmp_path_factory, bundle):
-    folder = tmp_path_factory.mktemp("in")
-    for name, content in MEMBERS.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
+    folder = write_in_folder(tmp_path_factory.mktemp("in"), MEMBERS)
     return scored(folder, tmp_path_factory.mktemp("run"), bundle)
 
 
@@ -39,11 +36,7 @@ def in_a_folder(tmp_path_factory, bundle):
 def test_slices_of_members_have_the_rows_that_they_have_in_a_folder(name, in_a_folder, tmp_path, bundle, monkeypatch):
     opened = []
     monkeypatch.setattr(NiftiFile, "__init__", lambda *given, made=NiftiFile.__init__: opened.append(made(*given)))
-    archive = tmp_path / name
-    archive.write_bytes(
-        zip_of(MEMBERS) if name == "a.zip" else tar_of(MEMBERS, mode="w:gz" if name == "a.tgz" else "w")
-    )
-    found = scored(archive, tmp_path / "run", bundle)
+    found = scored(write_packed(tmp_path / name, MEMBERS), tmp_path / "run", bundle)
     same = ("status", "error", "confidence", "size_bytes", "scan_sequence", "scan_likely", "width", "content_hash")
     told = {name: {column: row[column] for column in same} for name, row in found.items()}
     there = {name: {column: row[column] for column in same} for name, row in in_a_folder.items()}

@@ -9,7 +9,7 @@ from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.niftis import nifti
-from support.inputs.archives import tar_of, zip_of
+from support.inputs.archives import write_in_folder, write_packed, zip_of
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 
 from brainray import storage
@@ -54,10 +54,7 @@ def scored(source, output, bundle, **options) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def in_a_folder(tmp_path_factory, bundle):
-    folder = tmp_path_factory.mktemp("in")
-    for name, content in MEMBERS.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
+    folder = write_in_folder(tmp_path_factory.mktemp("in"), MEMBERS)
     return scored(folder, tmp_path_factory.mktemp("run"), bundle)
 
 
@@ -65,10 +62,7 @@ def in_a_folder(tmp_path_factory, bundle):
 def test_packed_members_have_the_rows_that_they_have_in_a_folder(name, in_a_folder, tmp_path, bundle, monkeypatch):
     unpacked, unpack = [], packed.unpack
     monkeypatch.setattr("brainray.inputs.frames.reading.unpack", lambda *args: unpacked.append(1) or unpack(*args))
-    archive = tmp_path / name
-    mode = "w:gz" if name == "a.tgz" else "w"
-    archive.write_bytes(zip_of(MEMBERS) if name == "a.zip" else tar_of(MEMBERS, mode=mode))
-    found = scored(archive, tmp_path / "run", bundle)
+    found = scored(write_packed(tmp_path / name, MEMBERS), tmp_path / "run", bundle)
     told = {name: {column: row[column] for column in SAME} for name, row in found.items()}
     there = {name: {column: row[column] for column in SAME} for name, row in in_a_folder.items()}
     assert told == there

@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 
 TAR_FORMATS = {"pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT, "ustar": tarfile.USTAR_FORMAT}
 
@@ -43,3 +44,18 @@ def zip_of(files, method=zipfile.ZIP_DEFLATED, *, streamed=False, force_zip64=Fa
             with file.open(info, "w", force_zip64=force_zip64) as member:
                 member.write(data)
     return made.written if streamed else made.getvalue()
+
+
+def write_packed(path: Path, files: dict[str, bytes]) -> Path:
+    """The files as the archive that its suffix says."""
+    mode = "w:gz" if path.suffix == ".tgz" else "w"
+    path.write_bytes(zip_of(files) if path.suffix == ".zip" else tar_of(files, mode=mode))
+    return path
+
+
+def write_in_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    """The same files, not packed."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
