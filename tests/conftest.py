@@ -209,7 +209,7 @@ def cluster() -> Iterator[Any]:
     """
     from ray.cluster_utils import Cluster
 
-    from brainray.cluster.ray_internals import without_monitor_processes
+    from brainray.cluster.start_internals import without_monitor_processes
 
     checks = {"health_check_period_ms": 500, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 4}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}

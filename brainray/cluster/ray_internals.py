@@ -1,9 +1,9 @@
 """All uses of private names of Ray: each docstring says which name, why, and what happens where Ray lacks it.
 
-Those of Ray Train are in `train_internals`. Ray is pinned to the minor version that was tested;
-tests/cluster/test_ray_internals.py lists within a second what another version lacks. No other module may import a
-private module of Ray. This one imports Ray inside functions only, because `session` sets environment variables that Ray
-reads on import.
+Those of a private Ray's start and end are in `start_internals`, those of Ray Train in `train_internals`. Ray is pinned
+to the minor version that was tested; tests/cluster/test_ray_internals.py lists within a second what another version
+lacks. No other module may import a private module of Ray. This one imports Ray inside functions only, because `session`
+sets environment variables that Ray reads on import.
 """
 
 import logging
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
     from ray.job_config import JobConfig
 
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-_MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _ACTOR_POOL = "ray.data._internal.execution.operators.actor_pool_map_operator"
 _RATE_BASED = "ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler"
-_PRESTART = "--num_prestart_python_workers="
-_PRELOADED = "brainray.cluster.preload"
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -83,65 +80,7 @@ def mute_workers() -> None:
         worker.print_to_stdstream = wraps(original)(lambda *_, **__: None)
 
 
-@contextmanager
-def without_monitor_processes() -> Iterator[None]:
-    """Start a local Ray without dashboard, autoscaler monitor and log monitor.
-
-    They take 2 of the 3.5 s that `ray.init` needs on two processors, and slow down its end. Ray has no public switch,
-    so methods of `ray._private.node.Node` are replaced meanwhile. A missing method is skipped: Ray starts more slowly.
-    """
-    from ray._private.node import Node
-
-    def nothing(node: Any, **_: Any) -> None:  # noqa: ANN401
-        node._webui_url = ""
-
-    saved = {name: getattr(Node, name) for name in _MONITOR_METHODS if hasattr(Node, name)}
-    for name in saved:
-        setattr(Node, name, nothing)
-    try:
-        yield
-    finally:
-        for name, method in saved.items():
-            setattr(Node, name, method)
-
-
-@contextmanager
-def prestarted(workers: int) -> Iterator[None]:
-    """Have a Ray that is started meanwhile start so many workers, which import `_PRELOADED`, before they are asked for.
-
-    Actors then find a process that is ready, where they would wait for its start. Ray's own setting starts one worker a
-    processor, so `start_ray_process` of `ray._private.services` is replaced, which is given their number. Without it:
-    as many as processors. The settings are public; one that the user has set is left alone.
-    """
-    from ray._private import services
-
-    settings = {"RAY_prestart_worker_first_driver": "1" if workers else "0"}
-    if workers:
-        settings["RAY_preload_python_modules"] = _PRELOADED
-    settings = {name: value for name, value in settings.items() if name not in os.environ}
-    # Modules are preloaded before workers learn of the folders of `own_job_config`.
-    folders = [*_own_folders(), *filter(None, [os.environ.get("PYTHONPATH")])] if workers else []
-    if folders:
-        settings["PYTHONPATH"] = os.pathsep.join(folders)
-    saved = {name: os.environ.get(name) for name in settings}
-    start = getattr(services, "start_ray_process", None)
-
-    def start_with(command: list[str], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        chosen = [f"{_PRESTART}{workers}" if word.startswith(_PRESTART) else word for word in command]
-        return start(chosen, *args, **kwargs)  # type: ignore[misc]
-
-    if start is not None:
-        services.start_ray_process = start_with
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        if start is not None:
-            services.start_ray_process = start
-        _restore(saved)
-
-
-def _restore(variables: dict[str, str | None]) -> None:
+def restore(variables: dict[str, str | None]) -> None:
     """Give environment variables the values they had; None: not set."""
     for name, value in variables.items():
         if value is None:
@@ -215,11 +154,11 @@ def own_job_config() -> "JobConfig":
     from ray.job_config import JobConfig
 
     config = JobConfig()
-    config._py_driver_sys_path = _FixedFolders(_own_folders())
+    config._py_driver_sys_path = _FixedFolders(own_folders())
     return config
 
 
-def _own_folders() -> list[str]:
+def own_folders() -> list[str]:
     """The folder that brainray is imported from, unless it is that of installed packages, which workers search."""
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
     own = str(_PACKAGE.parent)
@@ -255,7 +194,7 @@ def auth_settings_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        _restore(saved)
+        restore(saved)
         _read_auth_settings()
 
 

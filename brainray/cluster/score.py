@@ -36,7 +36,9 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     maps = MapOrder.of(request.bundle, options.explain) if options.explain else None
-    with session(prestart=_workers_here(request, shards=len(shards), images=plan.todo_images)) as nodes:
+    with session(
+        prestart=_workers_here(request, shards=len(shards), images=plan.todo_images), environments=False
+    ) as nodes:
         # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
         from .score_workers import ScoreJob, score_shards
@@ -89,7 +91,7 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
         nodes = _nodes_of(read_machine())
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         return estimate(probe(rows, request.bundle, options), images, nodes=nodes, pool=pool)
-    with session() as nodes:
+    with session(environments=False) as nodes:
         from .nodes import await_workers, probe_on_a_node
 
         nodes = await_workers(nodes, say=say)

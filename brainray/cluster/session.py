@@ -21,7 +21,7 @@ from brainray.errors import BadRequest, BrainrayError, StorageError
 from brainray.machine.hardware import Machine, has_working_folder, read_machine
 from brainray.machine.resources import Node, missing_memory
 
-from . import ray_internals
+from . import ray_internals, start_internals
 from .guard import Guard
 
 _ANSWER_TIMEOUT_S = 5.0
@@ -48,11 +48,12 @@ def nodes_within(nodes: list[Node], machine: Machine) -> list[Node]:
 
 
 @contextmanager
-def session(*, prestart: int = 0) -> Iterator[list[Node]]:
+def session(*, prestart: int = 0, environments: bool = True) -> Iterator[list[Node]]:
     """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
 
-    A local Ray starts `prestart` workers that score before they are asked for. Only a connection made here is closed
-    here. Raises `BrainrayError` where Ray cannot be started or reached.
+    A local Ray starts `prestart` workers that score before they are asked for; without `environments` it starts sooner,
+    and can give no worker environment variables or packages of its own, as Ray Train does. Only a connection made here
+    is closed here. Raises `BrainrayError` where Ray cannot be started or reached.
     """
     _set_ray_defaults()
     import ray
@@ -63,7 +64,7 @@ def session(*, prestart: int = 0) -> Iterator[list[Node]]:
     ray_internals.mute_workers()
     with Guard() as guard, ray_internals.auth_settings_kept():
         address = cluster_address()
-        _connect(address, guard, prestart)
+        _connect(address, guard, prestart, environments)
         try:
             yield cluster_nodes() if address else nodes_within(cluster_nodes(), read_machine())
         except BrainrayError as exc:
@@ -72,11 +73,11 @@ def session(*, prestart: int = 0) -> Iterator[list[Node]]:
         finally:
             _mute_dying_threads()
             ray_internals.end_executors()
-            ray.shutdown()
+            start_internals.end()
             _restore_sigterm_handler()
 
 
-def _connect(address: str | None, guard: Guard, prestart: int = 0) -> None:
+def _connect(address: str | None, guard: Guard, prestart: int = 0, environments: bool = True) -> None:
     """Connect to the Ray at an address, or start one. A start that is cut short leaves no process behind."""
     import ray
 
@@ -84,7 +85,7 @@ def _connect(address: str | None, guard: Guard, prestart: int = 0) -> None:
     try:
         with _stderr_muted(), _sigterm_handler_kept():
             if address is None:
-                with guard.marked(), ray_internals.prestarted(prestart):
+                with guard.marked(), start_internals.quick_start(prestart=prestart, environments=environments):
                     _start(given)
             else:
                 bring_token(address)
@@ -126,7 +127,7 @@ def _start(quiet: dict[str, Any]) -> None:
     if not has_working_folder():
         os.chdir("/")  # Ray and its workers cannot start in a folder that was deleted
     ray_internals.use_own_token()
-    with ray_internals.without_relative_python_path(), ray_internals.without_monitor_processes():
+    with ray_internals.without_relative_python_path():
         ray.init(
             address="local",
             include_dashboard=False,

@@ -5,7 +5,6 @@ import inspect
 import itertools
 import os
 import re
-import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import brainray
-from brainray.cluster import ray_internals, stand_ins, train_internals
+from brainray.cluster import ray_internals, stand_ins, start_internals, train_internals
 
 PACKAGE = Path(brainray.__file__).parent
 ROOT = PACKAGE.parent
@@ -25,6 +24,7 @@ NAMES = (
     ("ray._private.node", "Node.is_head", ("self",)),
     ("ray._private.node", "Node.remaining_processes_alive", ("self",)),
     ("ray._private.node", "Node.webui_url", None),
+    ("ray._private.node", "Node.kill_all_processes", ("self", "check_alive", "allow_graceful", "wait")),
     ("ray._private.node", "Node.start_monitor", ("self",)),
     ("ray._private.node", "Node.start_log_monitor", ("self",)),
     ("ray._private.node", "Node.start_api_server", ("self", "include_dashboard", "raise_on_failure")),
@@ -50,6 +50,11 @@ NAMES = (
             "pipe_stdin",
         ),
     ),
+    ("ray._private.services", "get_node", ("gcs_address", "node_id")),
+    ("ray._private.services", "_get_gcs_client_options", ("gcs_server_address",)),
+    ("ray._private.state", "GlobalState._initialize_global_state", ("self", "gcs_options")),
+    ("ray._private.state", "GlobalState.node_table", ("self",)),
+    ("ray._private.ray_constants", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", None),
     (
         "ray._private.authentication.authentication_token_setup",
         "maybe_enable_token_auth_if_token_available",
@@ -131,55 +136,23 @@ def test_the_attributes_set_on_a_node_are_those_that_ray_reads():
         assert call in source
 
 
-def test_the_number_of_workers_that_ray_prestarts_stands_in_a_command():
-    assert f'"{ray_internals._PRESTART}{{}}".format(' in inspect.getsource(import_module("ray._private.services"))
-
-
-SETTINGS = ("RAY_prestart_worker_first_driver", "RAY_preload_python_modules", "PYTHONPATH")
-
-
-@pytest.mark.parametrize(
-    ("workers", "given", "meanwhile"),
-    [
-        (0, {}, ("0", None, None)),
-        (3, {"PYTHONPATH": "/own"}, ("1", "brainray.cluster.preload", f"{ROOT}:/own")),
-        (3, {"RAY_prestart_worker_first_driver": "0"}, ("0", "brainray.cluster.preload", str(ROOT))),
-    ],
-)
-def test_workers_that_start_ahead_import_what_the_driver_runs(monkeypatch, workers, given, meanwhile):
-    """Not another brainray that is installed, too. What a user has set stays."""
-    for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-        if name in given:
-            monkeypatch.setenv(name, given[name])
-    with ray_internals.prestarted(workers):
-        assert tuple(map(os.environ.get, SETTINGS)) == meanwhile
-    assert {name: os.environ[name] for name in SETTINGS if name in os.environ} == given
-
-
-def test_a_library_that_workers_cannot_load_is_left_to_the_scorer(monkeypatch):
-    """Ray starts a worker again and again that fails before it is asked for anything."""
-
-    class Broken:
-        def find_spec(self, name, *_):
-            if name == "brainray.models.encoder":
-                raise OSError("libtorch.so: cannot open shared object file")
-
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    for name in ("brainray.models.encoder", "brainray.cluster.preload"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr("brainray.models.encoder", raising=False)
-    assert import_module("brainray.cluster.preload")
-
-
 def test_every_name_is_in_the_list_above():
     """Names written in the modules that some library of Ray has, and no others, are looked for."""
     listed = {part for _, name, _ in NAMES for part in name.split(".")}
-    trees = [ast.parse(Path(module.__file__).read_text()) for module in (ray_internals, train_internals)]
+    trees = [
+        ast.parse(Path(module.__file__).read_text()) for module in (ray_internals, start_internals, train_internals)
+    ]
     for node in itertools.chain(*map(ast.walk, trees)):
         if isinstance(node, ast.ImportFrom) and not node.level and node.module.startswith("ray"):
             taken = {alias.name for alias in node.names}
-            assert taken <= listed | {"worker", "utils", "services", "_raylet", "authentication_token_setup"}
+            assert taken <= listed | {
+                "worker",
+                "utils",
+                "services",
+                "ray_constants",
+                "_raylet",
+                "authentication_token_setup",
+            }
 
 
 def private_imports(path):
@@ -198,10 +171,10 @@ def private_imports(path):
 
 
 def test_no_other_module_imports_private_modules_of_ray():
-    own = Path(ray_internals.__file__)
-    assert list(private_imports(own)), "the search finds them"
+    own = {Path(module.__file__) for module in (ray_internals, start_internals)}
+    assert all(map(list, map(private_imports, own))), "the search finds them"
     paths = [*PACKAGE.rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]
-    assert {path.name: found for path in paths if path != own and (found := list(private_imports(path)))} == {}
+    assert {path.name: found for path in paths if path not in own and (found := list(private_imports(path)))} == {}
 
 
 def test_ray_is_the_minor_version_that_was_tested():

@@ -25,7 +25,7 @@ ray._private.utils._get_docker_cpus = lambda *_: 0.5
 """
 TWO_AND_A_GPU = """
 import ray
-from brainray.cluster.ray_internals import without_monitor_processes
+from brainray.cluster.start_internals import without_monitor_processes
 with without_monitor_processes():
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 """
