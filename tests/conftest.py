@@ -135,7 +135,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 _PLOTS = (
-    "evaluation.plots.make_ready",
+    "scoring.summary.build.make_plots_ready",
     "scoring.summary.build.draw_confusion",
     "training.report.draw_curves",
     "training.report.draw_reliability",

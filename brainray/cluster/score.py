@@ -12,7 +12,6 @@ from threading import Thread
 
 from brainray import storage
 from brainray.callbacks import Say
-from brainray.evaluation import plots
 from brainray.machine.hardware import Machine, has_gpu, read_machine
 from brainray.machine.resources import Node, missing_memory, score_pool
 from brainray.scoring.estimate import RunEstimate, estimate, probe, sample
@@ -22,6 +21,7 @@ from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan
 from brainray.scoring.pseudonyms.key import KEY, OPTION
 from brainray.scoring.run_folder import ScoreRequest
+from brainray.scoring.summary import build
 from brainray.storage.lease import Lease
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 
@@ -60,7 +60,7 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
             maps=maps,
         )
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=plan.todo_images)
-        with closing(Replacements(pool, say=say)) as replacements, _plots_made_ready():
+        with closing(Replacements(pool, say=say)) as replacements, _summary_made_ready():
 
             def check() -> None:
                 lease.check()
@@ -70,9 +70,9 @@ def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say)
 
 
 @contextmanager
-def _plots_made_ready() -> Iterator[None]:
-    """Make plots ready in a thread, as long as this process waits for its workers, whose start takes longer."""
-    ready = Thread(target=plots.make_ready, daemon=True)
+def _summary_made_ready() -> Iterator[None]:
+    """Make the summary ready in a thread, as long as this process waits for its workers, whose start takes longer."""
+    ready = Thread(target=build.make_ready, daemon=True)
     ready.start()
     yield
     ready.join()

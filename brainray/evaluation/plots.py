@@ -36,7 +36,7 @@ def _new_figure(**options: Any) -> "Figure":  # noqa: ANN401
     return Figure(**options)
 
 
-def make_ready() -> None:
+def make_plots_ready() -> None:
     """Draw a plot that nobody sees: imports matplotlib and reads its fonts, so that the next plot takes less time."""
     figure = _new_figure(figsize=(1, 1), layout="constrained")
     figure.subplots().set_title("0")

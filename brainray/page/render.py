@@ -101,6 +101,12 @@ def _shown(value: object) -> object:
     return text.cut(value, _LONGEST) if type(value) is str else value
 
 
+def make_ready() -> None:
+    """Compile the templates, which takes 0.2 s, so that the first page takes less time."""
+    for name in environment().list_templates(extensions=["html"]):
+        environment().get_template(name)
+
+
 @cache
 def own(name: str) -> str:
     """The text of the page's own style or script, which the template must not escape."""

@@ -23,7 +23,7 @@ from brainray.evaluation import metrics
 from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, RowArrays, count_rows, total
 from brainray.evaluation.group_counts import GroupCounts, count_by_group
 from brainray.evaluation.group_counts import total as total_by_group
-from brainray.evaluation.plots import draw_confusion
+from brainray.evaluation.plots import draw_confusion, make_plots_ready
 from brainray.scoring.parts import holds_series, part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.pseudonyms.names import KeyedNames
@@ -84,6 +84,14 @@ class Summary:
     def per_class(self) -> pa.Table:
         """per_class.parquet, with a row for each class of each group."""
         return storage.read_parquet(storage.join(self.folder, PER_CLASS))
+
+
+def make_ready() -> None:
+    """Import and prepare what a summary draws with, so that the next one takes 0.6 s less."""
+    from brainray.page import render
+
+    make_plots_ready()
+    render.make_ready()
 
 
 def build_summary(
