@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -146,17 +147,21 @@ _PLOTS = (
 )
 
 
-@pytest.fixture
-def plots() -> None:
-    """For tests that look at plots, or at what could break them: they are drawn."""
-
-
-@pytest.fixture(autouse=True)
-def no_plot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def no_plot() -> Iterator[dict[str, Any]]:
     """Runs and trainings draw no plots, which take 0.2 s each, but where a test asks for `plots`."""
-    if "plots" not in request.fixturenames:
+    with pytest.MonkeyPatch.context() as patch:
+        drawing = {name: resolve_name(f"brainray.{name}") for name in _PLOTS}
         for name in _PLOTS:
-            monkeypatch.setattr(f"brainray.{name}", lambda *_, **__: b"no plot")
+            patch.setattr(f"brainray.{name}", lambda *_, **__: b"no plot")
+        yield drawing
+
+
+@pytest.fixture
+def plots(no_plot: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at plots, or at what could break them: they are drawn."""
+    for name, draw in no_plot.items():
+        monkeypatch.setattr(f"brainray.{name}", draw)
 
 
 @pytest.fixture(autouse=True, scope="session")
