@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -67,12 +68,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.numprocesses, option.dist, option.loadscopereorder = min(2, os.cpu_count() or 1), "loadfile", False
 
 
-# Files that share what is dear to start or to import, 2 s each: a server, a browser, the libraries of training.
-# They go to one process.
+# Files that share what is dear to start, to import or to read, 1 to 2 s each: a server, a browser, the libraries of
+# training, which also count what a network costs, and the sources of the package. They go to one process.
 TOGETHER = {
     "moto": re.compile(r"/storage/s3/|/test_(archive_runs|s3_run|list_exact_names|no_sign_request|doctor)\.py"),
     "browser": re.compile(r"/page/test_\w*browser\.py"),
-    "training": re.compile(r"/training/|/commands/test_(groups|reference|train)\.py|/test_other_classes\.py"),
+    "training": re.compile(
+        r"/training/|/commands/test_(groups|reference|train)\.py|/test_other_classes\.py"
+        r"|/models/test_(efficientnet_lite|lite_fast|networks|shipped)\.py"
+    ),
+    "sources": re.compile(r"/test_(errors|layers|ray_internals|versions)\.py"),
 }
 
 
@@ -142,17 +147,21 @@ _PLOTS = (
 )
 
 
-@pytest.fixture
-def plots() -> None:
-    """For tests that look at plots, or at what could break them: they are drawn."""
-
-
-@pytest.fixture(autouse=True)
-def no_plot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def no_plot() -> Iterator[dict[str, Any]]:
     """Runs and trainings draw no plots, which take 0.2 s each, but where a test asks for `plots`."""
-    if "plots" not in request.fixturenames:
+    with pytest.MonkeyPatch.context() as patch:
+        drawing = {name: resolve_name(f"brainray.{name}") for name in _PLOTS}
         for name in _PLOTS:
-            monkeypatch.setattr(f"brainray.{name}", lambda *_, **__: b"no plot")
+            patch.setattr(f"brainray.{name}", lambda *_, **__: b"no plot")
+        yield drawing
+
+
+@pytest.fixture
+def plots(no_plot: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at plots, or at what could break them: they are drawn."""
+    for name, draw in no_plot.items():
+        monkeypatch.setattr(f"brainray.{name}", draw)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,29 +1,24 @@
 """Every error of ours keeps its class, its exit code and its one line on the way out of a worker of Ray."""
 
-import ast
 import pickle
 import traceback
-from pathlib import Path
 
 import pytest
+from support.imports import MODULES, read
 
-import brainray
 from brainray import errors
 from brainray.cluster.session import own_error, own_errors
 from brainray.errors import BrainrayError, StorageError
 
-PACKAGE = Path(brainray.__file__).parent
 
-
-def kinds_in(path: Path) -> list[str]:
-    """Classes of a file that are derived from an error of ours, by name."""
+def kinds_in(module: str) -> list[str]:
+    """Classes of a module that are derived from an error of ours, by name."""
     known = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
     known -= {"ImageError"}
-    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
-    return [node.name for node in classes if known & {ast.unparse(base).rpartition(".")[2] for base in node.bases}]
+    return [name for name, bases in read(module).classes if known & bases]
 
 
-KINDS = [BrainrayError, *(getattr(errors, name) for name in kinds_in(PACKAGE / "errors.py"))]
+KINDS = [BrainrayError, *(getattr(errors, name) for name in kinds_in(errors.__name__))]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
 
 
@@ -49,8 +44,8 @@ def of_a_task(error: BrainrayError, module: str = "brainray.errors", cause: Exce
 
 
 def test_the_whole_tree_stands_in_one_file():
-    elsewhere = {str(path): kinds_in(path) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "errors.py"}
-    assert {path: names for path, names in elsewhere.items() if names} == {}
+    elsewhere = {module: kinds_in(module) for module in MODULES if module != errors.__name__}
+    assert {module: names for module, names in elsewhere.items() if names} == {}
     assert {"Throttled", "Changed", "WrongRegion", "Unreachable"} < {kind.__name__ for kind in KINDS}
 
 
@@ -117,12 +112,12 @@ def test_what_is_read_by_tasks_and_by_ray_data_ends_with_our_error(local_ray, mo
 
     monkeypatch.setattr(train_data, "decode_rows", throttled)
     table = pa.table({"position": [0], "uri": ["s3://b/x"], "label": ["a"]})
-    for read in (
+    for call in (
         lambda: audit._result(ray.remote(max_retries=0)(throttled).remote()),
         lambda: train_data.decoded_dataset(table, ImageSpec(), cpus=1, excluding=()),
     ):
         with pytest.raises(errors.Throttled) as caught:
-            read()
+            call()
         assert str(caught.value) == "s3://b/x: the store asks for fewer requests"
 
 

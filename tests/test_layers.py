@@ -161,6 +161,11 @@ def test_importing_brainray_is_light():
     assert loaded_by("import brainray") & (HEAVY | {"numpy", "pyarrow", "typer"}) == set()
 
 
+def test_help_and_refusals_wait_for_no_library_of_arrays():
+    """With NumPy and Arrow, `brainray --help` takes three times as long."""
+    assert loaded_by("import brainray.cli.app") & (HEAVY | {"numpy", "pyarrow", "rich"}) == set()
+
+
 @each("name", ["holder.json", "_SUCCESS", "run.json"])
 def test_a_file_on_which_promises_rest_is_named_by_one_module(name):
     assert len([module for module in MODULES if name in read(module).texts]) == 1
@@ -182,6 +187,7 @@ OPENED = {
     },
     "machine/hardware": {"Path(path).read_text": "what the kernel tells of this machine"},
     "cluster/session": {"open": "the null device"},
+    "cluster/agent_stand_in": {"open": "the ports that a raylet waits for, in a process that may import nothing"},
     "cluster/guard": {"open": "the environment of a process, as the kernel tells"},
     "cli/streams": {"os.open": "the null device"},
     "storage/s3/clients": {"Path(authorities).read_bytes": "a file that the AWS configuration names, for the client"},

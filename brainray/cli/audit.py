@@ -4,9 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from brainray.duplicates.proposals import FILE
-from brainray.storage import join
-
 from .json_object import OBJECT, Json
 from .log import LOG, LogFormatOption
 from .options import AllSeries
@@ -77,6 +74,9 @@ def _show(figures: dict[str, Any], output: str) -> None:
 
 def _advice(figures: dict[str, Any], output: str) -> list[str]:
     """A line of advice for each problem."""
+    from brainray.duplicates.proposals import FILE
+    from brainray.storage import join
+
     advice = []
     if figures["proposed"]["groups"]:
         advice.append(

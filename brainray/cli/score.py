@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brainray import storage
 from brainray.errors import BadRequest
 
 from .json_object import OBJECT, Json
@@ -173,6 +172,8 @@ def score(
 
 def _sign_nothing(output: str) -> None:
     """Raise `BadRequest` for an output in a bucket, which takes nothing that is not signed."""
+    from brainray import storage
+
     if not storage.is_local(storage.normalise(output)):
         raise BadRequest(
             f"--no-sign-request: nothing can be written to --output {output} unsigned; give a local --output"

@@ -9,13 +9,13 @@ import sys
 _OWN = __name__.partition(".")[0]
 
 
-def shadowing(error: BaseException, *, while_importing: bool = False) -> str | None:
+def shadowing(error: BaseException) -> str | None:
     """The advice for an error that such a module causes; None for any other error.
 
-    `while_importing`: any of the modules that are loaded may be the cause.
+    Of an error while a module was imported, any of the modules that are loaded may be the cause.
     """
     files = _files_of(error)
-    if while_importing:
+    if _while_importing(error):
         files += [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     for file in files:
         folder = _shadowed_by(file) if file else None
@@ -34,6 +34,13 @@ def _shadowed_by(file: str) -> str | None:
             others = (os.path.join(other, name) for other in sys.path if os.path.abspath(other) != folder)
             return folder if any(os.path.exists(other) or os.path.exists(f"{other}.py") for other in others) else None
     return None
+
+
+def _while_importing(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_name != "<module>":
+        trace = trace.tb_next
+    return trace is not None
 
 
 def _files_of(error: BaseException) -> list[str | None]:

@@ -62,7 +62,7 @@ def _refuse(error: Exception) -> None:
     """End the program with a line, if it cannot be imported for what lies on its path."""
     from .shadowed import shadowing
 
-    found = shadowing(error, while_importing=True)
+    found = shadowing(error)
     if found is not None or isinstance(error, ImportError):
         what = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"brainray: {found or 'is not installed whole; install it again'} ({what})", file=sys.stderr, flush=True)

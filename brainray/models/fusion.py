@@ -50,7 +50,7 @@ def _move(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modu
 def _trace(model: nn.Module, say: Say) -> fx.GraphModule | None:
     """The network as a graph with batch normalisation folded; None where torch.fx cannot trace it."""
     try:
-        return fold_batch_norm(fx.symbolic_trace(model))  # type: ignore[return-value]
+        return fold_batch_norm(model)  # type: ignore[return-value]  # copies the network, then traces it
     except Exception as exc:  # noqa: BLE001  fx raises many kinds for dynamic control flow; untraced is only slower
         why = " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
         say(f"torch {torch.__version__} cannot trace {type(model).__name__}, which scores more slowly for it ({why})")

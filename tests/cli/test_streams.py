@@ -39,7 +39,7 @@ def test_a_full_output_is_an_error_of_its_own_in_one_line():
 
 
 def test_a_bad_request_keeps_its_code_where_nothing_can_be_said():
-    assert answer("> /dev/full 2> /dev/full", "report", "/none")[0] == 2
+    assert answer("> /dev/full 2> /dev/full", "doctor", "--format", "xml")[0] == 2
 
 
 def test_a_reader_that_has_gone_ends_nothing():
@@ -52,9 +52,9 @@ def test_a_reader_that_has_gone_ends_nothing():
 
 
 def test_characters_outside_the_encoding_are_escaped():
-    code, out, err = answer("2>&1", "report", "/none-é", environment={"PYTHONIOENCODING": "ascii"})
+    code, out, err = answer("2>&1", "doctor", "--format", "é", environment={"PYTHONIOENCODING": "ascii"})
     assert (code, err) == (2, "")
-    assert out.startswith("brainray: /none-\\xe9 is no run")
+    assert out.startswith("brainray: --format is '\\xe9'; it must be one of")
 
 
 def test_an_error_that_no_code_expected_is_one_line_and_its_traceback_a_file(monkeypatch, capfd, tmp_path):
@@ -73,5 +73,5 @@ def test_an_error_that_no_code_expected_is_one_line_and_its_traceback_a_file(mon
 def test_a_terminal_of_ascii_gets_ascii():
     """LC_ALL=C: Python alone would write UTF-8, of which such a terminal shows rubbish."""
     environment = {"LC_ALL": "C", "PYTHONUTF8": "", "PYTHONIOENCODING": ""}
-    code, out, err = answer("", "report", "/none/\N{LATIN SMALL LETTER E WITH ACUTE}", environment=environment)
+    code, out, err = answer("", "doctor", "--format", "\N{LATIN SMALL LETTER E WITH ACUTE}", environment=environment)
     assert code == 2 and (out + err).isascii() and "\\xe9" in err

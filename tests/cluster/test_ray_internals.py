@@ -10,12 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support.imports import MODULES, absolute_imports, read
 
 import brainray
 from brainray.cluster import ray_internals, stand_ins, start_internals, train_internals
 
-PACKAGE = Path(brainray.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(brainray.__file__).parents[1]
 # Module, name in it, and the parameters with which it is called or replaced; None: no function, or one in C++.
 NAMES = (
     ("ray._private.worker", "_global_node", None),
@@ -155,26 +155,18 @@ def test_every_name_is_in_the_list_above():
             }
 
 
-def private_imports(path):
-    """Modules of Ray with a part that begins with an underscore, named anywhere in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        for name in names:
-            first, *others = name.split(".")
-            if first == "ray" and any(part.startswith("_") for part in others):
-                yield name
+def private_of_ray(names):
+    """Modules of Ray with a part that begins with an underscore."""
+    return [name for name in names if re.match(r"ray\..*\b_", name)]
 
 
 def test_no_other_module_imports_private_modules_of_ray():
-    own = {Path(module.__file__) for module in (ray_internals, start_internals)}
-    assert all(map(list, map(private_imports, own))), "the search finds them"
-    paths = [*PACKAGE.rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]
-    assert {path.name: found for path in paths if path not in own and (found := list(private_imports(path)))} == {}
+    found = {module: private_of_ray(read(module).absolute) for module in MODULES}
+    for own in (ray_internals, start_internals):
+        assert found.pop(own.__name__), "the search finds them"
+    for path in (ROOT / "jobs").rglob("*.py"):
+        found[path.name] = private_of_ray(absolute_imports(ast.walk(ast.parse(path.read_text()))))
+    assert {where: names for where, names in found.items() if names} == {}
 
 
 def test_ray_is_the_minor_version_that_was_tested():

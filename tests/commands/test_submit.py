@@ -131,6 +131,29 @@ def wheel_files(folder):
         return {name for name in wheel.namelist() if name.startswith("brainray/")}
 
 
+HEADERS = """
+import json, os, sys
+from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled  # reads the mode
+
+for environment in json.loads(sys.argv[1]):  # each in a process of its own, for Ray keeps the token that it has found
+    if os.fork():
+        os.wait()
+    else:
+        os.environ.clear()
+        os.environ.update(environment)
+        print(json.dumps(get_auth_headers_if_auth_enabled({})), flush=True)
+        os._exit(0)
+"""
+
+
+def headers_of_ray(environments):
+    """What Ray's own client would send in each of these environments."""
+    command = [sys.executable, "-c", HEADERS, json.dumps(environments)]
+    mode = {"RAY_AUTH_MODE": "Token"}
+    done = subprocess.run(command, env=mode, capture_output=True, text=True, timeout=250, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 class TestUpload:
     def test_it_is_what_an_installed_package_has_and_nothing_else(self, tmp_path):
         uploaded = set(submit.package_files())
@@ -173,29 +196,22 @@ class TestUpload:
         train = submit.Submission(command="train", arguments=(), output="/out")
         assert len({submission().stem, submission(output="/other").stem, train.stem}) == 3
 
-    @pytest.mark.parametrize("source", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HOME"])
-    def test_the_token_is_the_one_that_rays_own_client_would_send(self, tmp_path, monkeypatch, source):
+    def test_the_token_is_the_one_that_rays_own_client_would_send(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text(" of-the-file\n")
-        value = {"RAY_AUTH_TOKEN": " of-the-variable ", "RAY_AUTH_TOKEN_PATH": f"{tmp_path}/.ray/auth_token"}
-        monkeypatch.setenv("HOME", str(tmp_path))
-        environment = {"RAY_AUTH_MODE": "Token", "HOME": str(tmp_path)}
-        environment |= {name: text for name, text in value.items() if name == source}
-        script = (
-            "from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled as f\n"
-            "import json; print(json.dumps(f({})))"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=250, check=True
-        )
-        theirs = {name.lower(): text for name, text in json.loads(done.stdout).items()}
-        assert {name.lower(): text for name, text in request_headers(environment).items()} == theirs
-        assert request_headers(environment | {"RAY_AUTH_MODE": "disabled"}) == {}
+        sources = {"RAY_AUTH_TOKEN": " of-the-variable ", "RAY_AUTH_TOKEN_PATH": f"{tmp_path}/.ray/auth_token", "": ""}
+        always = {"RAY_AUTH_MODE": "Token", "HOME": str(tmp_path)}
+        environments = [always | ({name: value} if name else {}) for name, value in sources.items()]
+        for environment, rays in zip(environments, headers_of_ray(environments), strict=True):
+            theirs = {name.lower(): text for name, text in rays.items()}
+            assert {name.lower(): text for name, text in request_headers(environment).items()} == theirs
+            assert request_headers(environment | {"RAY_AUTH_MODE": "disabled"}) == {}
 
-        del environment["RAY_AUTH_MODE"]
-        assert request_headers(environment) == {}, "nobody gets it who does not ask"
-        assert f"Bearer {found_token(environment)}" == theirs["authorization"]
-        assert found_token(environment | {"RAY_AUTH_MODE": "disabled"}) is None
+            del environment["RAY_AUTH_MODE"]
+            assert request_headers(environment) == {}, "nobody gets it who does not ask"
+            assert f"Bearer {found_token(environment)}" == theirs["authorization"]
+            assert found_token(environment | {"RAY_AUTH_MODE": "disabled"}) is None
 
     def test_no_token_is_found_where_there_is_none(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))

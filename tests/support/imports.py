@@ -24,14 +24,33 @@ class Read(NamedTuple):
     imports: tuple[str, ...]
     texts: frozenset[str]
     opening: frozenset[str]
+    absolute: frozenset[str]  # dotted names of what is imported in full, under `if TYPE_CHECKING` too
+    classes: tuple[tuple[str, frozenset[str]], ...]  # each with the last parts of the names of its bases
 
 
 @cache
 def read(module: str) -> Read:
-    tree = ast.parse(MODULES[module].read_text())
-    nodes = list(ast.walk(tree))
+    nodes = list(ast.walk(ast.parse(MODULES[module].read_text())))
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return Read(tuple(_imports(module, nodes)), frozenset(texts), frozenset(opening_calls(nodes)))
+    return Read(
+        imports=tuple(_imports(module, nodes)),
+        texts=frozenset(texts),
+        opening=frozenset(opening_calls(nodes)),
+        absolute=frozenset(absolute_imports(nodes)),
+        classes=tuple(
+            (node.name, frozenset(ast.unparse(base).rpartition(".")[2] for base in node.bases))
+            for node in nodes
+            if isinstance(node, ast.ClassDef)
+        ),
+    )
+
+
+def absolute_imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
 
 
 def opening_calls(nodes: Iterable[ast.AST]) -> Iterator[str]:

@@ -1,15 +1,28 @@
 """The marker `ray`: set by fixture, and a test that starts Ray without it fails, in whatever process it does."""
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.cluster.without_ray import sitecustomize  # importing it adds the audit hook to this process
+from support.cluster.without_ray import sitecustomize
 
 FIXTURES = {"local_ray", "cluster", "heads", "workspace", "new_workspace"}  # each starts a Ray
 FOLDER = str(Path(sitecustomize.__file__).parent)
+
+_popen = subprocess.Popen.__init__
+
+
+def _start(process: Any, args: Any, bufsize: int = -1, executable: Any = None, *rest: Any, **named: Any) -> None:
+    sitecustomize.refuse_server(executable or (args if isinstance(args, str | bytes | os.PathLike) else args[0]))
+    _popen(process, args, bufsize, executable, *rest, **named)
+
+
+# No audit hook in this process: it would be called a million times by torch, which asks for the id of each tensor.
+subprocess.Popen.__init__ = _start  # type: ignore[method-assign]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

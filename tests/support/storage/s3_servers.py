@@ -30,6 +30,7 @@ import botocore.session
 import pytest
 from support.machine.parents import end_with_parent
 from support.machine.ports import free_port
+from support.storage.botocore_once import work_out_once
 
 from brainray import storage
 from brainray.storage.s3.backend import S3Objects
@@ -45,8 +46,7 @@ ENVIRONMENT = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
-# Every session of botocore would parse its description of S3 anew, which takes 0.1 s.
-botocore.session.create_loader = cache(botocore.session.create_loader)
+work_out_once()
 UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 
 
