@@ -164,7 +164,8 @@ class FrameRows:
         self._dicoms += max(1, frames) * is_dicom(member.uri)
         if volume is None or member.refused:
             return frames
-        packed = without_number(member.uri).lower().endswith(".gz")
+        # Indexes of earlier versions do not tell whether a file is packed.
+        packed = volume.packed if volume.packed is not None else without_number(member.uri).lower().endswith(".gz")
         slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
         self._count_slices(slices)
         return slices
