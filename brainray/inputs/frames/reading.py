@@ -261,7 +261,8 @@ def _alone(header: _Header, number: int, pixels: bytes) -> bytes | ImageError:
             alone.preamble = b"\0" * 128
             syntax = header.dataset.file_meta.get("TransferSyntaxUID")
             is_public = syntax is None or (syntax.is_transfer_syntax and not syntax.is_private)
-            dcmwrite(sink, alone, **({} if is_public else {"implicit_vr": implicit, "little_endian": little}))
+            order = (None, None) if is_public else (implicit, little)
+            dcmwrite(sink, alone, implicit_vr=order[0], little_endian=order[1])
         else:
             dcmwrite(sink, alone, implicit_vr=implicit, little_endian=little)
         return sink.getvalue()
