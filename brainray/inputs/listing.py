@@ -41,8 +41,8 @@ from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_
 
 _WEBDATASETS = ("tar", "compressed tar")  # archives with samples of several files
 _SIDE_FILES = (
-    "{:,} NIfTI files in archives have a JSON file beside them, which is not read there; unpack the archive to have "
-    "what it says of scanner and sequence"
+    "JSON files beside NIfTI files in archives, which are not read there: {:,}; unpack the archives to have what they "
+    "say of scanner and sequence"
 )
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
 NAMES_SCHEMA = pa.schema([pa.field("relative", pa.string()), pa.field("name", pa.string())])
