@@ -15,7 +15,7 @@ from brainray.errors import BadRequest, BrainrayError
 from brainray.machine.resources import Node, ScorePool, can_hold, has_processors
 from brainray.models.bundle import Bundle
 from brainray.scoring.estimate import ProbeTimes, probe
-from brainray.storage.shared_paths import SharedPaths, unshared_message
+from brainray.storage.shared_paths import NamedPath, SharedPaths, unshared_message
 
 from .session import cluster_nodes, own_error, own_errors
 
@@ -140,5 +140,5 @@ def _probe(rows: pa.Table, bundle: Bundle, options: ScoreOptions) -> ProbeTimes:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _unshared_path(shared_paths: SharedPaths) -> str | None:
+def _unshared_path(shared_paths: SharedPaths) -> NamedPath | None:
     return shared_paths.unseen()

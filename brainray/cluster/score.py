@@ -29,6 +29,7 @@ from .session import cluster_address, nodes_within, session
 
 _WORKERS_MEMORY = 0.7  # of what is free: Ray sets 30 % aside for its object store, where shared memory has room
 _SAMPLED_ROWS = 256  # of a chunk of the listing: some of their files may have gone since
+_NAMES_ADVICE = "give a folder that all nodes share; names are kept in no bucket"
 
 
 def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
@@ -128,8 +129,9 @@ def _required_paths(request: ScoreRequest, shards: Sequence[Shard]) -> Iterator[
     if request.pseudonyms is not None and request.names is not None:
         key = storage.join(request.pseudonyms.folder, KEY)
         found = storage.stat(key)
-        yield NamedPath(OPTION, key, None if found is None else found.version)
-        yield from (NamedPath(OPTION, request.names.file_of(shard.shard_id)) for shard in shards[:1])
+        yield NamedPath(OPTION, key, None if found is None else found.version, advice=_NAMES_ADVICE)
+        names = (request.names.file_of(shard.shard_id) for shard in shards[:1])
+        yield from (NamedPath(OPTION, uri, advice=_NAMES_ADVICE) for uri in names)
 
 
 def _sample_files(plan: Plan) -> Iterator[NamedPath]:

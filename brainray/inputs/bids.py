@@ -6,6 +6,9 @@
 
 from collections.abc import Sequence
 
+from . import archives
+from .archives.index import ArchiveIndex
+
 DESCRIPTION = "dataset_description.json"
 _NOT_RAW = ("derivatives", "sourcedata")
 
@@ -31,3 +34,12 @@ class BidsTrees:
             if folder in _NOT_RAW and tuple(folders[:depth]) in self._roots:
                 return f"{folder} of BIDS"
         return None
+
+
+def trees_in(index: ArchiveIndex, name: str, *, all_wanted: bool) -> BidsTrees:
+    """The trees in an archive of this name, whose members are in any order."""
+    trees = BidsTrees(all_wanted=all_wanted)
+    for member in index.named(DESCRIPTION):
+        *folders, file = archives.inner_path(name, member).split("/")
+        trees.on_file(folders, file)
+    return trees

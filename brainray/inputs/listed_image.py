@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-CHUNK_ROWS = 65_536  # rows of a listing that are held in memory at a time
+CHUNK_ROWS = 16_384  # rows of a listing that are held in memory at a time
 LISTED_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),

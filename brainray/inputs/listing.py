@@ -4,9 +4,8 @@ An input is a folder, an image, an archive or a file list; folders may hold arch
 """
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 
@@ -19,8 +18,8 @@ from brainray.errors import BadRequest, as_bad_request
 from brainray.storage.base import FileInfo
 
 from . import archives
-from .archives.index import AT_ONCE, ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
-from .bids import BidsTrees
+from .archives.index import ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
+from .bids import BidsTrees, trees_in
 from .class_names import class_lookup, label_from_folders, match_class
 from .frames.listing import FrameRows
 from .frames.members import frames_of_member
@@ -41,6 +40,10 @@ from .unnamed_files import TAR, FileFormats, MemberFormats, UnnamedFiles
 from .unread import MOST_FILE_BYTES, refusal_of_class, refusal_of_file, refusal_of_size
 
 _WEBDATASETS = ("tar", "compressed tar")  # archives with samples of several files
+_SIDE_FILES = (
+    "JSON files beside NIfTI files in archives, which are not read there: {:,}; unpack the archives to have what they "
+    "say of scanner and sequence"
+)
 # The names of images that are not in `LISTED_SCHEMA`: below the input, and without folders.
 NAMES_SCHEMA = pa.schema([pa.field("relative", pa.string()), pa.field("name", pa.string())])
 
@@ -105,6 +108,7 @@ class Lister:
         self._label_notes = LabelNotes(classes, silent=label_file is not None)
         self._folder_notes = FolderNotes(self._label_notes)
         self._members_sampled = False  # whether an archive had members without suffix, which were looked into
+        self._side_files = 0  # of NIfTI files in archives, which are not read
         self._member_formats = MemberFormats()
         self._formats = FileFormats(tars=True)
         self._frames = FrameRows(self.skipped, volumes, self._formats, most_unread=most_unread)
@@ -122,7 +126,8 @@ class Lister:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the listing, one line each; complete after the last of the tables."""
         globs = [f"{option} {glob!r}: matches no path below the inputs" for option, glob in self._chosen.unmatched]
-        return (*self._notes, *self._label_notes.lines, *globs, *self._frames.notes)
+        sides = [] if not self._side_files else [_SIDE_FILES.format(self._side_files)]
+        return (*self._notes, *self._label_notes.lines, *globs, *sides, *self._frames.notes)
 
     def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The images, and the names by which a label file may know them (`NAMES_SCHEMA`; no rows without one)."""
@@ -163,7 +168,7 @@ class Lister:
     def _from_folder(self, root: str, files: Iterable[FileInfo] | None = None) -> Iterator[tuple[ListedImage, str]]:
         """The images of a folder, an archive or a file, which may be listed already."""
         tables = TableGuard(root)
-        for found, index, frames in self._frames.of_files(self._indexed(self._below(root, tables, files))):
+        for found, index, frames in self._frames.of_files(self._indexes.ahead(self._below(root, tables, files))):
             if index is None:
                 yield from self._file(found, storage.name_of(root), frames)
                 continue
@@ -222,19 +227,6 @@ class Lister:
         yield from ((file, _kind_of_unnamed(form)) for file, form in unnamed.rest(named))
         self._notes += unnamed.notes
 
-    def _indexed(
-        self, files: Iterable[tuple[FileInfo, archives.Kind | None]]
-    ) -> Iterator[tuple[FileInfo, Future[ArchiveIndex] | None]]:
-        """The same files in order, with the indexes of archives, which are made ahead in parallel."""
-        held, waiting = deque[tuple[FileInfo, Future[ArchiveIndex] | None]](), 0
-        for found, kind in files:
-            held.append((found, self._indexes.begin(found, kind) if kind else None))
-            waiting += kind is not None
-            while held and (held[0][1] is None or waiting > AT_ONCE or len(held) > CHUNK_ROWS):
-                waiting -= held[0][1] is not None
-                yield held.popleft()
-        yield from held
-
     def _file(
         self, found: FileInfo, root_name: str, frames: int = 1, *, refused: str | None = None
     ) -> Iterator[tuple[ListedImage, str]]:
@@ -270,6 +262,8 @@ class Lister:
             self._label_notes.add_columns_of_archive(archive.uri)
         above = archive.folders if archive.uri == root else (*archive.folders, archives.stem(name))
         root_name = archives.stem(storage.name_of(root))
+        trees = BidsTrees() if in_parquet else trees_in(index, name, all_wanted=self._chosen.includes_some)
+        self._side_files += 0 if in_parquet else index.side_files()
         within = "/".join((*archive.folders, name))
         kept = self._kept_rows(archive.uri) if in_parquet and archive.uri == root else repeat(None)
         for (member, image, spelled, frames, volume, unread), values in zip(index.images(archive), kept, strict=False):
@@ -280,7 +274,9 @@ class Lister:
             if reason is not None and not self._chosen.excludes(path):
                 samples.on_file(inner, image.uri, reason, unread, spelled)
             is_unnamed = reason is not None and not image.refused and unnamed.wants(reason)
-            unchosen = self._chosen.skip_reason(path) if reason is None or is_unnamed else None
+            unchosen = None
+            if reason is None or is_unnamed:
+                unchosen = self._chosen.skip_reason(path) or trees.skip_reason(inner.split("/")[:-1])
             if unchosen or (reason and not is_unnamed):
                 count_skipped(self.skipped, unchosen or reason or "")
                 continue

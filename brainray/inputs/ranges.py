@@ -24,6 +24,7 @@ from .frames.nifti.reading import Volumes
 from .frames.pages import WHOLE_BYTES, is_animation, is_paged, read_pages
 from .frames.reading import read_frames
 from .frames.sources import Fetch, Image, Keep, Once, Spans, Unpacked, within
+from .image_suffixes import without_number
 from .unread import MOST_FILE_BYTES, refusal_of_size
 
 # Upper limit of a range, which is one request and is held in memory: long enough to hide the latency of a bucket.
@@ -102,6 +103,7 @@ def _joins(archive: str, held: list[Member], member: Member) -> bool:
     frame, before = split_member_frame(member.name), split_member_frame(last.name)
     if frame is not None or before is not None:
         follows = frame is not None and before is not None and frame == (before[0], before[1] + 1)
+        follows = follows and not (frame is not None and _is_animation(frame[0]))
         return follows and member.offset == last.offset and _fits(held, member)
     place, earlier = nifti.split(member.name), nifti.split(last.name)
     if place is not None or earlier is not None:
@@ -118,6 +120,10 @@ def _follows(place: nifti.Place, earlier: nifti.Place) -> bool:
 def _is_part(name: str) -> bool:
     """Whether a name in an archive is that of a frame or a slice of a member."""
     return split_member_frame(name) is not None or nifti.split(name) is not None
+
+
+def _is_animation(member: str) -> bool:
+    return is_animation(without_number(member))
 
 
 def _kind(archive: str, member: Member) -> archives.Kind | None:
@@ -216,18 +222,19 @@ class RangeReader:
             return self._volumes.read(read.uri, read.version, size_bytes, _fetch_of(read), names)
         numbers = [member.offset for member in read.members]
         if is_paged(read.uri):
-            return self._pages(read, size_bytes, numbers)
+            return self._pages(read.uri, read.version, _fetch_of(read), size_bytes, numbers)
         return read_frames(_fetch_of(read), size_bytes, numbers, *self._keepers(read.uri, read.version))
 
-    def _pages(self, read: RangeRead, size_bytes: int, numbers: list[int]) -> tuple[Image, ...]:
-        """Pages, from 0, of a file that is cached as a whole, or read in ranges where it is large."""
-        fetch = _fetch_of(read)
+    def _pages(
+        self, uri: str, version: str | None, fetch: Fetch, size_bytes: int, numbers: list[int]
+    ) -> tuple[Image, ...]:
+        """Pages, from 0, of a file or member that is cached as a whole, or read in ranges where it is large."""
         if size_bytes <= WHOLE_BYTES:
-            data = self._members.of(read.uri, read.version, lambda: fetch(0, size_bytes))
+            data = self._members.of(uri, version, lambda: fetch(0, size_bytes))
             if isinstance(data, ImageError):
                 return (data,) * len(numbers)
             fetch = within(data)
-        return read_pages(fetch, size_bytes, numbers, lambda make: self._spans.of(read.uri, read.version, make))
+        return read_pages(fetch, size_bytes, numbers, lambda make: self._spans.of(uri, version, make))
 
     def _keepers(self, uri: str, version: str | None) -> tuple[Once, Keep]:
         """What caches the places of compressed frames of a file or member, and a packed one."""
@@ -242,6 +249,8 @@ class RangeReader:
         name, numbers = frames[0][0], [number - 1 for _, number in frames]
         first, uri = read.members[0], archives.member_uri(read.uri, name)
         once, keep = self._keepers(uri, read.version)
+        if is_paged(without_number(name)):
+            return self._member_pages(read, kind, name, numbers)
         if kind == "tar":
             return read_frames(_fetch_of(read, first.offset), first.stored_bytes, numbers, once, keep)
 
@@ -249,6 +258,16 @@ class RangeReader:
             return self._files.held(uri, read.version) or self._whole_member(read, kind, name)
 
         return read_member_frames(content, numbers, once, keep)
+
+    def _member_pages(self, read: RangeRead, kind: archives.Kind, name: str, numbers: list[int]) -> tuple[Image, ...]:
+        """Pages of a member of an archive, which is unpacked whole; of a plain tar it is read as a file is."""
+        first, uri = read.members[0], archives.member_uri(read.uri, name)
+        if kind == "tar":
+            return self._pages(uri, read.version, _fetch_of(read, first.offset), first.stored_bytes, numbers)
+        data = self._whole_member(read, kind, name)
+        if isinstance(data, ImageError):
+            return (data,) * len(numbers)
+        return read_pages(within(data), len(data), numbers, lambda make: self._spans.of(uri, read.version, make))
 
     def _member_slices(self, read: RangeRead, kind: archives.Kind) -> tuple[Image, ...]:
         """Slices of a member of an archive, which is unpacked whole; of a plain tar ranges are read."""

@@ -66,12 +66,18 @@ _KEPT_QUERY = f"""
 """
 _LISTED_ONLY = " WHERE l.uri IS NOT NULL"
 _NOT_REPLACED = " WHERE l.uri IS NOT NULL OR o.uri NOT IN (SELECT uri FROM replaced)"
+# Whether a row may be that of a frame, page or slice of a member of an archive, and the URI of that member.
+_IN_MEMBER = "#(frame=|(t=[0-9]+,)?[xyz]=)[0-9]+$"
+_IS_IN = f"(container IS NOT NULL AND regexp_matches(uri, '{_IN_MEMBER}'))"
+_MEMBER = f"regexp_replace(uri, '{_IN_MEMBER}', '')"
 # Rows whose file is listed otherwise: as frames and no longer as one image, or the other way round. Of those that are
 # not listed, also rows that were never more than a file that could not be read: it may have been no image.
 _REPLACED_QUERY = f"""
     CREATE TEMP TABLE replaced AS
     SELECT uri FROM old WHERE container IS NULL AND uri IN (SELECT container FROM listed WHERE {IS_PART})
     UNION ALL SELECT uri FROM old WHERE {IS_PART} AND container IN (SELECT uri FROM listed WHERE container IS NULL)
+    UNION ALL SELECT uri FROM old WHERE container IS NOT NULL AND uri IN (SELECT {_MEMBER} FROM listed WHERE {_IS_IN})
+    UNION ALL SELECT uri FROM old WHERE {_IS_IN} AND {_MEMBER} IN (SELECT uri FROM listed WHERE container IS NOT NULL)
     UNION ALL SELECT uri FROM old WHERE {IS_UNREAD}
 """
 _NEW_QUERY = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"

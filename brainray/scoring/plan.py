@@ -124,14 +124,15 @@ def plan_run(
     now = read_run(request.output)
     if now is not None and now.get("classes") != list(request.bundle.classes):
         check_series_labels(request.output, request.bundle.classes)  # not where the switch to this model has begun
-    with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=_indexes_of(request, request.output)) as indexes:
+    wholes_stay = not (before.run is None or request.options.forget_missing)
+    kept = _indexes_of(request, request.output)
+    with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=kept, wholes_stay=wholes_stay) as indexes:
         found = _list_inputs(
             request, f"{scratch}/listing.parquet", indexes, extending=bool(before.run or seed), progress=progress
         )
     base = before.run or (read_run(seed) if seed else None)
     old = copy_manifest(uri if before.run else seed or uri, base["manifest"], f"{scratch}/old") if base else ()
     told = request.pseudonyms.of_file if request.pseudonyms else str
-    wholes_stay = not (before.run is None or request.options.forget_missing)
     found = as_known(old, found, told=told, wholes_stay=wholes_stay, volumes=request.options.volumes)
     found, names = _pseudonymised(request, found)
     series_by = _series_by(request) or (base or {}).get("series_by")

@@ -15,7 +15,6 @@ from brainray.errors import BadRequest, StorageError
 from . import Writer
 
 _ADVICE = "give a path that all nodes share, or s3://"
-_ADVICE_OF = {"--pseudonymise-uris": "give a folder that all nodes share; names are kept in no bucket"}
 _SAMPLES = 16  # of those offered; each costs the machine of the command a stat
 
 
@@ -27,6 +26,11 @@ class NamedPath:
     uri: str
     version: str | None = None  # of a file; None: its existence is enough
     shown: bool = True  # whether a message may name it
+    advice: str = _ADVICE  # where a node sees another file there, or none
+
+    def __str__(self) -> str:
+        """The option and the path, as a message names it."""
+        return f"{self.option} {self.uri if self.shown else '(one of them)'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +42,14 @@ class SharedPaths:
     seen: tuple[NamedPath, ...]  # each must be the same on every node
     samples: tuple[NamedPath, ...] = ()  # files that may change or go while a run lasts: one that is the same suffices
 
-    def unseen(self) -> str | None:
-        """The first path that is missing or another file on this machine, with its option; None: all are the same."""
+    def unseen(self) -> NamedPath | None:
+        """The first path that is missing or another file on this machine; None: all are the same."""
         if self.mark is not None and not storage.exists(self.mark):
-            return f"--output {self.output}"
+            return NamedPath("--output", self.output)
         unseen = next((path for path in self.seen if not _is_same(path)), None)
         if unseen is None and self.samples and not any(map(_is_same, self.samples)):
             unseen = self.samples[0]
-        return None if unseen is None else f"{unseen.option} {unseen.uri if unseen.shown else '(one of them)'}"
+        return unseen
 
     def check(self) -> None:
         """Raise `BadRequest` where a path is missing or another file on this machine."""
@@ -54,12 +58,11 @@ class SharedPaths:
             raise BadRequest(unshared_message([(socket.gethostname(), unseen)]))
 
 
-def unshared_message(failed: Sequence[tuple[str, str]]) -> str:
+def unshared_message(failed: Sequence[tuple[str, NamedPath]]) -> str:
     """The message about nodes (host, path that is not shared), of which it names the first."""
     host, unseen = failed[0]
     others = f" (nor do {len(failed) - 1} others see all)" if len(failed) > 1 else ""
-    advice = _ADVICE_OF.get(unseen.partition(" ")[0], _ADVICE)
-    return f"{unseen} is not the same on node {host} as where the command runs{others}; {advice}"
+    return f"{unseen} is not the same on node {host} as where the command runs{others}; {unseen.advice}"
 
 
 def shared_paths_of(

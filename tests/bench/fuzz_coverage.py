@@ -8,11 +8,15 @@ atheris is no dependency of the project. What a reader may raise is an `ImageErr
 its damage; anything else, a hang or more than 2 GB of memory ends the fuzzer, which keeps the bytes that did it.
 """
 
+import gzip
 import io
 import sys
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import atheris
 import pyarrow as pa
@@ -25,9 +29,16 @@ with atheris.instrument_imports(include=["brainray", "pydicom.filereader", "pydi
     from brainray.errors import ImageError
     from brainray.imaging.decode import Excluded, decode, read_header
     from brainray.inputs import archives
+    from brainray.inputs.archives.inflating import Inflating
+    from brainray.inputs.archives.member import frames_by_row
     from brainray.inputs.frames.header import frames_in
-    from brainray.inputs.frames.nifti.listing import rows_of, slices_in
-    from brainray.inputs.frames.pages import pages_in, read_pages
+    from brainray.inputs.frames.inflated import InflatedFile
+    from brainray.inputs.frames.members import frames_of_member, read_member_frames
+    from brainray.inputs.frames.nifti.file import NiftiFile
+    from brainray.inputs.frames.nifti.header import Header
+    from brainray.inputs.frames.nifti.listing import chosen_slices, places_of, rows_of, slices_in
+    from brainray.inputs.frames.packed import frames_of_head, is_packed, unpack
+    from brainray.inputs.frames.pages import is_paged, pages_in, read_pages
     from brainray.inputs.frames.reading import read_frames
     from brainray.inputs.frames.sources import within
     from brainray.inputs.listed_image import ListedImage
@@ -54,11 +65,48 @@ def pictures(data: bytes) -> None:
 
 def pages(data: bytes) -> None:
     """Pages of TIFF and GIF, each as a picture of its own."""
-    count = pages_in(within(data), len(data))
+    _pages(data, pages_in(within(data), len(data)))
+
+
+def _pages(data: bytes, count: int) -> None:
     for page in read_pages(within(data), len(data), list(range(min(count, _MOST_FRAMES))), lambda make: make()):
         if isinstance(page, bytes):
             with suppress(ImageError):
                 decode(page, SPEC)
+
+
+def packed(data: bytes) -> None:
+    """DICOM files that are packed as a whole: their frames by the first bytes, and unpacked."""
+    frames = frames_of_head(data)
+    if is_packed(data):
+        unpack(within(data), len(data))
+    if frames:
+        read_frames(within(data), len(data), range(min(frames, _MOST_FRAMES)))
+
+
+def inflated(data: bytes) -> None:
+    """Parts of a deflated file in the order that the first bytes say, forwards and back."""
+    jumps, begin, stream = data[:16], data[16:20], data[20:]
+    file = InflatedFile(begin, memoryview(stream), 1 << 20)
+    for jump in jumps[:8]:
+        with suppress(OSError):
+            file.seek(jump - 64, 1)
+        assert len(file.read(jump * jump)) <= jump * jump
+    fetch, there = Inflating(within(stream), len(stream)), _unpacked(stream)
+    for jump in jumps[8:]:
+        start, length = jump << 6, jump
+        part = fetch(start, length)
+        assert part == b"" or there is None or part == there[start : start + length]
+
+
+def _unpacked(stream: bytes) -> bytes | None:
+    """What a sound stream unpacks to, if that is little."""
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        found = unpacker.decompress(stream, 1 << 20)
+    except zlib.error:
+        return None
+    return found if unpacker.eof else None
 
 
 def nifti(data: bytes) -> None:
@@ -79,13 +127,33 @@ def _members(kind: archives.Kind, data: bytes) -> None:
                 if row["refused"] is None and row["offset"] is not None and kind != "parquet":
                     stored = data[row["offset"] : row["offset"] + row["stored_bytes"]]
                     with suppress(ImageError):
-                        archives.unpack(kind, row["name"], row["size_bytes"], stored)
+                        _member(row, archives.unpack(kind, row["name"], row["size_bytes"], stored))
+
+
+def _member(row: dict[str, Any], data: bytes) -> None:
+    """The rows of frames, pages or slices of a member, and the first of their pictures."""
+    image = ListedImage(row["name"], row["size_bytes"], container="a", offset=0, stored_bytes=row["stored_bytes"])
+    if row["volume"] is not None:
+        header = Header.from_text(row["volume"])
+        slices = chosen_slices(header, len(data), "first", packed=row["name"].lower().endswith(".gz"))
+        if slices < 10_000:
+            list(frames_of_member(image, image.uri, slices))
+        NiftiFile(within(data), len(data), {"name": "", "sidecar": {}}).slice_at(places_of(header, slices)[0])
+        return
+    frames = frames_by_row(row["frames"], row["frame_bytes"])
+    rows = list(frames_of_member(image, image.uri, frames)) if frames < 10_000 else []
+    if len(rows) > 1 and is_paged(row["name"]):
+        _pages(data, frames)
+    elif len(rows) > 1:
+        read_member_frames(lambda: data, range(_MOST_FRAMES), lambda make: make(), lambda make: make())
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "dicom_frames": dicom_frames,
     "pictures": pictures,
     "pages": pages,
+    "packed": packed,
+    "inflated": inflated,
     "nifti": nifti,
     "tar": lambda data: _members("tar", data),
     "compressed_tar": lambda data: _members("compressed tar", data),
@@ -98,10 +166,20 @@ def seeds() -> dict[str, bytes]:
     """Sound files of every kind, to begin with."""
     from support.imaging.hostile import sound_images
     from support.imaging.niftis import nifti as drawn
+    from support.imaging.paged import gif, moving, tiff
+    from support.imaging.paged import pages as pictures_of
     from support.inputs.archives import tar_of, zip_of
 
+    packs = {"zip": zip_of, "tar": tar_of, "tar.gz": partial(tar_of, mode="w:gz")}
     volumes = {"nii": drawn(packed=False), "nii 2": drawn(packed=False, version=2), "nii.gz": drawn()}
-    files = {"glioma/a.png": b"pixels " * 30, "b.dcm": sound_images()["DICOM frames"]}
+    several = {
+        "b.dcm": sound_images()["DICOM frames"],
+        "c.tif": tiff(pictures_of(2, 12, 12)),
+        "d.gif": gif(moving(2)),
+        "e.nii.gz": drawn(),
+        "f.dcm.gz": gzip.compress(sound_images()["DICOM frames"]),
+    }
+    files = {"glioma/a.png": b"pixels " * 30, **several}
     table = io.BytesIO()
     pq.write_table(pa.table({"image": [{"bytes": b"pixels", "path": "a.png"}], "label": [1]}), table)
     packed = {
@@ -112,7 +190,13 @@ def seeds() -> dict[str, bytes]:
         "zip, streamed": zip_of(files, streamed=True, force_zip64=True),
         "parquet": table.getvalue(),
     }
-    return sound_images() | volumes | packed
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = bytes(range(0, 160, 10)) + b"head" + deflater.compress(bytes(range(256)) * 80) + deflater.flush()
+    each = {
+        f"{kind} of {name}": pack({name: content}) for name, content in several.items() for kind, pack in packs.items()
+    }
+    zipped = {f"{name} in gzip": gzip.compress(sound_images()[name]) for name in ("DICOM", "DICOM frames")}
+    return sound_images() | volumes | packed | each | zipped | {"deflated": deflated}
 
 
 def main() -> None:

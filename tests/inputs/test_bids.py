@@ -1,6 +1,9 @@
 """BIDS trees: what was computed from the scans is not scored with them, and is counted."""
 
+import tarfile
+import zipfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from support.imaging.dicoms import dicom
@@ -46,6 +49,56 @@ def test_derivatives_and_sourcedata_are_passed_over_by_reason(tree, tmp_path):
 def test_derivatives_are_scored_where_they_are_asked_for(tree, tmp_path):
     assert len(listed(tree / "derivatives/fmriprep", tmp_path)[0]) == 1
     assert len(listed(tree, tmp_path, include=["*"])[0]) == 4
+
+
+def packed(tree: Path, name: str) -> Path:
+    """The tree as an archive, with its description as the last member."""
+    files = sorted(path for path in tree.rglob("*") if path.is_file())[::-1]
+    archive = tree.parent / name
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(archive, "w") as made:
+            for path in files:
+                made.write(path, path.relative_to(tree.parent))
+    else:
+        with tarfile.open(archive, "w:gz") as made:
+            for path in files:
+                made.add(path, path.relative_to(tree.parent))
+    return archive
+
+
+@pytest.mark.parametrize("name", ["ds.zip", "ds.tgz"])
+def test_a_tree_in_an_archive_has_the_rows_and_counts_that_it_has_in_a_folder(tree, tmp_path, name):
+    (tree / "sourcedata/IM0001").write_bytes(dicom())
+    archive = packed(tree, name)
+    (tmp_path / "above").mkdir()
+    tree.rename(tmp_path / "above/ds")
+    names, skipped, groups = listed(tmp_path / "above", tmp_path / "a")
+    _, counted, in_groups = listed(archive, tmp_path / "b")
+    assert {each.partition("#")[0] for each in in_archive(archive, tmp_path / "c")} == names
+    assert (counted, in_groups) == (skipped, groups)
+    assert counted["sourcedata of BIDS"] == 2
+    assert len(in_archive(archive, tmp_path / "d", include=["*"])) > len(in_archive(archive, tmp_path / "e"))
+
+
+def in_archive(archive: Path, scratch: Path, **options) -> list[str]:
+    """The names of its members, of slices with their places."""
+    with ArchiveIndexes(str(scratch / "indexes")) as indexes:
+        lister = Lister([str(archive)], indexes, classes=("glioma", "notumor"), **options)
+        rows = [row for table, _ in lister.tables() for row in table.to_pylist()]
+    return [row["uri"].removeprefix(f"{archive}#") for row in rows]
+
+
+def test_side_files_in_an_archive_are_counted_in_a_note(tree, tmp_path):
+    sidecar = tree / "sub-01/ses-1/anat/sub-01_ses-1_T1w.json"
+    for content, said in ((None, 0), ("{}", 1)):
+        if content:
+            sidecar.write_text(content)
+        with ArchiveIndexes(str(tmp_path / f"indexes {said}")) as indexes:
+            lister = Lister([str(packed(tree, "ds.zip"))], indexes, classes=("glioma", "notumor"))
+            assert sum(1 for _ in lister.tables())
+        notes = [note for note in lister.notes if "JSON files beside" in note]
+        assert len(notes) == said
+        assert not said or "not read there: 1;" in notes[0]
 
 
 def test_a_folder_of_that_name_in_no_tree_is_a_folder(tree, tmp_path):

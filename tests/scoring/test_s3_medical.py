@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.niftis import SHAPE, nifti
-from support.imaging.paged import pages, tiff
-from support.inputs.archives import zip_of
+from support.imaging.paged import gif, moving, pages, tiff
+from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 from support.storage.s3_servers import decided_s3, s3_endpoints
 
@@ -25,7 +25,10 @@ FILES = {
     "head.nii.gz": nifti(),
     "plain.nii": nifti(packed=False),
     "stack.tif": tiff(pages(5)),
-    "zipped.zip": zip_of({"a.nii.gz": nifti(), "b.dcm": dicom(slice_pixels(seed=9), **WINDOW)}),
+    "zipped.zip": zip_of(
+        {"a.nii.gz": nifti(), "b.dcm": dicom(slice_pixels(seed=9), **WINDOW), "c.tif": tiff(pages(3))}
+    ),
+    "packed.tar": tar_of({"c.tif": tiff(pages(3)), "d.gif": gif(moving(3))}),
 }
 COLUMNS = ("status", "error", "confidence", "content_hash", "scan_modality", "slice_number", "width")
 
@@ -49,7 +52,7 @@ def test_each_object_takes_few_requests_and_has_the_rows_of_a_disk(decided_s3, o
         list(pool.map(lambda item: decided_s3.put(f"in/{item[0]}", item[1]), FILES.items()))
     decided_s3.proxy.counts.clear()
     assert scored(f"{decided_s3.root}/in", f"{decided_s3.root}/run", bundle) == on_a_disk
-    assert len(on_a_disk) == 6 + FRAMES + 3 * SHAPE[2] + 5 + 1
+    assert len(on_a_disk) == 6 + FRAMES + 3 * SHAPE[2] + 5 + (1 + 3) + 6
     prefix = f"/{decided_s3.bucket}/in/"
     asked = Counter()
     for (verb, path), count in decided_s3.proxy.counts.items():
@@ -65,7 +68,8 @@ def test_each_object_takes_few_requests_and_has_the_rows_of_a_disk(decided_s3, o
     assert gets["head.nii.gz"] <= 1 + shards
     assert gets["plain.nii"] <= 1 + shards
     assert gets["stack.tif"] <= 2 + shards
-    assert gets["zipped.zip"] <= 6 + shards
+    assert gets["zipped.zip"] <= 8 + shards
+    assert gets["packed.tar"] <= 4 + shards
 
 
 def test_of_a_large_file_the_frames_that_are_wanted_are_read_and_no_others(decided_s3, tmp_path, bundle, monkeypatch):

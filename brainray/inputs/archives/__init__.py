@@ -131,18 +131,21 @@ def list_members(
     most: int = MOST_MEMBERS,
     notes: list[str] | None = None,
     ask_each: bool = True,
+    ask_pages: bool = True,
 ) -> Iterator[pa.Table]:
     """List an archive as tables of `INDEX_SCHEMA`, in the order of the file. A last row describes its damage, if any.
 
     `notes` takes, before the first table, what the user should know of the archive as a whole. Without `ask_each` only
-    a sample of the small DICOM files in a zip is asked for frames: in a bucket each is a request.
+    a sample of the small DICOM files in a zip, and of its files with pages, is asked: in a bucket each is a request.
+    Without `ask_pages` a file of several pages is one image.
 
     Memory does not grow with the members beyond 8-byte hashes of their names and, for a zip, its directory. Raises
     `NotAnArchive` before the first table for Parquet without images, and what reading the file raises.
     """
     names = _Names()
     rows: list[Member] = []
-    for member in _members(kind, file, most, [] if notes is None else notes, ask_each=ask_each):
+    asked = {"ask_each": ask_each, "ask_pages": ask_pages}
+    for member in _members(kind, file, most, [] if notes is None else notes, **asked):
         rows.append(member._replace(name=names.distinct(member.name)) if member.name else member)
         if len(rows) == _TABLE_ROWS:
             yield _table(rows)
@@ -166,7 +169,9 @@ def head_of(kind: Kind, stored: bytes, length: int) -> bytes:
     return zip_head(stored, length) if kind == "zip" else stored[:length]
 
 
-def _members(kind: Kind, file: BinaryFile, most: int, notes: list[str], *, ask_each: bool) -> Iterator[Member]:
+def _members(
+    kind: Kind, file: BinaryFile, most: int, notes: list[str], *, ask_each: bool, ask_pages: bool
+) -> Iterator[Member]:
     """The members of an archive; damage that ends the listing becomes a last row with the name ""."""
     try:
         if not size_of(file):
@@ -174,9 +179,9 @@ def _members(kind: Kind, file: BinaryFile, most: int, notes: list[str], *, ask_e
         if kind == "parquet":
             yield from list_parquet(file, most, notes)
         elif kind == "zip":
-            yield from list_zip(file, most, ask_each=ask_each)
+            yield from list_zip(file, most, ask_each=ask_each, ask_pages=ask_pages)
         else:
-            yield from (list_tar if kind == "tar" else list_compressed_tar)(file, most)
+            yield from (list_tar if kind == "tar" else list_compressed_tar)(file, most, ask_pages=ask_pages)
     except ImageError as exc:
         yield Member("", refused=str(exc))
 

@@ -7,7 +7,8 @@ kept index is never out of date. Unpacks no member.
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -22,7 +23,7 @@ from brainray.inputs import archives
 from brainray.inputs.frames import nifti, split_member_frame
 from brainray.inputs.frames.members import frame_of_member, slice_of_member
 from brainray.inputs.frames.nifti.header import Header
-from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.listed_image import CHUNK_ROWS, ListedImage
 from brainray.storage.base import FileInfo
 
 from . import INDEX_SCHEMA, Kind, NotAnArchive
@@ -32,11 +33,13 @@ from .member import frames_by_row
 # in stored files stay, for runs made then.
 FOLDER = "containers"
 AT_ONCE = 8  # archives that are listed in parallel
-_FORMAT = 8  # raised when a new version lists the same bytes differently
-_FORMATS = (2, 3, 4, 5, 6, 7, _FORMAT)  # of indexes that runs may have
+_FORMAT = 9  # raised when a new version lists the same bytes differently
+_WITHOUT_PAGES = 8  # lists a file of several pages as one image
+_FORMATS = (2, 3, 4, 5, 6, 7, _WITHOUT_PAGES, _FORMAT)  # of indexes that runs may have
 _SKIPPED_KEY = b"brainray.skipped"  # metadata of an index: why the file holds no images at all
 _NOTE_KEY = b"brainray.note"  # metadata of an index: what the user should know of the archive as a whole
 _NAME_HEX = 32
+_VOLUME_SUFFIX = r"(?i)[.]nii([.]gz)?(#[0-9]+)*$"
 
 
 class Spelled(NamedTuple):
@@ -66,6 +69,26 @@ class ArchiveIndex:
     def _metadata(self, key: bytes) -> str | None:
         value = (pq.read_schema(self._path).metadata or {}).get(key)
         return value.decode() if value else None
+
+    def named(self, name: str) -> list[str]:
+        """The members of this name, with their folders."""
+        names = (batch["name"] for batch in self._columns("name"))
+        return [member for each in names for member in each.filter(pc.ends_with(each, name)).to_pylist()]
+
+    def side_files(self) -> int:
+        """The number of NIfTI files that have a JSON file beside them."""
+        sides = [
+            pc.replace_substring_regex(names.filter(pc.ends_with(names, ".json")), r"[.]json$", "")
+            for names in (batch["name"] for batch in self._columns("name"))
+        ]
+        beside = pa.concat_arrays([*sides, pa.array([], pa.string())])
+        volumes = (batch["name"].filter(pc.is_valid(batch["volume"])) for batch in self._columns("name", "volume"))
+        stems = (pc.replace_substring_regex(names, _VOLUME_SUFFIX, "") for names in volumes if len(beside))
+        return sum(pc.sum(pc.is_in(names, beside)).as_py() or 0 for names in stems)
+
+    def _columns(self, *names: str) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(self._path, pre_buffer=False) as file:
+            yield from file.iter_batches(columns=list(names))
 
     def images(self, archive: FileInfo) -> Iterator["IndexedImage"]:
         """Each member; the name "" is the damaged archive itself."""
@@ -154,9 +177,11 @@ def _labelled(each: IndexedImage) -> ListedImage:
 class ArchiveIndexes:
     """Lists archives in parallel, into the local folder `scratch`. `kept` is the folder of a run with its indexes."""
 
-    def __init__(self, scratch: str, *, kept: str | None = None) -> None:
+    def __init__(self, scratch: str, *, kept: str | None = None, wholes_stay: bool = True) -> None:
+        """Without `wholes_stay`, a file of several pages has them also where the run has it as one image."""
         self._scratch = scratch
         self._kept = kept
+        self._wholes_stay = wholes_stay
         self._there = set(storage.list_names(kept)) if kept else set()
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="index")
 
@@ -172,21 +197,35 @@ class ArchiveIndexes:
         """The local files of all indexes made so far."""
         return tuple(os.path.join(self._scratch, name) for name in sorted(os.listdir(self._scratch)))
 
+    def ahead(
+        self, files: Iterable[tuple[FileInfo, Kind | None]]
+    ) -> Iterator[tuple[FileInfo, Future[ArchiveIndex] | None]]:
+        """The same files in order, with the indexes of archives, which are made ahead in parallel."""
+        held, waiting = deque[tuple[FileInfo, Future[ArchiveIndex] | None]](), 0
+        for found, kind in files:
+            held.append((found, self.begin(found, kind) if kind else None))
+            waiting += kind is not None
+            while held and (held[0][1] is None or waiting > AT_ONCE or len(held) > CHUNK_ROWS):
+                waiting -= held[0][1] is not None
+                yield held.popleft()
+        yield from held
+
     def begin(self, archive: FileInfo, kind: Kind) -> Future[ArchiveIndex]:
         """Start to read or make the index of an archive. The result raises `StorageError` where that cannot be read."""
         return self._pool.submit(self._index, archive, kind)
 
     def _index(self, archive: FileInfo, kind: Kind) -> ArchiveIndex:
-        name = _name(archive, _FORMAT)
-        path = os.path.join(self._scratch, name)
         in_run = any(_name(archive, number) in self._there for number in _FORMATS)
+        has_wholes = in_run and _name(archive, _FORMAT) not in self._there and self._wholes_stay
+        name = _name(archive, _WITHOUT_PAGES if has_wholes else _FORMAT)
+        path = os.path.join(self._scratch, name)
         if os.path.exists(path):  # a file list may name members of one archive many times
             return ArchiveIndex(path, in_run=in_run)
         if self._kept and name in self._there:
             storage.write_bytes(path, storage.read_bytes(storage.join(self._kept, name)))
         else:
             temporary = f"{path}.{secrets.token_hex(4)}"
-            _write(temporary, archive, kind)
+            _write(temporary, archive, kind, ask_pages=not has_wholes)
             os.replace(temporary, path)
         return ArchiveIndex(path, in_run=in_run)
 
@@ -226,12 +265,13 @@ def _name(archive: FileInfo, number: int) -> str:
     return f"{hashlib.sha256(identity.encode()).hexdigest()[:_NAME_HEX]}.parquet"
 
 
-def _write(path: str, archive: FileInfo, kind: Kind) -> None:
+def _write(path: str, archive: FileInfo, kind: Kind, *, ask_pages: bool) -> None:
     """List an archive into an index file, without rows where it holds no images."""
     with storage.open_seekable(archive.uri, version=archive.version) as file:
         notes: list[str] = []
         ask_each = storage.is_local(archive.uri)
-        tables = _listed(archive.uri, archives.list_members(kind, file, notes=notes, ask_each=ask_each))
+        members = archives.list_members(kind, file, notes=notes, ask_each=ask_each, ask_pages=ask_pages)
+        tables = _listed(archive.uri, members)
         try:
             first = next(tables, INDEX_SCHEMA.empty_table())
         except NotAnArchive as exc:

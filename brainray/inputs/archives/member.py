@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from brainray.errors import ImageError
 from brainray.inputs.frames.nifti import ALL
+from brainray.inputs.frames.nifti.header import GZIP
 from brainray.inputs.frames.nifti.listing import slices_in
 from brainray.inputs.frames.sources import Frames
 from brainray.inputs.image_suffixes import image_suffix
@@ -59,7 +60,7 @@ def with_volume(member: Member, head: bytes) -> Member:
     slices = slices_in(member.name, head, member.size_bytes or 0, ALL)
     if slices is None:
         return member
-    header = None if slices.header is None else slices.header.to_text()
+    header = None if slices.header is None else slices.header._replace(packed=head.startswith(GZIP)).to_text()
     return member._replace(volume=header, refused=str(slices.refused) if header is None else None)
 
 

@@ -8,6 +8,7 @@ time and memory.
 import io
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from brainray.errors import ImageError
@@ -15,6 +16,7 @@ from brainray.inputs.frames import nifti
 from brainray.inputs.frames.header import HEAD_BYTES
 from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
 from brainray.inputs.frames.packed import frames_of_head
+from brainray.inputs.frames.pages import is_paged, pages_in
 from brainray.inputs.frames.sampling import may_be_dicom
 
 from .compressed import UnpackedFile
@@ -61,8 +63,11 @@ class _Entry(NamedTuple):
     sparse: bool
 
 
-def list_tar(file: BinaryFile, most: int) -> Iterator[Member]:
-    """Members in the order of the file. Raises `ImageError` where the rest cannot be listed."""
+def list_tar(file: BinaryFile, most: int, *, ask_pages: bool = True) -> Iterator[Member]:
+    """Members in the order of the file. Raises `ImageError` where the rest cannot be listed.
+
+    Without `ask_pages` files of several pages count as one image.
+    """
     window = _Window(file)
     for magic, what in _COMPRESSED.items():
         if window.read(0, len(magic)) == magic:
@@ -70,17 +75,17 @@ def list_tar(file: BinaryFile, most: int) -> Iterator[Member]:
                 "unsupported",
                 f"is compressed with {what}; name it .tar.gz, .tar.bz2, .tar.xz or .tar.zst, or unpack it",
             )
-    yield from with_labels(_members(window, most))
+    yield from with_labels(_members(window, most, ask_pages=ask_pages))
 
 
-def list_compressed_tar(file: BinaryFile, most: int) -> Iterator[Member]:
+def list_compressed_tar(file: BinaryFile, most: int, *, ask_pages: bool = True) -> Iterator[Member]:
     """As `list_tar`, for a tar with gzip, bzip2, xz or zstd around it. Offsets are those in the unpacked stream.
 
     That the last member is cut off is found when it is read.
     """
     stream = UnpackedFile(file)
     try:
-        yield from with_labels(_members(_Window(stream), most))
+        yield from with_labels(_members(_Window(stream), most, ask_pages=ask_pages))
     except ImageError as exc:
         raise stream.damage or exc from exc
     if stream.damage is not None:
@@ -96,7 +101,7 @@ def begins_tar(head: bytes) -> bool:
     return True
 
 
-def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | None]]:
+def _members(window: "_Window", most: int, *, ask_pages: bool) -> Iterator[tuple[Member, bytes | None]]:
     """All members, those that may hold labels with their bytes."""
     for count, entry in enumerate(_entries(window), 1):
         if count > most:
@@ -108,6 +113,8 @@ def _members(window: "_Window", most: int) -> Iterator[tuple[Member, bytes | Non
         if member.refused is None and may_be_dicom(member.name):
             head = window.read(entry.offset, min(entry.size_bytes, HEAD_BYTES))
             member = with_frames(member, frames_of_head(head))
+        elif member.refused is None and ask_pages and is_paged(member.name):
+            member = with_frames(member, pages_in(partial(window.read_within, entry), entry.size_bytes))
         elif member.refused is None and nifti.is_nifti(member.name):
             head = window.read(entry.offset, min(entry.size_bytes, NIFTI_HEAD_BYTES))
             member = with_volume(member, head)
@@ -277,6 +284,12 @@ class _Window:
             self._fill(offset, length)
             begin = 0
         return self._data[begin : begin + length]
+
+    def read_within(self, entry: _Entry, start: int, length: int) -> bytes:
+        """Read a part of an entry; nothing of a compressed tar far before what was read last, which is gone."""
+        offset = entry.offset + start
+        is_there = offset >= self._start or not isinstance(self._file, UnpackedFile) or self._file.reaches(offset)
+        return self.read(offset, max(0, min(length, entry.size_bytes - start))) if is_there else b""
 
     def _fill(self, offset: int, length: int) -> None:
         skipped = offset - self._start - len(self._data)

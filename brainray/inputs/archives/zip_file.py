@@ -20,8 +20,10 @@ from brainray.inputs.frames import nifti
 from brainray.inputs.frames.header import HEAD_BYTES
 from brainray.inputs.frames.nifti.header import HEAD_BYTES as NIFTI_HEAD_BYTES
 from brainray.inputs.frames.packed import frames_of_head, frames_told_by
+from brainray.inputs.frames.pages import is_paged, pages_in
 from brainray.inputs.frames.sampling import FrameSample, may_be_dicom
 
+from .inflating import Inflating
 from .member import (
     MOST_MEMBER_BYTES,
     BinaryFile,
@@ -74,10 +76,11 @@ class _Entry(NamedTuple):
     next: int  # offset of the next entry in the directory
 
 
-def list_zip(file: BinaryFile, most: int, *, ask_each: bool = True) -> Iterator[Member]:
+def list_zip(file: BinaryFile, most: int, *, ask_each: bool = True, ask_pages: bool = True) -> Iterator[Member]:
     """Members in the order of the file. Raises `ImageError` where not all can be listed.
 
-    Without `ask_each` a sample of the small DICOM files is asked for frames.
+    Without `ask_each` a sample of the small DICOM files is asked for frames, and of files with pages. Without
+    `ask_pages` none of these is.
     """
     directory = _directory(file, most)
     starts, offsets = array("q"), array("Q")
@@ -101,8 +104,9 @@ def list_zip(file: BinaryFile, most: int, *, ask_each: bool = True) -> Iterator[
         entry = _entry(directory, starts[k])
         if not (entry.name.endswith(("/", "\\")) and not entry.size_bytes):
             member = _member(entry, int(end))
-            if member.refused is None and may_be_dicom(member.name):
-                ask = partial(_frames, file, entry)
+            has_pages = ask_pages and is_paged(member.name)
+            if member.refused is None and (has_pages or may_be_dicom(member.name)):
+                ask = partial(_pages if has_pages else _frames, file, entry)
                 frames = ask() if sample is None else sample.frames(member.name, entry.size_bytes, ask)
                 member = with_frames(member, frames)
             elif member.refused is None and nifti.is_nifti(member.name):
@@ -256,6 +260,20 @@ def _frames(file: BinaryFile, entry: _Entry) -> int:
     """The frames of a DICOM file, by few of its bytes where these tell: unpacking takes most of the time."""
     told = frames_told_by(_head(file, entry, _FIRST_HEAD_BYTES))
     return frames_of_head(_head(file, entry, HEAD_BYTES)) if told is None else told
+
+
+def _pages(file: BinaryFile, entry: _Entry) -> int:
+    """The pages of a TIFF or GIF file; of one that is deflated by unpacking it, in pieces, as far as they tell."""
+    header = read_at(file, entry.offset, _LOCAL.size)
+    if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MAGIC):
+        return 1
+    *_, name_bytes, extra_bytes = _LOCAL.unpack(header)
+    begin = entry.offset + _LOCAL.size + name_bytes + extra_bytes
+
+    def fetch(start: int, length: int) -> bytes:
+        return read_at(file, begin + start, max(0, min(length, entry.packed_bytes - start)))
+
+    return pages_in(fetch if entry.method == _STORED else Inflating(fetch, entry.packed_bytes), entry.size_bytes)
 
 
 def _head(file: BinaryFile, entry: _Entry, length: int) -> bytes:

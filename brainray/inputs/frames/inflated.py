@@ -71,7 +71,10 @@ class InflatedFile:
             if not self._left:
                 self._left, self._packed = bytes(self._packed[:_PIECE]), self._packed[_PIECE:]
             at_end = not self._left
-            piece = self._unpacker.decompress(self._left, most)
+            try:
+                piece = self._unpacker.decompress(self._left, most)
+            except zlib.error as exc:
+                raise ImageError("truncated", "its deflated data set is damaged") from exc
             self._left = self._unpacker.unconsumed_tail
             self._unpacked += len(piece)
             if self._unpacked > self._most_bytes:

@@ -164,7 +164,8 @@ class FrameRows:
         self._dicoms += max(1, frames) * is_dicom(member.uri)
         if volume is None or member.refused:
             return frames
-        packed = without_number(member.uri).lower().endswith(".gz")
+        # Indexes of earlier versions do not tell whether a file is packed.
+        packed = volume.packed if volume.packed is not None else without_number(member.uri).lower().endswith(".gz")
         slices = chosen_slices(volume, member.size_bytes or 0, self._volumes, packed=packed)
         self._count_slices(slices)
         return slices
@@ -263,7 +264,7 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
         yield image
         return
     size_bytes = image.size_bytes or 0
-    refused = _refusal_of_pages(frames) if is_paged(image.uri) else refusal_of_frames(size_bytes, frames)
+    refused = refusal_of_pages(frames) if is_paged(image.uri) else refusal_of_frames(size_bytes, frames)
     if refused is not None:
         yield image._replace(refused=image.refused or refused)
         return
@@ -278,7 +279,7 @@ def frames_of(image: ListedImage, frames: int) -> Iterator[ListedImage]:
         )
 
 
-def _refusal_of_pages(pages: int) -> str | None:
+def refusal_of_pages(pages: int) -> str | None:
     """Why a file of so many pages, which are there, is not read; None where it is."""
     if pages <= MOST_PAGES:
         return None

@@ -1,4 +1,4 @@
-"""Frames of DICOM files and slices of NIfTI files that are members of an archive: their rows, and bytes of frames.
+"""Frames, pages and slices of files that are members of an archive: their rows, and bytes of frames.
 
 Their rows have place and stored size of the member, and their own share of its size.
 """
@@ -6,12 +6,14 @@ Their rows have place and stored size of the member, and their own share of its 
 from collections.abc import Callable, Iterator, Sequence
 
 from brainray.errors import ImageError
+from brainray.inputs.image_suffixes import without_number
 from brainray.inputs.listed_image import ListedImage
 
 from . import frame_uri, member_frame_name, nifti
-from .listing import refusal_of_frames, unpacked_share
+from .listing import refusal_of_frames, refusal_of_pages, unpacked_share
 from .nifti.header import Header
 from .nifti.listing import Slices, places_of
+from .pages import is_paged
 from .reading import read_frames
 from .sources import Image, Keep, Once, within
 
@@ -35,7 +37,10 @@ def frames_of_member(member: ListedImage, path: str, frames: int) -> Iterator[tu
     if isinstance(frames, Slices) and not member.refused:
         yield from _slices_of_member(member, path, frames)
         return
-    refused = refusal_of_frames(member.size_bytes or 0, frames) if frames > 1 else None
+    refused = None
+    if frames > 1:
+        has_pages = is_paged(without_number(member.uri))
+        refused = refusal_of_pages(frames) if has_pages else refusal_of_frames(member.size_bytes or 0, frames)
     if refused is not None or frames <= 1 or member.refused:
         yield member._replace(refused=member.refused or refused), path
         return

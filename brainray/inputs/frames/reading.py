@@ -148,7 +148,7 @@ def _pixels(
     data = fetch(start, min(length + length % 2 * header.swapped, max(0, size_bytes - start)))
     if header.swapped:
         data = _swapped(data)[before:]
-    for place in range(len(numbers)):
+    for place in range(-(-len(data) // each) if each else 0):
         yield data[place * each : (place + 1) * each]
 
 
@@ -259,7 +259,10 @@ def _alone(header: _Header, number: int, pixels: bytes) -> bytes | ImageError:
         if getattr(header.dataset, "file_meta", None):
             alone.file_meta = header.dataset.file_meta
             alone.preamble = b"\0" * 128
-            dcmwrite(sink, alone, enforce_file_format=False)
+            syntax = header.dataset.file_meta.get("TransferSyntaxUID")
+            is_public = syntax is None or (syntax.is_transfer_syntax and not syntax.is_private)
+            order = (None, None) if is_public else (implicit, little)
+            dcmwrite(sink, alone, implicit_vr=order[0], little_endian=order[1])
         else:
             dcmwrite(sink, alone, implicit_vr=implicit, little_endian=little)
         return sink.getvalue()

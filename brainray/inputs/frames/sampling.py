@@ -1,7 +1,7 @@
-"""Which DICOM files are asked for their frames where each answer costs a request: in buckets, and in a zip.
+"""Which files are asked for frames or pages where each answer costs a request: in buckets, and in a zip there.
 
-Large ones are, for they are more than a slice. Of small ones, the first of each size in each folder stands for the
-others: files of a series are of one kind, and of about one size.
+Large DICOM files are, for they are more than a slice. Of small ones and of files with pages, the first of each size in
+each folder stands for the others: files of a series are of one kind, and of about one size.
 """
 
 import math
@@ -73,7 +73,8 @@ class FrameSample:
     def frames(self, name: str, size_bytes: int, ask: Callable[[], int]) -> int:
         """The number of frames, 1 where there are not several."""
         kind = kind_of_size(name, size_bytes)
-        if size_bytes >= SINGLE_BYTES or self._known.get(kind, 2) > 1:
+        is_large = size_bytes >= SINGLE_BYTES and not is_paged(name)  # a picture of one page may have any size
+        if is_large or self._known.get(kind, 2) > 1:
             self._known[kind] = found = ask()
             if len(self._known) > _KINDS:
                 self._known.popitem(last=False)

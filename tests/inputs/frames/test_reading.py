@@ -90,9 +90,7 @@ def test_frames_that_the_file_does_not_hold_are_truncated():
     content = dicom(FRAMES)[: -32 * 32 * 2]
     *_, there, missing = frames_of(content)
     assert decode(there, ImageSpec(image_px=32)).width == 32
-    with pytest.raises(ImageError) as found:
-        luminance(missing)
-    assert found.value.reason == "truncated"
+    assert str(missing) == "truncated: the file ends before this frame"
 
 
 @each("cut", [100, 200, 300, 400, 700, 1000])
@@ -109,3 +107,21 @@ def test_frames_of_pydicoms_files_are_read(name, frames):
     content = Path(str(get_testdata_file(name, download=False))).read_bytes()
     got = frames_of(content, range(frames))
     assert len({luminance(frame).tobytes() for frame in got}) > 1
+
+
+def test_frames_that_are_promised_and_not_there_say_so():
+    content = dicom(FRAMES, NumberOfFrames=8, **WINDOW)
+    found = frames_of(content, range(8))
+    assert (luminance(found[5]) == expected(5)).all()
+    assert [str(frame) for frame in found[6:]] == ["truncated: the file ends before this frame"] * 2
+    cut = frames_of(content[:-600], range(8))
+    assert luminance_error(cut[5]).reason == "truncated"
+    assert str(cut[7]) == "truncated: the file ends before this frame"
+
+
+def test_frames_of_a_private_syntax_have_the_reason_that_a_single_picture_has():
+    private = (b"1.2.840.10008.1.2.1\0", b"1.3.46.670589.33.1\0\0")
+    single = luminance_error(dicom(FRAMES[0], **WINDOW).replace(*private))
+    assert (single.reason, "private transfer syntax" in str(single)) == ("unsupported", True)
+    for frame in frames_of(dicom(FRAMES, **WINDOW).replace(*private)):
+        assert str(luminance_error(frame)) == str(single)

@@ -1,10 +1,13 @@
 """Files that change between one page and several, in runs with pseudonyms: no page is doubled, no name is lost."""
 
+import os
+
 import pyarrow.parquet as pq
 import pytest
 from support.imaging.encoded import packed
 from support.imaging.images import image_bytes
 from support.imaging.paged import pages, tiff
+from support.inputs.archives import write_packed
 from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
 from support.storage.s3_servers import decided_s3, s3_endpoints
 
@@ -14,6 +17,20 @@ NIGHTS = [(1, 3, 2), (3, 1, 2), (3, 3, 1), (1, 1, 3)]  # pages of x.tif, y.tif a
 
 def of_pages(count: int, night: int) -> bytes:
     return (tiff(pages(count)) if count > 1 else packed(pages(1)[0], "TIFF")) + bytes(night)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_a_nightly_run_of_an_archive_goes_on_whatever_pages_its_files_have(name, night, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, counts in enumerate(NIGHTS):
+        files = {f"jane/{file}.tif": of_pages(count, number) for file, count in zip("xyz", counts, strict=True)}
+        write_packed(tmp_path / "in" / name, {"jane/a.jpg": image_bytes(1)} | files)
+        os.utime(tmp_path / "in" / name, ns=(number * 10**18, number * 10**18))
+        for _ in range(2):
+            found = night(tmp_path / "in")
+            assert len(found) == len(set(found))
+            assert {each.replace("#frame=", "#") for each in found} == expected(counts)
+    assert not any("jane" in row["uri"] for row in rows(tmp_path / "run"))
 
 
 def expected(counts) -> set[str]:

@@ -70,6 +70,7 @@ class Header(NamedTuple):
     spacing: tuple[float, float, float]  # millimetres between voxels, along the stored axes
     item_bytes: int
     start: int  # of the voxels in the unpacked file
+    packed: bool | None = None  # by gzip, of a member of an archive; None: not known
 
     @property
     def volume_bytes(self) -> int:
@@ -92,8 +93,8 @@ class Header(NamedTuple):
 
     @classmethod
     def from_text(cls, text: str) -> "Header":
-        shape, volumes, axes, spacing, item_bytes, start = json.loads(text)
-        return cls(tuple(shape), volumes, tuple(axes), tuple(spacing), item_bytes, start)
+        shape, volumes, axes, spacing, item_bytes, start, *packed = json.loads(text)
+        return cls(tuple(shape), volumes, tuple(axes), tuple(spacing), item_bytes, start, *packed)
 
     def check_size(self) -> None:
         """Raise `too_large` for volumes that are not read."""
