@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brainray.evaluation.shift import SOME_OTHERS, STRANGERS
+from brainray.evaluation.territory import PATIENTS
 
 from .text import count, percent
 
@@ -49,15 +50,21 @@ def _kind(known: Figures) -> str:
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
             f"{beside}."
         )
+    patients = known.get("patients")  # earlier versions did not count them
+    by_chance = f" Its {count(patients)} patients are so few that this may be chance." if _is_few(patients) else ""
     if kind == "unclear":
         return (
-            "It differs from what the model knows, and whether by its pictures or only by how common the classes are "
-            f"cannot be told: {beside}."
+            "It may differ from what the model knows by its pictures, or only by how common the classes are; which of "
+            f"the two cannot be told: {beside}.{by_chance}"
         )
     return (
         "Its pictures differ from what the model knows, and how common the classes are may differ too: "
-        f"{_how(known, beside)}."
+        f"{_how(known, beside)}.{by_chance}"
     )
+
+
+def _is_few(patients: int | None) -> bool:
+    return patients is not None and patients < PATIENTS
 
 
 def _how(known: Figures, beside: str) -> str:
@@ -87,7 +94,10 @@ def _shares(known: Figures, figures: Figures) -> str | None:
             f"Counted predictions, which are not the same: {counted}."
         )
     shares = _listed([(name, _ends(share)) for name, share in known["prevalence"].items()])
-    return f"How common each class is, {_IF}: {shares}. Counted predictions, which are not the same: {counted}."
+    return (
+        f"How common each class is (with 95 % intervals), {_IF}: {shares}. "
+        f"Counted predictions, which are not the same: {counted}."
+    )
 
 
 def _accuracy(known: Figures) -> str | None:
@@ -95,9 +105,9 @@ def _accuracy(known: Figures) -> str | None:
     if accuracy is None:
         return None
     return (
-        f"Accuracy, {_IF}: {percent(accuracy['by_confidence'])} by mean calibrated confidence, "
-        f"{percent(accuracy['by_threshold'])} by thresholds of confidence, {100 * accuracy['gap']:.1f} points apart; "
-        f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f} by both."
+        f"Accuracy, {_IF}: between {100 * accuracy['low']:.1f} and {percent(accuracy['high'])} (95 % interval). "
+        f"Two ways to estimate it say {percent(accuracy['by_confidence'])} (mean calibrated confidence) and "
+        f"{percent(accuracy['by_threshold'])} (thresholds of confidence)."
     )
 
 
