@@ -52,6 +52,9 @@ def _kind(known: Figures) -> str:
         )
     patients = known.get("patients")  # earlier versions did not count them
     by_chance = f" Its {count(patients)} patients are so few that this may be chance." if _is_few(patients) else ""
+    contradiction = known.get("contradiction")  # earlier versions did not look for one
+    if kind == "unclear" and contradiction and contradiction["different"]:
+        return f"What the model calls its images does not fit what they look like: {beside}.{by_chance}"
     if kind == "unclear":
         return (
             "It may differ from what the model knows by its pictures, or only by how common the classes are; which of "
@@ -88,9 +91,9 @@ def _shares(known: Figures, figures: Figures) -> str | None:
         return None
     counted = _listed([(name, percent(images / total)) for name, images in predicted.items()])
     if known["prevalence"] is None:
-        why = known["withheld"]
+        why = " either" if known["kind"] is None else f": {known['withheld']}"  # the line above has the reason
         return (
-            f"How common each class is, and how often the model is right here, is not estimated: {why}. "
+            f"How common each class is, and how often the model is right here, is not estimated{why}. "
             f"Counted predictions, which are not the same: {counted}."
         )
     shares = _listed([(name, _ends(share)) for name, share in known["prevalence"].items()])
