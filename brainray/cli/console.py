@@ -17,7 +17,7 @@ from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.page.sections import group_tables
-from brainray.page.territory import sentences
+from brainray.page.territory import images_to_pick, sentences
 from brainray.page.text import cut, plural
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
@@ -29,7 +29,6 @@ from .log import Log
 _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there
 _MOST_GROUPS = 10
-_LABELS = 200  # that `pick` draws unless told otherwise
 _OPEN = (
     "too_few",
     "too_many_failed",
@@ -257,12 +256,6 @@ def _interval(value: IntervalEstimate | None) -> str:
     return "-" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
-def _to_pick(figures: Mapping[str, Any]) -> int:
-    """How many images `pick` would draw unless told otherwise: none that the model has learned from."""
-    seen = figures.get("seen")  # summaries of earlier versions lack it
-    return min(_LABELS, int(sum(figures["predicted"].values())) - int(seen["images"] if seen else 0))
-
-
 def show_summary(console: Console, summary: Summary) -> None:
     """Print the confusion and per-class tables, or without labels the counts of predictions; then the failures."""
     figures = summary.figures
@@ -279,7 +272,7 @@ def show_summary(console: Console, summary: Summary) -> None:
     else:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
         console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}")
-        if not totals["labelled"] and (images := _to_pick(figures)):
+        if not totals["labelled"] and (images := images_to_pick(figures)):
             picked = plural(images, "image")
             console.print(f"`brainray pick` picks {picked} whose labels would tell it, and how common each class is")
     if line := seen_line(figures):

@@ -13,7 +13,8 @@ from .text import count, percent
 
 Figures = Mapping[str, Any]
 
-_IF = "if this archive differs only in how common the classes are"
+_IF = "if the model recognises each class here as well as it did there"
+PICKED = 200  # images that `pick` draws unless told otherwise
 _MOST_CLASSES = 12  # named in a line
 
 
@@ -24,6 +25,12 @@ def sentences(figures: Figures) -> list[str]:
         return []
     lines = [_kind(known), _shares(known, figures), _accuracy(known), _before(known.get("before"))]
     return [line for line in lines if line]
+
+
+def images_to_pick(figures: Figures) -> int:
+    """How many images `pick` would draw of a run without labels: none that the model has learned from."""
+    seen = figures.get("seen")  # summaries of earlier versions lack it
+    return min(PICKED, int(sum(figures["predicted"].values())) - int(seen["images"] if seen else 0))
 
 
 def tests(figures: Figures) -> list[dict[str, Any]]:
