@@ -17,7 +17,7 @@ from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.page.sections import group_tables
-from brainray.page.territory import sentences
+from brainray.page.territory import images_to_pick, sentences
 from brainray.page.text import cut, plural
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
@@ -272,8 +272,9 @@ def show_summary(console: Console, summary: Summary) -> None:
     else:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
         console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}")
-        if not totals["labelled"] and any(figures["predicted"].values()):
-            console.print("`brainray pick` picks 200 images whose labels would tell it, and how common each class is")
+        if not totals["labelled"] and (images := images_to_pick(figures)):
+            picked = plural(images, "image")
+            console.print(f"`brainray pick` picks {picked} whose labels would tell it, and how common each class is")
     if line := seen_line(figures):
         console.print(line)
     for line in sentences(figures):

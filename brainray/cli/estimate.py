@@ -49,9 +49,9 @@ def _show(console: "Console", figures: dict[str, Any]) -> None:
     for line in _gap_lines(labels):
         console.print(line)
     if figures["more"]:
-        more = ", ".join(f"{each['labels']:,} to {100 * each['accuracy_half_width']:.1f}" for each in figures["more"])
-        width = 100 * (accuracy["high"] - accuracy["low"]) / 2
-        console.print(f"the accuracy is known to \N{PLUS-MINUS SIGN}{width:.1f} points; more labels: {more}")
+        more = ", ".join(f"{each['labels']:,} to {_half(each['accuracy_half_width'])}" for each in figures["more"])
+        width = _half((accuracy["high"] - accuracy["low"]) / 2)
+        console.print(f"the accuracy is known to {width} points; more labels would narrow that: {more}")
 
 
 def _table(figures: dict[str, Any]) -> "Table":
@@ -68,25 +68,32 @@ def _table(figures: dict[str, Any]) -> "Table":
     return table
 
 
+def _half(width: float) -> str:
+    return f"\N{PLUS-MINUS SIGN}{100 * width:.1f}"
+
+
 def _interval(value: dict[str, float], digits: int) -> str:
     return f"{value['value']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
 
 
 def _gap_lines(labels: dict[str, int]) -> list[str]:
     """What is missing, and what it costs."""
+    from brainray.page.text import plural
+
     lines = []
     if labels["gaps"]:
         differ = (
             f", {labels['contradictory']:,} of them as files contradict each other" if labels["contradictory"] else ""
         )
         lines.append(
-            f"{labels['gaps']:,} picked images have no answer before the last answered one{differ}; the intervals "
-            "hold whatever their answers are, so each answer narrows them"
+            f"without an answer, before the last answered one: {plural(labels['gaps'], 'picked image')}{differ}; the "
+            "intervals hold whatever the answers are, so each answer narrows them"
         )
     if labels["not_reached"]:
-        lines.append(f"{labels['not_reached']:,} picked images at the end of the list have no answer yet")
+        lines.append(f"without an answer yet, at the end of the list: {plural(labels['not_reached'], 'picked image')}")
     if labels["unclear"] or labels["no_image"]:
         lines.append(
-            f"{labels['unclear']:,} are wrong without a class, {labels['no_image']:,} are of none; both count as wrong"
+            f"{labels['unclear']:,} are answered as wrong without a class, {labels['no_image']:,} as of none of these "
+            "classes; both count as wrong"
         )
     return lines

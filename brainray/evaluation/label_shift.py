@@ -12,6 +12,7 @@ reference. Errors come by the patient in both, which widens them. Whether label 
 say. Axes: N rows, K classes, P parameters, M figures; R and A are rows of reference and archive. Must not read files.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +85,7 @@ def estimate(reference: Rows, archive: Rows, *, strangers: Strangers | None = No
     wider_M = np.r_[np.ones(len(whole.share_K)), times, times]
     low_M, high_M = (value_M + wider_M * (end_M - start_M) for end_M in np.concatenate(ends, axis=1))
     below_M, above_M = _slack(images, fit, strangers)
-    trials = float(len(images.place_N))
+    trials = float(len(images.row_N))
     found = [
         _interval(*map(float, each), trials=trials)
         for each in zip(value_M, low_M, high_M, below_M, above_M, strict=True)
@@ -108,7 +109,7 @@ def separation(reference: Rows) -> float:
     fit = _calibrate(known)
     probs_KN = _powers(known, fit.slope, fit.bias_K)
     probs_KN /= probs_KN.sum(axis=0)
-    mean_KK = np.stack([probs_KN[:, reference.label_N == k].mean(axis=1) for k in range(len(probs_KN))])
+    mean_KK = np.stack([probs_KN[:, known.label_N == k].mean(axis=1) for k in range(len(probs_KN))])
     return float(np.linalg.svd(mean_KK, compute_uv=False)[-1])
 
 
@@ -123,36 +124,52 @@ def fewest_groups(reference: Rows) -> tuple[int, float]:
 
 
 class _Side(NamedTuple):
-    """Rows as they are computed with. Classes come first, for sums over a short last axis are slow."""
+    """Rows as they are computed with, in the order of the called classes, so that those of one are a slice.
+
+    Classes come first, for sums over a short last axis are slow.
+    """
 
     log_KN: Reals  # of the probabilities, less the largest of the row, which changes nothing
-    called_N: Ints
+    first_K: Ints  # the first row that is called so
+    row_N: Ints  # its number in what was given
     label_N: Ints  # [N] or, of an archive, [0]
     place_N: Ints  # groups, from 0
     weight_N: Reals  # their sum is 1
 
     @classmethod
     def of(cls, rows: Rows) -> "_Side":
+        called_N = rows.probs_NK.argmax(axis=1)
+        row_N = np.argsort(called_N, kind="stable")
         # In this order in memory too: sums over the classes take a fifth of the time.
-        log_KN = np.log(np.maximum(np.ascontiguousarray(rows.probs_NK.T), _LEAST_PROB))
+        log_KN = np.log(np.maximum(np.ascontiguousarray(rows.probs_NK[row_N].T), _LEAST_PROB))
         log_KN -= log_KN.max(axis=0)
-        called_N = np.asarray(rows.probs_NK.argmax(axis=1), np.int64)
-        place_N = np.unique(rows.group_N, return_inverse=True)[1]
-        return cls(log_KN, called_N, rows.label_N, place_N, np.full(len(place_N), 1 / max(1, len(place_N))))
+        first_K = np.searchsorted(called_N[row_N], np.arange(len(log_KN)))
+        label_N = rows.label_N[row_N] if len(rows.label_N) else rows.label_N
+        place_N = np.unique(rows.group_N, return_inverse=True)[1][row_N]
+        return cls(log_KN, first_K, row_N, label_N, place_N, np.full(len(row_N), 1 / max(1, len(row_N))))
+
+    @property
+    def called(self) -> list[slice]:
+        """[K] the rows that are called each class."""
+        return [slice(*ends) for ends in itertools.pairwise([*self.first_K.tolist(), len(self.row_N)])]
 
     def of_single_images(self) -> "_Side":
         """The rows, each a group of its own."""
-        return self._replace(place_N=np.arange(len(self.place_N)))
+        return self._replace(place_N=self.row_N)
 
     def resampled(self, rng: np.random.Generator) -> "_Side":
         """The rows of groups that are drawn with replacement, each once, weighted by how often it is drawn."""
         groups = int(self.place_N.max()) + 1
-        times_N = np.bincount(rng.integers(0, groups, groups), minlength=groups)[self.place_N]
+        times_N = np.bincount(rng.integers(0, groups, groups), minlength=groups).take(self.place_N)
         rows = np.flatnonzero(times_N)
-        label_N = self.label_N[rows] if len(self.label_N) else self.label_N
-        times_N = times_N[rows]
+        times_N = times_N.take(rows)
         return _Side(
-            self.log_KN.take(rows, axis=1), self.called_N[rows], label_N, self.place_N[rows], times_N / times_N.sum()
+            log_KN=self.log_KN.take(rows, axis=1),
+            first_K=np.searchsorted(rows, self.first_K),
+            row_N=self.row_N.take(rows),
+            label_N=self.label_N.take(rows) if len(self.label_N) else self.label_N,
+            place_N=self.place_N.take(rows),
+            weight_N=times_N / times_N.sum(),
         )
 
 
@@ -213,7 +230,9 @@ def _slack(other: _Side, fit: _Fit, strangers: Strangers | None) -> tuple[Reals,
     own_K, is_one_n = np.zeros(K), strangers.is_one_n
     found = 0.0
     if is_one_n.any() and not is_one_n.all():
-        ratio_Kn = _ratios(other, fit)[:, : len(is_one_n)]
+        ratio_Kn = np.empty((K, len(other.row_N)))
+        ratio_Kn[:, other.row_N] = _ratios(other, fit)
+        ratio_Kn = ratio_Kn[:, : len(is_one_n)]
         with_K, without_K = (
             _shares(ratio_Kn[:, rows], np.full(rows.sum(), 1 / rows.sum()), fit.share_K)
             for rows in (np.ones(len(is_one_n), bool), ~is_one_n)
@@ -305,12 +324,10 @@ def _figures(known: _Side, other: _Side, fit: _Fit, *, start: Reals | None = Non
     share_K = _shares(ratio_KA, other.weight_N, start_K)
     sure_R = _confidence(known, _ratios(known, fit), share_K)
     sure_A = _confidence(other, ratio_KA, share_K)
-    weight_R = known.weight_N * (share_K / np.maximum(fit.share_K, _TINY))[known.label_N]
+    weight_R = known.weight_N * (share_K / np.maximum(fit.share_K, _TINY)).take(known.label_N)
     above_A = sure_A.copy()  # where nothing in the reference is called so
-    for k in range(K):
-        own_R = np.flatnonzero(known.called_N == k)
+    for k, (own_R, own_A) in enumerate(zip(known.called, other.called, strict=True)):
         if weight_R[own_R].sum() > 0:
-            own_A = other.called_N == k
             above_A[own_A] = sure_A[own_A] >= _threshold(sure_R[own_R], known.label_N[own_R] == k, weight_R[own_R])
     return np.asarray(np.r_[share_K, other.weight_N @ sure_A, other.weight_N @ above_A], np.float64)
 
@@ -320,7 +337,7 @@ def _confidence(side: _Side, ratio_KN: Reals, share_K: Reals) -> Reals:
 
     0 where the mix has none of the classes that an image may be of.
     """
-    own_N = ratio_KN[side.called_N, np.arange(len(side.called_N))] * share_K[side.called_N]
+    own_N = np.concatenate([share_K[k] * ratio_KN[k, rows] for k, rows in enumerate(side.called)])
     return np.asarray(own_N / np.maximum(share_K @ ratio_KN, 1e-300), np.float64)
 
 

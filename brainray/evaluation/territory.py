@@ -5,6 +5,7 @@ often intervals hold the truth where they are given. Axes are those of `shift`. 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from . import label_shift
 from .counts import Ints, Reals
 from .metrics import IntervalEstimate
-from .shift import FEWEST, MOST, Comparison, Kind, Pictures, ShiftTest, kind_of, one_thread
+from .shift import CONTRADICTED, FEWEST, MOST, Comparison, Contradiction, Kind, Pictures, ShiftTest, kind_of, one_thread
 from .stratified import clopper_pearson
 
 # Pictures of a reference. With fewer, features of others are too far from those that distances are fitted to: with 300
@@ -51,6 +52,8 @@ def territory(
         "reason": _why_untested(reference, features, classes),
         "strangers": None,
         "beyond": None,
+        "contradiction": None,
+        "patients": None,
         "tests": [],
         "tests_at_mix": [],
         "counted": _counted(archive, classes),
@@ -74,22 +77,27 @@ def _compared(
 ) -> dict[str, Any]:
     """The figures that need a reference."""
     known = label_shift.Rows(reference[0].probs_NK, reference[0].group_N, reference[1])
-    group_N = patients(archive.group_N)
-    other = label_shift.Rows(archive.probs_NK, archive.group_N if are_patients else group_N, np.zeros(0, np.int64))
-    archive = archive._replace(group_N=group_N)
+    archive = archive if are_patients else archive._replace(group_N=patients(archive.group_N))
+    other = label_shift.Rows(archive.probs_NK, archive.group_N, np.zeros(0, np.int64))
     comparison = Comparison(*reference, archive.at(np.arange(features)), classes)
     shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
     own = comparison.tests(shares_K)
-    mixed = comparison.tests(label_shift.shares_of(known, other))
+    mix_K = label_shift.shares_of(known, other)
+    mixed, contradiction = comparison.tests(mix_K), comparison.contradiction(mix_K)
     beyond = _beyond(comparison)
-    kind = kind_of(own, mixed, others=beyond.low)
+    # Of fewer groups halves say too little of what is usual: 6 % of archives of real pictures were contradicted.
+    has_groups = label_shift.fewest_groups(known)[1] >= LEAST_GROUPS
+    is_contradicted = has_groups and contradiction.effect >= CONTRADICTED
+    kind = kind_of(own, mixed, others=beyond.low, is_contradicted=is_contradicted)
     found: dict[str, Any] = {
         "kind": kind,
         "strangers": comparison.strangers,
         "beyond": _interval(beyond),
+        "contradiction": asdict(contradiction) | {"effect": contradiction.effect, "different": is_contradicted},
         "tests": [_test(each) for each in own],
         "tests_at_mix": [_test(each) for each in mixed],
-        "withheld": _why_withheld(kind, known, classes),
+        "patients": len(np.unique(archive.group_N)) if are_patients else None,
+        "withheld": _why_withheld(kind, known, classes, contradiction if is_contradicted else None),
     }
     if found["withheld"] is None:
         # More than usual that are merely far count too.
@@ -142,10 +150,17 @@ def _is_other_mix(shares: Iterable[Mapping[str, float]], known_K: Reals) -> bool
     return bool(max(gaps) >= OTHER_MIX)
 
 
-def _why_withheld(kind: Kind, known: label_shift.Rows, classes: tuple[str, ...]) -> str | None:
+def _why_withheld(
+    kind: Kind, known: label_shift.Rows, classes: tuple[str, ...], contradiction: Contradiction | None
+) -> str | None:
     """Why shares of classes and accuracy cannot be estimated; None where they can."""
     if kind == "pictures":
         return "the pictures differ from those that the model knows"
+    if contradiction:
+        return (
+            f"more of the images than usual are called {contradiction.called} and look like {contradiction.like} "
+            f"({100 * contradiction.share:.1f} % instead of {100 * contradiction.expected:.1f} %)"
+        )
     if kind == "unclear":
         return "the pictures may differ from those that the model knows"
     k, groups = label_shift.fewest_groups(known)
@@ -165,7 +180,7 @@ def _why_too_wide(shares: Sequence[IntervalEstimate], strangers: float, images: 
     if widest <= WIDEST:
         return None
     is_their_doing = widest - strangers / 2 <= WIDEST
-    unlike = f", of which up to {strangers:.1%} are like none that the model knows," if is_their_doing else ""
+    unlike = f", of which up to {100 * strangers:.1f} % are like none that the model knows," if is_their_doing else ""
     return f"from {images:,} images{unlike} the intervals would be ± {100 * widest:.1f} points or wider"
 
 

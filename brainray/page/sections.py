@@ -16,6 +16,7 @@ from brainray.evaluation.counts import ALL, Ints
 from brainray.evaluation.metrics import IntervalEstimate
 
 from . import text
+from .territory import images_to_pick
 from .tiles import Row, TilePart
 
 Values = dict[str, Any]
@@ -112,6 +113,7 @@ def verdict(source: PageSource) -> Values:
         "seen": figures["seen"] if figures["seen"] and figures["seen"]["images"] else None,
         "estimated": known.get("accuracy"),
         "unestimated": known.get("withheld"),
+        "to_pick": images_to_pick(figures),
         "confidence": figures["mean_confidence"],
         "for_review": figures["for_review"],
         "labels_given": figures["labels_given"],

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brainray.evaluation.shift import SOME_OTHERS, STRANGERS
+from brainray.evaluation.territory import PATIENTS
 
 from .text import count, percent
 
 Figures = Mapping[str, Any]
 
-_IF = "if this archive differs only in how common the classes are"
+_IF = "if the model recognises each class here as well as it did there"
+PICKED = 200  # images that `pick` draws unless told otherwise
 _MOST_CLASSES = 12  # named in a line
 
 
@@ -23,6 +25,12 @@ def sentences(figures: Figures) -> list[str]:
         return []
     lines = [_kind(known), _shares(known, figures), _accuracy(known), _before(known.get("before"))]
     return [line for line in lines if line]
+
+
+def images_to_pick(figures: Figures) -> int:
+    """How many images `pick` would draw of a run without labels: none that the model has learned from."""
+    seen = figures.get("seen")  # summaries of earlier versions lack it
+    return min(PICKED, int(sum(figures["predicted"].values())) - int(seen["images"] if seen else 0))
 
 
 def tests(figures: Figures) -> list[dict[str, Any]]:
@@ -49,15 +57,24 @@ def _kind(known: Figures) -> str:
             f"It differs from what the model knows in how common the classes are, and in nothing else that was found: "
             f"{beside}."
         )
+    patients = known.get("patients")  # earlier versions did not count them
+    by_chance = f" Its {count(patients)} patients are so few that this may be chance." if _is_few(patients) else ""
+    contradiction = known.get("contradiction")  # earlier versions did not look for one
+    if kind == "unclear" and contradiction and contradiction["different"]:
+        return f"What the model calls its images does not fit what they look like: {beside}.{by_chance}"
     if kind == "unclear":
         return (
-            "It differs from what the model knows, and whether by its pictures or only by how common the classes are "
-            f"cannot be told: {beside}."
+            "It may differ from what the model knows by its pictures, or only by how common the classes are; which of "
+            f"the two cannot be told: {beside}.{by_chance}"
         )
     return (
         "Its pictures differ from what the model knows, and how common the classes are may differ too: "
-        f"{_how(known, beside)}."
+        f"{_how(known, beside)}.{by_chance}"
     )
+
+
+def _is_few(patients: int | None) -> bool:
+    return patients is not None and patients < PATIENTS
 
 
 def _how(known: Figures, beside: str) -> str:
@@ -81,13 +98,16 @@ def _shares(known: Figures, figures: Figures) -> str | None:
         return None
     counted = _listed([(name, percent(images / total)) for name, images in predicted.items()])
     if known["prevalence"] is None:
-        why = known["withheld"]
+        why = " either" if known["kind"] is None else f": {known['withheld']}"  # the line above has the reason
         return (
-            f"How common each class is, and how often the model is right here, is not estimated: {why}. "
+            f"How common each class is, and how often the model is right here, is not estimated{why}. "
             f"Counted predictions, which are not the same: {counted}."
         )
     shares = _listed([(name, _ends(share)) for name, share in known["prevalence"].items()])
-    return f"How common each class is, {_IF}: {shares}. Counted predictions, which are not the same: {counted}."
+    return (
+        f"How common each class is (with 95 % intervals), {_IF}: {shares}. "
+        f"Counted predictions, which are not the same: {counted}."
+    )
 
 
 def _accuracy(known: Figures) -> str | None:
@@ -95,9 +115,9 @@ def _accuracy(known: Figures) -> str | None:
     if accuracy is None:
         return None
     return (
-        f"Accuracy, {_IF}: {percent(accuracy['by_confidence'])} by mean calibrated confidence, "
-        f"{percent(accuracy['by_threshold'])} by thresholds of confidence, {100 * accuracy['gap']:.1f} points apart; "
-        f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f} by both."
+        f"Accuracy, {_IF}: between {100 * accuracy['low']:.1f} and {percent(accuracy['high'])} (95 % interval). "
+        f"Two ways to estimate it say {percent(accuracy['by_confidence'])} (mean calibrated confidence) and "
+        f"{percent(accuracy['by_threshold'])} (thresholds of confidence)."
     )
 
 

@@ -75,7 +75,8 @@ def _results(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[
     pool = _pool(options, rng)
     for name, rows in _archives(pool, size, rng):
         yield name, _cover(rows, labels, draws, rng)
-        if rows is pool:
+        # `pick` refuses whole patients of which one has more images than labels.
+        if rows is pool and np.unique(rows.patient, return_counts=True)[1].max() <= labels:
             yield f"{name}, whole patients", _cover(rows, labels, draws, rng, whole=True)
     each = max(1, draws // options.mixtures)
     found = [_cover(_mixture(pool, size, rng), labels, each, rng) for _ in range(options.mixtures)]

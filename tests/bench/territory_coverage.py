@@ -53,6 +53,11 @@ class Archive(NamedTuple):
     all: Truth  # of those that they are drawn from
     group: np.ndarray  # what is known of their patients
 
+    def first(self, images: int) -> "Archive":
+        """The first of them, which are a random part."""
+        at = np.arange(images)
+        return Archive(self.rows.at(at), self.features[at], self.all, self.group[at])
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
@@ -123,7 +128,11 @@ def _archives(
     yield "as it is", as_it_is
     yield "another mix of classes", _mixed(others, rng.dirichlet(np.ones(K)), images, rng)
     yield "one class is missing", _mixed(others, np.array([*rng.dirichlet(np.ones(K - 1)), 0.0]), images, rng)
-    for share in (0.01, 0.02, 0.05, 0.2) if withheld else (0.01, 0.02):
+    yield "18 % of one class called another", _called_another(as_it_is, 0.18, rng)
+    yield "10 % of one class called another", _called_another(as_it_is, 0.1, rng)
+    yield "50 images, as they are", as_it_is.first(50)
+    yield "200 images, as they are", as_it_is.first(200)
+    for share in (0.01, 0.02, 0.05, 0.1, 0.2) if withheld else (0.01, 0.02):
         yield f"photographs are {share:.0%} of it", _with_photographs(as_it_is, share, rng)
     if not withheld:
         return
@@ -175,6 +184,17 @@ def _mixed(others: Archive, shares: np.ndarray, images: int, rng: np.random.Gene
     return Archive(others.rows.at(at), others.features[at], Truth.of(others.rows, shares), np.arange(images))
 
 
+def _called_another(archive: Archive, share: float, rng: np.random.Generator) -> Archive:
+    """Of one class the patients with this share, whom the model takes for another class, as surely as it knows that."""
+    rows, probs = archive.rows, archive.rows.probs.copy()
+    own = rng.permutation(np.unique(rows.patient[rows.label == 0]))
+    is_hit = (rows.label == 0) & np.isin(rows.patient, own[: round(share * len(own))])
+    probs[is_hit] = probs[is_hit][:, [1, 0, *range(2, probs.shape[1])]]
+    found = rows._replace(probs=probs)
+    shares = np.asarray(archive.all.shares)
+    return archive._replace(rows=found, all=Truth.of(found, shares))
+
+
 def _with_photographs(archive: Archive, share: float, rng: np.random.Generator) -> Archive:
     """Images of no class and far from all others, of which the model is as sure as it happens to be."""
     images = len(archive.rows.label)
@@ -195,6 +215,7 @@ def _said(known: Archive, archive: Archive) -> dict[str, Any]:
     found = territory((reference, known.rows.label), pictures, features=features, classes=CLASSES, are_patients=True)
     return {
         "kind": found["kind"],
+        "contradiction": found["contradiction"] and found["contradiction"]["effect"],
         "shares": found["prevalence"] and [found["prevalence"][name] for name in CLASSES],
         "accuracy": found["accuracy"],
         "drawn": Truth.of(archive.rows, _shares(archive.rows))._asdict(),

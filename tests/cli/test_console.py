@@ -69,7 +69,7 @@ def summary(*, labelled, scored, failed=0):
     [
         (10, 8, 2, "accuracy 1.0000 (0.5000 to 1.0000), macro F1 1.0000, on 8 labelled images"),
         (0, 0, 0, "no image has a label, so there is no accuracy; predicted: a 10, b 0"),
-        (0, 0, 0, "`brainray pick` picks 200 images whose labels would tell it"),
+        (0, 0, 0, "`brainray pick` picks 10 images whose labels would tell it"),
         (10, 0, 10, "no image with a label could be scored"),
         (10, 8, 2, "2 of 10 images failed: 2 empty"),
         (10, 10, 0, "files that are no images, passed over: 1,234 suffix .txt"),

@@ -190,7 +190,7 @@ def test_the_terminal_says_what_is_known_and_what_is_missing(run, tmp_path, capf
     assert command(["estimate", run, "--labels", path]) == 0
     out = capfd.readouterr().out
     assert "of 300 images, estimated from 98 labels of 100 picked images" in out
-    assert "1 picked images have no answer before the last answered one" in out
-    assert "1 picked images at the end of the list have no answer yet" in out
+    assert "without an answer, before the last answered one: 1 picked image" in out
+    assert "without an answer yet, at the end of the list: 1 picked image" in out
     assert command(["estimate", run, "--labels", path, "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == estimate(run, path).figures

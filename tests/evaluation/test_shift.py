@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from brainray.evaluation.shift import (
+    CONTRADICTED,
     PICTURES,
     STRANGERS,
     Comparison,
@@ -57,6 +58,29 @@ def test_other_pictures_are_named_so_whatever_their_mix(counts):
     kind, tests, _ = compared(drawn(counts, seed=1, moved=1.5)[0], mix=np.array(counts) / 200)
     assert kind == "pictures"
     assert tests[PICTURES].is_different
+
+
+@pytest.mark.parametrize("share", [0, 0.3])
+def test_the_worst_pair_of_what_is_called_one_class_and_looks_like_another_is_named(share):
+    archive, label = drawn([200, 200], seed=1)
+    is_hit = (label == 0) & (np.random.default_rng(0).random(400) < share)
+    swapped = np.where(is_hit[:, None], archive.probs_NK[:, ::-1], archive.probs_NK)
+    found = compared(archive._replace(probs_NK=swapped))[2].contradiction(np.array([0.5, 0.5]))
+    assert (found.effect > CONTRADICTED) == (share > 0)
+    if share:
+        assert (found.called, found.like) == ("notumor", "glioma")
+        assert found.share - found.expected == pytest.approx(0.15, abs=0.03)
+
+
+def test_a_perfect_model_is_not_contradicted():
+    archive, _ = drawn([200, 200], seed=1)
+    reference, known = drawn([150, 150], seed=0, each=3)
+    sides = []
+    for pictures in (reference, archive):
+        sure = (pictures.features_NF[:, 0] > 0).astype(float)
+        sides.append(pictures._replace(probs_NK=np.stack([sure, 1 - sure], axis=1)))
+    found = Comparison(sides[0], known, sides[1], CLASSES).contradiction(np.array([0.5, 0.5]))
+    assert found.effect < CONTRADICTED
 
 
 def test_a_few_photographs_among_many_slices_are_strangers():

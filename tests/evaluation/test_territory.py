@@ -109,6 +109,31 @@ def test_photographs_among_the_images_widen_intervals_or_are_named(each, kind, w
     assert found["withheld"] is why or why in found["withheld"]
 
 
+def test_a_class_that_is_called_another_is_no_other_mix():
+    """Else shares would be off by as many points as are called wrong, and their intervals would not say so."""
+    archive, label = drawn([4000, 4000], seed=1)
+    probs = archive.probs_NK.copy()
+    is_hit = (label == 0) & (np.arange(8000) % 5 == 0)
+    probs[is_hit] = probs[is_hit][:, ::-1]
+    found = said(archive._replace(probs_NK=probs), features=1_000)
+    assert found["kind"] == "unclear" and found["prevalence"] is None
+    assert found["withheld"].startswith("more of the images than usual are called notumor and look like glioma (9.6 %")
+
+
+@pytest.mark.parametrize("images", [50, 100, 200])
+def test_few_images_do_not_differ_for_being_few(images):
+    """Of folders of 50 images of other patients three in four were called different."""
+    for seed in range(1, 7):
+        archive, _ = drawn([images // 2, images // 2], seed=seed)
+        assert said(archive)["kind"] == "pictures alike"
+
+
+def test_patients_are_counted_where_groups_are_known_to_be_some():
+    archive, _ = drawn([200, 200], seed=1)
+    archive = archive._replace(group_N=np.arange(400) % 8)
+    assert said(archive, are_patients=True)["patients"] == 8 and said(archive)["patients"] is None
+
+
 def test_a_few_large_groups_are_no_patients():
     assert len(set(patients(np.zeros(100, int)).tolist())) == 100
     assert len(set(patients(np.arange(100) % PATIENTS).tolist())) == PATIENTS

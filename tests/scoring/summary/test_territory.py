@@ -11,6 +11,7 @@ from support.scoring.run_rows import CLASSES, scored, write_run
 
 from brainray import storage
 from brainray.models.reference import COUNT, FEATURES, features_column, reference_schema
+from brainray.page.territory import sentences
 from brainray.scoring.prediction_schema import LATER
 from brainray.scoring.summary.build import build_summary
 
@@ -56,6 +57,9 @@ def with_reference(run, number=500):
     return run
 
 
+TEST = {"name": "pictures", "effect": 3.0, "different": True}
+
+
 def territory(run):
     return build_summary(run).figures["territory"]
 
@@ -88,6 +92,23 @@ def test_other_pictures_are_said_to_be_so_on_the_page(tmp_path):
     shown = read_page(Path(run, "summary", "report.html").read_text()).by_id("archive").text
     assert "Its pictures differ from what the model knows" in shown
     assert "is not estimated: the pictures differ from those that the model knows. Counted predictions" in shown
+
+
+def test_a_class_that_is_called_another_is_said_on_the_page(tmp_path):
+    rows = images(300)
+    for row in rows[::6]:  # of the first class
+        row |= {"prob_glioma": row["prob_notumor"], "prob_notumor": row["prob_glioma"]}
+    assert territory(with_reference(write(tmp_path / "run", rows)))["kind"] == "unclear"
+    shown = read_page(Path(tmp_path, "run", "summary", "report.html").read_text()).by_id("archive").text
+    assert "What the model calls its images does not fit what they look like: 300 images beside 500" in shown
+    assert "more of the images than usual are called notumor and look like glioma (1" in shown
+
+
+def test_of_few_patients_it_is_said_that_they_may_differ_by_chance():
+    known = {"kind": "pictures", "images": 60, "reference_pictures": 500, "strangers": 0.0, "tests_at_mix": [TEST]}
+    known |= {"prevalence": None, "accuracy": None, "withheld": "they differ", "patients": 7}
+    assert "Its 7 patients are so few that this may be chance." in sentences({"territory": known})[0]
+    assert "chance" not in sentences({"territory": known | {"patients": 70}})[0]
 
 
 def test_photographs_among_the_images_are_counted_on_the_page(tmp_path):
