@@ -72,7 +72,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 # training, which also count what a network costs, and the sources of the package. They go to one process.
 TOGETHER = {
     "moto": re.compile(r"/storage/s3/|/test_(archive_runs|s3_run|list_exact_names|no_sign_request|doctor)\.py"),
-    "browser": re.compile(r"/page/test_\w*browser\.py"),
+    "browser": re.compile(r"/page/test_\w*browser\.py|/test_readme\.py"),
     "training": re.compile(
         r"/training/|/commands/test_(groups|reference|train)\.py|/test_other_classes\.py"
         r"|/models/test_(efficientnet_lite|lite_fast|networks|shipped)\.py"
