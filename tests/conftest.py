@@ -68,16 +68,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.numprocesses, option.dist, option.loadscopereorder = min(2, os.cpu_count() or 1), "loadfile", False
 
 
-# Files that share what is dear to start, to import or to read, 1 to 2 s each: a server, a browser, the libraries of
-# training, which also count what a network costs, and the sources of the package. They go to one process.
+# Files that share what is dear to start, to import or to read, 1 to 2 s each: a server, a browser, the sources of the
+# package, and for all that trains or compares networks scikit-learn, matplotlib and the parts of torch that torchvision
+# and an optimizer bring along. They go to one process.
 TOGETHER = {
     "moto": re.compile(r"/storage/s3/|/test_(archive_runs|s3_run|list_exact_names|no_sign_request|doctor)\.py"),
-    "browser": re.compile(r"/page/test_\w*browser\.py"),
-    "training": re.compile(
-        r"/training/|/commands/test_(groups|reference|train)\.py|/test_other_classes\.py"
-        r"|/models/test_(efficientnet_lite|lite_fast|networks|shipped)\.py"
-    ),
+    "browser": re.compile(r"/page/test_\w*browser\.py|/test_readme\.py"),
     "sources": re.compile(r"/test_(errors|layers|ray_internals|versions)\.py"),
+    "training": re.compile(
+        r"/training/|/models/|/commands/test_(groups|reference|train)\.py|/test_other_classes\.py"
+        r"|/evaluation/test_metrics\.py|/imaging/test_phantom\.py|/summary/test_build\.py|/cli/test_odd_homes\.py"
+    ),
 }
 
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, settings
 from support.each import each
 
 TESTS = Path(__file__).parent
-COLLECT = [sys.executable, "-m", "pytest", "--collect-only", "--assert=plain", "-p", "no:cacheprovider", str(TESTS)]
+QUICK = ["--assert=plain", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # which would read all sources
+COLLECT = [sys.executable, "-m", "pytest", "--collect-only", *QUICK, str(TESTS)]
 
 
 def collecting(folder: Path, *options: str, hash_seed: int) -> "subprocess.Popen[str]":

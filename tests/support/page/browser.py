@@ -122,16 +122,31 @@ def _address() -> str:
 
 @asynccontextmanager
 async def _tab() -> AsyncIterator[Tab]:
-    """A tab that shares neither storage nor cache with another one."""
+    """The one tab of this process, as if it were new: a new window would take 0.4 s. Overrides end with the session."""
     async with aiohttp.ClientSession() as client, client.ws_connect(_address(), max_msg_size=0) as socket:
         browser = Tab(socket, None)
-        context = await browser.call("Target.createBrowserContext", disposeOnDetach=True)
-        target = await browser.call("Target.createTarget", url="about:blank", **context)
-        attached = await browser.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        tab = Tab(socket, attached["sessionId"], context)
-        for domain in ("Page", "Network", "Log", "Runtime"):
+        if not _place:
+            _place.update(await browser.call("Target.createBrowserContext"))
+            _place.update(await browser.call("Target.createTarget", url="about:blank", **_place))
+        attached = await browser.call("Target.attachToTarget", targetId=_place["targetId"], flatten=True)
+        tab = Tab(socket, attached["sessionId"], {"browserContextId": _place["browserContextId"]})
+        for domain in ("Page", "Network", "Log", "Runtime", "DOMStorage"):
             await tab.call(f"{domain}.enable")
-        yield tab
+        await tab.call("Page.navigate", url="about:blank")
+        await tab.wait_for("Page.loadEventFired")
+        tab.requests.clear()
+        tab.complaints.clear()
+        try:
+            yield tab
+        finally:
+            if tab.requests:
+                for is_local in (True, False):
+                    place = {"securityOrigin": "file://", "isLocalStorage": is_local}
+                    await tab.call("DOMStorage.clear", storageId=place)
+            await tab.call("Network.clearBrowserCache")
+
+
+_place: dict[str, str] = {}  # ids of the tab and its profile
 
 
 def in_browser(visit: Callable[[Tab], Awaitable[Any]]) -> Any:
