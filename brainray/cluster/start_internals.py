@@ -23,6 +23,7 @@ _DASHBOARD_AGENT = "--dashboard_agent_command="
 _DASHBOARD_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
 _ENVIRONMENT_AGENT = "--runtime_env_agent_command="
 _ENVIRONMENT_PORTS = ("runtime_env_agent_port",)
+_ENVIRONMENTS = ("RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR")  # by which workers get some: of users, of jobs
 _KNOWN_POLL_S = 0.02
 _KNOWN_WITHIN_S = 30.0  # as long as Ray itself waits
 
@@ -35,7 +36,7 @@ def quick_start(*, prestart: int, environments: bool) -> Iterator[None]:
 
     Without `environments` no worker can be given environment variables or packages of its own.
     """
-    environments = environments or "RAY_RUNTIME_ENV_HOOK" in os.environ
+    environments = environments or any(name in os.environ for name in _ENVIRONMENTS)
     with ExitStack() as stack:
         stack.enter_context(_prestart_settings(prestart))
         stack.enter_context(without_monitor_processes())

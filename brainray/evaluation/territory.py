@@ -141,6 +141,10 @@ def _why_untested(reference: tuple[Pictures, Ints] | None, features: int, classe
         return f"the model's reference has no pictures of {missing[0]}"
     if len(classes) < 2:
         return "the model has one class only"
+    # What is usual among patients is seen between them: of one, everything would be as usual.
+    units = [len(np.unique(reference[0].group_N[reference[1] == k])) for k in range(len(classes))]
+    if min(units) < 2:
+        return f"the model's reference has one patient, or one site, of {classes[units.index(min(units))]} only"
     return None
 
 

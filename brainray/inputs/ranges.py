@@ -150,7 +150,8 @@ def _group_bytes(members: list[Member]) -> int:
 def _range(archive: str, version: str, held: list[Member]) -> Iterator[RangeRead]:
     if held:
         kind = _kind(archive, held[0])
-        if kind is None and is_animation(archive):
+        frame = None if kind is None else split_member_frame(held[0].name)
+        if is_animation(archive) if kind is None else frame is not None and _is_animation(frame[0]):
             size_bytes = held[0].stored_bytes  # it may take all that stands before it in the file
         elif kind is None or _is_part(held[0].name):
             size_bytes = _share_bytes(held)

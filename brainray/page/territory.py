@@ -9,7 +9,7 @@ from typing import Any
 from brainray.evaluation.shift import SOME_OTHERS, STRANGERS
 from brainray.evaluation.territory import PATIENTS
 
-from .text import count, percent
+from .text import count, percent, plural
 
 Figures = Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def _kind(known: Figures) -> str:
             f"{beside}."
         )
     patients = known.get("patients")  # earlier versions did not count them
-    by_chance = f" Its {count(patients)} patients are so few that this may be chance." if _is_few(patients) else ""
+    by_chance = f" With {plural(patients or 0, 'patient')} only, this may be chance." if _is_few(patients) else ""
     contradiction = known.get("contradiction")  # earlier versions did not look for one
     if kind == "unclear" and contradiction and contradiction["different"]:
         return f"What the model calls its images does not fit what they look like: {beside}.{by_chance}"

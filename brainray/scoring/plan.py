@@ -124,7 +124,8 @@ def plan_run(
     now = read_run(request.output)
     if now is not None and now.get("classes") != list(request.bundle.classes):
         check_series_labels(request.output, request.bundle.classes)  # not where the switch to this model has begun
-    wholes_stay = not (before.run is None or request.options.forget_missing)
+    # A run that is scored anew has pages from its beginning, also when it is gone on with.
+    wholes_stay = not (before.run is None or uri != request.output or request.options.forget_missing)
     kept = _indexes_of(request, request.output)
     with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=kept, wholes_stay=wholes_stay) as indexes:
         found = _list_inputs(

@@ -49,12 +49,14 @@ def test_agents_are_replaced_in_the_command_of_the_raylet_alone(environments, st
     assert start_internals._changed(["gcs_server", "--port=0"], 2, environments) == ["gcs_server", "--port=0"]
 
 
-def test_a_hook_that_the_user_has_set_finds_the_agent_it_needs(monkeypatch):
+@pytest.mark.parametrize("name", ["RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def test_a_hook_of_the_user_and_a_job_around_the_run_find_the_agent_they_need(name, monkeypatch):
+    """Without it the raylet ends itself when a worker is to get environment variables."""
     from ray._private import services
 
     commands = []
     monkeypatch.setattr(services, "start_ray_process", commands.append)
-    monkeypatch.setenv("RAY_RUNTIME_ENV_HOOK", "their.hook")
+    monkeypatch.setenv(name, "{}")
     with start_internals.quick_start(prestart=1, environments=False):
         services.start_ray_process([*RAYLET, *AGENTS])
     assert commands[0][5] == AGENTS[1]

@@ -23,6 +23,12 @@ def drawn(counts, *, seed, moved=0.0, sure=6.0, each=1):
 REFERENCE = drawn([250, 250], seed=0)
 
 
+def alone(reference):
+    """With the pictures of the first class from one site, among which everything would be as usual."""
+    pictures, label = reference
+    return pictures._replace(group_N=np.where(label == 0, 0, 1 + pictures.group_N)), label
+
+
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     monkeypatch.setattr(label_shift, "DRAWS", 40)
@@ -65,8 +71,9 @@ def test_where_the_pictures_differ_shares_and_accuracy_are_withheld_and_counts_a
         (REFERENCE, drawn([20, 20], seed=1)[0], "fewer than 50 scored images have features"),
         (REFERENCE, drawn([0, 0], seed=1)[0], "fewer than 50 scored images have features"),
         (drawn([500, 1], seed=0), drawn([300, 300], seed=1)[0], "the model's reference has no pictures of notumor"),
+        (alone(REFERENCE), drawn([300, 300], seed=1)[0], "the model's reference has one patient, or one site, of glio"),
     ],
-    ids=["no reference", "few pictures in it", "few images", "no image", "a class without pictures"],
+    ids=["no reference", "few pictures in it", "few images", "no image", "a class without pictures", "one site"],
 )
 def test_what_cannot_be_compared_has_a_reason(reference, archive, why):
     found = said(archive, reference)

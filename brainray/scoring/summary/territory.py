@@ -63,13 +63,17 @@ def _lowest(rows: pa.Table) -> pa.Table:
 
 def territory_figures(run_uri: str, sample: pa.Table, classes: Sequence[str], levels: Sequence[str]) -> dict[str, Any]:
     """The figures of summary.json on a sample. `levels` are the names of the levels of groups; none without groups."""
-    return territory(
+    group_N = _groups(sample["group"], levels)
+    found = territory(
         read_reference_copy(run_uri, classes),
-        Pictures(_probs(sample, classes), _features(sample), _groups(sample["group"], levels)),
+        Pictures(_probs(sample, classes), _features(sample), group_N),
         features=_with_features(sample),
         classes=classes,
         are_patients=has_patients(levels),
     )
+    if found["patients"] is not None:
+        found["patients"] = len(np.unique(group_N[group_N < len(group_N)]))  # without the images that have none
+    return found
 
 
 def _with_features(sample: pa.Table) -> int:
@@ -86,12 +90,14 @@ def _with_features(sample: pa.Table) -> int:
 
 def read_reference_copy(run_uri: str, classes: Sequence[str]) -> tuple[Pictures, Ints] | None:
     """The reference of a run and the classes of its pictures; None where there is none, or a damaged one."""
-    with suppress(StorageError, KeyError, pa.ArrowException):
+    with suppress(StorageError, KeyError, ValueError, pa.ArrowException):
         table = storage.read_parquet(storage.join(run_uri, REFERENCE))
         label = pc.index_in(table["label"], pa.array(classes, pa.string()))
         table, label = table.filter(pc.is_valid(label)), label.drop_null()
         units = np.asarray(table["unit"], np.int64)
-        return Pictures(_probs(table, classes), _features(table), units), np.asarray(label, np.int64)
+        found = Pictures(_probs(table, classes), _features(table), units)
+        if np.isfinite(found.probs_NK).all() and np.isfinite(found.features_NF).all():
+            return found, np.asarray(label, np.int64)
     return None
 
 

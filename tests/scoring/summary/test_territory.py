@@ -107,8 +107,27 @@ def test_a_class_that_is_called_another_is_said_on_the_page(tmp_path):
 def test_of_few_patients_it_is_said_that_they_may_differ_by_chance():
     known = {"kind": "pictures", "images": 60, "reference_pictures": 500, "strangers": 0.0, "tests_at_mix": [TEST]}
     known |= {"prevalence": None, "accuracy": None, "withheld": "they differ", "patients": 7}
-    assert "Its 7 patients are so few that this may be chance." in sentences({"territory": known})[0]
+    assert "With 7 patients only, this may be chance." in sentences({"territory": known})[0]
     assert "chance" not in sentences({"territory": known | {"patients": 70}})[0]
+
+
+def test_images_without_a_patient_are_no_patients(tmp_path):
+    """Else the page of an archive of one patient and many loose files would not say that it has but one."""
+    rows = [row | {"group": "patient=1" if k < 20 else None} for k, row in enumerate(images(60))]
+    run = with_reference(write(tmp_path, rows, group_by="patient", group_levels=["patient"]))
+    assert territory(run)["patients"] == 1
+
+
+@pytest.mark.parametrize("column", ["prob_glioma", FEATURES])
+def test_a_reference_with_values_that_are_none_is_as_good_as_none(tmp_path, column):
+    run = with_reference(write(tmp_path, images(60)))
+    table = storage.read_parquet(f"{run}/reference.parquet")
+    values = np.full((len(table), COUNT), np.nan, np.float32)
+    bad = features_column(values) if column == FEATURES else pa.array(values[:, 0])
+    place = table.column_names.index(column)
+    bad = table.set_column(place, table.schema.field(place), bad.cast(table.schema.field(place).type))
+    storage.write_parquet(f"{run}/reference.parquet", bad)
+    assert territory(run)["reason"].startswith("the model brings no reference")
 
 
 def test_photographs_among_the_images_are_counted_on_the_page(tmp_path):
