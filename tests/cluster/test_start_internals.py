@@ -77,15 +77,15 @@ def test_a_stand_in_tells_the_ports_and_ends_with_its_raylet(tmp_path):
     wait_for(lambda: not stand_in.is_running(), "a process stays behind")
 
 
-SETTINGS = ("RAY_prestart_worker_first_driver", "RAY_preload_python_modules", "PYTHONPATH")
+SETTINGS = ("RAY_prestart_worker_first_driver", "RAY_preload_python_modules", "PYTHONPATH", "THP_MEM_ALLOC_ENABLE")
 
 
 @pytest.mark.parametrize(
     ("workers", "given", "meanwhile"),
     [
-        (0, {}, ("0", None, None)),
-        (3, {"PYTHONPATH": "/own"}, ("1", "brainray.cluster.preload", f"{ROOT}:/own")),
-        (3, {"RAY_prestart_worker_first_driver": "0"}, ("0", "brainray.cluster.preload", str(ROOT))),
+        (0, {"THP_MEM_ALLOC_ENABLE": "0"}, ("0", None, None, "0")),
+        (3, {"PYTHONPATH": "/own"}, ("1", "brainray.cluster.preload", f"{ROOT}:/own", "1")),
+        (3, {"RAY_prestart_worker_first_driver": "0"}, ("0", "brainray.cluster.preload", str(ROOT), "1")),
     ],
 )
 def test_workers_that_start_ahead_import_what_the_driver_runs(monkeypatch, workers, given, meanwhile):
