@@ -17,8 +17,8 @@ from .ray_internals import is_private, own_folders, restore
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _PRESTART = "--num_prestart_python_workers="
 _PRELOADED = "brainray.cluster.preload"
-# PyTorch's switch for transparent huge pages, which it reads at the first tensor: the forward pass of EfficientNet-Lite0,
-# whose activations are large, takes 4 to 7 % less (2 cores with AVX-512, fp32).
+# PyTorch's switch for transparent huge pages, which it reads at the first tensor: the forward pass of
+# EfficientNet-Lite0, whose activations are large, takes 4 to 7 % less (2 cores with AVX-512, fp32).
 _LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 _NODE, _SESSION = "--node_id=", "--session_dir="
 # Words of the raylet's command, and the ports that the agent is to tell the raylet, which else waits for them.
