@@ -10,10 +10,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.niftis import nifti
 from support.inputs.archives import write_in_folder, write_packed, zip_of
-from support.scoring.runs import brightness, engine_of, request_for, rows, score_here
+from support.scoring.runs import rows_by_name
 
 from brainray import storage
-from brainray.config import MaxFailed
 from brainray.inputs.frames import packed
 
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
@@ -48,24 +47,17 @@ MEMBERS = {
 SAME = ("status", "error", "error_detail", "confidence", "size_bytes", "width", "content_hash", "scan_plane", "group")
 
 
-def scored(source, output, bundle, **options) -> dict[str, dict]:
-    options = {"max_failed": MaxFailed(share=1.0), "shard_size": 50, "group_by": "folder"} | options
-    score_here(request_for(source, output, bundle, **options), engine_of(bundle, predict=brightness))
-    found = {row["uri"].removeprefix(f"{source}").lstrip("#/"): row for row in rows(output)}
-    return {name.replace("#frame=", "#"): row for name, row in found.items()}
-
-
 @pytest.fixture(scope="module")
 def in_a_folder(tmp_path_factory, bundle):
     folder = write_in_folder(tmp_path_factory.mktemp("in"), MEMBERS)
-    return scored(folder, tmp_path_factory.mktemp("run"), bundle)
+    return rows_by_name(folder, tmp_path_factory.mktemp("run"), bundle)
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
 def test_packed_members_have_the_rows_that_they_have_in_a_folder(name, in_a_folder, tmp_path, bundle, monkeypatch):
     unpacked, unpack = [], packed.unpack
     monkeypatch.setattr("brainray.inputs.frames.reading.unpack", lambda *args: unpacked.append(1) or unpack(*args))
-    found = scored(write_packed(tmp_path / name, MEMBERS), tmp_path / "run", bundle)
+    found = rows_by_name(write_packed(tmp_path / name, MEMBERS), tmp_path / "run", bundle)
     told = {name: {column: row[column] for column in SAME} for name, row in found.items()}
     there = {name: {column: row[column] for column in SAME} for name, row in in_a_folder.items()}
     assert told == there
@@ -80,7 +72,7 @@ def test_archives_in_archives_stay_refused_in_gzip_too(tmp_path, bundle):
     inner = zip_of({"a.png": picture()})
     members = {"a.png": picture(), "in.zip": inner, "in.zip.gz": gzip.compress(inner), "in.tar.gz": b"x"}
     (tmp_path / "a.zip").write_bytes(zip_of(members))
-    found = scored(tmp_path / "a.zip", tmp_path / "run", bundle)
+    found = rows_by_name(tmp_path / "a.zip", tmp_path / "run", bundle)
     refused = {name: row["error_detail"] for name, row in found.items() if row["status"] == "error"}
     assert refused == dict.fromkeys(("in.zip", "in.zip.gz", "in.tar.gz"), "an archive inside an archive is not opened")
 
@@ -88,8 +80,8 @@ def test_archives_in_archives_stay_refused_in_gzip_too(tmp_path, bundle):
 def test_a_list_names_frames_of_packed_members(tmp_path, bundle):
     (tmp_path / "a.zip").write_bytes(zip_of(MEMBERS))
     (tmp_path / "list.csv").write_text("uri\na.zip#s1/frames.dcm.gz#frame=3\na.zip#s1/frames.dcm.gz#frame=9\n")
-    before = scored(tmp_path / "a.zip", tmp_path / "run", bundle)
-    found = scored(tmp_path / "list.csv", tmp_path / "again", bundle, group_by=None)
+    before = rows_by_name(tmp_path / "a.zip", tmp_path / "run", bundle)
+    found = rows_by_name(tmp_path / "list.csv", tmp_path / "again", bundle, group_by=None)
     there, missing = (found[f"{tmp_path}/a.zip#s1/frames.dcm.gz#{k}".lstrip("/")] for k in (3, 9))
     for column in ("confidence", "size_bytes", "content_hash"):
         assert there[column] == before["s1/frames.dcm.gz#3"][column]
@@ -105,7 +97,7 @@ def test_a_packed_member_is_read_once_whatever_is_read_between_its_frames(tmp_pa
     )
     members = {f"{k}.dcm.gz": MEMBERS["s1/frames.dcm.gz"] for k in range(3)}
     (tmp_path / "a.zip").write_bytes(zip_of(members))
-    found = scored(tmp_path / "a.zip", tmp_path / "run", bundle, shard_size=3)
+    found = rows_by_name(tmp_path / "a.zip", tmp_path / "run", bundle, shard_size=3)
     assert [row["status"] for row in found.values()] == ["ok"] * 12
     assert len(read) == len(set(read)) == 3
 
@@ -115,7 +107,7 @@ def test_volumes_of_one_name_in_an_archive_have_all_their_slices(tmp_path, bundl
     """The second is told from the first by a number, which is no part of its suffix."""
     twice = zip_of([("v.nii.gz", nifti()), ("v.nii.gz", nifti())])
     (tmp_path / "a.zip").write_bytes(twice)
-    found = scored(tmp_path / "a.zip", tmp_path / "run", bundle)
+    found = rows_by_name(tmp_path / "a.zip", tmp_path / "run", bundle)
     slices = [name.removeprefix("v.nii.gz#2") for name in found if name.startswith("v.nii.gz#2")]
     assert slices and len(found) == 2 * len(slices)
     assert "truncated" not in {row["error"] for row in found.values()}

@@ -15,7 +15,7 @@ from support.imaging.encoded import packed
 from support.imaging.paged import gif, moving, pages, tiff, with_kinds
 from support.inputs.archives import tar_of, write_in_folder, write_packed, zip_of
 from support.models.bundles import CLASSES
-from support.scoring.runs import Stopped, brightness, engine_of, request_for, rows, score_here
+from support.scoring.runs import Stopped, brightness, engine_of, request_for, rows, rows_by_name, score_here
 
 from brainray.config import MaxFailed
 from brainray.inputs.archives import list_members
@@ -46,17 +46,10 @@ MEMBERS = {
 SAME = ("status", "error", "error_detail", "confidence", "size_bytes", "width", "content_hash", "group", "label")
 
 
-def scored(source, output, bundle, **options) -> dict[str, dict]:
-    options = {"max_failed": MaxFailed(share=1.0), "shard_size": 50, "group_by": "folder"} | options
-    score_here(request_for(source, output, bundle, **options), engine_of(bundle, predict=brightness))
-    found = {row["uri"].removeprefix(f"{source}").lstrip("#/"): row for row in rows(output)}
-    return {name.replace("#frame=", "#"): row for name, row in found.items()}
-
-
 @pytest.fixture(scope="module")
 def in_a_folder(tmp_path_factory, bundle):
     folder = write_in_folder(tmp_path_factory.mktemp("in"), MEMBERS)
-    return scored(folder, tmp_path_factory.mktemp("run"), bundle)
+    return rows_by_name(folder, tmp_path_factory.mktemp("run"), bundle)
 
 
 def write_stored(path):
@@ -68,7 +61,7 @@ def write_stored(path):
 def test_pages_in_an_archive_have_the_rows_that_they_have_in_a_folder(name, in_a_folder, tmp_path, bundle):
     path = tmp_path / name
     source = write_stored(path) if name == "stored.zip" else write_packed(path, MEMBERS)
-    found = scored(source, tmp_path / "run", bundle)
+    found = rows_by_name(source, tmp_path / "run", bundle)
     told = {name: {column: row[column] for column in SAME} for name, row in found.items()}
     assert told == {name: {column: row[column] for column in SAME} for name, row in in_a_folder.items()}
     assert {f"a/{file}#3" for file in ("many.tif", "lzw.TIFF", "big.tif", "moving.gif")} < set(found)
@@ -85,7 +78,7 @@ def test_files_of_one_name_in_an_archive_have_their_pages_each(tmp_path, bundle)
     ]
     with pytest.warns(UserWarning, match="Duplicate name"):
         (tmp_path / "a.zip").write_bytes(zip_of(twice))
-    found = scored(tmp_path / "a.zip", tmp_path / "run", bundle)
+    found = rows_by_name(tmp_path / "a.zip", tmp_path / "run", bundle)
     assert set(found) == {
         *(f"{file}#{page}" for file in ("x.tif", "x.tif#2", "x.gif") for page in (1, 2)),
         *(f"x.gif#2#{page}" for page in range(1, 5)),
@@ -98,7 +91,7 @@ def test_a_list_names_pages_of_members_and_the_label_of_a_file_holds_for_them(tm
     archive = write_packed(tmp_path / "a.zip", MEMBERS)
     table = tmp_path / "labels.csv"
     table.write_text(f"image,label\na.zip#a/many.tif,{CLASSES[0]}\na.zip#a/moving.gif#frame=2,{CLASSES[1]}\n")
-    found = scored(archive, tmp_path / "run", bundle, label_file=read_label_file(str(table), bundle.classes))
+    found = rows_by_name(archive, tmp_path / "run", bundle, label_file=read_label_file(str(table), bundle.classes))
     assert {name: row["label"] for name, row in found.items() if row["label"]} == {
         **{f"a/many.tif#{number}": CLASSES[0] for number in (1, 2, 3)},
         "a/moving.gif#2": CLASSES[1],
@@ -140,7 +133,7 @@ def test_a_run_that_has_a_member_as_one_image_keeps_it_so_until_the_archive_chan
         earlier.setattr("brainray.inputs.archives.index._FORMAT", 7)
         for kind in ("tar", "zip"):
             earlier.setattr(f"brainray.inputs.archives.{kind}_file.is_paged", lambda _: False)
-        before = scored(archive, output, bundle)
+        before = rows_by_name(archive, output, bundle)
     assert set(before) == set(files)
     for _ in range(2):  # of the first night the index is made anew, of the second it is there
         outcome = score_here(request_for(archive, output, bundle, group_by="folder"), engine_of(bundle))
@@ -149,8 +142,8 @@ def test_a_run_that_has_a_member_as_one_image_keeps_it_so_until_the_archive_chan
     with pytest.raises(Stopped):
         anew = request_for(archive, output, bundle, group_by="folder", rescore=True, shard_size=2)
         score_here(anew, engine_of(bundle, predict=brightness, only=1))
-    assert set(scored(archive, output, bundle, rescore=True)) == by_page, "also when it is gone on with"
-    assert set(scored(archive, output, bundle)) == by_page, "afterwards they stay pages"
+    assert set(rows_by_name(archive, output, bundle, rescore=True)) == by_page, "also when it is gone on with"
+    assert set(rows_by_name(archive, output, bundle)) == by_page, "afterwards they stay pages"
 
 
 def test_an_archive_that_changes_has_each_file_as_one_image_or_as_its_pages(tmp_path, bundle):
@@ -159,7 +152,7 @@ def test_an_archive_that_changes_has_each_file_as_one_image_or_as_its_pages(tmp_
         content = tiff(pages(count)) if count > 1 else packed(pages(1)[0], "TIFF")
         archive = write_packed(tmp_path / "a.tar", {"x.tif": content, "y.png": packed(pages(1)[0])})
         os.utime(archive, ns=(count * 10**18, count * 10**18))
-        found = {name for name, row in scored(archive, output, bundle).items()}
+        found = {name for name, row in rows_by_name(archive, output, bundle).items()}
         assert ("x.tif" in found) == (count == 1), f"with {count} pages the run has {sorted(found)}"
         assert "y.png" in found
 

@@ -12,7 +12,7 @@ from support.models.bundles import CLASSES
 
 from brainray import storage
 from brainray.commands.score import Outcome, ScoreEngine, score
-from brainray.config import Explain, ScoreOptions
+from brainray.config import Explain, MaxFailed, ScoreOptions
 from brainray.duplicates.seen import read_seen
 from brainray.inputs.labels.label_file import LabelFile
 from brainray.inputs.lists.kept_columns import kept_types
@@ -138,6 +138,14 @@ def rows(run_uri) -> list[dict]:
     folder = f"{run_uri}/predictions"
     names = storage.list_names(folder)
     return [row for name in names for row in storage.read_parquet(f"{folder}/{name}").to_pylist()]
+
+
+def rows_by_name(source, output, bundle: Bundle, **options) -> dict[str, dict]:
+    """The rows of a run over a folder or an archive, by the names below it; frames are named as in a folder."""
+    options = {"max_failed": MaxFailed(share=1.0), "shard_size": 50, "group_by": "folder"} | options
+    score_here(request_for(source, output, bundle, **options), engine_of(bundle, predict=brightness))
+    found = {row["uri"].removeprefix(f"{source}").lstrip("#/"): row for row in rows(output)}
+    return {name.replace("#frame=", "#"): row for name, row in found.items()}
 
 
 def contents(run_uri) -> dict[str, dict]:
