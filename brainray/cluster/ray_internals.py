@@ -36,8 +36,8 @@ def is_private() -> bool:
 
     Uses `ray._private.worker._global_node`, because the public context does not hold this. Without it: no.
     """
-    node = _node()
-    return node is not None and bool(node.is_head())
+    own = node()
+    return own is not None and bool(own.is_head())
 
 
 def processes_died() -> bool:
@@ -45,11 +45,12 @@ def processes_died() -> bool:
 
     Uses `_global_node.remaining_processes_alive()`, which has no public counterpart. Without the node: no.
     """
-    node = _node()
-    return node is not None and not node.remaining_processes_alive()
+    own = node()
+    return own is not None and not own.remaining_processes_alive()
 
 
-def _node() -> Any:  # noqa: ANN401
+def node() -> Any:  # noqa: ANN401
+    """The node that this process started or joined, as Ray has it; None without one."""
     from ray._private import worker
 
     return getattr(worker, "_global_node", None)
@@ -90,6 +91,20 @@ def restore(variables: dict[str, str | None]) -> None:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:  # noqa: ANN401
+    """Give what an owner has by a name another value meanwhile; nothing where it has none."""
+    if not hasattr(owner, name):
+        yield
+        return
+    saved = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, saved)
+
+
+@contextmanager
 def without_sigterm_handler() -> Iterator[None]:
     """Keep Ray from handling SIGTERM: its handler ends the process with a dump of the stack.
 
@@ -97,15 +112,8 @@ def without_sigterm_handler() -> Iterator[None]:
     """
     from ray._private import utils
 
-    saved = getattr(utils, "set_sigterm_handler", None)
-    if saved is None:
+    with replaced(utils, "set_sigterm_handler", lambda _: None):
         yield
-        return
-    utils.set_sigterm_handler = lambda _: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = saved
 
 
 def last_address() -> str | None:

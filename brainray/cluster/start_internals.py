@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from . import agent_stand_in
-from .ray_internals import is_private, own_folders, restore
+from .ray_internals import is_private, node, own_folders, replaced, restore
 
 _MONITOR_METHODS = ("start_monitor", "start_log_monitor", "start_api_server")
 _PRESTART = "--num_prestart_python_workers="
@@ -58,17 +58,13 @@ def without_monitor_processes() -> Iterator[None]:
     """
     from ray._private.node import Node
 
-    def nothing(node: Any, **_: Any) -> None:  # noqa: ANN401
-        node._webui_url = ""
+    def nothing(own: Any, **_: Any) -> None:  # noqa: ANN401
+        own._webui_url = ""
 
-    saved = {name: getattr(Node, name) for name in _MONITOR_METHODS if hasattr(Node, name)}
-    for name in saved:
-        setattr(Node, name, nothing)
-    try:
+    with ExitStack() as stack:
+        for name in _MONITOR_METHODS:
+            stack.enter_context(replaced(Node, name, nothing))
         yield
-    finally:
-        for name, method in saved.items():
-            setattr(Node, name, method)
 
 
 @contextmanager
@@ -103,14 +99,12 @@ def _commands_changed(change: Callable[[Command], Command]) -> Iterator[None]:
     from ray._private import services
 
     start = getattr(services, "start_ray_process", None)
-    if start is None:
+
+    def start_with(command: Command, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return start(change(command), *args, **kwargs)  # type: ignore[misc]
+
+    with replaced(services, "start_ray_process", start_with):
         yield
-        return
-    services.start_ray_process = lambda command, *args, **kwargs: start(change(command), *args, **kwargs)
-    try:
-        yield
-    finally:
-        services.start_ray_process = start
 
 
 def _changed(command: Command, prestart: int, environments: bool) -> Command:
@@ -145,13 +139,8 @@ def _without_environment_of_uv() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    name = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
-    saved = getattr(ray_constants, name, False)
-    setattr(ray_constants, name, False)
-    try:
+    with replaced(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False):
         yield
-    finally:
-        setattr(ray_constants, name, saved)
 
 
 @contextmanager
@@ -173,15 +162,12 @@ def _node_known_at_once() -> Iterator[None]:
         state: Any = GlobalState()  # type: ignore[no-untyped-call]
         state._initialize_global_state(options(address))
         until_s = time.monotonic() + _KNOWN_WITHIN_S
-        while time.monotonic() < until_s and not any(node["NodeID"] == node_id for node in state.node_table()):
+        while time.monotonic() < until_s and not any(each["NodeID"] == node_id for each in state.node_table()):
             time.sleep(_KNOWN_POLL_S)
         return get_node(address, node_id)
 
-    services.get_node = get_once_known
-    try:
+    with replaced(services, "get_node", get_once_known):
         yield
-    finally:
-        services.get_node = get_node
 
 
 def end() -> None:
@@ -191,10 +177,9 @@ def end() -> None:
     `ray._private.node.Node` without it. Without that method Ray shuts down as ever.
     """
     import ray
-    from ray._private import worker
 
-    node = getattr(worker, "_global_node", None)
-    kill = getattr(node, "kill_all_processes", None)
+    own = node()
+    kill = getattr(own, "kill_all_processes", None)
     if kill is not None and is_private():
-        node.kill_all_processes = lambda **_: kill(check_alive=False, allow_graceful=False)  # type: ignore[union-attr]
+        own.kill_all_processes = lambda **_: kill(check_alive=False, allow_graceful=False)
     ray.shutdown()
