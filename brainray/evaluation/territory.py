@@ -36,13 +36,14 @@ def territory(
     *,
     features: int,
     classes: Sequence[str],
-    are_patients: bool = False,
+    patient_count: int | None = None,
 ) -> dict[str, Any]:
     """The figures, for JSON.
 
     `reference` are pictures that the model had not learned from, and their classes. `archive` are images in random
-    order, of which the first `features` have features (the others may have any). `are_patients`: its groups are
-    known to be patients, so that intervals allow for how few they are, also below `PATIENTS`.
+    order, of which the first `features` have features (the others may have any). `patient_count`: how many patients
+    its groups are known to be, without those of images that belong to nobody known; intervals then allow for how few
+    they are, also below `PATIENTS`.
     """
     classes = tuple(classes)
     found: dict[str, Any] = {
@@ -64,7 +65,7 @@ def territory(
     if reference is None or found["reason"] is not None:
         return found | {"withheld": found["reason"]}
     with one_thread():
-        return found | _compared(reference, archive, features, classes, are_patients=are_patients)
+        return found | _compared(reference, archive, features, classes, patient_count=patient_count)
 
 
 def _compared(
@@ -73,11 +74,11 @@ def _compared(
     features: int,
     classes: tuple[str, ...],
     *,
-    are_patients: bool,
+    patient_count: int | None,
 ) -> dict[str, Any]:
     """The figures that need a reference."""
     known = label_shift.Rows(reference[0].probs_NK, reference[0].group_N, reference[1])
-    archive = archive if are_patients else archive._replace(group_N=patients(archive.group_N))
+    archive = archive if patient_count is not None else archive._replace(group_N=patients(archive.group_N))
     other = label_shift.Rows(archive.probs_NK, archive.group_N, np.zeros(0, np.int64))
     comparison = Comparison(*reference, archive.at(np.arange(features)), classes)
     shares_K = np.bincount(reference[1], minlength=len(classes)) / len(reference[1])
@@ -96,7 +97,7 @@ def _compared(
         "contradiction": asdict(contradiction) | {"effect": contradiction.effect, "different": is_contradicted},
         "tests": [_test(each) for each in own],
         "tests_at_mix": [_test(each) for each in mixed],
-        "patients": len(np.unique(archive.group_N)) if are_patients else None,
+        "patients": patient_count,
         "withheld": _why_withheld(kind, known, classes, contradiction if is_contradicted else None),
     }
     if found["withheld"] is None:

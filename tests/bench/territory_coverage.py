@@ -212,7 +212,10 @@ def _said(known: Archive, archive: Archive) -> dict[str, Any]:
     reference = Pictures(known.rows.probs, known.features, known.rows.patient)
     pictures = Pictures(archive.rows.probs, archive.features, archive.group)
     features = min(1_000, len(archive.group))
-    found = territory((reference, known.rows.label), pictures, features=features, classes=CLASSES, are_patients=True)
+    patients = len(np.unique(archive.group))
+    found = territory(
+        (reference, known.rows.label), pictures, features=features, classes=CLASSES, patient_count=patients
+    )
     return {
         "kind": found["kind"],
         "contradiction": found["contradiction"] and found["contradiction"]["effect"],

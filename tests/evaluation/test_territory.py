@@ -135,12 +135,6 @@ def test_few_images_do_not_differ_for_being_few(images):
         assert said(archive)["kind"] == "pictures alike"
 
 
-def test_patients_are_counted_where_groups_are_known_to_be_some():
-    archive, _ = drawn([200, 200], seed=1)
-    archive = archive._replace(group_N=np.arange(400) % 8)
-    assert said(archive, are_patients=True)["patients"] == 8 and said(archive)["patients"] is None
-
-
 def test_a_few_large_groups_are_no_patients():
     assert len(set(patients(np.zeros(100, int)).tolist())) == 100
     assert len(set(patients(np.arange(100) % PATIENTS).tolist())) == PATIENTS
@@ -154,10 +148,10 @@ def test_a_few_groups_that_are_known_to_be_patients_widen_intervals(monkeypatch)
     wrong_N = np.arange(len(label)) % 10 == 0
     monkeypatch.setattr("brainray.evaluation.territory.WIDEST", 1.0)
     of_sites, of_patients = (
-        said(archive, (pictures, np.where(wrong_N, 1 - label, label)), 1_000, are_patients=known)["prevalence"][
+        said(archive, (pictures, np.where(wrong_N, 1 - label, label)), 1_000, patient_count=count)["prevalence"][
             "glioma"
         ]
-        for known in (False, True)
+        for count in (None, 10)
     )
     assert of_patients["low"] < of_sites["low"] < of_sites["high"] < of_patients["high"]
 

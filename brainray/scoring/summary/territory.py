@@ -64,16 +64,13 @@ def _lowest(rows: pa.Table) -> pa.Table:
 def territory_figures(run_uri: str, sample: pa.Table, classes: Sequence[str], levels: Sequence[str]) -> dict[str, Any]:
     """The figures of summary.json on a sample. `levels` are the names of the levels of groups; none without groups."""
     group_N = _groups(sample["group"], levels)
-    found = territory(
+    return territory(
         read_reference_copy(run_uri, classes),
         Pictures(_probs(sample, classes), _features(sample), group_N),
         features=_with_features(sample),
         classes=classes,
-        are_patients=has_patients(levels),
+        patient_count=len(np.unique(group_N[group_N < len(group_N)])) if has_patients(levels) else None,
     )
-    if found["patients"] is not None:
-        found["patients"] = len(np.unique(group_N[group_N < len(group_N)]))  # without the images that have none
-    return found
 
 
 def _with_features(sample: pa.Table) -> int:
@@ -116,7 +113,7 @@ def _features(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _groups(column: pa.ChunkedArray, levels: Sequence[str]) -> Ints:
-    """[N] the group of each image, of the level of patients; images without one have one each."""
+    """[N] the group of each image, of the level of patients; images without one have one each, from N on."""
     if not levels:
         return np.arange(len(column))
     names = cut(column, depth(levels))
