@@ -33,7 +33,7 @@ class TrainJob:
 
     fit_spec: FitSpec
     data: dict[str, Any]  # description of the images, for the bundle's provenance
-    threads: int  # of torch in each worker
+    threads: int  # that each worker computes with
     work: WorkFolder
     writer: storage.Writer
 
@@ -93,7 +93,13 @@ class _WorkerState:
             return wrapped
 
         self._trainer = Trainer(
-            job.fit_spec, resume_from=resume_from, device=device, shares=shares, workers=workers, wrap=wrap
+            job.fit_spec,
+            resume_from=resume_from,
+            device=device,
+            shares=shares,
+            workers=workers,
+            threads=job.threads,
+            wrap=wrap,
         )
 
     def epoch(self) -> None:

@@ -65,7 +65,7 @@ class Search:
     class_counts: tuple[int, ...]
     trials: tuple[Trial, ...]  # by number
     datasets: dict[int, SplitDatasets]  # by image_px
-    threads: int  # of torch in each trial
+    threads: int  # that each trial computes with
     writer: storage.Writer
 
 
@@ -137,7 +137,7 @@ def _trial(config: dict[str, Any], search: Search) -> None:
     fit_spec = FitSpec(options=options, model=model, class_counts=search.class_counts, init=None)
     train_rows, validation_rows = search.datasets[options.image_px].rows()
     trial = replace(trial, **cost_of(model, options.image_spec)._asdict())
-    trainer = Trainer(fit_spec, resume_from=None, device=pick_device())
+    trainer = Trainer(fit_spec, resume_from=None, device=pick_device(), threads=search.threads)
     for epoch in range(1, options.epochs + 1):
         started = time.perf_counter()
         loss = trainer.epoch(train_rows)

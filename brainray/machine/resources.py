@@ -35,6 +35,7 @@ _LEAST_SHARE_OF_BATCH = 8
 # Elastic workers (their number changes) leave too little room for one more worker, but enough for Ray's own tasks.
 _ELASTIC_CPU_SHARE = 0.95
 _ELASTIC_GPU_CPUS = 0.5
+_MOST_AUGMENTING = 8  # threads beside a GPU; each augments some 500 images of 192 px a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,8 @@ def _fixed_pool(nodes: Sequence[Node], *, workers: int | None, batch_size: int) 
         if count > gpus:
             raise BadRequest(f"--workers is {count}, but the cluster has {gpus} GPU(s); ask for {gpus} or fewer")
         share = min(1.0, _TRAIN_CPU_SHARE * cpus / count)
-        return TrainPool(workers=count, cpus_per_worker=share, use_gpu=True, threads_per_worker=1, decode_cpus=1)
+        threads = max(1, min(_MOST_AUGMENTING, int(cpus) // count))
+        return TrainPool(workers=count, cpus_per_worker=share, use_gpu=True, threads_per_worker=threads, decode_cpus=1)
     count = workers or max(1, min(int(cpus) // _THREADS_PER_TRAINER, batch_size // _LEAST_SHARE_OF_BATCH))
     most = max(2, 2 * int(cpus))
     if count > most:

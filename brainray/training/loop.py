@@ -6,7 +6,9 @@ Axes: N images, K classes, H height, W width, M images and outliers.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -194,6 +196,27 @@ def ordered_batches(images: Pixels, labels: Labels, *, batch_size: int) -> Itera
         yield Batch(torch.from_numpy(images[start:stop]), torch.from_numpy(labels[start:stop]))
 
 
+def prepared_ahead(
+    batches: Iterable[Batch], *, step_config: StepConfig, generator: torch.Generator, threads: int
+) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """Yield batches with what `prepare_changed` makes of them, in order, `threads` of them while earlier ones are used.
+
+    Each batch has a generator of its own, so that what is drawn does not depend on the number of threads.
+    """
+    waiting: deque[tuple[Batch, Future[tuple[Tensor, Tensor]]]] = deque()
+    # The number of threads that torch computes with is set for the calling thread.
+    with ThreadPoolExecutor(threads, "augment", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for batch in batches:
+            own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            waiting.append((batch, pool.submit(step_config.prepare_changed, batch, own)))
+            if len(waiting) > threads:
+                ready, prepared = waiting.popleft()
+                yield ready, *prepared.result()
+        while waiting:
+            ready, prepared = waiting.popleft()
+            yield ready, *prepared.result()
+
+
 def train_epoch(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -204,16 +227,18 @@ def train_epoch(
     generator: torch.Generator,
     average: AveragedModel | None = None,
     teachers: Teachers | None = None,
+    preparing: int = 1,
 ) -> float:
     """Train on the batches once; returns the mean loss of the steps, NaN where there is no batch.
 
     `average`, a moving average of the weights, is updated after each step. With `teachers`, batches have folds.
+    `preparing`: threads that augment the next batches meanwhile.
     """
     model.train()
     losses: list[Tensor] = []
-    for batch in batches:
+    prepared = prepared_ahead(batches, step_config=step_config, generator=generator, threads=preparing)
+    for batch, images_MCHW, regions in prepared:
         optimizer.zero_grad(set_to_none=True)
-        images_MCHW, regions = step_config.prepare_changed(batch, generator)
         with step_config.autocast():
             outputs = model(images_MCHW)
         logits_MK, maps = outputs if isinstance(outputs, tuple) else (outputs, None)

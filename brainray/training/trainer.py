@@ -55,12 +55,14 @@ class Trainer:
         device: torch.device,
         shares: int = 1,
         workers: int = 1,
+        threads: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         """Build network and optimizer. Raises what loading the weights of `init` raises.
 
         `shares`: number of parts the pictures are divided into, one of which this worker has. `workers`: processes
-        that train together. `wrap` returns the network on its device with their gradients synchronised.
+        that train together. `threads` are those that this worker may use; beside a GPU they augment. `wrap` returns the
+        network on its device with their gradients synchronised.
         """
         if device.type == "cpu":
             keep_freed_memory()
@@ -80,6 +82,7 @@ class Trainer:
             region_weight=options.region_weight,
         )
         self._has_boxes, self._teaching = fit_spec.has_boxes, fit_spec.teaching
+        self._preparing = 1 if device.type == "cpu" else threads  # a CPU has enough to do with the network
         self._teachers = self._load_teachers()
         model = _first_weights(fit_spec)
         if resume_from:
@@ -132,6 +135,7 @@ class Trainer:
             generator=generator,
             average=self.average,
             teachers=self._teachers,
+            preparing=self._preparing,
         )
 
     def evaluate(self, rows: DecodedRows) -> npt.NDArray[np.float32]:

@@ -157,8 +157,9 @@ def test_a_machine_of_eight_gpus_decodes_on_all_processors_that_its_memory_allow
         ([64] * 4, 0, 32, 4, 64),
         ([1], 0, 32, 1, 1),
         ([4], 0, 4, 1, 4),
-        ([64], 8, 32, 8, 1),
-        ([64], 8, 4, 4, 1),
+        ([64], 8, 32, 8, 8),  # threads that augment beside a GPU
+        ([64], 8, 4, 4, 8),
+        ([4], 4, 32, 4, 1),
     ],
 )
 def test_training_on_many_processors_keeps_enough_images_for_each_worker(cpus, gpus, batch_size, workers, threads):

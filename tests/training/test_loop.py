@@ -55,6 +55,32 @@ def test_one_seed_gives_one_set_of_weights():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def prepared(threads):
+    """Augmented images of some batches, each with its labels."""
+    images, labels = blobs(22)
+    return loop.prepared_ahead(
+        loop.ordered_batches(images, labels, batch_size=4),
+        step_config=plain_fitting(augment=1.0, outliers=0.25),
+        generator=torch.Generator().manual_seed(5),
+        threads=threads,
+    )
+
+
+def test_batches_augmented_ahead_keep_their_order_and_what_was_drawn_for_them():
+    """Else weights would depend on how many processors a machine has, and images be learned with labels of others."""
+    alone, many = (list(prepared(threads)) for threads in (1, 8))
+    labels = blobs(22)[1]
+    assert torch.cat([batch.labels for batch, *_ in many]).tolist() == labels.tolist()
+    assert all(torch.equal(one[1], other[1]) for one, other in zip(alone, many, strict=True))
+    assert not torch.equal(alone[0][1][:2], alone[1][1][:2])
+
+
+def test_an_image_that_cannot_be_augmented_ends_the_epoch(monkeypatch):
+    monkeypatch.setattr(loop, "augment_with_regions", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(prepared(3))
+
+
 @settings(max_examples=40)
 @given(
     pictures=st.lists(st.integers(0, 30), min_size=1, max_size=40), batch=st.integers(1, 16), extra=st.integers(0, 3)
