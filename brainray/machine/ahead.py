@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int) -> Iterator[Result]:
     """What `function` gives of each item, in order.
 
-    `ThreadPoolExecutor.map` makes a future of each item at once, 1.4 kB each, and holds all results that nobody has
+    `ThreadPoolExecutor.map` makes a future of each item at once, and holds all results that nobody has
     taken yet: for a run of many shards both grow with the run.
     """
     with ThreadPoolExecutor(threads) as pool:
