@@ -21,6 +21,7 @@ from brainray.imaging.decoding import changes_since
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.lists.kept_columns import kept_types
+from brainray.machine.hardware import arrow_in_malloc, return_freed_memory
 from brainray.models.bundle import SHIPPED, load_bundle, named
 from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
@@ -149,7 +150,7 @@ def score(
     refuse_if_held(output)
     if is_lost(request.bundle):
         say(f"{request.bundle.uri} has lost {SEEN}, so no row tells whether the model has learned from its image")
-    with scratch_folder() as scratch:
+    with arrow_in_malloc(), scratch_folder() as scratch:
         job = _Job(
             request=request,
             scratch=scratch,
@@ -271,6 +272,7 @@ class _Job:
         scratch = tempfile.mkdtemp(dir=self.scratch)
         plan = plan_run(self.request, scratch, uri=uri, seed=seed, progress=on_listed)
         _say_of_listing(self.request, plan, self.say)
+        return_freed_memory()
         return plan
 
     def bring_up_to_date(self, lease: Lease, plan: Plan | None = None) -> tuple[Plan, Summary]:
@@ -315,6 +317,7 @@ class _Job:
         self._update_parts(plan, lease, listener)
         if plan.todo_images:
             self._score(plan, lease, listener)
+        return_freed_memory()
         account = verify_and_close(plan, writer)
         whole = Progress(phase="summary", done=account.rows, failed=account.failed, total=plan.images)
         listener(whole)

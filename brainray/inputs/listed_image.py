@@ -78,13 +78,13 @@ class UriIndex:
 
     def __init__(self, uris: pa.Array) -> None:
         self._uris = uris
-        hashes = _hashes(uris)
+        hashes = hashes_of(uris)
         self._order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[self._order]
 
     def find(self, uris: pa.Array) -> pa.Array:
         """The first place of each of these URIs; null for those that the column does not hold."""
-        hashes = _hashes(uris)
+        hashes = hashes_of(uris)
         found = np.full(len(uris), -1, np.int64)
         at = np.searchsorted(self._sorted, hashes)
         past = np.searchsorted(self._sorted, hashes, side="right")
@@ -100,7 +100,7 @@ class UriIndex:
         return pa.array(found, mask=found < 0)
 
 
-def _hashes(uris: pa.Array) -> npt.NDArray[np.int64]:
+def hashes_of(uris: pa.Array) -> npt.NDArray[np.int64]:
     """Hashes of texts, equal for equal ones within this process."""
     slices = (uris.slice(start, CHUNK_ROWS) for start in range(0, len(uris), CHUNK_ROWS))
     return np.fromiter((hash(uri) for piece in slices for uri in piece.to_pylist()), np.int64, len(uris))

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
 from brainray.inputs.listing import Listing
+from brainray.inputs.repeats import may_repeat
 from brainray.inputs.shard_slices import slices
 from brainray.storage.scratch import scratch_folder
 
@@ -45,7 +45,6 @@ MANIFEST_SCHEMA = pa.schema(
 _SHARDS_PER_FILE = 32
 _SHARDS_KEY = "brainray.shards"  # in the metadata of a file: id, digest and number of rows of each row group
 _JOIN_MEMORY = "256MB"
-_COUNTED_IN_MEMORY = 65_536  # rows of manifests, some 10 MB; to start DuckDB takes longer than to count them
 _JOIN_THREADS = 2
 _NAME_HEX = 12  # hex digits of the content's digest in the name of a file
 
@@ -179,13 +178,12 @@ def _stored_shards(path: str) -> Iterator[pa.Table]:
 
 
 def repeated_uris(files: Sequence[str], *, most: int = 5) -> list[str]:
-    """At most `most` URIs that occur more than once in local manifest files; a sound manifest has none."""
-    if sum(pq.read_metadata(file).num_rows for file in files) <= _COUNTED_IN_MEMORY:
-        counts = pa.chunked_array(
-            [chunk for file in files for chunk in pq.read_table(file, columns=["uri"])["uri"].chunks], pa.string()
-        ).value_counts()
-        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        return sorted(repeated.to_pylist())[:most]
+    """At most `most` URIs that occur more than once in local manifest files; a sound manifest has none.
+
+    DuckDB needs up to `_JOIN_MEMORY` for them, so it is asked only where there are some.
+    """
+    if not may_repeat(files):
+        return []
     with duckdb_connection() as connection:
         query = f"SELECT uri FROM {_parquet(files)} GROUP BY uri HAVING count(*) > 1 ORDER BY uri LIMIT {most}"
         return [row[0] for row in connection.execute(query).fetchall()]

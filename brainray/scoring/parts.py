@@ -7,9 +7,7 @@ worker that scored it. This module must not decide what is scored.
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +17,7 @@ from brainray import storage
 from brainray.errors import INSTALL, StorageError
 from brainray.imaging.heif import IS_HEIF
 from brainray.inputs.frames.library import IS_DICOM
+from brainray.machine.ahead import Result, map_ahead
 
 PARTS = "predictions"  # the folder
 # Reasons that lie with the storage rather than with the image, so that reading the image later may succeed.
@@ -28,9 +27,7 @@ REFUSED_REASONS = ("archived", "too_large")
 _PART_NAME = re.compile(r"part-([0-9a-f]+)\.parquet")
 _INSTALL = INSTALL.partition("{")[0]
 _METADATA_KEY = b"brainray"
-_THREADS, _AHEAD = 4, 16  # parts that are read at once, and that are in memory
-
-Result = TypeVar("Result")
+_THREADS = 4  # parts that are read at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +124,4 @@ def part_info(uri: str, file: pq.ParquetFile) -> PartInfo:
 
 def read_parts(read: Callable[[str], Result], uris: Sequence[str]) -> Iterator[Result]:
     """What `read` gives of each part, in order: several are read at once, and few are in memory."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="parts") as pool:
-        for start in range(0, len(uris), _AHEAD):
-            yield from pool.map(read, uris[start : start + _AHEAD])
+    return map_ahead(read, uris, threads=_THREADS)

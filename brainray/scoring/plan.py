@@ -6,7 +6,6 @@ so writing run.json switches to the new manifest atomically. Must not decode ima
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +25,7 @@ from brainray.inputs.listing import Lister, Listing
 from brainray.inputs.lists.file_lists import open_file_list
 from brainray.inputs.shard_slices import shard_size_for
 from brainray.inputs.tables.text_stream import advice_on
+from brainray.machine.ahead import map_ahead
 from brainray.models.bundle import model_card
 from brainray.models.reference import appearance_of
 from brainray.models.versions import package_versions
@@ -370,9 +370,8 @@ def _count_pending(
             None if is_verified and not (target.retry_unread or target.all_series) else _pending_images(shard, target)
         )
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        counts = zip(shards, pool.map(pending_images, shards), strict=True)
-        return {shard.shard_id: images for shard, images in counts if images is not None}
+    counts = zip(shards, map_ahead(pending_images, shards, threads=_THREADS), strict=True)
+    return {shard.shard_id: images for shard, images in counts if images is not None}
 
 
 def _pending_images(shard: Shard, target: Target) -> int | None:

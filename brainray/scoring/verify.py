@@ -5,7 +5,6 @@ repair or delete anything.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from brainray import storage
 from brainray.errors import StorageError
+from brainray.machine.ahead import map_ahead
 
 from .manifest import Shard, load_shards, read_shard, repeated_uris
 from .parts import part_info, part_uri, present_shards
@@ -60,13 +60,14 @@ def verify_parts(
     shards = load_shards(manifest_files)
     problems = [f"{uri} is listed more than once" for uri in repeated_uris(manifest_files)]
     broken: list[str] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        checked = pool.map(lambda shard: _check_part(run_uri, shard, fingerprint, deep=deep(shard)), shards)
-        for shard, check in zip(shards, checked, strict=True):
-            rows, failed = rows + check.rows, failed + check.failed
-            if check.problems:
-                problems += check.problems
-                broken.append(shard.shard_id)
+    checked = map_ahead(
+        lambda shard: _check_part(run_uri, shard, fingerprint, deep=deep(shard)), shards, threads=_THREADS
+    )
+    for shard, check in zip(shards, checked, strict=True):
+        rows, failed = rows + check.rows, failed + check.failed
+        if check.problems:
+            problems += check.problems
+            broken.append(shard.shard_id)
     unknown = present_shards(run_uri) - {shard.shard_id for shard in shards}
     problems += [f"part-{shard_id}.parquet belongs to no shard" for shard_id in sorted(unknown)]
     return Verification(rows=rows, failed=failed, problems=tuple(problems), broken_shards=(*broken, *sorted(unknown)))

@@ -199,6 +199,15 @@ def open_parquet(uri: str, *, checksums: bool = False) -> Iterator[pq.ParquetFil
         raise StorageError("read_failed", f"{uri}: no readable Parquet ({exc})") from exc
 
 
+def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of an open Parquet file in order, at most so many at a time; one row group is in memory.
+
+    `ParquetFile.iter_batches` alone reads all row groups ahead, and keeps their bytes until the last batch.
+    """
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(rows, row_groups=[group], columns=columns)
+
+
 def read_parquet(uri: str) -> pa.Table:
     """Read a whole Parquet file into memory."""
     with open_parquet(uri) as file:

@@ -1,7 +1,10 @@
 """The memory of a listing is that of the rows that are held at a time, however many images there are."""
 
 import tracemalloc
+from secrets import token_hex
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from brainray import storage
@@ -10,6 +13,7 @@ from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.frames import listing as frames_listing
 from brainray.inputs.listed_image import CHUNK_ROWS
 from brainray.inputs.listing import Lister, scan
+from brainray.inputs.lists.file_lists import open_file_list
 from brainray.scoring.manifest import write_first
 from brainray.storage.base import FileInfo
 
@@ -51,3 +55,17 @@ def test_five_times_the_images_take_no_more_memory(peak_bytes):
     few, many = peak_bytes(3 * HELD), peak_bytes(15 * HELD)
     assert many < 1.15 * few, f"a listing of millions would fill the memory: {few:,} bytes became {many:,}"
     assert few / HELD * CHUNK_ROWS < 48e6, "the rows that are held at a time take more than 48 MB"
+
+
+def test_a_list_of_more_row_groups_takes_no_more_memory(tmp_path):
+    """Arrow's own way to read batches keeps the bytes of all row groups until the last one."""
+    path = str(tmp_path / "list.parquet")
+
+    def peak(groups: int) -> int:
+        names = [f"s3://b/{token_hex(32)}.jpg" for _ in range(groups * HELD)]
+        pq.write_table(pa.table({"uri": names}), path, row_group_size=HELD)
+        rows = open_file_list(path).rows()
+        return max(pa.total_allocated_bytes() for _ in rows)
+
+    few, many = peak(4), peak(40)
+    assert many < 2 * few, f"a list of millions would be in memory as a whole: {few:,} bytes became {many:,}"

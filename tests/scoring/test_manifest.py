@@ -10,7 +10,7 @@ from brainray.errors import StorageError
 from brainray.inputs.listed_image import LISTED_SCHEMA
 from brainray.inputs.listing import Listing
 from brainray.scoring import manifest
-from brainray.scoring.manifest import Changes, load_shards, read_shard, repeated_uris, write_first, write_updated
+from brainray.scoring.manifest import Changes, load_shards, read_shard, write_first, write_updated
 
 
 def row(name, **values):
@@ -134,14 +134,6 @@ def test_many_shards_stand_in_many_files_and_unchanged_files_keep_their_names(kn
     known.list([row(name) for name in "abcdefghi"])
     assert files(known.shards)[0].rpartition("/")[2] == names[0]
     assert load_shards(files(known.shards)) == known.shards
-
-
-@pytest.mark.parametrize("in_memory", [65_536, 0])
-def test_a_name_that_stands_twice_is_found(known, monkeypatch, in_memory):
-    """Also where there are more rows than are held in memory."""
-    monkeypatch.setattr(manifest, "_COUNTED_IN_MEMORY", in_memory)
-    assert repeated_uris(files(known.shards)) == []
-    assert repeated_uris(files(known.shards) * 2, most=2) == ["/in/a.jpg", "/in/b.jpg"]
 
 
 def test_a_file_that_is_no_manifest_is_named(tmp_path):

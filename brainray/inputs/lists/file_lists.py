@@ -22,6 +22,7 @@ from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.archives.parquet_images import is_text, not_read
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
 from brainray.inputs.frames.nifti.header import Header
+from brainray.inputs.listed_image import CHUNK_ROWS
 from brainray.inputs.skip_counts import count_skipped
 from brainray.inputs.tables.delimited_text import TextTable, blank_rows, open_text_table
 from brainray.inputs.tables.table_columns import (
@@ -50,7 +51,6 @@ _TEXT = re.compile(r"\.(csv|tsv|tab|psv|txt|list|lst|jsonl|ndjson)(\.gz)?$", re.
 _LINES = re.compile(r"\.(txt|list|lst)(\.gz)?$", re.IGNORECASE)  # may hold a path in each line, without a header
 _LONGEST_NAME = 8192  # characters; a path has 4096 bytes at most, a key 1024
 _ENCODED_IMAGES = ("data:", "/9j/", "iVBORw0KGgo")  # how base64 of JPEG and PNG begins
-_ROWS = 65_536
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?i:file:/)")
 
 
@@ -352,7 +352,7 @@ def _located(found: FileList, *, seen: str | None = None) -> FileList:
 
 def _parquet_tables(uri: str, columns: list[str]) -> Iterator[pa.Table]:
     with _readable(uri), storage.open_parquet(uri) as file:
-        for batch in file.iter_batches(_ROWS, columns=columns):
+        for batch in storage.batches_of(file, CHUNK_ROWS, columns):
             yield pa.Table.from_batches([batch])
 
 

@@ -12,12 +12,11 @@ from brainray.errors import BadRequest, StorageError
 from brainray.inputs import archives
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.frames.named import NamedFrames
-from brainray.inputs.listed_image import ListedImage
+from brainray.inputs.listed_image import CHUNK_ROWS, ListedImage
 
 from .archive_lookup import ArchiveLookup, is_missing
 from .file_lists import FileList, FileListRow
 
-_ROWS = 65_536
 _IS_FOLDER = "unsupported: is a folder"  # it counts as a prefix
 _AT_ONCE = 16  # files that are looked up in parallel
 
@@ -34,7 +33,7 @@ def resolve_rows(
     lookup = ArchiveLookup(indexes)
     plain_image = partial(_plain, frames=NamedFrames())
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as pool:
-        while chunk := list(islice(rows, _ROWS)):
+        while chunk := list(islice(rows, CHUNK_ROWS)):
             members = lookup.find({listed.uri for listed in chunk if not listed.is_prefix})
             plain = [listed for listed in chunk if listed.uri not in members and not listed.is_prefix]
             files = [listed for listed in plain if _is_looked_up(listed.uri)]

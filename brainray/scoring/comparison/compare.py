@@ -138,7 +138,7 @@ def _flips(cube: Any, classes: Sequence[str]) -> list[Figures]:  # noqa: ANN401
 def _counts(path: str, classes: int) -> tuple[Counts, Counts]:
     """The counts of the compared images of both runs, batch by batch."""
     parts: list[Counts] | None = None
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # pre-buffering would hold the whole file
         for batch in file.iter_batches(_BATCH_ROWS):
             both = [_count(batch, side, classes) for side in ("a", "b")]
             parts = both if parts is None else [total(pair) for pair in zip(parts, both, strict=True)]

@@ -72,7 +72,7 @@ def said_of_series(run: ExportedRun) -> Iterator[dict[str, Any]]:
     """The rows of `series/*.parquet`, by the name of the series."""
     for name in sorted(storage.list_names(storage.join(run.uri, FOLDER))):
         with storage.open_parquet(storage.join(run.uri, FOLDER, name)) as file:
-            for batch in file.iter_batches(1_000):
+            for batch in storage.batches_of(file, 1_000):
                 yield from batch.to_pylist()
 
 

@@ -6,7 +6,6 @@ selection of their rows are kept, so memory does not grow with the number of ima
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from brainray.evaluation.counts import ALL, REASONS, SCORED, Counts, Ints, RowAr
 from brainray.evaluation.group_counts import GroupCounts, count_by_group
 from brainray.evaluation.group_counts import total as total_by_group
 from brainray.evaluation.plots import draw_confusion, make_plots_ready
+from brainray.machine.ahead import map_ahead
 from brainray.scoring.parts import holds_series, part_info, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.pseudonyms.names import KeyedNames
@@ -63,7 +63,7 @@ GROUPS = "groups.parquet"
 #   threads  1      2      4      8
 #   time     2.1 s  1.5 s  1.8 s  2.6 s
 _THREADS = 4
-_PARTS_A_TASK = 64
+_PARTS_A_TASK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,9 +280,8 @@ def _read_parts(run: RunValues) -> _Found:
     if not uris:
         raise BadRequest(f"{run.uri}: nothing is scored yet; run `brainray score` with it as --output")
     tasks = [uris[i : i + _PARTS_A_TASK] for i in range(0, len(uris), _PARTS_A_TASK)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sums = pool.map(lambda task: _Found.total(_read_part(run, uri) for uri in task), tasks)
-        return _summed(sums, lambda first, second: _Found.total((first, second)))
+    sums = map_ahead(lambda task: _Found.total(_read_part(run, uri) for uri in task), tasks, threads=_THREADS)
+    return _summed(sums, lambda first, second: _Found.total((first, second)))
 
 
 _Sum = TypeVar("_Sum")

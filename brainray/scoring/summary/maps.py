@@ -25,6 +25,7 @@ from brainray.config import Explain
 from brainray.errors import BadRequest, BrainrayError, ImageError, Outage, StorageError
 from brainray.imaging.decode import Decoded, decode
 from brainray.inputs.frames.sources import Image
+from brainray.inputs.listed_image import CHUNK_ROWS
 from brainray.inputs.ranges import plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
 from brainray.inputs.shard_slices import slices
@@ -197,7 +198,7 @@ def there_of(uri: str, wanted: pa.Array) -> int:
     if not storage.exists(uri):
         return 0
     with storage.open_parquet(uri) as file:
-        batches = file.iter_batches(columns=["uri"])
+        batches = storage.batches_of(file, CHUNK_ROWS, ["uri"])
         return sum(pc.sum(pc.is_in(batch["uri"], wanted)).as_py() or 0 for batch in batches)
 
 
@@ -228,7 +229,7 @@ def _with_others(blocks: Iterator[pa.Table], uri: str | None) -> Iterator[pa.Tab
         return
     replaced = pa.concat_arrays([chunk for column in made for chunk in column.chunks])
     with storage.open_parquet(uri) as file:
-        for batch in file.iter_batches(batch_size=1_000):
+        for batch in storage.batches_of(file, 1_000):
             kept = batch.filter(pc.invert(pc.is_in(batch["uri"], replaced)))
             yield pa.Table.from_batches([kept]).cast(MAPS_SCHEMA)
 
@@ -354,7 +355,7 @@ def maps_of(folder: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, CellMap
     found: dict[str, CellMap] = {}
     wanted = pa.array(list(hashes), pa.string())
     with storage.open_parquet(uri) as file:
-        for batch in file.iter_batches(batch_size=1_000):
+        for batch in storage.batches_of(file, 1_000):
             for row in batch.filter(pc.is_in(batch["uri"], wanted)).to_pylist():
                 if row["content_hash"] == hashes[row["uri"]] and len(row["classes"]) > 1:
                     found[row["uri"]] = _cell_map(row)

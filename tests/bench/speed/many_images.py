@@ -214,8 +214,6 @@ def drive(images: int, workers: int, folder: str) -> dict[str, Any]:
 
     watch = Watch()
     steps = Steps(watch)
-    with steps.step("the list (no part of a run)"):
-        write_list(f"{folder}/list.parquet", images)
     save_bundle(
         f"{folder}/model",
         weights=bytes(5_000_000),
@@ -308,6 +306,7 @@ def main() -> None:
     rows = []
     for images in options.images:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            write_list(f"{folder}/list.parquet", images)  # here, so that the run begins in a small process
             command = [sys.executable, __file__, "--drive", str(images), str(options.workers), folder]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))

@@ -44,7 +44,7 @@ def entries(listed, tmp_path):
 
 
 def test_an_index_is_read_once_for_a_list_of_many_pieces(listed, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(resolve, "_ROWS", 3)
+    monkeypatch.setattr(resolve, "CHUNK_ROWS", 3)
     found = entries(listed, tmp_path)
     assert len(opened) == 2
     assert [entry.size_bytes for entry in found[:-2]] == [k + 1 for k in range(MEMBERS) for _ in "ab"]
