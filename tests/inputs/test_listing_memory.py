@@ -62,7 +62,7 @@ def test_a_list_of_more_row_groups_takes_no_more_memory(tmp_path):
     path = str(tmp_path / "list.parquet")
 
     def peak(groups: int) -> int:
-        names = [f"s3://b/{token_hex(32)}.jpg" for _ in range(groups * HELD)]
+        names = [f"s3://bucket/{token_hex(32)}.jpg" for _ in range(groups * HELD)]
         pq.write_table(pa.table({"uri": names}), path, row_group_size=HELD)
         rows = open_file_list(path).rows()
         return max(pa.total_allocated_bytes() for _ in rows)
