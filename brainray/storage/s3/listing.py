@@ -20,6 +20,8 @@ from typing import Any, Protocol
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
+from brainray.errors import StorageError
+
 FIELD = "Page"  # key of the parsed page in botocore's answer
 LISTERS = 8  # spans that are listed at once
 _AHEAD = 2 * LISTERS  # spans queued beyond the one that is handed out
@@ -74,6 +76,27 @@ class _Span:
     upto: str | None = None
 
 
+class _Tokens:
+    """The continuation tokens of one chain of pages. A store that gives one again would be listed for ever."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._hashes: set[int] = set()
+
+    def next_of(self, page: Page) -> str | None:
+        """The token of the page after this one; None after the last. Raises `StorageError` for one that was given."""
+        token = page.next_token
+        if token is not None:
+            if hash(token) in self._hashes:
+                raise StorageError(
+                    "read_failed",
+                    f"the store does not go on with its listing of {self._prefix!r}: it gave a continuation token twice; "
+                    "run the command again, and tell the operator of the store if it stays so",
+                )
+            self._hashes.add(hash(token))
+        return token
+
+
 def list_objects(fetch: FetchPage, prefix: str) -> Iterator[ListedKey]:
     """Every object whose key starts with `prefix`, in the order of the keys."""
     parts = _split(fetch, prefix, _DEEP)
@@ -101,7 +124,7 @@ def list_objects(fetch: FetchPage, prefix: str) -> Iterator[ListedKey]:
 def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[ListedKey]]:
     """Divide the key space, in order, into spans to be listed and objects that the folder pages held already."""
     token: str | None = None
-    after = ""
+    tokens, after = _Tokens(prefix), ""
     while True:
         page = fetch(prefix, delimiter="/", token=token)
         folders = sum(entry.is_folder for entry in page.entries)
@@ -116,22 +139,27 @@ def _split(fetch: FetchPage, prefix: str, levels: int) -> Iterator[_Span | list[
         else:
             descend = levels > 0 and folders < _NARROW
             yield from _each(fetch, page.entries, levels - 1 if descend else None)
-        if page.next_token is None:
+        token = tokens.next_of(page)
+        if token is None:
             return
-        token = page.next_token
         after = page.entries[-1].key if page.entries else after
 
 
 def _flat(fetch: FetchPage, prefix: str, page: Page) -> Iterator[_Span | list[ListedKey]]:
     """Divide a folder of files only: its first pages, then spans between guessed keys. A bad guess costs a request."""
+    tokens, after = _Tokens(prefix), ""
     for number in count(1):
         yield page.entries
-        if page.next_token is None:
+        token = tokens.next_of(page)
+        if token is None:
+            return
+        if not page.entries:  # as some stores answer; `_pages` goes on by tokens
+            yield _Span(prefix=prefix, after=after)
             return
         after = page.entries[-1].key
         if number >= _FLAT_PAGES and not after.endswith("/"):  # such a key would stand for a folder
             break
-        page = fetch(prefix, after=after) if number == 1 else fetch(prefix, token=page.next_token)
+        page = fetch(prefix, after=after) if number == 1 else fetch(prefix, token=token)
     for upto in _guesses(fetch, prefix, after):
         yield _Span(prefix=prefix, after=after, upto=upto)
         after = upto
@@ -191,6 +219,7 @@ def _pages(fetch: FetchPage, span: _Span) -> Iterator[list[ListedKey]]:
     # Hardly any key below a folder is greater than this one; those that are, are dropped below.
     start = span.after + _LAST if _is_folder(span.after, span) else span.after
     token: str | None = None
+    tokens = _Tokens(span.prefix)
     while True:
         page = fetch(span.prefix, after="" if token else start, token=token)
         entries = [entry for entry in page.entries if not _within(entry.key, span.after, span)]
@@ -199,9 +228,9 @@ def _pages(fetch: FetchPage, span: _Span) -> Iterator[list[ListedKey]]:
             upto = span.upto
             inside = [entry for entry in entries if entry.key <= upto or _within(entry.key, upto, span)]
         yield inside
-        if page.next_token is None or len(inside) < len(entries):
+        token = tokens.next_of(page)
+        if token is None or len(inside) < len(entries):
             return
-        token = page.next_token
 
 
 def _within(key: str, folder: str, span: _Span) -> bool:

@@ -7,6 +7,7 @@ import time
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.each import each
 from support.storage.s3_objects import error_of, files
 from support.storage.s3_servers import fast_s3, s3, s3_endpoints, strict_s3
 
@@ -203,3 +204,32 @@ def test_an_error_far_into_the_listing_is_raised_in_its_place():
     with pytest.raises(StorageError, match="denied"):
         found.extend(entry.key for entry in s3_listing.list_objects(fetch, ""))
     assert found[:150] == bucket.keys[:150]
+
+
+@each("fault_at", [1, 3, 18])
+def test_a_store_that_gives_a_token_again_is_not_listed_for_ever(fault_at):
+    """Some stores, and caches before them, give the same page again and again."""
+    bucket = Bucket([f"in/{k:04d}" for k in range(400)], page_keys=7)
+
+    def fetch(prefix, **how):
+        page = bucket(prefix, **how)
+        return Page(entries=page.entries, next_token="in/0002") if bucket.requests >= fault_at else page
+
+    with pytest.raises(StorageError, match=r"does not go on with its listing of 'in/'"):
+        for number, _ in enumerate(s3_listing.list_objects(fetch, "in/")):
+            assert number < 10_000
+
+
+@each("empty_at", [1, 2, 5])
+def test_an_empty_page_is_not_the_end(empty_at):
+    """S3 may answer with no key and a token, for instance where many were just deleted."""
+    bucket = Bucket([f"in/{k:04d}" for k in range(100)], page_keys=7)
+
+    def fetch(prefix, **how):
+        page = bucket(prefix, **how)
+        if bucket.requests != empty_at:
+            return page
+        before = how.get("token") or how.get("after") or prefix
+        return Page(entries=[], next_token=before + "\0")
+
+    assert [entry.key for entry in s3_listing.list_objects(fetch, "in/")] == bucket.keys
