@@ -186,7 +186,7 @@ OPENED = {
         "Path('/proc/sys/kernel/random/boot_id').read_text": "what the kernel tells of this boot",
     },
     "machine/hardware": {"Path(path).read_text": "what the kernel tells of this machine"},
-    "inputs/repeats": {"path.open": "hashes in a scratch folder of this process"},
+    "inputs/repeats": {"Path(folder, str(number)).open": "hashes in a scratch folder of this process"},
     "cluster/session": {"open": "the null device"},
     "cluster/agent_stand_in": {"open": "the ports that a raylet waits for, in a process that may import nothing"},
     "cluster/guard": {"open": "the environment of a process, as the kernel tells"},

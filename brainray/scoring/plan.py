@@ -23,6 +23,7 @@ from brainray.inputs.frames.listing import listed_with_frames
 from brainray.inputs.image_files import GroupLevels
 from brainray.inputs.listing import Lister, Listing
 from brainray.inputs.lists.file_lists import open_file_list
+from brainray.inputs.repeats import each_once
 from brainray.inputs.shard_slices import shard_size_for
 from brainray.inputs.tables.text_stream import advice_on
 from brainray.machine.ahead import map_ahead
@@ -287,6 +288,8 @@ def _list_inputs(
     found = listing.scan(lister, path, progress=progress)
     if lister.may_repeat:
         _check_no_repeats(path, roots, in_lists=lister.has_lists)
+    else:
+        found = each_once(found)
     if found.images == 0:
         raise BadRequest(_nothing_found(roots, found))
     if request.label_file is not None:

@@ -90,7 +90,7 @@ class _Tokens:
             if hash(token) in self._hashes:
                 raise StorageError(
                     "read_failed",
-                    f"the store does not go on with its listing of {self._prefix!r}: it gave a continuation token twice; "
+                    f"the store does not go on with its listing of {self._prefix!r}: it gave one token twice; "
                     "run the command again, and tell the operator of the store if it stays so",
                 )
             self._hashes.add(hash(token))
