@@ -27,7 +27,7 @@ from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.labelling.given_labels import forget_given
 from brainray.scoring.manifest import Shard
-from brainray.scoring.parts import PartInfo
+from brainray.scoring.parts import PartInfo, present_shards
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
 from brainray.scoring.prediction_schema import LATER, UID_COLUMNS, prediction_schema
 from brainray.scoring.pseudonyms.key import OPTION, Pseudonyms, read_pseudonyms
@@ -36,6 +36,7 @@ from brainray.scoring.run_folder import (
     ScoreRequest,
     check_output,
     delete_run,
+    has_equal_rows,
     inspect_output,
     later_columns,
     publish,
@@ -290,10 +291,11 @@ class _Job:
             return self.bring_up_to_date(lease)
         new = rescore.next_uri(output)
         begun = read_run(new)
-        mine = self.request.bundle.fingerprint, self.request.uids_name
-        if begun is not None and (begun["fingerprint"], begun.get("uids")) != mine:
+        if begun is None and present_shards(new):
+            delete_run(new, lease.writer)  # the rest of a run that was being deleted: its rows are old
+        elif begun is not None and not has_equal_rows(self.request, begun):
             rescore.finish_switch(output, lease.writer, self.request.options.page, self.request.names)
-            delete_run(new, lease.writer)  # another model, or key for UIDs, left it unfinished
+            delete_run(new, lease.writer)  # it was left unfinished by another model, precision, or key for UIDs
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)

@@ -180,6 +180,15 @@ def _check_pseudonyms(request: ScoreRequest, before: Mapping[str, Any]) -> None:
         )
 
 
+def has_equal_rows(request: ScoreRequest, run: dict[str, Any]) -> bool:
+    """Whether a request would give the rows of a run that was begun: of model, precision, columns and UIDs."""
+    try:
+        _check_model(request, run)
+    except (OtherModel, BadRequest):
+        return False
+    return True
+
+
 def _check_model(request: ScoreRequest, before: dict[str, Any]) -> None:
     """Raise `BadRequest` where rows of this request would differ in model, precision or columns from those present."""
     uri, bundle = request.output, request.bundle

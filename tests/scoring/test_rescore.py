@@ -78,3 +78,24 @@ def test_rescoring_with_the_same_model_scores_every_image_again(run, archive):
     assert run(root, rescore=True).scored == 8
     assert contents(run.uri) == before
     assert scored_at.isdisjoint(row["scored_at"] for row in rows(run.uri))
+
+
+def test_rescoring_in_another_precision_does_not_go_on_with_rows_of_the_first(run, archive):
+    """Else half of the rows would be of a precision that run.json does not tell."""
+    root = archive(images=3)
+    run(root)
+    run(root, rescore=True, only=1)
+    assert run(root, rescore=True, precision="bf16").scored == 12
+    assert run(root, precision="bf16").plan.complete
+
+
+def test_rows_of_a_generation_that_was_being_deleted_are_scored_again(run, archive, monkeypatch):
+    """A bucket deletes object by object: one that is killed there leaves parts without their run."""
+    root = archive(images=2)
+    run(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Writer, "delete_tree", lambda *_, **__: None)
+        run(root, rescore=True)
+    for name in ("_SUCCESS", "run.json"):
+        os.unlink(f"{run.uri}/.rescore/{name}")
+    assert run(root, rescore=True).scored == 8, "images were said to be scored anew, and were not"
