@@ -12,7 +12,7 @@ from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import ModelSpec, TrainOptions
 from brainray.inputs.labels.box_file import read_box_file
-from brainray.inputs.labels.group_file import read_group_file
+from brainray.inputs.labels.group_file import OPTION, read_group_file
 from brainray.models.bundle import Bundle
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 from brainray.training.dataset import SelectedImages, TrainingSet, list_excluded, list_training_set
@@ -42,6 +42,12 @@ class TrainingJob:
     @property
     def work(self) -> WorkFolder:
         return WorkFolder.of(self.output)
+
+    @property
+    def given(self) -> list[str]:
+        """The options with files beside the images to learn from."""
+        known = (self.excluded is not None, self.training_set.has_group_file, self.training_set.has_boxes)
+        return [option for option, is_given in zip(("--exclude", OPTION, "--boxes"), known, strict=True) if is_given]
 
     @property
     def model(self) -> ModelSpec:
