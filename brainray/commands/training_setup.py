@@ -88,15 +88,17 @@ def list_images(
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
     if training_set.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
+    for line in excluded.describe() if excluded else ():
+        say(line)
     for line in (*training_set.notes, *(group_file.describe() if group_file else ())):
         say(line)
     for line in box_file.describe(training_set.boxes) if box_file else ():
         say(line)
     return TrainingJob(
         output=output,
-        request=describe_request(options, training_set, excluded),
+        request=describe_request(options, training_set, excluded.table if excluded else None),
         training_set=training_set,
-        excluded=excluded,
+        excluded=excluded.table if excluded else None,
         options=options,
         init=init,
         teacher=teacher,
