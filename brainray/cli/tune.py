@@ -88,7 +88,8 @@ def tune(
     ranked = run_search(request, say=LOG.say)
     best = ranked[0]
     LOG.event("done", trials=len(ranked), best=best.varied, mean_recall=(best.best or {})["val_balanced_accuracy"])
-    command = command_for(best, grouped=groups is not None)
+    files = {"--exclude": exclude, "--groups": groups}
+    command = command_for(best, given=[option for option, file in files.items() if file])
     if as_json:
         OBJECT.add({"output": output, "trials": [row_of(trial) for trial in ranked], "command": command})
         return

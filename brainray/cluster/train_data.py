@@ -16,7 +16,7 @@ from brainray.config import ImageSpec, TrainOptions
 from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
 from brainray.errors import excluded_reasons
-from brainray.training.dataset import SelectedImages, TrainingSet, describe_selection, select_images
+from brainray.training.dataset import SelectedImages, TrainingSet, describe_excluded, describe_selection, select_images
 from brainray.training.decoded import Array, Rows, decode_rows, in_order, take_rows
 from brainray.training.described import describe_rows, sides
 
@@ -36,7 +36,9 @@ def decode(
     signatures, errors, series = descriptors_of(decoded)
     images = len(signatures)
     if excluded is not None:
-        excluded_signatures = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus, excluding=()))[0]
+        excluded_signatures, unread, _ = descriptors_of(decoded_dataset(excluded, spec, cpus=cpus, excluding=()))
+        for line in describe_excluded(unread):
+            say(line)
         signatures = Descriptors.concatenate([signatures, excluded_signatures])
     say("looking for copies")
     groups = group_copies(signatures, find_copies(signatures))

@@ -268,6 +268,7 @@ def _write(
     provenance = {
         "request": job.request.digest,
         "options": job.options.to_json(),
+        "given": [*job.given, *(["--keep-folds"] if kept else [])],
         "versions": package_versions(),
         "data": last.data,
         "cost": cost_of(job.model, job.options.image_spec)._asdict(),

@@ -12,7 +12,7 @@ from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import ModelSpec, TrainOptions
 from brainray.inputs.labels.box_file import read_box_file
-from brainray.inputs.labels.group_file import read_group_file
+from brainray.inputs.labels.group_file import OPTION, read_group_file
 from brainray.models.bundle import Bundle
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
 from brainray.training.dataset import SelectedImages, TrainingSet, list_excluded, list_training_set
@@ -42,6 +42,12 @@ class TrainingJob:
     @property
     def work(self) -> WorkFolder:
         return WorkFolder.of(self.output)
+
+    @property
+    def given(self) -> list[str]:
+        """The options with files beside the images to learn from."""
+        known = (self.excluded is not None, self.training_set.has_group_file, self.training_set.has_boxes)
+        return [option for option, is_given in zip(("--exclude", OPTION, "--boxes"), known, strict=True) if is_given]
 
     @property
     def model(self) -> ModelSpec:
@@ -82,15 +88,17 @@ def list_images(
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")
     if training_set.skipped:
         say("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in training_set.skipped.items()))
+    for line in excluded.describe() if excluded else ():
+        say(line)
     for line in (*training_set.notes, *(group_file.describe() if group_file else ())):
         say(line)
     for line in box_file.describe(training_set.boxes) if box_file else ():
         say(line)
     return TrainingJob(
         output=output,
-        request=describe_request(options, training_set, excluded),
+        request=describe_request(options, training_set, excluded.table if excluded else None),
         training_set=training_set,
-        excluded=excluded,
+        excluded=excluded.table if excluded else None,
         options=options,
         init=init,
         teacher=teacher,

@@ -5,7 +5,9 @@ Nothing here assumes four classes. The aliases let public copies of the brain-MR
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -26,27 +28,64 @@ _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 NO_VALUE = {"", "na", "n/a", "nan", "null", "unknown"}  # in place of a label, compared without case and blanks
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one
 _CANONICAL = {spelling: name for name, spellings in _ALIASES.items() for spelling in spellings}
+# Marks that tell classes apart: `IDH+` and `IDH-`, `+1` and `-1`, `<5` and `>5`, `0.5` and `05`.
+_MARKS = re.compile(r"([+<>=≤≥±]|(?<=\d)[.,](?=\d)|^[-−]|[-−]$)|[\W_]")
+
+
+def _exact(name: str) -> str:
+    """A name without blanks around it, in composed characters: a Mac may decompose them where others do not."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 @lru_cache(4096)  # a data set has few folder names, which are looked up for every image
 def _key(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).casefold()
+    """What is left of a name without case, spaces and punctuation, but for the marks that tell classes apart."""
+    return _MARKS.sub(r"\1", _exact(name).strip("_")).casefold()
 
 
 @lru_cache(4096)
 def class_name(name: str) -> str:
-    """The canonical name of a class: known spellings become one, other names are only stripped of spaces."""
-    return _CANONICAL.get(_key(name), name.strip())
+    """The canonical name of a class: known spellings become one, others are stripped of spaces and composed."""
+    return _CANONICAL.get(_key(name), _exact(name))
 
 
-def class_lookup(classes: Iterable[str]) -> dict[str, str]:
-    """Normalised spelling -> class, for `match_class`. Case, spaces and punctuation are ignored."""
-    return {_key(class_name(name)): name for name in classes}
+def _canonical_key(name: str) -> str:
+    return _key(class_name(name))
 
 
-def match_class(name: str, lookup: dict[str, str]) -> str | None:
-    """The class of which `name` is a spelling; None if there is none."""
-    return lookup.get(_key(class_name(name)))
+# How names are compared, the strictest way first.
+_FORMS = (str.strip, _exact, _key, _canonical_key)
+
+
+class ClassLookup:
+    """Finds the class of which a name is a spelling. An exact name comes first.
+
+    A spelling that fits two classes fits neither.
+    """
+
+    def __init__(self, classes: Iterable[str]) -> None:
+        names = list(classes)
+        self._by_form = [(form, _unshared(form, names)) for form in _FORMS]
+
+    def find(self, name: str) -> str | None:
+        """The class; None if there is none."""
+        return next((found[key] for form, found in self._by_form if (key := form(name)) in found), None)
+
+
+def _unshared(form: Callable[[str], str], names: Sequence[str]) -> dict[str, str]:
+    """The classes by what a form makes of their names; without what it makes of several, or of nothing but marks."""
+    shared = Counter(map(form, names))
+    return {key: name for name in names if (key := form(name)) and shared[key] == 1}
+
+
+def class_lookup(classes: Iterable[str]) -> ClassLookup:
+    """For `match_class`: finds classes by their names, else without regard to case, spaces and most punctuation."""
+    return ClassLookup(classes)
+
+
+def match_class(name: str, lookup: ClassLookup) -> str | None:
+    """The class of which `name` is a spelling; None if there is none, or if it may be one of two."""
+    return lookup.find(name)
 
 
 def is_no_value(text: str) -> bool:
@@ -76,7 +115,7 @@ def numbered_class(number: int, classes: Sequence[str]) -> str | None:
     return classes[number] if 0 <= number < len(classes) else str(number)
 
 
-def label_from_folders(folders: Sequence[str], lookup: dict[str, str]) -> str | None:
+def label_from_folders(folders: Sequence[str], lookup: ClassLookup) -> str | None:
     """The label of an image below `folders` (outermost first): the nearest folder whose name is a class.
 
     A Hive partition such as `label=no%20tumor` counts by its value. Others, as `site=normal`, are no class.

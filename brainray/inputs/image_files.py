@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -331,10 +331,12 @@ def image_files(
     *,
     output: str | None = None,
     formats: FileFormats | None = None,
+    on_skipped: Callable[[FileInfo, str], None] | None = None,
 ) -> Iterator[FileInfo]:
     """List the image files below `root`; last those without a suffix, if they count (see `UnnamedFiles`).
 
-    `formats` remembers the frames of the latter.
+    `formats` remembers the frames of the latter. `on_skipped` is called with each file that has the suffix of no image,
+    or is skipped by its place, and the reason.
 
     What lies below an `output` that is no folder above `root` is left out: the plots that the command writes there are
     no input of its next run. So are the folders of a BIDS tree that hold no raw data.
@@ -360,6 +362,8 @@ def image_files(
                 yield from (image for image, _ in unnamed.add(found, reason))
             else:
                 count_skipped(skipped, reason)
+                if on_skipped is not None:
+                    on_skipped(found, reason)
         yield from (image for image, _ in unnamed.rest(named))
     notes += unnamed.notes
 

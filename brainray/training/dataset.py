@@ -17,11 +17,12 @@ import pyarrow as pa
 from brainray.config import TrainOptions
 from brainray.errors import EXCLUSION_REASONS, BadRequest
 from brainray.inputs.class_names import class_of_folders
-from brainray.inputs.frames.below import PLACE_SCHEMA, FoundImage, images_below
+from brainray.inputs.frames.below import PLACE_SCHEMA, FoundImage, images_below, may_hold_images
 from brainray.inputs.image_files import Grouper, tables_of
 from brainray.inputs.labels.box_file import BoxFile
 from brainray.inputs.labels.group_file import OPTION, GroupFile
 from brainray.inputs.skip_counts import few_reasons, passed_over
+from brainray.storage.base import FileInfo
 
 from .splits import (
     Split,
@@ -134,17 +135,45 @@ def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     return np.concatenate([np.zeros(0, np.float32), *(chunk.flatten().to_numpy() for chunk in column.chunks)])
 
 
-def list_excluded(uri: str, *, output: str | None = None) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class ExcludedImages:
+    """Every image file below the folder of --exclude."""
+
+    table: pa.Table  # as that of `TrainingSet`, without groups and boxes; label is 0
+    skipped: dict[str, int]  # files that are no images, by reason
+    notes: tuple[str, ...] = ()  # for the user, one line each
+
+    def describe(self) -> Iterator[str]:
+        """Yield lines for the log: how many images are to be left out, and what else the folder holds."""
+        yield f"{len(self.table):,} images in --exclude"
+        if self.skipped:
+            counts = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+            yield f"passed over in --exclude: {counts}"
+        yield from self.notes
+
+
+def list_excluded(uri: str, *, output: str | None = None) -> ExcludedImages:
     """List every image below the folder of --exclude, whatever its class, and not below `output`.
 
-    Raises `BadRequest` where there is none.
+    Raises `BadRequest` where there is none, and for an archive: what is in it would be learned from.
     """
-    skipped, notes = Counter[str](), list[str]()
-    table = _table("--exclude", uri, lambda _: "", skipped, notes, output)
+    skipped, notes, archives = Counter[str](), list[str](), list[str]()
+
+    def on_skipped(found: FileInfo, reason: str) -> None:
+        if reason.startswith("suffix ") and may_hold_images(found.uri):
+            archives.append(found.uri)
+
+    table = _table("--exclude", uri, lambda _: "", skipped, notes, output, on_skipped)
+    if archives:
+        raise BadRequest(
+            f"--exclude {uri}: {len(archives):,} archive(s), such as {archives[0]}, whose images would not be left "
+            "out; unpack them into a folder for --exclude, or move them elsewhere if they hold no images"
+        )
     if len(table) == 0:
         found = passed_over(skipped, notes, f"--exclude {uri}")
         raise BadRequest(f"--exclude {uri}: no image files found{found}")
-    return table.drop_columns(["name", "relative"]).append_column("label", pa.array(np.zeros(len(table), np.int64)))
+    table = table.drop_columns(["name", "relative"]).append_column("label", pa.array(np.zeros(len(table), np.int64)))
+    return ExcludedImages(table=table, skipped=few_reasons(skipped), notes=tuple(notes))
 
 
 def _table(
@@ -154,13 +183,16 @@ def _table(
     skipped: Counter[str],
     notes: list[str],
     output: str | None,
+    on_skipped: Callable[[FileInfo, str], None] | None = None,
 ) -> pa.Table:
     """List the images below `root` as (position, uri, name, version, relative: the path below `root`).
 
-    Counts skipped files by reason in `skipped`; `notes` takes what the user should know.
+    Counts skipped files by reason in `skipped`; `notes` takes what the user should know. `on_skipped` is called with
+    each file that is no image by its name, and the reason.
     """
     schema = pa.schema([*((name, pa.string()) for name in ("uri", "name", "version", "relative")), *PLACE_SCHEMA])
-    rows = _rows(images_below(option, root, skipped, notes, output=output), name_of, skipped)
+    found = images_below(option, root, skipped, notes, output=output, on_skipped=on_skipped)
+    rows = _rows(found, name_of, skipped)
     table = pa.concat_tables([schema.empty_table(), *tables_of(rows, schema)])
     return table.add_column(0, "position", pa.array(np.arange(len(table))))
 
@@ -284,6 +316,17 @@ def describe_selection(selected: SelectedImages) -> Iterator[str]:
     else:
         (split,) = selected.splits
         yield f"{len(split.train):,} images to learn from, {len(split.validation):,} to measure on, no picture in both"
+
+
+def describe_excluded(errors: Array) -> Iterator[str]:
+    """Yield a line for the log about images of --exclude that cannot be decoded. `errors` has "" for the others."""
+    reasons = Counter(errors[errors != ""].tolist())
+    if reasons:
+        counted = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+        yield (
+            f"{reasons.total():,} of {len(errors):,} images in --exclude cannot be read, so what they show is not left "
+            f"out: {counted}"
+        )
 
 
 def picture_counts(selected: SelectedImages, places: Array, classes: int) -> Array:

@@ -4,6 +4,7 @@ Reads no checkpoint and no image. File names and columns are a stored format.
 """
 
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -193,11 +194,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
             review=validation.review,
             promises=PROMISES,
             is_lite=options["model"] in (LITE_FAST, *LITE_NAMES),
-            command=command_of(
-                options,
-                grouped="--groups" in provenance["data"].get("groups", {"by": []})["by"],
-                boxed="boxes" in provenance["data"],
-            ),
+            command=command_of(options, given=provenance["given"]),
         )
     )
 
@@ -240,19 +237,29 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def command_of(options: dict[str, Any], *, grouped: bool = False, boxed: bool = False) -> str:
+# Options of `train` that are not in `TrainOptions`, as the command shows them.
+_GIVEN = {
+    "--exclude": "--exclude EXCLUDE",
+    "--groups": "--groups GROUPS",
+    "--boxes": "--boxes BOXES",
+    "--keep-folds": "--keep-folds",
+}
+
+
+def command_of(options: dict[str, Any], *, given: Collection[str] = ()) -> str:
     """Return the command that trains the same model from the same images. `options` is `TrainOptions.to_json()`.
 
-    `grouped`: with a group file. `boxed`: with a box file.
+    `given` are the options beside these, such as `--exclude`.
     """
     defaults = TrainOptions().to_json()
+    if options["init"]:
+        del defaults["image_px"]  # the default is that of the other model, which may be another one
     changed = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in options.items()
-        if value != defaults[name] and name not in ("workers", "most_workers", "init", "teacher", "region_weight")
+        if value != defaults.get(name) and name not in ("workers", "most_workers", "init", "teacher", "region_weight")
     ]
     init = ["--init MODEL"] if options["init"] else []
     init += ["--teacher MODEL"] if options.get("teacher") else []
-    groups = ["--groups GROUPS"] if grouped else []
-    boxes = ["--boxes BOXES"] if boxed else []
-    return " ".join(["brainray train --data DATA --output MODEL", *groups, *boxes, *init, *changed])
+    named = [shown for option, shown in _GIVEN.items() if option in given]
+    return " ".join(["brainray train --data DATA --output MODEL", *named, *init, *changed])

@@ -7,7 +7,7 @@ interruption and repeats no finished trial; trials.csv is a table of all. Import
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -152,6 +152,6 @@ def table_csv(trials: list[Trial]) -> bytes:
     return text.getvalue().encode()
 
 
-def command_for(trial: Trial, *, grouped: bool = False) -> str:
-    """Return the command that trains a model with the options of a trial; `grouped`: with --groups."""
-    return command_of(trial.options.to_json(), grouped=grouped)
+def command_for(trial: Trial, *, given: Collection[str] = ()) -> str:
+    """Return the command that trains a model with the options of a trial, and those `given` beside them."""
+    return command_of(trial.options.to_json(), given=given)

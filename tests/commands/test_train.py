@@ -81,13 +81,13 @@ def command(archive, tmp_path):
     """Run the command; gives the bundle and what was said."""
     data, output = archive("data", images=2), tmp_path / "model"
 
-    def train(*, init=None, keep_folds=False, **changes):
+    def train(*, init=None, keep_folds=False, exclude=None, **changes):
         said = []
         options = TrainOptions(**{**OPTIONS.to_json(), **changes})
         bundle = train_job.train(
             str(data),
             output=str(output),
-            exclude=None,
+            exclude=exclude,
             options=options,
             init=init,
             keep_folds=keep_folds,
@@ -262,6 +262,13 @@ def test_networks_of_folds_are_kept_where_they_are_to_teach(command, trainer):
     assert storage.list_names(f"{command.output}/training/folds") == [f"{n}.safetensors" for n in (1, 2, 3)]
     assert kept_folds(bundle) == 3
     assert load_fold(bundle, 1).training is False
+
+
+def test_the_command_on_the_card_excludes_what_was_excluded_and_keeps_the_folds(command, trainer, archive):
+    command(folds=3, keep_folds=True, exclude=str(archive("test", images=1)))
+    with open(f"{command.output}/training/model-card.md") as card:
+        told = next(line for line in card if line.startswith("brainray train"))
+    assert "--exclude EXCLUDE --keep-folds" in told
 
 
 def test_folds_that_cannot_be_kept_any_more_are_not_promised(command, trainer):

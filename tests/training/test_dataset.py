@@ -62,7 +62,7 @@ def test_copies_in_another_format_are_one_picture_and_barred_ones_are_left_out(a
     (tmp_path / "held out").mkdir()
     (tmp_path / "held out" / "0.jpg").write_bytes((root / "b" / "0.jpg").read_bytes())
     found, rows = decoded(root)
-    excluded = decode_rows(list_excluded(str(tmp_path / "held out")), ImageSpec(image_px=16))["digest"]
+    excluded = decode_rows(list_excluded(str(tmp_path / "held out")).table, ImageSpec(image_px=16))["digest"]
     selected = selection_of(found, rows, excluded=excluded, val_fraction=0.4)
     assert (len(selected.positions), selected.distinct, selected.excluded) == (9, 8, 1)
     assert selected.unreadable == {"not_an_image": 1}

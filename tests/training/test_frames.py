@@ -53,7 +53,7 @@ def test_each_frame_is_an_example_with_the_label_of_its_folder(data):
     assert set(rows["error"]) == {""}
     first = names.index("glioma/a.dcm#2")
     assert np.array_equal(rows["pixels"][first], decode(dicom(slice_pixels(seed=2)), ImageSpec(image_px=32)).pixels)
-    assert len(list_excluded(data)) == 12
+    assert len(list_excluded(data).table) == 12
 
 
 def test_frames_of_a_file_and_slices_of_a_series_are_on_one_side(data):

@@ -49,6 +49,7 @@ def provenance(*, grouped, **options):
     told = {"by": ["--groups"], "groups": 1204, "separate": 1203, "images_without": 26, "share_without": 0.325}
     return {
         "options": TrainOptions(folds=3, **options).to_json(),
+        "given": ["--groups"] if grouped else [],
         "versions": {},
         "cost": {"parameters": 1, "gmac": 0.1},
         "data": data | {"by_class": counts, "pictures_by_class": counts} | ({"groups": told} if grouped else {}),

@@ -40,6 +40,7 @@ def card_of(measured):
     told = {"by": ["--groups"], "groups": 9, "separate": 9, "images_without": 0, "share_without": 0.0}
     provenance = {
         "options": TrainOptions().to_json(),
+        "given": [],
         "versions": {},
         "cost": {"parameters": 1, "gmac": 0.1},
         "data": data | {"pictures_by_class": counts} | ({"groups": told} if measured.groups else {}),

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from support.each import each
 
 from brainray import storage
+from brainray.cli.train import train
 from brainray.config import TrainOptions
 from brainray.evaluation.review import choose_review
 from brainray.training.report import Validation, command_of, model_card, write_training_report
@@ -40,6 +42,7 @@ def provenance(**options):
     data = {"images": 80, "pictures": 60, "label_conflicts": 2, "digest": "d" * 32}
     return {
         "options": TrainOptions(**options).to_json(),
+        "given": [],
         "versions": {},
         "cost": {"parameters": 1_250_000, "gmac": 0.1236},
         "data": data | {"by_class": counts, "pictures_by_class": counts},
@@ -109,6 +112,16 @@ def test_the_card_says_what_to_accept_and_who_made_what_it_began_with():
     card = model_card(replace(validation(), review=judged_by_other_folds()), provenance(folds=3), temperature=1.0)
     assert "50.0 % are accepted, and 98.00 % of these are right (95.00 % to 99.00 %, 95 %)." in card
     assert "Not a medical device" in card
+
+
+def test_the_command_has_each_option_of_train_that_changes_the_model():
+    """Copied without `--exclude`, it would learn from the test set."""
+    changed = {"model": "lite0", "weights": "imagenet", "init": "f" * 32, "teacher": "f" * 32, "crop": "none"}
+    changed |= {"channels": 3, "width": 0.5, "epochs": 3, "batch_size": 8, "lr": 0.1, "augment": 1.0, "patience": 3}
+    changed |= {"val_fraction": 0.3, "folds": 3, "group_regex": "x", "seed": 1, "precision": "fp32", "all_series": True}
+    told = command_of(TrainOptions(**changed).to_json(), given=["--exclude", "--groups", "--boxes", "--keep-folds"])
+    kept = signature(train).parameters.keys() - {"context", "preset", "workers", "as_json", "log_format"}
+    assert {name for name in kept if f"--{name.replace('_', '-')}" not in told.split()} == set()
 
 
 @each("options", [{}, {"epochs": 3, "group_regex": "p(.)", "init": "f" * 32}])

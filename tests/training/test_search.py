@@ -6,6 +6,7 @@ import pytest
 from brainray import storage
 from brainray.cli import tune
 from brainray.cli.app import run
+from brainray.commands import tune as tune_job
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
 from brainray.training import search
@@ -86,6 +87,14 @@ def test_a_search_that_makes_no_sense_is_refused_before_anything_is_written(
 def test_the_command_of_a_trial_names_what_it_varied():
     assert search.command_for(ended(1, recall=1)).startswith("brainray train --data DATA --output MODEL ")
     assert f"--lr {SPACE.draw(BASE, 1).lr}" in search.command_for(ended(1, recall=1))
+
+
+def test_the_command_that_a_search_prints_excludes_what_the_search_excluded(monkeypatch, capsys, tmp_path):
+    """Copied without `--exclude`, it would learn from the test set."""
+    monkeypatch.setattr(tune_job, "tune", lambda request, say: [ended(0, recall=1)])
+    given = ["--data", "scans", "--output", str(tmp_path / "found"), "--exclude", "test", "--groups", "patients.csv"]
+    assert run(["tune", *given]) == 0
+    assert "--output MODEL --exclude EXCLUDE --groups GROUPS " in capsys.readouterr().out
 
 
 def test_trials_are_json(tmp_path):

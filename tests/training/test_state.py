@@ -22,7 +22,7 @@ def request_for(archive, tmp_path):
         return describe_request(
             replace(OPTIONS, **changes),
             list_training_set(data),
-            list_excluded(exclude) if excluding else None,
+            list_excluded(exclude).table if excluding else None,
         )
 
     return describe

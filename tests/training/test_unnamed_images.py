@@ -27,7 +27,7 @@ def test_images_without_suffix_are_taken_and_noted(tmp_path):
         assert note.startswith("--data ") and note.endswith(
             ": 4 of 6 files without suffix are images by their first bytes (4 PNG), and are used"
         )
-    assert len(list_excluded(root)) == 4
+    assert len(list_excluded(root).table) == 4
 
 
 def test_beside_more_images_with_suffix_they_are_told(tmp_path):
@@ -39,8 +39,8 @@ def test_beside_more_images_with_suffix_they_are_told(tmp_path):
 
 def test_where_no_image_is_found_the_message_says_what_is_there(tmp_path):
     root = put(tmp_path, NAMES, b"no image")
-    put(tmp_path, ["a.zip"])
-    said = r"\(passed over: 4 no suffix, 1 suffix .zip\)"
+    put(tmp_path, ["a.csv"])
+    said = r"\(passed over: 4 no suffix, 1 suffix .csv\)"
     for listing in (list_training_set, list_excluded, lambda uri: list_images([uri], [], group_regex=None)):
         with pytest.raises(BadRequest, match=said):
             listing(root)

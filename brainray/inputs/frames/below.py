@@ -5,7 +5,7 @@ A file of several frames is several images, as in `listing`. Archives and lists 
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from brainray import storage
 from brainray.errors import ImageError, StorageError
-from brainray.inputs.archives import split_refusal
+from brainray.inputs.archives import kind_of, split_refusal
+from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.image_files import image_files
 from brainray.inputs.listed_image import LISTED_SCHEMA, ListedImage
 from brainray.inputs.ranges import RangeReader, plan_reads
@@ -49,15 +50,33 @@ class FoundImage(NamedTuple):
 
 
 def images_below(
-    option: str, root: str, skipped: Counter[str], notes: list[str], *, output: str | None = None
+    option: str,
+    root: str,
+    skipped: Counter[str],
+    notes: list[str],
+    *,
+    output: str | None = None,
+    on_skipped: Callable[[FileInfo, str], None] | None = None,
 ) -> Iterator[FoundImage]:
     """The images of `image_files`, of which a file of several frames is several."""
     formats = FileFormats(tars=False)
-    files = image_files(option, root, skipped, notes, output=output, formats=formats)
+    files = image_files(option, root, skipped, notes, output=output, formats=formats, on_skipped=on_skipped)
     for file, _, frames in with_frames(((file, None) for file in files), formats):
         image = ListedImage(file.uri, file.size_bytes, file.version)
         for each in frames_of(image, frames) if frames > 1 else (image,):
             yield FoundImage(file, each)
+
+
+def may_hold_images(uri: str) -> bool:
+    """Whether a file is named as an archive, whose images are none here. A Parquet file without images is none."""
+    kind = kind_of(uri)
+    if kind != "parquet":
+        return kind is not None or uri.lower().endswith((".7z", ".rar"))
+    try:
+        with storage.open_parquet(uri) as file:
+            return holds_images(file.schema_arrow)
+    except (ImageError, StorageError):
+        return True
 
 
 def read_images(rows: pa.Table, *, most_bytes: int) -> Iterator[Image]:

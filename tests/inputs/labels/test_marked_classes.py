@@ -1,0 +1,73 @@
+"""Classes whose names differ by a mark, as `IDH+` and `IDH-`: each image has the label of its own."""
+
+import pyarrow as pa
+import pytest
+from support.imaging.images import image_bytes
+
+from brainray.inputs.archives.index import ArchiveIndexes
+from brainray.inputs.class_names import class_lookup, match_class
+from brainray.inputs.distinct import distinct_inputs
+from brainray.inputs.labels.label_file import read_answers, read_label_file
+from brainray.inputs.listing import Lister, scan
+from brainray.training.dataset import list_training_set
+
+CLASSES = ("+1", "-1", "0.5", "05", "IDH+", "IDH-")
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two images of each class, in its folder."""
+    for name in CLASSES:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "in" / name / f"{number}.png").write_bytes(image_bytes(number, kind="PNG"))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def table(images):
+    """A table of their labels."""
+    path = images.parent / "labels.csv"
+    rows = (f"in/{name}/{number}.png,{name}" for name in CLASSES for number in range(2))
+    path.write_text("\n".join(["path,label", *rows]) + "\n")
+    return path
+
+
+def labels_of(given, **options):
+    """The labels by the folder of the image."""
+    with ArchiveIndexes(str(given.parent / "indexes")) as indexes:
+        lister = Lister(distinct_inputs([str(given)]), indexes, classes=CLASSES, **options)
+        rows = pa.concat_tables(scan(lister, str(given.parent / "listing.parquet")).batches()).to_pylist()
+    return {(row["uri"].split("/")[-2], row["label"]) for row in rows}
+
+
+def test_what_training_takes_for_classes_scoring_tells_apart(images, table):
+    assert list_training_set(str(images)).classes == CLASSES
+    own = {(name, name) for name in CLASSES}
+    assert labels_of(images) == own, "by folders"
+    assert labels_of(table) == own, "by the column of a list"
+    assert labels_of(images, label_file=read_label_file(str(table), CLASSES)) == own, "by --labels"
+
+
+def test_answers_are_of_the_class_that_they_name(table):
+    uris, labels, _ = read_answers(str(table), CLASSES)
+    named = zip(uris.to_pylist(), labels.to_pylist(), strict=True)
+    assert all(uri.split("/")[-2] == label for uri, label in named)
+
+
+def test_an_exact_name_comes_first_and_a_spelling_of_two_classes_fits_neither():
+    lookup = class_lookup(("grade 1", "grade_1", "Grade 2", "no tumor", "healthy"))
+    assert [match_class(name, lookup) for name in ("grade_1", " grade 1 ")] == ["grade_1", "grade 1"]
+    assert match_class("GRADE-1", lookup) is None
+    assert match_class("grade-2", lookup) == "Grade 2"
+    assert [match_class(name, lookup) for name in ("healthy", "no_tumor", "normal")] == ["healthy", "no tumor", None]
+
+
+@pytest.mark.parametrize(
+    ("known", "other"), [("IDH+", "IDH-"), ("IDH+", "IDH"), ("-1", "1"), ("0.5", "05"), ("<5", ">5"), ("+", "__")]
+)
+def test_a_mark_is_no_spelling_where_only_one_of_two_is_a_class(known, other):
+    """A model of `IDH+` and another class must not call the folder `IDH-` by the name of its opposite."""
+    lookup = class_lookup((known, "other"))
+    assert match_class(known, lookup) == known
+    assert match_class(other, lookup) is None
