@@ -122,7 +122,8 @@ def train(
         facts = {"model": bundle.uri, "fingerprint": bundle.fingerprint, "classes": list(bundle.classes)}
         OBJECT.add(facts | {"metrics": bundle.metrics})
         return
-    by_groups = ", by groups" if "resampled" in bundle.metrics else ""
+    kind = "groups" if "groups" in bundle.provenance["data"] else "series"
+    by_groups = f", by {kind}" if "resampled" in bundle.metrics else ""
     typer.echo(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}{by_groups}) on "
         f"{bundle.metrics['images']:,} pictures it had not seen\n"

@@ -35,6 +35,8 @@ from brainray.training.state import (
 
 from .training_setup import DecodedImages, TrainingJob, decoded_by_ray, list_images
 
+_NEW_IN_DATA = ("division", "series")  # of the description of the images, which earlier versions wrote without
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -160,8 +162,7 @@ def _fit(job: TrainingJob, parts: tuple[FitPart, ...], begun: Progress, writer: 
             data["boxes"] = int(np.isfinite(job.training_set.boxes[images.selected.positions, 0]).sum())
         _begin(job, begun, data, writer)
         teaching = _teaching(job, images)
-        if images.selected.is_grouped:
-            state.write_groups(job.output, images.selected, writer=writer)
+        state.write_groups(job.output, images.selected, writer=writer)
         if not storage.exists(job.work.described):
             _describe(job, images, writer)
         job.say(f"training with {_count(images.pool)} worker(s); they take some ten seconds to start")
@@ -235,7 +236,7 @@ def _begin(job: TrainingJob, begun: Progress, data: dict[str, Any], writer: stor
             f"this training was begun by an earlier version of brainray, which divided groups otherwise; "
             f"delete {job.work.uri} to begin anew"
         )
-    elif before != {name: value for name, value in data.items() if name != "division" or name in before}:
+    elif before != {name: value for name, value in data.items() if name not in _NEW_IN_DATA or name in before}:
         # One more image moves others between training and validation, so images trained on would be measured on.
         raise BadRequest(
             f"{data['images']:,} images could be read, and when this training began {before['images']:,}, or they "

@@ -75,7 +75,7 @@ class SelectedImages:
     groups: Array  # name of the group, such as a patient; "" for none
     grouped_by: tuple[str, ...]  # the options that tell the groups
     units: Array  # number of the unit: pictures and groups that are connected, which no split divides
-    series: int = 0  # number of DICOM series
+    series: int = 0  # number of DICOM series, and of files of several frames
     splits: tuple[Split, ...]  # of indices into `positions`: one split, or one for each fold
     digest: str  # of the pictures and their labels: equal for equal data, whatever the names
     unreadable: dict[str, int]  # images left out because they cannot be decoded, by reason
@@ -92,6 +92,11 @@ class SelectedImages:
     def is_grouped(self) -> bool:
         """Whether some image has a group."""
         return bool((self.groups != "").any())
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether some pictures belong together: there are fewer units than pictures."""
+        return len(np.unique(self.units)) < self.distinct
 
     def positions_at(self, places: Array) -> Array:
         """Rows of the training set for indices into the selected images, such as one side of a split."""
@@ -308,7 +313,7 @@ def describe_selection(selected: SelectedImages) -> Iterator[str]:
         share = f"{groups['images_without']:,} images ({groups['share_without']:.1%})"
         yield f"{groups['groups']:,} groups, each on one side of every split; {share} have none"
     if selected.series:
-        yield f"{selected.series:,} DICOM series, each on one side of every split"
+        yield f"{selected.series:,} DICOM series or files of several frames, each on one side of every split"
     if selected.grouped_by and not selected.is_grouped:
         yield f"{REGEX} finds no group in any path"
     if len(selected.splits) > 1:
@@ -366,4 +371,5 @@ def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[st
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
         **({"division": division_digest(selected.pictures, selected.splits)} if len(selected.splits) > 1 else {}),
         **({"groups": describe_groups(selected)} if selected.is_grouped else {}),
+        **({"series": selected.series} if selected.series and selected.is_joined else {}),
     }

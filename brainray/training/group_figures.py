@@ -18,7 +18,11 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeasuredGroups:
-    """The group and the unit of each measured picture; a picture without a group is a unit, with groups it links."""
+    """The group and the unit of each measured picture.
+
+    A unit is what no split divides: a group, a DICOM series, a file of several frames, or several that share pictures;
+    a picture of none is one.
+    """
 
     name_N: npt.NDArray[np.str_]  # "" for none
     unit_N: Ints

@@ -45,7 +45,7 @@ class Validation:
     labels_N: npt.NDArray[np.int64]
     fold_N: npt.NDArray[np.int64]
     review: Review
-    groups: MeasuredGroups | None = None  # None where no image has a group; then intervals are by picture
+    groups: MeasuredGroups | None = None  # None where each picture is a unit; then intervals are by picture
     history: list[dict[str, Any]]
     best_epoch: int
 
@@ -64,7 +64,8 @@ class Validation:
         """Metrics and the split they were measured on. One split is optimistic, because it also chose the epoch."""
         counts = self.counts()
         accuracy = self.intervals.accuracy if self.groups and self.intervals else metrics.accuracy(counts)
-        others = " and no image of the same group" if self.groups else ""
+        kind = "group" if self.groups and self.groups.names else "series or file"
+        others = f" and no image of the same {kind}" if self.groups else ""
         folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it{others}"
         return {
             "split": folds if self.folds else f"validation: pictures of which no copy{others} was learned from",
@@ -81,12 +82,12 @@ class Validation:
 
     @property
     def units(self) -> npt.NDArray[np.int64]:
-        """The unit of each picture, for resampling; each picture is one where no image has a group."""
+        """The unit of each picture, for resampling."""
         return self.groups.unit_N if self.groups else np.arange(len(self.labels_N))
 
     @cached_property
     def intervals(self) -> ClusterIntervals | None:
-        """Intervals by resampling groups, or pictures where there are none; None without pictures."""
+        """Intervals by resampling units; None without pictures."""
         if not len(self.labels_N):
             return None
         return cluster_intervals(self.labels_N, self.probs_NK.argmax(axis=1), self.units, classes=len(self.classes))
@@ -103,7 +104,7 @@ class Validation:
         }
 
     def per_class(self) -> list[dict[str, Any]]:
-        """One row of metrics for each class; the intervals are by groups where there are any."""
+        """One row of metrics for each class; the intervals are by units where these are no single pictures."""
         figures = metrics.per_class(self.counts().confusion)
         if self.groups and self.intervals:
             figures |= self.intervals.per_class
@@ -184,6 +185,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
             figures=validation.figures(),
             per_class=validation.per_class(),
             groups=provenance["data"].get("groups"),
+            series=provenance["data"].get("series"),
             measured_groups=validation.groups,
             worst_groups=[row for row in validation.group_table() if row["errors"]][:_WORST_GROUPS],
             resamples=RESAMPLES,

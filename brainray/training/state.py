@@ -224,13 +224,18 @@ def begin_training(output: str, request: TrainRequest, *, writer: storage.Writer
 
 
 def write_groups(output: str, selected: SelectedImages, *, writer: storage.Writer) -> None:
-    """Keep group and unit of each image by its position, for the report of a training that ends in another process."""
+    """Keep group and unit of each image by its position, for the report of a training that ends in another process.
+
+    Writes nothing where no image has a group and each picture is a unit.
+    """
+    if not (selected.is_grouped or selected.is_joined):
+        return
     columns = {"position": selected.positions, "group": selected.groups, "unit": selected.units}
     writer.write_parquet(WorkFolder.of(output).groups, pa.table(columns))
 
 
 def read_groups(output: str, positions_N: "npt.NDArray[np.int64] | None") -> MeasuredGroups | None:
-    """Read the groups of the images at these positions; None where no image has one."""
+    """Read the groups and units of the images at these positions; None where each picture is a unit of its own."""
     uri = WorkFolder.of(output).groups
     if positions_N is None or not storage.exists(uri):
         return None

@@ -47,8 +47,7 @@ def fit_here(job, parts, begun, writer):
     )
     data = describe_data(selected, job.model.classes)
     train_job._begin(job, begun, data, writer)
-    if selected.is_grouped:
-        state.write_groups(job.output, selected, writer=writer)
+    state.write_groups(job.output, selected, writer=writer)
     for part, split in zip(parts, state.splits_of(selected), strict=True):
         measured = split.validation[::-1]  # in another order than the listing, as several workers would
         row = dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy"), 0.5)

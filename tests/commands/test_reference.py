@@ -5,24 +5,18 @@ import hashlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from support.imaging.images import image_bytes
 from support.models.bundles import untrained
 from support.models.telling import telling
+from support.training.fitting import fit_here
 
 from brainray.cli.app import run
 from brainray.commands import train as train_job
-from brainray.config import ImageSpec
 from brainray.duplicates.seen import FILE as SEEN
 from brainray.duplicates.seen import read_seen
 from brainray.errors import BadRequest
 from brainray.models.bundle import load_bundle
-from brainray.models.networks import build_model
 from brainray.models.reference import COUNT, FILE, read_reference
-from brainray.training import checkpoint, described, state
-from brainray.training.checkpoint import Checkpoint
-from brainray.training.dataset import describe_data, select_images
-from brainray.training.decoded import decode_rows
 
 CLASSES = ("a", "b")
 IMAGES = 8  # of each class
@@ -34,40 +28,6 @@ def data(archive):
     root = archive("data", images=IMAGES, classes=CLASSES)
     (root / "b" / "7.jpg").write_bytes((root / "b" / "6.jpg").read_bytes())
     return root
-
-
-def fit_here(job, parts, begun, writer, *, describes=True):
-    """Decodes as tasks do, and writes a checkpoint for each part as workers do: right about class b only."""
-    rows = decode_rows(job.training_set.table, ImageSpec(image_px=32))
-    _, copies = np.unique(rows["digest"], return_inverse=True)
-    barred = np.zeros(len(copies), bool)
-    selected = select_images(
-        job.training_set, copies, rows["digest"], rows["error"], excluded=barred, options=job.options
-    )
-    data = describe_data(selected, job.model.classes)
-    train_job._begin(job, begun, data, writer)
-    if selected.is_grouped:
-        state.write_groups(job.output, selected, writer=writer)
-    if describes:
-        halves = [{name: column[part] for name, column in rows.items()} for part in (slice(9, None), slice(9))]
-        batches = [described.describe_rows(half, **described.sides(selected)) for half in halves]
-        described.keep(job.work, selected, batches, writer=writer)
-    for part, split in zip(parts, state.splits_of(selected), strict=True):
-        measured = split.validation[::-1]  # in another order than the listing, as several workers would
-        row = dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy"), 0.5)
-        weights = build_model(job.model).state_dict()
-        done = Checkpoint(
-            model=weights,
-            average=None,
-            moments={},
-            history=[{"epoch": 1, "train_loss": 1.0, "seconds": 1.0, "best": True, **row}],
-            best=weights,
-            logits_NK=torch.tensor([[0.0, 3.0]] * len(measured)).reshape(-1, 2),
-            labels_N=torch.from_numpy(selected.labels[measured]),
-            data=data,
-            positions_N=torch.from_numpy(selected.positions[measured]),
-        )
-        writer.write_bytes(part.work.checkpoint, checkpoint.to_bytes(done))
 
 
 @pytest.fixture
