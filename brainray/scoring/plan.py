@@ -33,6 +33,7 @@ from brainray.models.versions import package_versions
 from brainray.storage import Writer
 
 from . import manifest
+from .emptied import with_emptied
 from .known_frames import as_known
 from .labelling.given_labels import given_for, has_given
 from .manifest import Changes, Shard, read_shard
@@ -118,7 +119,7 @@ def plan_run(
     """List the inputs and compare them with the run at `uri`, by default the output. `scratch` is a local folder.
 
     A new run takes over the shards of the run `seed`, without the images that are gone. Raises `BadRequest` for inputs
-    without images.
+    without images, and where rows would be dropped because an input is empty.
     """
     uri = uri or request.output
     before = inspect_output(uri)
@@ -142,6 +143,9 @@ def plan_run(
     if names is not None:
         names.check(known, () if series_by in (None, OF_FOLDER) else (series_by,))
     changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
+    if changes.forgotten or sum(shard.images for shard in shards) > found.images:
+        drops = request.options.forget_missing or uri != request.output
+        found = with_emptied(request, found, old, drops=drops)
     verified = {shard.shard_id: shard.digest for shard in known} if before.published else {}
     target = request.target(uri, Writer(), run=before.run)
     return Plan(
