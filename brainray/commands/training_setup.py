@@ -15,7 +15,13 @@ from brainray.inputs.labels.box_file import read_box_file
 from brainray.inputs.labels.group_file import OPTION, read_group_file
 from brainray.models.bundle import Bundle
 from brainray.storage.shared_paths import NamedPath, shared_paths_of
-from brainray.training.dataset import SelectedImages, TrainingSet, list_excluded, list_training_set
+from brainray.training.dataset import (
+    SelectedImages,
+    TrainingSet,
+    check_group_regex,
+    list_excluded,
+    list_training_set,
+)
 from brainray.training.state import TrainRequest, WorkFolder, describe_request
 
 if TYPE_CHECKING:
@@ -83,6 +89,7 @@ def list_images(
     group_file = read_group_file(storage.normalise(groups)) if groups else None
     box_file = read_box_file(storage.normalise(boxes)) if boxes else None
     training_set = list_training_set(data_uri, group_file, box_file, output=output)
+    check_group_regex(training_set, options)
     excluded = list_excluded(exclude_uri, output=output) if exclude_uri else None
     classes = training_set.classes
     say(f"{len(training_set.table):,} images in {len(classes)} classes: {', '.join(classes)}")

@@ -25,6 +25,7 @@ from .archives.member import is_archive
 from .bids import BidsTrees
 from .image_suffixes import image_suffix, without_number
 from .listed_image import CHUNK_ROWS
+from .own_output import OwnOutput
 from .skip_counts import count_skipped
 from .table_formats import TableGuard
 from .unnamed_files import NO_SUFFIX, FileFormats, UnnamedFiles
@@ -344,11 +345,10 @@ def image_files(
     """
     unnamed = UnnamedFiles(root, skipped, option=option, any_suffix=None, format_in=formats or FileFormats(tars=False))
     named, trees = 0, BidsTrees()
-    own = None if output is None else output.rstrip("/") + "/"
-    own = None if own and root.startswith(own) else own
+    own = OwnOutput(output, root=root)
     with as_bad_request(option):
         for found in storage.list_files(root, InputFolders(option, skipped)):
-            if own and found.uri.startswith(own):
+            if own.holds(found.uri):
                 continue
             name = storage.name_of(found.uri)
             trees.on_file(found.folders, name)

@@ -33,6 +33,7 @@ from .listed_image import CHUNK_ROWS, LISTED_SCHEMA, ListedImage, UriIndex, few_
 from .lists.file_lists import FileList, FileListRow, open_file_list, open_table
 from .lists.prefixes import Below, Prefixes, listed_ahead
 from .lists.resolve import resolve_rows
+from .own_output import OwnOutput
 from .paths_in_archives import folders_of, inner_path
 from .skip_counts import count_skipped, few_reasons
 from .table_formats import TableGuard
@@ -90,7 +91,7 @@ class Lister:
         self._inputs = inputs
         self._indexes = indexes
         self._chosen = Globs(include, exclude)
-        self._own = None if output is None else output.rstrip("/") + "/"  # the plots of this run are no input
+        self._own = OwnOutput(output)  # the plots of this run are no input
         self._classes = classes
         self._lookup = class_lookup(classes)
         self._numbered = {str(number): name for number, name in enumerate(classes)}
@@ -200,7 +201,7 @@ class Lister:
         if files is None:
             files = storage.list_files(root, InputFolders("--input", self.skipped, self._chosen, tables))
         for found in files:
-            if self._own and found.uri.startswith(self._own):
+            if self._own.holds(found.uri):
                 continue
             name = storage.name_of(found.uri)
             tables.on_file(found.folders, name)
@@ -348,7 +349,7 @@ class Lister:
             if below is not None:
                 yield from prefixes.counted(listed.uri, self._from_prefix(listed, below, image_list))
                 continue
-            if image_list.inventory and self._own and image.uri.startswith(self._own):
+            if image_list.inventory and self._own.holds(image.uri):
                 continue
             path = image.uri.removeprefix(base)
             self._chosen.on_path(path)

@@ -263,6 +263,19 @@ def _counted(errors: Array, *, ineligible: bool) -> dict[str, int]:
     return {reason: count for reason, count in found.items() if (reason in EXCLUSION_REASONS) == ineligible}
 
 
+def check_group_regex(training_set: TrainingSet, options: TrainOptions) -> None:
+    """Raise `BadRequest` where --group-regex finds no group in any path: patients would lie on both sides."""
+    if options.group_regex is None:
+        return
+    group_of = Grouper(options.group_regex, option=REGEX)
+    if not any(group_of(uri, ()) for uri in training_set.table["uri"].to_pylist()):
+        first = training_set.table["uri"][0].as_py()
+        raise BadRequest(
+            f"{REGEX} {options.group_regex!r}: finds no group in the path of any image, such as {first}; correct the "
+            "regular expression, or leave it out"
+        )
+
+
 def group_names(training_set: TrainingSet, options: TrainOptions) -> Array:
     """The group of each image by the group file, else by --group-regex; "" for none."""
     names = training_set.table["group"].to_pylist()

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from brainray.commands.training_setup import list_images
 from brainray.config import ImageSpec, TrainOptions
+from brainray.errors import BadRequest
 from brainray.inputs.labels.group_file import read_group_file
 from brainray.storage import UNLEASED
 from brainray.training.dataset import describe_data, describe_selection, list_training_set, select_images
@@ -105,3 +107,13 @@ def test_groups_are_kept_for_the_report_by_position(selection, tmp_path):
     kept = read_groups(output, selected.positions[shuffled])
     assert (kept.name_N == selected.groups[shuffled]).all() and (kept.unit_N == selected.units[shuffled]).all()
     assert read_groups(output, None) is None, "of a checkpoint that has no positions"
+
+
+@pytest.mark.parametrize("regex", ["folder", "bids", "{subject}_{session}", "patient(\\d+)"])
+def test_a_regex_that_finds_no_group_is_refused(data, tmp_path, regex):
+    """Else slices of one patient lie on both sides, though the user has asked that they do not."""
+    options = TrainOptions(group_regex=regex)
+    with pytest.raises(BadRequest, match=r"--group-regex .*: finds no group in the path of any image, such as .*; cor"):
+        list_images(str(data), output=str(tmp_path / "model"), exclude=None, options=options, say=print)
+    options = TrainOptions(group_regex=r"/(\d)\d*.jpg")
+    assert list_images(str(data), output=str(tmp_path / "model"), exclude=None, options=options, say=print)

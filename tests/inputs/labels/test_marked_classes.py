@@ -1,5 +1,7 @@
 """Classes whose names differ by a mark, as `IDH+` and `IDH-`: each image has the label of its own."""
 
+import unicodedata
+
 import pyarrow as pa
 import pytest
 from support.imaging.images import image_bytes
@@ -71,3 +73,14 @@ def test_a_mark_is_no_spelling_where_only_one_of_two_is_a_class(known, other):
     lookup = class_lookup((known, "other"))
     assert match_class(known, lookup) == known
     assert match_class(other, lookup) is None
+
+
+def test_composed_and_decomposed_letters_spell_one_class(tmp_path):
+    """A Mac may write folder names in decomposed letters, where others compose them."""
+    composed, decomposed = (unicodedata.normalize(form, "Tum\u00f6r") for form in ("NFC", "NFD"))
+    for name in (composed, decomposed, "Tumor"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            (tmp_path / name / f"{number}.png").write_bytes(image_bytes(number, kind="PNG"))
+    assert list_training_set(str(tmp_path)).classes == ("Tumor", composed)
+    assert match_class(composed, class_lookup((decomposed, "Tumor"))) == decomposed, "a model of an earlier version"
