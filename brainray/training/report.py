@@ -89,8 +89,8 @@ class Validation:
         """What the figures were measured on, in words."""
         if self.before and self.before.flatters:
             kind = f"{self.folds} folds" if self.folds else "validation"
-            may = "had" if self.before.pictures else "may have"
-            return f"{kind}: pictures that {self.before.owners} {may} learned from, so every figure flatters"
+            had, flatters = ("had", "flatters") if self.before.pictures else ("may have", "may flatter")
+            return f"{kind}: pictures that {self.before.owners} {had} learned from, so every figure {flatters}"
         kind = "group" if self.groups and self.groups.names else "series or file"
         others = f" and no image of the same {kind}" if self.groups else ""
         judged = f"{self.folds} folds: each picture judged by a model that has seen no copy of it{others}"
