@@ -124,7 +124,7 @@ def train(
         OBJECT.add(facts | {"metrics": bundle.metrics})
         return
     flatter = flatters(bundle.metrics)
-    kind = "groups" if "groups" in bundle.provenance["data"] else "series"
+    kind = "groups" if "groups" in bundle.provenance.get("data", {}) else "series"
     by_groups = f", by {kind}" if "resampled" in bundle.metrics else ""
     typer.echo(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}{by_groups}) on "

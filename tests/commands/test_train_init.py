@@ -12,6 +12,7 @@ from support.training.fitting import fit_here, says_the_truth
 from brainray import storage
 from brainray.cli.app import run
 from brainray.commands import train as train_job
+from brainray.commands.results import TrainResult
 from brainray.duplicates.seen import read_seen
 from brainray.models.bundle import load_bundle
 from brainray.models.reference import read_reference
@@ -82,6 +83,10 @@ def test_nothing_is_promised_from_pictures_that_the_first_weights_know_by_heart(
     said = capfd.readouterr()
     line = "the model of --init had learned from 48 of 48 measured pictures, or their groups, and too few others are"
     assert said.err.count(line) == 1
+    result = TrainResult(
+        model=bundle.uri, fingerprint=bundle.fingerprint, classes=bundle.classes, metrics=bundle.metrics
+    )
+    assert "on 48 pictures that it may know already;" in str(result)
     assert "48 pictures it may know already\nthat flatters, so nothing is promised" in said.out
 
 
