@@ -101,6 +101,7 @@ def train(
     """
     from brainray.commands.train import train as fit_model
     from brainray.models.bundle import load_bundle, named
+    from brainray.training.learned_before import flatters
 
     bundle = load_bundle(named(init)) if init else None
     options = options_of(context.params, bundle)
@@ -122,20 +123,23 @@ def train(
         facts = {"model": bundle.uri, "fingerprint": bundle.fingerprint, "classes": list(bundle.classes)}
         OBJECT.add(facts | {"metrics": bundle.metrics})
         return
-    kind = "groups" if "groups" in bundle.provenance["data"] else "series"
+    flatter = flatters(bundle.metrics)
+    kind = "groups" if "groups" in bundle.provenance.get("data", {}) else "series"
     by_groups = f", by {kind}" if "resampled" in bundle.metrics else ""
     typer.echo(
         f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}{by_groups}) on "
-        f"{bundle.metrics['images']:,} pictures it had not seen\n"
-        f"{_promise_line(bundle.metrics.get('review') or {})}"
+        f"{bundle.metrics['images']:,} pictures {'it may know already' if flatter else 'it had not seen'}\n"
+        f"{_promise_line(bundle.metrics.get('review') or {}, flatter=flatter)}"
         f"model {bundle.fingerprint} is in {bundle.uri}"
     )
 
 
-def _promise_line(review: Mapping[str, Any]) -> str:
+def _promise_line(review: Mapping[str, Any], *, flatter: bool = False) -> str:
     """What the accepted predictions promise; nothing for models of earlier versions, which promise nothing."""
     if "promise" not in review:
         return ""
+    if flatter:
+        return "that flatters, so nothing is promised: every prediction will be marked for review\n"
     if review["promise"] is None:
         return "too few pictures or patients are right for a promise: every prediction will be marked for review\n"
     share = f"{review['accepted']:.1%} of the pictures"

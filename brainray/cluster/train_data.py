@@ -93,7 +93,7 @@ def select(dataset: Dataset, positions: Array, pictures: Array, *, cpus: float) 
 
 @own_errors()
 def describe(dataset: Dataset, selected: SelectedImages, *, cpus: float) -> list[Rows]:
-    """Describe the images that are learned from or measured on, in batches of any order: 300 bytes an image."""
+    """Describe the selected images, in batches of any order: 300 bytes an image."""
     described = dataset.select_columns(["position", "content", "width", "height", "pixels"]).map_batches(
         describe_rows,  # type: ignore[arg-type]
         fn_kwargs=sides(selected),

@@ -80,7 +80,10 @@ class TrainResult:
         return _estimate(self.metrics["accuracy"])
 
     def __str__(self) -> str:
-        return f"{_accuracy_text(self.accuracy)} on {self.metrics['images']:,} pictures; {self.model}"
+        from brainray.training.learned_before import flatters
+
+        known = " that it may know already" if flatters(self.metrics) else ""
+        return f"{_accuracy_text(self.accuracy)} on {self.metrics['images']:,} pictures{known}; {self.model}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

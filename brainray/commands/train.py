@@ -13,7 +13,7 @@ import numpy as np
 from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import TrainOptions
-from brainray.duplicates.seen import SeenPictures, read_seen
+from brainray.duplicates.seen import SeenPictures
 from brainray.errors import BadRequest, BrainrayError
 from brainray.evaluation.metrics import reference_distribution
 from brainray.models.bundle import Bundle, fold_file, kept_folds, load_bundle, save_bundle, weights_bytes
@@ -21,6 +21,7 @@ from brainray.models.versions import package_versions
 from brainray.storage import lease
 from brainray.training import described, state
 from brainray.training.dataset import describe_data, picture_counts
+from brainray.training.learned_before import find_new, learned_before
 from brainray.training.report import Validation, write_training_report
 from brainray.training.splits import Split
 from brainray.training.state import (
@@ -72,8 +73,9 @@ def train(
     options = replace(
         options, init=init.fingerprint if init else None, teacher=teacher.fingerprint if teacher else None
     )
-    if init:
-        read_seen(init)  # a damaged list would be refused only at the end
+    earlier = learned_before(init, teacher)  # a damaged list would be refused only at the end
+    if earlier and earlier.untold:
+        say(earlier.describe_untold())
     job = list_images(
         data,
         output=output_uri,
@@ -250,18 +252,26 @@ def _write(
     """The training report, then the bundle. `kept` are the networks of the folds, by file."""
     from brainray.models.networks import cost_of
     from brainray.training import loop
-    from brainray.training.fit_result import calibrate, measured_positions
+    from brainray.training.fit_result import Measured, calibrate
 
     saved = [one for one in progress.states if one]
-    last, groups = saved[-1], state.read_groups(job.output, measured_positions(saved))
-    fitted = calibrate(saved, groups.unit_N if groups else None)
+    last, every = saved[-1], Measured.of(saved)
+    before = learned_before(job.init, job.teacher)
+    new = find_new(before, job.work, every)
+    if new.knowledge and not (before and before.untold):
+        for line in filter(None, [new.knowledge.describe(len(every.labels_N))]):
+            job.say(line)
+    measured = every.at(new.taken_N)
+    groups = state.read_groups(job.output, measured.positions_N)
+    fitted = calibrate(last, measured, groups.unit_N if groups else None, flatters=new.flatter)
     best = loop.best_of(last.history)
     validation = Validation(
         classes=job.model.classes,
         probs_NK=fitted.probs_NK,
-        labels_N=fitted.labels_N,
-        fold_N=fitted.fold_N,
+        labels_N=measured.labels_N,
+        fold_N=measured.fold_N,
         review=fitted.review,
+        before=new.knowledge,
         groups=groups,
         history=last.history,
         best_epoch=best["epoch"] if best else 0,
@@ -283,24 +293,21 @@ def _write(
         model=job.model,
         calibration=fitted.calibration,
         metrics=validation.figures(),
-        reference=reference_distribution(fitted.probs_NK, job.model.classes),
+        reference=None if new.flatter else reference_distribution(fitted.probs_NK, job.model.classes),
         provenance=provenance,
-        files=_files(job, validation, fitted.positions_N) | kept,
+        files=_files(job, validation, measured.positions_N, before.seen if before else None) | kept,
         writer=writer,
     )
 
 
-def _files(job: TrainingJob, validation: Validation, positions_N: "npt.NDArray[np.int64] | None") -> dict[str, bytes]:
+def _files(
+    job: TrainingJob,
+    validation: Validation,
+    positions_N: "npt.NDArray[np.int64] | None",
+    before: SeenPictures | None,
+) -> dict[str, bytes]:
     """The reference and the list of what was learned from."""
-    files = described.bundle_files(job.work, validation, positions_N, before=_seen_before(job))
+    files = described.bundle_files(job.work, validation, positions_N, before=before)
     if not files:
         job.say("an earlier version of brainray began this training, so `score` will not know its images again")
     return files
-
-
-def _seen_before(job: TrainingJob) -> SeenPictures | None:
-    """What the model has learned from with whose weights training begins."""
-    before = read_seen(job.init) if job.init else None
-    if job.init and before is None:
-        job.say("the model of --init does not tell what it has learned from; `score` will not know those images again")
-    return before

@@ -6,7 +6,7 @@ looked up, B bytes of a hash, W words of two bytes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -28,6 +28,9 @@ _SCHEMA = pa.schema(
         pa.field("picture", pa.binary(HASH_BYTES), nullable=False),  # its perceptual hash; zeros for none
     ]
 )
+# Whether an image was learned from before the training of this bundle: by the weights that it began with, or those that
+# its teacher began with. Earlier versions did not tell.
+_EARLIER = pa.field("earlier", pa.bool_(), nullable=False)
 
 # Left to right and upside down: public sets hold many such copies, and so does training, which mirrors pictures.
 MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))
@@ -49,33 +52,43 @@ class SeenPictures:
 
     content_N: npt.NDArray[np.uint64]
     hash_NB: Hashes
+    earlier_N: Flags  # learned from before the training of this model
 
     @classmethod
     def of_columns(cls, table: pa.Table) -> Self:
-        """From columns `content` (SHA-256 in hexadecimal, or the number that the list has of it) and `picture`."""
-        content = table["content"]
-        if content.type != pa.uint64():
-            content = [_short(text) for text in content.to_pylist()]
-        pictures = b"".join(table["picture"].to_pylist())
-        return cls._sorted(
-            np.asarray(content, np.uint64), np.frombuffer(pictures, np.uint8).reshape(len(table), HASH_BYTES)
-        )
+        """From columns `content` (SHA-256 in hexadecimal, or the number that the list has of it) and `picture`.
+
+        And `earlier`, where there is one.
+        """
+        earlier_N = np.zeros(len(table), bool)
+        if _EARLIER in list(table.schema):
+            earlier_N = table[_EARLIER.name].to_numpy()
+        return cls._sorted(*_content_and_hash(table), earlier_N)
 
     @classmethod
-    def _sorted(cls, content_N: npt.NDArray[np.uint64], hash_NB: Hashes) -> Self:
+    def _sorted(cls, content_N: npt.NDArray[np.uint64], hash_NB: Hashes, earlier_N: Flags) -> Self:
         content, first = np.unique(content_N, return_index=True)
-        return cls(content, hash_NB[first])
+        return cls(content, hash_NB[first], np.isin(content, content_N[earlier_N]))
 
     def joined(self, other: Self) -> Self:
         """The images of both lists."""
-        return self._sorted(
-            np.concatenate([self.content_N, other.content_N]), np.concatenate([self.hash_NB, other.hash_NB])
-        )
+        names = ("content_N", "hash_NB", "earlier_N")
+        return self._sorted(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
+
+    def earlier(self) -> Self:
+        """The images that were learned from before the training of this model."""
+        rows = self.earlier_N
+        return type(self)(self.content_N[rows], self.hash_NB[rows], rows[rows])
+
+    def as_earlier(self) -> Self:
+        """The same images, all of them learned from before another training."""
+        return replace(self, earlier_N=np.ones(len(self.content_N), bool))
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
         sink = pa.BufferOutputStream()
-        table = pa.table([pa.array(self.content_N), hash_column(self.hash_NB)], schema=_SCHEMA)
+        columns = [pa.array(self.content_N), hash_column(self.hash_NB), pa.array(self.earlier_N)]
+        table = pa.table(columns, schema=_SCHEMA.append(_EARLIER))
         pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
         return bytes(sink.getvalue().to_pybytes())
 
@@ -84,9 +97,14 @@ class SeenPictures:
 
         `images` [M, H, W] or [M, H, W, 3] are as the model gets them.
         """
-        short_M = np.array([_short(text) for text in contents], np.uint64)
-        hash_MB = hash_pictures(images)
-        found = np.isin(short_M, self.content_N)
+        return self._find(np.array([_short(text) for text in contents], np.uint64), hash_pictures(images))
+
+    def find_described(self, table: pa.Table) -> Flags:
+        """Tell the same of images by columns `content` and `picture`, as `of_columns` takes them: [M]."""
+        return self._find(*_content_and_hash(table))
+
+    def _find(self, short_M: npt.NDArray[np.uint64], hash_MB: Hashes) -> Flags:
+        found: Flags = np.isin(short_M, self.content_N)
         for across, down in MIRRORINGS:
             found |= self._find_hashes(mirrored(hash_MB, across=across, down=down), known=found | ~hash_MB.any(axis=1))
         return found
@@ -117,6 +135,14 @@ class SeenPictures:
         words = self.hash_NB[rows].view(np.uint16)
         orders = [np.argsort(words[:, word], kind="stable") for word in range(words.shape[1])]
         return [(words[order, word], rows[order]) for word, order in enumerate(orders)]
+
+
+def _content_and_hash(table: pa.Table) -> tuple[npt.NDArray[np.uint64], Hashes]:
+    content = table["content"]
+    if content.type != pa.uint64():
+        content = [_short(text) for text in content.to_pylist()]
+    pictures = b"".join(table["picture"].to_pylist())
+    return np.asarray(content, np.uint64), np.frombuffer(pictures, np.uint8).reshape(len(table), HASH_BYTES)
 
 
 def _short(content_hash: str) -> int:

@@ -83,6 +83,16 @@ def calibrate_review(
     return Calibrated(temperature, _with_unseen(review, accepted_N, right_N, unit_N), probs_NK)
 
 
+def withhold(logits_NK: AnyReals, labels_N: Labels, *, class_bias: tuple[float, ...] = ()) -> Calibrated:
+    """What a model gets that was measured on images which it may know by heart: no promise, and all is for review.
+
+    The temperature is 1 or more, so that what is known by heart makes the model no surer of other images.
+    """
+    temperature = max(1.0, fit_temperature(logits_NK, labels_N))
+    review = Review(below=_ACCEPTS_NOTHING, promise=None, accepted=0.0, right=None, right_low=None)
+    return Calibrated(temperature, review, softmax(logits_NK, temperature, class_bias))
+
+
 def _judge(
     logits_NK: AnyReals, labels_N: Labels, temperature: float, class_bias: tuple[float, ...]
 ) -> tuple[npt.NDArray[np.float64], AnyReals, Flags]:

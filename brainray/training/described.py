@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-def describe_rows(batch: Rows, learned: Array, measured: Array) -> Rows:
-    """Describe the images of a batch whose positions are in `learned` or `measured`; of the latter also features."""
+def describe_rows(batch: Rows, learned: Array, measured: Array, selected: Array) -> Rows:
+    """Describe the images of a batch whose positions are in `selected`; of those in `measured` also features.
+
+    Of those in `learned` the weights learn. Others are copies of measured pictures, which `learned_before` looks up.
+    """
     from brainray.models.encoder import frozen_encoder
 
     position = batch["position"]
-    wanted = np.isin(position, learned) | np.isin(position, measured)
+    wanted = np.isin(position, selected)
     rows: Rows = {name: batch[name][wanted] for name in ("position", "content", "width", "height")}
     pixels = batch["pixels"][wanted]
     is_measured = np.isin(rows["position"], measured)
@@ -51,11 +54,11 @@ def describe_rows(batch: Rows, learned: Array, measured: Array) -> Rows:
 
 
 def sides(selected: SelectedImages) -> dict[str, Array]:
-    """The positions of the images that the weights of the bundle learn from, and of those that are measured on."""
+    """The positions of the images that the weights of the bundle learn from, of those measured on, and of all."""
     single = len(selected.splits) == 1  # with folds, the last fit learns from all images
     learned = selected.positions_at(selected.splits[0].train) if single else selected.positions
     measured = np.concatenate([selected.positions_at(split.validation) for split in selected.splits])
-    return {"learned": learned, "measured": measured}
+    return {"learned": learned, "measured": measured, "selected": selected.positions}
 
 
 def keep(work: "WorkFolder", selected: SelectedImages, described: list[Rows], *, writer: storage.Writer) -> None:
@@ -78,15 +81,15 @@ def bundle_files(
 ) -> dict[str, bytes]:
     """The files of the bundle, by name; none where a training was begun by a version that kept no such rows.
 
-    `positions_N`: of the validation pictures in the training set. `before`: what the model had learned from already,
-    with whose weights training began.
+    `positions_N`: of the validation pictures in the training set. `before`: what had been learned from before this
+    training. Without a reference where the figures flatter, for a reference is of pictures not seen.
     """
     if not storage.exists(work.described):
         return {}
     table = storage.read_parquet(work.described)
     learned = SeenPictures.of_columns(table.filter(table["learned"]))
-    files = {seen.FILE: (learned if before is None else learned.joined(before)).to_bytes()}
-    if positions_N is not None:
+    files = {seen.FILE: (learned if before is None else learned.joined(before.as_earlier())).to_bytes()}
+    if positions_N is not None and not validation.flatters:
         place = np.searchsorted(table["position"].to_numpy(), positions_N)
         files[reference.FILE] = reference.to_bytes(_reference(table.take(pa.array(place)), validation))
     return files

@@ -24,6 +24,7 @@ from brainray.evaluation.plots import draw_curves, draw_reliability
 from brainray.evaluation.review import PROMISES, Review
 
 from .group_figures import MeasuredGroups, group_rows
+from .learned_before import KEY, Knowledge
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,8 +47,14 @@ class Validation:
     fold_N: npt.NDArray[np.int64]
     review: Review
     groups: MeasuredGroups | None = None  # None where each picture is a unit; then intervals are by picture
+    before: Knowledge | None = None  # of pictures that were learned from before; None where nothing was
     history: list[dict[str, Any]]
     best_epoch: int
+
+    @property
+    def flatters(self) -> bool:
+        """Whether the pictures had been learned from before this training, or may have been."""
+        return self.before is not None and self.before.flatters
 
     @property
     def folds(self) -> int:
@@ -64,11 +71,8 @@ class Validation:
         """Metrics and the split they were measured on. One split is optimistic, because it also chose the epoch."""
         counts = self.counts()
         accuracy = self.intervals.accuracy if self.groups and self.intervals else metrics.accuracy(counts)
-        kind = "group" if self.groups and self.groups.names else "series or file"
-        others = f" and no image of the same {kind}" if self.groups else ""
-        folds = f"{self.folds} folds: each picture judged by a model that has seen no copy of it{others}"
         return {
-            "split": folds if self.folds else f"validation: pictures of which no copy{others} was learned from",
+            "split": self._split(),
             "images": len(self.labels_N),
             "best_epoch": self.best_epoch,
             "accuracy": accuracy and accuracy._asdict(),
@@ -78,7 +82,22 @@ class Validation:
             "brier": metrics.brier(counts),
             "intervals": {name: each._asdict() for name, each in self.other_intervals().items()},
             "review": self.review._asdict(),
-        } | ({"resampled": {"groups": len(self.groups.names), "units": self.groups.units}} if self.groups else {})
+            **({"resampled": {"groups": len(self.groups.names), "units": self.groups.units}} if self.groups else {}),
+            **({KEY: self.before._asdict()} if self.before else {}),
+        }
+
+    def _split(self) -> str:
+        """What the figures were measured on, in words."""
+        if self.before and self.before.flatters:
+            kind = f"{self.folds} folds" if self.folds else "validation"
+            had, flatters = ("had", "flatters") if self.before.pictures else ("may have", "may flatter")
+            return f"{kind}: pictures that {self.before.owners} {had} learned from, so every figure {flatters}"
+        kind = "group" if self.groups and self.groups.names else "series or file"
+        others = f" and no image of the same {kind}" if self.groups else ""
+        judged = f"{self.folds} folds: each picture judged by a model that has seen no copy of it{others}"
+        split = judged if self.folds else f"validation: pictures of which no copy{others} was learned from"
+        left_out = self.before and self.before.pictures
+        return f"{split}; without what {self.before.owners} had learned from" if self.before and left_out else split
 
     @property
     def units(self) -> npt.NDArray[np.int64]:
@@ -155,11 +174,12 @@ def write_training_report(
 ) -> None:
     """Write history and confusion (Parquet), curves and reliability (PNG) and model-card.md.
 
-    With folds also folds.csv, and with groups groups.csv.
+    With folds also folds.csv, and with groups groups.csv. No confusion where the figures flatter.
     """
     folder = storage.join(uri, FOLDER)
     writer.write_parquet(storage.join(folder, "history.parquet"), pa.Table.from_pylist(validation.history))
-    writer.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
+    if not validation.flatters:  # what is read there must be of pictures not seen
+        writer.write_parquet(storage.join(folder, "confusion.parquet"), validation.confusion())
     writer.write_bytes(
         storage.join(folder, "curves.png"), draw_curves(validation.history, best_epoch=validation.best_epoch)
     )
@@ -194,6 +214,7 @@ def model_card(validation: Validation, provenance: dict[str, Any], *, temperatur
             temperature=temperature,
             folds=validation.folds,
             review=validation.review,
+            before=validation.before,
             promises=PROMISES,
             is_lite=options["model"] in (LITE_FAST, *LITE_NAMES),
             command=command_of(options, given=provenance["given"]),

@@ -101,7 +101,7 @@ def test_what_the_model_of_init_had_seen_is_seen_still(train, tmp_path):
 def test_a_model_of_init_that_does_not_tell_is_named(train, tmp_path, capfd):
     untrained(tmp_path / "init", image_px=32, classes=CLASSES)
     assert train("--init", str(tmp_path / "init")) == 0
-    assert "the model of --init does not tell what it has learned from" in capfd.readouterr().err
+    assert "nothing tells what the model of --init had learned from" in capfd.readouterr().err
 
 
 def test_a_training_that_an_earlier_version_has_begun_ends_without(train, tmp_path, monkeypatch, capfd):

@@ -18,7 +18,7 @@ from brainray.models.bundle import fingerprint
 from brainray.models.networks import build_model
 from brainray.training import checkpoint, loop
 from brainray.training.checkpoint import Checkpoint
-from brainray.training.fit_result import calibrate
+from brainray.training.fit_result import Measured, calibrate
 from brainray.training.trainer import FitSpec, Trainer
 
 SPEC = ModelSpec(classes=("a", "b"), width=0.25)
@@ -82,7 +82,7 @@ def test_training_goes_on_from_the_file_as_if_nothing_had_happened(third_epoch):
     assert all(torch.equal(resumed.model[name], whole.model[name]) for name in whole.model)
     marks = {
         fingerprint(weights=f.weights, image=ImageSpec(), model=SPEC, calibration=f.calibration)
-        for f in map(calibrate, ([whole], [resumed]))
+        for f in (calibrate(last, Measured.of([last])) for last in (whole, resumed))
     }
     assert len(marks) == 1
 
@@ -104,10 +104,10 @@ def test_a_file_of_an_earlier_version_has_no_positions_and_goes_on(third_epoch, 
         earlier = checkpoint.to_bytes(third_epoch)
     read = checkpoint.from_bytes(earlier)
     assert read.positions_N is None and read.epoch == 3
-    assert calibrate([read]).positions_N is None
+    assert Measured.of([read]).positions_N is None
     measured = dataclasses.replace(read, positions_N=torch.tensor([4, 9]))
-    assert calibrate([measured, measured, read]).positions_N.tolist() == [4, 9, 4, 9]
-    assert calibrate([measured, read, read]).positions_N is None
+    assert Measured.of([measured, measured, read]).positions_N.tolist() == [4, 9, 4, 9]
+    assert Measured.of([measured, read, read]).positions_N is None
 
 
 def test_there_is_nothing_in_it_that_could_run(third_epoch):
