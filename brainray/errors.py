@@ -96,7 +96,11 @@ class OutOfRange(StorageError):
     """The requested byte range lies outside the file (status 416)."""
 
 
-class Throttled(StorageError):
+class Unavailable(StorageError):
+    """The storage fails or cannot be reached, for which the request is not to blame. It may succeed later."""
+
+
+class Throttled(Unavailable):
     """The store asks for fewer requests (503 SlowDown, 429). The same request may succeed a moment later."""
 
 
@@ -110,9 +114,14 @@ class WrongRegion(StorageError):
 
 @contextmanager
 def as_bad_request(option: str) -> Iterator[None]:
-    """Turn a `StorageError` about a file or folder that an option of the command names into `BadRequest`."""
+    """Turn a `StorageError` about a file or folder that an option of the command names into `BadRequest`.
+
+    Where the storage itself fails it becomes an `Outage`, for the same command may succeed later.
+    """
     try:
         yield
+    except Unavailable as exc:
+        raise Outage(f"{option} {exc}; run the same command again") from exc
     except StorageError as exc:
         raise BadRequest(f"{option} {exc}") from exc
 
@@ -122,7 +131,7 @@ class NoProgress(BrainrayError):
 
 
 class Outage(BrainrayError):
-    """So many reads failed that the storage is unavailable, not single images. Finished parts are kept."""
+    """The storage is unavailable: a listing or too many reads failed, not single images. Finished parts are kept."""
 
 
 class VerificationError(BrainrayError):

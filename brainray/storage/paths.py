@@ -5,7 +5,7 @@ import os
 import re
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from brainray.errors import ImageReason, StorageError
+from brainray.errors import ImageReason, StorageError, Unavailable
 
 _REASONS: dict[int, ImageReason] = {
     errno.ENOENT: "not_found",
@@ -13,7 +13,11 @@ _REASONS: dict[int, ImageReason] = {
     errno.EACCES: "forbidden",
     errno.EPERM: "forbidden",
 }
-
+# A disk that fails, or a server of files that does not answer.
+_OUTAGES = {
+    *(errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNRESET),
+    *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV),
+}
 
 _FILE_URI = re.compile("file:(//|(?=/))", re.IGNORECASE)  # Hadoop and Spark write file:/data/1.jpg
 
@@ -46,4 +50,5 @@ def text_of(name: str) -> str:
 
 
 def storage_error(uri: str, error: OSError) -> StorageError:
-    return StorageError(_REASONS.get(error.errno or 0, "read_failed"), f"{uri}: {error.strerror or error}")
+    kind = Unavailable if error.errno in _OUTAGES else StorageError
+    return kind(_REASONS.get(error.errno or 0, "read_failed"), f"{uri}: {error.strerror or error}")

@@ -1,5 +1,6 @@
 """Listing the files below a folder of a disk: links, depth, and folders that cannot be read."""
 
+import errno
 import os
 import random
 
@@ -8,7 +9,7 @@ from support.each import each
 from support.inputs.folders import forbid, touch
 
 from brainray import storage
-from brainray.errors import StorageError
+from brainray.errors import BrainrayError, StorageError, as_bad_request
 from brainray.storage.base import FolderRules
 
 __all__ = ["forbid"]  # a fixture
@@ -174,3 +175,17 @@ def test_a_folder_that_goes_while_its_neighbours_are_listed_is_passed_over(tmp_p
     first = next(files)
     (tmp_path / "b").rmdir()
     assert [first.folders, *files] == [("a",)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, 1), (errno.ESTALE, 1), (errno.EACCES, 2), (errno.ENOENT, 2)])
+def test_a_share_that_fails_while_it_is_listed_is_an_outage(tmp_path, monkeypatch, number, code):
+    """Code 1, after which a scheduler tries the same command again; what the user must change has code 2."""
+
+    def scandir(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    words = f"^--input {tmp_path}: {os.strerror(number)}"
+    with pytest.raises(BrainrayError, match=words) as told, as_bad_request("--input"):
+        list(storage.list_files(str(tmp_path)))
+    assert told.value.exit_code == code

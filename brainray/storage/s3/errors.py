@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from brainray.errors import BrainrayError, Changed, ImageReason, OutOfRange, StorageError, Throttled, WrongRegion
+from brainray.errors import (
+    BrainrayError,
+    Changed,
+    ImageReason,
+    OutOfRange,
+    StorageError,
+    Throttled,
+    Unavailable,
+    WrongRegion,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,13 +116,13 @@ def translate(exc: Exception, request: S3Request) -> StorageError | None:
     if home in ("botocore", "boto3"):
         return _from_botocore(exc, request)
     if home in ("urllib3", "http"):  # while a body is read
-        return _error("read_failed", request, f"{_LOST} ({type(exc).__name__})")
+        return _failed(request, f"{_LOST} ({type(exc).__name__})")
     if home == "obstore" or (isinstance(exc, FileNotFoundError) and exc.errno is None):
         return _from_obstore(exc, request)
     if isinstance(exc, OSError) and exc.filename is not None:
         return _error("forbidden", request, f"a file that the AWS configuration names cannot be read: {exc.filename}")
     if isinstance(exc, OSError):
-        return _error("read_failed", request, f"{_LOST} ({exc.strerror or type(exc).__name__})")
+        return _failed(request, f"{_LOST} ({exc.strerror or type(exc).__name__})")
     if isinstance(exc, ValueError):  # both clients, for an endpoint or a path they cannot use
         return _error("forbidden", request, f"{request.host} or the name cannot be used; check AWS_ENDPOINT_URL")
     return None
@@ -145,9 +154,10 @@ def judge(answer: S3Answer, request: S3Request) -> StorageError:
         action = answer.key_action or request.action
         words = _KEY_DENIED if words == _DENIED and answer.key_action else words
         filled = words.format(bucket=request.bucket, host=request.host, action=action, advice=request.advice)
-        return _error(reason, request, f"{filled} ({label})")
+        kind = Unavailable if reason == "read_failed" else StorageError
+        return _error(reason, request, f"{filled} ({label})", kind=kind)
     if answer.status >= 500 or answer.status == 409:
-        return _error("read_failed", request, f"the store failed ({label})")
+        return _failed(request, f"the store failed ({label})")
     return _error("forbidden", request, f"{request.host} refused {request.action} ({label})")
 
 
@@ -177,7 +187,7 @@ def _from_botocore(exc: Exception, request: S3Request) -> StorageError:
         known.FlexibleChecksumError,
     )
     if isinstance(exc, passing):
-        return _error("read_failed", request, f"{_LOST} ({type(exc).__name__})")
+        return _failed(request, f"{_LOST} ({type(exc).__name__})")
     if isinstance(exc, known.ParamValidationError):
         return _error("forbidden", request, f"{request.bucket} is no valid bucket name, or the key is none")
     return _error("forbidden", request, _configuration_message(type(exc).__name__))
@@ -255,13 +265,15 @@ def _from_obstore(exc: Exception, request: S3Request) -> StorageError:
             return _error("forbidden", request, f"no trusted connection to {request.host}; check AWS_CA_BUNDLE")
         return _unreachable(request)
     how = re.search(r"\b(TimedOut|Timeout|ConnectionReset|IncompleteBody|UnexpectedEof|IncompleteMessage)\b", text)
-    return _error("read_failed", request, f"{_LOST} ({how[1] if how else name})")
+    return _failed(request, f"{_LOST} ({how[1] if how else name})")
 
 
 def _unreachable(request: S3Request) -> StorageError:
-    return _error(
-        "read_failed", request, f"{request.host} cannot be reached; check the network, AWS_ENDPOINT_URL and AWS_REGION"
-    )
+    return _failed(request, f"{request.host} cannot be reached; check the network, AWS_ENDPOINT_URL and AWS_REGION")
+
+
+def _failed(request: S3Request, words: str) -> StorageError:
+    return _error("read_failed", request, words, kind=Unavailable)
 
 
 def _error(

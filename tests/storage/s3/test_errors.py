@@ -19,6 +19,7 @@ from brainray.errors import (
     Changed,
     StorageError,
     Throttled,
+    Unavailable,
 )
 from brainray.storage.s3 import errors
 from brainray.storage.s3.errors import S3Answer, S3Request, judge, translate
@@ -69,10 +70,10 @@ def test_every_answer_is_told_in_one_line(status, code, region):
         (503, "SlowDown", "read_failed", Throttled),
         (503, "503", "read_failed", Throttled),
         (429, "TooManyRequests", "read_failed", Throttled),
-        (500, "InternalError", "read_failed", StorageError),
-        (400, "RequestTimeout", "read_failed", StorageError),
+        (500, "InternalError", "read_failed", Unavailable),
+        (400, "RequestTimeout", "read_failed", Unavailable),
         (412, "PreconditionFailed", "read_failed", Changed),
-        (501, "NotImplemented", "read_failed", StorageError),
+        (501, "NotImplemented", "read_failed", Unavailable),
         (400, "InvalidRequest", "forbidden", StorageError),
     ],
 )
