@@ -20,7 +20,7 @@ def test_it_gives_the_first_place_and_null_for_none(held, wanted):
 
 
 def test_equal_hashes_of_other_uris_do_not_mislead_it(monkeypatch):
-    plain = listed_image._hashes
-    monkeypatch.setattr(listed_image, "_hashes", lambda uris: plain(uris) % 2)
+    plain = listed_image.hashes_of
+    monkeypatch.setattr(listed_image, "hashes_of", lambda uris: plain(uris) % 2)
     held = [f"s3://bucket/{number}.png" for number in range(50)]
     assert find(held, [*reversed(held), "s3://bucket/50.png"]) == [*range(49, -1, -1), None]
