@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -11,6 +13,7 @@ import pytest
 from support.imaging.images import image_bytes
 from support.machine.waiting import wait_for
 
+from brainray import imaging
 from brainray.config import ImageSpec
 from brainray.errors import BrainrayError, ImageError
 from brainray.imaging.decode import Header, decode, read_header
@@ -258,3 +261,11 @@ def test_a_child_starts_while_another_thread_imports_opencv():
     run = [sys.executable, "-c", WHILE_OPENCV_IS_IMPORTED]
     done = subprocess.run(run, input=image_bytes(1), capture_output=True, timeout=200)
     assert (done.returncode, done.stdout.split()) == (0, [b"40"]), done.stderr.decode()
+
+
+def test_scoring_imports_opencv_in_one_place_only():
+    """Elsewhere a child that starts in that moment would not, which ended one run in some dozens."""
+    folder = Path(imaging.__file__).parent
+    sources = {path.name: path.read_text() for path in folder.rglob("*.py")}
+    importing = {name for name, source in sources.items() if re.search(r"^\s*(import|from) cv2", source, re.MULTILINE)}
+    assert importing == {"normalise.py"}
