@@ -201,13 +201,17 @@ def prepared_ahead(
 ) -> Iterator[tuple[Batch, Tensor, Tensor]]:
     """Yield batches with what `prepare_changed` makes of them, in order, `threads` of them while earlier ones are used.
 
-    Each batch has a generator of its own, so that what is drawn does not depend on the number of threads.
+    Without threads, each is made when it is wanted. Each batch has a generator of its own, so that what is drawn does
+    not depend on the number of threads.
     """
+    with_own = ((batch, _own_generator(generator)) for batch in batches)
+    if threads == 0:
+        yield from ((batch, *step_config.prepare_changed(batch, own)) for batch, own in with_own)
+        return
     waiting: deque[tuple[Batch, Future[tuple[Tensor, Tensor]]]] = deque()
     # The number of threads that torch computes with is set for the calling thread.
     with ThreadPoolExecutor(threads, "augment", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for batch in batches:
-            own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        for batch, own in with_own:
             waiting.append((batch, pool.submit(step_config.prepare_changed, batch, own)))
             if len(waiting) > threads:
                 ready, prepared = waiting.popleft()
@@ -215,6 +219,10 @@ def prepared_ahead(
         while waiting:
             ready, prepared = waiting.popleft()
             yield ready, *prepared.result()
+
+
+def _own_generator(generator: torch.Generator) -> torch.Generator:
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 def train_epoch(
@@ -227,12 +235,12 @@ def train_epoch(
     generator: torch.Generator,
     average: AveragedModel | None = None,
     teachers: Teachers | None = None,
-    preparing: int = 1,
+    preparing: int = 0,
 ) -> float:
     """Train on the batches once; returns the mean loss of the steps, NaN where there is no batch.
 
     `average`, a moving average of the weights, is updated after each step. With `teachers`, batches have folds.
-    `preparing`: threads that augment the next batches meanwhile.
+    `preparing`: threads that augment the next batches meanwhile; 0: none.
     """
     model.train()
     losses: list[Tensor] = []

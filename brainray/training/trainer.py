@@ -82,7 +82,8 @@ class Trainer:
             region_weight=options.region_weight,
         )
         self._has_boxes, self._teaching = fit_spec.has_boxes, fit_spec.teaching
-        self._preparing = 1 if device.type == "cpu" else threads  # a CPU has enough to do with the network
+        # A CPU has enough to do with the network: with a thread it is 7 % slower (2 cores, lite0).
+        self._preparing = 0 if device.type == "cpu" else threads
         self._teachers = self._load_teachers()
         model = _first_weights(fit_spec)
         if resume_from:

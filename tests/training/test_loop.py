@@ -68,10 +68,11 @@ def prepared(threads):
 
 def test_batches_augmented_ahead_keep_their_order_and_what_was_drawn_for_them():
     """Else weights would depend on how many processors a machine has, and images be learned with labels of others."""
-    alone, many = (list(prepared(threads)) for threads in (1, 8))
+    alone, one_ahead, many = (list(prepared(threads)) for threads in (0, 1, 8))
     labels = blobs(22)[1]
     assert torch.cat([batch.labels for batch, *_ in many]).tolist() == labels.tolist()
-    assert all(torch.equal(one[1], other[1]) for one, other in zip(alone, many, strict=True))
+    for ahead in (one_ahead, many):
+        assert all(torch.equal(one[1], other[1]) for one, other in zip(alone, ahead, strict=True))
     assert not torch.equal(alone[0][1][:2], alone[1][1][:2])
 
 
