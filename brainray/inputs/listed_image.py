@@ -4,7 +4,7 @@ The schema of the stored listing; its columns must stay, for manifests of old ru
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -47,10 +47,10 @@ class ListedImage(NamedTuple):
     kept: str | None = None
 
 
-def tables_in(path: str) -> Iterator[pa.Table]:
-    """The rows of a local file of a listing in order, `CHUNK_ROWS` at a time."""
+def tables_in(path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a local file, such as one of a listing, in order, `CHUNK_ROWS` at a time; all columns, or some."""
     with pq.ParquetFile(path, pre_buffer=False) as file:  # pre-buffering would hold the whole file
-        for batch in file.iter_batches(CHUNK_ROWS):
+        for batch in file.iter_batches(CHUNK_ROWS, columns=None if columns is None else list(columns)):
             yield pa.Table.from_batches([batch])
 
 

@@ -6,6 +6,7 @@ Hashes of all URIs are written to disk and sorted, a bounded number at a time.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from brainray.storage.scratch import scratch_folder
 
-from .listed_image import CHUNK_ROWS, hashes_of
+from .listed_image import hashes_of, tables_in
 from .listing import Listing
 
 _HASHES_A_FILE = 1 << 19  # 4 MB, which are in memory at a time
@@ -71,20 +72,15 @@ def _repeated_hashes(files: Sequence[str]) -> Iterator[Hashes]:
     ranges = -(-rows // _HASHES_A_FILE)
     limits = np.linspace(-(2**63), 2**63, ranges + 1)[1:-1].astype(np.int64)
     with scratch_folder() as folder:
-        for uris in _uris(files):
-            hashes = np.sort(hashes_of(uris))
-            for number, some in enumerate(np.split(hashes, np.searchsorted(hashes, limits))):
+        for table in (table for name in files for table in tables_in(name, ["uri"])):
+            hashes = np.sort(hashes_of(table["uri"].combine_chunks()))
+            bounds = np.searchsorted(hashes, limits).tolist()
+            for number, (start, stop) in enumerate(pairwise((0, *bounds, len(hashes)))):
                 with Path(folder, str(number)).open("ab") as file:
-                    file.write(some.data)
+                    file.write(hashes[start:stop].data)
         for number in range(ranges):
-            hashes = np.sort(np.fromfile(Path(folder, str(number)), np.int64))
+            hashes = np.fromfile(Path(folder, str(number)), np.int64)
+            hashes.sort()
             again = hashes[1:][hashes[1:] == hashes[:-1]]
             if len(again):
                 yield again
-
-
-def _uris(files: Sequence[str]) -> Iterator[pa.Array]:
-    for name in files:
-        with pq.ParquetFile(name, pre_buffer=False) as file:
-            for batch in file.iter_batches(CHUNK_ROWS, columns=["uri"], use_threads=False):
-                yield batch.column(0)

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
 from brainray.inputs.image_files import is_hidden
-from brainray.inputs.listed_image import CHUNK_ROWS
+from brainray.inputs.listed_image import tables_in
 from brainray.inputs.listing import Listing
 
 from .run_folder import ScoreRequest
@@ -58,9 +57,6 @@ def _is_empty(root: str) -> bool:
 
 def _count_below(root: str, manifest: Sequence[str]) -> int:
     """The number of rows of local manifest files that lie below a folder."""
-    count = 0
-    for path in manifest:
-        with pq.ParquetFile(path) as file:
-            for batch in storage.batches_of(file, CHUNK_ROWS, ["uri"]):
-                count += pc.sum(pc.starts_with(batch["uri"], root.rstrip("/") + "/")).as_py() or 0
-    return count
+    below = root.rstrip("/") + "/"
+    tables = (table for path in manifest for table in tables_in(path, ["uri"]))
+    return sum(pc.sum(pc.starts_with(table["uri"], below)).as_py() or 0 for table in tables)

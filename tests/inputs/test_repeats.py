@@ -25,7 +25,7 @@ def listed(path, numbers):
 def test_a_name_that_stands_twice_is_found(tmp_path, monkeypatch, hashes_a_file, rows_at_a_time):
     """In one file or in two, whether or not both are read at once."""
     monkeypatch.setattr(repeats, "_HASHES_A_FILE", hashes_a_file)
-    monkeypatch.setattr(repeats, "CHUNK_ROWS", rows_at_a_time)
+    monkeypatch.setattr(listed_image, "CHUNK_ROWS", rows_at_a_time)
     first, more = listed(tmp_path / "a", range(100)), listed(tmp_path / "b", range(100, 150))
     assert repeated_uris([first, more]) == []
     assert repeated_uris([first, listed(tmp_path / "c", [*range(100, 190), 7])]) == ["/in/000007.jpg"]
@@ -36,7 +36,7 @@ def test_a_name_that_stands_twice_is_found(tmp_path, monkeypatch, hashes_a_file,
 
 def test_ten_times_the_images_take_no_more_memory_and_no_database(tmp_path, monkeypatch):
     monkeypatch.setattr(repeats, "_HASHES_A_FILE", 2_000)
-    monkeypatch.setattr(repeats, "CHUNK_ROWS", 500)
+    monkeypatch.setattr(listed_image, "CHUNK_ROWS", 500)
     monkeypatch.setattr(manifest, "duckdb_connection", None)  # it takes up to 256 MB
 
     def peak(images):
