@@ -6,9 +6,7 @@ Axes: N images, K classes, H height, W width, M images and outliers.
 """
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +23,7 @@ from brainray.config import ImageSpec, TrainOptions
 from brainray.evaluation import metrics
 from brainray.evaluation.calibration import cross_entropy
 from brainray.evaluation.counts import count_confusion
+from brainray.machine.ahead import map_ahead
 from brainray.models.predictor import normalise, planes, standardise
 
 from .augment import augment_with_regions
@@ -199,26 +198,21 @@ def ordered_batches(images: Pixels, labels: Labels, *, batch_size: int) -> Itera
 def prepared_ahead(
     batches: Iterable[Batch], *, step_config: StepConfig, generator: torch.Generator, threads: int
 ) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Yield batches with what `prepare_changed` makes of them, in order, `threads` of them while earlier ones are used.
+    """Yield batches with what `prepare_changed` makes of them, in order, some of them while earlier ones are used.
 
     Without threads, each is made when it is wanted. Each batch has a generator of its own, so that what is drawn does
     not depend on the number of threads.
     """
     with_own = ((batch, _own_generator(generator)) for batch in batches)
-    if threads == 0:
-        yield from ((batch, *step_config.prepare_changed(batch, own)) for batch, own in with_own)
-        return
-    waiting: deque[tuple[Batch, Future[tuple[Tensor, Tensor]]]] = deque()
-    # The number of threads that torch computes with is set for the calling thread.
-    with ThreadPoolExecutor(threads, "augment", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for batch, own in with_own:
-            waiting.append((batch, pool.submit(step_config.prepare_changed, batch, own)))
-            if len(waiting) > threads:
-                ready, prepared = waiting.popleft()
-                yield ready, *prepared.result()
-        while waiting:
-            ready, prepared = waiting.popleft()
-            yield ready, *prepared.result()
+
+    def prepare(item: tuple[Batch, torch.Generator]) -> tuple[Batch, Tensor, Tensor]:
+        return item[0], *step_config.prepare_changed(*item)
+
+    def in_thread(item: tuple[Batch, torch.Generator]) -> tuple[Batch, Tensor, Tensor]:
+        torch.set_num_threads(1)  # of the thread that calls this
+        return prepare(item)
+
+    return map_ahead(in_thread, with_own, threads=threads) if threads else map(prepare, with_own)
 
 
 def _own_generator(generator: torch.Generator) -> torch.Generator:

@@ -5,7 +5,6 @@ An image that the file does not name keeps its label, and every image its predic
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from brainray import storage
 from brainray.errors import BadRequest, VerificationError
@@ -21,7 +19,8 @@ from brainray.inputs import archives
 from brainray.inputs.frames import frame_uri
 from brainray.inputs.frames.listing import files_of_frames, is_frame
 from brainray.inputs.labels.label_file import LabelFile
-from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, UriIndex
+from brainray.inputs.listed_image import LISTED_SCHEMA, UriIndex, tables_in
+from brainray.machine.ahead import map_ahead
 from brainray.scoring.manifest import Shard, load_shards, rewrite
 from brainray.scoring.parts import part_uri, present_shards, read_part_info
 from brainray.scoring.run_folder import (
@@ -164,7 +163,7 @@ def _matched(files: Sequence[str], run: dict[str, Any], filled: LabelFile, *, ma
         codes[positions] = _codes(labels, values)
     filled.check_all_used_once(
         may_miss=may_miss,
-        listed=(table for file in files for table in _batches(file, ["uri"])),
+        listed=(table for file in files for table in tables_in(file, ["uri"])),
         remedy="; correct them, or give --labels-may-miss where the file has more than the run",
         place="the run",
     )
@@ -175,16 +174,10 @@ def _codes(labels: pa.Array, values: pa.Array) -> _Codes:
     return np.asarray(pc.fill_null(pc.index_in(labels, values, skip_nulls=True), -1).to_numpy(False), np.int32)
 
 
-def _batches(file: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    with pq.ParquetFile(file, pre_buffer=False) as opened:
-        for batch in opened.iter_batches(CHUNK_ROWS, columns=list(columns)):
-            yield pa.Table.from_batches([batch])
-
-
 def _names(files: Sequence[str], inputs: Sequence[str]) -> Iterator[_Names]:
     """The names by which a label file may know the images of manifest files, as a listing of the inputs has them."""
     roots = sorted(inputs, key=len)
-    for table in (table for file in files for table in _batches(file, _PLACED)):
+    for table in (table for file in files for table in tables_in(file, _PLACED)):
         known = [_known_as(row, roots) for row in table.to_pylist()]
         relative, names = (pa.array([each[place] for each in known], pa.string()) for place in (0, 1))
         yield table["uri"].combine_chunks(), relative, names, files_of_frames(table)
@@ -291,5 +284,5 @@ def _update_parts(run_uri: str, run: dict[str, Any], shards: Sequence[Shard], wr
         commit_unscored(state, target)
         return True
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="labels") as pool:
-        return {shard.shard_id for shard, written in zip(shards, pool.map(update, shards), strict=True) if written}
+    updated = zip(shards, map_ahead(update, shards, threads=_THREADS), strict=True)
+    return {shard.shard_id for shard, written in updated if written}

@@ -5,9 +5,8 @@ is before the run names a pseudonym of them.
 """
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -22,13 +21,14 @@ from brainray.inputs.archives import split_refusal
 from brainray.inputs.archives.index import keep
 from brainray.inputs.listed_image import LISTED_SCHEMA, UriIndex, few_collections, tables_in, with_values
 from brainray.inputs.listing import Listing
+from brainray.machine.ahead import map_ahead
 from brainray.scoring.manifest import Shard, read_shard
 
 from .errors import hidden
 from .key import OPTION, Pseudonyms
 from .names import NAMES_SCHEMA, RealNames, with_real
 
-_THREADS, _AHEAD = 8, 32
+_THREADS = 8
 _SUFFIX, _OTHER_SUFFIX = "suffix ", "other suffix"  # reasons to pass a file over that are a part of its name
 
 
@@ -73,16 +73,14 @@ class ListedNames:
         self.pseudonyms.write_key()
         self.keep_texts()
         missing = self.real.lost(shard.shard_id for shard in shards)
-        names, begun = _Names(tables_in(self.path)), deque[Future[None]]()
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="names") as pool:
-            for shard in shards:
-                if shard.shard_id in missing:
-                    found = names.of(read_shard(shard)["uri"].combine_chunks())
-                    begun.append(pool.submit(self.real.write_shard, shard.shard_id, found))
-                while len(begun) > _AHEAD:
-                    begun.popleft().result()
-            for future in begun:
-                future.result()
+        names = _Names(tables_in(self.path))
+        found = (
+            (shard.shard_id, names.of(read_shard(shard)["uri"].combine_chunks()))
+            for shard in shards
+            if shard.shard_id in missing
+        )
+        for _ in map_ahead(lambda each: self.real.write_shard(*each), found, threads=_THREADS):
+            pass
 
     def keep_indexes(self, paths: Sequence[str]) -> None:
         """Keep the indexes of archives of the listing, and no others of this run."""
@@ -108,9 +106,8 @@ def _groups_of(shards: Sequence[Shard]) -> set[str]:
     """The groups in local manifest files."""
     found: set[str] = set()
     for path in dict.fromkeys(shard.manifest_uri for shard in shards):
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(columns=["group"]):
-                found.update(batch["group"].unique().drop_null().to_pylist())
+        for table in tables_in(path, ["group"]):
+            found.update(table["group"].unique().drop_null().to_pylist())
     return found
 
 

@@ -6,7 +6,6 @@ with the rows of a run. Workers read it to find their images; the key they do no
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from brainray.callbacks import Say
 from brainray.errors import BadRequest, StorageError
 from brainray.imaging.keyed_hash import keyed_hash
 from brainray.inputs.listed_image import with_values
+from brainray.machine.ahead import map_ahead
 
 from .key import FIELD, FOR_READERS, NAMES, OPTION, key_of
 
@@ -66,9 +66,8 @@ class RealNames:
             return None if _is_whole(storage.join(folder, name)) else f"{NAMES}/{name} is cut off or damaged"
 
         shard_ids = list(shard_ids)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="names") as pool:
-            found = zip(shard_ids, pool.map(wrong, shard_ids), strict=True)
-            return {shard_id: why for shard_id, why in found if why is not None}
+        found = zip(shard_ids, map_ahead(wrong, shard_ids, threads=_THREADS), strict=True)
+        return {shard_id: why for shard_id, why in found if why is not None}
 
     def text(self, pseudonym: str) -> str:
         """The text of a pseudonym that is not of an image. Raises `StorageError` where the folder does not have it."""

@@ -4,7 +4,6 @@ It reads some columns of every part again, since which groups are shown is known
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray import storage
+from brainray.machine.ahead import map_ahead
 from brainray.page.sections import group_tables
 from brainray.page.tiles import MOST_STRIP, Row
 from brainray.scoring.parts import part_uri, present_shards
@@ -45,9 +45,8 @@ def strip_rows(run_uri: str, figures: Mapping[str, Any]) -> tuple[Row, ...]:
             rows = file.read(columns=[*_COLUMNS, "status"], use_threads=False)
         return _telling(_marked(rows, wanted, level, figures["classes"]))
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="strip") as pool:
-        tables = pool.map(of_part, sorted(present_shards(run_uri)))
-        rows = reduce(lambda first, second: _telling(pa.concat_tables([first, second])), tables)
+    tables = map_ahead(of_part, sorted(present_shards(run_uri)), threads=_THREADS)
+    rows = reduce(lambda first, second: _telling(pa.concat_tables([first, second])), tables)
     place = {name: number for number, name in enumerate(shown)}
     found = sorted(rows.to_pylist(), key=lambda row: place[row["group"]])
     return tuple(row | {"images": groups[row["group"]]["predicted"]} for row in found)
