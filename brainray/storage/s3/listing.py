@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-from brainray.errors import StorageError
+from brainray.errors import Unavailable
 
 FIELD = "Page"  # key of the parsed page in botocore's answer
 LISTERS = 8  # spans that are listed at once
@@ -84,14 +84,14 @@ class _Tokens:
         self._hashes: set[int] = set()
 
     def next_of(self, page: Page) -> str | None:
-        """The token of the page after this one; None after the last. Raises `StorageError` for one that was given."""
+        """The token of the page after this one; None after the last. Raises `Unavailable` for one that was given."""
         token = page.next_token
         if token is not None:
             if hash(token) in self._hashes:
-                raise StorageError(
+                raise Unavailable(
                     "read_failed",
                     f"the store does not go on with its listing of {self._prefix!r}: it gave one token twice; "
-                    "run the command again, and tell the operator of the store if it stays so",
+                    "if it stays so, tell the operator of the store",
                 )
             self._hashes.add(hash(token))
         return token
