@@ -15,7 +15,7 @@ from brainray.config import ImageSpec
 from brainray.errors import BadRequest, BrainrayError, ImageError
 from brainray.imaging.decode import decode
 from brainray.inputs.archives import archive_of, kind_of
-from brainray.inputs.class_names import class_lookup, is_no_value, match_class
+from brainray.inputs.class_names import ClassLookup, is_no_value
 from brainray.inputs.image_files import InputFolders, is_hidden, skip_reason
 from brainray.inputs.labels.label_notes import LabelNotes
 from brainray.inputs.lists.file_lists import open_file_list
@@ -68,10 +68,10 @@ def check_list_labels(uri: str, classes: tuple[str, ...]) -> Iterator[Finding]:
         yield warning(f"--input {uri} labels", note.removeprefix(f"--input {uri}: "), remedy)
     if not listed.labelled:
         return
-    lookup = class_lookup(classes)
+    lookup = ClassLookup(classes)
     with closing(listed.rows()) as rows:  # type: ignore[type-var]  # a generator
         labels = {row.label for row in islice(rows, _MOST_LISTED) if row.label}
-    named_classes = {label for label in labels if match_class(label, lookup) is not None}
+    named_classes = {label for label in labels if lookup.find(label) is not None}
     unknown = sorted(label for label in labels - named_classes if not is_no_value(label))
     if unknown:
         found = f"{', '.join(map(repr, unknown[:_SHOWN_NAMES]))} is no class of the model, so `score` needs --labels"

@@ -66,8 +66,9 @@ class ClassLookup:
     def __init__(self, classes: Iterable[str]) -> None:
         names = list(classes)
         self._by_form = [(form, _unshared(form, names)) for form in _FORMS]
+        self.find = lru_cache(4096)(self._find)  # a data set has few folder names, which are looked up for every image
 
-    def find(self, name: str) -> str | None:
+    def _find(self, name: str) -> str | None:
         """The class; None if there is none."""
         return next((found[key] for form, found in self._by_form if (key := form(name)) in found), None)
 
@@ -76,16 +77,6 @@ def _unshared(form: Callable[[str], str], names: Sequence[str]) -> dict[str, str
     """The classes by what a form makes of their names; without what it makes of several, or of nothing but marks."""
     shared = Counter(map(form, names))
     return {key: name for name in names if (key := form(name)) and shared[key] == 1}
-
-
-def class_lookup(classes: Iterable[str]) -> ClassLookup:
-    """For `match_class`: finds classes by their names, else without regard to case, spaces and most punctuation."""
-    return ClassLookup(classes)
-
-
-def match_class(name: str, lookup: ClassLookup) -> str | None:
-    """The class of which `name` is a spelling; None if there is none, or if it may be one of two."""
-    return lookup.find(name)
 
 
 def is_no_value(text: str) -> bool:
@@ -121,9 +112,9 @@ def label_from_folders(folders: Sequence[str], lookup: ClassLookup) -> str | Non
     A Hive partition such as `label=no%20tumor` counts by its value. Others, as `site=normal`, are no class.
     """
     for folder in reversed(folders):
-        label = match_class(folder, lookup)
+        label = lookup.find(folder)
         if label is None and (value := hive_label(folder)) is not None:
-            label = match_class(value, lookup)
+            label = lookup.find(value)
         if label is not None:
             return label
     return None
@@ -158,4 +149,4 @@ def _is_no_class(folder: str) -> bool:
     return _key(value if separator else folder) in _SPLITS or value == _HIVE_NULL
 
 
-_KNOWN = class_lookup(_ALIASES)
+_KNOWN = ClassLookup(_ALIASES)

@@ -20,7 +20,7 @@ from brainray.storage.base import FileInfo
 from . import archives
 from .archives.index import ArchiveIndex, ArchiveIndexes, Spelled, refusal_of
 from .bids import BidsTrees, trees_in
-from .class_names import class_lookup, label_from_folders, match_class
+from .class_names import ClassLookup, label_from_folders
 from .frames.listing import FrameRows
 from .frames.members import frames_of_member
 from .frames.nifti import FIRST
@@ -93,7 +93,7 @@ class Lister:
         self._chosen = Globs(include, exclude)
         self._own = OwnOutput(output)  # the plots of this run are no input
         self._classes = classes
-        self._lookup = class_lookup(classes)
+        self._lookup = ClassLookup(classes)
         self._numbered = {str(number): name for number, name in enumerate(classes)}
         self._label_file = label_file
         self._group_file = group_file
@@ -322,7 +322,7 @@ class Lister:
         text, key = spelled
         if self._label_file is not None or not text.strip():
             return None
-        label = match_class(text, self._lookup)
+        label = self._lookup.find(text)
         if label is None and image.container and archives.container_kind(image.container) in _WEBDATASETS:
             label = self._numbered.get(text)
             if label is not None:
@@ -395,7 +395,7 @@ class Lister:
     def _listed_label(self, listed: FileListRow, image_list: FileList) -> str | None:
         if listed.label is None:
             return None
-        label = match_class(listed.label, self._lookup)
+        label = self._lookup.find(listed.label)
         if label is None and self._label_file is None and not self._label_notes.is_no_value(listed.label):
             raise BadRequest(
                 f"--input {image_list.uri}: label {listed.label!r} is no class of the model, which knows "

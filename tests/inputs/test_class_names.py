@@ -1,6 +1,6 @@
 from support.each import each
 
-from brainray.inputs.class_names import class_lookup, class_name, class_of_folders, label_from_folders, match_class
+from brainray.inputs.class_names import ClassLookup, class_name, class_of_folders, label_from_folders
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -24,14 +24,14 @@ def test_known_spellings_fold_and_others_stay(spelling, name):
 
 
 def test_a_models_own_spelling_is_kept():
-    lookup = class_lookup(("no tumor", "Glioma"))
-    assert match_class("healthy", lookup) == "no tumor"
-    assert match_class("glioma_tumor", lookup) == "Glioma"
-    assert match_class("dog", lookup) is None
+    lookup = ClassLookup(("no tumor", "Glioma"))
+    assert lookup.find("healthy") == "no tumor"
+    assert lookup.find("glioma_tumor") == "Glioma"
+    assert lookup.find("dog") is None
 
 
 def test_nearest_folder_gives_the_label():
-    lookup = class_lookup(CLASSES)
+    lookup = ClassLookup(CLASSES)
     assert label_from_folders(("normal", "2024", "glioma", "patient 7"), lookup) == "glioma"
     assert label_from_folders(("2024", "patient 7"), lookup) is None
     assert label_from_folders((), lookup) is None
@@ -56,7 +56,7 @@ def test_training_classes_are_found_below_the_folders_of_a_published_split():
     ],
 )
 def test_hive_partitions_label_by_their_value(folders, label):
-    assert label_from_folders(folders, class_lookup(CLASSES)) == label
+    assert label_from_folders(folders, ClassLookup(CLASSES)) == label
     assert class_of_folders(folders) == label
 
 

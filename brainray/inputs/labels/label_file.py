@@ -16,9 +16,8 @@ from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 from brainray.inputs.class_names import (
     LABEL_COLUMNS,
-    class_lookup,
+    ClassLookup,
     is_no_value,
-    match_class,
     numbered_class,
     numbered_classes,
 )
@@ -422,9 +421,9 @@ def _find_columns(
 
 
 def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
-    lookup = class_lookup(classes)
+    lookup = ClassLookup(classes)
     values = [value for value in raw.unique().to_pylist() if value is not None]
-    matched = {value: match_class(value, lookup) for value in values}
+    matched = {value: lookup.find(value) for value in values}
     spelled = [value for value in values if matched[value] is not None or not is_no_value(value)]
     unknown = [value for value in spelled if matched[value] is None]
     if unknown:

@@ -16,10 +16,9 @@ from brainray.inputs.archives.parquet_images import is_text
 from brainray.inputs.class_names import (
     SURE_LABEL_COLUMNS,
     UNSURE_LABEL_COLUMNS,
-    class_lookup,
+    ClassLookup,
     hive_label,
     is_no_value,
-    match_class,
 )
 from brainray.inputs.lists.file_lists import FileList, open_table
 from brainray.inputs.tables.table_columns import spelled
@@ -39,7 +38,7 @@ class LabelNotes:
 
     def __init__(self, classes: Sequence[str], *, silent: bool) -> None:
         self._classes = classes
-        self._lookup = class_lookup(classes)
+        self._lookup = ClassLookup(classes)
         self._silent = silent
         self._about: set[object] = set()
         self._archive_seen = False
@@ -65,7 +64,7 @@ class LabelNotes:
         return found
 
     def is_class(self, text: str) -> bool:
-        return match_class(text, self._lookup) is not None
+        return self._lookup.find(text) is not None
 
     def add_unread(self, uri: str, why: str) -> None:
         """Count a file of an archive whose label is not read, for this reason."""
@@ -127,7 +126,7 @@ class LabelNotes:
             return
         for folder in folders:
             key, separator, text = folder.partition("=")
-            if separator and spelled(key) in _LIKELY and match_class(unquote(text), self._lookup) is not None:
+            if separator and spelled(key) in _LIKELY and self._lookup.find(unquote(text)) is not None:
                 self._add(
                     ("hive", key),
                     f"the folder {folder} labels no image; if {key} labels images, name it label ({_NAMES} serve), or "
@@ -186,7 +185,7 @@ class LabelNotes:
 
     def _are_classes(self, texts: Iterable[str | None]) -> bool:
         values = {text for text in texts if text and not is_no_value(text)}
-        return bool(values) and all(match_class(value, self._lookup) is not None for value in values)
+        return bool(values) and all(self._lookup.find(value) is not None for value in values)
 
     def _add(self, about: object, line: str) -> None:
         if not self._silent and about not in self._about:

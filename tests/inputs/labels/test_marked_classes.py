@@ -7,7 +7,7 @@ import pytest
 from support.imaging.images import image_bytes
 
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.class_names import class_lookup, match_class
+from brainray.inputs.class_names import ClassLookup
 from brainray.inputs.distinct import distinct_inputs
 from brainray.inputs.labels.label_file import read_answers, read_label_file
 from brainray.inputs.listing import Lister, scan
@@ -58,11 +58,11 @@ def test_answers_are_of_the_class_that_they_name(table):
 
 
 def test_an_exact_name_comes_first_and_a_spelling_of_two_classes_fits_neither():
-    lookup = class_lookup(("grade 1", "grade_1", "Grade 2", "no tumor", "healthy"))
-    assert [match_class(name, lookup) for name in ("grade_1", " grade 1 ")] == ["grade_1", "grade 1"]
-    assert match_class("GRADE-1", lookup) is None
-    assert match_class("grade-2", lookup) == "Grade 2"
-    assert [match_class(name, lookup) for name in ("healthy", "no_tumor", "normal")] == ["healthy", "no tumor", None]
+    lookup = ClassLookup(("grade 1", "grade_1", "Grade 2", "no tumor", "healthy"))
+    assert [lookup.find(name) for name in ("grade_1", " grade 1 ")] == ["grade_1", "grade 1"]
+    assert lookup.find("GRADE-1") is None
+    assert lookup.find("grade-2") == "Grade 2"
+    assert [lookup.find(name) for name in ("healthy", "no_tumor", "normal")] == ["healthy", "no tumor", None]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_an_exact_name_comes_first_and_a_spelling_of_two_classes_fits_neither():
 )
 def test_a_mark_is_no_spelling_where_only_one_of_two_is_a_class(known, other):
     """A model of `IDH+` and another class must not call the folder `IDH-` by the name of its opposite."""
-    lookup = class_lookup((known, "other"))
-    assert match_class(known, lookup) == known
-    assert match_class(other, lookup) is None
+    lookup = ClassLookup((known, "other"))
+    assert lookup.find(known) == known
+    assert lookup.find(other) is None
 
 
 def test_composed_and_decomposed_letters_spell_one_class(tmp_path):
@@ -83,4 +83,4 @@ def test_composed_and_decomposed_letters_spell_one_class(tmp_path):
         for number in range(2):
             (tmp_path / name / f"{number}.png").write_bytes(image_bytes(number, kind="PNG"))
     assert list_training_set(str(tmp_path)).classes == ("Tumor", composed)
-    assert match_class(composed, class_lookup((decomposed, "Tumor"))) == decomposed, "a model of an earlier version"
+    assert ClassLookup((decomposed, "Tumor")).find(composed) == decomposed, "a model of an earlier version"
