@@ -258,9 +258,8 @@ def _write(
     last, every = saved[-1], Measured.of(saved)
     before = learned_before(job.init, job.teacher)
     new = find_new(before, job.work, every)
-    if new.knowledge and not (before and before.untold):
-        for line in filter(None, [new.knowledge.describe(len(every.labels_N))]):
-            job.say(line)
+    if new.knowledge and not (before and before.untold) and (line := new.knowledge.describe(len(every.labels_N))):
+        job.say(line)
     measured = every.at(new.taken_N)
     groups = state.read_groups(job.output, measured.positions_N)
     fitted = calibrate(last, measured, groups.unit_N if groups else None, flatters=new.flatter)

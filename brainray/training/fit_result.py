@@ -56,7 +56,6 @@ class FitResult:
     calibration: Calibration
     review: Review  # `calibration.review_below` is its threshold
     probs_NK: npt.NDArray[np.float64]
-    measured: Measured
 
 
 def calibrate(
@@ -80,5 +79,4 @@ def calibrate(
         calibration=Calibration(temperature=temperature, class_bias=class_bias, review_below=review.below),
         review=review,
         probs_NK=probs_NK,
-        measured=measured,
     )
