@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from support.training.fitting import write_checkpoints
 
 from brainray import storage
 from brainray.cli.app import run
@@ -13,9 +13,7 @@ from brainray.commands import train as train_job
 from brainray.commands import tune as tune_job
 from brainray.config import TrainOptions
 from brainray.errors import BadRequest
-from brainray.models.networks import build_model
-from brainray.training import checkpoint, state
-from brainray.training.checkpoint import Checkpoint
+from brainray.training import state
 from brainray.training.dataset import describe_data, select_images
 from brainray.training.search import Trial
 
@@ -48,22 +46,7 @@ def fit_here(job, parts, begun, writer):
     data = describe_data(selected, job.model.classes)
     train_job._begin(job, begun, data, writer)
     state.write_groups(job.output, selected, writer=writer)
-    for part, split in zip(parts, state.splits_of(selected), strict=True):
-        measured = split.validation[::-1]  # in another order than the listing, as several workers would
-        row = dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy"), 0.5)
-        weights = build_model(job.model).state_dict()
-        done = Checkpoint(
-            model=weights,
-            average=None,
-            moments={},
-            history=[{"epoch": 1, "train_loss": 1.0, "seconds": 1.0, "best": True, **row}],
-            best=weights,
-            logits_NK=torch.tensor([[0.0, 3.0]] * len(measured)).reshape(-1, 2),
-            labels_N=torch.from_numpy(selected.labels[measured]),
-            data=data,
-            positions_N=torch.from_numpy(selected.positions[measured]),
-        )
-        writer.write_bytes(part.work.checkpoint, checkpoint.to_bytes(done))
+    write_checkpoints(job, parts, selected, data, writer)
 
 
 def train(data, output, *options):

@@ -49,12 +49,19 @@ def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where,
     assert not os.path.exists(f"{run.uri}/.rescore")
 
 
-def test_a_generation_that_was_switched_in_is_removed_by_the_next_run(run, archive, monkeypatch):
+@pytest.fixture
+def undeleted(run, archive, monkeypatch):
+    """An archive that was scored anew, by a run that was killed before it deleted the new generation."""
     root = archive(images=2)
     run(root)
     with monkeypatch.context() as patch:
         patch.setattr(storage.Writer, "delete_tree", lambda *_, **__: None)
         run(root, rescore=True)
+    return root
+
+
+def test_a_generation_that_was_switched_in_is_removed_by_the_next_run(run, undeleted):
+    root = undeleted
     assert os.path.exists(f"{run.uri}/.rescore")
     (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
     run(root)
@@ -89,13 +96,8 @@ def test_rescoring_in_another_precision_does_not_go_on_with_rows_of_the_first(ru
     assert run(root, precision="bf16").plan.complete
 
 
-def test_rows_of_a_generation_that_was_being_deleted_are_scored_again(run, archive, monkeypatch):
+def test_rows_of_a_generation_that_was_being_deleted_are_scored_again(run, undeleted):
     """A bucket deletes object by object: one that is killed there leaves parts without their run."""
-    root = archive(images=2)
-    run(root)
-    with monkeypatch.context() as patch:
-        patch.setattr(storage.Writer, "delete_tree", lambda *_, **__: None)
-        run(root, rescore=True)
     for name in ("_SUCCESS", "run.json"):
         os.unlink(f"{run.uri}/.rescore/{name}")
-    assert run(root, rescore=True).scored == 8, "images were said to be scored anew, and were not"
+    assert run(undeleted, rescore=True).scored == 8, "images were said to be scored anew, and were not"

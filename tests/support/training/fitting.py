@@ -1,6 +1,7 @@
 """`brainray train` without Ray and without learning: a stand-in for the fits of the command."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from brainray.commands.training_setup import TrainingJob
 from brainray.models.networks import build_model
 from brainray.training import checkpoint, described, state
 from brainray.training.checkpoint import Checkpoint
-from brainray.training.dataset import describe_data, select_images
+from brainray.training.dataset import SelectedImages, describe_data, select_images
 from brainray.training.decoded import decode_rows
 
 Ints = npt.NDArray[np.int64]
@@ -60,6 +61,19 @@ def fit_here(
         halves = [{name: column[part] for name, column in rows.items()} for part in (slice(9, None), slice(9))]
         batches = [described.describe_rows(half, **described.sides(selected)) for half in halves]
         described.keep(job.work, selected, batches, writer=writer)
+    write_checkpoints(job, parts, selected, data, writer, says=says)
+
+
+def write_checkpoints(
+    job: TrainingJob,
+    parts: tuple[state.FitPart, ...],
+    selected: SelectedImages,
+    data: dict[str, Any],
+    writer: storage.Writer,
+    *,
+    says: Callable[[Ints], Ints] = says_b,
+) -> None:
+    """Writes a checkpoint for each part after one epoch, with 3 as the logit of the class that is predicted."""
     for part, split in zip(parts, state.splits_of(selected), strict=True):
         measured = split.validation[::-1]  # in another order than the listing, as several workers would
         row = dict.fromkeys(("val_loss", "val_accuracy", "val_balanced_accuracy"), 0.5)
