@@ -6,6 +6,8 @@
 
 from collections.abc import Sequence
 
+from brainray import storage
+
 from . import archives
 from .archives.index import ArchiveIndex
 
@@ -34,6 +36,14 @@ class BidsTrees:
             if folder in _NOT_RAW and tuple(folders[:depth]) in self._roots:
                 return f"{folder} of BIDS"
         return None
+
+
+def holds_no_raw_data(root: str, folders: Sequence[str]) -> bool:
+    """Whether a listing of `root` passes over these folders below it as what a BIDS tree holds beside its raw data."""
+    return any(
+        folder in _NOT_RAW and storage.exists(storage.join(root, *folders[:depth], DESCRIPTION))
+        for depth, folder in enumerate(folders)
+    )
 
 
 def trees_in(index: ArchiveIndex, name: str, *, all_wanted: bool) -> BidsTrees:

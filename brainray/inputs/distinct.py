@@ -6,26 +6,32 @@ from collections.abc import Iterable, Iterator
 from brainray import storage
 from brainray.errors import BadRequest, as_bad_request
 
+from .bids import holds_no_raw_data
 from .image_files import is_hidden
 from .lists.file_lists import open_file_list
+from .own_output import OwnOutput
 
 
-def distinct_inputs(inputs: Iterable[str]) -> list[str]:
+def distinct_inputs(inputs: Iterable[str], *, output: str | None = None, all_wanted: bool = False) -> list[str]:
     """The normalised inputs in order, without those that another lists, also by a link.
 
-    Inputs within another stay if that passes over them: lists, and what lies in a hidden folder.
-    Raises `BadRequest` for an input that does not exist or cannot be read.
+    Inputs within another stay if that passes over them: lists, what lies in a hidden folder and, unless `all_wanted`,
+    what a BIDS tree holds beside its raw data.
+    Raises `BadRequest` for an input that does not exist, cannot be read, or lies in the output but is no list.
     """
     roots: list[str] = []
+    own = OwnOutput(output)
     for uri in dict.fromkeys(storage.normalise(text) for text in inputs):
         with as_bad_request("--input"):
             if not storage.exists(uri):
                 raise BadRequest(f"--input {uri}: no such file or folder{_instead_of_glob(uri)}")
             storage.check_access(uri, write=False)
+            if own.holds(f"{uri}/") and open_file_list(uri) is None:
+                raise BadRequest(f"--input {uri} lies in --output, whose files are no input; move the images elsewhere")
         roots.append(uri)
     real = {uri: storage.without_links(uri).rstrip("/") for uri in roots}
     first = {place: uri for uri, place in reversed(real.items())}  # of several links to one place
-    return [uri for uri in roots if first[real[uri]] == uri and not _is_listed_by(real[uri], first)]
+    return [uri for uri in roots if first[real[uri]] == uri and not _is_listed_by(real[uri], first, all_wanted)]
 
 
 def _instead_of_glob(uri: str) -> str:
@@ -38,15 +44,16 @@ def _instead_of_glob(uri: str) -> str:
     return f"; a glob is not expanded here: give --input {folder}/ --include {shlex.quote(glob)}"
 
 
-def _is_listed_by(place: str, others: Iterable[str]) -> bool:
+def _is_listed_by(place: str, others: Iterable[str], all_wanted: bool) -> bool:
     """Whether the listing of a folder above finds what is at a place."""
     above = [place[:end] for end in _ends_of_folders(place) if place[:end] in others]
     if not above:
         return False
     *folders, name = place[len(above[0]) + 1 :].split("/")
     is_folder = storage.is_folder(place)
-    if is_hidden(name, (*folders, name) if is_folder else folders):
-        return any(_is_listed_by(place, [folder]) for folder in above[1:])
+    within = (*folders, name) if is_folder else folders
+    if is_hidden(name, within) or (not all_wanted and holds_no_raw_data(above[0], within)):
+        return any(_is_listed_by(place, [folder], all_wanted) for folder in above[1:])
     return is_folder or open_file_list(place) is None
 
 

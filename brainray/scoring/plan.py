@@ -270,7 +270,8 @@ def _list_inputs(
         request.label_file.begin()
     if request.group_file is not None:
         request.group_file.rows.begin()
-    roots = distinct_inputs(request.inputs)
+    chosen = bool(request.options.include)
+    roots = distinct_inputs(request.inputs, output=request.output, all_wanted=chosen)
     lister = Lister(
         roots,
         indexes,
