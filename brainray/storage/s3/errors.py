@@ -77,6 +77,7 @@ _WORDS: dict[str, tuple[ImageReason, str]] = {
     "InvalidObjectState": ("archived", _ARCHIVED),
     "AccessControlListNotSupported": ("forbidden", "the bucket takes no ACL; unset AWS_S3_ACL"),
     "InvalidBucketName": ("forbidden", "{bucket} is no valid bucket name at {host}"),
+    "NotImplemented": ("forbidden", "{host} does not offer {action} as it was asked for"),
     "KeyTooLongError": ("not_found", "the key is longer than S3 allows"),
     # These come with status 400, but a retry may succeed.
     "RequestTimeout": ("read_failed", _LOST),
@@ -93,7 +94,7 @@ _THROTTLING = {
 _ELSEWHERE = {
     *("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
 }
-_STATUS_CODES = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}
+_STATUS_CODES = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey", 501: "NotImplemented"}
 
 
 @contextmanager

@@ -77,24 +77,27 @@ class _Span:
 
 
 class _Tokens:
-    """The continuation tokens of one chain of pages. A store that gives one again would be listed for ever."""
+    """The continuation tokens of one chain of pages. A store that gives one or a page again is listed for ever."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._hashes: set[int] = set()
+        self._first: str | None = None  # key of the page before
 
     def next_of(self, page: Page) -> str | None:
-        """The token of the page after this one; None after the last. Raises `Unavailable` for one that was given."""
-        token = page.next_token
-        if token is not None:
-            if hash(token) in self._hashes:
-                raise Unavailable(
-                    "read_failed",
-                    f"the store does not go on with its listing of {self._prefix!r}: it gave one token twice; "
-                    "if it stays so, tell the operator of the store",
-                )
-            self._hashes.add(hash(token))
+        """The token of the page after this one; None after the last. Raises `Unavailable` for what was given before."""
+        first, token = page.entries[0].key if page.entries else None, page.next_token
+        if first is not None and first == self._first:
+            raise self._stalled("page")
+        if token is not None and hash(token) in self._hashes:
+            raise self._stalled("token")
+        self._first = first
+        self._hashes.add(hash(token))
         return token
+
+    def _stalled(self, what: str) -> Unavailable:
+        words = f"the store does not go on with its listing of {self._prefix!r}: it gave one {what} twice"
+        return Unavailable("read_failed", f"{words}; if it stays so, tell the operator of the store")
 
 
 def list_objects(fetch: FetchPage, prefix: str) -> Iterator[ListedKey]:

@@ -13,6 +13,8 @@ from brainray.errors import (
 )
 from brainray.storage.s3.backend import S3Objects
 from brainray.storage.s3.conditional import ballot
+from brainray.storage.s3.errors import S3Answer, judge
+from brainray.storage.s3.uris import split
 
 __all__ = ["fast_s3", "s3", "s3_endpoints", "strict_s3"]  # fixtures
 
@@ -39,6 +41,23 @@ def test_the_server_with_and_the_one_without_conditional_writes_are_told_apart(s
     conditions = backend._probe.ask(backend._requests, f"{s3.root}/out")
     assert (conditions.if_none_match, conditions.if_match) == (s3.conditional, s3.conditional)
     assert s3.there() == ["out/1/holder.json"]  # the probe is gone
+
+
+def test_a_store_that_refuses_conditional_headers_is_claimed_by_a_ballot(fast_s3):
+    """As some answer 501 to them. The run would end before its first image."""
+    backend = patient(0.05)
+    send = backend._requests.put_once
+
+    def without_conditions(uri, data, **how):
+        if "IfNoneMatch" in how or "IfMatch" in how:
+            asked = backend._requests.clients.request("s3:PutObject", uri, split(uri)[0])
+            raise judge(S3Answer(status=501, code="NotImplemented"), asked)
+        return send(uri, data, **how)
+
+    backend._requests.put_once = without_conditions
+    assert backend.claim(f"{fast_s3.root}/out/1", b"{}")
+    assert not backend.claim(f"{fast_s3.root}/out/1", b"{}")
+    assert fast_s3.there() == ["out/1/holder.json"]
 
 
 def test_of_many_claims_one_succeeds(s3):

@@ -73,7 +73,7 @@ def test_every_answer_is_told_in_one_line(status, code, region):
         (500, "InternalError", "read_failed", Unavailable),
         (400, "RequestTimeout", "read_failed", Unavailable),
         (412, "PreconditionFailed", "read_failed", Changed),
-        (501, "NotImplemented", "read_failed", Unavailable),
+        (501, "NotImplemented", "forbidden", StorageError),
         (400, "InvalidRequest", "forbidden", StorageError),
     ],
 )

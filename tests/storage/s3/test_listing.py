@@ -220,6 +220,21 @@ def test_a_store_that_gives_a_token_again_is_not_listed_for_ever(fault_at):
             assert number < 10_000
 
 
+@each("fault_at", [1, 3, 18])
+def test_a_store_that_gives_a_page_again_under_a_new_token_is_not_listed_for_ever(fault_at):
+    bucket = Bucket([f"in/{k:04d}" for k in range(400)], page_keys=7)
+    stuck = bucket("in/").entries
+
+    def fetch(prefix, **how):
+        page = bucket(prefix, **how)
+        new = f"in/0002{bucket.requests}"
+        return Page(entries=stuck, next_token=new) if bucket.requests > fault_at else page
+
+    with pytest.raises(StorageError, match=r"does not go on with its listing of 'in/'"):
+        for number, _ in enumerate(s3_listing.list_objects(fetch, "in/")):
+            assert number < 10_000
+
+
 @each("empty_at", [1, 2, 5])
 def test_an_empty_page_is_not_the_end(empty_at):
     """S3 may answer with no key and a token, for instance where many were just deleted."""
