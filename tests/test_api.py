@@ -285,6 +285,8 @@ def test_audit_gives_the_groups(tmp_path, monkeypatch):
     assert result.groups.num_rows == 2
     assert result.figures == storage.read_json(f"{result.output}/summary.json")
     assert str(result).startswith("2 images of 1 pictures, 1 surplus, 1 pictures with two labels")
+    with pytest.raises(brainray.BadRequest, match="--data names nothing"):
+        brainray.audit([], tmp_path / "none")
 
 
 def readme_example() -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Options of `submit` come before the command; all after it belong to the command.
 SETTINGS = {"allow_interspersed_args": False}
 _COMMANDS = ("score", "train")
+_PLACES = ("URI", "FOLDER")  # metavars of options that take a path
 _MODELS = ("--model", "--init")  # options that take a model in the package besides a URI
 
 
@@ -68,6 +69,8 @@ def submit(
         output=_output(context, command, arguments or []),
         env=jobs.chosen_env(env or (), os.environ),
     )
+    if not 0 <= patience < float("inf"):
+        raise BadRequest(f"--patience is {patience:g}; it must be a number of seconds, 0 or more")
     api = _api(address, patience_s=patience)
     OBJECT.add({"output": submission.output})
     if stop:
@@ -116,7 +119,7 @@ def _output(context: typer.Context, command: str, arguments: Sequence[str]) -> s
     (score_options if command == "score" else train_options)(values)
     for option in inner.params:
         value = values.get(option.name)
-        if value is None or getattr(option, "metavar", None) != "URI":
+        if value is None or getattr(option, "metavar", None) not in _PLACES:
             continue
         for uri in value if isinstance(value, (list, tuple)) else [value]:
             _check_visible(option.opts[0] if option.opts[0].startswith("-") else "--input", uri)

@@ -81,6 +81,8 @@ class AuditRequest:
         groups: str | None = None,
         all_series: bool = False,
     ) -> "AuditRequest":
+        if not data:
+            raise BadRequest("--data names nothing; give a folder or more")
         return cls(
             data=tuple(map(storage.normalise, data)),
             against=tuple(map(storage.normalise, against)),

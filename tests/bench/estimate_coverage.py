@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from brainray.evaluation.counts import UNITS
 from brainray.evaluation.metrics import IntervalEstimate
-from brainray.evaluation.sampling import BINS, cut_strata, draw_order, error_bin, stratum_of
+from brainray.evaluation.sampling import BINS, STRATA, cut_strata, draw_order, error_bin, stratum_of
 from brainray.evaluation.stratified import LabelledEstimates, Population, Sample, estimate
 
 GOAL = 0.93
@@ -78,6 +78,8 @@ def _results(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[
         # `pick` refuses whole patients of which one has more images than labels.
         if rows is pool and np.unique(rows.patient, return_counts=True)[1].max() <= labels:
             yield f"{name}, whole patients", _cover(rows, labels, draws, rng, whole=True)
+            largest = _with_errors_of_the_largest(rows, 0.1)
+            yield "the same, the largest are wrong", _cover(largest, labels, draws, rng, whole=True)
     each = max(1, draws // options.mixtures)
     found = [_cover(_mixture(pool, size, rng), labels, each, rng) for _ in range(options.mixtures)]
     together = (np.concatenate([getattr(one, name) for one in found]) for name in ("held", "half"))
@@ -177,6 +179,13 @@ def _with_confident_errors(pool: Rows, share: float, rng: np.random.Generator) -
     return pool._replace(probs=np.where(bad[:, None], np.roll(pool.probs, 1, axis=1), pool.probs))
 
 
+def _with_errors_of_the_largest(pool: Rows, share: float) -> Rows:
+    """The patients with the most pictures are those of whom every picture is taken for another class."""
+    size = np.bincount(pool.patient)
+    bad = size[pool.patient] > np.quantile(size, 1 - share)
+    return pool._replace(probs=np.where(bad[:, None], np.roll(pool.probs, 1, axis=1), pool.probs))
+
+
 def _cover(rows: Rows, labels: int, draws: int, rng: np.random.Generator, *, whole: bool = False) -> Result:
     """Draw samples, of single images or of whole patients, and compare their intervals with the truth."""
     K, images = rows.probs.shape[1], len(rows.label)
@@ -186,7 +195,7 @@ def _cover(rows: Rows, labels: int, draws: int, rng: np.random.Generator, *, who
     bins = error_bin(error)
     sums = np.zeros(BINS, np.int64)
     np.add.at(sums, bins, np.rint(error * UNITS).astype(np.int64))
-    strata = cut_strata(np.bincount(bins, minlength=BINS), sums)
+    strata = cut_strata(np.bincount(bins, minlength=BINS), sums, strata=1 if whole else STRATA)
     stratum_of_unit = stratum_of(bins, strata)
     stratum, order = stratum_of_unit[unit], draw_order(strata, labels)
     by_class = np.stack([np.bincount(predicted[stratum == h], minlength=K) for h in range(len(strata.units))])
@@ -194,7 +203,7 @@ def _cover(rows: Rows, labels: int, draws: int, rng: np.random.Generator, *, who
     found = []
     for _ in range(draws):
         units = _drawn_units(stratum_of_unit, order, rng)
-        units = units[np.cumsum(size[units]) <= labels]
+        units = units[np.cumsum(size[units]) - size[units] < labels]
         at = np.flatnonzero(np.isin(unit, units))
         found.append(estimate(population, Sample(stratum[at], unit[at], predicted[at], rows.label[at])))
     return _result(found, rows.label, predicted, K)

@@ -64,6 +64,14 @@ class TestDesk:
         words[words.index(option) + 1] = "here/x"
         refused("score", *words, words=f"{option} here/x is a path relative to this folder")
 
+    def test_names_behind_pseudonyms_would_be_thrown_away_with_that_folder(self, refused):
+        words = (*arguments(), "--pseudonymise-uris", "names")
+        refused("score", *words, words="--pseudonymise-uris names is a path relative to this folder")
+
+    @pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+    def test_a_patience_without_end_is_refused(self, refused, seconds):
+        refused("--patience", seconds, "score", *arguments(), words=f"--patience is {seconds}; it must be a number")
+
     def test_the_shipped_model_is_no_path(self, refused):
         """The job brings it along; and a folder of that name is one all the same."""
         refused("score", "--input", "shipped", "--output", "/out", words="--input shipped is a path relative")

@@ -1,5 +1,7 @@
 """What a labelled sample says of an archive, on cases whose answer is known."""
 
+from math import comb
+
 import numpy as np
 import pytest
 from support.each import each
@@ -13,6 +15,7 @@ from brainray.evaluation.stratified import (
     clopper_pearson,
     effective,
     estimate,
+    hypergeometric_bounds,
 )
 
 NO_LABELS = np.zeros((2, 2), np.int64)
@@ -33,6 +36,31 @@ def sample(*rows) -> Sample:
 def test_an_interval_of_clopper_and_pearson_is_that_of_the_tables(hits, trials, low, high):
     """The last is in Newcombe, Statistics in Medicine 17, 1998, p. 857."""
     assert clopper_pearson(hits / trials, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@each(("total", "drawn"), [(1, 1), (5, 3), (50, 40), (250, 200), (400, 20)])
+def test_bounds_of_a_finite_archive_hold_whatever_its_share_is(total, drawn):
+    """By the chances of every find, of every share. The usual correction held in 0.75 of the finds."""
+    for marked in range(total + 1):
+        held = 0.0
+        for found in range(max(0, drawn - total + marked), min(drawn, marked) + 1):
+            low, high = hypergeometric_bounds(found, drawn, total)
+            ways = comb(marked, found) * comb(total - marked, drawn - found)
+            held += ways / comb(total, drawn) * (low <= marked / total <= high)
+        assert held >= 0.95
+
+
+def test_bounds_of_a_large_archive_are_those_of_an_endless_one():
+    assert hypergeometric_bounds(3, 150, 40_000_000) == pytest.approx(clopper_pearson(3 / 150, 150), abs=1e-5)
+
+
+def test_groups_that_were_drawn_nearly_whole_leave_open_what_one_of_the_others_may_hold():
+    """Of 50 groups of 4 images 40 are looked at, and all is right: one of ten others may be wrong as a whole."""
+    rows = sample((0, 0, 0, 160))
+    found = estimate(
+        Population(np.array([200]), np.array([50]), np.array([[200, 0]]), NO_LABELS), rows._replace(unit=rows.unit // 4)
+    )
+    assert found.accuracy.low <= 1 - 2 / 50
 
 
 def test_a_perfect_classifier_may_be_perfect():

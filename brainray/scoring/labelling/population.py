@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
 from brainray.evaluation.counts import UNITS, Ints
-from brainray.evaluation.sampling import BINS, Strata, cut_strata, draw_order, error_bin, stratum_of
+from brainray.evaluation.sampling import BINS, STRATA, Strata, cut_strata, draw_order, error_bin, stratum_of
 from brainray.scoring.parts import part_info, part_uri, present_shards, read_parts
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import later_columns
@@ -110,7 +110,7 @@ def draw(source: Source, labels: int) -> Drawn:
     Raises `BadRequest` where there is nothing to draw.
     """
     census = _count(source)
-    strata = cut_strata(census.units, census.errors)
+    strata = cut_strata(census.units, census.errors, strata=1 if source.by_group else STRATA)
     if not strata.units.sum():
         if census.known.sum():
             raise BadRequest(f"{source.uri}: each scored image has a label, so its summary has the accuracy already")
@@ -222,35 +222,27 @@ def _places(order: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _choose(source: Source, census: _Census, strata: Strata, order: Ints, labels: int) -> _Chosen:
-    """Which units are drawn: as `order` says, and of groups as many as have no more images than labels."""
+    """Which units are drawn: as `order` says, and of groups as many as it takes for so many labels.
+
+    The last group may bring a few images more. To leave it out would leave out large groups more often than small ones.
+    """
     if not source.by_group:
         return _Chosen(source, strata, order)
     names = list(census.groups)
-    mean = np.array([census.groups[name][1] / census.groups[name][0] / UNITS for name in names])
-    stratum_U = stratum_of(error_bin(mean), strata)
-    rank_U = _rank(source.hashes(pa.chunked_array([pa.array(names, pa.string())])), stratum_U)
-    size = {(int(h), int(r)): census.groups[n][0] for n, h, r in zip(names, stratum_U, rank_U, strict=True)}
-    images = np.cumsum([size[place] for place in _places(order)])
-    last_first = max(int(np.flatnonzero(order == h)[0]) for h in np.unique(order))  # when each stratum has its first
-    _check_sizes(np.array([census.groups[name][0] for name in names]), labels, int(images[last_first]))
-    if images[last_first] > labels:
-        raise BadRequest(
-            f"--labels {labels} is too few for --whole-groups: the first groups have {images[last_first]:,} images; "
-            "give as many, or leave --whole-groups out"
-        )
-    return _Chosen(source, strata, order[images <= labels])
+    size_U = np.array([census.groups[name][0] for name in names])
+    _check_sizes(size_U, labels)
+    by_hash = np.argsort(source.hashes(pa.chunked_array([pa.array(names, pa.string())])))
+    before = np.cumsum(size_U[by_hash]) - size_U[by_hash]
+    return _Chosen(source, strata, order[: int((before < labels).sum())])
 
 
-def _check_sizes(images_U: Ints, labels: int, first: int) -> None:
-    """Raise `BadRequest` where groups have more images than labels: the sample would stand for none of them.
-
-    `first` is the number of images of the first groups, which are always drawn.
-    """
+def _check_sizes(images_U: Ints, labels: int) -> None:
+    """Raise `BadRequest` where a group has more images than labels: a person would be asked for too many."""
     large = images_U > labels
     if large.any():
         images, total = int(images_U[large].sum()), int(images_U.sum())
         raise BadRequest(
             f"--whole-groups: {large.sum():,} of {len(images_U):,} groups have more images than --labels {labels}, "
-            f"{images:,} of {total:,} images ({images / total:.0%}), and can never be drawn; give --labels "
-            f"{max(int(images_U.max()), first)} or more, or leave --whole-groups out"
+            f"{images:,} of {total:,} images ({images / total:.0%}); give --labels {int(images_U.max())} or more, "
+            "or leave --whole-groups out"
         )
