@@ -17,6 +17,7 @@ from brainray.scoring.run_folder import check_is_run, is_published, publish, ver
 from brainray.scoring.series.labels import give_series_labels
 from brainray.scoring.summary.build import Summary, build_summary
 from brainray.scoring.summary.maps import MapMaker
+from brainray.scoring.summary.review import kept_line
 from brainray.scoring.verify import Verification
 from brainray.storage.lease import hold
 
@@ -61,6 +62,8 @@ def report(
             summary = _labelled(uri, values, label_file, lease.writer, parts, may_miss=labels_may_miss, say=say)
     if of_series is not None:
         say(_describe_series(summary))
+    if summary.kept_list is not None:
+        say(kept_line(summary.kept_list))
     if maps is not None:
         maps.check()
     return summary

@@ -45,6 +45,7 @@ from brainray.scoring.run_folder import (
 )
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
 from brainray.scoring.summary.build import Summary, build_summary, has_summary, read_summary
+from brainray.scoring.summary.review import kept_line
 from brainray.scoring.summary.scored_maps import ScoredMaps
 from brainray.scoring.uids import uid_rule
 from brainray.storage import Writer
@@ -171,6 +172,8 @@ def score(
         with hold(output, purpose="score", say=say) as lease:
             check_output(request)  # again: another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
+    if summary.kept_list is not None:
+        say(kept_line(summary.kept_list))
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
 
@@ -301,8 +304,8 @@ class _Job:
             self._carry_out(plan, lease)
         replaces = self.request.label_file is not None
         page, names = self.request.options.page, self.request.names
-        rescore.switch(output, lease.writer, page, names, forgets_given_labels=replaces)
-        return replace(plan, uri=output), self._read_summary(lease)
+        kept = rescore.switch(output, lease.writer, page, names, forgets_given_labels=replaces).kept_list
+        return replace(plan, uri=output), replace(self._read_summary(lease), kept_list=kept)
 
     def _read_summary(self, lease: Lease) -> Summary:
         page, names = self.request.options.page, self.request.names

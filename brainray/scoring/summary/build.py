@@ -7,7 +7,7 @@ selection of their rows are kept, so memory does not grow with the number of ima
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -36,7 +36,7 @@ from .groups import GroupLevel, groups_schema, levels_of
 from .highlights import Highlights, columns, select
 from .maps import MapSource, delete_others
 from .outcome import outcome_figures
-from .review import review_csv, review_figures, review_table
+from .review import review_figures, review_table, write_review
 from .run_values import RunValues, read_run_values
 from .tables import (
     CONFUSION,
@@ -74,6 +74,7 @@ class Summary:
     figures: dict[str, Any]
     confusion_of_all: pa.Table  # scored and labelled images by label and prediction
     per_class_of_all: pa.Table
+    kept_list: str | None = None  # URI of an earlier review.csv that a person had filled in; of a summary built now
 
     @cached_property
     def confusion(self) -> pa.Table:
@@ -128,10 +129,8 @@ def build_summary(
     previous = _previous(folder, run.fingerprint)
     if previous is not None:
         writer.write_json(storage.join(folder, _PREVIOUS), previous)
-    review = review_table(found.highlights)
     _write_tables(run, found, groups, folder, writer)
-    writer.write_parquet(storage.join(folder, "review.parquet"), review)
-    writer.write_bytes(storage.join(folder, "review.csv"), review_csv(review))
+    kept_list = write_review(folder, review_table(found.highlights), writer)
     writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(found.unseen, run.classes))
     if maps is not None:
         maps.write(run.uri, run.values, folder, found.highlights, summary.figures["failures"], writer)
@@ -139,7 +138,7 @@ def build_summary(
         delete_others(folder, run.fingerprint, writer)
     _write_page(run, summary, found.highlights, series, previous, page, writer)
     writer.write_json(storage.join(folder, "summary.json"), summary.figures)
-    return summary
+    return replace(summary, kept_list=kept_list)
 
 
 def _write_tables(
