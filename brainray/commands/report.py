@@ -132,6 +132,11 @@ def _describe(label_file: LabelFile, changes: Relabelling) -> Iterator[str]:
             f"--labels: {label_file.without_label:,} row(s) have no label (empty, NA or unknown); they took back the "
             f"given label of {changes.taken_back:,} image(s)"
         )
+    if changes.judged_wrong:
+        yield (
+            f"--labels: {changes.judged_wrong:,} image(s) are judged wrong without a class; they count as wrong in "
+            "accuracy, and as long as their class is not known, mean recall, macro F1 and Brier score are left out"
+        )
     if changes.without_image:
         yield f"--labels: {changes.without_image:,} of {label_file.rows:,} row(s) name no image of the run"
 

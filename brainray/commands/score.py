@@ -200,6 +200,11 @@ def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
     labels = request.label_file
     if labels is not None and labels.without_label:
         say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
+    if labels is not None and labels.judged_wrong:
+        say(
+            f"--labels: {labels.judged_wrong:,} row(s) say that a prediction is wrong and name no class, so accuracy "
+            "is without these images and flatters; `report RUN --labels` with that file counts them as wrong"
+        )
     if labels is not None and labels.without_image:
         say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
     groups = request.group_file.rows if request.group_file else None

@@ -313,7 +313,8 @@ def _read_part(run: RunValues, uri: str) -> _Found:
     """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
     selected = columns(run.classes, grouped=run.grouped, later=run.later)
     sampled = sample_columns(run.classes, run.later)
-    wanted = list(dict.fromkeys([*selected, *sampled, "scored_at"]))
+    judged = ("uri", "content_hash") if len(run.judged_wrong) else ()
+    wanted = list(dict.fromkeys([*selected, *sampled, *judged, "scored_at"]))
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
         table = file.read(columns=wanted, use_threads=False)
@@ -348,9 +349,13 @@ def _count(rows: RowArrays) -> Counts:
 
 def _arrays(run: RunValues, table: pa.Table) -> RowArrays:
     """What is counted of rows."""
-    failed = pc.not_equal(table["status"], "ok").to_numpy()
+    failed, none = pc.not_equal(table["status"], "ok").to_numpy(), len(run.classes)
+    label_N = _indices(table["label"], run.classes, otherwise=none)
+    if len(run.judged_wrong):  # also where the label that was listed names the class that a person has ruled out
+        no_other = (label_N == none) | (label_N == _indices(table["predicted"], run.classes, otherwise=-1))
+        label_N = np.where(no_other & run.judged_wrong.among(table), none + 1, label_N)
     return {
-        "label_N": _indices(table["label"], run.classes, otherwise=len(run.classes)),
+        "label_N": label_N,
         "reason_N": np.where(failed, _indices(table["error"], REASONS, otherwise=len(REASONS) - 1), SCORED),
         "predicted_N": _indices(table["predicted"], run.classes, otherwise=-1),  # invalid for a scored row
         "confidence_N": table["confidence"].to_numpy().astype(np.float64),
