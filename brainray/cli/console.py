@@ -22,7 +22,7 @@ from brainray.page.text import cut, plural
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
 from brainray.scoring.summary.build import Summary
-from brainray.scoring.summary.unseen import seen_line
+from brainray.scoring.summary.unseen import judged_wrong_line, seen_line
 
 from .log import Log
 
@@ -265,10 +265,13 @@ def show_summary(console: Console, summary: Summary) -> None:
         console.print(confusion_table(summary.confusion_of_all, figures["classes"]))
         console.print(per_class_table(summary.per_class_of_all))
         accuracy = figures["accuracy"]
+        f1 = "" if figures["macro_f1"] is None else f"macro F1 {figures['macro_f1']:.4f}, "
         console.print(
             f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}), "
-            f"macro F1 {figures['macro_f1']:.4f}, on {measured:,} labelled images"
+            f"{f1}on {measured:,} {'labelled' if f1 else 'labelled or judged'} images"
         )
+        if line := judged_wrong_line(figures):
+            console.print(line)
     else:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
         console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}")

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from brainray import storage
 from brainray.errors import BadRequest
-from brainray.scoring.export.omop import write_tables
+from brainray.scoring.export.omop import check_output, write_tables
 from brainray.scoring.export.reports import write_reports
 from brainray.scoring.export.sources import open_run
 from brainray.scoring.export.structured_report import check_installed
@@ -29,8 +29,9 @@ class ExportResult:
 def export(run: AnyPath, to: str, output: AnyPath, *, real_uris: AnyPath | None = None) -> ExportResult:
     """Write the series of a run into a folder: `sr` as DICOM structured reports, `omop` as tables of the MI-CDM.
 
-    Repeating it changes nothing. Reports hold patient and study of their images, so the folder lies outside the run. Of
-    a run with pseudonyms they need the folder with its names, `real_uris`.
+    Repeating it changes nothing. Tables need a folder that is new or holds exports of this run alone. Reports hold
+    patient and study of their images, so the folder lies outside the run. Of a run with pseudonyms they need the folder
+    with its names, `real_uris`.
     """
     if to not in get_args(Form):
         raise BadRequest(f"--to is {to!r}; it must be one of {', '.join(get_args(Form))}")
@@ -41,6 +42,8 @@ def export(run: AnyPath, to: str, output: AnyPath, *, real_uris: AnyPath | None 
     if to == "sr":
         check_installed()
     opened = open_run(source)
+    if to == "omop":
+        check_output(opened, folder)
     needed_by = "--to sr" if to == "sr" else None
     names = names_for(source, opened.values, fspath(real_uris) if real_uris else None, needed_by=needed_by)
     storage.check_writable("--output", folder)

@@ -82,8 +82,15 @@ def pick(
     with hold(uri, purpose="pick", say=say) as lease:
         drawn = draw(source, labels)
         picked = Pick.of(source, drawn)
-        check_same_population(read_pick(uri, seed), picked)
+        before = read_pick(uri, seed)
+        check_same_population(before, picked)
         from brainray.scoring.labelling.pick_page import pick_page  # its template engine takes 0.1 s to import
 
-        picked.write(pick_page(source, picked, drawn.rows, thumbnails=thumbnails, names=names), lease.writer)
+        page = pick_page(source, picked, drawn.rows, thumbnails=thumbnails, names=names)
+        kept = picked.write(page, lease.writer, before=before)
+    if kept is not None:
+        say(
+            f"{storage.join(picked.uri, LIST)} was filled in or changed; it is kept as {storage.name_of(kept)} beside "
+            "the new list, and `estimate` takes both: --labels once for each"
+        )
     return PickResult(run=uri, folder=picked.uri, figures=picked.figures, rows=picked.rows)

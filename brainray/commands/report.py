@@ -17,6 +17,7 @@ from brainray.scoring.run_folder import check_is_run, is_published, publish, ver
 from brainray.scoring.series.labels import give_series_labels
 from brainray.scoring.summary.build import Summary, build_summary
 from brainray.scoring.summary.maps import MapMaker
+from brainray.scoring.summary.review import kept_line
 from brainray.scoring.verify import Verification
 from brainray.storage.lease import hold
 
@@ -61,6 +62,8 @@ def report(
             summary = _labelled(uri, values, label_file, lease.writer, parts, may_miss=labels_may_miss, say=say)
     if of_series is not None:
         say(_describe_series(summary))
+    if summary.kept_list is not None:
+        say(kept_line(summary.kept_list))
     if maps is not None:
         maps.check()
     return summary
@@ -128,6 +131,11 @@ def _describe(label_file: LabelFile, changes: Relabelling) -> Iterator[str]:
         yield (
             f"--labels: {label_file.without_label:,} row(s) have no label (empty, NA or unknown); they took back the "
             f"given label of {changes.taken_back:,} image(s)"
+        )
+    if changes.judged_wrong:
+        yield (
+            f"--labels: {changes.judged_wrong:,} image(s) are judged wrong without a class; they count as wrong in "
+            "accuracy, and as long as their class is not known, mean recall, macro F1 and Brier score are left out"
         )
     if changes.without_image:
         yield f"--labels: {changes.without_image:,} of {label_file.rows:,} row(s) name no image of the run"

@@ -45,6 +45,7 @@ from brainray.scoring.run_folder import (
 )
 from brainray.scoring.shard_task import Target, commit_unscored, open_shard
 from brainray.scoring.summary.build import Summary, build_summary, has_summary, read_summary
+from brainray.scoring.summary.review import kept_line
 from brainray.scoring.summary.scored_maps import ScoredMaps
 from brainray.scoring.uids import uid_rule
 from brainray.storage import Writer
@@ -171,6 +172,8 @@ def score(
         with hold(output, purpose="score", say=say) as lease:
             check_output(request)  # again: another run may have ended here just now
             plan, summary = job.rescore(lease) if plan is None else job.bring_up_to_date(lease, plan)
+    if summary.kept_list is not None:
+        say(kept_line(summary.kept_list))
     return Outcome(plan=plan, summary=summary, scored=plan.todo_images, elapsed_s=clock() - began)
 
 
@@ -197,6 +200,11 @@ def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
     labels = request.label_file
     if labels is not None and labels.without_label:
         say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")
+    if labels is not None and labels.judged_wrong:
+        say(
+            f"--labels: {labels.judged_wrong:,} row(s) say that a prediction is wrong and name no class, so accuracy "
+            "is without these images and flatters; `report RUN --labels` with that file counts them as wrong"
+        )
     if labels is not None and labels.without_image:
         say(f"--labels: {labels.without_image:,} of {labels.rows:,} row(s) name no image of the input")
     groups = request.group_file.rows if request.group_file else None
@@ -301,8 +309,8 @@ class _Job:
             self._carry_out(plan, lease)
         replaces = self.request.label_file is not None
         page, names = self.request.options.page, self.request.names
-        rescore.switch(output, lease.writer, page, names, forgets_given_labels=replaces)
-        return replace(plan, uri=output), self._read_summary(lease)
+        kept = rescore.switch(output, lease.writer, page, names, forgets_given_labels=replaces).kept_list
+        return replace(plan, uri=output), replace(self._read_summary(lease), kept_list=kept)
 
     def _read_summary(self, lease: Lease) -> Summary:
         page, names = self.request.options.page, self.request.names

@@ -4,7 +4,8 @@
 figures are equal to the last digit however rows are divided into parts, and in whatever order parts are added.
 Pure numpy: must not read files, nor depend on names of columns.
 
-Axes: G groups, N rows, K classes, L = K + 1 labels (the last is "no label"), R failure reasons, B bins.
+Axes: G groups, N rows, K classes, L = K + 1 labels (the last is "no label"), R failure reasons, B bins. Scored images
+have one label more, the last: "judged wrong", where a person said that the prediction is wrong and named no class.
 In a confusion matrix rows are labels, columns are predictions.
 """
 
@@ -38,13 +39,13 @@ class Counts:
     """Counts of some rows. `+` gives the counts of both sets of rows. The properties sum over all groups."""
 
     groups: tuple[str, ...]
-    scored: Ints  # [G, L, K] images with a prediction, by label and prediction
+    scored: Ints  # [G, L + 1, K] images with a prediction, by label and prediction
     unscored: Ints  # [G, L, R] images without a prediction, by label and reason
     histogram: Ints  # [G, B] scored images by confidence
     confidence: Ints  # [G] sum of the confidence of scored images, in units
-    calibration: Ints  # [G, B, 3] scored and labelled images by confidence: images, correct images, confidence in units
+    calibration: Ints  # [G, B, 3] measured images by confidence: images, correct images, confidence in units
     squared_error: Ints  # [G] sum of the Brier score of scored and labelled images, in units
-    review: Ints  # [G, 3] scored images for review; of the other labelled ones: images, correct images
+    review: Ints  # [G, 3] scored images for review; of the other measured ones: images, correct images
 
     def __add__(self, other: "Counts") -> "Counts":
         return total((self, other))
@@ -61,12 +62,17 @@ class Counts:
     @property
     def confusions(self) -> Ints:
         """[G, K, K] scored and labelled images; rows are labels, columns are predictions."""
-        return self.scored[:, :-1]
+        return self.scored[:, :-2]
 
     @property
     def confusion(self) -> Ints:
         """[K, K] scored and labelled images; rows are labels, columns are predictions."""
         return _sum(self.confusions, axis=0)
+
+    @property
+    def judged_wrong(self) -> Ints:
+        """[G, K] scored images that a person judged wrong without naming a class, by prediction."""
+        return self.scored[:, -1]
 
     @property
     def predicted(self) -> Ints:
@@ -91,12 +97,17 @@ class Counts:
     @property
     def unlabelled(self) -> int:
         """The number of images without a label, scored or not."""
-        return int(self.scored[:, -1].sum() + self.unscored[:, -1].sum())
+        return int(self.scored[:, -2:].sum() + self.unscored[:, -1].sum())
 
     @property
     def scored_and_labelled(self) -> int:
-        """The number of images that metrics are computed from."""
+        """The number of images in the confusion matrix."""
         return int(self.confusions.sum())
+
+    @property
+    def measured(self) -> int:
+        """The number of images of which it is known whether their prediction is right."""
+        return self.scored_and_labelled + int(self.judged_wrong.sum())
 
 
 _FIELDS = tuple(name for name in Counts.__dataclass_fields__ if name != "groups")
@@ -122,7 +133,7 @@ def total(parts: Iterable[Counts]) -> Counts:
 class RowArrays(TypedDict):
     """What is counted of N rows. Of a row that is not scored the last four are ignored."""
 
-    label_N: Ints  # classes, or K for no label
+    label_N: Ints  # classes, K for no label, or K + 1 for a prediction that was judged wrong
     reason_N: Ints  # indices into `REASONS`, or `SCORED`
     predicted_N: Ints  # classes
     confidence_N: Reals  # 0 to 1
@@ -145,7 +156,7 @@ def count_rows(groups: Sequence[str], group_N: Ints, **rows: Unpack[RowArrays]) 
 def field_shapes(classes: int) -> dict[str, tuple[int, ...]]:
     """The shape of each field of `Counts` for one group, in the order of the fields."""
     labels, bins = classes + 1, CALIBRATION_BINS
-    shapes = ((labels, classes), (labels, len(REASONS)), (_HISTOGRAM_BINS,), (), (bins, 3), (), (3,))
+    shapes = ((labels + 1, classes), (labels, len(REASONS)), (_HISTOGRAM_BINS,), (), (bins, 3), (), (3,))
     return dict(zip(_FIELDS, shapes, strict=True))
 
 
@@ -158,15 +169,16 @@ def additions(group_N: Ints, rows: RowArrays) -> Iterator[tuple[str, tuple[Ints,
     if not (np.isfinite(confidence).all() and np.isfinite(probs).all()):
         raise ValueError("a scored image has a probability that is no number")
     labelled, review = label < K, rows["review_N"][ok]
-    correct, accepted = label == predicted, labelled & ~review
+    measured, correct = labelled | (label == K + 1), label == predicted
+    accepted = measured & ~review
     yield "scored", (group, label, predicted), None
-    yield "unscored", (group_N[bad], label_N[bad], reason_N[bad]), None
+    yield "unscored", (group_N[bad], np.minimum(label_N[bad], K), reason_N[bad]), None
     yield "histogram", (group, confidence_bin(confidence, _HISTOGRAM_BINS)), None
     yield "confidence", (group,), _units(confidence)
-    known, place = group[labelled], confidence_bin(confidence[labelled], CALIBRATION_BINS)
-    for k, addend in enumerate((None, correct[labelled].astype(np.int64), _units(confidence[labelled]))):
+    known, place = group[measured], confidence_bin(confidence[measured], CALIBRATION_BINS)
+    for k, addend in enumerate((None, correct[measured].astype(np.int64), _units(confidence[measured]))):
         yield "calibration", (known, place, np.full(len(known), k)), addend
-    yield "squared_error", (known,), _units(_squared_error(label[labelled], probs[labelled]))
+    yield "squared_error", (group[labelled],), _units(_squared_error(label[labelled], probs[labelled]))
     for k, those in enumerate((review, accepted, accepted & correct)):
         yield "review", (group[those], np.full(np.count_nonzero(those), k)), None
 

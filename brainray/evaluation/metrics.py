@@ -1,6 +1,8 @@
 """The metrics that brainray reports, computed from `Counts` or confusion matrices.
 
-A metric without data is None or NaN, never 0. Axes are those of `counts`. Must not read files or prediction rows.
+A metric without data is None or NaN, never 0. Images that were judged wrong without a class count where that is enough,
+as in accuracy; a metric that needs their class is None with them, as without them it would flatter. Axes are those of
+`counts`. Must not read files or prediction rows.
 """
 
 import math
@@ -49,30 +51,37 @@ def _ratio(k: npt.ArrayLike, n: npt.ArrayLike) -> Reals:
     return np.asarray(np.divide(k, n, out=np.full(k.shape, np.nan), where=n > 0))
 
 
-def per_class(confusion: Ints) -> dict[str, npt.NDArray[Any]]:
+def per_class(confusion: Ints, judged_wrong: Ints | None = None) -> dict[str, npt.NDArray[Any]]:
     """Support, predictions, precision, recall and F1 with 95 % intervals, as columns [..., K]; NaN where undefined.
 
-    `confusion` is [..., K, K]. The interval of F1 is approximate: the Wilson interval of the Jaccard index
-    J = TP / (TP + FP + FN), taken as a proportion and mapped by F1 = 2 J / (1 + J), which is monotonic ("Wilson
-    indirect", Lam et al., arXiv:2309.14621).
+    `confusion` is [..., K, K]. `judged_wrong` [..., K] are images without a class whose prediction is wrong: false ones
+    of it, and at the low ends of recall and F1 missed ones of each other class. The interval of F1 is approximate: the
+    Wilson interval of the Jaccard index J = TP / (TP + FP + FN), taken as a proportion and mapped by
+    F1 = 2 J / (1 + J), which is monotonic ("Wilson indirect", Lam et al., arXiv:2309.14621).
     """
     hits = confusion.diagonal(axis1=-2, axis2=-1)
-    support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    wrong = np.zeros_like(hits) if judged_wrong is None else judged_wrong
+    support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2) + wrong
+    missed = np.where(support > 0, wrong.sum(axis=-1, keepdims=True) - wrong, 0)  # at most
     columns = {"support": support, "predicted": predicted}
-    for name, trials in (("precision", predicted), ("recall", support), ("f1", support + predicted - hits)):
-        ends = (_ratio(hits, trials), *wilson(hits, trials))
+    for name, trials, more in (
+        ("precision", predicted, 0),
+        ("recall", support, missed),
+        ("f1", support + predicted - hits, missed),
+    ):
+        ends = (_ratio(hits, trials), wilson(hits, trials + more)[0], wilson(hits, trials)[1])
         values = [2 * end / (1 + end) for end in ends] if name == "f1" else ends
         columns.update(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
     return columns
 
 
 def accuracy(counts: Counts) -> IntervalEstimate | None:
-    """The share of scored and labelled images that are predicted correctly; None without such images."""
-    return _estimate(int(counts.confusion.trace()), counts.scored_and_labelled)
+    """The share of measured images that are predicted correctly; None without such images."""
+    return _estimate(int(counts.confusion.trace()), counts.measured)
 
 
 def accepted_accuracy(counts: Counts) -> IntervalEstimate | None:
-    """The accuracy of images that are not for review; None without labelled ones."""
+    """The accuracy of images that are not for review; None without measured ones."""
     _, images, correct = counts.review.sum(axis=0).tolist()
     return _estimate(correct, images)
 
@@ -92,13 +101,16 @@ def _estimate(hits: int, images: int) -> IntervalEstimate | None:
 
 
 def macro_f1(counts: Counts) -> float | None:
-    """The unweighted mean of F1 over the classes that have labelled images; None without such classes."""
-    return _mean_over_supported(counts.confusion, "f1")
+    """The unweighted mean of F1 over the classes that have labelled images; None without such classes.
+
+    None, too, where images were judged wrong without a class, of which it would know nothing.
+    """
+    return None if counts.judged_wrong.any() else _mean_over_supported(counts.confusion, "f1")
 
 
 def balanced_accuracy(counts: Counts) -> float | None:
-    """The mean recall over the classes that have labelled images; None without such classes."""
-    return mean_recall(counts.confusion)
+    """The mean recall over the classes that have labelled images; None as `macro_f1`."""
+    return None if counts.judged_wrong.any() else mean_recall(counts.confusion)
 
 
 def share_right(confusion_KK: Ints) -> float | None:
@@ -133,8 +145,8 @@ def _mean(units: Ints, images: int) -> float | None:
 
 
 def brier(counts: Counts) -> float | None:
-    """The mean multi-class Brier score of scored and labelled images, from 0 (perfect) to 2; None without any."""
-    return _mean(counts.squared_error, counts.scored_and_labelled)
+    """The mean multi-class Brier score of scored and labelled images, from 0 (perfect) to 2; None as `macro_f1`."""
+    return None if counts.judged_wrong.any() else _mean(counts.squared_error, counts.scored_and_labelled)
 
 
 def expected_calibration_error(counts: Counts) -> float | None:
@@ -143,7 +155,7 @@ def expected_calibration_error(counts: Counts) -> float | None:
     Naeini et al., AAAI 2015.
     """
     _, correct, confidence = counts.calibration.sum(axis=0).T
-    return _mean(np.abs(correct * UNITS - confidence), counts.scored_and_labelled)
+    return _mean(np.abs(correct * UNITS - confidence), counts.measured)
 
 
 def calibration_bins(counts: Counts) -> list[dict[str, float | int | None]]:

@@ -100,8 +100,9 @@ def _title(counts: Counts) -> str:
         first = f"predictions of {counts.ok:,} images"
     else:
         value, low, high = (f"{100 * x:.1f}" for x in accuracy)
-        first = f"accuracy {value} % ({low} to {high}), n = {counts.scored_and_labelled:,}"
-    return f"{first}\n{counts.failed:,} images could not be scored, {counts.unlabelled:,} have no label"
+        first = f"accuracy {value} % ({low} to {high}), n = {counts.measured:,}"
+    unlabelled = counts.unlabelled - int(counts.judged_wrong.sum())
+    return f"{first}\n{counts.failed:,} images could not be scored, {unlabelled:,} have no label"
 
 
 def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int) -> bytes:

@@ -109,6 +109,7 @@ def verdict(source: PageSource) -> Values:
         "missing": (listed or 0) - totals["images"],
         "accuracy": estimate_of(figures["accuracy"]),
         "measured": source.measured,
+        "judged_wrong": figures.get("judged_wrong") or 0,
         "knows_seen": figures["seen"] is not None,
         "seen": figures["seen"] if figures["seen"] and figures["seen"]["images"] else None,
         "estimated": known.get("accuracy"),

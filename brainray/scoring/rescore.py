@@ -27,7 +27,7 @@ from .run_folder import (
     verification_of,
 )
 from .series.key import hand_over_key
-from .summary.build import build_summary
+from .summary.build import Summary, build_summary
 from .summary.scored_maps import ScoredMaps, take_over
 
 _FOLDER = ".rescore"
@@ -65,8 +65,8 @@ def switch(
     names: KeyedNames | None = None,
     *,
     forgets_given_labels: bool = False,
-) -> None:
-    """Replace the old generation by the complete new one, and its given labels if so; idempotent.
+) -> Summary:
+    """Replace the old generation by the complete new one, and its given labels if so; idempotent. Gives its summary.
 
     Raises `VerificationError` where the rows of the result do not match its manifest.
     """
@@ -75,10 +75,10 @@ def switch(
         writer.write_bytes(marker, b"")
     else:
         writer.delete(marker)
-    _complete_switch(output, writer, page, names)
+    return _complete_switch(output, writer, page, names)
 
 
-def _complete_switch(output: str, writer: Writer, page: PageOptions | None, names: KeyedNames | None) -> None:
+def _complete_switch(output: str, writer: Writer, page: PageOptions | None, names: KeyedNames | None) -> Summary:
     new = next_uri(output)
     run = storage.read_json(storage.join(new, RUN))
     writer.delete(storage.join(output, SUCCESS))
@@ -99,6 +99,7 @@ def _complete_switch(output: str, writer: Writer, page: PageOptions | None, name
     if verification.problems:
         raise VerificationError(f"{output}: rows do not add up after the switch: {verification}")
     take_over(new, output, writer)
-    build_summary(output, writer, page=page, maps=ScoredMaps(), names=names)
+    summary = build_summary(output, writer, page=page, maps=ScoredMaps(), names=names)
     publish(output, verification, run["fingerprint"], writer)
     delete_run(new, writer)  # last: without it the same command would score everything again
+    return summary

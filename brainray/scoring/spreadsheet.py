@@ -1,10 +1,13 @@
-"""Writes tables as CSV that a person opens in a spreadsheet."""
+"""Writes tables as CSV that a person opens in a spreadsheet, and keeps what a person has filled in."""
 
 import io
+from itertools import count
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+
+from brainray import storage
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # without it Excel takes UTF-8 for another encoding
 # What begins so, a spreadsheet runs as a formula: https://owasp.org/www-community/attacks/CSV_Injection
@@ -24,3 +27,30 @@ def spreadsheet_csv(table: pa.Table) -> bytes:
     sink.write(_BYTE_ORDER_MARK)
     pa_csv.write_csv(table, sink)
     return sink.getvalue()
+
+
+def replace_list(uri: str, new: bytes, written: bytes | None, writer: storage.Writer) -> str | None:
+    """Write a list in place of an earlier one. One that a person has changed is first kept beside it.
+
+    `written` is the earlier list as it was written; None where that is not known, and it counts as changed. Gives the
+    URI of what was kept, `<name>.<n>.csv`, which nothing writes to again; None where nothing had to be.
+    """
+    there = storage.read_bytes(uri) if storage.exists(uri) else None
+    if there == new:
+        return None
+    kept = None if there is None or there == written else _keep(uri, there, writer)
+    writer.write_bytes(uri, new)
+    return kept
+
+
+def _keep(uri: str, content: bytes, writer: storage.Writer) -> str:
+    """Write a list beside its place; once, also where the command before was killed after it."""
+    stem, _, suffix = uri.rpartition(".")
+    for n in count(1):
+        kept = f"{stem}.{n}.{suffix}"
+        if not storage.exists(kept):
+            writer.write_bytes(kept, content)
+            return kept
+        if storage.read_bytes(kept) == content:
+            return kept
+    raise AssertionError("numbers have no end")

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from support.scoring.run_rows import CLASSES, scored, write_run
+from support.storage.faults import Killed, failing, mark_lease_dead
 
 from brainray.cli.app import run as command
 from brainray.commands.estimate import estimate
@@ -194,3 +195,42 @@ def test_the_terminal_says_what_is_known_and_what_is_missing(run, tmp_path, capf
     assert "without an answer yet, at the end of the list: 1 picked image" in out
     assert command(["estimate", run, "--labels", path, "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == estimate(run, path).figures
+
+
+def test_labels_that_were_filled_in_outlive_a_repeated_and_an_extended_sample(run, tmp_path):
+    result = pick(run, labels=50)
+    filled(result.list, result)
+    labelled = read_bytes(result.list)
+    alone = estimate(run, result.list)
+    pick(run, labels=50)
+    assert read_bytes(result.list) == labelled, "the labels of a person are lost"
+    said: list[str] = []
+    longer = pick(run, labels=80, say=said.append)
+    kept = f"{longer.folder}/pick.1.csv"
+    assert read_bytes(kept) == labelled, "the labels of a person are lost"
+    assert said[-1] == (
+        f"{longer.list} was filled in or changed; it is kept as pick.1.csv beside the new list, and `estimate` takes "
+        "both: --labels once for each"
+    )
+    assert estimate(run, [longer.list, kept]).accuracy == alone.accuracy
+    pick(run, labels=60, say=said.append)
+    assert sum("filled in" in line for line in said) == 1, "a list that nobody has filled in is replaced"
+    assert read_bytes(kept) == labelled
+
+
+def test_labels_outlive_a_pick_that_is_killed_at_any_change(run, tmp_path, monkeypatch):
+    result = pick(run, labels=50)
+    filled(result.list, result)
+    labelled = read_bytes(result.list)
+    for step in range(1, 100):
+        try:
+            with failing(monkeypatch, step):
+                pick(run, labels=80, thumbnails=False)
+        except Killed:
+            mark_lease_dead(tmp_path / "run")
+            held = [read_bytes(str(path)) for path in (tmp_path / "run/picks/seed-0").glob("pick*.csv")]
+            assert labelled in held, f"killed at change {step}, the labels of a person are lost"
+            continue
+        break
+    assert step > 5
+    assert sorted(path.name for path in (tmp_path / "run/picks/seed-0").glob("*.csv")) == ["pick.1.csv", "pick.csv"]

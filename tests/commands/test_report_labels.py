@@ -12,6 +12,7 @@ from support.storage.faults import Killed, failing, mark_lease_dead
 
 import brainray
 from brainray.commands.report import report
+from brainray.commands.score import score
 from brainray.errors import BadRequest
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.run_folder import verify_run
@@ -157,6 +158,22 @@ def test_verify_and_labels_exclude_each_other_and_an_old_format_is_refused(run, 
     old = write_run(tmp_path / "old", [scored("/a", "glioma")], manifest=[], schema_version=1)
     with pytest.raises(BadRequest, match="run of format 1, not 4"):
         report(old, say=print, labels=run.file("image,label\na,glioma\n"))
+
+
+@pytest.mark.parametrize("options", [{}, {"rescore": True}])
+def test_a_later_score_keeps_the_list_that_a_person_has_filled_in(run, options):
+    run.report(f"image,label\na.jpg,{G}\n")
+    filled = run.output / "summary" / "review.csv"
+    filled.write_text("uri,label\na.jpg,glioma\n")
+    (run.root / N).mkdir()
+    for seed in range(9, 13):
+        (run.root / N / f"{seed}.jpg").write_bytes(image_bytes(seed))
+    told = []
+    request = request_for(run.root, run.output, run.bundle, **options)
+    score(request, listener=lambda _: None, say=told.append, engine=engine_of(run.bundle, predict=brightness))
+    kept = run.output / "summary" / "review.1.csv"
+    assert kept.read_text() == "uri,label\na.jpg,glioma\n", "the labels of a person are lost"
+    assert f"{filled} was filled in or changed" in told[-1]
 
 
 def test_killed_at_any_change_the_same_command_completes_it(run, monkeypatch):

@@ -290,3 +290,18 @@ def test_reference_distribution_survives_json_and_sums_to_one():
 def test_nothing_scored_has_no_drift():
     reference = metrics.reference_distribution(np.eye(K), CLASSES)
     assert metrics.drift(count_probabilities(np.zeros(0, int), np.zeros((0, K))), CLASSES, reference) is None
+
+
+def test_images_that_were_judged_wrong_count_where_their_class_is_not_needed():
+    wrong = K + 1
+    counted = labelled(labels=[0, 0, 1, wrong, wrong, NONE], predicted=[0, 0, 1, 1, 1, 1])
+    assert (counted.measured, counted.scored_and_labelled, counted.unlabelled) == (5, 3, 3)
+    assert metrics.accuracy(counted).value == metrics.accepted_accuracy(counted).value == 3 / 5
+    assert metrics.expected_calibration_error(counted) == pytest.approx(0.9 - 3 / 5)
+    assert metrics.macro_f1(counted) is metrics.balanced_accuracy(counted) is metrics.brier(counted) is None
+    found, without = (metrics.per_class(counted.confusion, *more) for more in ((counted.judged_wrong.sum(axis=0),), ()))
+    assert found["precision"].tolist()[:2] == [1, 1 / 3]
+    assert found["recall"].tolist()[:2] == [1, 1]
+    for name in ("recall", "f1"):  # both may be of the first class, and neither is of the second
+        assert found[f"{name}_low"][0] < without[f"{name}_low"][0], "an interval that knows nothing of them flatters"
+    assert found["recall_low"][1] == without["recall_low"][1]

@@ -38,6 +38,7 @@ from brainray.inputs.tables.table_columns import (
 from .label_match import Indices, NearMatches, nearest
 
 ANSWER_COLUMN = "answer"  # of what a page exports
+ANSWERED_WRONG, NO_IMAGE = "wrong", "no_image"
 _NUMBER = "#[^#]*$"  # of a frame, at the end of its name
 _SHOWN = 5
 _PARQUET = b"PAR1"
@@ -47,15 +48,25 @@ _MOST_BYTES = 8 << 30  # of text, unpacked: far above any label file, and the en
 class LabelFile:
     """Labels by URI, else by path below the input, else by file name. Held as Arrow arrays."""
 
-    def __init__(self, keys: pa.Array, labels: pa.Array, *, source: str) -> None:
+    def __init__(self, keys: pa.Array, labels: pa.Array, *, source: str, answers: pa.Array | None = None) -> None:
         self._keys = keys
         self._labels = labels
         self._source = source
+        wrong = (
+            pa.repeat(False, len(keys)) if answers is None else pc.is_in(answers, pa.array([ANSWERED_WRONG, NO_IMAGE]))
+        )
+        self._wrong = pc.and_(pc.is_null(labels), wrong)
         self.begin()
 
-    def filled(self, value: str) -> "LabelFile":
-        """The same rows, with `value` for those without a label."""
-        return LabelFile(self._keys, pc.fill_null(self._labels, value), source=self._source)
+    def filled(self, value: str, *, wrong: str) -> "LabelFile":
+        """The same rows, with a value for those without a label, and another one for those that are judged wrong."""
+        filled = pc.if_else(self._wrong, wrong, pc.fill_null(self._labels, value))
+        return LabelFile(self._keys, filled, source=self._source)
+
+    @property
+    def judged_wrong(self) -> int:
+        """The number of rows that say of a prediction that it is wrong, and name no class."""
+        return int(pc.sum(self._wrong).as_py() or 0)
 
     @property
     def rows(self) -> int:
@@ -63,8 +74,8 @@ class LabelFile:
 
     @property
     def without_label(self) -> int:
-        """The number of rows whose label is empty, NA, unknown or the like."""
-        return int(self._labels.null_count)
+        """The number of other rows whose label is empty, NA, unknown or the like."""
+        return int(self._labels.null_count) - self.judged_wrong
 
     @property
     def without_image(self) -> int:
@@ -245,9 +256,8 @@ def _suggestions(keys: Sequence[str], listed: Iterable[pa.Table]) -> str:
 
 def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
     """Read a table with an image and a label column. Raises `BadRequest`, which names the fault."""
-    source = f"--labels {uri}"
-    keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS)
-    return LabelFile(keys, _classes_of(raw, classes, source), source=source)
+    keys, labels, answers = read_answers(uri, classes)
+    return LabelFile(keys, labels, source=f"--labels {uri}", answers=answers)
 
 
 def read_series_labels(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array] | None:
@@ -287,7 +297,7 @@ def read_answers(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array
     except BadRequest:  # it may have no such column
         keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS)
         answers = pa.nulls(len(keys), pa.string())
-    return keys, _classes_of(raw, classes, source), answers
+    return keys, _classes_of(raw, classes, source), pc.utf8_lower(pc.utf8_trim_whitespace(answers))
 
 
 def read_named_values(

@@ -7,6 +7,7 @@ are 0 ("No matching concept"), persons, dates and visits null, to be filled in w
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from datetime import UTC
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from brainray import storage
+from brainray.errors import BadRequest, as_bad_request
 
 from .sources import ExportedRun, said_of_series
 
@@ -84,8 +86,25 @@ _OF_OBSERVATION, _OF_MEASUREMENT = 1147304, 1147330  # concepts of the tables th
 _NONE = 0
 
 
+def check_output(run: ExportedRun, output: str) -> None:
+    """Raise `BadRequest` where the folder holds a file that no export of this run wrote: tables are read as folders."""
+    with as_bad_request("--output"):
+        if not storage.exists(output):
+            return
+        for file in storage.list_files(output):
+            path = file.uri[len(output.rstrip("/")) + 1 :]
+            if not path.startswith(".") and "/." not in path and not storage.name_of(path).startswith(f"{run.prefix}-"):
+                raise BadRequest(
+                    f"--output {output} holds {path}, which no export of this run wrote; give a new folder, or one "
+                    "that holds an earlier export of this run and nothing else"
+                )
+
+
 def write_tables(run: ExportedRun, output: str, writer: storage.Writer = storage.UNLEASED) -> dict[str, int]:
-    """Write the tables as `<table>/<table>-00000.parquet`; gives their rows. Written again, they are the same."""
+    """Write the tables as `<table>/<run>-<table>-00000.parquet`; gives their rows. Written again, they are the same.
+
+    Deletes what an earlier export of this run wrote and this one did not, and no other file.
+    """
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _TABLES}
     counts, files = dict.fromkeys(_TABLES, 0), {name: set[str]() for name in _TABLES}
 
@@ -93,7 +112,7 @@ def write_tables(run: ExportedRun, output: str, writer: storage.Writer = storage
         for name, held in rows.items():
             if len(held) < least:
                 continue
-            file = f"{name}-{len(files[name]):05d}.parquet"
+            file = f"{run.prefix}-{name}-{len(files[name]):05d}.parquet"
             table = pa.Table.from_pylist(held, schema=_TABLES[name])
             writer.write_parquet(storage.join(output, name, file), table)
             files[name].add(file)
@@ -106,8 +125,10 @@ def write_tables(run: ExportedRun, output: str, writer: storage.Writer = storage
         flush(_ROWS)
     flush(0)
     for name, written in files.items():
+        ours = re.compile(rf"{re.escape(run.prefix)}-{name}-\d{{5,}}\.parquet")
         for other in set(storage.list_names(storage.join(output, name))) - written:
-            writer.delete(storage.join(output, name, other))
+            if ours.fullmatch(other):
+                writer.delete(storage.join(output, name, other))
     return counts
 
 

@@ -22,7 +22,6 @@ from brainray.imaging.dicom.magic import is_dicom
 from brainray.inputs.ranges import plan_reads
 from brainray.inputs.reader import Reader, reads_in_flight
 from brainray.scoring.pseudonyms.names import KeyedNames
-from brainray.scoring.series.key import CHECK
 
 from .sources import ExportedRun, said_of_series, scored_slices
 from .structured_report import NoReport, ReportedSeries, report_of
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 WRITTEN, THERE, WITHDRAWN = "written", "there already", "withdrawn"
 _NO_DICOM = "it is no DICOM"
 _SUFFIX = ".dcm"
-_RUN_DIGITS = 8  # of the check of its key, which is that of all its generations
 _MOST_INFLATED = 4 * ImageSpec.max_pixels  # as `imaging.dicom.image` allows
 
 
@@ -46,7 +44,7 @@ def write_reports(
     hold are deleted: of series that are gone, or of which nothing or something else is said without a new report.
     """
     counts: Counter[str] = Counter()
-    folder = _Reports(output, run.values[CHECK][:_RUN_DIGITS], writer)
+    folder = _Reports(output, run.prefix, writer)
     reader = Reader(roots=names.inputs(run.values) if names else run.values["inputs"])
     with scored_slices(run) as slices, ThreadPoolExecutor(thread_name_prefix="read") as pool:
         for said, rows in _together(said_of_series(run), slices):

@@ -24,6 +24,7 @@ from brainray.scoring.series.key import CHECK
 from brainray.scoring.series.rows import MOST_ROWS, whole_series
 from brainray.storage.scratch import scratch_folder
 
+_PREFIX_DIGITS = 8
 _COLUMNS = ("uri", "series", "content_hash", "predicted", "scored_at")
 _NO_ROWS = pa.schema(
     [*((name, pa.string()) for name in _COLUMNS[:-1]), ("scored_at", pa.timestamp("us", tz="UTC"))]
@@ -41,6 +42,14 @@ class ExportedRun:
     uri: str
     values: dict[str, Any]  # run.json
     scored_at: datetime  # the last of its rows
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the name of each file that an export of this run writes, in all its generations.
+
+        It is of the check of the run's key, so it tells nothing of the run.
+        """
+        return str(self.values[CHECK])[:_PREFIX_DIGITS]
 
     @property
     def generation(self) -> str:

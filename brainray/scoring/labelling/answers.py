@@ -15,11 +15,9 @@ import pyarrow.compute as pc
 from brainray.errors import BadRequest
 from brainray.evaluation.counts import Ints
 from brainray.evaluation.stratified import NO_CLASS, UNKNOWN, WRONG, Sample
-from brainray.inputs.labels.label_file import read_answers
+from brainray.inputs.labels.label_file import ANSWERED_WRONG, NO_IMAGE, read_answers
 
 from .picks import Pick
-
-_NO_IMAGE, _WRONG = "no_image", "wrong"  # answers that the page exports
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,9 +88,11 @@ def _codes(pick: Pick, uri: str) -> tuple[Ints, int]:
     keys, labels, answers = read_answers(uri, pick.classes)
     named = pc.fill_null(pc.index_in(labels, value_set=pa.array(pick.classes, pa.string()), skip_nulls=True), UNKNOWN)
     codes = np.asarray(named.to_numpy(zero_copy_only=False), np.int64)
-    says = {value: pc.fill_null(pc.equal(answers, value), False).to_numpy(False) for value in (_WRONG, _NO_IMAGE)}
-    codes = np.where((codes == UNKNOWN) & says[_WRONG], WRONG, codes)
-    codes = np.where((codes == UNKNOWN) & says[_NO_IMAGE], NO_CLASS, codes)
+    says = {
+        value: pc.fill_null(pc.equal(answers, value), False).to_numpy(False) for value in (ANSWERED_WRONG, NO_IMAGE)
+    }
+    codes = np.where((codes == UNKNOWN) & says[ANSWERED_WRONG], WRONG, codes)
+    codes = np.where((codes == UNKNOWN) & says[NO_IMAGE], NO_CLASS, codes)
     found = pc.index_in(pick.rows["uri"].combine_chunks(), value_set=keys)
     place = np.asarray(pc.fill_null(found, -1).to_numpy(False), np.int64)
     others = np.ones(len(keys), bool)

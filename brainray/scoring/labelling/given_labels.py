@@ -40,6 +40,9 @@ from brainray.scoring.verify import Verification, verify_parts
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
+from .judged_wrong import FILE as JUDGED
+from .judged_wrong import judged_now, read_judged, write_judged
+
 GIVEN = "labels.parquet"
 _SCHEMA = pa.schema(
     [
@@ -51,6 +54,7 @@ _SCHEMA = pa.schema(
 _SIZES = ("size_bytes", "stored_bytes")
 _PLACED = ("uri", "container", "offset", *_SIZES)  # columns of the manifest
 _TAKE_BACK = ""  # in place of a class: the row names an image and no label
+_WRONG = "\0wrong"  # in place of a class: the row says that the prediction is wrong, and no label
 _THREADS = 8
 _Names = tuple[pa.Array, pa.Array, pa.Array, pa.Array]  # URIs, paths below the input, file names, files of frames
 _Codes = npt.NDArray[np.int32]
@@ -64,14 +68,15 @@ class Relabelling:
     new: int = 0  # of these, without a label before
     changed: int = 0  # of these, with another label before
     taken_back: int = 0  # whose given label no longer counts
+    judged_wrong: int = 0  # whose prediction is wrong by the file, which names no class
     kept: int = 0  # that the file does not name, and that have a label
     without_image: int = 0  # rows of the file that name no image of the run
     verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
 
 
 def has_given(run_uri: str) -> bool:
-    """Whether a run holds given labels."""
-    return storage.exists(storage.join(run_uri, GIVEN))
+    """Whether a run holds given labels, or predictions that were judged wrong."""
+    return any(storage.exists(storage.join(run_uri, name)) for name in (GIVEN, JUDGED))
 
 
 def read_given(run_uri: str) -> pa.Table:
@@ -79,9 +84,10 @@ def read_given(run_uri: str) -> pa.Table:
 
     In one chunk: to take a few rows of several chunks costs more.
     """
-    if not has_given(run_uri):
+    uri = storage.join(run_uri, GIVEN)
+    if not storage.exists(uri):
         return _SCHEMA.empty_table()
-    table = storage.read_parquet(storage.join(run_uri, GIVEN))
+    table = storage.read_parquet(uri)
     return table.select(_SCHEMA.names).cast(_SCHEMA).combine_chunks()
 
 
@@ -95,8 +101,9 @@ def count_given(run_uri: str) -> int:
 
 
 def forget_given(run_uri: str, writer: Writer) -> None:
-    """Delete the labels that a run was given: `score --labels` replaces all labels."""
+    """Delete the labels that a run was given, and what was judged wrong: `score --labels` replaces all labels."""
     writer.delete(storage.join(run_uri, GIVEN))
+    writer.delete(storage.join(run_uri, JUDGED))
 
 
 def given_for(run_uri: str, classes: Sequence[str]) -> pa.Table:
@@ -123,17 +130,23 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
         raise BadRequest(f"{run_uri} is a run of format {version}, not {SCHEMA_VERSION}; its labels cannot be changed")
     with scratch_folder() as scratch:
         old = copy_manifest(run_uri, run["manifest"], f"{scratch}/old")
-        filled = label_file.filled(_TAKE_BACK)
+        filled = label_file.filled(_TAKE_BACK, wrong=_WRONG)
         said = _matched(old, run, filled, may_miss=may_miss)
-        labeller = _Labeller(said, run["classes"], read_given(run_uri), without_image=filled.without_image)
+        without_image, judged_before = filled.without_image, len(read_judged(run_uri)) > 0
+        labeller = _Labeller(
+            said, run["classes"], read_given(run_uri), without_image=without_image, judged_before=judged_before
+        )
         shards = rewrite(old, f"{scratch}/{MANIFEST}", labeller)
         before = {shard.shard_id: shard.digest for shard in load_shards(old)}
         changes = any(before[shard.shard_id] != shard.digest for shard in shards)
         given, was_published = labeller.given(), is_published(run_uri)
-        if was_published and not changes and given.equals(read_given(run_uri)):
+        judged = judged_now(run_uri, *labeller.judged())
+        same = given.equals(read_given(run_uri)) and judged.equals(read_judged(run_uri))
+        if was_published and not changes and same:
             return labeller.counts
         writer.delete(storage.join(run_uri, SUCCESS))
         writer.write_parquet(storage.join(run_uri, GIVEN), given)
+        write_judged(run_uri, judged, writer)
         sources = tuple(dict.fromkeys(shard.manifest_uri for shard in shards)) if changes else old
         names = write_manifest(run_uri, sources, writer)
         if changes:
@@ -154,8 +167,11 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
 
 
 def _matched(files: Sequence[str], run: dict[str, Any], filled: LabelFile, *, may_miss: bool) -> _Codes:
-    """[N] what the label file says of each row of manifest files: a class, K to take a label back, -1 for nothing."""
-    values = pa.array([*run["classes"], _TAKE_BACK], pa.string())
+    """[N] what the label file says of each row of manifest files.
+
+    It is a class, K to take a label back, K + 1 for a wrong prediction, or -1 for nothing.
+    """
+    values = pa.array([*run["classes"], _TAKE_BACK, _WRONG], pa.string())
     said = [_codes(filled.labels_of(*names), values) for names in _names(files, run["inputs"])]
     codes = np.concatenate(said) if said else np.empty(0, np.int32)
     if not filled.all_used:
@@ -213,12 +229,17 @@ def _below(uri: str, roots: Sequence[str]) -> str:
 class _Labeller:
     """Labels the shards of a manifest, one after the other, and collects the given labels."""
 
-    def __init__(self, said: _Codes, classes: Sequence[str], given: pa.Table, *, without_image: int) -> None:
+    def __init__(
+        self, said: _Codes, classes: Sequence[str], given: pa.Table, *, without_image: int, judged_before: bool = False
+    ) -> None:
         self._said, self._classes, self._before = said, pa.array([*classes, None], pa.string()), given
         self._before_at = UriIndex(given["uri"].combine_chunks())
         self._returned = np.zeros(len(given), bool)  # those of the given labels that are taken back
         self._begins = 0
         self._blocks: list[pa.Table] = []
+        self._wrong: list[pa.Array] = []  # URIs, of images that the file judges wrong and of the others that it names
+        self._named: list[pa.Array] = []
+        self._judged_before = judged_before  # else nobody needs the others
         self.counts = Relabelling(without_image=without_image)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
@@ -229,8 +250,13 @@ class _Labeller:
         place = self._before_at.find(shard["uri"].combine_chunks())
         was_given = np.asarray(place.is_valid().to_numpy(False))
         listed = pc.if_else(place.is_valid(), self._before["listed"].take(place).combine_chunks(), old)
-        by_file = self._classes.take(pa.array(np.where(said < 0, none, said)))
-        takes, returns = (said >= 0) & (said < none), (said == none) & was_given
+        by_file = self._classes.take(pa.array(np.where(said < 0, none, np.minimum(said, none))))
+        takes, returns = (said >= 0) & (said < none), (said >= none) & was_given
+        for uris, those in (
+            (self._wrong, said > none),
+            (self._named, (said >= 0) & (said <= none) & self._judged_before),
+        ):
+            uris.append(shard["uri"].combine_chunks().filter(pa.array(those)))
         label = pc.if_else(pa.array(takes), by_file, pc.if_else(pa.array(returns), listed, old))
         self._count(takes, returns, old, label)
         block = pa.table([shard["uri"], label, listed], schema=_SCHEMA.remove_metadata()) if takes.any() else None
@@ -251,8 +277,14 @@ class _Labeller:
             new=counts.new + int((takes & ~had).sum()),
             changed=counts.changed + int((takes & had & ~equal).sum()),
             taken_back=counts.taken_back + int(returns.sum()),
+            judged_wrong=sum(map(len, self._wrong)),
             kept=counts.kept + int((~takes & ~returns & had).sum()),
         )
+
+    def judged(self) -> tuple[pa.Array, pa.Array]:
+        """The images that the file judges wrong, and the others that it names."""
+        wrong, named = (pa.concat_arrays([pa.array([], pa.string()), *uris]) for uris in (self._wrong, self._named))
+        return wrong, named
 
     def given(self) -> pa.Table:
         """All given labels now, by URI; those of images that are forgotten wait for them."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from brainray import storage
 from brainray.errors import BadRequest
 from brainray.evaluation.stratified import Population
-from brainray.scoring.spreadsheet import spreadsheet_csv
+from brainray.scoring.spreadsheet import replace_list, spreadsheet_csv
 
 from .population import Drawn, Source
 
@@ -96,12 +96,23 @@ class Pick:
             known=np.array(self.figures["known"]),
         )
 
-    def write(self, page: bytes, writer: storage.Writer) -> None:
-        """Write the files, pick.json last: without it the folder holds no sample."""
+    def write(self, page: bytes, writer: storage.Writer, *, before: "Pick | None" = None) -> str | None:
+        """Write the files, pick.json last: without it the folder holds no sample. `before` is the one that is there.
+
+        The list of an equal sample stays as people have filled it in; that of another one is kept beside the new one,
+        whose URI this gives.
+        """
+        uri, kept = storage.join(self.uri, LIST), None
+        if before is None or not before.rows.equals(self.rows) or not storage.exists(uri):
+            kept = replace_list(uri, self._list(), before._list() if before else None, writer)
         writer.write_parquet(storage.join(self.uri, ROWS), self.rows)
-        writer.write_bytes(storage.join(self.uri, LIST), spreadsheet_csv(self.rows.select(_LISTED)))
         writer.write_bytes(storage.join(self.uri, PAGE), page)
         writer.write_json(storage.join(self.uri, FIGURES), self.figures)
+        return kept
+
+    def _list(self) -> bytes:
+        """pick.csv as it is written, before anybody fills it in."""
+        return spreadsheet_csv(self.rows.select(_LISTED))
 
 
 def folder_of(run_uri: str, seed: int) -> str:

@@ -7,7 +7,7 @@ selection of their rows are kept, so memory does not grow with the number of ima
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -36,7 +36,7 @@ from .groups import GroupLevel, groups_schema, levels_of
 from .highlights import Highlights, columns, select
 from .maps import MapSource, delete_others
 from .outcome import outcome_figures
-from .review import review_csv, review_figures, review_table
+from .review import review_figures, review_table, write_review
 from .run_values import RunValues, read_run_values
 from .tables import (
     CONFUSION,
@@ -74,6 +74,7 @@ class Summary:
     figures: dict[str, Any]
     confusion_of_all: pa.Table  # scored and labelled images by label and prediction
     per_class_of_all: pa.Table
+    kept_list: str | None = None  # URI of an earlier review.csv that a person had filled in; of a summary built now
 
     @cached_property
     def confusion(self) -> pa.Table:
@@ -128,10 +129,8 @@ def build_summary(
     previous = _previous(folder, run.fingerprint)
     if previous is not None:
         writer.write_json(storage.join(folder, _PREVIOUS), previous)
-    review = review_table(found.highlights)
     _write_tables(run, found, groups, folder, writer)
-    writer.write_parquet(storage.join(folder, "review.parquet"), review)
-    writer.write_bytes(storage.join(folder, "review.csv"), review_csv(review))
+    kept_list = write_review(folder, review_table(found.highlights), writer)
     writer.write_bytes(storage.join(folder, "confusion.png"), draw_confusion(found.unseen, run.classes))
     if maps is not None:
         maps.write(run.uri, run.values, folder, found.highlights, summary.figures["failures"], writer)
@@ -139,7 +138,7 @@ def build_summary(
         delete_others(folder, run.fingerprint, writer)
     _write_page(run, summary, found.highlights, series, previous, page, writer)
     writer.write_json(storage.join(folder, "summary.json"), summary.figures)
-    return summary
+    return replace(summary, kept_list=kept_list)
 
 
 def _write_tables(
@@ -314,7 +313,8 @@ def _read_part(run: RunValues, uri: str) -> _Found:
     """What is kept of one part, whose columns are read at once: it has at most 100,000 rows."""
     selected = columns(run.classes, grouped=run.grouped, later=run.later)
     sampled = sample_columns(run.classes, run.later)
-    wanted = list(dict.fromkeys([*selected, *sampled, "scored_at"]))
+    judged = ("uri", "content_hash") if len(run.judged_wrong) else ()
+    wanted = list(dict.fromkeys([*selected, *sampled, *judged, "scored_at"]))
     with storage.open_parquet(uri) as file:
         info = part_info(uri, file)
         table = file.read(columns=wanted, use_threads=False)
@@ -349,9 +349,13 @@ def _count(rows: RowArrays) -> Counts:
 
 def _arrays(run: RunValues, table: pa.Table) -> RowArrays:
     """What is counted of rows."""
-    failed = pc.not_equal(table["status"], "ok").to_numpy()
+    failed, none = pc.not_equal(table["status"], "ok").to_numpy(), len(run.classes)
+    label_N = _indices(table["label"], run.classes, otherwise=none)
+    if len(run.judged_wrong):  # also where the label that was listed names the class that a person has ruled out
+        no_other = (label_N == none) | (label_N == _indices(table["predicted"], run.classes, otherwise=-1))
+        label_N = np.where(no_other & run.judged_wrong.among(table), none + 1, label_N)
     return {
-        "label_N": _indices(table["label"], run.classes, otherwise=len(run.classes)),
+        "label_N": label_N,
         "reason_N": np.where(failed, _indices(table["error"], REASONS, otherwise=len(REASONS) - 1), SCORED),
         "predicted_N": _indices(table["predicted"], run.classes, otherwise=-1),  # invalid for a scored row
         "confidence_N": table["confidence"].to_numpy().astype(np.float64),

@@ -133,7 +133,7 @@ def levels_of(
 
 def groups_schema(classes: Sequence[str]) -> pa.Schema:
     """Of groups.parquet. `place` counts from the worst group of a level, 1; what is undefined is null."""
-    counted = ("images", "ok", "failed", "excluded", "labelled", "unlabelled", "for_review", "measured")
+    counted = ("images", "ok", "failed", "excluded", "labelled", "unlabelled", "for_review", "measured", "judged_wrong")
     shares = [f"{name}{end}" for name in ("accuracy", "accepted_accuracy") for end in ("", "_low", "_high")]
     fields: dict[str, pa.DataType] = {"level": pa.string(), "place": pa.int64(), "group": pa.string()}
     fields |= dict.fromkeys(counted, pa.int64())
@@ -151,7 +151,7 @@ def _images(counts: Counts, unseen: Counts) -> _Columns:
     ok = counts.scored.sum(axis=(1, 2))
     excluded = counts.unscored[..., IS_EXCLUSION].sum(axis=(1, 2))
     failed = counts.unscored[..., ~IS_EXCLUSION].sum(axis=(1, 2))
-    unlabelled = counts.scored[:, -1].sum(axis=1) + counts.unscored[:, -1].sum(axis=1)
+    unlabelled = counts.scored[:, -2:].sum(axis=(1, 2)) + counts.unscored[:, -1].sum(axis=1)
     images = ok + failed + excluded
     return {
         "images": images,
@@ -161,27 +161,33 @@ def _images(counts: Counts, unseen: Counts) -> _Columns:
         "labelled": images - unlabelled,
         "unlabelled": unlabelled,
         "for_review": counts.review[:, 0],
-        "measured": unseen.confusions.sum(axis=(1, 2)),
+        "measured": _measured(unseen),
+        "judged_wrong": unseen.judged_wrong.sum(axis=1),
     }
 
 
 def _certainty(counts: Counts, unseen: Counts) -> _Columns:
     """Accuracy and confidence of each group, to the digit that `metrics` gives for one; NaN where undefined."""
-    right, measured = np.trace(unseen.confusions, axis1=1, axis2=2), unseen.confusions.sum(axis=(1, 2))
     return {
-        **_share("accuracy", right, measured),
+        **_share("accuracy", np.trace(unseen.confusions, axis1=1, axis2=2), _measured(unseen)),
         "mean_confidence": _ratio(counts.confidence / UNITS, counts.scored.sum(axis=(1, 2))),
     }
+
+
+def _measured(unseen: Counts) -> Ints:
+    """[G] the images of which it is known whether their prediction is right."""
+    return np.asarray(unseen.confusions.sum(axis=(1, 2)) + unseen.judged_wrong.sum(axis=1), np.int64)
 
 
 def _quality(unseen: Counts) -> _Columns:
     """How else the model is right in each group; as `_certainty`."""
     _, accepted, accepted_right = unseen.review.T
     figures = metrics.per_class(unseen.confusions)
+    support = np.where(unseen.judged_wrong.any(axis=1, keepdims=True), 0, figures["support"])  # see `metrics.macro_f1`
     return {
         **_share("accepted_accuracy", accepted_right, accepted),
-        "macro_f1": _mean_over_supported(figures["f1"], figures["support"]),
-        "balanced_accuracy": _mean_over_supported(figures["recall"], figures["support"]),
+        "macro_f1": _mean_over_supported(figures["f1"], support),
+        "balanced_accuracy": _mean_over_supported(figures["recall"], support),
     }
 
 

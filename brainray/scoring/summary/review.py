@@ -5,13 +5,16 @@ review without a label; then images that could not be scored. With its `label` c
 as `--labels`.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from brainray import storage
+from brainray.errors import StorageError
 from brainray.page.tiles import Kind
-from brainray.scoring.spreadsheet import spreadsheet_csv
+from brainray.scoring.spreadsheet import replace_list, spreadsheet_csv
 
 from .highlights import Highlights
 
@@ -33,6 +36,41 @@ _REASONS: dict[Kind, str] = {
     "unsure": "unsure_without_label",
     "failed": "failed",
 }
+
+
+TABLE, LIST = "review.parquet", "review.csv"
+
+
+def write_review(folder: str, table: pa.Table, writer: storage.Writer) -> str | None:
+    """Write both files of a summary; gives the URI of a list that a person had filled in, and that is kept.
+
+    The list stays as it is where its rows are the same. The table is written after it, so an interrupted command never
+    takes a list of its own for one that a person has changed.
+    """
+    before, uri = _table_before(folder), storage.join(folder, LIST)
+    kept = None
+    if before is None or not before.equals(table) or not storage.exists(uri):
+        kept = replace_list(uri, review_csv(table), None if before is None else review_csv(before), writer)
+    writer.write_parquet(storage.join(folder, TABLE), table)
+    return kept
+
+
+def _table_before(folder: str) -> pa.Table | None:
+    """review.parquet as it is there; None where there is none of this version."""
+    with suppress(StorageError):
+        table = storage.read_parquet(storage.join(folder, TABLE))
+        if table.schema.equals(REVIEW_SCHEMA):
+            return table
+    return None
+
+
+def kept_line(kept: str) -> str:
+    """The line for the log on a list that is kept."""
+    folder, _, name = kept.rpartition("/")
+    return (
+        f"{storage.join(folder, LIST)} was filled in or changed, and the run has another list now; what was there is "
+        f"kept as {name}, and `report --labels` takes it"
+    )
 
 
 def review_table(highlights: Highlights) -> pa.Table:

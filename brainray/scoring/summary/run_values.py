@@ -6,6 +6,7 @@ from typing import Any
 from brainray import storage
 from brainray.errors import StorageError
 from brainray.scoring.labelling.given_labels import count_given
+from brainray.scoring.labelling.judged_wrong import JudgedWrong
 from brainray.scoring.pseudonyms.names import KeyedNames, check_readable
 from brainray.scoring.run_folder import RUN, check_is_run, later_columns
 from brainray.scoring.series.rows import FOLDER
@@ -22,6 +23,7 @@ class RunValues:
     grouped: bool
     levels: tuple[str, ...]  # names of the levels of groups, from the top; one or more where the run is grouped
     labels_given: int  # of `report --labels`
+    judged_wrong: JudgedWrong  # by `report --labels`, without a class
     gone: int  # images that are missing in the last listing
     skipped: dict[str, int]
     reference: dict[str, Any] | None  # predictions of the model on its validation images
@@ -47,6 +49,7 @@ def read_run_values(uri: str, names: KeyedNames | None) -> RunValues:
             grouped=values.get("group_by") is not None,
             levels=tuple(values.get("group_levels") or ("group",)),
             labels_given=count_given(uri),
+            judged_wrong=JudgedWrong.of_run(uri),
             gone=values.get("gone") or 0,
             skipped=values.get("skipped") or {},
             reference=values.get("reference"),

@@ -74,7 +74,8 @@ def per_class_tables(
 ) -> Iterator[pa.Table]:
     """The rows of per_class.parquet: those of all images, then level by level.
 
-    Figures are of scored and labelled images; `failed` counts the images of a class that could not be scored.
+    Figures are of scored and labelled images, and of those that were judged wrong; `failed` counts the images of a
+    class that could not be scored.
     """
     yield per_class_table(unseen, counts, None, classes)
     for level in levels:
@@ -85,7 +86,7 @@ def per_class_tables(
 def per_class_table(unseen: Counts, counts: Counts, level: str | None, classes: Sequence[str]) -> pa.Table:
     """The figures of each class in each group, which are of `unseen`; failed images are counted in `counts`."""
     G, K = len(counts.groups), len(classes)
-    figures = metrics.per_class(unseen.confusions)
+    figures = metrics.per_class(unseen.confusions, unseen.judged_wrong)
     columns = {
         "group": _repeated(counts.groups, K),
         "class": pa.array(classes, pa.string()).take(pa.array(np.tile(np.arange(K), G))),

@@ -16,10 +16,14 @@ def unseen_of(counts: Counts, seen: Counts | None) -> Counts:
 
 
 def quality_figures(counts: Counts, seen: Counts | None) -> dict[str, Any]:
-    """For summary.json: `measured` is the number of images that accuracy and the like are of."""
+    """For summary.json: `measured` is the number of images that accuracy and calibration are of.
+
+    Those of `judged_wrong` are among them: a person said that they are wrong, and not which class they are.
+    """
     unseen = unseen_of(counts, seen)
     return {
-        "measured": unseen.scored_and_labelled,
+        "measured": unseen.measured,
+        "judged_wrong": int(unseen.judged_wrong.sum()),
         **_quality(unseen),
         "seen": None if seen is None else _seen_figures(counts, seen),
     }
@@ -33,7 +37,7 @@ def calibration_figures(unseen: Counts) -> dict[str, Any]:
 def _seen_figures(counts: Counts, seen: Counts) -> dict[str, Any]:
     """How many images were learned from, how many of them have a label, and the figures with them."""
     over_all = _quality(counts) | calibration_figures(counts)
-    return {"images": seen.ok, "labelled": seen.scored_and_labelled, "over_all": over_all}
+    return {"images": seen.ok, "labelled": seen.measured, "over_all": over_all}
 
 
 def _quality(counts: Counts) -> dict[str, Any]:
@@ -59,4 +63,16 @@ def seen_line(figures: dict[str, Any]) -> str | None:
     return (
         f"{line}; {seen['labelled']:,} with a label are left out of accuracy, its tables and calibration "
         f"(with them accuracy would be {accuracy['value']:.4f})"
+    )
+
+
+def judged_wrong_line(figures: dict[str, Any]) -> str | None:
+    """A line on the images that were judged wrong without a class; None without any. `figures`: summary.json."""
+    images = figures.get("judged_wrong")  # summaries of earlier versions lack it
+    if not images:
+        return None
+    were = "1 image was" if images == 1 else f"{images:,} images were"
+    return (
+        f"{were} judged wrong without a class: wrong in accuracy, precision and calibration; recall and F1 do not know "
+        "which class missed them (their low ends suppose each), so mean recall, macro F1 and Brier score are left out"
     )

@@ -220,3 +220,37 @@ def test_the_example_of_the_readme_writes_the_tables_and_counts_them(run, tmp_pa
     assert (done.run, done.output) == (str(tmp_path / "run"), str(tmp_path / "tables"))
     assert capsys.readouterr().out == f"{done.counts}\n"
     assert done.counts["image_occurrence"] == len(pq.read_table(tmp_path / "tables/image_occurrence")) == 3
+
+
+@pytest.mark.parametrize(
+    "path", ["observation/part-0.parquet", "observation/observation-00000.parquet", "person/p.csv"]
+)
+def test_tables_are_not_written_among_those_of_others(run, tmp_path, capsys, path):
+    foreign = tmp_path / "cdm" / path
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"a table of the hospital")
+    assert command(["export", run, "--to", "omop", "--output", str(tmp_path / "cdm")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"holds {path}, which no export of this run wrote; give a new folder" in line
+    assert [each for each in (tmp_path / "cdm").rglob("*") if each.is_file()] == [foreign]
+    assert foreign.read_bytes() == b"a table of the hospital"
+
+
+def test_tables_of_another_run_are_not_replaced(run, archive, tmp_path, bundle):
+    scored(archive, tmp_path / "other", bundle)
+    export(run, to="omop", output=tmp_path / "omop")
+    before = {path: path.read_bytes() for path in (tmp_path / "omop").rglob("*.parquet")}
+    with pytest.raises(BadRequest, match="which no export of this run wrote"):
+        export(tmp_path / "other", to="omop", output=tmp_path / "omop")
+    assert {path: path.read_bytes() for path in (tmp_path / "omop").rglob("*.parquet")} == before
+
+
+def test_an_export_deletes_what_its_run_no_longer_has_and_shares_its_folder_with_its_reports(run, tmp_path):
+    export(run, to="sr", output=tmp_path / "out")
+    export(run, to="omop", output=tmp_path / "out")
+    before = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (table,) = (tmp_path / "out/observation").iterdir()
+    table.with_name(table.name.replace("00000", "00001")).write_bytes(b"of a generation with more rows")
+    (table.parent / f".{table.name}.0.tmp").write_bytes(b"left by a crash")
+    export(run, to="omop", output=tmp_path / "out")
+    assert {path for path in (tmp_path / "out").rglob("[!.]*") if path.is_file()} == before

@@ -7,8 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from support.scoring.run_rows import CLASSES, failed, scored, write_run
+from support.storage.faults import Killed, failing
 
 from brainray import storage
+from brainray.commands.report import report
+from brainray.config import PageOptions
 from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.summary.build import build_summary
 
@@ -68,9 +71,8 @@ def test_both_files_hold_the_same_and_an_empty_list_keeps_its_types(tmp_path):
         }
 
 
-def test_the_list_with_its_labels_filled_in_is_a_label_file(tmp_path):
-    run = write_run(tmp_path, ROWS)
-    build_summary(run)
+def filled_in(run) -> bytes:
+    """The list with a class in each empty label, as a person saves it."""
     read = list(csv.DictReader(io.StringIO(Path(run, "summary/review.csv").read_text("utf-8-sig"))))
     for row in read:
         row["label"] = row["label"] or "glioma"
@@ -78,6 +80,54 @@ def test_the_list_with_its_labels_filled_in_is_a_label_file(tmp_path):
     writer = csv.DictWriter(filled, read[0].keys())
     writer.writeheader()
     writer.writerows(read)
-    storage.write_bytes(f"{tmp_path}/filled.csv", filled.getvalue().encode())
+    return filled.getvalue().encode()
+
+
+def test_the_list_with_its_labels_filled_in_is_a_label_file(tmp_path):
+    run = write_run(tmp_path, ROWS)
+    build_summary(run)
+    storage.write_bytes(f"{tmp_path}/filled.csv", filled_in(run))
     labels = read_label_file(f"{tmp_path}/filled.csv", CLASSES)
     assert labels.without_label == 0
+
+
+def test_a_list_that_a_person_has_filled_in_is_never_lost(tmp_path):
+    run = write_run(tmp_path, ROWS)
+    build_summary(run)
+    folder = Path(run, "summary")
+    labelled = filled_in(run)
+    (folder / "review.csv").write_bytes(labelled)
+    assert build_summary(run).kept_list is None
+    assert (folder / "review.csv").read_bytes() == labelled, "the labels are lost, though the list is the same"
+    write_run(tmp_path, [*ROWS, scored("/new.jpg", "glioma", 0.55, review=True)])
+    told: list[str] = []
+    report(run, say=told.append)
+    assert (folder / "review.1.csv").read_bytes() == labelled, "the labels of a person are lost"
+    assert b"/new.jpg" in (folder / "review.csv").read_bytes()
+    assert told == [
+        f"{folder}/review.csv was filled in or changed, and the run has another list now; what was there is kept as "
+        "review.1.csv, and `report --labels` takes it"
+    ]
+    write_run(tmp_path, ROWS)
+    assert build_summary(run).kept_list is None, "a list that nobody has filled in is replaced"
+    assert sorted(path.name for path in folder.glob("*.csv")) == ["review.1.csv", "review.csv"]
+
+
+def test_a_filled_in_list_outlives_a_summary_that_is_killed_at_any_change(tmp_path, monkeypatch):
+    run = write_run(tmp_path, ROWS)
+    build_summary(run)
+    folder = Path(run, "summary")
+    labelled = filled_in(run)
+    (folder / "review.csv").write_bytes(labelled)
+    write_run(tmp_path, [*ROWS, scored("/new.jpg", "glioma", 0.55, review=True)])
+    for step in range(1, 200):
+        try:
+            with failing(monkeypatch, step):
+                build_summary(run, page=PageOptions(report=False))
+        except Killed:
+            held = [path.read_bytes() for path in folder.glob("review*.csv")]
+            assert labelled in held, f"killed at change {step}, the labels of a person are lost"
+            continue
+        break
+    assert step > 5
+    assert sorted(path.name for path in folder.glob("*.csv")) == ["review.1.csv", "review.csv"]
