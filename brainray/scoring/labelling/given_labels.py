@@ -40,6 +40,8 @@ from brainray.scoring.verify import Verification, verify_parts
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
+from .answered_content import places_of_other_content
+
 GIVEN = "labels.parquet"
 _SCHEMA = pa.schema(
     [
@@ -50,7 +52,6 @@ _SCHEMA = pa.schema(
 )
 _SIZES = ("size_bytes", "stored_bytes")
 _PLACED = ("uri", "container", "offset", *_SIZES)  # columns of the manifest
-_TAKE_BACK = ""  # in place of a class: the row names an image and no label
 _THREADS = 8
 _Names = tuple[pa.Array, pa.Array, pa.Array, pa.Array]  # URIs, paths below the input, file names, files of frames
 _Codes = npt.NDArray[np.int32]
@@ -66,6 +67,7 @@ class Relabelling:
     taken_back: int = 0  # whose given label no longer counts
     kept: int = 0  # that the file does not name, and that have a label
     without_image: int = 0  # rows of the file that name no image of the run
+    other_content: int = 0  # for which the answer is left out, as it was given to other bytes
     verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
 
 
@@ -123,9 +125,14 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
         raise BadRequest(f"{run_uri} is a run of format {version}, not {SCHEMA_VERSION}; its labels cannot be changed")
     with scratch_folder() as scratch:
         old = copy_manifest(run_uri, run["manifest"], f"{scratch}/old")
-        filled = label_file.filled(_TAKE_BACK)
-        said = _matched(old, run, filled, may_miss=may_miss)
-        labeller = _Labeller(said, run["classes"], read_given(run_uri), without_image=filled.without_image)
+        numbered = label_file.numbered()
+        row_N = _matched(old, run, numbered, may_miss=may_miss)
+        others = places_of_other_content(run_uri, old, row_N, label_file.contents)
+        row_N[others] = -1
+        counts = Relabelling(without_image=numbered.without_image, other_content=len(others))
+        labeller = _Labeller(
+            _said(row_N, label_file.labels, run["classes"]), run["classes"], read_given(run_uri), counts
+        )
         shards = rewrite(old, f"{scratch}/{MANIFEST}", labeller)
         before = {shard.shard_id: shard.digest for shard in load_shards(old)}
         changes = any(before[shard.shard_id] != shard.digest for shard in shards)
@@ -153,25 +160,31 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
     return labeller.counts
 
 
-def _matched(files: Sequence[str], run: dict[str, Any], filled: LabelFile, *, may_miss: bool) -> _Codes:
-    """[N] what the label file says of each row of manifest files: a class, K to take a label back, -1 for nothing."""
-    values = pa.array([*run["classes"], _TAKE_BACK], pa.string())
-    said = [_codes(filled.labels_of(*names), values) for names in _names(files, run["inputs"])]
-    codes = np.concatenate(said) if said else np.empty(0, np.int32)
-    if not filled.all_used:
-        positions, labels = filled.near_labels(_names(files, run["inputs"]))
-        codes[positions] = _codes(labels, values)
-    filled.check_all_used_once(
+def _matched(files: Sequence[str], run: dict[str, Any], numbered: LabelFile, *, may_miss: bool) -> _Codes:
+    """[N] the number of the row of a label file for each row of manifest files, -1 for none."""
+    found = [_numbers(numbered.labels_of(*names)) for names in _names(files, run["inputs"])]
+    row_N = np.concatenate(found) if found else np.empty(0, np.int32)
+    if not numbered.all_used:
+        positions, rows = numbered.near_labels(_names(files, run["inputs"]))
+        row_N[positions] = _numbers(rows)
+    numbered.check_all_used_once(
         may_miss=may_miss,
         listed=(table for file in files for table in tables_in(file, ["uri"])),
         remedy="; correct them, or give --labels-may-miss where the file has more than the run",
         place="the run",
     )
-    return codes
+    return row_N
 
 
-def _codes(labels: pa.Array, values: pa.Array) -> _Codes:
-    return np.asarray(pc.fill_null(pc.index_in(labels, values, skip_nulls=True), -1).to_numpy(False), np.int32)
+def _numbers(rows: pa.Array) -> _Codes:
+    return np.asarray(pc.fill_null(rows, -1), np.int32)
+
+
+def _said(row_N: _Codes, labels: pa.Array, classes: Sequence[str]) -> _Codes:
+    """[N] what the rows of a label file say: a class, K to take a label back, -1 for nothing."""
+    found = pc.index_in(labels, pa.array(classes, pa.string()), skip_nulls=True)
+    codes = np.append(np.asarray(pc.fill_null(found, len(classes)), np.int32), np.int32(-1))
+    return np.asarray(codes[row_N], np.int32)
 
 
 def _names(files: Sequence[str], inputs: Sequence[str]) -> Iterator[_Names]:
@@ -213,13 +226,13 @@ def _below(uri: str, roots: Sequence[str]) -> str:
 class _Labeller:
     """Labels the shards of a manifest, one after the other, and collects the given labels."""
 
-    def __init__(self, said: _Codes, classes: Sequence[str], given: pa.Table, *, without_image: int) -> None:
+    def __init__(self, said: _Codes, classes: Sequence[str], given: pa.Table, counts: Relabelling) -> None:
         self._said, self._classes, self._before = said, pa.array([*classes, None], pa.string()), given
         self._before_at = UriIndex(given["uri"].combine_chunks())
         self._returned = np.zeros(len(given), bool)  # those of the given labels that are taken back
         self._begins = 0
         self._blocks: list[pa.Table] = []
-        self.counts = Relabelling(without_image=without_image)
+        self.counts = counts
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """The rows of the next shard with their new labels."""
