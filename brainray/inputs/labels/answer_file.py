@@ -35,8 +35,10 @@ def read_answers(uri: str, classes: tuple[str, ...]) -> AnswerRows:
         there = []  # whatever such a column of another table means
     try:
         keys, (raw, *others) = read_named_values("--labels", uri, LABEL_COLUMNS, *([name] for name in there))
-    except BadRequest:  # they may hold something else
-        there = []
+    except BadRequest:
+        if not there:
+            raise
+        there = []  # they may hold something else
         keys, (raw, *others) = read_named_values("--labels", uri, LABEL_COLUMNS)
     found = dict(zip(there, others, strict=True))
     none = pa.nulls(len(keys), pa.string())

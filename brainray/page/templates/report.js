@@ -5,6 +5,7 @@
   const storageKey = `${earlierKey}-by-content`;
   const classes = JSON.parse(main.dataset.classes);
   const tiles = [...document.querySelectorAll(".tile[data-uri]")];
+  const tileOf = new Map(tiles.map((tile) => [tile.dataset.uri, tile]));
   const bar = document.getElementById("answers");
   const findable = [...document.querySelectorAll("[data-find]")].map((each) => {
     const titles = [...each.querySelectorAll("[title]")].map((inner) => inner.title);
@@ -14,18 +15,21 @@
   let lasting = true;
 
   /* Several tabs may show this page: what is stored counts, and each change is made to that and to nothing older. */
-  const stored = (key) => {
-    const found = JSON.parse(localStorage.getItem(key));
-    return found && typeof found.answers === "object" ? found : null;
-  };
+  let text = null; // of `kept`, as it is stored
   const load = () => {
     if (!lasting) return;
-    try { kept = stored(storageKey) || kept; } catch { lasting = false; }
+    try {
+      const found = localStorage.getItem(storageKey);
+      if (found === text || found === null) return;
+      const value = JSON.parse(found);
+      if (value?.answers && typeof value.answers === "object") [kept, text] = [value, found];
+    } catch { lasting = false; }
   };
   const change = (act) => {
     load();
     act(kept);
-    try { localStorage.setItem(storageKey, JSON.stringify(kept)); } catch { lasting = false; }
+    text = JSON.stringify(kept);
+    try { localStorage.setItem(storageKey, text); } catch { lasting = false; }
   };
   const make = (tag, values = {}, ...inside) => {
     const made = Object.assign(document.createElement(tag), values);
@@ -100,32 +104,35 @@
   count.setAttribute("role", "status");
   const note = make("p");
   const tell = (last = "") => {
-    const others = unshown();
+    const unshown = [...others].filter((uri) => !tileOf.has(uri) || !given(tileOf.get(uri))).length;
     count.textContent = `${last}${tiles.filter(given).length} of ${tiles.length} answered`;
     note.textContent = [
       ...(lasting ? [] : ["This browser keeps nothing for this page: export before you close it."]),
-      ...(others ? [`Answers that are not shown and not exported, as their image has changed or may have: ${others}.`] : []),
+      ...(unshown ? [`Answers that are not shown and not exported, as their image has changed or may have: ${unshown}.`] : []),
       main.dataset.note,
     ].join(" ");
   };
+  const split = (name) => [name.slice(0, name.indexOf(" ")), name.slice(name.indexOf(" ") + 1)];
+  /* Images that have an answer to other bytes, or by an earlier version, which did not know the bytes. */
+  const others = new Set();
+  const findOthers = () => {
+    others.clear();
+    try {
+      for (const uri of Object.keys(JSON.parse(localStorage.getItem(earlierKey))?.answers || {})) others.add(uri);
+    } catch { /* nothing is kept */ }
+    for (const name of Object.keys(kept.answers)) {
+      const [content, uri] = split(name);
+      if (tileOf.has(uri) && tileOf.get(uri).dataset.content !== content) others.add(uri);
+    }
+  };
   /* The answer to each image: that to the bytes which the page shows, or else the last one that was given. */
   const current = () => {
-    const shown = new Map(tiles.map((tile) => [tile.dataset.uri, tile.dataset.content]));
     const found = new Map();
     for (const [name, each] of Object.entries(kept.answers)) {
-      const gap = name.indexOf(" ");
-      const [content, uri] = [name.slice(0, gap), name.slice(gap + 1)];
-      if (shown.has(uri) ? shown.get(uri) === content : !(found.get(uri)?.when > each.when)) found.set(uri, { ...each, uri, content });
+      const [content, uri] = split(name);
+      if (tileOf.has(uri) ? tileOf.get(uri).dataset.content === content : !(found.get(uri)?.when > each.when)) found.set(uri, { ...each, uri, content });
     }
     return found;
-  };
-  /* How many images have answers to other bytes alone, or by an earlier version, which did not know the bytes. */
-  const unshown = () => {
-    let earlier = [];
-    try { earlier = Object.keys(stored(earlierKey)?.answers || {}); } catch { /* nothing is kept */ }
-    const found = current();
-    const uris = [...earlier, ...Object.keys(kept.answers).map((name) => name.slice(name.indexOf(" ") + 1))];
-    return new Set(uris.filter((uri) => !found.has(uri))).size;
   };
   const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
   const csv = () => {
@@ -151,12 +158,14 @@
       if (!confirm("Forget all answers of this page?")) return;
       change((it) => { it.answers = {}; });
       try { localStorage.removeItem(earlierKey); } catch { /* nothing is kept */ }
+      findOthers();
       tiles.forEach(show);
       tell();
     });
     addEventListener("storage", ({ key }) => {
       if (key !== null && key !== storageKey) return;
       load();
+      findOthers();
       if (who !== document.activeElement) who.value = kept.who;
       tiles.forEach(show);
       tell();
@@ -228,6 +237,7 @@
 
   if (tiles.length) {
     change(() => {});
+    findOthers();
     tiles.forEach(equip);
     build();
     const keys = document.querySelector(".keys");
