@@ -66,6 +66,11 @@ def estimate(run: AnyPath, labels: AnyPath | Iterable[AnyPath], *, seed: int = 0
             f"{uri} was scored by another model since {pick.uri} was drawn; draw a new sample with another --seed"
         )
     answers = read_labels(pick, files)
+    if answers.other_content:
+        say(
+            f"--labels: {answers.other_content:,} answer(s) are left out, as their image is another than the one that "
+            "was answered"
+        )
     if answers.not_picked:
         say(
             f"--labels: {answers.not_picked:,} label(s) of images that were not picked are not used: how those images "

@@ -8,7 +8,8 @@ from brainray import storage
 from brainray.callbacks import Say
 from brainray.config import Explain, PageOptions
 from brainray.errors import BadRequest, StorageError
-from brainray.inputs.labels.label_file import LabelFile, read_label_file, read_series_labels
+from brainray.inputs.labels.answer_file import read_label_file
+from brainray.inputs.labels.label_file import LabelFile, read_series_labels
 from brainray.scoring.labelling.given_labels import Relabelling, give_labels
 from brainray.scoring.pseudonyms.key import FOR_READERS
 from brainray.scoring.pseudonyms.names import KeyedNames, names_for, say_of_missing
@@ -127,6 +128,11 @@ def _describe(label_file: LabelFile, changes: Relabelling) -> Iterator[str]:
         f"--labels: {changes.named:,} image(s) have their label from it, {changes.new:,} of them had none and "
         f"{changes.changed:,} another; {changes.kept:,} other image(s) keep theirs"
     )
+    if changes.other_content:
+        yield (
+            f"--labels: {changes.other_content:,} answer(s) are left out, as their image has changed since it was "
+            "answered; answer it again on the page of this run"
+        )
     if label_file.without_label:
         yield (
             f"--labels: {label_file.without_label:,} row(s) have no label (empty, NA or unknown); they took back the "

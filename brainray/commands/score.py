@@ -18,8 +18,8 @@ from brainray.duplicates.seen import FILE as SEEN
 from brainray.duplicates.seen import is_lost, read_seen
 from brainray.errors import BadRequest, StorageError, TooManyFailed
 from brainray.imaging.decoding import changes_since
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.labels.group_file import read_group_file
-from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.lists.kept_columns import kept_types
 from brainray.machine.hardware import arrow_in_malloc, return_freed_memory
 from brainray.models.bundle import SHIPPED, load_bundle, named

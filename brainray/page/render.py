@@ -82,7 +82,6 @@ def render(
 def environment() -> "Environment":
     """The engine of the templates of all pages: it escapes every value."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import escape
 
     pages = Environment(
         loader=PackageLoader("brainray.page"),
@@ -92,8 +91,15 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update({name: getattr(text, name) for name in _FILTERS} | {"exact": escape})
+    pages.filters.update({name: getattr(text, name) for name in _FILTERS} | {"exact": _exact})
     return pages
+
+
+def _exact(value: object) -> str:
+    """The escaped value, from which a browser reads the same again; it takes a carriage return for a line feed."""
+    from markupsafe import Markup, escape
+
+    return escape(value).replace("\r", Markup("&#13;"))
 
 
 def _shown(value: object) -> object:
@@ -156,6 +162,7 @@ def tile_of(
     return {
         "number": number,
         "uri": uri if len(uri) <= MOST_URI_CHARS else None,
+        "content": row.get("content_hash") or "",
         "shown_uri": text.cut(uri, 300),
         "name": text.cut(name, 60),
         "group": text.group_name(row.get("group"), levels),

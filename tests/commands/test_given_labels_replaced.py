@@ -8,7 +8,7 @@ from support.storage.faults import Killed, mark_lease_dead
 
 from brainray.commands.report import report
 from brainray.config import PageOptions
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.scoring import rescore
 
 pytestmark = pytest.mark.usefixtures("no_plot")

@@ -106,6 +106,21 @@ def test_answers_of_a_page_count_also_those_without_a_class(run, tmp_path):
     assert (labels["answered"], labels["unclear"], labels["no_image"], labels["not_reached"]) == (3, 1, 1, 47)
 
 
+def test_answers_that_were_given_to_other_bytes_are_counted_and_not_used(run, tmp_path):
+    uris = pick(run, labels=50).rows["uri"].to_pylist()
+    answers = [(uris[0], "right", "1"), (uris[1], "right", "0"), (uris[2], "right", "")]
+    path = tmp_path / "answers.csv"
+    rows = [f"{uri},{truth(uri)},{answer},{content}\n" for uri, answer, content in answers]
+    path.write_text("uri,label,answer,content_hash\n" + "".join(rows))
+    said = []
+    labels = estimate(run, path, say=said.append).figures["labels"]
+    assert (labels["answered"], labels["gaps"], labels["other_content"]) == (2, 1, 1)
+    assert "1 answer(s) are left out" in said[0]
+    path.write_text("uri,label,answer,content_hash\n" + rows[0])
+    with pytest.raises(BadRequest, match="as 1 answer"):
+        estimate(run, path)
+
+
 def test_labels_of_images_that_were_not_picked_are_counted_and_not_used(run, tmp_path):
     result = pick(run, labels=50)
     picked = set(result.rows["uri"].to_pylist())

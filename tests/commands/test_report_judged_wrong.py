@@ -16,7 +16,7 @@ from brainray.cli.app import run as command
 from brainray.commands.compare import compare
 from brainray.commands.report import report
 from brainray.config import PageOptions
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
 pytestmark = pytest.mark.usefixtures("no_plot")

@@ -14,7 +14,7 @@ import brainray
 from brainray.commands.report import report
 from brainray.commands.score import score
 from brainray.errors import BadRequest
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -79,6 +79,24 @@ def test_answers_of_people_label_the_run_and_leave_its_predictions(run):
     once = run.bytes()
     run.report(EXPORTED + answers)
     assert run.bytes() == once, "the same again changes no byte"
+
+
+def test_answers_that_were_given_to_another_image_of_that_name_are_left_out(run):
+    hashes = {name: contents(run.output)[f"{run.root}/{name}"]["content_hash"] for name in ("a.jpg", "e.jpg")}
+    (run.root / "a.jpg").write_bytes(image_bytes(99))
+    run.score()
+    rows = [f"{run.root}/{name},{G},right,Ann,2026-01-02,{content}\n" for name, content in hashes.items()]
+    text = EXPORTED.replace("when", "when,content_hash") + "".join(rows) + f"sub/b.jpg,{G},right,Bo,2026-01-02,\n"
+    figures, told = run.report(text)
+    assert {name for name, label in run.labels().items() if label} == {"e.jpg", "sub/b.jpg"}
+    assert figures["totals"]["labelled"] == 2
+    assert told[0].startswith("--labels: 2 image(s) have their label from it")
+    assert told[1].startswith("--labels: 1 answer(s) are left out")
+
+
+def test_a_hash_beside_labels_that_are_no_answers_is_not_looked_at(run):
+    run.report(f"image,label,content_hash\na.jpg,{G},0\n")
+    assert run.labels()["a.jpg"] == G
 
 
 def test_the_run_is_the_one_that_score_gives_with_the_same_labels(run, tmp_path):

@@ -10,7 +10,7 @@ from support.each import each
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.distinct import distinct_inputs
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.listing import Lister, scan
 from brainray.inputs.shard_slices import shard_size_for, slices
 

@@ -11,7 +11,7 @@ from brainray import storage
 from brainray.errors import BadRequest
 from brainray.inputs.archives import index, sample_labels
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.listing import Lister, scan
 
 CLASSES = ("glioma", "notumor")

@@ -11,7 +11,7 @@ from support.page.browser import CHROMIUM, Tab, in_browser
 from support.scoring.runs import contents, engine_of, request_for, score_here
 
 from brainray.commands.report import report
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium")
 NAMES = ("a, b.jpg", 'say "no".jpg', "c.jpg", "d.jpg", "脑.jpg", "e <b>.jpg")

@@ -62,6 +62,7 @@ def test_answers_by_key_come_back_as_an_estimate(run):
         "gaps": 1,
         "contradictory": 0,
         "not_reached": 1,
+        "other_content": 0,
         "not_picked": 0,
     }
     assert found.accuracy.low < found.accuracy.value < 1

@@ -13,7 +13,7 @@ from support.storage.s3_servers import decided_s3, s3_endpoints
 from brainray.config import MaxFailed
 from brainray.errors import StorageError
 from brainray.inputs.frames import listing
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.storage.base import FileInfo
 
 __all__ = ["decided_s3", "s3_endpoints"]  # fixtures

@@ -37,8 +37,6 @@ from brainray.inputs.tables.table_columns import (
 
 from .label_match import Indices, NearMatches, nearest
 
-ANSWER_COLUMN = "answer"  # of what a page exports
-ANSWERED_WRONG, NO_IMAGE = "wrong", "no_image"
 _NUMBER = "#[^#]*$"  # of a frame, at the end of its name
 _SHOWN = 5
 _PARQUET = b"PAR1"
@@ -48,25 +46,25 @@ _MOST_BYTES = 8 << 30  # of text, unpacked: far above any label file, and the en
 class LabelFile:
     """Labels by URI, else by path below the input, else by file name. Held as Arrow arrays."""
 
-    def __init__(self, keys: pa.Array, labels: pa.Array, *, source: str, answers: pa.Array | None = None) -> None:
+    def __init__(
+        self,
+        keys: pa.Array,
+        labels: pa.Array,
+        *,
+        source: str,
+        wrong: pa.Array | None = None,
+        contents: pa.Array | None = None,
+    ) -> None:
         self._keys = keys
-        self._labels = labels
+        self.labels = labels  # of each row
+        self.wrong = wrong  # whether each row says of a prediction that it is wrong, and names no class; None: no row
+        self.contents = contents  # hashes of the bytes that each row is about; null, or None for all, where not known
         self._source = source
-        wrong = (
-            pa.repeat(False, len(keys)) if answers is None else pc.is_in(answers, pa.array([ANSWERED_WRONG, NO_IMAGE]))
-        )
-        self._wrong = pc.and_(pc.is_null(labels), wrong)
         self.begin()
 
-    def filled(self, value: str, *, wrong: str) -> "LabelFile":
-        """The same rows, with a value for those without a label, and another one for those that are judged wrong."""
-        filled = pc.if_else(self._wrong, wrong, pc.fill_null(self._labels, value))
-        return LabelFile(self._keys, filled, source=self._source)
-
-    @property
-    def judged_wrong(self) -> int:
-        """The number of rows that say of a prediction that it is wrong, and name no class."""
-        return int(pc.sum(self._wrong).as_py() or 0)
+    def numbered(self) -> "LabelFile":
+        """The same rows, whose labels are their numbers."""
+        return LabelFile(self._keys, pa.array(np.arange(self.rows, dtype=np.int32)), source=self._source)
 
     @property
     def rows(self) -> int:
@@ -75,7 +73,12 @@ class LabelFile:
     @property
     def without_label(self) -> int:
         """The number of other rows whose label is empty, NA, unknown or the like."""
-        return int(self._labels.null_count) - self.judged_wrong
+        return int(self.labels.null_count) - self.judged_wrong
+
+    @property
+    def judged_wrong(self) -> int:
+        """The number of rows that say of a prediction that it is wrong, and name no class."""
+        return 0 if self.wrong is None else int(pc.sum(self.wrong).as_py() or 0)
 
     @property
     def without_image(self) -> int:
@@ -112,7 +115,7 @@ class LabelFile:
         found = pc.coalesce(by_path, by_name)
         if files is not None and files.null_count < len(files):
             found = self._with_files(found, (files, relative, names))
-        return self._labels.take(found)
+        return self.labels.take(found)
 
     def _count(self, by_path: pa.Array, by_name: pa.Array) -> None:
         found = pc.coalesce(by_path, by_name)
@@ -170,7 +173,7 @@ class LabelFile:
         rows = open_rows[pairs.rows[order]]
         self._uses[rows] = 1
         self._by_path[rows] = 1
-        return pairs.images[order], self._labels.take(pa.array(rows))
+        return pairs.images[order], self.labels.take(pa.array(rows))
 
     def check_all_used_once(
         self,
@@ -254,50 +257,28 @@ def _suggestions(keys: Sequence[str], listed: Iterable[pa.Table]) -> str:
     return f"; did you mean {', '.join(map(repr, found))}?" if found else ""
 
 
-def read_label_file(uri: str, classes: tuple[str, ...]) -> LabelFile:
-    """Read a table with an image and a label column. Raises `BadRequest`, which names the fault."""
-    keys, labels, answers = read_answers(uri, classes)
-    return LabelFile(keys, labels, source=f"--labels {uri}", answers=answers)
-
-
 def read_series_labels(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array] | None:
     """The series that a table names and their labels, of which some may be null. None for a table that names images.
 
     Raises `BadRequest` as `read_label_file` does.
     """
     source = f"--labels {uri}"
-    names = _header_of(uri, source)
+    names = header_of(uri, source)
     if find_column(names, LABELLED_COLUMNS, source) is not None or find_column(names, SERIES_COLUMNS, source) is None:
         return None
     keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS, named_by=SERIES_COLUMNS)
-    return keys, _classes_of(raw, classes, source)
+    return keys, classes_of(raw, classes, source)
 
 
-def _header_of(uri: str, source: str) -> Sequence[str]:
+def header_of(uri: str, source: str) -> Sequence[str]:
+    """The names of the columns of a label file. Raises `BadRequest`, which begins with `source`."""
     with as_bad_request("--labels"):
         with storage.open_seekable(uri) as file:
             is_parquet = file.read(len(_PARQUET)) == _PARQUET
         if not is_parquet:
             return open_text_table(uri, source=source, most_bytes=_MOST_BYTES).names
-        try:
-            with storage.open_parquet(uri) as file:
-                return list(file.schema_arrow.names)
-        except pa.ArrowException as exc:
-            raise BadRequest(f"{source}: is no readable Parquet ({str(exc).splitlines()[0]})") from exc
-
-
-def read_answers(uri: str, classes: tuple[str, ...]) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """The images, their labels and their answers in a file as the page of a run exports it; an answer may be null.
-
-    Any label file will do. Raises `BadRequest` as `read_label_file` does.
-    """
-    source = f"--labels {uri}"
-    try:
-        keys, (raw, answers) = read_named_values("--labels", uri, LABEL_COLUMNS, (ANSWER_COLUMN,))
-    except BadRequest:  # it may have no such column
-        keys, (raw,) = read_named_values("--labels", uri, LABEL_COLUMNS)
-        answers = pa.nulls(len(keys), pa.string())
-    return keys, _classes_of(raw, classes, source), pc.utf8_lower(pc.utf8_trim_whitespace(answers))
+        with storage.open_parquet(uri) as file:
+            return list(file.schema_arrow.names)
 
 
 def read_named_values(
@@ -430,7 +411,8 @@ def _find_columns(
     return located, [find_needed(header, names, source, names[0]) for names in roles]
 
 
-def _classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
+def classes_of(raw: pa.Array, classes: tuple[str, ...], source: str) -> pa.Array:
+    """The classes that labels name; null for no label. Raises `BadRequest` for what is no class."""
     lookup = ClassLookup(classes)
     values = [value for value in raw.unique().to_pylist() if value is not None]
     matched = {value: lookup.find(value) for value in values}

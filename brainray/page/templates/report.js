@@ -1,9 +1,11 @@
 "use strict";
 (() => {
   const main = document.querySelector("main");
-  const storageKey = main.dataset.answers;
+  const earlierKey = main.dataset.answers; // of versions that kept answers by URI alone
+  const storageKey = `${earlierKey}-by-content`;
   const classes = JSON.parse(main.dataset.classes);
   const tiles = [...document.querySelectorAll(".tile[data-uri]")];
+  const tileOf = new Map(tiles.map((tile) => [tile.dataset.uri, tile]));
   const bar = document.getElementById("answers");
   const findable = [...document.querySelectorAll("[data-find]")].map((each) => {
     const titles = [...each.querySelectorAll("[title]")].map((inner) => inner.title);
@@ -12,15 +14,22 @@
   let kept = { who: "", answers: {} };
   let lasting = true;
 
+  /* Several tabs may show this page: what is stored counts, and each change is made to that and to nothing older. */
+  let text = null; // of `kept`, as it is stored
   const load = () => {
+    if (!lasting) return;
     try {
-      const found = JSON.parse(localStorage.getItem(storageKey));
-      if (found && typeof found.answers === "object") kept = found;
-      localStorage.setItem(storageKey, JSON.stringify(kept));
+      const found = localStorage.getItem(storageKey);
+      if (found === text || found === null) return;
+      const value = JSON.parse(found);
+      if (value?.answers && typeof value.answers === "object") [kept, text] = [value, found];
     } catch { lasting = false; }
   };
-  const save = () => {
-    try { localStorage.setItem(storageKey, JSON.stringify(kept)); } catch { lasting = false; }
+  const change = (act) => {
+    load();
+    act(kept);
+    text = JSON.stringify(kept);
+    try { localStorage.setItem(storageKey, text); } catch { lasting = false; }
   };
   const make = (tag, values = {}, ...inside) => {
     const made = Object.assign(document.createElement(tag), values);
@@ -28,11 +37,15 @@
     return made;
   };
 
-  /* An answer is {answer, label, when}; `label` is the class that the person names, "" for none. */
+  /* An answer is {answer, label, when}; `label` is the class that the person names, "" for none. It is of these bytes
+     of the image: where other bytes are scored under its name, it is none. Bytes that were not read have no hash. */
+  const place = (tile) => `${tile.dataset.content} ${tile.dataset.uri}`;
+  const given = (tile) => kept.answers[place(tile)];
   const answer = (tile, kind, label) => {
-    if (kind) kept.answers[tile.dataset.uri] = { answer: kind, label, when: new Date().toISOString() };
-    else delete kept.answers[tile.dataset.uri];
-    save();
+    change(({ answers }) => {
+      if (kind) answers[place(tile)] = { answer: kind, label, when: new Date().toISOString() };
+      else delete answers[place(tile)];
+    });
     show(tile);
     const name = tile.querySelector(".name bdi").textContent;
     tell(`${name}: ${kind ? `${kind.replace("_", " ")}${label && kind !== "right" ? `, ${label}` : ""}` : "no answer"}. `);
@@ -79,25 +92,54 @@
   };
   const show = (tile) => {
     const { group, select } = controls.get(tile);
-    const given = kept.answers[tile.dataset.uri];
-    for (const each of group.querySelectorAll("button")) each.setAttribute("aria-pressed", String(!!given && each.dataset.kind === given.answer));
-    if (given && given.answer === "wrong") fill(tile, select);
-    select.value = given && given.answer === "wrong" ? given.label : "-";
-    select.classList.toggle("chosen", !!given && given.answer === "wrong");
-    tile.classList.toggle("answered", !!given);
+    const it = given(tile);
+    for (const each of group.querySelectorAll("button")) each.setAttribute("aria-pressed", String(!!it && each.dataset.kind === it.answer));
+    if (it && it.answer === "wrong") fill(tile, select);
+    select.value = it && it.answer === "wrong" ? it.label : "-";
+    select.classList.toggle("chosen", !!it && it.answer === "wrong");
+    tile.classList.toggle("answered", !!it);
   };
 
   const count = make("b");
   count.setAttribute("role", "status");
+  const note = make("p");
   const tell = (last = "") => {
-    const done = tiles.filter((tile) => kept.answers[tile.dataset.uri]).length;
-    count.textContent = `${last}${done} of ${tiles.length} answered`;
+    const unshown = [...others].filter((uri) => !tileOf.has(uri) || !given(tileOf.get(uri))).length;
+    count.textContent = `${last}${tiles.filter(given).length} of ${tiles.length} answered`;
+    note.textContent = [
+      ...(lasting ? [] : ["This browser keeps nothing for this page: export before you close it."]),
+      ...(unshown ? [`Answers that are not shown and not exported, as their image has changed or may have: ${unshown}.`] : []),
+      main.dataset.note,
+    ].join(" ");
+  };
+  const split = (name) => [name.slice(0, name.indexOf(" ")), name.slice(name.indexOf(" ") + 1)];
+  /* Images that have an answer to other bytes, or by an earlier version, which did not know the bytes. */
+  const others = new Set();
+  const findOthers = () => {
+    others.clear();
+    try {
+      for (const uri of Object.keys(JSON.parse(localStorage.getItem(earlierKey))?.answers || {})) others.add(uri);
+    } catch { /* nothing is kept */ }
+    for (const name of Object.keys(kept.answers)) {
+      const [content, uri] = split(name);
+      if (tileOf.has(uri) && tileOf.get(uri).dataset.content !== content) others.add(uri);
+    }
+  };
+  /* The answer to each image: that to the bytes which the page shows, or else the last one that was given. */
+  const current = () => {
+    const found = new Map();
+    for (const [name, each] of Object.entries(kept.answers)) {
+      const [content, uri] = split(name);
+      if (tileOf.has(uri) ? tileOf.get(uri).dataset.content === content : !(found.get(uri)?.when > each.when)) found.set(uri, { ...each, uri, content });
+    }
+    return found;
   };
   const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
   const csv = () => {
-    const rows = Object.entries(kept.answers).filter(([, each]) => each.answer !== "skip");
-    const lines = rows.map(([uri, each]) => [uri, each.label, each.answer, kept.who, each.when].map(quoted).join(","));
-    return ["uri,label,answer,who,when", ...lines].join("\r\n") + "\r\n";
+    load();
+    const rows = [...current().values()].filter((each) => each.answer !== "skip");
+    const lines = rows.map((each) => [each.uri, each.label, each.answer, kept.who, each.when, each.content].map(quoted).join(","));
+    return ["uri,label,answer,who,when,content_hash", ...lines].join("\r\n") + "\r\n";
   };
   const download = () => {
     const url = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
@@ -108,19 +150,27 @@
   const build = () => {
     const who = make("input", { value: kept.who, placeholder: "your name or initials", autocomplete: "off" });
     who.setAttribute("aria-label", "Your name or initials, for the exported answers");
-    who.addEventListener("input", () => { kept.who = who.value; save(); });
+    who.addEventListener("input", () => { change((it) => { it.who = who.value; }); });
     const save_ = make("button", { type: "button", className: "main", id: "export", textContent: "Export answers (CSV)" });
     save_.addEventListener("click", download);
     const clear = make("button", { type: "button", textContent: "Clear" });
     clear.addEventListener("click", () => {
       if (!confirm("Forget all answers of this page?")) return;
-      kept.answers = {};
-      save();
+      change((it) => { it.answers = {}; });
+      try { localStorage.removeItem(earlierKey); } catch { /* nothing is kept */ }
+      findOthers();
       tiles.forEach(show);
       tell();
     });
-    const note = main.dataset.note;
-    bar.append(count, who, save_, clear, make("p", { textContent: lasting ? note : `This browser keeps nothing for this page: export before you close it. ${note}` }));
+    addEventListener("storage", ({ key }) => {
+      if (key !== null && key !== storageKey) return;
+      load();
+      findOthers();
+      if (who !== document.activeElement) who.value = kept.who;
+      tiles.forEach(show);
+      tell();
+    });
+    bar.append(count, who, save_, clear, note);
     bar.hidden = false;
     tell();
   };
@@ -134,9 +184,10 @@
     const key = event.key.toLowerCase();
     if (tile && key === "escape") tile.focus();
     if (!tile || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
-    if (key === "enter" && event.target === tile) {
+    /* A key that is held repeats itself, and would answer one image after the other. */
+    if (key === "enter" && (event.target === tile || event.repeat)) {
       event.preventDefault();
-      controls.get(tile).group.firstChild.focus();
+      if (!event.repeat) controls.get(tile).group.firstChild.focus();
     }
     const judged = scored(tile) && { r: () => right(tile), w: () => wrong(tile, "") };
     const acts = {
@@ -147,6 +198,7 @@
     const act = name === undefined ? acts[key] : () => wrong(tile, name);
     if (!act) return;
     event.preventDefault();
+    if (event.repeat && !key.startsWith("arrow")) return;
     act();
     if (!key.startsWith("arrow") && key !== "u" && key !== "z") step(tile, 1);
   });
@@ -184,7 +236,8 @@
   search.hidden = false;
 
   if (tiles.length) {
-    load();
+    change(() => {});
+    findOthers();
     tiles.forEach(equip);
     build();
     const keys = document.querySelector(".keys");

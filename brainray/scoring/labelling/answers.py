@@ -6,23 +6,25 @@ are not used: nobody knows how those images were chosen.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray.errors import BadRequest
 from brainray.evaluation.counts import Ints
 from brainray.evaluation.stratified import NO_CLASS, UNKNOWN, WRONG, Sample
-from brainray.inputs.labels.label_file import ANSWERED_WRONG, NO_IMAGE, read_answers
+from brainray.inputs.labels import answer_file
 
 from .picks import Pick
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
-    """A sample with its labels; counts are images, but for `not_picked`, which are rows."""
+    """A sample with its labels; counts are images, but for `other_content` and `not_picked`, which are rows."""
 
     sample: Sample
     answered: int
@@ -31,36 +33,34 @@ class Answers:
     gaps: int  # before the last answer, without one
     contradictory: int  # of the gaps: with different answers in different files
     not_reached: int  # after the last answer
+    other_content: int  # of images of the sample, but given to other bytes: not used
     not_picked: int
 
     def figures(self) -> dict[str, int]:
         """The counts, for people and programs."""
-        names = ("answered", "unclear", "no_image", "gaps", "contradictory", "not_reached", "not_picked")
-        return {name: getattr(self, name) for name in names}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "sample"}
 
 
 def read_labels(pick: Pick, uris: Sequence[str]) -> Answers:
     """The answers of label files. Raises `BadRequest` for an unreadable file, unknown classes, and no usable label."""
-    columns = [_codes(pick, uri) for uri in uris]
-    answered = [codes_N != UNKNOWN for codes_N, _ in columns]
+    files = [_Said.of(pick, uri) for uri in uris]
     label_N = np.full(len(pick.rows), UNKNOWN)
     contradictory_N = np.zeros(len(pick.rows), bool)
-    for (codes_N, _), own_N in zip(columns, answered, strict=True):
-        contradictory_N |= own_N & (label_N != UNKNOWN) & (label_N != codes_N)
-        label_N = np.where(own_N, codes_N, label_N)
+    for said in files:
+        own_N = said.label_N != UNKNOWN
+        contradictory_N |= own_N & (label_N != UNKNOWN) & (label_N != said.label_N)
+        label_N = np.where(own_N, said.label_N, label_N)
     label_N[contradictory_N] = UNKNOWN
+    other_content = sum(said.other_content for said in files)
     if not (label_N != UNKNOWN).any():
+        changed = f", as {other_content:,} answer(s) are of images that have changed since" if other_content else ""
         raise BadRequest(
-            f"--labels {uris[0]}: no image of {pick.uri} has a usable label there; fill in the column label of "
-            "pick.csv, or answer on pick.html and export"
+            f"--labels {uris[0]}: no image of {pick.uri} has a usable label there{changed}; fill in the column label "
+            "of pick.csv, or answer on pick.html and export"
         )
     last = int(np.flatnonzero((label_N != UNKNOWN) | contradictory_N)[-1])
     of_last = pc.equal(pick.rows["unit"], pick.rows["unit"][last]).to_numpy()
     end = int(np.flatnonzero(of_last)[-1]) + 1  # a group that was begun counts as drawn
-    return _answers(pick, label_N, contradictory_N, end, not_picked=sum(others for _, others in columns))
-
-
-def _answers(pick: Pick, label_N: Ints, contradictory_N: np.ndarray, end: int, *, not_picked: int) -> Answers:
     rows, label_N = pick.rows.slice(0, end), label_N[:end]
     units = rows["unit"].combine_chunks().dictionary_encode().indices
     place = pa.array(pick.classes, pa.string())
@@ -79,22 +79,44 @@ def _answers(pick: Pick, label_N: Ints, contradictory_N: np.ndarray, end: int, *
         gaps=gaps,
         contradictory=int(contradictory_N.sum()),
         not_reached=len(pick.rows) - end,
-        not_picked=not_picked,
+        other_content=other_content,
+        not_picked=sum(said.not_picked for said in files),
     )
 
 
-def _codes(pick: Pick, uri: str) -> tuple[Ints, int]:
-    """[N] what a file says of each image of the sample, and the number of its labels for other images."""
-    keys, labels, answers = read_answers(uri, pick.classes)
-    named = pc.fill_null(pc.index_in(labels, value_set=pa.array(pick.classes, pa.string()), skip_nulls=True), UNKNOWN)
-    codes = np.asarray(named.to_numpy(zero_copy_only=False), np.int64)
-    says = {
-        value: pc.fill_null(pc.equal(answers, value), False).to_numpy(False) for value in (ANSWERED_WRONG, NO_IMAGE)
-    }
-    codes = np.where((codes == UNKNOWN) & says[ANSWERED_WRONG], WRONG, codes)
-    codes = np.where((codes == UNKNOWN) & says[NO_IMAGE], NO_CLASS, codes)
-    found = pc.index_in(pick.rows["uri"].combine_chunks(), value_set=keys)
-    place = np.asarray(pc.fill_null(found, -1).to_numpy(False), np.int64)
-    others = np.ones(len(keys), bool)
-    others[place[place >= 0]] = False
-    return np.where(place >= 0, codes[place], UNKNOWN), int((others & (codes != UNKNOWN)).sum())
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Said:
+    """What a file says of each image of a sample."""
+
+    label_N: Ints
+    other_content: int
+    not_picked: int
+
+    @classmethod
+    def of(cls, pick: Pick, uri: str) -> Self:
+        rows = answer_file.read_answers(uri, pick.classes)
+        classes = pa.array(pick.classes, pa.string())
+        named = pc.fill_null(pc.index_in(rows.labels, value_set=classes, skip_nulls=True), UNKNOWN)
+        codes = np.asarray(named.to_numpy(zero_copy_only=False), np.int64)
+        for value, code in ((answer_file.WRONG, WRONG), (answer_file.NO_IMAGE, NO_CLASS)):
+            says = pc.fill_null(pc.equal(rows.answers, value), False).to_numpy(False)
+            codes = np.where((codes == UNKNOWN) & says, code, codes)
+        found = pc.index_in(pick.rows["uri"].combine_chunks(), value_set=rows.keys)
+        place = np.asarray(pc.fill_null(found, -1).to_numpy(False), np.int64)
+        label_N = np.where(place >= 0, codes[place], UNKNOWN)
+        others = np.ones(len(codes), bool)
+        others[place[place >= 0]] = False
+        changed_N = _changed(pick, rows.contents.take(found)) & (label_N != UNKNOWN)
+        return cls(
+            label_N=np.where(changed_N, UNKNOWN, label_N),
+            other_content=int(changed_N.sum()),
+            not_picked=int((others & (codes != UNKNOWN)).sum()),
+        )
+
+
+def _changed(pick: Pick, content_N: pa.Array) -> npt.NDArray[np.bool_]:
+    """[N] whether other bytes of each image were answered than those that the sample is about, as far as is known."""
+    if "content_hash" not in pick.rows.column_names:  # drawn by an earlier version
+        return np.zeros(len(content_N), bool)
+    differs = pc.not_equal(pick.rows["content_hash"], content_N)
+    return np.asarray(pc.fill_null(differs, False).to_numpy(False), bool)

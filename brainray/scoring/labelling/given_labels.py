@@ -40,6 +40,7 @@ from brainray.scoring.verify import Verification, verify_parts
 from brainray.storage import Writer
 from brainray.storage.scratch import scratch_folder
 
+from .answered_content import places_of_other_content
 from .judged_wrong import FILE as JUDGED
 from .judged_wrong import judged_now, read_judged, write_judged
 
@@ -53,8 +54,6 @@ _SCHEMA = pa.schema(
 )
 _SIZES = ("size_bytes", "stored_bytes")
 _PLACED = ("uri", "container", "offset", *_SIZES)  # columns of the manifest
-_TAKE_BACK = ""  # in place of a class: the row names an image and no label
-_WRONG = "\0wrong"  # in place of a class: the row says that the prediction is wrong, and no label
 _THREADS = 8
 _Names = tuple[pa.Array, pa.Array, pa.Array, pa.Array]  # URIs, paths below the input, file names, files of frames
 _Codes = npt.NDArray[np.int32]
@@ -71,12 +70,13 @@ class Relabelling:
     judged_wrong: int = 0  # whose prediction is wrong by the file, which names no class
     kept: int = 0  # that the file does not name, and that have a label
     without_image: int = 0  # rows of the file that name no image of the run
+    other_content: int = 0  # for which the answer is left out, as it was given to other bytes
     verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
 
 
 def has_given(run_uri: str) -> bool:
-    """Whether a run holds given labels, or predictions that were judged wrong."""
-    return any(storage.exists(storage.join(run_uri, name)) for name in (GIVEN, JUDGED))
+    """Whether a run holds given labels."""
+    return storage.exists(storage.join(run_uri, GIVEN))
 
 
 def read_given(run_uri: str) -> pa.Table:
@@ -84,10 +84,9 @@ def read_given(run_uri: str) -> pa.Table:
 
     In one chunk: to take a few rows of several chunks costs more.
     """
-    uri = storage.join(run_uri, GIVEN)
-    if not storage.exists(uri):
+    if not has_given(run_uri):
         return _SCHEMA.empty_table()
-    table = storage.read_parquet(uri)
+    table = storage.read_parquet(storage.join(run_uri, GIVEN))
     return table.select(_SCHEMA.names).cast(_SCHEMA).combine_chunks()
 
 
@@ -101,7 +100,7 @@ def count_given(run_uri: str) -> int:
 
 
 def forget_given(run_uri: str, writer: Writer) -> None:
-    """Delete the labels that a run was given, and what was judged wrong: `score --labels` replaces all labels."""
+    """Delete the labels that a run was given: `score --labels` replaces all labels."""
     writer.delete(storage.join(run_uri, GIVEN))
     writer.delete(storage.join(run_uri, JUDGED))
 
@@ -130,12 +129,13 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
         raise BadRequest(f"{run_uri} is a run of format {version}, not {SCHEMA_VERSION}; its labels cannot be changed")
     with scratch_folder() as scratch:
         old = copy_manifest(run_uri, run["manifest"], f"{scratch}/old")
-        filled = label_file.filled(_TAKE_BACK, wrong=_WRONG)
-        said = _matched(old, run, filled, may_miss=may_miss)
-        without_image, judged_before = filled.without_image, len(read_judged(run_uri)) > 0
-        labeller = _Labeller(
-            said, run["classes"], read_given(run_uri), without_image=without_image, judged_before=judged_before
-        )
+        numbered = label_file.numbered()
+        row_N = _matched(old, run, numbered, may_miss=may_miss)
+        others = places_of_other_content(run_uri, old, row_N, label_file.contents)
+        row_N[others] = -1
+        counts = Relabelling(without_image=numbered.without_image, other_content=len(others))
+        said, judged_before = _said(row_N, label_file, run["classes"]), len(read_judged(run_uri)) > 0
+        labeller = _Labeller(said, run["classes"], read_given(run_uri), counts, judged_before=judged_before)
         shards = rewrite(old, f"{scratch}/{MANIFEST}", labeller)
         before = {shard.shard_id: shard.digest for shard in load_shards(old)}
         changes = any(before[shard.shard_id] != shard.digest for shard in shards)
@@ -166,28 +166,33 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
     return labeller.counts
 
 
-def _matched(files: Sequence[str], run: dict[str, Any], filled: LabelFile, *, may_miss: bool) -> _Codes:
-    """[N] what the label file says of each row of manifest files.
-
-    It is a class, K to take a label back, K + 1 for a wrong prediction, or -1 for nothing.
-    """
-    values = pa.array([*run["classes"], _TAKE_BACK, _WRONG], pa.string())
-    said = [_codes(filled.labels_of(*names), values) for names in _names(files, run["inputs"])]
-    codes = np.concatenate(said) if said else np.empty(0, np.int32)
-    if not filled.all_used:
-        positions, labels = filled.near_labels(_names(files, run["inputs"]))
-        codes[positions] = _codes(labels, values)
-    filled.check_all_used_once(
+def _matched(files: Sequence[str], run: dict[str, Any], numbered: LabelFile, *, may_miss: bool) -> _Codes:
+    """[N] the number of the row of a label file for each row of manifest files, -1 for none."""
+    found = [_numbers(numbered.labels_of(*names)) for names in _names(files, run["inputs"])]
+    row_N = np.concatenate(found) if found else np.empty(0, np.int32)
+    if not numbered.all_used:
+        positions, rows = numbered.near_labels(_names(files, run["inputs"]))
+        row_N[positions] = _numbers(rows)
+    numbered.check_all_used_once(
         may_miss=may_miss,
         listed=(table for file in files for table in tables_in(file, ["uri"])),
         remedy="; correct them, or give --labels-may-miss where the file has more than the run",
         place="the run",
     )
-    return codes
+    return row_N
 
 
-def _codes(labels: pa.Array, values: pa.Array) -> _Codes:
-    return np.asarray(pc.fill_null(pc.index_in(labels, values, skip_nulls=True), -1).to_numpy(False), np.int32)
+def _numbers(rows: pa.Array) -> _Codes:
+    return np.asarray(pc.fill_null(rows, -1), np.int32)
+
+
+def _said(row_N: _Codes, label_file: LabelFile, classes: Sequence[str]) -> _Codes:
+    """[N] what rows of a label file say: a class, K to take a label back, K + 1 for a wrong one, -1 for nothing."""
+    found = pc.index_in(label_file.labels, pa.array(classes, pa.string()), skip_nulls=True)
+    codes = np.append(np.asarray(pc.fill_null(found, len(classes)), np.int32), np.int32(-1))
+    if label_file.wrong is not None:
+        codes[:-1][np.asarray(label_file.wrong.to_numpy(False), bool)] = len(classes) + 1
+    return np.asarray(codes[row_N], np.int32)
 
 
 def _names(files: Sequence[str], inputs: Sequence[str]) -> Iterator[_Names]:
@@ -230,7 +235,7 @@ class _Labeller:
     """Labels the shards of a manifest, one after the other, and collects the given labels."""
 
     def __init__(
-        self, said: _Codes, classes: Sequence[str], given: pa.Table, *, without_image: int, judged_before: bool = False
+        self, said: _Codes, classes: Sequence[str], given: pa.Table, counts: Relabelling, *, judged_before: bool
     ) -> None:
         self._said, self._classes, self._before = said, pa.array([*classes, None], pa.string()), given
         self._before_at = UriIndex(given["uri"].combine_chunks())
@@ -240,7 +245,7 @@ class _Labeller:
         self._wrong: list[pa.Array] = []  # URIs, of images that the file judges wrong and of the others that it names
         self._named: list[pa.Array] = []
         self._judged_before = judged_before  # else nobody needs the others
-        self.counts = Relabelling(without_image=without_image)
+        self.counts = counts
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """The rows of the next shard with their new labels."""

@@ -30,10 +30,11 @@ _SCHEMA = pa.schema(
         pa.field("group", pa.string()),
         pa.field("stratum", pa.int64(), nullable=False),  # 1 holds the least sure images
         pa.field("inclusion_probability", pa.float64(), nullable=False),
+        pa.field("content_hash", pa.string()),  # of the bytes that were scored
         pa.field("unit", pa.string(), nullable=False),  # what was drawn as a whole: the image or its group
     ]
 )
-_LISTED = [name for name in _SCHEMA.names if name != "unit"]
+_LISTED = [name for name in _SCHEMA.names if name not in ("unit", "content_hash")]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

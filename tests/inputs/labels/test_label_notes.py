@@ -6,7 +6,7 @@ from support.inputs.archives import tar_of
 
 from brainray.errors import BadRequest
 from brainray.inputs.archives.index import ArchiveIndexes
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.listing import Lister, scan
 
 CLASSES = ("glioma", "notumor")

@@ -8,7 +8,7 @@ from support.each import each
 from support.inputs.labelling import CLASSES
 
 from brainray.errors import BadRequest
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -7,7 +7,7 @@ from support.models.bundles import CLASSES
 
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.frames.listing import files_of_frames
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.listed_image import tables_in
 from brainray.inputs.listing import Lister, scan
 

@@ -9,7 +9,7 @@ from support.imaging.images import image_bytes
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.class_names import ClassLookup
 from brainray.inputs.distinct import distinct_inputs
-from brainray.inputs.labels.label_file import read_answers, read_label_file
+from brainray.inputs.labels.answer_file import read_answers, read_label_file
 from brainray.inputs.listing import Lister, scan
 from brainray.training.dataset import list_training_set
 
@@ -52,8 +52,8 @@ def test_what_training_takes_for_classes_scoring_tells_apart(images, table):
 
 
 def test_answers_are_of_the_class_that_they_name(table):
-    uris, labels, _ = read_answers(str(table), CLASSES)
-    named = zip(uris.to_pylist(), labels.to_pylist(), strict=True)
+    rows = read_answers(str(table), CLASSES)
+    named = zip(rows.keys.to_pylist(), rows.labels.to_pylist(), strict=True)
     assert all(uri.split("/")[-2] == label for uri, label in named)
 
 

@@ -6,7 +6,7 @@ from support.inputs.labelling import labels_of
 
 from brainray import storage
 from brainray.errors import BadRequest
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 
 
 def test_two_slashes_at_the_start_of_a_path_are_one():

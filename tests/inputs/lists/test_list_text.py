@@ -13,8 +13,8 @@ from support.each import each
 from support.scoring.runs import request_for
 
 from brainray.errors import BadRequest
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.labels.group_file import read_group_file
-from brainray.inputs.labels.label_file import read_label_file
 from brainray.inputs.lists.file_lists import open_file_list, open_table
 from brainray.inputs.tables.text_stream import TextStream
 from brainray.scoring.plan import plan_run

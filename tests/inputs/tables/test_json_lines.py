@@ -3,7 +3,7 @@
 import pytest
 
 from brainray.errors import BadRequest
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 
 CLASSES = ("glioma", "notumor")
 

@@ -31,7 +31,7 @@ def test_given_labels_are_not_gone_through_for_each_shard(monkeypatch):
         monkeypatch.setattr(pc, name, counted(getattr(pc, name)))
     given = pa.table([URIS, ["b"] * len(URIS), ["a"] * len(URIS)], schema=given_labels._SCHEMA)
     said = np.tile(np.array([0, 2, -1, -1, -1], np.int32), len(URIS) // 5)  # class a, taken back, and nothing
-    labeller = given_labels._Labeller(said, ["a", "b"], given, without_image=0)
+    labeller = given_labels._Labeller(said, ["a", "b"], given, given_labels.Relabelling(), judged_before=False)
     labels = [label for begin in range(0, len(URIS), SHARD) for label in labeller(shard(begin))["label"].to_pylist()]
     assert labels == ["a", "a", "b", "b", "b"] * (len(URIS) // 5)
     left = labeller.given()

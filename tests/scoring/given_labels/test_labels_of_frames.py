@@ -9,7 +9,8 @@ from support.scoring.runs import brightness, engine_of, request_for, rows, score
 
 from brainray.commands.report import report
 from brainray.config import PageOptions
-from brainray.inputs.labels.label_file import LabelFile, read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
+from brainray.inputs.labels.label_file import LabelFile
 
 
 def test_the_number_of_a_frame_is_no_file_name(tmp_path, bundle):

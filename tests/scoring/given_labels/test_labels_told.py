@@ -5,7 +5,7 @@ from support.scoring.runs import contents, engine_of, request_for
 
 from brainray.commands.score import score
 from brainray.errors import BadRequest
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 
 
 def test_rows_without_label_are_told_and_near_names_label_the_predictions(archive, bundle, tmp_path):

@@ -13,7 +13,7 @@ from brainray import storage
 from brainray.commands import score as score_job
 from brainray.commands.score import plan_only, score
 from brainray.errors import OutputHeld, StorageError
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
 SHARDS = 24  # more than are rewritten side by side, eight at a time, before an error in the sixteenth is noticed

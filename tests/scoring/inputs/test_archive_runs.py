@@ -18,7 +18,7 @@ from brainray import storage
 from brainray.config import MaxFailed
 from brainray.errors import StorageError
 from brainray.inputs import archives, ranges
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.reader import Reader
 from brainray.scoring.run_folder import verify_run
 from brainray.storage.retry import ConcurrencyLimit

@@ -27,8 +27,8 @@ from brainray.commands.report import report
 from brainray.commands.score import read_request
 from brainray.config import Explain, MaxFailed, PageOptions, ScoreOptions
 from brainray.errors import BadRequest
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.labels.group_file import read_group_file
-from brainray.inputs.labels.label_file import read_label_file
 from brainray.scoring.pseudonyms.key import FIELD
 from brainray.scoring.pseudonyms.names import names_for
 from brainray.scoring.run_folder import is_published, verify_run

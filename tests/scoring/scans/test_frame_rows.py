@@ -20,7 +20,7 @@ from brainray.errors import Outage, StorageError
 from brainray.inputs import unnamed_files
 from brainray.inputs.frames import listing
 from brainray.inputs.frames.header import frames_in
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.unread import UNREAD
 
 __all__ = ["decided_s3", "s3_endpoints"]  # fixtures

@@ -22,7 +22,7 @@ from brainray.inputs.archives import list_members
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.archives.inflating import Inflating
 from brainray.inputs.frames.sources import within
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.listing import Lister, scan
 from brainray.inputs.ranges import plan_reads
 

@@ -16,7 +16,7 @@ from brainray.cli.app import run as command
 from brainray.commands.report import report
 from brainray.config import MaxFailed, PageOptions
 from brainray.errors import BadRequest
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 2000}
 SERIES, STUDY = "1.2.840.1.{}", "1.2.840.2.{}"

@@ -12,7 +12,7 @@ from support.storage.faults import Killed, failing
 from brainray import storage
 from brainray.commands.report import report
 from brainray.config import PageOptions
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.scoring.summary.build import build_summary
 
 pytestmark = pytest.mark.usefixtures("no_plot")

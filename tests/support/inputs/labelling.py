@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from brainray.inputs.archives.index import ArchiveIndexes
 from brainray.inputs.distinct import distinct_inputs
-from brainray.inputs.labels.label_file import read_label_file
+from brainray.inputs.labels.answer_file import read_label_file
 from brainray.inputs.listing import Lister, scan
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")

@@ -86,6 +86,26 @@ class Tab:
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" else "")
 
+    async def hold(self, key: str, times: int) -> None:
+        """Press a key and hold it, so that it comes again `times` times."""
+        for repeats in (False,) + (True,) * times:
+            await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key, autoRepeat=repeats)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    @asynccontextmanager
+    async def beside(self) -> AsyncIterator["Tab"]:
+        """Another tab of the same browser and profile, which ends with the block."""
+        browser = Tab(self._socket, None)
+        target = await browser.call("Target.createTarget", url="about:blank", **self._context)
+        attached = await browser.call("Target.attachToTarget", flatten=True, **target)
+        other = Tab(self._socket, attached["sessionId"], self._context)
+        for domain in ("Page", "Runtime"):
+            await other.call(f"{domain}.enable")
+        try:
+            yield other
+        finally:
+            await browser.call("Target.closeTarget", **target)
+
     async def picture(self, path: Path, *, width: int, height: int, dark: bool = False) -> None:
         """Write a PNG of the page as it looks in a window of this size."""
         await self.call(
