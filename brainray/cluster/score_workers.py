@@ -147,6 +147,7 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
             fn_kwargs={"job": job},
             batch_size=1,
             batch_format="pyarrow",
+            num_cpus=pool.decoder_cpus,
             memory=pool.decoder_bytes or None,
             max_retries=GIVE_UP_AFTER,
         )
