@@ -323,14 +323,16 @@ def on_private(stand_in: Callable[..., Any], original: Callable[..., Any]) -> Ca
     return update_wrapper(chosen, original, updated=())
 
 
-def end_executors() -> None:
-    """End threads of Ray Data that an interrupted run leaves running.
+def end_executors(dataset: "Dataset | None" = None) -> None:
+    """End threads of Ray Data that an interrupted run leaves running, with their workers: all, or those of a dataset.
 
     A thread that calls Ray during shutdown ends the process silently with exit code 1. The threads are found by the
-    name of their class, `StreamingExecutor`, because a dataset does not list its own. A class of another name is left
-    alone.
+    name of their class, `StreamingExecutor`, because a dataset does not list its own; their own names end in
+    `Dataset.get_dataset_id()`, whose last number counts the executions. A class of another name is left alone.
     """
+    identity = "" if dataset is None else f"-{dataset.get_dataset_id().rpartition('_')[0]}_"
     for thread in threading.enumerate():
-        if type(thread).__name__ == "StreamingExecutor" and hasattr(thread, "shutdown"):
+        shutdown = getattr(thread, "shutdown", None)
+        if type(thread).__name__ == "StreamingExecutor" and shutdown is not None and identity in thread.name:
             with suppress(Exception):  # its error does not matter: nobody waits for its result
-                thread.shutdown(force=True)
+                shutdown(force=True)

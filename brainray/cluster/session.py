@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from brainray.callbacks import Say
 from brainray.doctor import local_ray
 from brainray.errors import BadRequest, BrainrayError, StorageError
 from brainray.machine.hardware import Machine, has_working_folder, read_machine
@@ -47,20 +48,67 @@ def nodes_within(nodes: list[Node], machine: Machine) -> list[Node]:
     return [replace(node, memory_bytes=min(node.memory_bytes, free_bytes)) for node in nodes]
 
 
+class _Turn:
+    """The right of one thread to connect this process to Ray, of which a process has one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    def is_of_another(self) -> bool:
+        """Whether another thread has it, so that the Ray of this process is about to end."""
+        return self._holder not in (None, threading.get_ident())
+
+    @contextmanager
+    def taken(self, say: Say) -> Iterator[None]:
+        """Wait until no other thread has it, and have it meanwhile."""
+        if self._holder == threading.get_ident():
+            yield
+            return
+        if not self._lock.acquire(blocking=False):
+            say("another call in this process uses Ray; waiting until it has ended")
+            self._lock.acquire()
+        self._holder = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._holder = None
+            self._lock.release()
+
+
+_turn = _Turn()
+
+
+def _ignore(_: str) -> None:
+    """Take a message and do nothing with it."""
+
+
 @contextmanager
-def session(*, prestart: int = 0, environments: bool = True) -> Iterator[list[Node]]:
+def session(*, prestart: int = 0, environments: bool = True, say: Say = _ignore) -> Iterator[list[Node]]:
     """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
 
     A local Ray starts `prestart` workers that score before they are asked for; without `environments` it starts sooner,
     and can give no worker environment variables or packages of its own, as Ray Train does. Only a connection made here
-    is closed here. Raises `BrainrayError` where Ray cannot be started or reached.
+    is closed here. Calls in several threads of a process take turns, unless the caller has connected. Raises
+    `BrainrayError` where Ray cannot be started or reached.
     """
     _set_ray_defaults()
     import ray
 
-    if ray.is_initialized():
+    if ray.is_initialized() and not _turn.is_of_another():
         yield cluster_nodes()
         return
+    with _turn.taken(say):
+        if ray.is_initialized():  # the caller has connected meanwhile
+            yield cluster_nodes()
+            return
+        with _connected(prestart, environments) as nodes:
+            yield nodes
+
+
+@contextmanager
+def _connected(prestart: int, environments: bool) -> Iterator[list[Node]]:
+    """Connect to a cluster or a local Ray, yield its nodes, and close the connection."""
     ray_internals.mute_workers()
     with Guard() as guard, ray_internals.auth_settings_kept():
         address = cluster_address()

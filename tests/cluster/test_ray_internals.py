@@ -68,6 +68,7 @@ NAMES = (
     ("ray.job_config", "JobConfig", None),
     ("ray.exceptions", "AuthenticationError", None),
     ("ray.data._internal.execution.streaming_executor", "StreamingExecutor.shutdown", ("self", "force", "exception")),
+    ("ray.data", "Dataset.get_dataset_id", ("self",)),
     ("ray.data", "Dataset.repartition", None),
     ("ray.data._internal.stats", "get_or_create_stats_actor", ()),
     (
