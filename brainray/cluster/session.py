@@ -135,6 +135,8 @@ def _connect(address: str | None, guard: Guard, prestart: int = 0, environments:
             if address is None:
                 with guard.marked(), start_internals.quick_start(prestart=prestart, environments=environments):
                     _start(given)
+                    for folder in start_internals.spill_folders():
+                        guard.remove_at_end(folder)
             else:
                 bring_token(address)
                 # Not for Ray's client: the server would unpickle it, and may be without brainray.

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, os, psutil, pyarrow as pa, ray, sys, time
+import glob, json, os, psutil, pyarrow as pa, ray, stat, sys, time
 from brainray.cluster import ray_internals
 from brainray.cluster.session import session
 from brainray.machine.hardware import read_machine
@@ -41,6 +41,8 @@ with session(prestart=1, environments=False):
     chain = numbers.map_batches(Doubler, compute=ray.data.ActorPoolStrategy(size=1))
     rows = list(chain.iter_rows())
     lines = running()
+    folder = ray_internals.node().get_session_dir_path()
+    full = [ray.put(bytes(1 << 24)) for _ in range(8)]  # more than fits into memory
     worker = ray.get(ray.remote(settings).remote())
     told = {
         "at_start": at_start,
@@ -54,6 +56,10 @@ with session(prestart=1, environments=False):
         "driver": settings(),
         "processors": [ray.cluster_resources()["CPU"], ray_internals.processors(read_machine().usable)],
         "private": ray_internals.is_private(),
+        "spilled": {
+            name: [stat.filemode(os.stat(name).st_mode), len(os.listdir(name)) > 0]
+            for name in glob.glob(f"{folder}/*spilled*")
+        },
         "dashboard": ray_internals.has_dashboard(),
     }
 print(json.dumps(told | {"after": settings()}))
@@ -85,7 +91,7 @@ def started_alone(tmp_path):
 
 
 def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone):
-    out, home = started_alone(SCRIPT)
+    out, home = started_alone(SCRIPT, RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=str(80 << 20))
     told = json.loads(out)
     assert len(told["at_start"]) == 1, "as many as asked for: a machine may have a hundred processors"
     assert told["workers"] == told["at_start"], "the actor waits for a new process, or for its import of torch"
@@ -105,6 +111,11 @@ def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone
     assert not told["shown"], "everybody on the machine sees a command line"
     assert told["after"] == {}
     assert list(home.iterdir()) == []
+
+    ((folder, (mode, used)),) = told["spilled"].items()
+    assert used, "objects that do not fit into memory are pixels of images"
+    assert mode == "drwx------", "others of the machine could read them"
+    assert not os.path.exists(folder)
 
 
 def test_a_token_path_that_leads_nowhere_is_one_line(started_alone, tmp_path):

@@ -24,6 +24,8 @@ NAMES = (
     ("ray._private.node", "Node.is_head", ("self",)),
     ("ray._private.node", "Node.remaining_processes_alive", ("self",)),
     ("ray._private.node", "Node.webui_url", None),
+    ("ray._private.node", "Node.node_id", None),
+    ("ray._private.ray_constants", "DEFAULT_OBJECT_PREFIX", None),
     ("ray._private.node", "Node.kill_all_processes", ("self", "check_alive", "allow_graceful", "wait")),
     ("ray._private.node", "Node.start_monitor", ("self",)),
     ("ray._private.node", "Node.start_log_monitor", ("self",)),
@@ -132,6 +134,7 @@ def test_what_is_in_c_takes_what_it_is_given():
 
 def test_the_attributes_set_on_a_node_are_those_that_ray_reads():
     source = inspect.getsource(import_module("ray._private.node"))
+    assert "self._object_spilling_config = " in source
     assert "self._webui_url = None" in source and "return self._webui_url" in source
     for call in ("self.start_monitor()", "self.start_log_monitor()", "self.start_api_server("):
         assert call in source
