@@ -110,7 +110,7 @@ def session(*, prestart: int = 0, environments: bool = True, say: Say = _ignore)
 def _connected(prestart: int, environments: bool) -> Iterator[list[Node]]:
     """Connect to a cluster or a local Ray, yield its nodes, and close the connection."""
     ray_internals.mute_workers()
-    with Guard() as guard, ray_internals.auth_settings_kept():
+    with Guard() as guard, ray_internals.auth_settings_kept(), ray_internals.without_auto_connect():
         address = cluster_address()
         _connect(address, guard, prestart, environments)
         try:
@@ -316,8 +316,6 @@ def _set_ray_defaults() -> None:
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        # A thread that still waits for Ray when a run is stopped would start another one.
-        "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
