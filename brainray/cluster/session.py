@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from brainray.doctor import local_ray
 from brainray.errors import BadRequest, BrainrayError, StorageError
 from brainray.machine.hardware import Machine, has_working_folder, read_machine
 from brainray.machine.resources import Node, missing_memory
+from brainray.storage.scratch import held, remove_if_abandoned
 
 from . import ray_internals, start_internals
 from .guard import Guard
@@ -110,10 +111,17 @@ def session(*, prestart: int = 0, environments: bool = True, say: Say = _ignore)
 def _connected(prestart: int, environments: bool) -> Iterator[list[Node]]:
     """Connect to a cluster or a local Ray, yield its nodes, and close the connection."""
     ray_internals.mute_workers()
-    with Guard() as guard, ray_internals.auth_settings_kept(), ray_internals.without_auto_connect():
+    with (
+        Guard() as guard,
+        ray_internals.auth_settings_kept(),
+        ray_internals.without_auto_connect(),
+        ExitStack() as stack,
+    ):
         address = cluster_address()
         _connect(address, guard, prestart, environments)
         try:
+            if address is None:
+                _keep_spilled(guard, stack)
             yield cluster_nodes() if address else nodes_within(cluster_nodes(), read_machine())
         except BrainrayError as exc:
             guard.tell(str(exc))  # Ray may end this process in `ray.shutdown`, before the error is shown
@@ -123,6 +131,16 @@ def _connected(prestart: int, environments: bool) -> Iterator[list[Node]]:
             ray_internals.end_executors()
             start_internals.end()
             _restore_sigterm_handler()
+
+
+def _keep_spilled(guard: Guard, stack: ExitStack) -> None:
+    """Have objects that Ray puts on the disk removed at the end, and remove those of runs killed with their guards."""
+    with suppress(OSError):  # Ray makes its folders itself
+        for folder in start_internals.spill_folders():
+            guard.remove_at_end(folder)
+            stack.enter_context(held(folder))
+            for other in start_internals.spilled_before(folder):
+                remove_if_abandoned(other)
 
 
 def _connect(address: str | None, guard: Guard, prestart: int = 0, environments: bool = True) -> None:
@@ -135,8 +153,6 @@ def _connect(address: str | None, guard: Guard, prestart: int = 0, environments:
             if address is None:
                 with guard.marked(), start_internals.quick_start(prestart=prestart, environments=environments):
                     _start(given)
-                    for folder in start_internals.spill_folders():
-                        guard.remove_at_end(folder)
             else:
                 bring_token(address)
                 # Not for Ray's client: the server would unpickle it, and may be without brainray.

@@ -3,6 +3,7 @@
 Of the processes that Ray starts for a head node, a run needs the control store, the raylet and its workers.
 """
 
+import glob
 import json
 import os
 import subprocess
@@ -190,6 +191,13 @@ def spill_folders() -> list[str]:
         os.makedirs(folder, exist_ok=True)
         os.chmod(folder, 0o700)
     return folders
+
+
+def spilled_before(folder: str) -> list[str]:
+    """The folders like one of `spill_folders` beside it, and in other sessions of Ray beside its own."""
+    parent, name = os.path.split(folder)
+    prefix, around = name.rpartition("_")[0], glob.escape(os.path.dirname(parent))
+    return glob.glob(f"{glob.escape(parent)}/{prefix}_*") + glob.glob(f"{around}/session_[0-9]*/{prefix}_*")
 
 
 def end() -> None:
