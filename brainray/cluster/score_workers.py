@@ -96,6 +96,7 @@ def score_shards(
         yield from _parts_of(finished, stall_timeout_s=stall_timeout_s, check=check, say=say)
     finally:
         _end(chain, dataset)
+        del dataset  # which an exception that is kept would keep, and its actors with it
 
 
 def _end(chain: Thread, dataset: Dataset) -> None:
