@@ -1,7 +1,8 @@
 """The Python API: `brainray.score`, `train`, `report`, `compare` and `audit`, for notebooks and schedulers.
 
 Arguments are the options of the command line, and the same functions of `commands` do the work. A call prints nothing,
-installs no signal handler, and uses a Ray that is connected already. It raises the errors of `brainray.errors`.
+installs no signal handler, and uses a Ray that is connected already. It raises the errors of `brainray.errors`. Without
+a connected Ray, calls in several threads of a process take turns.
 """
 
 from collections.abc import Callable, Iterable

@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         ensure_mode(sys.argv)
     streams = Streams()
     take_warnings()
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # what is left of a run that was stopped starts no Ray
     for number in (signal.SIGTERM, signal.SIGHUP):  # sent by a scheduler that stops the run, or a closed terminal
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)

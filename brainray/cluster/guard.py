@@ -1,4 +1,4 @@
-"""A process beside a run that starts Ray: it ends what Ray leaves behind, and reports an end without a word.
+"""A process beside a run that starts Ray: ends and removes what Ray leaves behind, and reports an end without a word.
 
 Ray's C++ code ends the process of a run when its raylet dies, and the kernel does when memory runs out: no code of the
 run itself is executed then. When a run is stopped while Ray starts, processes are alive that Ray has no list of yet.
@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import stat
 import subprocess
@@ -29,6 +30,7 @@ _GRACE_S = 1.0  # for the processes of a Ray that was not shut down, which end b
 _KILLING_S = 10.0
 _POLL_S = 0.05
 _NAMED_BYTES = 1 << 16  # of a message, so that a write to the pipe never waits
+_TEXT, _FOLDER = b"t", b"f"  # what a line to the guard begins with: what to report, or a folder to remove, as JSON
 
 
 class Guard:
@@ -62,6 +64,13 @@ class Guard:
     def tell(self, text: str) -> None:
         """Set what the guard writes if this process ends before `__exit__`."""
         line = " ".join(text.split()).encode(errors="backslashreplace")[:_NAMED_BYTES]
+        self._write(_TEXT + line)
+
+    def remove_at_end(self, folder: str) -> None:
+        """Have the guard remove a folder once no process of the run's private Ray is alive, however the run ends."""
+        self._write(_FOLDER + json.dumps(folder).encode())
+
+    def _write(self, line: bytes) -> None:
         with suppress(OSError):  # the guard was killed
             self._process.stdin.write(line + b"\n")  # type: ignore[union-attr]
             self._process.stdin.flush()  # type: ignore[union-attr]
@@ -147,13 +156,19 @@ def _main(mark: str, owner: str, began: str, log_format: str) -> None:
     """Wait until the run closes its end of the pipe, which the kernel does too when it ends the run."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    text = _SILENT
+    text, folders = _SILENT, []
     for line in sys.stdin.buffer:
-        text = line.decode(errors="replace").strip()
+        if line.startswith(_FOLDER):
+            with suppress(ValueError):  # cut short, as the run was killed
+                folders.append(json.loads(line[1:]))
+        else:
+            text = line[1:].decode(errors="replace").strip()
     if text != _ENDED:
         _report(text, log_format)
     # After `ray.shutdown` only workers are left, which need up to a second to take torch down and have nothing to say.
     _kill(mark, int(owner), int(began), grace_s=0.0 if text == _ENDED else _GRACE_S)
+    for folder in folders:  # Ray removes what it has spilled, pixels of images among it, only where it ends by itself
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

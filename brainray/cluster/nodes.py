@@ -93,7 +93,7 @@ def check_every_node(shared_paths: SharedPaths, *, answer_s: float = _ANSWER_S) 
     `BadRequest` where a node resolves a path to another file, or to none.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    working = [node for node in alive if node["Resources"].get("CPU") or node["Resources"].get("GPU")]
+    working = [node for node in alive if node["Resources"].get("CPU")]
     if len(alive) < 2:
         return frozenset(node["NodeID"] for node in alive)
     tasks = {

@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 from functools import update_wrapper, wraps
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from .stand_ins import NoLocations, NoStatistics, WholeNode
 
@@ -114,6 +116,38 @@ def without_sigterm_handler() -> Iterator[None]:
 
     with replaced(utils, "set_sigterm_handler", lambda _: None):
         yield
+
+
+class _AutoConnect:
+    """Ray's switch for calls that start a Ray where there is none: as it was, but off in threads that are `left`."""
+
+    def __init__(self, before: object) -> None:
+        self._before = before
+        self.left = WeakSet[Thread]()
+
+    def __bool__(self) -> bool:
+        return bool(self._before) and threading.current_thread() not in self.left
+
+
+@contextmanager
+def without_auto_connect() -> Iterator[None]:
+    """Keep calls of Ray from starting one: meanwhile, and ever after in daemon threads that were started meanwhile.
+
+    One of these that still waits for Ray when a run is stopped would start another; those of the caller may. Sets
+    `enable_auto_connect` of `ray._private.auto_init_hook`, whose environment variable is read on import. Without it,
+    such a thread starts one.
+    """
+    from ray._private import auto_init_hook
+
+    before = getattr(auto_init_hook, "enable_auto_connect", True)
+    switch = before if isinstance(before, _AutoConnect) else _AutoConnect(before)
+    running = {*threading.enumerate()}
+    auto_init_hook.enable_auto_connect = False
+    try:
+        yield
+    finally:
+        switch.left.update(thread for thread in threading.enumerate() if thread.daemon and thread not in running)
+        auto_init_hook.enable_auto_connect = switch  # type: ignore[assignment]
 
 
 def last_address() -> str | None:
@@ -323,14 +357,16 @@ def on_private(stand_in: Callable[..., Any], original: Callable[..., Any]) -> Ca
     return update_wrapper(chosen, original, updated=())
 
 
-def end_executors() -> None:
-    """End threads of Ray Data that an interrupted run leaves running.
+def end_executors(dataset: "Dataset | None" = None) -> None:
+    """End threads of Ray Data that an interrupted run leaves running, with their workers: all, or those of a dataset.
 
     A thread that calls Ray during shutdown ends the process silently with exit code 1. The threads are found by the
-    name of their class, `StreamingExecutor`, because a dataset does not list its own. A class of another name is left
-    alone.
+    name of their class, `StreamingExecutor`, because a dataset does not list its own; their own names end in
+    `Dataset.get_dataset_id()`, whose last number counts the executions. A class of another name is left alone.
     """
+    identity = "" if dataset is None else f"-{dataset.get_dataset_id().rpartition('_')[0]}_"
     for thread in threading.enumerate():
-        if type(thread).__name__ == "StreamingExecutor" and hasattr(thread, "shutdown"):
+        shutdown = getattr(thread, "shutdown", None)
+        if type(thread).__name__ == "StreamingExecutor" and shutdown is not None and identity in thread.name:
             with suppress(Exception):  # its error does not matter: nobody waits for its result
-                thread.shutdown(force=True)
+                shutdown(force=True)

@@ -5,7 +5,7 @@ itself or, beside GPUs, by a task. Ray restarts a dead worker and repeats its sh
 attempts. Must not decide which shards are scored: that is the plan.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from threading import Thread
@@ -32,13 +32,13 @@ _SAMPLED_ROWS = 256  # of a chunk of the listing: some of their files may have g
 _NAMES_ADVICE = "give a folder that all nodes share; names are kept in no bucket"
 
 
-def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
-    """Score the pending shards; yields each part as it is committed."""
+def score_with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Generator[PartInfo, None, None]:
+    """Score the pending shards; yields each part as it is committed. Closed before the last, it ends the workers."""
     options = request.options
     shards = [shard for shard in plan.todo if plan.pending[shard.shard_id]]
     maps = MapOrder.of(request.bundle, options.explain) if options.explain else None
     with session(
-        prestart=_workers_here(request, shards=len(shards), images=plan.todo_images), environments=False
+        prestart=_workers_here(request, shards=len(shards), images=plan.todo_images), environments=False, say=say
     ) as nodes:
         # Imports Ray, so only after `session` has set the variables that Ray reads on import.
         from .nodes import Replacements, await_workers, check_every_node
@@ -92,7 +92,7 @@ def estimate_with_ray(request: ScoreRequest, plan: Plan, *, say: Say) -> RunEsti
         nodes = _nodes_of(read_machine())
         pool = score_pool(nodes, workers=options.workers, shards=len(shards), images=images)
         return estimate(probe(rows, request.bundle, options), images, nodes=nodes, pool=pool)
-    with session(environments=False) as nodes:
+    with session(environments=False, say=say) as nodes:
         from .nodes import await_workers, probe_on_a_node
 
         nodes = await_workers(nodes, say=say)

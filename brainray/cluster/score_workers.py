@@ -7,7 +7,8 @@ never pass through the driver. From top to bottom: the driver, then the workers,
 """
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from queue import Empty, Queue
@@ -34,7 +35,7 @@ from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard, st
 from brainray.scoring.shard_task import GIVE_UP_AFTER, SANDBOX_AFTER, ShardState, Target, count_attempt, open_shard
 from brainray.storage.shared_paths import SharedPaths
 
-from .ray_internals import is_private, one_task_a_row
+from .ray_internals import end_executors, is_private, one_task_a_row, processes_died
 from .session import check_alive, own_errors, quiet_data
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _SHARDS_A_BLOCK = 1024  # of 200 bytes each
 _LIMIT = TimeLimit()  # of an image in this process, which Ray replaces where it ends
 _POLL_S = 0.5  # between two checks of the lease while waiting for a part
+_ENDING_S = 30.0  # for Ray Data to end what it runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +80,41 @@ def score_shards(
     stall_timeout_s: float,
     check: Callable[[], None],
     say: Callable[[str], None],
-) -> Iterator[PartInfo]:
+) -> Generator[PartInfo, None, None]:
     """Score shards in any order; yields each part as it is committed. Logs each different remark of workers once.
 
     Raises `NoProgress` where no part is committed for `stall_timeout_s` seconds, and what `check`, called twice a
-    second, raises to end the run. Ray runs in another thread, so that this one can be interrupted by Ctrl-C.
+    second, raises to end the run. Ray runs in another thread, so that this one can be interrupted by Ctrl-C. However
+    this ends, no worker of the run goes on.
     """
     quiet_data().execution_no_progress_timeout_s = 2 * stall_timeout_s  # so that the limit below is reached first
     finished: Queue[PartInfo | str | BaseException | None] = Queue()
-    Thread(target=_run_chain, args=(score_chain(shards, job, pool), finished), daemon=True).start()
+    dataset = score_chain(shards, job, pool)
+    chain = Thread(target=_run_chain, args=(dataset, finished), daemon=True)
+    chain.start()
+    try:
+        yield from _parts_of(finished, stall_timeout_s=stall_timeout_s, check=check, say=say)
+    finally:
+        _end(chain, dataset)
+        del dataset  # which an exception that is kept would keep, and its actors with it
+
+
+def _end(chain: Thread, dataset: Dataset) -> None:
+    """End what Ray Data runs for a dataset, and the thread that waits for it; not on a Ray that has died."""
+    deadline = time.monotonic() + _ENDING_S
+    while chain.is_alive() and time.monotonic() < deadline and not processes_died():
+        end_executors(dataset)  # again: it may have been about to begin
+        chain.join(_POLL_S)
+
+
+def _parts_of(
+    finished: "Queue[PartInfo | str | BaseException | None]",
+    *,
+    stall_timeout_s: float,
+    check: Callable[[], None],
+    say: Callable[[str], None],
+) -> Iterator[PartInfo]:
+    """Yield the parts that `_run_chain` puts into the queue, until it has ended."""
     waited_s = 0.0
     while True:
         check()
@@ -147,6 +175,7 @@ def score_chain(shards: Sequence[Shard], job: ScoreJob, pool: ScorePool) -> Data
             fn_kwargs={"job": job},
             batch_size=1,
             batch_format="pyarrow",
+            num_cpus=pool.decoder_cpus,
             memory=pool.decoder_bytes or None,
             max_retries=GIVE_UP_AFTER,
         )

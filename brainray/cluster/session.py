@@ -12,14 +12,16 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from brainray.callbacks import Say
 from brainray.doctor import local_ray
 from brainray.errors import BadRequest, BrainrayError, StorageError
 from brainray.machine.hardware import Machine, has_working_folder, read_machine
 from brainray.machine.resources import Node, missing_memory
+from brainray.storage.scratch import held, remove_if_abandoned
 
 from . import ray_internals, start_internals
 from .guard import Guard
@@ -47,25 +49,79 @@ def nodes_within(nodes: list[Node], machine: Machine) -> list[Node]:
     return [replace(node, memory_bytes=min(node.memory_bytes, free_bytes)) for node in nodes]
 
 
+class _Turn:
+    """The right of one thread to connect this process to Ray, of which a process has one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    def is_of_another(self) -> bool:
+        """Whether another thread has it, so that the Ray of this process is about to end."""
+        return self._holder not in (None, threading.get_ident())
+
+    @contextmanager
+    def taken(self, say: Say) -> Iterator[None]:
+        """Wait until no other thread has it, and have it meanwhile."""
+        if self._holder == threading.get_ident():
+            yield
+            return
+        if not self._lock.acquire(blocking=False):
+            say("another call in this process uses Ray; waiting until it has ended")
+            self._lock.acquire()
+        self._holder = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._holder = None
+            self._lock.release()
+
+
+_turn = _Turn()
+
+
+def _ignore(_: str) -> None:
+    """Take a message and do nothing with it."""
+
+
 @contextmanager
-def session(*, prestart: int = 0, environments: bool = True) -> Iterator[list[Node]]:
+def session(*, prestart: int = 0, environments: bool = True, say: Say = _ignore) -> Iterator[list[Node]]:
     """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
 
     A local Ray starts `prestart` workers that score before they are asked for; without `environments` it starts sooner,
     and can give no worker environment variables or packages of its own, as Ray Train does. Only a connection made here
-    is closed here. Raises `BrainrayError` where Ray cannot be started or reached.
+    is closed here. Calls in several threads of a process take turns, unless the caller has connected. Raises
+    `BrainrayError` where Ray cannot be started or reached.
     """
     _set_ray_defaults()
     import ray
 
-    if ray.is_initialized():
+    if ray.is_initialized() and not _turn.is_of_another():
         yield cluster_nodes()
         return
+    with _turn.taken(say):
+        if ray.is_initialized():  # the caller has connected meanwhile
+            yield cluster_nodes()
+            return
+        with _connected(prestart, environments) as nodes:
+            yield nodes
+
+
+@contextmanager
+def _connected(prestart: int, environments: bool) -> Iterator[list[Node]]:
+    """Connect to a cluster or a local Ray, yield its nodes, and close the connection."""
     ray_internals.mute_workers()
-    with Guard() as guard, ray_internals.auth_settings_kept():
+    with (
+        Guard() as guard,
+        ray_internals.auth_settings_kept(),
+        ray_internals.without_auto_connect(),
+        ExitStack() as stack,
+    ):
         address = cluster_address()
         _connect(address, guard, prestart, environments)
         try:
+            if address is None:
+                _keep_spilled(guard, stack)
             yield cluster_nodes() if address else nodes_within(cluster_nodes(), read_machine())
         except BrainrayError as exc:
             guard.tell(str(exc))  # Ray may end this process in `ray.shutdown`, before the error is shown
@@ -75,6 +131,16 @@ def session(*, prestart: int = 0, environments: bool = True) -> Iterator[list[No
             ray_internals.end_executors()
             start_internals.end()
             _restore_sigterm_handler()
+
+
+def _keep_spilled(guard: Guard, stack: ExitStack) -> None:
+    """Have objects that Ray puts on the disk removed at the end, and remove those of runs killed with their guards."""
+    with suppress(OSError):  # Ray makes its folders itself
+        for folder in start_internals.spill_folders():
+            guard.remove_at_end(folder)
+            stack.enter_context(held(folder))
+            for other in start_internals.spilled_before(folder):
+                remove_if_abandoned(other)
 
 
 def _connect(address: str | None, guard: Guard, prestart: int = 0, environments: bool = True) -> None:
@@ -266,8 +332,6 @@ def _set_ray_defaults() -> None:
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        # A thread that still waits for Ray when a run is stopped would start another one.
-        "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_USAGE_STATS_PROMPT_ENABLED": "0",

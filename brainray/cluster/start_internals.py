@@ -3,6 +3,8 @@
 Of the processes that Ray starts for a head node, a run needs the control store, the raylet and its workers.
 """
 
+import glob
+import json
 import os
 import subprocess
 import sys
@@ -168,6 +170,34 @@ def _node_known_at_once() -> Iterator[None]:
 
     with replaced(services, "get_node", get_once_known):
         yield
+
+
+def spill_folders() -> list[str]:
+    """Make the folders for objects for which memory has no room, pixels among them; returns those of local disks.
+
+    Only this user may read them, where Ray, which would make them at the first such object, lets everybody. They are
+    named as `FileSystemStorage` of `ray._private.external_storage` names them, by `_object_spilling_config` of
+    `ray._private.node.Node`, its `node_id`, and `DEFAULT_OBJECT_PREFIX`. Without one of these: none, Ray makes them.
+    """
+    from ray._private import ray_constants
+
+    own, prefix = node(), getattr(ray_constants, "DEFAULT_OBJECT_PREFIX", None)
+    config = json.loads(getattr(own, "_object_spilling_config", None) or "{}")
+    if prefix is None or config.get("type") != "filesystem" or not hasattr(own, "node_id"):
+        return []
+    given = config["params"]["directory_path"]
+    folders = [os.path.join(path, f"{prefix}_{own.node_id}") for path in ([given] if isinstance(given, str) else given)]
+    for folder in folders:
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, 0o700)
+    return folders
+
+
+def spilled_before(folder: str) -> list[str]:
+    """The folders like one of `spill_folders` beside it, and in other sessions of Ray beside its own."""
+    parent, name = os.path.split(folder)
+    prefix, around = name.rpartition("_")[0], glob.escape(os.path.dirname(parent))
+    return glob.glob(f"{glob.escape(parent)}/{prefix}_*") + glob.glob(f"{around}/session_[0-9]*/{prefix}_*")
 
 
 def end() -> None:

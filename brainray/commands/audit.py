@@ -138,7 +138,7 @@ def _ray(request: AuditRequest, listed: AuditListing, writer: Writer, say: Say) 
     from brainray.cluster.session import session
 
     say("starting Ray")
-    with session(environments=False) as nodes:
+    with session(environments=False, say=say) as nodes:
         from brainray.cluster.audit import RayAudit
         from brainray.cluster.nodes import await_workers, check_every_node
 

@@ -4,9 +4,9 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -69,7 +69,7 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
-ScoreEngine = Callable[[ScoreRequest, Plan, Lease], Iterator[PartInfo]]
+ScoreEngine = Callable[[ScoreRequest, Plan, Lease], Generator[PartInfo, None, None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,15 +363,17 @@ class _Job:
 
     def _score(self, plan: Plan, lease: Lease, listener: Listener) -> None:
         listener(Progress(phase="starting", done=plan.images - plan.todo_images, total=plan.images))
-        for progress in _progress(plan, self.engine(self.request, plan, lease)):
-            listener(progress)
+        # Closed here also after Ctrl-C or an error of the listener: workers end before the lease does.
+        with closing(self.engine(self.request, plan, lease)) as parts:
+            for progress in _progress(plan, parts):
+                listener(progress)
 
 
 def _update(shard: Shard, target: Target) -> None:
     commit_unscored(open_shard(shard, target), target)
 
 
-def _with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Iterator[PartInfo]:
+def _with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> Generator[PartInfo, None, None]:
     """The default engine. Imports Ray, which nothing before it does."""
     from brainray.cluster.score import score_with_ray
 

@@ -123,7 +123,7 @@ def decoded_by_ray(
     from brainray.machine.resources import train_pool
 
     job.say("starting Ray")
-    with session() as nodes:
+    with session(say=job.say) as nodes:
         from brainray.cluster import train_data  # after `session`: importing Ray Data reads the log settings made there
 
         nodes = await_workers(nodes, say=job.say)

@@ -55,7 +55,7 @@ class ClusterNode:
     @property
     def can_work(self) -> bool:
         """Whether the node can run workers; the head may have no processors for them."""
-        return self.cpus > 0 or self.gpus > 0
+        return self.cpus > 0
 
 
 def facts(packages: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -121,7 +121,13 @@ def assess_cluster(nodes: Sequence[ClusterNode], address: str) -> Iterator[Findi
         yield warning("ray cluster", f"{found}; no node has processors for work yet", start)
         return
     pool = largest_pool(resources)
-    yield ok("ray cluster", f"{found}; {counted(pool.actors, 'process')} would score")
+    found = f"{found}; {counted(pool.actors, 'process')} would score"
+    idle = [node.name for node in nodes if node.gpus and not node.cpus]
+    if idle:
+        found = f"{found}; no GPU is used of nodes without processors for work: {', '.join(idle)}"
+        yield warning("ray cluster", found, "start Ray there with processors: ray start --num-cpus=1 or more")
+    else:
+        yield ok("ray cluster", found)
 
 
 def assess_node(node: ClusterNode, answer: NodeAnswer, here: dict[str, Any]) -> Iterator[Finding]:
@@ -179,7 +185,7 @@ def _assess_memory(name: str, node: ClusterNode) -> Iterator[Finding]:
 def assess_precision(nodes: Sequence[tuple[ClusterNode, bool]]) -> Iterator[Finding]:
     """Assess whether `--precision auto` gives one precision on all nodes; each comes with whether it has bf16."""
     scoring = [(node, bf16) for node, bf16 in nodes if node.cpus > 0]
-    if any(node.gpus for node, _ in nodes) or len({bf16 for _, bf16 in scoring}) < 2:
+    if any(node.gpus for node, _ in scoring) or len({bf16 for _, bf16 in scoring}) < 2:
         return
     without = ", ".join(node.name for node, bf16 in scoring if not bf16)
     found = f"nodes without AMX or AVX512-BF16 score in fp32, others in bf16: {without}"

@@ -26,6 +26,11 @@ _DECODER_BYTES = (350 << 20) + _THREAD_BYTES
 # of 32 px add up to 0.89 GB without the driver; with 0.99 GB free a run ended, with 0.97 GB (a container of 1000 MiB on
 # a busy machine) and with 0.78 GB workers died repeatedly.
 _LEAST_BYTES = 1_000_000_000
+# An actor beside a GPU leaves the processors to the tasks that decode: on a machine of one processor, which is what
+# Slurm gives with a GPU, a task must fit beside it. Both reserve something, so that neither runs on a machine that its
+# owner has given no processors for work.
+_GPU_ACTOR_CPUS = 0.001
+_DECODER_CPUS = 0.99
 # Train workers reserve less, because their data tasks run beside them.
 _TRAIN_CPU_SHARE = 0.5
 _THREADS_PER_TRAINER = 2
@@ -56,7 +61,8 @@ class ScorePool:
     gpus_per_actor: float = 0.0
     threads_per_actor: int = 1  # each thread scores a shard of its own
     memory_bytes: int = 0  # reserved by each actor, so that Ray starts none where memory would run out
-    decoder_bytes: int = 0  # reserved by each task that decodes beside GPUs
+    decoder_cpus: float = 0.0  # reserved by each task that decodes beside GPUs
+    decoder_bytes: int = 0  # the same
     most_actors: int = 0  # upper limit as machines join
 
     @property
@@ -65,22 +71,22 @@ class ScorePool:
 
 
 def score_pool(nodes: Sequence[Node], *, workers: int | None, shards: int, images: int) -> ScorePool:
-    """One actor per GPU where there are GPUs, else one per processor.
+    """One actor per GPU where there are GPUs (of machines with processors), else one per processor.
 
     For few images, and where memory has no room for that, one per two processors may score in two threads. Never more
     actors than `workers` or `shards`. Raises `BadRequest` where no node has processors.
     """
-    gpus = int(sum(node.gpus for node in nodes))
-    if gpus:
-        return ScorePool(
-            actors=min(workers or gpus, gpus, shards),
-            cpus_per_actor=0.1,
-            gpus_per_actor=1,
-            most_actors=min(workers or shards, shards),
-            decoder_bytes=min(_DECODER_BYTES, max(node.memory_bytes for node in nodes)),
-        )
     sizes = _sizes(nodes)
     able = [node for node in nodes if node.cpus > 0]
+    if gpus := usable_gpus(nodes):
+        return ScorePool(
+            actors=min(workers or gpus, gpus, shards),
+            cpus_per_actor=_GPU_ACTOR_CPUS,
+            gpus_per_actor=1,
+            most_actors=min(workers or shards, shards),
+            decoder_cpus=_DECODER_CPUS * min(1.0, max(node.cpus for node in able)),
+            decoder_bytes=min(_DECODER_BYTES, max(node.memory_bytes for node in able)),
+        )
 
     def held(threads: int) -> int:
         return max(1, min(_ACTOR_BYTES + threads * _THREAD_BYTES, max(node.memory_bytes for node in able)))
@@ -116,7 +122,7 @@ def largest_pool(nodes: Sequence[Node]) -> ScorePool:
 
 def can_hold(nodes: Sequence[Node], pool: ScorePool) -> bool:
     """Whether any of the nodes, when idle, has room for one actor of the pool."""
-    return any(node.cpus >= pool.cpus_per_actor and node.gpus >= pool.gpus_per_actor for node in nodes)
+    return any(0 < node.cpus >= pool.cpus_per_actor and node.gpus >= pool.gpus_per_actor for node in nodes)
 
 
 def missing_memory(available_bytes: int) -> int:
@@ -126,6 +132,11 @@ def missing_memory(available_bytes: int) -> int:
 
 def has_processors(nodes: Sequence[Node]) -> bool:
     return any(node.cpus > 0 for node in nodes)
+
+
+def usable_gpus(nodes: Sequence[Node]) -> int:
+    """The whole GPUs of machines with processors, without which no worker runs there."""
+    return sum(int(node.gpus) for node in nodes if node.cpus > 0)
 
 
 def _sizes(nodes: Sequence[Node]) -> list[int]:
@@ -160,7 +171,7 @@ def train_pool(nodes: Sequence[Node], *, workers: int | None, batch_size: int, m
     if most is None:
         return pool
     if pool.use_gpu:
-        return replace(pool, cpus_per_worker=_ELASTIC_GPU_CPUS, most_workers=most)
+        return replace(pool, cpus_per_worker=min(_ELASTIC_GPU_CPUS, pool.cpus_per_worker), most_workers=most)
     # The workers planned for a machine must fill it, whatever its size, for Ray starts as many as fit.
     threads = min(_THREADS_PER_TRAINER, *_sizes(nodes))
     asked = threads * _ELASTIC_CPU_SHARE
@@ -168,15 +179,21 @@ def train_pool(nodes: Sequence[Node], *, workers: int | None, batch_size: int, m
 
 
 def _fixed_pool(nodes: Sequence[Node], *, workers: int | None, batch_size: int) -> TrainPool:
-    gpus = int(sum(node.gpus for node in nodes))
     cpus = sum(sizes := _sizes(nodes))
-    if gpus:
+    if gpus := usable_gpus(nodes):
         count = workers or min(gpus, batch_size)
         if count > gpus:
             raise BadRequest(f"--workers is {count}, but the cluster has {gpus} GPU(s); ask for {gpus} or fewer")
-        share = min(1.0, _TRAIN_CPU_SHARE * cpus / count)
-        threads = max(1, min(_MOST_AUGMENTING, int(cpus) // count))
-        return TrainPool(workers=count, cpus_per_worker=share, use_gpu=True, threads_per_worker=threads, decode_cpus=1)
+        # Of the machines with GPUs alone: Ray Train would wait for ever for room on the others.
+        beside = [node for node in nodes if node.cpus > 0 and node.gpus >= 1]
+        share = min(1.0, _TRAIN_CPU_SHARE * min(node.cpus / min(int(node.gpus), count) for node in beside))
+        return TrainPool(
+            workers=count,
+            cpus_per_worker=share,
+            use_gpu=True,
+            threads_per_worker=max(1, min(_MOST_AUGMENTING, sum(_sizes(beside)) // count)),
+            decode_cpus=min(1.0, max(node.cpus for node in nodes)),
+        )
     count = workers or max(1, min(int(cpus) // _THREADS_PER_TRAINER, batch_size // _LEAST_SHARE_OF_BATCH))
     most = max(2, 2 * int(cpus))
     if count > most:

@@ -65,7 +65,7 @@ def estimate(probe: ProbeTimes, images: int, *, nodes: Sequence[Node], pool: Sco
     else:
         busy = min(cores, pool.actors * pool.threads_per_actor)
         rate = busy * (_BUSY_SPEED if busy > 1 else 1.0) / (probe.read_s + probe.predict_s)
-    working = sum(1 for node in nodes if node.cpus > 0 or node.gpus > 0)
+    working = sum(1 for node in nodes if node.cpus > 0)
     return RunEstimate(images_per_s=rate, seconds=_START_S + images / rate, nodes=working)
 
 

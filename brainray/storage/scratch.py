@@ -22,7 +22,7 @@ def scratch_folder() -> Iterator[str]:
     """An empty folder, removed at the end. Folders of processes that have died are removed first."""
     temporary_folder()
     _remove_abandoned()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder, _held(folder):
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder, held(folder):
         yield folder
 
 
@@ -35,7 +35,7 @@ def temporary_folder() -> str:
 
 
 @contextmanager
-def _held(folder: str) -> Iterator[None]:
+def held(folder: str) -> Iterator[None]:
     """Keep the folder's lock file locked. It is renamed into place locked: an unlocked one means a dead owner."""
     new = os.path.join(folder, f"{_HELD}.new")
     file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -51,10 +51,11 @@ def _remove_abandoned() -> None:
     with suppress(OSError):  # a folder that cannot be removed must not end a run
         for found in os.scandir(tempfile.gettempdir()):
             if found.name.startswith(_PREFIX) and found.is_dir(follow_symlinks=False):
-                _remove_if_abandoned(found.path)
+                remove_if_abandoned(found.path)
 
 
-def _remove_if_abandoned(folder: str) -> None:
+def remove_if_abandoned(folder: str) -> None:
+    """Remove a folder that was `held` by a process that has died; leave any other."""
     try:
         file = os.open(os.path.join(folder, _HELD), os.O_RDWR | os.O_NOFOLLOW)
     except OSError:  # another user's folder, or one without a lock file

@@ -48,6 +48,17 @@ def test_the_error_that_ended_a_run_is_told_where_the_run_could_not():
     assert (told["event"], told["text"]) == ("error", "no shard was finished")
 
 
+@pytest.mark.parametrize("then", ["pass", "os.kill(os.getpid(), 9)"])
+def test_what_ray_has_put_on_the_disk_is_removed(tmp_path, then):
+    """Pixels of images are among it: killed, a run would leave them in a folder for temporary files."""
+    for name in ("spilled \n\udcff", "logs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0").write_bytes(b"pixels")
+    _, _, number = ended(f"guard.remove_at_end({str(tmp_path / 'spilled ') + chr(10)!r} + chr(0xdcff)); {then}")
+    assert is_gone(number)
+    assert until(lambda: os.listdir(tmp_path) == ["logs"])
+
+
 def test_a_run_that_ends_well_says_nothing_and_leaves_nothing():
     code, err, number = ended("pass")
     assert (code, err) == (0, "")

@@ -2,13 +2,19 @@
 
 import json
 import os
+import secrets
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from brainray.doctor.local_ray import session_folder
+from brainray.storage.scratch import held
+
 SCRIPT = """
-import json, os, psutil, pyarrow as pa, ray, sys, time
+import glob, json, os, psutil, pyarrow as pa, ray, stat, sys, time
 from brainray.cluster import ray_internals
 from brainray.cluster.session import session
 from brainray.machine.hardware import read_machine
@@ -41,6 +47,8 @@ with session(prestart=1, environments=False):
     chain = numbers.map_batches(Doubler, compute=ray.data.ActorPoolStrategy(size=1))
     rows = list(chain.iter_rows())
     lines = running()
+    folder = ray_internals.node().get_session_dir_path()
+    full = [ray.put(bytes(1 << 24)) for _ in range(8)]  # more than fits into memory
     worker = ray.get(ray.remote(settings).remote())
     told = {
         "at_start": at_start,
@@ -54,6 +62,10 @@ with session(prestart=1, environments=False):
         "driver": settings(),
         "processors": [ray.cluster_resources()["CPU"], ray_internals.processors(read_machine().usable)],
         "private": ray_internals.is_private(),
+        "spilled": {
+            name: [stat.filemode(os.stat(name).st_mode), bool({*os.listdir(name)} - {".held"})]
+            for name in glob.glob(f"{folder}/*spilled*")
+        },
         "dashboard": ray_internals.has_dashboard(),
     }
 print(json.dumps(told | {"after": settings()}))
@@ -84,8 +96,24 @@ def started_alone(tmp_path):
     return start
 
 
-def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone):
-    out, home = started_alone(SCRIPT)
+@pytest.fixture
+def spilled_before():
+    """What two runs that are killed and alive have put on the disk."""
+    name = f"session_2026-01-31_00-00-00_000000_{secrets.randbelow(10**9)}"
+    session = Path(session_folder({**os.environ, "RAY_TMPDIR": ""}), name)
+    dead, alive = (session / f"ray_spilled_objects_{name}" for name in ("dead", "alive"))
+    for folder in (dead, alive):
+        folder.mkdir(parents=True)
+        (folder / "0").write_bytes(b"pixels")
+    with held(str(dead)):
+        pass
+    with held(str(alive)):
+        yield dead, alive
+    shutil.rmtree(session)
+
+
+def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone, spilled_before):
+    out, home = started_alone(SCRIPT, RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=str(80 << 20))
     told = json.loads(out)
     assert len(told["at_start"]) == 1, "as many as asked for: a machine may have a hundred processors"
     assert told["workers"] == told["at_start"], "the actor waits for a new process, or for its import of torch"
@@ -105,6 +133,12 @@ def test_a_private_ray_has_no_attendants_and_leaves_nothing_behind(started_alone
     assert not told["shown"], "everybody on the machine sees a command line"
     assert told["after"] == {}
     assert list(home.iterdir()) == []
+
+    ((folder, (mode, used)),) = told["spilled"].items()
+    assert used, "objects that do not fit into memory are pixels of images"
+    assert mode == "drwx------", "others of the machine could read them"
+    assert not os.path.exists(folder)
+    assert [path.exists() for path in spilled_before] == [False, True]
 
 
 def test_a_token_path_that_leads_nowhere_is_one_line(started_alone, tmp_path):

@@ -5,6 +5,7 @@ import inspect
 import itertools
 import os
 import re
+import threading
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from support.imports import MODULES, absolute_imports, read
 
 import brainray
-from brainray.cluster import ray_internals, stand_ins, start_internals, train_internals
+from brainray.cluster import ray_internals, session, stand_ins, start_internals, train_internals
 
 ROOT = Path(brainray.__file__).parents[1]
 # Module, name in it, and the parameters with which it is called or replaced; None: no function, or one in C++.
@@ -24,6 +25,9 @@ NAMES = (
     ("ray._private.node", "Node.is_head", ("self",)),
     ("ray._private.node", "Node.remaining_processes_alive", ("self",)),
     ("ray._private.node", "Node.webui_url", None),
+    ("ray._private.node", "Node.node_id", None),
+    ("ray._private.ray_constants", "DEFAULT_OBJECT_PREFIX", None),
+    ("ray._private.auto_init_hook", "enable_auto_connect", None),
     ("ray._private.node", "Node.kill_all_processes", ("self", "check_alive", "allow_graceful", "wait")),
     ("ray._private.node", "Node.start_monitor", ("self",)),
     ("ray._private.node", "Node.start_log_monitor", ("self",)),
@@ -68,6 +72,7 @@ NAMES = (
     ("ray.job_config", "JobConfig", None),
     ("ray.exceptions", "AuthenticationError", None),
     ("ray.data._internal.execution.streaming_executor", "StreamingExecutor.shutdown", ("self", "force", "exception")),
+    ("ray.data", "Dataset.get_dataset_id", ("self",)),
     ("ray.data", "Dataset.repartition", None),
     ("ray.data._internal.stats", "get_or_create_stats_actor", ()),
     (
@@ -131,6 +136,7 @@ def test_what_is_in_c_takes_what_it_is_given():
 
 def test_the_attributes_set_on_a_node_are_those_that_ray_reads():
     source = inspect.getsource(import_module("ray._private.node"))
+    assert "self._object_spilling_config = " in source
     assert "self._webui_url = None" in source and "return self._webui_url" in source
     for call in ("self.start_monitor()", "self.start_log_monitor()", "self.start_api_server("):
         assert call in source
@@ -150,6 +156,7 @@ def test_every_name_is_in_the_list_above():
                 "utils",
                 "services",
                 "ray_constants",
+                "auto_init_hook",
                 "_raylet",
                 "authentication_token_setup",
             }
@@ -268,6 +275,30 @@ def test_training_watches_for_nodes_that_are_removed_where_one_may_be(monkeypatc
     with train._watcher_where_nodes_may_go():
         assert os.environ.get(name) == meanwhile
     assert os.environ.get(name) == said
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_calls_of_ray_after_a_session_start_one_as_before_but_not_what_it_has_left_behind(monkeypatch, before):
+    """The caller's next `ray.data.read_parquet` would fail, or a thread of a run that was stopped would start a Ray."""
+    from ray._private import auto_init_hook
+
+    started, go_on, left = [], threading.Event(), []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda: started.append(threading.current_thread()))
+    monkeypatch.setattr(auto_init_hook, "enable_auto_connect", before)
+    monkeypatch.delenv("RAY_ENABLE_AUTO_CONNECT", raising=False)
+    for _ in range(2):
+        with ray_internals.without_auto_connect():
+            auto_init_hook.auto_init_ray()
+            left.append(threading.Thread(target=lambda: (go_on.wait(60), auto_init_hook.auto_init_ray()), daemon=True))
+            left[-1].start()
+        session._set_ray_defaults()
+        assert "RAY_ENABLE_AUTO_CONNECT" not in os.environ, "a child would not start one"
+        auto_init_hook.auto_init_ray()
+    go_on.set()
+    for thread in left:
+        thread.join(60)
+    assert started == ([threading.current_thread()] * 2 if before else [])
 
 
 def test_training_leaves_ctrl_c_alone():

@@ -23,11 +23,12 @@ HALF_A_PROCESSOR = """
 import ray._private.utils
 ray._private.utils._get_docker_cpus = lambda *_: 0.5
 """
-TWO_AND_A_GPU = """
+# As Slurm gives with a GPU unless it is asked for more processors.
+ONE_AND_A_GPU = """
 import ray
 from brainray.cluster.start_internals import without_monitor_processes
 with without_monitor_processes():
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
 """
 SCRIPT = """
 import sys
@@ -58,7 +59,7 @@ def score(root, bundle, output, *, begin, extra=()):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("begin", [HALF_A_PROCESSOR, TWO_AND_A_GPU], ids=["half a CPU", "2 CPUs and a GPU"])
+@pytest.mark.parametrize("begin", [HALF_A_PROCESSOR, ONE_AND_A_GPU], ids=["half a CPU", "a CPU and a GPU"])
 def test_every_image_has_its_row_on_a_machine_with(begin, mixed, bundle, tmp_path):
     done = score(mixed, bundle, tmp_path / "run", begin=begin, extra=["--shard-size", "7"])
     assert done.returncode == 3, done.stderr  # 3 of 40 failed, more than 1 %

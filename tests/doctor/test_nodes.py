@@ -75,6 +75,14 @@ def test_a_cluster_of_a_head_alone_cannot_score_yet():
     assert "2 nodes at head:6379: 8 processors" in both.found and "8 processes would score" in both.found
 
 
+def test_a_gpu_that_no_work_can_use_is_told():
+    """Else whoever pays for it would take the run to use it."""
+    head = only(assess_cluster([node("head", cpus=0.0, gpus=1.0), node()], "head:6379"))
+    assert head.status == "warning" and "8 processes would score" in head.found and head.found.endswith(": head")
+    assert "--num-cpus" in head.remedy
+    assert only(assess_cluster([node("all", cpus=1.0, gpus=1.0)], "head:6379")).status == "ok"
+
+
 def test_nodes_that_would_round_otherwise_are_told():
     mixed = only(assess_precision([(node("old"), False), (node("new"), True)]))
     assert "--precision fp32" in mixed.remedy and mixed.found.count("old") == 1

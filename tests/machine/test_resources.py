@@ -83,6 +83,38 @@ def test_with_gpus_an_actor_holds_one_and_processors_decode():
     assert pool.actors * pool.cpus_per_actor < 1
 
 
+@each("nodes", [[Node(cpus=1, gpus=1)], [Node(cpus=0.5, gpus=1)], [Node(cpus=4, gpus=8)], [Node(cpus=64, gpus=8)]])
+def test_a_task_that_decodes_has_room_beside_all_actors_of_a_machine_with_gpus(nodes):
+    """Else a run with one processor and one GPU, which is what Slurm gives, would wait for ever."""
+    pool = score_pool(nodes, workers=None, shards=1000, images=10**6)
+    assert pool.on_gpu
+    left = nodes[0].cpus - nodes[0].gpus * pool.cpus_per_actor
+    assert left // pool.decoder_cpus == max(1, nodes[0].cpus)
+    assert pool.cpus_per_actor > 0 < pool.decoder_cpus, "else work would go to a head that is given no processors"
+    assert trained([nodes[0].cpus], gpus=nodes[0].gpus).decode_cpus <= nodes[0].cpus
+
+
+def test_a_gpu_without_a_processor_beside_it_is_not_counted():
+    """Else a run would wait for ever for work on a head that has a GPU and no processors."""
+    head, plain = Node(cpus=0, gpus=1, memory_bytes=64 * GIB), Node(cpus=2, memory_bytes=4 * GIB)
+    assert score_pool([head, plain], workers=None, shards=9, images=9) == score_pool(
+        [plain], workers=None, shards=9, images=9
+    )
+    assert train_pool([head, plain], workers=None, batch_size=32) == train_pool([plain], workers=None, batch_size=32)
+    assert not score_pool([Node(cpus=1, gpus=0.5)] * 2, workers=None, shards=9, images=9).on_gpu, "no actor finds one"
+    on_gpu = score_pool([head, Node(cpus=2, gpus=1)], workers=None, shards=9, images=9)
+    assert on_gpu.actors == 1
+    assert not can_hold([head], on_gpu)
+
+
+def test_a_training_beside_gpus_asks_for_no_processors_of_machines_without():
+    """Else it would wait for ever for room on the machine that has the GPUs."""
+    pool = train_pool([Node(cpus=2, gpus=4), Node(cpus=64)], workers=None, batch_size=32)
+    assert pool.workers * pool.cpus_per_worker <= 2
+    elastic = train_pool([Node(cpus=1, gpus=4)], workers=4, batch_size=32, most=8)
+    assert elastic.workers * elastic.cpus_per_worker <= 1
+
+
 def test_a_machine_that_is_too_small_for_a_worker_does_not_count_as_one():
     """Else a run that has lost all others would wait for it."""
     pool = score_pool([Node(cpus=8)], workers=None, shards=100, images=10)
