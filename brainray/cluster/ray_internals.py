@@ -324,6 +324,31 @@ def one_task_a_row(dataset: "Dataset") -> "Dataset":
     return dataset
 
 
+def kill_workers_on_failure(dataset: "Dataset") -> None:
+    """Have Ray Data kill the actors of a dataset whose execution fails.
+
+    It drops its handles of them, which the error that it raises may hold: they would go on, and keep their processors,
+    for as long as somebody has that error. Sets the class of the executor that `_create_executor` makes, whose
+    `shutdown` gets the error; without these nothing changes.
+    """
+    make = getattr(dataset, "_create_executor", None)
+    if make is None:
+        return
+
+    def created() -> Any:  # noqa: ANN401
+        executor = make()
+        found = type(executor)
+
+        def shutdown(self: Any, force: bool, exception: Exception | None = None) -> None:  # noqa: ANN401
+            found.shutdown(self, force=force or exception is not None, exception=exception)
+
+        with suppress(TypeError):  # a class that cannot be replaced
+            executor.__class__ = type(found.__name__, (found,), {"shutdown": shutdown})
+        return executor
+
+    dataset._create_executor = created  # type: ignore[method-assign]
+
+
 # Module, name in it, and what takes its place on a private Ray.
 _DATA_ACTORS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("ray.data._internal.stats", "get_or_create_stats_actor", NoStatistics),

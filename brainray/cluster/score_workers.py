@@ -35,7 +35,7 @@ from brainray.scoring.shard import DecodedShard, decode_shard, predict_shard, st
 from brainray.scoring.shard_task import GIVE_UP_AFTER, SANDBOX_AFTER, ShardState, Target, count_attempt, open_shard
 from brainray.storage.shared_paths import SharedPaths
 
-from .ray_internals import end_executors, is_private, one_task_a_row, processes_died
+from .ray_internals import end_executors, is_private, kill_workers_on_failure, one_task_a_row, processes_died
 from .session import check_alive, own_errors, quiet_data
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def score_shards(
     quiet_data().execution_no_progress_timeout_s = 2 * stall_timeout_s  # so that the limit below is reached first
     finished: Queue[PartInfo | str | BaseException | None] = Queue()
     dataset = score_chain(shards, job, pool)
+    kill_workers_on_failure(dataset)
     chain = Thread(target=_run_chain, args=(dataset, finished), daemon=True)
     chain.start()
     try:

@@ -73,6 +73,7 @@ NAMES = (
     ("ray.exceptions", "AuthenticationError", None),
     ("ray.data._internal.execution.streaming_executor", "StreamingExecutor.shutdown", ("self", "force", "exception")),
     ("ray.data", "Dataset.get_dataset_id", ("self",)),
+    ("ray.data", "Dataset._create_executor", ("self",)),
     ("ray.data", "Dataset.repartition", None),
     ("ray.data._internal.stats", "get_or_create_stats_actor", ()),
     (
