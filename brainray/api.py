@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from os import fspath
 from typing import TYPE_CHECKING
 
+from .callbacks import Say, ignore
 from .commands.options import AnyPath, score_options, several, train_options
 from .commands.results import AuditResult, ReportResult, ScoreResult, TrainResult
 from .config import MaxFailed
 
 if TYPE_CHECKING:
-    from .callbacks import Say
     from .commands.compare import CompareResult
     from .commands.score import Outcome, Progress
     from .models.bundle import Bundle
@@ -54,7 +54,7 @@ def score(
     report: bool = True,
     thumbnails: bool = True,
     on_progress: "Callable[[Progress], None] | None" = None,
-    say: "Say | None" = None,
+    say: Say | None = None,
 ) -> ScoreResult:
     """Score every image under the inputs that has no row yet: one Parquet row an image.
 
@@ -102,7 +102,7 @@ def score(
         groups=_path(groups),
         options=options,
     )
-    outcome = score_images(request, listener=on_progress or _ignore, say=say or _ignore)
+    outcome = score_images(request, listener=on_progress or ignore, say=say or ignore)
     result = _score_result(outcome)
     check_max_failed(outcome, options.max_failed, result=result)
     return result
@@ -137,7 +137,7 @@ def train(
     precision: str = "auto",
     exclude: AnyPath | None = None,
     all_series: bool = False,
-    say: "Say | None" = None,
+    say: Say | None = None,
 ) -> TrainResult:
     """Fit a model to a folder of class folders and write its bundle.
 
@@ -179,7 +179,7 @@ def train(
         init=start,
         teacher=load_bundle(named(fspath(teacher))) if teacher else None,
         keep_folds=keep_folds,
-        say=say or _ignore,
+        say=say or ignore,
     )
     return _train_result(bundle)
 
@@ -194,7 +194,7 @@ def report(
     explain: str | int | None = None,
     model: AnyPath | None = None,
     real_uris: AnyPath | None = None,
-    say: "Say | None" = None,
+    say: Say | None = None,
 ) -> ReportResult:
     """Build the summary of a run again from its Parquet, after its images got the labels of a file, if one is given.
 
@@ -216,7 +216,7 @@ def report(
         return ReportResult(run=uri, images=account.rows, failed=account.failed, verified=True)
     summary = rebuild(
         uri,
-        say=say or _ignore,
+        say=say or ignore,
         page=PageOptions(thumbnails=thumbnails),
         labels=_path(labels),
         labels_may_miss=labels_may_miss,
@@ -242,7 +242,7 @@ def compare(
     output: AnyPath | None = None,
     thumbnails: bool = True,
     real_uris: AnyPath | None = None,
-    say: "Say | None" = None,
+    say: Say | None = None,
 ) -> "CompareResult":
     """Compare two runs on the images that both have. Writes nothing but into `output`.
 
@@ -256,7 +256,7 @@ def compare(
         output=_path(output),
         thumbnails=thumbnails,
         real_uris=_path(real_uris),
-        say=say or _ignore,
+        say=say or ignore,
     )
 
 
@@ -268,7 +268,7 @@ def audit(
     groups: AnyPath | None = None,
     group_regex: str | None = None,
     all_series: bool = False,
-    say: "Say | None" = None,
+    say: Say | None = None,
 ) -> AuditResult:
     """Find images that show the same picture, whatever was done to it, and pictures with two labels."""
     from .commands.audit import AuditRequest
@@ -282,15 +282,11 @@ def audit(
         groups=_path(groups),
         all_series=all_series,
     )
-    return AuditResult(output=request.output, figures=find_copies(request, say=say or _ignore))
+    return AuditResult(output=request.output, figures=find_copies(request, say=say or ignore))
 
 
 def _path(path: AnyPath | None) -> str | None:
     return fspath(path) if path else None
-
-
-def _ignore(_: object) -> None:
-    """Takes the messages and the progress that the caller does not ask for."""
 
 
 def _score_result(outcome: "Outcome") -> ScoreResult:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from brainray.callbacks import Say
+from brainray.callbacks import Say, ignore
 from brainray.doctor import local_ray
 from brainray.errors import BadRequest, BrainrayError, StorageError
 from brainray.machine.hardware import Machine, has_working_folder, read_machine
@@ -80,12 +80,8 @@ class _Turn:
 _turn = _Turn()
 
 
-def _ignore(_: str) -> None:
-    """Take a message and do nothing with it."""
-
-
 @contextmanager
-def session(*, prestart: int = 0, environments: bool = True, say: Say = _ignore) -> Iterator[list[Node]]:
+def session(*, prestart: int = 0, environments: bool = True, say: Say = ignore) -> Iterator[list[Node]]:
     """Connect to Ray and yield its nodes: the caller's connection, the cluster of `cluster_address`, or a local Ray.
 
     A local Ray starts `prestart` workers that score before they are asked for; without `environments` it starts sooner,

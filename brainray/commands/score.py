@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from brainray import storage
-from brainray.callbacks import Clock, Say
+from brainray.callbacks import Clock, Say, ignore
 from brainray.config import MaxFailed, PageOptions, ScoreOptions
 from brainray.duplicates.seen import FILE as SEEN
 from brainray.duplicates.seen import is_lost, read_seen
@@ -84,10 +84,6 @@ class Outcome:
     @property
     def failed(self) -> int:
         return int(self.summary.figures["totals"]["failed"])
-
-
-def _ignore(_: str) -> None:
-    """Take a message and do nothing with it."""
 
 
 def read_request(
@@ -226,7 +222,7 @@ def check_max_failed(outcome: Outcome, limit: MaxFailed, *, result: object = Non
         )
 
 
-def plan_only(request: ScoreRequest, *, say: Say = _ignore) -> Plan:
+def plan_only(request: ScoreRequest, *, say: Say = ignore) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
+from brainray.callbacks import ignore
 from brainray.config import ImageSpec
 from brainray.errors import BadRequest
 
@@ -69,7 +70,7 @@ class ClassMaps:
     def _init(self, network: nn.Module, spec: ImageSpec, name: str) -> None:
         self._name, self._spec, self._device = name, spec, pick_device()
         # Folded batch normalisation takes half of the time of a forward pass, and the grid takes some 150 of them.
-        prepared = prepare_for_inference(network, self._device, bf16=False, say=_ignore)
+        prepared = prepare_for_inference(network, self._device, bf16=False, say=ignore)
         if not isinstance(prepared, fx.GraphModule):
             raise refusal(name)
         self._network, last = with_features(prepared, name)
@@ -204,10 +205,6 @@ def _is_pooling(traced: fx.GraphModule, node: fx.Node | None) -> bool:
 def _called(node: fx.Node) -> str:
     """The name of the function or method that a node calls."""
     return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
-
-
-def _ignore(_: str) -> None:
-    """Take a message and do nothing with it."""
 
 
 def refusal(name: str) -> BadRequest:

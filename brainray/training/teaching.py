@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from brainray.callbacks import ignore
 from brainray.config import ImageSpec
 from brainray.errors import BadRequest
 from brainray.models.bundle import Bundle, kept_folds, load_fold
@@ -85,7 +86,7 @@ class Teachers:
     def __init__(self, bundle: Bundle, device: torch.device, *, bf16: bool) -> None:
         """Load all of them. Raises what `load_fold` raises."""
         self._networks = [
-            prepare_for_inference(load_fold(bundle, number), device, bf16=bf16, say=lambda _: None)
+            prepare_for_inference(load_fold(bundle, number), device, bf16=bf16, say=ignore)
             for number in range(1, kept_folds(bundle) + 1)
         ]
         self._px, self._dtype = bundle.image.image_px, torch.bfloat16 if bf16 else torch.float32
