@@ -18,7 +18,7 @@ end, and highest at the high end. The value is of the images with an answer. Axe
 K classes. Must not read files.
 """
 
-from collections.abc import Callable
+from bisect import bisect_left
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -147,28 +147,20 @@ def _in_finite(trials: float, *, drawn: float) -> float:
     So that the high end is the exact one where nothing is found, and wider than it elsewhere. The usual correction,
     1 - `drawn`, is for normal intervals: with no error among 160 of 200 images its high end is less than half of this.
     """
-    if drawn in (0, 1):
-        return trials if drawn == 0 else float("inf")
-    return trials * -float(np.log1p(-drawn)) / drawn
+    return float("inf") if drawn == 1 else trials * -float(np.log1p(-drawn)) / drawn
 
 
 @lru_cache(4096)
 def hypergeometric_bounds(found: int, drawn: int, total: int) -> tuple[float, float]:
     """The 95 % interval of a share of `total` images, of which `found` of `drawn` ones have what is counted."""
-    most_missed, missed = total - drawn, drawn - found
-    # How many of those that were not drawn may have it: more make a find of so few, or fewer one of so many, too rare.
-    high = _last(lambda more: _at_most(found, drawn, total, found + more) > _TAIL, most_missed)
-    low = most_missed - _last(lambda fewer: _at_most(missed, drawn, total, missed + fewer) > _TAIL, most_missed)
-    return (found + low) / total, (found + high) / total
+    low, high = total - _most_marked(drawn - found, drawn, total), _most_marked(found, drawn, total)
+    return low / total, high / total
 
 
-def _last(holds: Callable[[int], bool], most: int) -> int:
-    """The last number from 0 to `most` of which this holds, as it does of all before."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
+def _most_marked(found: int, drawn: int, total: int) -> int:
+    """The most images of `total` that may be marked: with more, `found` or fewer among `drawn` ones are too rare."""
+    more = range(found + 1, total - drawn + found + 1)
+    return found + bisect_left(more, True, key=lambda marked: _at_most(found, drawn, total, marked) <= _TAIL)
 
 
 def _at_most(found: int, drawn: int, total: int, marked: int) -> float:

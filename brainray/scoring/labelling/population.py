@@ -121,7 +121,7 @@ def draw(source: Source, labels: int) -> Drawn:
     images, predicted, total = np.zeros(H, np.int64), np.zeros((H, K), np.int64), 0
     for table in source.tables():
         total = (total + int(source.hashes(table["uri"]).sum())) % 2**64
-        table, stratum_N = _unlabelled(source, census, strata, table)
+        table, stratum_N = _unlabelled(source, strata, table)
         images += np.bincount(stratum_N, minlength=H)
         np.add.at(predicted, (stratum_N, source.class_of(table["predicted"])), 1)
         chosen.add(table, stratum_N)
@@ -159,14 +159,11 @@ def _count(source: Source) -> _Census:
     return census
 
 
-def _unlabelled(source: Source, census: _Census, strata: Strata, table: pa.Table) -> tuple[pa.Table, Ints]:
-    """The images without a label, and [N] the stratum of each."""
+def _unlabelled(source: Source, strata: Strata, table: pa.Table) -> tuple[pa.Table, Ints]:
+    """The images without a label, and [N] the stratum of each; groups are of one."""
     table = table.filter(pa.array(source.class_of(table["label"]) < 0))
-    if not source.by_group:
-        error_N = 1 - table["confidence"].to_numpy().astype(np.float64)
-        return table, stratum_of(error_bin(error_N), strata)
-    means = [error / images / UNITS for images, error in map(census.groups.__getitem__, table["unit"].to_pylist())]
-    return table, stratum_of(error_bin(np.array(means, np.float64)), strata)
+    error_N = 1 - table["confidence"].to_numpy().astype(np.float64)
+    return table, stratum_of(error_bin(error_N), strata)
 
 
 class _Chosen:
