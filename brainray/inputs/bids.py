@@ -4,7 +4,7 @@
 `sourcedata` what they were made from: scored with the tree, a scan would count several times.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from brainray import storage
 
@@ -32,18 +32,19 @@ class BidsTrees:
         """The reason to pass over a file in these folders below the input; None where there is none."""
         if not self._roots or self._all_wanted:
             return None
-        for depth, folder in enumerate(folders):
-            if folder in _NOT_RAW and tuple(folders[:depth]) in self._roots:
-                return f"{folder} of BIDS"
-        return None
+        found = _beside_raw_data(folders, lambda above: tuple(above) in self._roots)
+        return None if found is None else f"{found} of BIDS"
 
 
 def holds_no_raw_data(root: str, folders: Sequence[str]) -> bool:
     """Whether a listing of `root` passes over these folders below it as what a BIDS tree holds beside its raw data."""
-    return any(
-        folder in _NOT_RAW and storage.exists(storage.join(root, *folders[:depth], DESCRIPTION))
-        for depth, folder in enumerate(folders)
-    )
+    return _beside_raw_data(folders, lambda above: storage.exists(storage.join(root, *above, DESCRIPTION))) is not None
+
+
+def _beside_raw_data(folders: Sequence[str], is_tree: Callable[[Sequence[str]], bool]) -> str | None:
+    """The first of nested folders that a tree has beside its raw data; `is_tree` says which of those above are one."""
+    places = (depth for depth, folder in enumerate(folders) if folder in _NOT_RAW and is_tree(folders[:depth]))
+    return next((folders[depth] for depth in places), None)
 
 
 def trees_in(index: ArchiveIndex, name: str, *, all_wanted: bool) -> BidsTrees:
