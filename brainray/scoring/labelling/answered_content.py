@@ -1,6 +1,7 @@
 """Finds the answers that were given to other bytes than those that a run has scored: the image has changed since."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +28,14 @@ def places_of_other_content(
     if contents is None or contents.null_count == len(contents):
         return np.empty(0, np.int64)
     tables = list(_answered(files, row_N, contents))
-    answered = pa.concat_tables(tables) if tables else None
+    answered = pa.concat_tables(tables).sort_by("shard_id") if tables else None
     if answered is None or not len(answered):
         return np.empty(0, np.int64)
-    shards = answered["shard_id"].unique().to_pylist()
-    scored = read_parts(_scored, [part_uri(run_uri, shard_id) for shard_id in shards])
+    shards, begins = np.unique(answered["shard_id"].to_numpy(), return_index=True)
+    scored = read_parts(_scored, [part_uri(run_uri, shard_id) for shard_id in shards.tolist()])
     others = []
-    for shard_id, found in zip(shards, scored, strict=True):
-        rows = answered.filter(pc.equal(answered["shard_id"], shard_id))
+    for found, (begin, end) in zip(scored, pairwise((*begins.tolist(), len(answered))), strict=True):
+        rows = answered.slice(begin, end - begin)
         now = found["content_hash"].take(pc.index_in(rows["uri"], found["uri"].combine_chunks()))
         differs = pc.fill_null(pc.not_equal(rows["content"], now), False)
         others.append(rows["place"].filter(differs).to_numpy())

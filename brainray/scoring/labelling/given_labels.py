@@ -134,14 +134,15 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
         others = places_of_other_content(run_uri, old, row_N, label_file.contents)
         row_N[others] = -1
         counts = Relabelling(without_image=numbered.without_image, other_content=len(others))
-        said, judged_before = _said(row_N, label_file, run["classes"]), len(read_judged(run_uri)) > 0
-        labeller = _Labeller(said, run["classes"], read_given(run_uri), counts, judged_before=judged_before)
+        said = _said(row_N, label_file, run["classes"])
+        given_before, judged_before = read_given(run_uri), read_judged(run_uri)
+        labeller = _Labeller(said, run["classes"], given_before, counts, judged_before=len(judged_before) > 0)
         shards = rewrite(old, f"{scratch}/{MANIFEST}", labeller)
         before = {shard.shard_id: shard.digest for shard in load_shards(old)}
         changes = any(before[shard.shard_id] != shard.digest for shard in shards)
         given, was_published = labeller.given(), is_published(run_uri)
-        judged = judged_now(run_uri, *labeller.judged())
-        same = given.equals(read_given(run_uri)) and judged.equals(read_judged(run_uri))
+        judged = judged_now(run_uri, judged_before, *labeller.judged())
+        same = given.equals(given_before) and judged.equals(judged_before)
         if was_published and not changes and same:
             return labeller.counts
         writer.delete(storage.join(run_uri, SUCCESS))

@@ -34,9 +34,11 @@ def read_judged(run_uri: str) -> pa.Table:
     return storage.read_parquet(uri).select(_SCHEMA.names).cast(_SCHEMA).combine_chunks()
 
 
-def judged_now(run_uri: str, wrong: pa.Array, named: pa.Array) -> pa.Table:
-    """What is judged wrong in a run once `wrong` are, URIs of images, and no other one of those that are `named`."""
-    before = read_judged(run_uri)
+def judged_now(run_uri: str, before: pa.Table, wrong: pa.Array, named: pa.Array) -> pa.Table:
+    """What is judged wrong in a run once `wrong` are, URIs of images, and no other one of those that are `named`.
+
+    `before` is what is judged wrong there.
+    """
     kept = before.filter(pc.invert(pc.is_in(before["uri"], pa.concat_arrays([wrong, named]))))
     return pa.concat_tables([kept, *_predictions(run_uri, wrong)]).sort_by("uri").combine_chunks()
 
