@@ -305,8 +305,8 @@ class _Job:
             self._carry_out(plan, lease)
         replaces = self.request.label_file is not None
         page, names = self.request.options.page, self.request.names
-        kept = rescore.switch(output, lease.writer, page, names, forgets_given_labels=replaces).kept_list
-        return replace(plan, uri=output), replace(self._read_summary(lease), kept_list=kept)
+        summary = rescore.switch(output, lease.writer, page, names, forgets_given_labels=replaces)
+        return replace(plan, uri=output), summary
 
     def _read_summary(self, lease: Lease) -> Summary:
         page, names = self.request.options.page, self.request.names
