@@ -117,7 +117,7 @@ def test_many_names_name_the_image(tmp_path, name):
         (gzip.compress(TEXT.encode() * 99)[:-12], "is a damaged gzip file"),
         (b"\x1f\x8bnothing", "is a damaged gzip file"),
         (b"PK\x03\x04" + bytes(40), "is a zip archive or a spreadsheet"),
-        (b"PAR1" + bytes(40), "no readable Parquet"),
+        (b"PAR1" + bytes(40), r"labels\.csv: no readable Parquet \("),
         (
             b'image,label\na.jpg,glioma\n"b.jpg,glioma\nc.jpg,glioma\n',
             "the quote in line 3 is not closed",
