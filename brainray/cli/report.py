@@ -37,6 +37,9 @@ def report(
 
     Needs no Ray, and torch for --explain only.
     """
+    from brainray.machine.hardware import share_freed_memory
+
+    share_freed_memory()
     from brainray import storage
     from brainray.commands.report import report as rebuild
     from brainray.commands.report import verify as verify_parts

@@ -157,6 +157,9 @@ def score(
 
     The same command goes on with a run that was stopped, and scores images that are new.
     """
+    from brainray.machine.hardware import share_freed_memory
+
+    share_freed_memory()
     from brainray.commands.score import read_request
 
     options = options_of(context.params)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _GROUPS = "sys/fs/cgroup"
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BLOCK, _KEPT_IN_ALL = 1 << 29, (1 << 31) - 1  # bytes
+_ARENAS = 2
 _UNLIMITED = 1 << 60  # version 1 writes a number just below 2**63 where there is no limit
 
 
@@ -47,6 +48,18 @@ def keep_freed_memory() -> None:
     if change is not None:
         change(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
         change(_M_TRIM_THRESHOLD, _KEPT_IN_ALL)
+
+
+def share_freed_memory() -> None:
+    """Make the threads of this process share what they free, for good; no effect with another C library.
+
+    By default glibc keeps what a thread has freed for a few threads like it, in up to eight arenas a processor. So the
+    driver's peak grew with the number of shards, by 15 % from 50,000 images to 500,000, although no more was in use.
+    Call it before there are many threads, and in a process of our own.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None)
+    if change is not None:
+        change(_M_ARENA_MAX, _ARENAS)
 
 
 @contextmanager

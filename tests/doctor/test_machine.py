@@ -72,6 +72,31 @@ def test_what_is_freed_is_not_cleared_anew_by_the_system():
     assert max(others) < 1000
 
 
+ARENAS = """
+import ctypes, threading
+from brainray.machine.hardware import share_freed_memory
+share_freed_memory()
+libc, all_there = ctypes.CDLL(None), threading.Barrier(8)
+def allocate():
+    all_there.wait()
+    libc.malloc(4096)
+    all_there.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="another C library than glibc")
+def test_threads_of_the_driver_share_what_they_free():
+    """Else its peak grows with the archive: each thread keeps what it has freed."""
+    done = subprocess.run([sys.executable, "-c", ARENAS], capture_output=True, text=True, timeout=250, check=True)
+    assert 1 <= done.stdout.count("<heap nr") <= 2, "arenas"
+
+
 def test_a_container_has_its_own_limits_and_not_those_of_its_host(kernel):
     second = {
         "sys/fs/cgroup/cpu.max": "250000 100000",

@@ -205,7 +205,10 @@ class Steps:
 
 
 def drive(images: int, workers: int, folder: str) -> dict[str, Any]:
-    """One run in this process; returns its figures."""
+    """One run in this process, as the command does it; returns its figures."""
+    from brainray.machine.hardware import share_freed_memory
+
+    share_freed_memory()
     from brainray.cluster import score as cluster_score
     from brainray.commands import score as command
     from brainray.config import Calibration, ImageSpec, ModelSpec, ScoreOptions
