@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(label):,} pictures; the linear classifier is right about {accuracy:.1%} of them")
     kinds: dict[str, list[str]] = {}
     rng = np.random.default_rng(options.seed)
-    for _ in range(options.draws):
+    for draw in range(options.draws):
         is_known = halves(group, label, rng)
         known, others = np.flatnonzero(is_known), np.flatnonzero(~is_known)
         mix = np.bincount(label[known], minlength=len(bundle.classes)) / len(known)
@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ):
             archive = Pictures(own[at], features[at], group[at] if grouped else np.arange(len(at)))
             kinds.setdefault(name, []).append(_kind((own, features, group, label), known, archive, bundle.classes))
+        if draw % options.changed_every:
+            continue
         reference = (probs["plain"], features, group, label)
         for name, archive in _changed(values, probs, rows, rng):
             kinds.setdefault(name, []).append(_kind(reference, known, archive, bundle.classes))
@@ -121,6 +123,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--cache", default="/tmp/territory_power.npz", help="file of what was measured, made if missing"
     )
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--changed-every", type=int, default=1, help="change pictures in each n-th draw only")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
