@@ -91,7 +91,7 @@ def train(
         from brainray.models.networks import check_network
 
         # Before anything is written and Ray is started:
-        check_network(job.model, options.weights, needs_maps=job.training_set.has_boxes)
+        check_network(job.model, options.image_spec, options.weights, needs_maps=job.training_set.has_boxes)
         if teacher:
             from brainray.training.teaching import check_teacher
 

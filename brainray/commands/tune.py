@@ -55,7 +55,8 @@ def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
     if not search.is_begun(output):  # the network of a search that was begun has been checked; torch may not be needed
         from brainray.models.networks import check_network
 
-        check_network(specs[0], request.options.weights)  # all trials have the same network
+        for image in {each.image_spec for each in drawn}:
+            check_network(specs[0], image, request.options.weights)  # all trials have the same network
     storage.check_writable("--output", output)
     with lease.hold(output, purpose="tune", say=say) as held:
         search.begin_search(output, job.request, request.space, held.writer)
