@@ -382,7 +382,7 @@ def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[st
         **({"ineligible": selected.ineligible} if selected.ineligible else {}),
         "by_class": dict(zip(classes, np.bincount(selected.labels, minlength=len(classes)).tolist(), strict=True)),
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
-        **({"division": division_digest(selected.pictures, selected.splits)} if len(selected.splits) > 1 else {}),
+        "division": division_digest(selected.pictures, selected.splits),
         **({"groups": describe_groups(selected)} if selected.is_grouped else {}),
         **({"series": selected.series} if selected.series and selected.is_joined else {}),
     }
