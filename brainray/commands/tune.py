@@ -37,7 +37,7 @@ class TuneRequest:
 
 
 def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
-    """Run the trials that have not ended. Gives all trials in which an epoch was measured, the best first."""
+    """Run the trials that have not ended. Gives all that did not fail, the best first."""
     output = storage.normalise(request.output)
     check_is_folder(output)
     lease.refuse_if_held(output)
@@ -64,7 +64,7 @@ def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
         held.writer.write_bytes(storage.join(output, search.TABLE), search.table_csv(trials))
     ranked = search.ranked(trials)
     if not ranked:
-        raise BrainrayError(f"no trial got through an epoch; the first one: {trials[0].failure or 'did not end'}")
+        raise BrainrayError(f"every trial failed; the first one: {trials[0].failure or 'did not end'}")
     return ranked
 
 
