@@ -39,6 +39,19 @@ def test_what_cannot_be_learned_from_is_refused(archive, tmp_path, classes, imag
         list_training_set(str(root))
 
 
+@pytest.mark.parametrize("other", ["Brain Tumor", "brain_tumor", " brain-tumor"])
+def test_two_spellings_of_one_class_are_refused(archive, other):
+    """As in a public set with Training/Tumor and Testing/tumor: the model would learn to tell them apart."""
+    root = archive(images=2, classes=("brain tumor", "fine", other))
+    with pytest.raises(BadRequest, match="are spellings of one class"):
+        list_training_set(str(root))
+
+
+def test_marks_tell_classes_apart(archive):
+    classes = ("+1", "-1", "1", "1-2", "12", "IDH+", "IDH-", "T1", "T1w")
+    assert list_training_set(str(archive(images=2, classes=classes))).classes == tuple(sorted(classes))
+
+
 def decoded(root):
     found = list_training_set(str(root))
     return found, decode_rows(found.table, ImageSpec(image_px=16))

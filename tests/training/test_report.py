@@ -82,6 +82,16 @@ def test_the_card_reads_as_it_is_kept_here(card):
     assert text == (CARDS / f"{card.__name__}.md").read_text()
 
 
+def test_a_bar_in_the_name_of_a_class_ends_no_cell_of_the_card():
+    classes, counts = ("a|b", "c"), {"a|b": 40, "c": 40}
+    known = provenance()
+    known["data"] |= {"by_class": counts, "pictures_by_class": counts}
+    card = model_card(replace(validation(), classes=classes), known, temperature=1.0)
+    rows = [line for line in card.splitlines() if line.startswith("| a")]
+    assert len(rows) == 3 and all(row.startswith("| a\\|b | ") for row in rows)
+    assert "|  | a\\|b | c |" in card
+
+
 def test_with_folds_there_is_a_table_of_them_and_no_word_of_flattery(tmp_path, plots):
     write_training_report(str(tmp_path), validation(), provenance(folds=3), temperature=1.2)
     folder = tmp_path / "training"
