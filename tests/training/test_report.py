@@ -124,6 +124,14 @@ def test_the_card_says_what_to_accept_and_who_made_what_it_began_with():
     assert "Not a medical device" in card
 
 
+def test_the_card_names_the_models_whose_knowledge_is_in_this_one():
+    """Else nothing but a number among the options would tell that it has learned from more than the images named."""
+    assert "--init" not in model_card(validation(), provenance(), temperature=1.0)
+    card = model_card(validation(), provenance(init="f" * 32, teacher="e" * 32), temperature=1.0)
+    assert f"began with the weights of the model `{'f' * 32}`" in card
+    assert f"taught by the fold networks of the model `{'e' * 32}`" in card
+
+
 def test_the_command_has_each_option_of_train_that_changes_the_model():
     """Copied without `--exclude`, it would learn from the test set."""
     changed = {"model": "lite0", "weights": "imagenet", "init": "f" * 32, "teacher": "f" * 32, "crop": "none"}
