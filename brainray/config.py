@@ -143,7 +143,7 @@ class TrainOptions(_Spec):
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"--epochs is {self.epochs}; it must be 1 or more")
         _require(self.batch_size >= 1, f"--batch-size is {self.batch_size}; it must be 1 or more")
-        _require(self.lr > 0, f"--lr is {self.lr}; it must be above 0")
+        _require(0 < self.lr < math.inf, f"--lr is {self.lr}; it must be a number above 0")
         _require(0 < self.val_fraction < 1, f"--val-fraction is {self.val_fraction}; it must lie between 0 and 1")
         _require(self.folds == 0 or 2 <= self.folds <= 20, f"--folds is {self.folds}; it must be 0, or from 2 to 20")
         _require(0 <= self.augment <= 2, f"--augment is {self.augment}; it must be from 0 to 2")

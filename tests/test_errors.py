@@ -110,7 +110,7 @@ def test_what_is_read_by_tasks_and_by_ray_data_ends_with_our_error(local_ray, mo
     def throttled(*_, **__):  # within, so that workers are sent it: they cannot import this file
         raise errors.Throttled("read_failed", "s3://b/x: the store asks for fewer requests")
 
-    monkeypatch.setattr(train_data, "decode_rows", throttled)
+    monkeypatch.setattr(train_data, "decode_rows_apart", throttled)
     table = pa.table({"position": [0], "uri": ["s3://b/x"], "label": ["a"]})
     for call in (
         lambda: audit._result(ray.remote(max_retries=0)(throttled).remote()),

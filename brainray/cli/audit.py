@@ -54,6 +54,7 @@ def audit(
 
 
 def _show(figures: dict[str, Any], output: str) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from brainray.duplicates.report import figure_rows
@@ -65,7 +66,7 @@ def _show(figures: dict[str, Any], output: str) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name, value in figure_rows(figures):
-        table.add_row(name, value)
+        table.add_row(escape(name), value)
     console.print(table)
     for line in _advice(figures, output):
         console.print(line, markup=False)

@@ -191,11 +191,11 @@ def confusion_table(confusion: pa.Table, classes: list[str]) -> Table:
     table = Table(title="Confusion (rows: truth, columns: prediction)", title_justify="left")
     table.add_column("")
     for name in classes:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for truth in classes:
         row = [cell.get((truth, predicted), 0) for predicted in classes]
         table.add_row(
-            truth, *(f"[bold]{n:,}[/]" if truth == c else f"{n:,}" for n, c in zip(row, classes, strict=True))
+            escape(truth), *(f"[bold]{n:,}[/]" if truth == c else f"{n:,}" for n, c in zip(row, classes, strict=True))
         )
     return table
 
@@ -208,7 +208,7 @@ def per_class_table(per_class: pa.Table) -> Table:
     for row in per_class.to_pylist():
         if row["group"] == "all":
             figures = [_estimate(row, name) for name in ("recall", "precision", "f1")]
-            table.add_row(row["class"], f"{row['support']:,}", f"{row['failed']:,}", *figures)
+            table.add_row(escape(row["class"]), f"{row['support']:,}", f"{row['failed']:,}", *figures)
     return table
 
 
@@ -274,7 +274,7 @@ def show_summary(console: Console, summary: Summary) -> None:
             console.print(line)
     else:
         counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
-        console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}")
+        console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}", markup=False)
         if not totals["labelled"] and (images := images_to_pick(figures)):
             picked = plural(images, "image")
             console.print(f"`brainray pick` picks {picked} whose labels would tell it, and how common each class is")
@@ -303,7 +303,7 @@ def show_summary(console: Console, summary: Summary) -> None:
         console.print(f"{figures['gone']:,} images are gone from the input; their rows are kept")
     if figures.get("skipped"):
         passed = ", ".join(f"{count:,} {reason}" for reason, count in figures["skipped"].items())
-        console.print(f"files that are no images, passed over: {passed}")
+        console.print(f"files that are no images, passed over: {passed}", markup=False)
 
 
 def _why_unmeasured(totals: dict[str, int]) -> str:
@@ -342,7 +342,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     listing = plan.listing
     console.print(f"{listing.images:,} images ({listing.size_bytes / 1e6:,.1f} MB), {listing.labelled:,} have a label")
     if listing.skipped:
-        console.print("passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in listing.skipped.items()))
+        skipped = ", ".join(f"{count:,} {reason}" for reason, count in listing.skipped.items())
+        console.print(f"passed over: {skipped}", markup=False)
     if plan.before.run:
         counts = {name.replace("_", " "): count for name, count in asdict(plan.changes).items() if count}
         changes = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing has changed"

@@ -93,7 +93,7 @@ def tune(
     if as_json:
         OBJECT.add({"output": output, "trials": [row_of(trial) for trial in ranked], "command": command})
         return
-    _show([row for row in ranked if not row.failure][:_SHOWN])
+    _show(ranked[:_SHOWN])
     typer.echo(
         f"best of {len(ranked)}, and chosen by these figures, so they flatter it; to train and measure it:\n{command}"
     )

@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from brainray.duplicates.descriptors import Descriptors
-from brainray.duplicates.groups import READABLE, describe_rows
+from brainray.duplicates.groups import READABLE, describe_rows_apart
 from brainray.duplicates.search import Pairs, similarities
 from brainray.duplicates.transforms import find_transforms
 from brainray.inputs.frames.below import PLACE_SCHEMA
@@ -20,7 +20,7 @@ from brainray.inputs.frames.below import PLACE_SCHEMA
 from .session import own_errors, quiet_data
 
 Array = npt.NDArray[Any]
-_IMAGES_A_TASK = 128  # takes some seconds, yields 2 MB of descriptors
+_IMAGES_A_TASK = 256  # takes some seconds, yields 4 MB of descriptors
 _PAIRS_A_TASK = 256  # takes a quarter of a second, is sent up to 8 MB
 _WAITING = 2  # tasks submitted at a time for each processor
 
@@ -43,7 +43,7 @@ class RayAudit:
         table = images.select(["uri", *PLACE_SCHEMA.names]).append_column("position", pa.array(np.arange(len(images))))
         slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
         dataset = ray.data.from_blocks(slices).map_batches(
-            describe_rows,
+            describe_rows_apart,
             fn_kwargs={"excluding": self._excluding},
             batch_size=None,
             batch_format="pyarrow",

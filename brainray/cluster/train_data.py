@@ -17,7 +17,7 @@ from brainray.duplicates.descriptors import Descriptors
 from brainray.duplicates.search import find_copies, group_copies
 from brainray.errors import excluded_reasons
 from brainray.training.dataset import SelectedImages, TrainingSet, describe_excluded, describe_selection, select_images
-from brainray.training.decoded import Array, Rows, decode_rows, in_order, take_rows
+from brainray.training.decoded import Array, Rows, decode_rows_apart, in_order, take_rows
 from brainray.training.described import describe_rows, sides
 
 from .session import own_errors, quiet_data
@@ -62,7 +62,7 @@ def decoded_dataset(table: pa.Table, spec: ImageSpec, *, cpus: float, excluding:
     slices = [table.slice(start, _IMAGES_A_TASK) for start in range(0, len(table), _IMAGES_A_TASK)]
     dataset: Dataset = ray.data.from_blocks(slices)
     return dataset.map_batches(  # type: ignore[no-any-return]
-        decode_rows,  # type: ignore[arg-type]
+        decode_rows_apart,  # type: ignore[arg-type]
         fn_kwargs={"spec": spec, "excluding": excluding},
         batch_size=None,
         batch_format="pyarrow",

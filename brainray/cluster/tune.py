@@ -104,7 +104,7 @@ class _TrialEnds(tune.Callback):
     """Marks the file of a trial as ended, in the process of the command."""
 
     def __init__(self, search: Search, on_trial_end: OnTrialEnd) -> None:
-        self._search, self._failure_line = search, on_trial_end
+        self._search, self._on_trial_end = search, on_trial_end
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         self._end(trial, "")
@@ -118,7 +118,7 @@ class _TrialEnds(tune.Callback):
         before = Trial.from_json(storage.read_json(uri)) if storage.exists(uri) else self._search.trials[number]
         ended = replace(before, ended=True, failure=failure)
         self._search.writer.write_json(uri, ended.to_json())
-        self._failure_line(ended)
+        self._on_trial_end(ended)
 
 
 def _failure_line(error: Exception | str | None) -> str:

@@ -91,7 +91,7 @@ def train(
         from brainray.models.networks import check_network
 
         # Before anything is written and Ray is started:
-        check_network(job.model, options.weights, needs_maps=job.training_set.has_boxes)
+        check_network(job.model, options.image_spec, options.weights, needs_maps=job.training_set.has_boxes)
         if teacher:
             from brainray.training.teaching import check_teacher
 
@@ -242,7 +242,8 @@ def _begin(job: TrainingJob, begun: Progress, data: dict[str, Any], writer: stor
         # One more image moves others between training and validation, so images trained on would be measured on.
         raise BadRequest(
             f"{data['images']:,} images could be read, and when this training began {before['images']:,}, or they "
-            f"show something else; see that all can be read and run again, or delete {job.work.uri} to begin anew"
+            "show something else, or other versions of libraries divide them otherwise; see that all can be read and "
+            f"run again, or delete {job.work.uri} to begin anew"
         )
 
 

@@ -37,7 +37,7 @@ class TuneRequest:
 
 
 def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
-    """Run the trials that have not ended. Gives all trials in which an epoch was measured, the best first."""
+    """Run the trials that have not ended. Gives all that did not fail, the best first."""
     output = storage.normalise(request.output)
     check_is_folder(output)
     lease.refuse_if_held(output)
@@ -55,7 +55,8 @@ def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
     if not search.is_begun(output):  # the network of a search that was begun has been checked; torch may not be needed
         from brainray.models.networks import check_network
 
-        check_network(specs[0], request.options.weights)  # all trials have the same network
+        for image in {each.image_spec for each in drawn}:
+            check_network(specs[0], image, request.options.weights)  # all trials have the same network
     storage.check_writable("--output", output)
     with lease.hold(output, purpose="tune", say=say) as held:
         search.begin_search(output, job.request, request.space, held.writer)
@@ -63,7 +64,7 @@ def tune(request: TuneRequest, *, say: Say) -> list[Trial]:
         held.writer.write_bytes(storage.join(output, search.TABLE), search.table_csv(trials))
     ranked = search.ranked(trials)
     if not ranked:
-        raise BrainrayError(f"no trial got through an epoch; the first one: {trials[0].failure or 'did not end'}")
+        raise BrainrayError(f"every trial failed; the first one: {trials[0].failure or 'did not end'}")
     return ranked
 
 

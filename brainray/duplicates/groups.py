@@ -5,8 +5,9 @@ computed from the published table. Finding copies is the task of `search`; this 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brainray.errors import EXCLUSION_REASONS, IMAGE_REASONS, BadRequest, ImageError
-from brainray.imaging.decode import Excluded, luminance
+from brainray.imaging.decode import Excluded
 from brainray.inputs.class_names import class_name, class_of_folders
 from brainray.inputs.frames.below import PLACE_SCHEMA, images_below, read_images
 from brainray.inputs.image_files import Grouper, tables_of
@@ -23,8 +24,9 @@ from brainray.inputs.labels.group_file import GroupFile
 from brainray.inputs.skip_counts import few_reasons, passed_over
 from brainray.inputs.unread import MOST_FILE_BYTES
 
-from .descriptors import Descriptors, Flags, Floats, Ints, describe_picture, nothing
+from .descriptors import Descriptor, Descriptors, Flags, Floats, Ints, nothing
 from .proposals import COLUMN, proposal_figures, proposed_groups
+from .sandbox import describe_image, sandboxed_describer
 from .search import CANDIDATES, SAME_PICTURE
 from .transforms import IDENTICAL, JOINED
 
@@ -124,18 +126,31 @@ def _label_and_folder(folders: tuple[str, ...]) -> tuple[str | None, str | None]
 # Descriptors and groups.
 
 
-def describe_rows(rows: pa.Table, excluding: Collection[str] = EXCLUSION_REASONS) -> dict[str, npt.NDArray[Any]]:
+def describe_rows_apart(rows: pa.Table, excluding: Collection[str] = EXCLUSION_REASONS) -> dict[str, npt.NDArray[Any]]:
+    """As `describe_rows`, in a child process: an image that kills its decoder is one that cannot be read."""
+    with sandboxed_describer(excluding) as describe:
+        return describe_rows(rows, describe=describe)
+
+
+def describe_rows(
+    rows: pa.Table,
+    excluding: Collection[str] = EXCLUSION_REASONS,
+    *,
+    describe: Callable[[bytes], Descriptor] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
     """Columns of descriptors for rows (position, uri, `PLACE_SCHEMA`).
 
     An image that is unreadable, or excluded by one of these reasons, keeps its row, with a reason in `error`.
+    `describe` is `describe_image`; by default in this process.
     """
+    describe = describe or partial(describe_image, excluding=excluding)
     descriptors = [nothing()] * len(rows)
     errors = np.full(len(rows), READABLE, np.int8)
     for row, content in enumerate(read_images(rows, most_bytes=MOST_FILE_BYTES)):
         try:
             if isinstance(content, ImageError):
                 raise content
-            descriptors[row] = describe_picture(luminance(content, excluding=excluding))
+            descriptors[row] = describe(content)
         except (ImageError, Excluded) as exc:
             errors[row] = REASONS.index(exc.reason)
     return {"position": rows["position"].to_numpy(), "error": errors} | Descriptors.stack(descriptors).columns()

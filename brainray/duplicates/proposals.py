@@ -41,8 +41,8 @@ def proposed_groups(
     alone = pc.equal(named["id_count_distinct"], 1)
     names = pc.if_else(alone, pa.scalar(None, pa.string()), pc.binary_join_element_wise(_PREFIX, named["id_min"], ""))
     places = pc.index_in(of_image, value_set=named["group"].combine_chunks())
-    found = pc.coalesce(named["subject_min"], names).combine_chunks().take(places)
-    return pc.if_else(pa.array(number >= 0), found, pa.scalar(None, pa.string()))
+    found = pc.coalesce(subjects, pc.coalesce(named["subject_min"], names).take(places))
+    return pc.if_else(pa.array(number >= 0), found, pa.scalar(None, pa.string())).combine_chunks()
 
 
 def _known(number: Ints, subjects: pa.ChunkedArray, pictures: int) -> Ints:

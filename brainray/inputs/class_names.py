@@ -6,7 +6,7 @@ Nothing here assumes four classes. The aliases let public copies of the brain-MR
 import json
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
@@ -77,6 +77,14 @@ def _unshared(form: Callable[[str], str], names: Sequence[str]) -> dict[str, str
     """The classes by what a form makes of their names; without what it makes of several, or of nothing but marks."""
     shared = Counter(map(form, names))
     return {key: name for name in names if (key := form(name)) and shared[key] == 1}
+
+
+def spelled_alike(names: Iterable[str]) -> list[str]:
+    """The first names that differ only in case, or in what stands between their words; empty where there are none."""
+    alike = defaultdict[str, list[str]](list)
+    for name in names:
+        alike[re.sub(r"[\s_-]+", " ", _exact(name).casefold())].append(name)
+    return next((each for each in alike.values() if len(each) > 1), [])
 
 
 def is_no_value(text: str) -> bool:

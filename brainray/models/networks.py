@@ -154,12 +154,20 @@ def begin_with(model: nn.Module, spec: ModelSpec, weights: Weights) -> nn.Module
     return model
 
 
-def check_network(spec: ModelSpec, weights: Weights, *, needs_maps: bool = False) -> None:
-    """Raise `BadRequest` for an unknown network, and for EfficientNet-Lite without its weights installed.
+def check_network(spec: ModelSpec, image: ImageSpec, weights: Weights, *, needs_maps: bool = False) -> None:
+    """Raise `BadRequest` for an unknown network, and for one that cannot take images of this size.
 
-    With `needs_maps` also for a network that has no exact map of each class.
+    Also for EfficientNet-Lite without its weights installed, and with `needs_maps` for a network that has no exact map
+    of each class.
     """
     network = build_model(spec)
+    try:
+        _run_once(network.eval(), spec, image)
+    except (RuntimeError, AssertionError) as exc:  # of torch and torchvision
+        raise BadRequest(
+            f"--image-px {image.image_px}: {spec.name} takes no images of this size ({str(exc).splitlines()[0]}); give "
+            "another --image-px, such as 224"
+        ) from exc
     if needs_maps and not has_maps(network):
         raise BadRequest(f"--boxes: {spec.name} has no map of each class to train; choose {COMPACT} or {LITE_NAMES[0]}")
     if weights != "none" and spec.name in (LITE_FAST, *LITE_NAMES):
@@ -214,9 +222,15 @@ def cost_of(spec: ModelSpec, image: ImageSpec) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = build_model(spec).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(torch.zeros(1, spec.channels, image.image_px, image.image_px))
+    with FlopCounterMode(display=False) as counter:
+        _run_once(model, spec, image)
     return Cost(parameters=sum(p.numel() for p in model.parameters()), gmac=counter.get_total_flops() / 2e9)
+
+
+@torch.inference_mode()
+def _run_once(model: nn.Module, spec: ModelSpec, image: ImageSpec) -> None:
+    """Run a network once on a black image."""
+    model(torch.zeros(1, spec.channels, image.image_px, image.image_px))
 
 
 def bf16_supported(device: torch.device) -> bool:

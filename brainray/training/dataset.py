@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from brainray.config import TrainOptions
 from brainray.errors import EXCLUSION_REASONS, BadRequest
-from brainray.inputs.class_names import class_of_folders
+from brainray.inputs.class_names import class_of_folders, spelled_alike
 from brainray.inputs.frames.below import PLACE_SCHEMA, FoundImage, images_below, may_hold_images
 from brainray.inputs.image_files import Grouper, tables_of
 from brainray.inputs.labels.box_file import BoxFile
@@ -119,6 +119,11 @@ def list_training_set(
         file = f"only one class folder ({classes[0]})" if classes else "no class folder with images"
         found = passed_over(skipped, notes, f"--data {data}")
         raise BadRequest(f"--data {data}: {file}; put the images of each class into a folder named for it{found}")
+    if alike := spelled_alike(classes):
+        raise BadRequest(
+            f"--data {data}: {' and '.join(map(repr, alike))} are spellings of one class, or look like it; give their "
+            "folders one name, or names that differ in more"
+        )
     counts = Counter(dict(zip(*(table["name"].value_counts().flatten()[i].to_pylist() for i in (0, 1)), strict=True)))
     for name in classes:
         if counts[name] < 2:
@@ -382,7 +387,7 @@ def describe_data(selected: SelectedImages, classes: tuple[str, ...]) -> dict[st
         **({"ineligible": selected.ineligible} if selected.ineligible else {}),
         "by_class": dict(zip(classes, np.bincount(selected.labels, minlength=len(classes)).tolist(), strict=True)),
         "pictures_by_class": dict(zip(classes, by_class.tolist(), strict=True)),
-        **({"division": division_digest(selected.pictures, selected.splits)} if len(selected.splits) > 1 else {}),
+        "division": division_digest(selected.pictures, selected.splits),
         **({"groups": describe_groups(selected)} if selected.is_grouped else {}),
         **({"series": selected.series} if selected.series and selected.is_joined else {}),
     }

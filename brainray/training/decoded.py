@@ -6,7 +6,8 @@ A row is (position in the training set, label, picture, pixels, box of the findi
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from brainray.config import ImageSpec
-from brainray.duplicates.descriptors import Descriptors, describe_picture, nothing
+from brainray.duplicates.descriptors import Descriptor, Descriptors, nothing
+from brainray.duplicates.sandbox import decode_and_describe, sandboxed_decoder
 from brainray.errors import EXCLUSION_REASONS, BrainrayError, ImageError
-from brainray.imaging.decode import Excluded, decode_with_luminance
+from brainray.imaging.decode import Decoded, Excluded
 from brainray.imaging.dicom.same_series import series_digest
 from brainray.imaging.framing import in_square
 from brainray.inputs.frames.below import read_images
@@ -27,14 +29,28 @@ Rows = dict[str, Array]
 NO_BOX = (np.nan,) * 4
 
 
-def decode_rows(rows: pa.Table, spec: ImageSpec, excluding: Collection[str] = EXCLUSION_REASONS) -> Rows:
+def decode_rows_apart(rows: pa.Table, spec: ImageSpec, excluding: Collection[str] = EXCLUSION_REASONS) -> Rows:
+    """As `decode_rows`, in a child process: an image that kills its decoder is one that cannot be read."""
+    with sandboxed_decoder(spec, excluding) as decode:
+        return decode_rows(rows, spec, decode=decode)
+
+
+def decode_rows(
+    rows: pa.Table,
+    spec: ImageSpec,
+    excluding: Collection[str] = EXCLUSION_REASONS,
+    *,
+    decode: Callable[[bytes], tuple[Decoded, Descriptor]] | None = None,
+) -> Rows:
     """Decode images (position, uri, `PLACE_SCHEMA`, label) to uint8 pixels [N, H, W] or [N, H, W, 3] and descriptors.
 
     Column `box`, where there is one, holds boxes as shares of the image; they become shares of the pixels.
     An image that cannot be read, or that its header excludes by one of the reasons of `excluding`, keeps its row, with
     the reason in column `error`. `content` is the SHA-256 of the file,
     `series` a digest of its DICOM series or else its file of several frames, which no split divides; "" for none.
+    `decode` is `decode_and_describe`; by default in this process.
     """
+    decode = decode or partial(decode_and_describe, spec=spec, excluding=excluding)
     shape = (len(rows), spec.image_px, spec.image_px) + ((3,) if spec.channels == 3 else ())
     pixels = np.zeros(shape, np.uint8)
     signatures = [nothing()] * len(rows)
@@ -50,8 +66,8 @@ def decode_rows(rows: pa.Table, spec: ImageSpec, excluding: Collection[str] = EX
                 raise content
             series[row] = series_digest(content, otherwise=file, max_pixels=spec.max_pixels)
             contents[row] = hashlib.sha256(content).hexdigest()
-            decoded, luminance_HW = decode_with_luminance(content, spec, excluding=excluding)
-            pixels[row], signatures[row] = decoded.pixels, describe_picture(luminance_HW)
+            decoded, signatures[row] = decode(content)
+            pixels[row] = decoded.pixels
             boxes[row] = in_square(tuple(given[row]), (decoded.width, decoded.height), decoded.square)
         except (ImageError, Excluded) as exc:
             errors[row] = exc.reason

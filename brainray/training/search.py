@@ -7,6 +7,7 @@ interruption and repeats no finished trial; trials.csv is a table of all. Import
 
 import csv
 import io
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -35,7 +36,7 @@ class Space:
     augment: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr[0] <= self.lr[1]:
+        if not 0 < self.lr[0] <= self.lr[1] < math.inf:
             raise BadRequest(f"--lr is {self.lr[0]:g},{self.lr[1]:g}; give two rates above 0, the lower one first")
 
     def draw(self, base: TrainOptions, number: int) -> TrainOptions:
@@ -116,13 +117,13 @@ def read_trials(output: str, options: Sequence[TrainOptions]) -> list[Trial]:
 
 
 def ranked(trials: list[Trial]) -> list[Trial]:
-    """Sort trials, the best first and of equals the cheaper first. Trials without a finished epoch are left out."""
+    """Sort trials, the best first and of equals the cheaper first. Those that failed or have no epoch are left out."""
 
     def order(trial: Trial) -> tuple[float, float, float]:
         best = trial.best or {}
         return -best["val_balanced_accuracy"], best["val_loss"], trial.gmac
 
-    return sorted((trial for trial in trials if trial.best), key=order)
+    return sorted((trial for trial in trials if trial.best and not trial.failure), key=order)
 
 
 def row_of(trial: Trial) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Imports no Ray, writes no checkpoint and does not decide when to stop. Axes: N images, K classes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from brainray.config import ModelSpec, TrainOptions
+from brainray.errors import BadRequest
 from brainray.machine.hardware import keep_freed_memory
 from brainray.models.bundle import Bundle, load_model
 from brainray.models.networks import begin_with, build_model, go_on_from
@@ -115,10 +117,10 @@ class Trainer:
         return loop.unwrap(self.average or self.model)
 
     def epoch(self, rows: DecodedRows, *, rank: int = 0) -> float:
-        """Train the next epoch on this worker's images; returns the mean loss."""
+        """Train an epoch on this worker's images; returns the mean loss. Raises `BadRequest` where it diverges."""
         self._epochs += 1
         generator = loop.seed_epoch(seed=self._options.seed, epoch=self._epochs, rank=rank)
-        return loop.train_epoch(
+        loss = loop.train_epoch(
             self.model,
             loop.shuffled_batches(
                 rows.pixels,
@@ -138,11 +140,22 @@ class Trainer:
             teachers=self._teachers,
             preparing=self._preparing,
         )
+        self._check_finite(math.isfinite(loss) and all(bool(p.isfinite().all()) for p in self.model.parameters()))
+        return loss
 
     def evaluate(self, rows: DecodedRows) -> npt.NDArray[np.float32]:
-        """Compute logits [N, K] of a worker's images."""
+        """Compute logits [N, K] of a worker's images. Raises `BadRequest` where training has diverged."""
         batches = loop.ordered_batches(rows.pixels, rows.label, batch_size=_VALIDATION_BATCH)
-        return loop.evaluate(self.eval_model, batches, step_config=self._step_config)
+        logits_NK = loop.evaluate(self.eval_model, batches, step_config=self._step_config)
+        self._check_finite(bool(np.isfinite(logits_NK).all()))
+        return logits_NK
+
+    def _check_finite(self, is_finite: bool) -> None:
+        if not is_finite:
+            raise BadRequest(
+                f"training has diverged in epoch {self._epochs}: its loss or its weights are no numbers any more; "
+                f"give a lower learning rate than --lr {self._options.lr:g}, and a new --output"
+            )
 
 
 def _first_weights(fit_spec: FitSpec) -> nn.Module:

@@ -8,6 +8,7 @@ import argparse
 import csv
 import io
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from brainray.imaging.decode import decode
 from brainray.imaging.picture_hash import hash_pictures, mirrored
 
 _COPIED = 400
-_SPEC = ImageSpec(image_px=192)
+_SPEC = ImageSpec(image_px=192, crop="head", tone="usual")  # as models get them
 
 
 def save(image, kind, **options):
@@ -49,8 +50,8 @@ COPIES = {
 }
 
 
-def hashes_of(contents):
-    return np.concatenate([hash_pictures(decode(content, _SPEC).pixels[None]) for content in contents])
+def hashes_of(contents, spec=_SPEC):
+    return np.concatenate([hash_pictures(decode(content, spec).pixels[None]) for content in contents])
 
 
 def differing(first_NB, second_NB):
@@ -59,8 +60,22 @@ def differing(first_NB, second_NB):
     return np.min([np.bitwise_count(each).sum(axis=1) for each in pairs], axis=0)
 
 
+def drawn(paths):
+    return np.sort(np.random.default_rng(0).choice(len(paths), min(_COPIED, len(paths)), replace=False))
+
+
+def measure_sizes(paths, hash_NB):
+    """The same files, as a model of another size gets them: what `train --init` with another --image-px looks up."""
+    places = drawn(paths)
+    for px in (224, 160, 96, 64, 32):
+        bits = differing(
+            hash_NB[places], hashes_of((paths[n].read_bytes() for n in places), replace(_SPEC, image_px=px))
+        )
+        print(f"{f'as a model of {px} px gets it':<34} recognised {(bits <= MOST_BITS).mean():.1%} of {len(places)}")
+
+
 def measure_copies(paths, hash_NB):
-    places = np.sort(np.random.default_rng(0).choice(len(paths), min(_COPIED, len(paths)), replace=False))
+    places = drawn(paths)
     images = [Image.open(paths[place]) for place in places]
     images = [image if image.mode in ("L", "RGB") else image.convert("RGB") for image in images]
     for name, copy in COPIES.items():
@@ -98,6 +113,7 @@ def main():
     paths = [Path(given.images, row["uri"]) for row in rows]
     hash_NB = hashes_of(path.read_bytes() for path in paths)
     measure_copies(paths, hash_NB)
+    measure_sizes(paths, hash_NB)
     keys = [(row["uri"].split("/")[0], int(row["slice"])) if row["slice"] else None for row in rows]
     measure_slices(keys, hash_NB)
 

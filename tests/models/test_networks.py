@@ -12,7 +12,7 @@ from brainray.errors import BadRequest
 from brainray.models import fusion
 from brainray.models.bundle import Bundle, load_model
 from brainray.models.fusion import prepare_for_inference
-from brainray.models.networks import COMPACT, build_model, cost_of, go_on_from
+from brainray.models.networks import COMPACT, build_model, check_network, cost_of, go_on_from
 from brainray.models.predictor import Predictor, normalise
 
 
@@ -64,6 +64,13 @@ def test_an_unknown_network_is_named_with_a_hint():
         build_model(ModelSpec(name="resnet19", classes=CLASSES))
     with pytest.raises(BadRequest, match="try compact"):
         build_model(ModelSpec(name="zzz", classes=CLASSES))
+
+
+@pytest.mark.parametrize(("name", "image_px"), [("vgg11", 16), ("vit_b_16", 160)])
+def test_a_network_for_other_sizes_is_refused_before_anything_is_decoded(name, image_px):
+    """Else three sets of workers would fail, one after the other, after minutes."""
+    with pytest.raises(BadRequest, match=rf"^--image-px {image_px}: {name} takes no images of this size \(\w.*224$"):
+        check_network(ModelSpec(name=name, classes=CLASSES), ImageSpec(image_px=image_px), "none")
 
 
 CPU = torch.device("cpu")

@@ -5,7 +5,13 @@ from support.models.bundles import CLASSES
 
 from brainray.config import ImageSpec, TrainOptions
 from brainray.errors import BadRequest
-from brainray.training.dataset import describe_selection, list_excluded, list_training_set, select_images
+from brainray.training.dataset import (
+    describe_data,
+    describe_selection,
+    list_excluded,
+    list_training_set,
+    select_images,
+)
 from brainray.training.decoded import decode_rows
 
 
@@ -31,6 +37,19 @@ def test_what_cannot_be_learned_from_is_refused(archive, tmp_path, classes, imag
     root = archive(images=images, classes=classes) if classes else tmp_path
     with pytest.raises(BadRequest, match=complaint):
         list_training_set(str(root))
+
+
+@pytest.mark.parametrize("other", ["Brain Tumor", "brain_tumor", " brain-tumor"])
+def test_two_spellings_of_one_class_are_refused(archive, other):
+    """As in a public set with Training/Tumor and Testing/tumor: the model would learn to tell them apart."""
+    root = archive(images=2, classes=("brain tumor", "fine", other))
+    with pytest.raises(BadRequest, match="are spellings of one class"):
+        list_training_set(str(root))
+
+
+def test_marks_tell_classes_apart(archive):
+    classes = ("+1", "-1", "1", "1-2", "12", "IDH+", "IDH-", "T1", "T1w")
+    assert list_training_set(str(archive(images=2, classes=classes))).classes == tuple(sorted(classes))
 
 
 def decoded(root):
@@ -94,6 +113,14 @@ def test_what_a_regex_finds_in_a_path_stays_on_one_side(archive):
         assert not set(patients[selected.positions_at(split.train)]) & set(
             patients[selected.positions_at(split.validation)]
         )
+
+
+def test_the_description_tells_which_pictures_are_measured_on(archive):
+    """A training that goes on must not measure on what it has learned from, though the counts are the same."""
+    found, rows = decoded(archive(images=8, classes=("a", "b")))
+    told = [describe_data(selection_of(found, rows, seed=seed), ("a", "b")) for seed in (0, 0, 1)]
+    assert told[0] == told[1]
+    assert {name for name in told[0] if told[0][name] != told[2][name]} == {"division"}
 
 
 def test_the_digest_of_a_data_set_does_not_know_names(archive, tmp_path):

@@ -82,6 +82,16 @@ def test_the_card_reads_as_it_is_kept_here(card):
     assert text == (CARDS / f"{card.__name__}.md").read_text()
 
 
+def test_a_bar_in_the_name_of_a_class_ends_no_cell_of_the_card():
+    classes, counts = ("a|b", "c"), {"a|b": 40, "c": 40}
+    known = provenance()
+    known["data"] |= {"by_class": counts, "pictures_by_class": counts}
+    card = model_card(replace(validation(), classes=classes), known, temperature=1.0)
+    rows = [line for line in card.splitlines() if line.startswith("| a")]
+    assert len(rows) == 3 and all(row.startswith("| a\\|b | ") for row in rows)
+    assert "|  | a\\|b | c |" in card
+
+
 def test_with_folds_there_is_a_table_of_them_and_no_word_of_flattery(tmp_path, plots):
     write_training_report(str(tmp_path), validation(), provenance(folds=3), temperature=1.2)
     folder = tmp_path / "training"
@@ -112,6 +122,14 @@ def test_the_card_says_what_to_accept_and_who_made_what_it_began_with():
     card = model_card(replace(validation(), review=judged_by_other_folds()), provenance(folds=3), temperature=1.0)
     assert "50.0 % are accepted, and 98.00 % of these are right (95.00 % to 99.00 %, 95 %)." in card
     assert "Not a medical device" in card
+
+
+def test_the_card_names_the_models_whose_knowledge_is_in_this_one():
+    """Else nothing but a number among the options would tell that it has learned from more than the images named."""
+    assert "--init" not in model_card(validation(), provenance(), temperature=1.0)
+    card = model_card(validation(), provenance(init="f" * 32, teacher="e" * 32), temperature=1.0)
+    assert f"began with the weights of the model `{'f' * 32}`" in card
+    assert f"taught by the fold networks of the model `{'e' * 32}`" in card
 
 
 def test_the_command_has_each_option_of_train_that_changes_the_model():

@@ -41,6 +41,12 @@ def test_the_best_comes_first_and_of_equals_the_cheaper_one():
     assert lines[4].startswith("3,0.003,1.0,96,0.5,0,,,")
 
 
+def test_a_trial_that_failed_is_not_recommended_however_good_its_first_epochs_were():
+    trials = [replace(ended(0, recall=0.9), failure="training has diverged in epoch 2"), ended(1, recall=0.7)]
+    assert [trial.number for trial in search.ranked(trials)] == [1]
+    assert "diverged" in search.table_csv(trials).decode()
+
+
 def test_a_trial_that_has_ended_is_known_again_and_one_that_has_not_begins_anew(tmp_path):
     writer = storage.Writer()
     options = [SPACE.draw(BASE, number) for number in range(3)]
@@ -69,6 +75,7 @@ def test_an_output_is_one_search(tmp_path):
     ("option", "text", "complaint"),
     [
         ("--lr", "0.1,0.001", r"--lr is 0.1,0.001; give two rates above 0, the lower one first"),
+        ("--lr", "0.1,inf", r"--lr is 0.1,inf; give two rates above 0, the lower one first"),
         ("--lr", "0.1", r"--lr is '0.1'; give the lowest and the highest"),
         ("--width", "1;2", r"--width is '1;2'; give numbers with commas between them"),
         ("--image-px", "96,4", r"--image-px is 4"),

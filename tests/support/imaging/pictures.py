@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from brainray.duplicates import groups
+from brainray.duplicates import sandbox
 from brainray.duplicates.descriptors import Descriptor, Descriptors
 from brainray.duplicates.groups import describe_rows
 from brainray.duplicates.search import similarities
@@ -156,7 +156,7 @@ def changed(picture: Picture, name: str, rng: np.random.Generator) -> Picture:
     return np.ascontiguousarray(CHANGES[name](picture, rng))
 
 
-_describe, _described = groups.describe_picture, dict[tuple[tuple[int, ...], bytes], Descriptor]()
+_describe, _described = sandbox.describe_picture, dict[tuple[tuple[int, ...], bytes], Descriptor]()
 
 
 def _described_once(luminance_HW: Picture) -> Descriptor:
@@ -166,7 +166,7 @@ def _described_once(luminance_HW: Picture) -> Descriptor:
     return _described[key]
 
 
-groups.describe_picture = _described_once  # audits of a process describe the same heads, for 5 ms each
+sandbox.describe_picture = _described_once  # audits of a process describe the same heads, for 5 ms each
 
 
 class Here:

@@ -21,4 +21,4 @@ class OneSandbox(SandboxedDecoder):
 
     @property
     def _settings(self) -> str:
-        return repr((self._spec, self._excluding, self._timeout_s))
+        return repr((self._arguments, self._timeout_s))
