@@ -183,6 +183,14 @@ def one_database() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def memory_kept() -> Iterator[None]:
+    """Runs in a test process return no freed memory to the system: the next run would ask for it again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainray.commands.score.return_freed_memory", lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def uncompressed() -> Iterator[None]:
     """Tables of a few rows are written as they are: a fifth of a small run would go into making compressors.
 
