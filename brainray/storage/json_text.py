@@ -27,13 +27,17 @@ def _pieces(value: Any, newline: str, levels: int) -> Iterator[str]:  # noqa: AN
         yield _text(value, newline)
         return
     inner = f"{newline}  "
-    is_dict = isinstance(value, dict)
-    before = ("{" if is_dict else "[") + inner
-    for item in value.items() if is_dict else value:
-        yield f"{before}{_key(item[0])}: " if is_dict else before
-        yield from _pieces(item[1] if is_dict else item, inner, levels - 1)
-        before = f",{inner}"
-    yield newline + ("}" if is_dict else "]")
+    if isinstance(value, dict):
+        before, end = "{", "}"
+        named = ((f"{_key(key)}: ", item) for key, item in value.items())
+    else:
+        before, end = "[", "]"
+        named = (("", item) for item in value)
+    for name, item in named:
+        yield f"{before}{inner}{name}"
+        yield from _pieces(item, inner, levels - 1)
+        before = ","
+    yield f"{newline}{end}"
 
 
 def _text(value: Any, newline: str) -> str:  # noqa: ANN401
@@ -45,7 +49,7 @@ def _text(value: Any, newline: str) -> str:  # noqa: ANN401
     if not value or not isinstance(value, (dict, list, tuple)):
         return _encode(value)
     inner = f"{newline}  "
-    if kind is dict or isinstance(value, dict):
+    if isinstance(value, dict):
         within = [f"{_key(key)}: {_text(item, inner)}" for key, item in value.items()]
         return f"{{{inner}{f',{inner}'.join(within)}{newline}}}"
     return f"[{inner}{f',{inner}'.join([_text(item, inner) for item in value])}{newline}]"
