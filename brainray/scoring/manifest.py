@@ -248,18 +248,18 @@ def _manifest_and_listing(old: Sequence[str], listing_path: str) -> Iterator["du
 
 def _replaced_query(old: Sequence[str], listing_path: str) -> str:
     """SQL that makes the table `replaced`. What cannot find anything is left out: of plain files, all of it."""
-    in_listing, in_old = has_values([listing_path], "container"), has_values(old, "container")
+    in_listing, in_old = _has_values([listing_path], "container"), _has_values(old, "container")
     queries = {
         _AS_FRAMES_NOW: in_listing,
         _AS_ONE_NOW: in_old,
         _MEMBERS_NOW: in_listing and in_old,
-        _NEVER_READ: has_values(old, "refused"),
+        _NEVER_READ: _has_values(old, "refused"),
     }
     wanted = " UNION ALL ".join(query for query, is_needed in queries.items() if is_needed)
     return f"CREATE TEMP TABLE replaced AS {wanted}" if wanted else "CREATE TEMP TABLE replaced (uri VARCHAR)"
 
 
-def has_values(files: Sequence[str], column: str) -> bool:
+def _has_values(files: Sequence[str], column: str) -> bool:
     """Whether a column of local Parquet files has a value that is not null, by their footers; True if none tells."""
     for path in files:
         with pq.ParquetFile(path, pre_buffer=False) as file:

@@ -32,7 +32,7 @@ def _features_once(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     keys = [image.tobytes() for image in images]
     new = {key: place for place, key in enumerate(keys) if key not in _features}
     _features.update(zip(new, _encoder()(images[list(new.values())]), strict=True))
-    return np.array([_features[key] for key in keys], np.float32).reshape(len(images), -1)
+    return np.array([_features[key] for key in keys], np.float32).reshape(len(images), encoder.COUNT)
 
 
 def says_b(labels_N: Ints) -> Ints:
