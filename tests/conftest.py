@@ -30,6 +30,11 @@ if IN_A_POOL:
     # Last of all that is done at the end: the process goes as it is, for to take its modules apart costs a second.
     atexit.register(os._exit, 0)
 
+if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
+    # The second process collects as another machine would, and comes back before the tests. The pool runs nothing
+    # where the two found other tests, so that nobody need collect them once more for it (`test_collection.py`).
+    from support import elsewhere
+
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # One thread, for tests compute little: a second one spins while it waits, beside another process for ten times as long
 # as they compute. What a command needs it sets itself; there, those that wait for each other are to do so asleep.
@@ -52,9 +57,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a 
 
 # By default an example fails that takes 0.2 s, or whose data come slowly, as they do where a machine stalls. The same
 # commit is given the same examples, for `make test` is no lottery; `--hypothesis-profile search` draws others.
-search = {"max_examples": 50, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("search", **search)
-settings.register_profile("any machine", **search, derandomize=True)
+common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("search", max_examples=100, **common)
+settings.register_profile("any machine", max_examples=25, derandomize=True, **common)
 settings.load_profile("any machine")
 
 
@@ -112,6 +117,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage during the tests need look at it again."""
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
+        elsewhere.come_back()
     gc.enable()
     gc.set_threshold(100_000, 50, 100)
     gc.freeze()
@@ -173,6 +180,14 @@ def one_database() -> Iterator[None]:
         patch.setattr("brainray.scoring.manifest._duckdb", lambda: database)
         yield
         database.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def memory_kept() -> Iterator[None]:
+    """Runs in a test process return no freed memory to the system: the next run would ask for it again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brainray.commands.score.return_freed_memory", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TypeVar
 
 _AHEAD = 2  # calls for each thread that are begun before the first result is taken
@@ -17,9 +18,14 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, thre
     `ThreadPoolExecutor.map` makes a future of each item at once, and holds all results that nobody has
     taken yet: for a run of many shards both grow with the run.
     """
+    items = iter(items)
+    first = list(islice(items, 2))
+    if len(first) < 2:  # no thread is started for a single call
+        yield from map(function, first)
+        return
     with ThreadPoolExecutor(threads) as pool:
         begun = deque[Future[Result]]()
-        for item in items:
+        for item in chain(first, items):
             if len(begun) == _AHEAD * threads:
                 yield begun.popleft().result()
             begun.append(pool.submit(function, item))

@@ -3,6 +3,7 @@
 Networks take normalised float images [N, C, H, W] and return logits [N, K]. This module must not train or run them.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -217,6 +218,7 @@ class Cost(NamedTuple):
     gmac: float  # 10^9 multiply-accumulate operations an image
 
 
+@cache
 def cost_of(spec: ModelSpec, image: ImageSpec) -> Cost:
     """The cost of a network at a size of image, as torch counts it: convolutions and matrix products."""
     from torch.utils.flop_counter import FlopCounterMode

@@ -254,6 +254,8 @@ def _as_before(old: Sequence[str], names: pa.Array) -> pa.Table:
 
 def _as_parts(old: Sequence[str], listed: pa.Table, told: Told, volumes: str) -> _Parts:
     """The rows of these files, which are listed as one image, where they are to be frames."""
+    if not len(listed):  # as in most inputs: no thread is started
+        return _Parts(listed)
     names = _told(listed["uri"].combine_chunks(), told)
     at, parts = UriIndex(names), _parts_in_run(old, names)
     tables = [LISTED_SCHEMA.empty_table()]

@@ -71,14 +71,15 @@ _IS_IN = f"(container IS NOT NULL AND regexp_matches(uri, '{_IN_MEMBER}'))"
 _MEMBER = f"regexp_replace(uri, '{_IN_MEMBER}', '')"
 # Rows whose file is listed otherwise: as frames and no longer as one image, or the other way round. Of those that are
 # not listed, also rows that were never more than a file that could not be read: it may have been no image.
-_REPLACED_QUERY = f"""
-    CREATE TEMP TABLE replaced AS
-    SELECT uri FROM old WHERE container IS NULL AND uri IN (SELECT container FROM listed WHERE {IS_PART})
-    UNION ALL SELECT uri FROM old WHERE {IS_PART} AND container IN (SELECT uri FROM listed WHERE container IS NULL)
-    UNION ALL SELECT uri FROM old WHERE container IS NOT NULL AND uri IN (SELECT {_MEMBER} FROM listed WHERE {_IS_IN})
+_AS_FRAMES_NOW = (
+    f"SELECT uri FROM old WHERE container IS NULL AND uri IN (SELECT container FROM listed WHERE {IS_PART})"
+)
+_AS_ONE_NOW = f"SELECT uri FROM old WHERE {IS_PART} AND container IN (SELECT uri FROM listed WHERE container IS NULL)"
+_MEMBERS_NOW = f"""
+    SELECT uri FROM old WHERE container IS NOT NULL AND uri IN (SELECT {_MEMBER} FROM listed WHERE {_IS_IN})
     UNION ALL SELECT uri FROM old WHERE {_IS_IN} AND {_MEMBER} IN (SELECT uri FROM listed WHERE container IS NOT NULL)
-    UNION ALL SELECT uri FROM old WHERE {IS_UNREAD}
 """
+_NEVER_READ = f"SELECT uri FROM old WHERE {IS_UNREAD}"
 _NEW_QUERY = "SELECT l.* FROM listed l ANTI JOIN old o ON o.uri = l.uri"
 _CHANGES_QUERY = f"""
     WITH sides AS (
@@ -157,7 +158,9 @@ def write_updated(
         kept = _query_in_order(
             connection, _KEPT_QUERY + (_LISTED_ONLY if forget else _NOT_REPLACED), MANIFEST_SCHEMA, f"{folder}/.kept"
         )
-        new = _query_in_order(connection, _NEW_QUERY, LISTED_SCHEMA, f"{folder}/.new")
+        new: Iterator[pa.Table] = iter(())
+        if changes.new:
+            new = _query_in_order(connection, _NEW_QUERY, LISTED_SCHEMA, f"{folder}/.new")
         new_shards = _new_shards(slices(new, shard_size(changes.new)))
         return changes, _write(chain(_split_by_shard(kept), new_shards), folder)
 
@@ -239,8 +242,34 @@ def _manifest_and_listing(old: Sequence[str], listing_path: str) -> Iterator["du
     with duckdb_connection() as connection:
         connection.execute(f"CREATE TEMP VIEW listed AS SELECT * FROM {_parquet([listing_path])}")
         connection.execute(f"CREATE TEMP VIEW old AS SELECT * FROM {_parquet(old)}")
-        connection.execute(_REPLACED_QUERY)
+        connection.execute(_replaced_query(old, listing_path))
         yield connection
+
+
+def _replaced_query(old: Sequence[str], listing_path: str) -> str:
+    """SQL that makes the table `replaced`. What cannot find anything is left out: of plain files, all of it."""
+    in_listing, in_old = _has_values([listing_path], "container"), _has_values(old, "container")
+    queries = {
+        _AS_FRAMES_NOW: in_listing,
+        _AS_ONE_NOW: in_old,
+        _MEMBERS_NOW: in_listing and in_old,
+        _NEVER_READ: _has_values(old, "refused"),
+    }
+    wanted = " UNION ALL ".join(query for query, is_needed in queries.items() if is_needed)
+    return f"CREATE TEMP TABLE replaced AS {wanted}" if wanted else "CREATE TEMP TABLE replaced (uri VARCHAR)"
+
+
+def _has_values(files: Sequence[str], column: str) -> bool:
+    """Whether a column of local Parquet files has a value that is not null, by their footers; True if none tells."""
+    for path in files:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            place = file.schema_arrow.get_field_index(column)
+            for number in range(file.num_row_groups):
+                group = file.metadata.row_group(number)
+                statistics = group.column(place).statistics
+                if statistics is None or not statistics.has_null_count or statistics.null_count < group.num_rows:
+                    return True
+    return False
 
 
 def _parquet(files: Sequence[str]) -> str:

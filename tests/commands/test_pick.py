@@ -239,7 +239,7 @@ def test_labels_outlive_a_pick_that_is_killed_at_any_change(run, tmp_path, monke
     labelled = read_bytes(result.list)
     for step in range(1, 100):
         try:
-            with failing(monkeypatch, step):
+            with failing(monkeypatch, step, syncs=False):
                 pick(run, labels=80, thumbnails=False)
         except Killed:
             mark_lease_dead(tmp_path / "run")

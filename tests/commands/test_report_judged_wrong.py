@@ -143,7 +143,7 @@ def test_killed_at_any_change_the_same_command_completes_it_and_again_changes_no
     path = answers(run)
     for step in range(1, 100):
         try:
-            with failing(monkeypatch, step):
+            with failing(monkeypatch, step, syncs=False):
                 given(run, path)
         except Killed:
             mark_lease_dead(run)

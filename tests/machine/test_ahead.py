@@ -25,3 +25,9 @@ def test_an_error_of_a_call_is_raised_in_its_place():
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_a_single_call_starts_no_thread(monkeypatch):
+    monkeypatch.setattr("brainray.machine.ahead.ThreadPoolExecutor", None)
+    assert list(map_ahead(lambda number: number + 1, [1], threads=4)) == [2]
+    assert list(map_ahead(lambda number: number + 1, [], threads=4)) == []

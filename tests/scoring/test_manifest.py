@@ -165,3 +165,17 @@ def test_any_sequence_of_listings_leaves_each_image_in_one_shard_as_it_was_last_
         homes = {r["uri"]: r["shard_id"] for r in found}
         assert all(homes[uri] == home[uri] for uri in homes.keys() & home.keys()), "an image changed its shard"
         home = homes
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_a_file_that_is_listed_by_frame_now_loses_its_one_row_whatever_footers_tell(tmp_path, statistics):
+    """Else its picture would be in the run twice, as one image and as its frames."""
+    old = write_first(listing_of(tmp_path, [row("a"), row("b")]), str(tmp_path / "old"), shard_size=2)
+    frames = [
+        row("a") | {"uri": f"/in/a.jpg#{k + 1}", "container": "/in/a.jpg", "offset": k, "stored_bytes": 2}
+        for k in range(2)
+    ]
+    listing = listing_of(tmp_path, [*frames, row("b")])
+    pq.write_table(pq.read_table(listing.path), listing.path, write_statistics=statistics)
+    _, shards = write_updated(files(old), listing, str(tmp_path / "new"), forget=False, shard_size=lambda _: 2)
+    assert [found["uri"] for found in rows_of(shards)] == ["/in/b.jpg", "/in/a.jpg#1", "/in/a.jpg#2"]

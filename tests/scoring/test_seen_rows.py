@@ -1,6 +1,7 @@
 """The column `seen` of a run: true for what the model has learned from, null where its bundle does not tell."""
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,25 @@ def file(picture, kind="PNG", **options):
     return sink.getvalue()
 
 
-LEARNED = [file(head(index)) for index in (0, 5)]
-ARCHIVE = {
-    "the-file.png": LEARNED[0],
-    "recompressed.jpg": file(head(0), "JPEG", quality=70),
-    "resized.jpg": file(resized(head(5), 0.6), "JPEG", quality=85),
-    "neighbour.png": file(neighbour(0, step=0.7)),
-    "other.png": file(head(7)),
-    "broken.png": LEARNED[0][:200],
-    "black.png": file(np.zeros((64, 64), np.uint8)),
-}
 SEEN = {"the-file": True, "recompressed": True, "resized": True, "neighbour": False, "other": False, "black": False}
+
+
+@cache
+def learned() -> list[bytes]:
+    return [file(head(index)) for index in (0, 5)]
+
+
+@cache
+def drawn() -> dict[str, bytes]:
+    return {
+        "the-file.png": learned()[0],
+        "recompressed.jpg": file(head(0), "JPEG", quality=70),
+        "resized.jpg": file(resized(head(5), 0.6), "JPEG", quality=85),
+        "neighbour.png": file(neighbour(0, step=0.7)),
+        "other.png": file(head(7)),
+        "broken.png": learned()[0][:200],
+        "black.png": file(np.zeros((64, 64), np.uint8)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +55,14 @@ def silent(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(silent, tmp_path_factory):
-    return telling(silent, tmp_path_factory.mktemp("telling"), LEARNED)
+    return telling(silent, tmp_path_factory.mktemp("telling"), learned())
 
 
 @pytest.fixture
 def root(tmp_path):
     root = tmp_path / "archive"
     root.mkdir()
-    for name, content in ARCHIVE.items():
+    for name, content in drawn().items():
         (root / name).write_bytes(content)
     return root
 
@@ -94,7 +103,7 @@ def test_scoring_anew_marks_the_rows_of_an_earlier_version(root, tmp_path, model
 
 
 def test_a_damaged_list_is_refused_before_anything_is_done(root, tmp_path, silent):
-    model = telling(silent, tmp_path / "model", LEARNED)
+    model = telling(silent, tmp_path / "model", learned())
     path = tmp_path / "model" / seen.FILE
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BadRequest, match=r"seen\.parquet: it is damaged"):

@@ -58,7 +58,11 @@ def build_series(source: SeriesSource, writer: Writer) -> SeriesSummary | None:
     if not written:
         delete_studies(source.run_uri, writer)
         return None
-    studies = write_studies(source.run_uri, [storage.join(folder, name) for name in written], rollup, writer)
+    studies = None
+    if found.in_studies:
+        studies = write_studies(source.run_uri, [storage.join(folder, name) for name in written], rollup, writer)
+    else:
+        delete_studies(source.run_uri, writer)
     figures = found.figures(source.rows) | {"labels_unknown": unknown, "studies": studies}
     return SeriesSummary(figures=figures, listed=found.listed())
 
@@ -85,6 +89,7 @@ class _Found:
     reasons: Counter[str] = field(default_factory=Counter)
     predicted: Counter[str] = field(default_factory=Counter)
     given: int = 0
+    in_studies: int = 0  # series that name their study
     first: pa.Table | None = None
 
     def __post_init__(self) -> None:
@@ -112,6 +117,7 @@ class _Found:
         self.totals.update(sums | flags)
         self.reasons.update(_counts(table["reason"]))
         self.predicted.update(_counts(table["predicted"].drop_null()))
+        self.in_studies += len(table) - table["study"].null_count
         self.given += pc.sum(pc.is_in(table["series"], self.labelled)).as_py()
         self._measure(table)
         both = table if self.first is None else pa.concat_tables([self.first.select(table.column_names), table])

@@ -238,9 +238,9 @@ def test_rebuilding_gives_the_same_bytes(tmp_path, plots):
 
 def test_figures_do_not_depend_on_how_rows_were_cut_into_parts(tmp_path):
     rng = np.random.default_rng(0)
-    rows = [row(*rng.choice(CLASSES, 2), float(c), group=str(rng.integers(3))) for c in rng.uniform(0.5, 1, 300)]
+    rows = [row(*rng.choice(CLASSES, 2), float(c), group=str(rng.integers(3))) for c in rng.uniform(0.5, 1, 120)]
     found = []
-    for parts in (1, 7, 100):  # more than one task of the reading threads
+    for parts in (1, 7, 40):  # more than one task of the reading threads
         run = run_folder(tmp_path / str(parts), group_by="folder")
         for i in range(parts):
             part(run, f"{i:x}", rows[i::parts])

@@ -122,7 +122,7 @@ def test_a_filled_in_list_outlives_a_summary_that_is_killed_at_any_change(tmp_pa
     write_run(tmp_path, [*ROWS, scored("/new.jpg", "glioma", 0.55, review=True)])
     for step in range(1, 200):
         try:
-            with failing(monkeypatch, step):
+            with failing(monkeypatch, step, syncs=False):
                 build_summary(run, page=PageOptions(report=False))
         except Killed:
             held = [path.read_bytes() for path in folder.glob("review*.csv")]

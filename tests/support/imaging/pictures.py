@@ -159,14 +159,14 @@ def changed(picture: Picture, name: str, rng: np.random.Generator) -> Picture:
 _describe, _described = sandbox.describe_picture, dict[tuple[tuple[int, ...], bytes], Descriptor]()
 
 
-def _described_once(luminance_HW: Picture) -> Descriptor:
+def described_once(luminance_HW: Picture) -> Descriptor:
     key = luminance_HW.shape, luminance_HW.tobytes()
     if key not in _described:
         _described[key] = _describe(luminance_HW)
     return _described[key]
 
 
-sandbox.describe_picture = _described_once  # audits of a process describe the same heads, for 5 ms each
+sandbox.describe_picture = described_once  # audits of a process describe the same heads, for 5 ms each
 
 
 class Here:

@@ -11,7 +11,7 @@ class OneDatabase:
     """
 
     def connect(self, *, config: dict[str, Any]) -> Any:
-        self._config = config | {"temp_directory": ""}
+        self._config = config | {"temp_directory": "", "threads": 1}  # as all that tests compute
         return self._database.cursor()
 
     @cached_property

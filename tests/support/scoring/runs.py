@@ -38,6 +38,7 @@ class Stopped(BaseException):
 
 
 _predictors: dict[str, Predictor] = {}
+_mappers: dict[tuple[str, Explain], Mapper] = {}
 
 
 def _predictor(bundle: Bundle) -> Predictor:
@@ -48,8 +49,12 @@ def _predictor(bundle: Bundle) -> Predictor:
 
 
 def _mapper(bundle: Bundle, explain: Explain) -> Mapper:
-    mapping = MappingPredictor(_predictor(bundle), bundle.model.name)
-    return Mapper(order=MapOrder.of(bundle, explain), predict=mapping)
+    """What maps images of a run, made once for a bundle of this fingerprint: the grid takes 150 forward passes."""
+    key = bundle.fingerprint, explain
+    if key not in _mappers:
+        mapping = MappingPredictor(_predictor(bundle), bundle.model.name)
+        _mappers[key] = Mapper(order=MapOrder.of(bundle, explain), predict=mapping)
+    return _mappers[key]
 
 
 def engine_of(

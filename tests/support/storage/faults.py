@@ -19,13 +19,14 @@ class Killed(BaseException):
 class FailingOs:
     """The module `os` as `storage` sees it, with changes of the file system counted and one of them failing."""
 
-    def __init__(self, at: int | None, error: OSError | None = None) -> None:
+    def __init__(self, at: int | None, error: OSError | None = None, *, syncs: bool = True) -> None:
         self.changes = 0
+        self._counted = CHANGES if syncs else tuple(name for name in CHANGES if name != "fsync")
         self._at, self._error = at, error
 
     def __getattr__(self, name: str):
         function = getattr(os, name)
-        if name not in CHANGES:
+        if name not in self._counted:
             return function
 
         def counted(*args, **kwargs):
@@ -57,9 +58,12 @@ class _FailingShutil:
 
 
 @contextmanager
-def failing(monkeypatch, at: int | None, error: OSError | None = None) -> Iterator[FailingOs]:
-    """`storage` fails at change number `at`: the process is killed there, or that one change raises `error`."""
-    fault = FailingOs(at, error)
+def failing(monkeypatch, at: int | None, error: OSError | None = None, *, syncs: bool = True) -> Iterator[FailingOs]:
+    """`storage` fails at change number `at`: the process is killed there, or that one change raises `error`.
+
+    Without `syncs` these are no changes: one killed before a sync leaves what one leaves that is killed after it.
+    """
+    fault = FailingOs(at, error, syncs=syncs)
     with monkeypatch.context() as patch:
         patch.setattr(local, "os", fault)
         patch.setattr(local, "shutil", _FailingShutil(fault))
