@@ -185,12 +185,14 @@ def test_tables_for_omop_hold_each_series_its_class_and_its_probabilities(run, t
     [
         ({"to": "pdf"}, "--to is 'pdf'; it must be one of sr, omop"),
         ({"output": "{run}/export"}, "lies in the run, which holds nothing about a person"),
+        ({"output": "{link}/export"}, "lies in the run, which holds nothing about a person"),
     ],
 )
 def test_a_wrong_request_is_said(run, tmp_path, options, said):
+    (tmp_path / "link").symlink_to(run)
     known = {"to": "sr", "output": str(tmp_path / "out")} | options
     with pytest.raises(BadRequest, match=said):
-        export(run, to=known["to"], output=known["output"].format(run=run))
+        export(run, to=known["to"], output=known["output"].format(run=run, link=tmp_path / "link"))
 
 
 def test_the_command_says_what_it_wrote(run, tmp_path, capsys):
