@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from brainray.evaluation.series import NO_FINDING, NOTHING, SeriesFindings, SeriesRule, judge
 from brainray.scoring.prediction_schema import prob_column
 
-from .rows import EXCLUDED, FAILED, MOST_ROWS, OK, TOLD, order_of
+from .rows import EXCLUDED, FAILED, MOST_ROWS, OK, TOLD, order_of, planes_of
 
 _GAP = 1.5  # times the usual distance of slices: one is missing
 _TOUCHING_MM = 0.01  # slices that are nearer are at one place
@@ -91,6 +91,7 @@ class _SeriesTable:
         self._ok_N, self._failed_N, self._excluded_N = (status == which for which in (OK, FAILED, EXCLUDED))
         self._times_N = pc.fill_null(table["times"], 1).to_numpy()
         self._position_N = table["position"].to_numpy(zero_copy_only=False).astype(np.float64)
+        self._plane_N = planes_of(table)
 
     def rows(self) -> pa.Table:
         classes, count = self._rollup.classes, self._count
@@ -155,7 +156,7 @@ class _SeriesTable:
         """What the rule says by the scored slices; and the slice that shows most. Slices at one place count as one."""
         scored = np.flatnonzero(self._ok_N)
         series_N, position_N = self._series_N[scored], self._position_N[scored]
-        apart = (np.diff(series_N) != 0) | ~self._placed_S[series_N[1:]]
+        apart = (np.diff(series_N) != 0) | (np.diff(self._plane_N[scored]) != 0) | ~self._placed_S[series_N[1:]]
         begins = np.flatnonzero(np.r_[True, apart | (np.diff(position_N) > _TOUCHING_MM)][: len(scored)])
         held = np.diff(np.r_[begins, len(scored)])
         sure_N = ~self._flags("review")[scored]
@@ -225,7 +226,7 @@ class _SeriesTable:
 
     def _defects(self) -> dict[str, Ints]:
         """Slices at the place of another, places where one seems to be missing, and how many sizes pictures have."""
-        steps, within = np.diff(self._position_N), np.diff(self._series_N) == 0
+        steps, within = np.diff(self._position_N), (np.diff(self._series_N) == 0) & (np.diff(self._plane_N) == 0)
         within &= self._placed_S[self._series_N[1:]]
         doubled, apart = within & (steps <= _TOUCHING_MM), within & (steps > _TOUCHING_MM)
         of = self._series_N[1:]
