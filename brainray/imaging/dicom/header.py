@@ -25,7 +25,6 @@ NO_PIXELS = "it is a DICOM object without pixels, such as a report, a plan or a 
 _TEXTS = frozenset(("CS", "LO", "SH", "UI", "DS", "IS"))  # types whose values are separated by a backslash
 _ESCAPE, _BLANKS = b"\x1b", "\0 \t\r\n\f\v"  # of another character set; what pads a value
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-_PUBLIC = "1.2.840.10008."  # begins the UIDs of the standard
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -161,7 +160,7 @@ def is_no_image(dataset: "Dataset") -> bool:
     if not held:
         return False
     name = UID(held[0]).name
-    if held[0].startswith(_PUBLIC):
+    if name != held[0]:  # a class that pydicom knows
         return "Storage" in name and "Image" not in name
     return not has(dataset, "Rows") and any(tag.group > _tag("Rows").group for tag in dataset.keys())  # noqa: SIM118
 
