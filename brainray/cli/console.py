@@ -35,6 +35,7 @@ _OPEN = (
     "none_scored",
     "none_eligible",
     "too_large",
+    "several_studies",
 )  # why nothing can be said of a series
 _PHASES = {
     "listing": "listing the input",

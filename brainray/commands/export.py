@@ -36,7 +36,7 @@ def export(run: AnyPath, to: str, output: AnyPath, *, real_uris: AnyPath | None 
     if to not in get_args(Form):
         raise BadRequest(f"--to is {to!r}; it must be one of {', '.join(get_args(Form))}")
     source, folder = storage.normalise(fspath(run)), storage.normalise(fspath(output))
-    if f"{folder}/".startswith(f"{source}/"):
+    if f"{storage.without_links(folder)}/".startswith(f"{storage.without_links(source)}/"):
         raise BadRequest(f"--output {folder} lies in the run, which holds nothing about a person; give another folder")
     storage.check_is_folder("--output", folder, give="a folder that is new or holds an earlier export")
     if to == "sr":

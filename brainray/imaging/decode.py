@@ -54,6 +54,7 @@ _FULL_SIZE_SCANS = 20  # most scans of a progressive image of max_pixels, more f
 _NO_END = "it has no end marker (EOI), but all its pixels"
 _PADDED = "it has no end marker (EOI), and some of its pixels may be missing"
 _PAGES = "it has several pages or frames, of which the first is scored"
+_EVEN = "its pixels show nothing: all have one brightness"
 _PAGED = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
 _CONTENT = re.compile("['\":]")  # where a message of Pillow begins to quote the file
 _LEFT_OPEN = re.compile(r"\W*(\bb)?$")
@@ -105,7 +106,7 @@ def decode(data: bytes, spec: ImageSpec, *, excluding: Collection[str] = ()) -> 
     data, is_medical = _unzipped(data, spec.max_pixels)
     if is_medical:
         image = _open_known(data, spec.max_pixels, excluding)
-        small = _small_picture(image, spec)
+        small = _small_picture(image, spec, excluding)
         return replace(_render(small.image, spec, small.halvings), note=small.note, facts=image.facts)
     try:
         return _noted(_render(_open(data, spec.max_pixels), spec), data)
@@ -123,7 +124,7 @@ def luminance(
     """
     data, is_medical = _unzipped(data, max_pixels)
     if is_medical:
-        return _luminance(_open_known(data, max_pixels, excluding).picture().image)
+        return _luminance(_picture(_open_known(data, max_pixels, excluding), excluding).image)
     try:
         return _luminance(_open(data, max_pixels))
     except ImageError as exc:
@@ -138,7 +139,7 @@ def decode_with_luminance(
     data, is_medical = _unzipped(data, spec.max_pixels)
     if is_medical:
         medical = _open_known(data, spec.max_pixels, excluding)
-        small = _small_picture(medical, spec)
+        small = _small_picture(medical, spec, excluding)
         whole = medical.picture() if small.halvings else small
         return _render(small.image, spec, small.halvings), _luminance(whole.image)
     try:
@@ -184,10 +185,20 @@ def _open_known(data: bytes, max_pixels: int, excluding: Collection[str]) -> Med
     return image
 
 
-def _small_picture(image: MedicalImage, spec: ImageSpec) -> Picture:
+def _small_picture(image: MedicalImage, spec: ImageSpec, excluding: Collection[str]) -> Picture:
     """The picture, of JPEG 2000 in the smallest size that serves: half a side takes a quarter of the time."""
     size = image.width or 0, image.height or 0
-    return image.picture(_wanted_size(size, spec) if all(size) else None)
+    return _picture(image, excluding, _wanted_size(size, spec) if all(size) else None)
+
+
+def _picture(image: MedicalImage, excluding: Collection[str], least: tuple[int, int] | None = None) -> Picture:
+    """The picture, see `MedicalImage`. Raises `Excluded`, or else `ImageError`, for one of a single brightness."""
+    found = image.picture(least)
+    if np.ptp(found.image.getextrema(), axis=-1).any():
+        return found
+    if "blank" in excluding:
+        raise Excluded("blank", _EVEN, _header_of(image))
+    raise ImageError("not_an_image", _EVEN)
 
 
 def _header_of(image: MedicalImage) -> Header:

@@ -52,7 +52,7 @@ _EXCLUSIONS = {  # what the model does not know
     "derived": "subtractions and results of a calculation",
     "screen_save": "secondary captures in colour or with text in their pixels",
     "label_map": "masks and segmentations",
-    "blank": "slices of volumes beside the head",
+    "blank": "slices that show nothing, as beside the head",
 }
 
 

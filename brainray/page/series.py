@@ -13,6 +13,7 @@ _WHY = {  # the reasons of `scoring.series.rollup`
     "none_scored": "nothing can be said: no slice could be scored",
     "none_eligible": "nothing can be said: all slices are left out by their headers",
     "too_large": "nothing can be said: too large to be a series",
+    "several_studies": "nothing can be said: its slices name several studies, so they are none of one series",
 }
 
 

@@ -145,9 +145,11 @@ def has_pixels(dataset: "Dataset") -> bool:
 
 
 def is_no_image(dataset: "Dataset") -> bool:
-    """Whether the object is none with pixels by its class: a report, a plan, a document or a directory.
+    """Whether the object is none with pixels: by its class a report, a plan, a document or a directory.
 
-    An image that ends before its pixels is one with pixels; so is an object whose class is not known.
+    Scanners keep data of their own under private classes: such an object is no image where it has no rows, although
+    it has attributes that come after them. An image that ends before its pixels is one with pixels; so is an object
+    without a class.
     """
     from pydicom.uid import UID
 
@@ -155,8 +157,12 @@ def is_no_image(dataset: "Dataset") -> bool:
         return False
     meta = getattr(dataset, "file_meta", None)
     held = (*texts_of(dataset, "SOPClassUID"), *(texts_of(meta, "MediaStorageSOPClassUID") if meta is not None else ()))
-    names = [UID(uid).name for uid in held[:1]]
-    return any("Storage" in name and "Image" not in name for name in names)
+    if not held:
+        return False
+    name = UID(held[0]).name
+    if name != held[0]:  # a class that pydicom knows
+        return "Storage" in name and "Image" not in name
+    return not has(dataset, "Rows") and any(tag.group > _tag("Rows").group for tag in dataset.keys())  # noqa: SIM118
 
 
 def frame_view(dataset: "Dataset") -> "Dataset":

@@ -259,7 +259,7 @@ def _rendered(stored: Pixels, dataset: "Dataset") -> Image.Image:
         from pydicom.pixels.processing import apply_color_lut
 
         stored = apply_color_lut(stored, dataset)
-        bits = 8 * stored.dtype.itemsize
+        bits = 16 if stored.max() > 255 else 8  # tables of 16 bits may hold values of 8
     if stored.ndim == 3:
         shown = stored if bits <= 8 else stored.astype(np.uint32) >> (bits - 8)
         return Image.fromarray(np.ascontiguousarray(shown, dtype=np.uint8), "RGB")

@@ -67,13 +67,11 @@ class NiftiImage:
     def picture(self, least: tuple[int, int] | None = None) -> Picture:
         """The picture in mode L, in its own size whatever `least` is.
 
-        Raises `ImageError` for one of a single value.
+        Raises `ImageError` where its volume has a single value.
         """
         with as_image_error("truncated", _NO_SLICE):
             if self._grey is None:
                 raise ImageError("not_an_image", "no voxel of its volume is a finite number, or all have one value")
-            if self._grey.min() == self._grey.max():
-                raise ImageError("not_an_image", "its voxels show nothing: all have one brightness")
             image = Image.fromarray(self._grey)
             if image.size != (self.width, self.height):
                 image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)

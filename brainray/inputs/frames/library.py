@@ -14,18 +14,20 @@ from brainray.errors import INSTALL, ImageError
 TO_INSTALL = f"{INSTALL.format('dicom')}, then run again with --retry-unread"
 IS_DICOM = "it is a DICOM file"  # where none is read; also in rows of versions that read none
 _SILENT = logging.CRITICAL + 1
-_QUIET_FILTER = ("ignore", None, Warning, re.compile(r"pydicom"), 0)
+_LOUD = ("pydicom", "highdicom")  # the second one writes structured reports, on the first
+_QUIET_FILTERS = tuple(("ignore", None, Warning, re.compile(name), 0) for name in _LOUD)
 
 
 def pydicom_library() -> ModuleType:
     """pydicom. Raises `ImageError` with the command that installs it."""
     found = _imported()
     # Process-wide, for `catch_warnings` is not thread-safe; again where the filter was dropped at the end of one.
-    if _QUIET_FILTER not in warnings.filters:
-        warnings.filterwarnings("ignore", module=r"pydicom")
-    logger = logging.getLogger("pydicom")
-    if logger.level != _SILENT:
-        logger.setLevel(_SILENT)
+    for name, quiet in zip(_LOUD, _QUIET_FILTERS, strict=True):
+        if quiet not in warnings.filters:
+            warnings.filterwarnings("ignore", module=name)
+        logger = logging.getLogger(name)
+        if logger.level != _SILENT:
+            logger.setLevel(_SILENT)
     return found
 
 

@@ -21,6 +21,7 @@ from brainray.inputs.archives import kind_of
 from brainray.inputs.archives.parquet_file import holds_images
 from brainray.inputs.archives.parquet_images import is_text, not_read
 from brainray.inputs.class_names import LABEL_COLUMNS, numbered_class, numbered_classes
+from brainray.inputs.frames.named import frame_named
 from brainray.inputs.frames.nifti.header import Header
 from brainray.inputs.listed_image import CHUNK_ROWS
 from brainray.inputs.skip_counts import count_skipped
@@ -248,8 +249,8 @@ class FileList:
         return texts
 
     def _located(self, text: str) -> str:
-        """The URI of an image. The name of an archive's member stays as it stands."""
-        found = archives.archive_of(text)
+        """The URI of an image. The name of an archive's member, or of a frame, stays as it stands."""
+        found = archives.archive_of(text) or frame_named(text)
         file = found[0] if found else text
         return self._file(file) + text[len(file) :]
 

@@ -125,6 +125,7 @@ def _reported(run: ExportedRun, said: dict[str, Any], rows: pa.Table | None) -> 
         generation=run.generation,
         fingerprint=run.values["fingerprint"],
         said=said,
+        slices=frozenset(rows["content_hash"].to_pylist()),
         scored_at=pc.max(rows["scored_at"]).as_py(),
     )
 

@@ -28,6 +28,9 @@ _SCHEME = "99BRAINRAY"
 _NAMESPACE = uuid.UUID("5d1f7a0c-6a53-4b0e-9d0c-7f3a2f5e9b11")  # of the UIDs that are made here
 _SERIES_NUMBER = 9_900  # above those of scanners
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+# What must be the same in all slices: a report of two patients would be filed under one of them.
+_OF_PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
+_UTF8 = "ISO_IR 192"  # of reports: names of classes may be in another script than the headers
 # Attributes that a report must have, if without a value, and takes over from its images.
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
@@ -53,12 +56,13 @@ class ReportedSeries:
     generation: str  # of the run
     fingerprint: str
     said: dict[str, Any]  # the row of `series/*.parquet`
+    slices: frozenset[str]  # hashes of the bytes of its scored slices, whose headers name the patient
     scored_at: datetime  # of its last slice
 
     @property
     def digest(self) -> str:
-        """Tells reports of one series apart that say something else, or of other slices."""
-        values = [self.generation, self.said["series"], *(str(self.said[name]) for name in _SAID)]
+        """Tells reports of one series apart that say something else, or of other slices or headers."""
+        values = [self.generation, self.said["series"], *(str(self.said[name]) for name in _SAID), *sorted(self.slices)]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
     def uid(self, what: str) -> str:
@@ -70,14 +74,16 @@ class ReportedSeries:
 def report_of(series: ReportedSeries, headers: Sequence["Dataset"]) -> bytes:
     """The bytes of the report; the same for the same series. Raises `NoReport`."""
     pydicom_library()
-    images = _evidence(headers)
     import highdicom
 
     try:
+        images = _evidence(headers)
         report = _made(highdicom, series, images)
         _date(report, series.scored_at)
         sink = io.BytesIO()
         report.save_as(sink)
+    except NoReport:
+        raise
     except Exception as exc:  # odd headers raise nearly every type there is, and may be quoted
         raise NoReport(f"its headers make no report ({type(exc).__name__})") from exc
     content = sink.getvalue()
@@ -86,7 +92,7 @@ def report_of(series: ReportedSeries, headers: Sequence["Dataset"]) -> bytes:
 
 
 def _evidence(headers: Sequence["Dataset"]) -> list["Dataset"]:
-    """The headers of the images, each instance once; frames are of one."""
+    """The headers of the images, each instance once; frames are of one. Raises `NoReport`."""
     found: dict[str, Dataset] = {}
     for header in headers:
         if not all(header.get(name) for name in _NEEDED):
@@ -97,6 +103,8 @@ def _evidence(headers: Sequence["Dataset"]) -> list["Dataset"]:
         found.setdefault(str(header.SOPInstanceUID), header)
     if len({str(header.StudyInstanceUID) for header in headers}) != 1:
         raise NoReport("its slices are of several studies")
+    if len({tuple(str(header.get(name) or "") for name in _OF_PATIENT) for header in headers}) != 1:
+        raise NoReport("its slices are of several patients")
     return list(found.values())
 
 
@@ -150,6 +158,7 @@ def _made(highdicom: ModuleType, series: ReportedSeries, images: Sequence["Datas
         manufacturer_model_name="brainray",
         software_versions=__version__,
         series_description="brainray: not for clinical use",
+        specific_character_set=_UTF8,
         is_complete=True,
     )
     scheme = pydicom_library().Dataset()

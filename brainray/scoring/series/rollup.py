@@ -11,13 +11,17 @@ import pyarrow.compute as pc
 from brainray.evaluation.series import NO_FINDING, NOTHING, SeriesFindings, SeriesRule, judge
 from brainray.scoring.prediction_schema import prob_column
 
-from .rows import EXCLUDED, FAILED, MOST_ROWS, OK, TOLD, order_of
+from .rows import EXCLUDED, FAILED, MOST_ROWS, OK, TOLD, order_of, planes_of
 
 _GAP = 1.5  # times the usual distance of slices: one is missing
 _TOUCHING_MM = 0.01  # slices that are nearer are at one place
 # Why the rule says something, or nothing.
-REASONS = ("finding", "no_finding", "mean", "too_few", "too_many_failed", "none_scored", "none_eligible", "too_large")
-_FINDING, _NO_FINDING, _MEAN, _TOO_FEW, _TOO_MANY_FAILED, _NONE_SCORED, _NONE_ELIGIBLE, _TOO_LARGE = range(len(REASONS))
+REASONS = (
+    *("finding", "no_finding", "mean"),
+    *("too_few", "too_many_failed", "none_scored", "none_eligible", "too_large", "several_studies"),
+)
+_FINDING, _NO_FINDING, _MEAN, *_NOTHING_SAID = range(len(REASONS))
+_TOO_FEW, _TOO_MANY_FAILED, _NONE_SCORED, _NONE_ELIGIBLE, _TOO_LARGE, _SEVERAL_STUDIES = _NOTHING_SAID
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -87,6 +91,7 @@ class _SeriesTable:
         self._ok_N, self._failed_N, self._excluded_N = (status == which for which in (OK, FAILED, EXCLUDED))
         self._times_N = pc.fill_null(table["times"], 1).to_numpy()
         self._position_N = table["position"].to_numpy(zero_copy_only=False).astype(np.float64)
+        self._plane_N = planes_of(table)
 
     def rows(self) -> pa.Table:
         classes, count = self._rollup.classes, self._count
@@ -151,7 +156,7 @@ class _SeriesTable:
         """What the rule says by the scored slices; and the slice that shows most. Slices at one place count as one."""
         scored = np.flatnonzero(self._ok_N)
         series_N, position_N = self._series_N[scored], self._position_N[scored]
-        apart = (np.diff(series_N) != 0) | ~self._placed_S[series_N[1:]]
+        apart = (np.diff(series_N) != 0) | (np.diff(self._plane_N[scored]) != 0) | ~self._placed_S[series_N[1:]]
         begins = np.flatnonzero(np.r_[True, apart | (np.diff(position_N) > _TOUCHING_MM)][: len(scored)])
         held = np.diff(np.r_[begins, len(scored)])
         sure_N = ~self._flags("review")[scored]
@@ -169,8 +174,9 @@ class _SeriesTable:
     def _decided(self, findings: SeriesFindings, scored_S: Ints, failed_S: Ints) -> tuple[Ints, Ints, Bools]:
         """What is said of each series, why, and whether for review. Nothing is found only where nearly all was seen.
 
-        Nothing is said, either, where too many failed in the folders of its slices; where too many of its own would
-        have failed if all of the stray ones were its slices, a person should look.
+        Nothing is said, either, where too many failed in the folders of its slices, and where these are of several
+        studies, as an anonymiser leaves them that has one UID for all: heads of several people would be one.
+        Where too many of its own would have failed if all of the stray ones were its slices, a person should look.
         """
         negative, most = self._rollup.negative, self._rollup.rule.most_failed
         stray_S, beside_S = self._beside()
@@ -180,12 +186,15 @@ class _SeriesTable:
         unseen_S = none_found_S & many_S
         doubtful_S = none_found_S & (stray_S > 0) & (lost_S > most * (scored_S + lost_S))
         large_S = self._count() > MOST_ROWS
+        mixed_S = (self._distinct("study") > 1) & (scored_S > 0)
         none_S = np.where(scored_S + failed_S == 0, _NONE_ELIGIBLE, np.where(scored_S == 0, _NONE_SCORED, _TOO_FEW))
         said = _MEAN if negative is None else np.where(predicted_S == negative, _NO_FINDING, _FINDING)
         reason_S = np.where(predicted_S == NOTHING, none_S, said)
-        reason_S = np.where(large_S, _TOO_LARGE, np.where(unseen_S, _TOO_MANY_FAILED, reason_S))
-        review_S = (findings.review_S | doubtful_S) & ~large_S
-        return np.where(unseen_S | large_S, NOTHING, predicted_S), reason_S, review_S
+        said_less = ((unseen_S, _TOO_MANY_FAILED), (mixed_S, _SEVERAL_STUDIES), (large_S, _TOO_LARGE))
+        for which_S, reason in said_less:
+            reason_S = np.where(which_S, reason, reason_S)
+        review_S = (findings.review_S | doubtful_S | mixed_S) & ~large_S
+        return np.where(unseen_S | mixed_S | large_S, NOTHING, predicted_S), reason_S, review_S
 
     def _labels(self) -> list[str | None]:
         """The label that was given to the series; else the one class that its labelled slices name.
@@ -205,29 +214,35 @@ class _SeriesTable:
         ]
 
     def _told(self) -> dict[str, pa.Array]:
-        """Study, group and what headers tell: the first value; a group only where all slices have the same."""
+        """What headers tell: the first value; study and group only where all slices have the same."""
         table = self._table.append_column("code", pa.array(self._series_N))
-        wanted = [("study", "first"), ("group", "min"), ("group", "max"), *((name, "first") for name in TOLD)]
-        found = table.group_by("code", use_threads=False).aggregate(wanted)
-        one = pc.equal(found["group_min"], found["group_max"])
-        told = {name: found[f"{name}_first"].combine_chunks() for name in ("study", *TOLD)}
-        return told | {"group": pc.if_else(one, found["group_min"], None).combine_chunks()}
+        ends = [(name, end) for name in ("study", "group") for end in ("min", "max")]
+        found = table.group_by("code", use_threads=False).aggregate([*ends, *((name, "first") for name in TOLD)])
+        told = {name: found[f"{name}_first"].combine_chunks() for name in TOLD}
+        for name in ("study", "group"):
+            one = pc.equal(found[f"{name}_min"], found[f"{name}_max"])
+            told[name] = pc.if_else(one, found[f"{name}_min"], None).combine_chunks()
+        return told
 
     def _defects(self) -> dict[str, Ints]:
         """Slices at the place of another, places where one seems to be missing, and how many sizes pictures have."""
-        steps, within = np.diff(self._position_N), np.diff(self._series_N) == 0
+        steps, within = np.diff(self._position_N), (np.diff(self._series_N) == 0) & (np.diff(self._plane_N) == 0)
         within &= self._placed_S[self._series_N[1:]]
         doubled, apart = within & (steps <= _TOUCHING_MM), within & (steps > _TOUCHING_MM)
         of = self._series_N[1:]
         usual_S = _medians(of[apart], steps[apart], self._series)
         gaps = apart & (steps > _GAP * usual_S[of])
-        sized = self._table.select(["size"]).append_column("code", pa.array(self._series_N))
-        sizes = sized.group_by("code", use_threads=False).aggregate([("size", "count_distinct")])
         return {
             "doubled": np.bincount(of[doubled], minlength=self._series),
             "gaps": np.bincount(of[gaps], minlength=self._series),
-            "sizes": sizes["size_count_distinct"].to_numpy(),
+            "sizes": self._distinct("size"),
         }
+
+    def _distinct(self, name: str) -> Ints:
+        """How many different values the slices of each series have; null is none."""
+        values = self._table.select([name]).append_column("code", pa.array(self._series_N))
+        found = values.group_by("code", use_threads=False).aggregate([(name, "count_distinct")])
+        return np.asarray(found[f"{name}_count_distinct"].to_numpy(), np.int64)
 
 
 def _medians(of: Ints, values: Reals, series: int) -> Reals:

@@ -36,6 +36,7 @@ _LATER = ("seen", "series", "study", "slice_position", "slice_number")
 MOST_ROWS = 100_000  # of a series; a folder of more is an archive
 # The last number of a name, without its suffixes: 12 of `IM_0012.jp2`, 3 of `file.dcm#3`.
 _SUFFIXES = r"(\.[A-Za-z][A-Za-z0-9]{0,4})+$"
+_PLANES = ("axial", "coronal", "sagittal", "oblique")
 _LAST_NUMBER = r"(?P<number>[0-9]{1,9})[^0-9]*$"
 
 
@@ -233,10 +234,17 @@ def _numbers(uris: pa.ChunkedArray, numbers: Any) -> pa.Array:  # noqa: ANN401  
     return pc.if_else(is_frame, of_name, pc.coalesce(numbers.cast(pa.int32()), of_name))
 
 
+def planes_of(table: pa.Table) -> "np.typing.NDArray[np.int64]":
+    """A number for the plane of each slice. Positions along one plane's normal say nothing of those along another's."""
+    found = pc.fill_null(pc.index_in(table["scan_plane"], pa.array(_PLANES)), len(_PLANES))
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+
 def order_of(table: pa.Table, series_N: "np.typing.NDArray[np.int64]") -> tuple[Any, Any]:
     """The order of the rows by series and place in it, and whether each series is ordered by positions.
 
-    Positions count where all slices of a series have one, but for failed ones; else their numbers, then their URIs.
+    Positions count where all slices of a series have one, but for failed ones, plane by plane; else their numbers,
+    then their URIs.
     """
     position = table["position"].to_numpy(zero_copy_only=False).astype(np.float64)
     number = pc.fill_null(table["number"], 2**31 - 1).to_numpy(zero_copy_only=False)
@@ -244,5 +252,6 @@ def order_of(table: pa.Table, series_N: "np.typing.NDArray[np.int64]") -> tuple[
     series = int(series_N[-1]) + 1 if len(series_N) else 0
     lacks = ~known & (table["status"].to_numpy() != FAILED)
     placed_S = np.bincount(series_N, weights=lacks, minlength=series) == 0
-    keys = (number, np.where(placed_S[series_N], position, 0.0), series_N)
+    placed_N = placed_S[series_N]
+    keys = (number, np.where(placed_N, position, 0.0), np.where(placed_N, planes_of(table), 0), series_N)
     return np.lexsort(keys), placed_S

@@ -1,11 +1,16 @@
 """Pixels outside the picture, and values that do not stand in the lowest bits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
+from support.each import each
 from support.imaging.dicoms import dicom
 
-from brainray.imaging.decode import luminance
+from brainray.config import ImageSpec
+from brainray.errors import EXCLUSION_REASONS, ImageError
+from brainray.imaging.decode import Excluded, decode, luminance
 
 RAMP = np.tile(np.linspace(0, 4000, 64).astype(np.uint16), (64, 1))
 WHOLE = luminance(dicom(RAMP))
@@ -42,8 +47,24 @@ def test_a_window_shows_padding_as_it_says():
     assert (shown == luminance(dicom(pixels, **window))).all()
 
 
-def test_a_picture_of_padding_alone_is_a_picture():
-    assert luminance(dicom(np.full((8, 8), 7, np.uint16), PixelPaddingValue=7)).shape == (8, 8)
+@each(
+    ("value", "attributes"),
+    [
+        (7, {}),
+        (7, {"PixelPaddingValue": 7}),
+        (700, {"WindowCenter": 500, "WindowWidth": 1000}),
+        (None, {"WindowCenter": -5000, "WindowWidth": 10}),  # a ramp that its window shows as white alone
+    ],
+)
+def test_a_picture_that_shows_nothing_is_left_out_and_gets_no_prediction(value, attributes):
+    content = dicom(RAMP if value is None else np.full((8, 8), value, np.uint16), **attributes)
+    for read in (partial(decode, content, ImageSpec(image_px=32)), partial(luminance, content)):
+        with pytest.raises(Excluded) as found:
+            read(excluding=EXCLUSION_REASONS)
+        assert found.value.reason == "blank"
+        assert found.value.header.format == "DICOM"
+        with pytest.raises(ImageError, match=r"^not_an_image: its pixels show nothing"):
+            read()
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless], ids=lambda s: s.name)

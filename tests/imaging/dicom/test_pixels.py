@@ -96,6 +96,15 @@ def test_a_palette_gives_its_colours():
     assert decoded.pixels.std() > 1
 
 
+@each("bits", [8, 16])
+def test_a_palette_whose_words_hold_values_of_8_bits_is_not_black(bits):
+    palette = {f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")}
+    tables = {f"{name}Descriptor": [256, 0, bits] for name in palette}
+    tables |= {f"{name}Data": np.arange(256, dtype=np.uint16).tobytes() for name in palette}
+    grey = (PIXELS // 16).astype(np.uint8)
+    assert (shown(dicom(grey, PhotometricInterpretation="PALETTE COLOR", **tables)) == grey).all()
+
+
 def test_monochrome1_is_shown_as_monochrome2():
     inverted = dicom(4095 - PIXELS, PhotometricInterpretation="MONOCHROME1", **WINDOW)
     assert np.abs(shown(inverted).astype(int) - shown(dicom(**WINDOW))).max() <= 1
@@ -143,8 +152,7 @@ def test_without_a_window_percentiles_become_black_and_white():
     assert np.percentile(got, 99) > 150
 
 
-def test_a_single_value_and_a_window_of_no_width_are_shown():
-    assert shown(dicom(np.full((16, 16), 7, np.uint16))).max() == 0
+def test_a_picture_with_a_window_of_no_width_is_shown():
     assert shown(dicom(WindowCenter=100, WindowWidth=0)).std() > 20
 
 

@@ -4,7 +4,7 @@ from support.each import each
 from support.imaging.dicoms import data_set, dicom, items, slice_pixels, written
 
 from brainray.config import ImageSpec
-from brainray.errors import EXCLUSION_REASONS
+from brainray.errors import EXCLUSION_REASONS, ImageError
 from brainray.imaging.decode import Excluded, decode
 from brainray.imaging.dicom.series import SeriesFacts
 
@@ -144,3 +144,23 @@ def test_frames_of_enhanced_mr_tell_by_their_groups():
 def test_objects_without_pixels_are_told_from_truncated_images(sop_class):
     made = data_set(slice_pixels(), SOPClassUID=sop_class, PixelData=None)
     assert excluded(written(made)) == "no_pixels"
+
+
+@each(
+    ("sop_class", "attributes", "reason"),
+    [
+        ("1.3.12.2.1107.5.9.1", {"Rows": None}, "no_pixels"),  # CSA Non-Image Storage of Siemens
+        ("1.3.12.2.1107.5.9.1", {}, "truncated"),
+        ("1.3.46.670589.11.0.0.12.2", {"Rows": None, "PerformedProcedureStepID": None}, "truncated"),  # it may be cut
+        ("1.2.840.10008.5.1.4.1.1.4", {"Rows": None}, "truncated"),
+    ],
+)
+def test_what_a_scanner_keeps_for_itself_is_no_truncated_image(sop_class, attributes, reason):
+    made = data_set(slice_pixels(), SOPClassUID=sop_class, PixelData=None, PerformedProcedureStepID="1")
+    for name in attributes:
+        delattr(made, name)
+    if reason == "no_pixels":
+        assert excluded(written(made)) == reason
+        return
+    with pytest.raises(ImageError, match=f"^{reason}"):
+        decode(written(made), SPEC, excluding=EXCLUSION_REASONS)

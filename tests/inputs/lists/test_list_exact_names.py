@@ -2,11 +2,14 @@
 
 import os
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.each import each
+from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.images import image_bytes
+from support.imaging.niftis import nifti
 from support.inputs.archives import tar_of, zip_of
 from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
 from support.storage.s3_servers import s3_endpoints, strict_s3
@@ -149,6 +152,18 @@ def test_the_predictions_of_a_folder_are_a_list(score, tmp_path):
     assert len(first) == 17 and sum(row["error"] is not None for row in first.values()) == 1
     again = score(predictions_of(tmp_path / "run", tmp_path / "again.parquet"), tmp_path / "again")
     assert again == {uri: row | {"group": again[uri]["group"]} for uri, row in first.items()}
+
+
+def test_frames_below_a_path_that_is_not_utf8_are_found_again_by_a_list_of_predictions(score, tmp_path):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    root.mkdir()
+    (root / "f#%.dcm").write_bytes(dicom(np.stack([slice_pixels(seed=k) for k in range(2)])))
+    (root / "v.nii.gz").write_bytes(nifti())
+    first = score(str(root), tmp_path / "run")
+    again = score(predictions_of(tmp_path / "run", tmp_path / "again.parquet"), tmp_path / "again")
+    assert {uri.partition("#")[2] for uri in first} >= {"1", "2", "z=9"}
+    for name in ("status", "content_hash", "predicted"):
+        assert {uri: row[name] for uri, row in again.items()} == {uri: row[name] for uri, row in first.items()}
 
 
 def test_the_predictions_of_a_bucket_are_a_list(strict_s3, score, monkeypatch, tmp_path):

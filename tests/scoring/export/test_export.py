@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
+from pydicom.uid import RLELossless
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.images import image_bytes
 from support.scoring.laid_out import laid_out
@@ -52,14 +53,13 @@ def run(kept):
 
 
 def drawn(root):
-    """A series with a finding, one of frames in a file, and one of two slices, of which nothing can be said."""
+    """A series with a finding, one of compressed frames, and one of two slices, of which nothing can be said."""
     root.mkdir()
     for number in range(4):
         (root / f"a{number}.dcm").write_bytes(slice_of(1, number))
     frames = np.stack([slice_pixels(seed=k) for k in range(3)])
-    (root / "b.dcm").write_bytes(
-        dicom(frames, SeriesInstanceUID=SERIES.format(2), StudyInstanceUID=STUDY, SOPInstanceUID="1.2.840.3.2")
-    )
+    known = {"SeriesInstanceUID": SERIES.format(2), "StudyInstanceUID": STUDY, "SOPInstanceUID": "1.2.840.3.2"}
+    (root / "b.dcm").write_bytes(dicom(frames, RLELossless, **known))
     for number in range(2):
         (root / f"c{number}.dcm").write_bytes(slice_of(3, number))
     return root
@@ -124,6 +124,38 @@ def test_a_report_of_another_generation_replaces_that_of_the_one_before(run, arc
     assert len(after & before) == 1
 
 
+def test_a_report_follows_its_patient_when_headers_are_corrected(run, archive, tmp_path, bundle):
+    export(run, to="sr", output=tmp_path / "sr")
+    for number in range(4):
+        (archive / f"a{number}.dcm").write_bytes(slice_of(1, number, PatientID="patient 8"))
+    scored(archive, run, bundle)
+    export(run, to="sr", output=tmp_path / "sr")
+    patients = [pydicom.dcmread(io.BytesIO(content)).PatientID for content in reports(tmp_path / "sr").values()]
+    assert sorted(patients) == ["", "patient 8"]  # the pictures, and all that is said of them, are the same
+
+
+def test_slices_of_two_patients_under_one_uid_get_no_report_of_either(run, archive, tmp_path, bundle):
+    (archive / "a3.dcm").write_bytes(slice_of(1, 3, PatientID="patient 8"))
+    scored(archive, run, bundle)
+    counts = export(run, to="sr", output=tmp_path / "sr").counts
+    assert counts["its slices are of several patients"] == 1
+    assert not [content for content in reports(tmp_path / "sr").values() if b"patient" in content]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "script"), [("Single", "ISO_IR 100"), ("Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"])]
+)
+def test_names_of_any_script_are_in_the_report_and_in_no_warning(run, archive, tmp_path, bundle, name, script):
+    for number in range(4):
+        content = slice_of(1, number, SpecificCharacterSet=script, PatientName=name, ReferringPhysicianName=name)
+        (archive / f"a{number}.dcm").write_bytes(content)
+    scored(archive, run, bundle)
+    export(run, to="sr", output=tmp_path / "sr")
+    headers = (pydicom.dcmread(io.BytesIO(content)) for content in reports(tmp_path / "sr").values())
+    assert name in [str(header.PatientName) for header in headers]
+
+
 def test_tables_for_omop_hold_each_series_its_class_and_its_probabilities(run, tmp_path, bundle):
     done = export(run, to="omop", output=tmp_path / "omop")
     classes = len(bundle.classes)
@@ -153,12 +185,14 @@ def test_tables_for_omop_hold_each_series_its_class_and_its_probabilities(run, t
     [
         ({"to": "pdf"}, "--to is 'pdf'; it must be one of sr, omop"),
         ({"output": "{run}/export"}, "lies in the run, which holds nothing about a person"),
+        ({"output": "{link}/export"}, "lies in the run, which holds nothing about a person"),
     ],
 )
 def test_a_wrong_request_is_said(run, tmp_path, options, said):
+    (tmp_path / "link").symlink_to(run)
     known = {"to": "sr", "output": str(tmp_path / "out")} | options
     with pytest.raises(BadRequest, match=said):
-        export(run, to=known["to"], output=known["output"].format(run=run))
+        export(run, to=known["to"], output=known["output"].format(run=run, link=tmp_path / "link"))
 
 
 def test_the_command_says_what_it_wrote(run, tmp_path, capsys):

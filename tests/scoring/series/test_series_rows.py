@@ -43,6 +43,15 @@ def test_positions_count_before_numbers_and_only_where_all_slices_have_one(tmp_p
     assert (row["predicted"], row["gaps"], row["doubled"]) == ("notumor", 0, 0)
 
 
+def test_slices_of_another_plane_are_no_neighbours(tmp_path):
+    """Else a tumour in neighbouring axial slices is lost between coronal ones at the same distances."""
+    axial = slices({5, 6, 7}, "/a/{}.dcm".format, series="s", scan_plane="axial")
+    coronal = slices(set(), "/b/{}.dcm".format, series="s", scan_plane="coronal")
+    rows = [row | {"slice_position": 4.0 * number} for each in (axial, coronal) for number, row in enumerate(each, 1)]
+    (row,) = rolled_up(tmp_path, rows)
+    assert (row["predicted"], row["finding_slices"], row["doubled"], row["gaps"]) == ("glioma", 3, 0, 0)
+
+
 def test_slices_beside_a_tumour_do_not_contradict_its_label(tmp_path):
     rows = slices({5, 6, 7}, "/a/{}.png".format, series="s")
     for row in rows:

@@ -103,6 +103,15 @@ def test_slices_find_their_series_wherever_they_lie(run):
     assert said["studies"]["studies"] == 2
 
 
+def test_heads_of_two_studies_under_one_uid_are_not_averaged(run, archive, bundle):
+    for number in range(12):
+        (archive / f"other{number}.dcm").write_bytes(slice_of(1, number, study=7))
+    mixed = by_size(scored(archive, run, bundle))[0]
+    assert (mixed["slices"], mixed["study"]) == (24, None)
+    assert (mixed["predicted"], mixed["reason"], mixed["review"]) == (None, "several_studies", True)
+    assert figures(run)["studies"]["decided"] == 0
+
+
 def test_neither_rows_nor_anything_else_of_a_run_holds_a_uid(run):
     assert all(row["series"] and row["study"] for row in rows(run))
     for found in storage.list_files(run):
