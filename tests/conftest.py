@@ -30,11 +30,6 @@ if IN_A_POOL:
     # Last of all that is done at the end: the process goes as it is, for to take its modules apart costs a second.
     atexit.register(os._exit, 0)
 
-if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
-    # The second process collects as another machine would, and comes back before the tests. The pool runs nothing
-    # where the two found other tests, so that nobody need collect them once more for it (`test_collection.py`).
-    from support import elsewhere
-
 os.environ["RAY_ADDRESS"] = "local"  # tests use no cluster that happens to run on the machine
 # One thread, for tests compute little: a second one spins while it waits, beside another process for ten times as long
 # as they compute. What a command needs it sets itself; there, those that wait for each other are to do so asleep.
@@ -117,8 +112,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage during the tests need look at it again."""
-    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
-        elsewhere.come_back()
     gc.enable()
     gc.set_threshold(100_000, 50, 100)
     gc.freeze()
