@@ -104,13 +104,14 @@ def test_a_prepared_network_gives_the_same_logits_but_for_rounding(name, bf16, t
     torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
 @pytest.mark.parametrize(("name", "activations", "sums"), [("compact", 7, 6), ("lite0", 33, 9), ("resnet18", 9, 8)])
 def test_batch_normalisation_activations_and_sums_are_fused_with_their_convolution(
-    name, activations, sums, monkeypatch
+    name, activations, sums, bf16, monkeypatch
 ):
     """A torch that fx or the fused operator no longer fits scores right, and 40 % slower: nothing else would tell."""
-    monkeypatch.setattr(fusion, "fused_bf16_runs", lambda: True)  # also where they would not run
-    prepared = prepare_for_inference(build_model(ModelSpec(name=name, classes=CLASSES)), CPU, bf16=True)
+    monkeypatch.setattr(fusion, "fused_runs", lambda *, bf16: True)  # also where they would not run
+    prepared = prepare_for_inference(build_model(ModelSpec(name=name, classes=CLASSES)), CPU, bf16=bf16)
     called = [prepared.get_submodule(node.target) for node in prepared.graph.nodes if node.op == "call_module"]
     kinds = [type(module).__name__ for module in called]
     assert kinds.count("_ConvActivation") == activations
@@ -120,7 +121,7 @@ def test_batch_normalisation_activations_and_sums_are_fused_with_their_convoluti
 
 def test_where_fused_operators_do_not_run_bf16_is_computed_without_them(bundle: Bundle, monkeypatch):
     """`--precision bf16` on a processor without AVX-512 ended in oneDNN's RuntimeError."""
-    monkeypatch.setattr(fusion, "fused_bf16_runs", lambda: False)
+    monkeypatch.setattr(fusion, "fused_runs", lambda *, bf16: not bf16)
     exact, slow = (Predictor(bundle, precision=precision)(images_of(4)) for precision in ("fp32", "bf16"))
     np.testing.assert_allclose(slow, exact, atol=0.03)
 
