@@ -1,6 +1,7 @@
 """Prepares a trained network for fast inference on one device, by operator fusion.
 
-Batch normalisation is folded into convolutions; on CPUs, convolution, sum and ReLU become one oneDNN operator. Fusion must not change predictions beyond rounding. A network that torch.fx cannot trace is left as it is.
+Batch normalisation is folded into convolutions; on CPUs, convolution, sum and ReLU become one oneDNN operator.
+Fusion must not change predictions beyond rounding. A network that torch.fx cannot trace is left as it is.
 """
 
 import copy
