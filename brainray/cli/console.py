@@ -21,6 +21,7 @@ from brainray.page.territory import images_to_pick, sentences
 from brainray.page.text import cut, plural
 from brainray.scoring.estimate import ERROR, RunEstimate
 from brainray.scoring.plan import Plan
+from brainray.scoring.series.rollup import UNDECIDED
 from brainray.scoring.summary.build import Summary
 from brainray.scoring.summary.unseen import judged_wrong_line, seen_line
 
@@ -29,14 +30,6 @@ from .log import Log
 _LINE_EVERY_S = 5.0
 _PIPE_WIDTH = 200  # a pipe has no width; tables are not folded there
 _MOST_GROUPS = 10
-_OPEN = (
-    "too_few",
-    "too_many_failed",
-    "none_scored",
-    "none_eligible",
-    "too_large",
-    "several_studies",
-)  # why nothing can be said of a series
 _PHASES = {
     "listing": "listing the input",
     "updating": "updating rows",
@@ -375,7 +368,7 @@ def _series_lines(series: Mapping[str, Any]) -> list[str]:
     """What is said of the series of a run, by the rule."""
     said = ", ".join(f"{count:,} {escape(cut(name))}" for name, count in series["predicted"].items() if count)
     open_ = series["series"] - series["decided"]
-    reasons = {name: count for name, count in series["reasons"].items() if name in _OPEN}
+    reasons = {name: count for name, count in series["reasons"].items() if name in UNDECIDED}
     why = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in reasons.items())
     lines = [
         f"{series['series']:,} series: {said or 'none decided'}"

@@ -243,8 +243,7 @@ def kind_of(
         if others > SOME_OTHERS:
             return "pictures"
         # Probabilities may contradict the estimated mix, although they are as usual at the reference's. Of strangers
-        # there are as many at any mix, but for chance. With `_PLAIN` 6 % of archives
-        # as they are were not called alike.
+        # there are as many at any mix, but for chance. With `_PLAIN` 6 % of archives as they are were not called alike.
         is_contradicted |= any(test.effect >= LEAST_EFFECT for test in mixed if test.name != STRANGERS)
         return "unclear" if is_contradicted else "pictures alike"
     if others > _MANY_OTHERS or any(test.effect >= _PLAIN for test in mixed):

@@ -70,28 +70,17 @@ def _repeated_hashes(files: Sequence[str]) -> Iterator[Hashes]:
     """The hashes that occur more than once. Each file of hashes has those of a range, so equal ones are in the same."""
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     ranges = -(-rows // _HASHES_A_FILE)
-    if ranges <= 1:  # as of most inputs: in memory at once
-        yield from _in_two_places(np.concatenate([np.zeros(0, np.int64), *_hashes(files)]))
-        return
     limits = np.linspace(-(2**63), 2**63, ranges + 1)[1:-1].astype(np.int64)
     with scratch_folder() as folder:
-        for hashes in map(np.sort, _hashes(files)):
+        for table in (table for name in files for table in tables_in(name, ["uri"])):
+            hashes = np.sort(hashes_of(table["uri"].combine_chunks()))
             bounds = np.searchsorted(hashes, limits).tolist()
             for number, (start, stop) in enumerate(pairwise((0, *bounds, len(hashes)))):
                 with Path(folder, str(number)).open("ab") as file:
                     file.write(hashes[start:stop].data)
         for number in range(ranges):
-            yield from _in_two_places(np.fromfile(Path(folder, str(number)), np.int64))
-
-
-def _hashes(files: Sequence[str]) -> Iterator[Hashes]:
-    for table in (table for name in files for table in tables_in(name, ["uri"])):
-        yield hashes_of(table["uri"].combine_chunks())
-
-
-def _in_two_places(hashes: Hashes) -> Iterator[Hashes]:
-    """The hashes that are there twice or more, if there are any."""
-    hashes.sort()
-    again = hashes[1:][hashes[1:] == hashes[:-1]]
-    if len(again):
-        yield again
+            hashes = np.fromfile(Path(folder, str(number)), np.int64)
+            hashes.sort()
+            again = hashes[1:][hashes[1:] == hashes[:-1]]
+            if len(again):
+                yield again

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,11 +40,6 @@ def prediction_schema(classes: tuple[str, ...], kept: KeptTypes = (), *, later: 
 
     `later`: those of `LATER` and `UID_COLUMNS` that the run has.
     """
-    return _schema(tuple(classes), tuple(kept), frozenset(later))
-
-
-@lru_cache(maxsize=16)
-def _schema(classes: tuple[str, ...], kept: KeptTypes, later: frozenset[str]) -> pa.Schema:
     text, real = pa.string(), pa.float32()
     fields = [
         pa.field("uri", text, nullable=False),

@@ -15,13 +15,11 @@ from .rows import EXCLUDED, FAILED, MOST_ROWS, OK, TOLD, order_of, planes_of
 
 _GAP = 1.5  # times the usual distance of slices: one is missing
 _TOUCHING_MM = 0.01  # slices that are nearer are at one place
-# Why the rule says something, or nothing.
-REASONS = (
-    *("finding", "no_finding", "mean"),
-    *("too_few", "too_many_failed", "none_scored", "none_eligible", "too_large", "several_studies"),
-)
-_FINDING, _NO_FINDING, _MEAN, *_NOTHING_SAID = range(len(REASONS))
-_TOO_FEW, _TOO_MANY_FAILED, _NONE_SCORED, _NONE_ELIGIBLE, _TOO_LARGE, _SEVERAL_STUDIES = _NOTHING_SAID
+# Why the rule says nothing; and why it says something, or nothing.
+UNDECIDED = ("too_few", "too_many_failed", "none_scored", "none_eligible", "too_large", "several_studies")
+REASONS = ("finding", "no_finding", "mean", *UNDECIDED)
+_FINDING, _NO_FINDING, _MEAN = range(3)
+_TOO_FEW, _TOO_MANY_FAILED, _NONE_SCORED, _NONE_ELIGIBLE, _TOO_LARGE, _SEVERAL_STUDIES = range(3, len(REASONS))
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -41,13 +41,12 @@ _QUERY = """
 
 
 def delete_studies(run_uri: str, writer: Writer) -> None:
-    """Delete `studies.parquet` of a run that has no series any more."""
+    """Delete `studies.parquet` of a run in which no series names its study any more."""
     writer.delete(storage.join(run_uri, _FILE))
 
 
-def write_studies(run_uri: str, files: Sequence[str], rollup: Rollup, writer: Writer) -> dict[str, Any] | None:
-    """Write `studies.parquet` from the files of series; gives its figures, None where no series names its study."""
-    uri = storage.join(run_uri, _FILE)
+def write_studies(run_uri: str, files: Sequence[str], rollup: Rollup, writer: Writer) -> dict[str, Any]:
+    """Write `studies.parquet` from the files of series, some of which name their study; gives its figures."""
     negative = rollup.classes[rollup.negative] if rollup.negative is not None else ""
     with scratch_folder() as folder, duckdb_connection() as connection:
         copies = []
@@ -57,10 +56,7 @@ def write_studies(run_uri: str, files: Sequence[str], rollup: Rollup, writer: Wr
         query = _QUERY.format(negative=quoted(negative), files=f"[{', '.join(map(quoted, copies))}]")
         batches = connection.sql(query).to_arrow_reader(CHUNK_ROWS)
         table = pa.Table.from_batches(list(batches), schema=batches.schema).cast(_SCHEMA)
-    if not len(table):
-        writer.delete(uri)
-        return None
-    writer.write_parquet(uri, table)
+    writer.write_parquet(storage.join(run_uri, _FILE), table)
     said = table["predicted"].value_counts()
     counts = dict(zip(said.field("values").to_pylist(), said.field("counts").to_pylist(), strict=True))
     return {
