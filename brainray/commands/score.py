@@ -299,7 +299,7 @@ class _Job:
             delete_run(new, lease.writer)  # the rest of a run that was being deleted: its rows are old
         elif begun is not None and not has_equal_rows(self.request, begun):
             rescore.finish_switch(output, lease.writer, self.request.options.page, self.request.names)
-            delete_run(new, lease.writer)  # it was left unfinished by another model, precision, or key for UIDs
+            delete_run(new, lease.writer)  # left unfinished by another model, decoding, precision or key
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)

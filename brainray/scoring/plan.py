@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 
 from brainray import storage
-from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, StorageError, VerificationError
 from brainray.inputs import listing
 from brainray.inputs.archives import kind_of, split_refusal
@@ -127,7 +126,8 @@ def plan_run(
     if now is not None and now.get("classes") != list(request.bundle.classes):
         check_series_labels(request.output, request.bundle.classes)  # not where the switch to this model has begun
     # A run that is scored anew has pages from its beginning, also when it is gone on with.
-    wholes_stay = not (before.run is None or uri != request.output or request.options.forget_missing)
+    drops = uri != request.output or request.options.forget_missing
+    wholes_stay = before.run is not None and not drops
     kept = _indexes_of(request, request.output)
     with ArchiveIndexes(f"{scratch}/{ARCHIVE_INDEXES}", kept=kept, wholes_stay=wholes_stay) as indexes:
         found = _list_inputs(
@@ -142,9 +142,9 @@ def plan_run(
     known = manifest.load_shards(old) if names is not None or before.published else ()
     if names is not None:
         names.check(known, () if series_by in (None, OF_FOLDER) else (series_by,))
-    changes, shards, sources = _merge(old, found, request.options, scratch, forget=before.run is None)
+    forget = before.run is None or drops
+    changes, shards, sources = _merge(old, found, request.options.shard_size, scratch, forget=forget)
     if changes.forgotten or sum(shard.images for shard in shards) > found.images:
-        drops = request.options.forget_missing or uri != request.output
         found = with_emptied(request, found, old, drops=drops)
     verified = {shard.shard_id: shard.digest for shard in known} if before.published else {}
     target = request.target(uri, Writer(), run=before.run)
@@ -343,16 +343,15 @@ def _check_no_repeats(path: str, roots: Sequence[str], *, in_lists: bool) -> Non
 
 
 def _merge(
-    old: tuple[str, ...], found: Listing, options: ScoreOptions, scratch: str, *, forget: bool
+    old: tuple[str, ...], found: Listing, wanted: int | None, scratch: str, *, forget: bool
 ) -> tuple[Changes, tuple[Shard, ...], tuple[str, ...]]:
     """The changes, the shards and the files of the manifest after this listing; the files of `old` if unchanged."""
     folder = f"{scratch}/{MANIFEST}"
 
     def shard_size(images: int) -> int:
-        return shard_size_for(images, options.shard_size)
+        return shard_size_for(images, wanted)
 
     if old:
-        forget = forget or options.forget_missing
         changes, shards = manifest.write_updated(old, found, folder, forget=forget, shard_size=shard_size)
         if not changes:
             return changes, manifest.load_shards(old), old

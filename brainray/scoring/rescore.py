@@ -1,7 +1,7 @@
 """`--rescore`: scores everything anew beside the old run, and replaces it when the new one is complete.
 
-The new generation is a run in the hidden folder `.rescore` of the output. It has the shards of the old run, so the
-switch replaces each part by one of the same name and no image is ever in two parts. During the switch the output has no
+The new generation is a run in the hidden folder `.rescore` of the output. It begins with the shards of the old run, so
+the switch replaces parts by those of the same name and no image is ever in two. During the switch the output has no
 `_SUCCESS`. An interrupted switch is completed by the next run with the new model, or by new labels.
 """
 
@@ -91,10 +91,12 @@ def _complete_switch(output: str, writer: Writer, page: PageOptions | None, name
     if storage.exists(storage.join(new, _LABELS_REPLACED)):
         forget_given(output, writer)
     copy_reference(new, output, writer)
-    parts = present_shards(new)
-    for shard_id in sorted(parts):
+    parts, before = present_shards(new), present_shards(output)
+    # The old run may have been extended since the new one began, and has its latest images in other shards. In this
+    # order none of them is in two parts at any time: those of the old run alone go first, those of the new alone last.
+    remove_leftovers(output, manifest=run["manifest"], stale=before - parts, writer=writer)
+    for shard_id in (*sorted(parts & before), *sorted(parts - before)):
         writer.copy(part_uri(new, shard_id), part_uri(output, shard_id))
-    remove_leftovers(output, manifest=run["manifest"], stale=present_shards(output) - parts, writer=writer)
     verification = verification_of(output)
     if verification.problems:
         raise VerificationError(f"{output}: rows do not add up after the switch: {verification}")

@@ -12,6 +12,7 @@ from typing import Any
 from brainray import storage
 from brainray.config import ScoreOptions
 from brainray.errors import BadRequest, OtherModel, VerificationError
+from brainray.imaging.decoding import changes_since
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
 from brainray.inputs.labels.group_file import GroupFile
 from brainray.inputs.labels.label_file import LabelFile
@@ -181,12 +182,12 @@ def _check_pseudonyms(request: ScoreRequest, before: Mapping[str, Any]) -> None:
 
 
 def has_equal_rows(request: ScoreRequest, run: dict[str, Any]) -> bool:
-    """Whether a request would give the rows of a run that was begun: of model, precision, columns and UIDs."""
+    """Whether a request would give the rows of a run that was begun: of model, precision, columns, UIDs, decoding."""
     try:
         _check_model(request, run)
     except (OtherModel, BadRequest):
         return False
-    return True
+    return not changes_since(run.get("versions") or {})
 
 
 def _check_model(request: ScoreRequest, before: dict[str, Any]) -> None:

@@ -78,6 +78,36 @@ def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, archiv
     assert sorted(contents(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
 
 
+def test_an_image_that_goes_while_a_new_generation_is_unfinished_has_no_row_in_it(run, archive, other):
+    root = archive(images=2)
+    run(root)
+    run(root, model=other, rescore=True, only=1)
+    (root / "glioma" / "1.jpg").unlink()
+    assert run(root, model=other, rescore=True).plan.run_json["gone"] == 0
+    assert sorted(contents(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
+
+
+def test_images_of_nights_between_a_killed_rescoring_and_its_end_are_never_in_two_parts(
+    run, archive, other, monkeypatch
+):
+    """Each night has a shard of its own, while the new generation has the images of all these nights in one."""
+    root = archive(images=1)
+    run(root)
+    run(root, model=other, rescore=True, only=0)
+    for number in range(2):
+        (root / "glioma" / f"night {number}.jpg").write_bytes(image_bytes(91 + number))
+        run(root)
+    copy, copied = storage.Writer.copy, []
+
+    def copy_and_look(self, source, target):
+        copy(self, source, target)
+        copied.append(contents(run.uri))  # fails for a doubled image
+
+    monkeypatch.setattr(storage.Writer, "copy", copy_and_look)
+    run(root, model=other, rescore=True)
+    assert len(copied) > 2 and len(contents(run.uri)) == 6
+
+
 def test_rescoring_with_the_same_model_scores_every_image_again(run, archive):
     root = archive(images=2)
     run(root)
@@ -94,6 +124,16 @@ def test_rescoring_in_another_precision_does_not_go_on_with_rows_of_the_first(ru
     run(root, rescore=True, only=1)
     assert run(root, rescore=True, precision="bf16").scored == 12
     assert run(root, precision="bf16").plan.complete
+
+
+def test_rescoring_after_an_update_does_not_go_on_with_rows_that_were_decoded_otherwise(run, archive):
+    """They are why a user is told to rescore."""
+    root = archive(images=2)
+    run(root)
+    run(root, rescore=True, only=1)
+    begun = storage.read_json(f"{run.uri}/.rescore/run.json")
+    storage.write_json(f"{run.uri}/.rescore/run.json", begun | {"versions": {}})
+    assert run(root, rescore=True).scored == 8
 
 
 def test_rows_of_a_generation_that_was_being_deleted_are_scored_again(run, undeleted):
