@@ -27,7 +27,7 @@ from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.labelling.given_labels import forget_given
 from brainray.scoring.manifest import Shard
-from brainray.scoring.parts import PartInfo, present_shards
+from brainray.scoring.parts import PartInfo
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
 from brainray.scoring.prediction_schema import LATER, UID_COLUMNS, prediction_schema
 from brainray.scoring.pseudonyms.key import OPTION, Pseudonyms, read_pseudonyms
@@ -36,7 +36,6 @@ from brainray.scoring.run_folder import (
     ScoreRequest,
     check_output,
     delete_run,
-    has_equal_rows,
     inspect_output,
     later_columns,
     publish,
@@ -226,17 +225,26 @@ def plan_only(request: ScoreRequest, *, say: Say = ignore) -> Plan:
     """Plan a run without carrying it out; writes nothing."""
     check_output(request)
     with scratch_folder() as scratch:
-        plan = with_foreseen(plan_run(request, scratch), request)
+        return _plan_only(request, scratch, say)
+
+
+def _plan_only(request: ScoreRequest, scratch: str, say: Say) -> Plan:
+    """The plan of a run, or with --rescore that of the new generation of a run that is there."""
+    output = request.output
+    if request.options.rescore and read_run(output) is not None:
+        new, anew = rescore.next_uri(output), not rescore.is_begun(request)
+        plan = plan_run(request, scratch, uri=new, seed=output, anew=anew)
+    else:
+        plan = plan_run(request, scratch)
     _say_of_listing(request, plan, say)
-    return plan
+    return replace(with_foreseen(plan, request), uri=output)
 
 
 def plan_with_probe(request: ScoreRequest, *, say: Say) -> tuple[Plan, RunEstimate | None]:
     """The plan, and an estimate of its time from scoring some images; None where there is nothing to score."""
     check_output(request)
     with scratch_folder() as scratch:
-        plan = with_foreseen(plan_run(request, scratch), request)
-        _say_of_listing(request, plan, say)
+        plan = _plan_only(request, scratch, say)
         if not plan.todo_images:
             return plan, None
         from brainray.cluster.score import estimate_with_ray
@@ -294,12 +302,9 @@ class _Job:
         if read_run(output) is None:
             return self.bring_up_to_date(lease)
         new = rescore.next_uri(output)
-        begun = read_run(new)
-        if begun is None and present_shards(new):
-            delete_run(new, lease.writer)  # the rest of a run that was being deleted: its rows are old
-        elif begun is not None and not has_equal_rows(self.request, begun):
+        if not rescore.is_begun(self.request):
             rescore.finish_switch(output, lease.writer, self.request.options.page, self.request.names)
-            delete_run(new, lease.writer)  # left unfinished by another model, decoding, precision or key
+            delete_run(new, lease.writer)  # one with other rows, or the rest of one that was being deleted
         plan = self.plan(uri=new, seed=output)
         if not plan.complete:
             self._carry_out(plan, lease)

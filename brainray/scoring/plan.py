@@ -41,6 +41,7 @@ from .pseudonyms.key import FIELD, is_local
 from .pseudonyms.listing import ListedNames, pseudonymised
 from .run_folder import (
     MANIFEST,
+    NO_RUN,
     RUN,
     SCHEMA_VERSION,
     SUCCESS,
@@ -113,15 +114,16 @@ def plan_run(
     *,
     uri: str | None = None,
     seed: str | None = None,
+    anew: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Plan:
     """List the inputs and compare them with the run at `uri`, by default the output. `scratch` is a local folder.
 
-    A new run takes over the shards of the run `seed`, without the images that are gone. Raises `BadRequest` for inputs
-    without images, and where rows would be dropped because an input is empty.
+    A new run takes over the shards of the run `seed`, without the images that are gone. `anew`: what is at `uri` will
+    be deleted. Raises `BadRequest` for inputs without images, and where rows would be dropped that an empty input had.
     """
     uri = uri or request.output
-    before = inspect_output(uri)
+    before = NO_RUN if anew else inspect_output(uri)
     now = read_run(request.output)
     if now is not None and now.get("classes") != list(request.bundle.classes):
         check_series_labels(request.output, request.bundle.classes)  # not where the switch to this model has begun

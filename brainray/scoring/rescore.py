@@ -18,8 +18,10 @@ from .run_folder import (
     MANIFEST,
     RUN,
     SUCCESS,
+    ScoreRequest,
     copy_reference,
     delete_run,
+    has_equal_rows,
     is_published,
     publish,
     read_run,
@@ -39,6 +41,12 @@ _LABELS_REPLACED = "labels_replaced"
 def next_uri(output: str) -> str:
     """The folder of the new generation of a run."""
     return storage.join(output, _FOLDER)
+
+
+def is_begun(request: ScoreRequest) -> bool:
+    """Whether a new generation with the rows of this request was begun, so that the request goes on with it."""
+    begun = read_run(next_uri(request.output))
+    return begun is not None and has_equal_rows(request, begun)
 
 
 def _is_complete(output: str) -> bool:

@@ -105,6 +105,9 @@ class OutputState:
     present: frozenset[str]  # shards with a part
 
 
+NO_RUN = OutputState(run=None, published=False, present=frozenset())
+
+
 def read_run(uri: str) -> dict[str, Any] | None:
     """The run.json of an output; None where there is no run."""
     run_uri = storage.join(uri, RUN)

@@ -4,10 +4,11 @@ import os
 
 import pytest
 from support.imaging.images import image_bytes
-from support.scoring.runs import contents, parts, rows, success
+from support.scoring.runs import contents, parts, request_for, rows, success
 from support.storage.faults import Killed, mark_lease_dead
 
 from brainray import storage
+from brainray.commands.score import plan_only
 from brainray.errors import OtherModel
 from brainray.scoring import rescore
 from brainray.scoring.run_folder import verify_run
@@ -76,6 +77,17 @@ def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, archiv
     (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
     run(root, model=other, rescore=True)
     assert sorted(contents(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
+
+
+def test_a_plan_of_rescoring_tells_the_images_that_it_will_score(run, archive, bundle, other):
+    """Else a user who asks for its time and cost is told that there is nothing to do."""
+    root = archive(images=2)
+    run(root)
+    again, by_other = (request_for(root, run.uri, model, rescore=True) for model in (bundle, other))
+    assert (plan_only(again).todo_images, plan_only(by_other).todo_images) == (8, 8)
+    run(root, rescore=True, only=1)
+    assert (plan_only(again).todo_images, plan_only(by_other).todo_images) == (2, 8)
+    assert plan_only(again).uri == run.uri
 
 
 def test_an_image_that_goes_while_a_new_generation_is_unfinished_has_no_row_in_it(run, archive, other):
