@@ -12,7 +12,6 @@ from brainray.evaluation.metrics import IntervalEstimate
 from brainray.evaluation.paired import Difference
 from brainray.scoring.comparison.compare import compare_rows, write_flips
 from brainray.scoring.comparison.rows import check_classes, check_names, joined_rows, open_run
-from brainray.scoring.labelling.judged_wrong import read_judged
 from brainray.scoring.pseudonyms.names import names_for, say_of_missing
 
 FIGURES, PAGE, FLIPS = "compare.json", "compare.html", "flips.parquet"
@@ -74,10 +73,10 @@ def compare(
     for run in runs:
         if not run.published:
             say(f"{run.uri} is not complete: it has no _SUCCESS, so figures are those of the rows it has now")
-        if judged := len(read_judged(run.uri)):
+        if run.judged_wrong:
             say(
-                f"{run.uri}: {judged:,} image(s) were judged wrong without a class; accuracies here are of images with "
-                "a label alone, so they may flatter"
+                f"{run.uri}: {run.judged_wrong:,} image(s) were judged wrong without a class; accuracies here are of "
+                "images with a label alone, so they may flatter"
             )
     if folder is not None and thumbnails:
         say_of_missing(runs[0].uri, runs[0].values, names, say)

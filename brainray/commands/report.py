@@ -54,6 +54,7 @@ def report(
     maps = None if explain is None else MapMaker.of_run(values, explain, model=model, say=say, names=names)
     _check_writable(uri)
     with hold(uri, purpose="report", say=say) as lease:
+        finish_switch(uri, lease.writer, page, names)  # else rows are of two models, and new labels hide whose it is
         if of_series is not None:
             give_series_labels(uri, *of_series, lease.writer)
         if label_file is None:
@@ -110,7 +111,6 @@ def _labelled(
     say: Say,
 ) -> Summary:
     """Label the run first, then build its summary."""
-    finish_switch(uri, writer, parts.page, parts.names)  # which would not know the run again once its labels are others
     changes = give_labels(uri, label_file, writer, may_miss=may_miss)
     for line in _describe(label_file, changes):
         say(line)

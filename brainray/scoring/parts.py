@@ -7,6 +7,7 @@ worker that scored it. This module must not decide what is scored.
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -120,6 +121,27 @@ def part_info(uri: str, file: pq.ParquetFile) -> PartInfo:
     if info.rows != file.metadata.num_rows:
         raise StorageError("read_failed", f"{uri}: holds {file.metadata.num_rows} rows, was written with {info.rows}")
     return info
+
+
+@contextmanager
+def open_part(uri: str, model: str) -> Iterator[tuple[pq.ParquetFile, PartInfo]]:
+    """Open a part of a run of this model, whose rows are used while it is open.
+
+    Raises `StorageError`, also where these lack a column, or have one of another type.
+    """
+    try:
+        with storage.open_parquet(uri) as file:
+            info = part_info(uri, file)
+            if info.model != model:
+                raise StorageError(
+                    "read_failed",
+                    f"{uri}: is of model {info.model}, and its run of {model}, whose --rescore was stopped while it "
+                    "replaced the rows; run the same `score` command again, which completes that",
+                )
+            yield file, info
+    except (KeyError, TypeError, ValueError) as exc:
+        message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
+        raise StorageError("read_failed", message) from exc
 
 
 def read_parts(read: Callable[[str], Result], uris: Sequence[str]) -> Iterator[Result]:

@@ -2,7 +2,7 @@
 
 The new generation is a run in the hidden folder `.rescore` of the output. It begins with the shards of the old run, so
 the switch replaces parts by those of the same name and no image is ever in two. During the switch the output has no
-`_SUCCESS`. An interrupted switch is completed by the next run with the new model, or by new labels.
+`_SUCCESS`. An interrupted switch is completed by the next run with the new model, or by a report.
 """
 
 from brainray import storage

@@ -2,12 +2,14 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.page.html_pages import read_page
 from support.scoring.run_rows import CLASSES, failed, scored, write_run
 
 import brainray
+from brainray import storage
 from brainray.cli.app import run
 from brainray.commands import compare as command
 from brainray.errors import BadRequest
@@ -181,6 +183,18 @@ def test_a_run_that_is_not_complete_is_named(two):
     said = []
     compare(*two, said=said)
     assert [line.split(" is not complete")[0] for line in said] == list(two)
+
+
+def test_predictions_that_were_judged_wrong_are_told_where_their_accuracy_stands(two, tmp_path):
+    """They have no label, so the accuracies are without them, and flatter."""
+    judged = pa.table({"uri": ["/no label"], "predicted": [G], "content_hash": ["1"]})
+    storage.write_parquet(f"{two[0]}/judged_wrong.parquet", judged)
+    said = []
+    figures = compare(*two, output=tmp_path / "out", said=said)
+    assert (figures["a"]["judged_wrong"], figures["b"]["judged_wrong"]) == (1, 0)
+    assert any("1 image(s) were judged wrong" in line for line in said)
+    page = read_page((tmp_path / "out" / "compare.html").read_text())
+    assert "1 prediction of A was judged wrong" in page.text and "of B was judged" not in page.text
 
 
 def test_json_is_one_object_and_the_folder_holds_the_same(two, tmp_path, capfd):

@@ -8,8 +8,10 @@ from support.scoring.runs import contents, parts, request_for, rows, success
 from support.storage.faults import Killed, mark_lease_dead
 
 from brainray import storage
+from brainray.commands.compare import compare
+from brainray.commands.report import report
 from brainray.commands.score import plan_only
-from brainray.errors import OtherModel
+from brainray.errors import OtherModel, StorageError
 from brainray.scoring import rescore
 from brainray.scoring.run_folder import verify_run
 
@@ -48,6 +50,28 @@ def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where,
     assert run(root, rescore=True, on_shard=lambda _: pytest.fail("a shard was scored twice")).scored == 0
     assert verify_run(run.uri).rows == 12
     assert not os.path.exists(f"{run.uri}/.rescore")
+
+
+def test_a_report_completes_a_switch_that_was_killed_between_two_parts(run, archive, other, monkeypatch):
+    """Its rows are of two models, of which no command may make figures."""
+    root = archive(images=3)
+    run(root)
+    copy = storage.Writer.copy
+
+    def copy_a_part_and_die(self, source, target):
+        copy(self, source, target)
+        if "/part-" in target:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(storage.Writer, "copy", copy_a_part_and_die)
+        run(root, model=other, rescore=True)
+    with pytest.raises(StorageError, match=r"--rescore was stopped .* run the same `score` command again"):
+        compare(run.uri, run.uri, output=None, thumbnails=False, say=lambda _: None)
+    mark_lease_dead(run.uri)
+    assert report(run.uri, say=lambda _: None).figures["totals"]["images"] == 12
+    assert verify_run(run.uri).rows == 12 and success(run.uri)
+    assert {row["model"] for row in rows(run.uri)} == {other.fingerprint}
 
 
 @pytest.fixture

@@ -97,6 +97,7 @@ def _run_figures(run: ComparedRun, images: int) -> Figures:
         "fingerprint": run.fingerprint,
         "model": (run.values.get("card") or {}).get("name"),
         "published": run.published,
+        "judged_wrong": run.judged_wrong,
         "images": images,
     }
 

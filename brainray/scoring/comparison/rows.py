@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from brainray import storage
 from brainray.errors import BadRequest, StorageError, as_bad_request
+from brainray.scoring.labelling.judged_wrong import read_judged
 from brainray.scoring.manifest import duckdb_connection, quoted
-from brainray.scoring.parts import part_info, part_uri, present_shards, read_parts
+from brainray.scoring.parts import open_part, part_uri, present_shards, read_parts
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.pseudonyms.key import FIELD as PSEUDONYMS
 from brainray.scoring.pseudonyms.key import OPTION
@@ -52,6 +52,7 @@ class ComparedRun:
     classes: tuple[str, ...]
     fingerprint: str
     published: bool  # whether it is complete and verified
+    judged_wrong: int  # predictions that people judged wrong without naming the class, so that they have no label
 
     @property
     def grouped(self) -> bool:
@@ -67,12 +68,14 @@ def open_run(uri: str) -> ComparedRun:
     """Read what a run is. Raises `BadRequest` for a folder without one."""
     with as_bad_request("RUN"):
         values = check_is_run(uri)
-        published = is_published(uri)
+        published, judged = is_published(uri), len(read_judged(uri))
     try:
         classes, fingerprint = tuple(values["classes"]), values["fingerprint"]
     except KeyError as exc:
         raise StorageError("read_failed", f"{uri}: its run.json holds no {exc}") from exc
-    return ComparedRun(uri=uri, values=values, classes=classes, fingerprint=fingerprint, published=published)
+    return ComparedRun(
+        uri=uri, values=values, classes=classes, fingerprint=fingerprint, published=published, judged_wrong=judged
+    )
 
 
 def check_classes(a: ComparedRun, b: ComparedRun) -> None:
@@ -177,17 +180,10 @@ def _read_part(run: ComparedRun, uri: str, classes: Sequence[str]) -> pa.Table:
     named = pa.array(classes, pa.string())
     marked = tuple(name for name in later_columns(run.values) if name == "seen")
     wanted = [*_AS_TEXT, "label", "predicted", "confidence", "review", *marked, *probs]
-    with storage.open_parquet(uri) as file:
-        info = part_info(uri, file)
+    with open_part(uri, run.fingerprint) as (file, _):
         table = file.read(columns=wanted, use_threads=False)
-    try:
-        if info.model != run.fingerprint:
-            raise ValueError(f"it is of model {info.model}")
         values = [table[name] for name in _AS_TEXT]
         values += [pc.index_in(table[name], value_set=named) for name in ("label", "predicted")]
         seen = pc.fill_null(table["seen"], False) if marked else pa.array(np.zeros(len(table), bool))
         values += [table["confidence"], table["review"], seen, *(table[name] for name in probs)]
         return pa.table(values, names=_schema(len(classes)).names).cast(_schema(len(classes)))
-    except (KeyError, ValueError, pa.ArrowException) as exc:
-        message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
-        raise StorageError("read_failed", message) from exc

@@ -14,11 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brainray import storage
-from brainray.errors import BadRequest, StorageError
+from brainray.errors import BadRequest
 from brainray.evaluation.counts import UNITS, Ints
 from brainray.evaluation.sampling import BINS, STRATA, Strata, cut_strata, draw_order, error_bin, stratum_of
-from brainray.scoring.parts import part_info, part_uri, present_shards, read_parts
+from brainray.scoring.parts import open_part, part_uri, present_shards, read_parts
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.run_folder import later_columns
 from brainray.scoring.summary.group_levels import cut
@@ -51,21 +50,15 @@ class Source:
 
     def _table(self, uri: str) -> pa.Table:
         seen = ["seen"] if "seen" in later_columns(self.run) else []
-        try:
-            with storage.open_parquet(uri) as file:
-                model = part_info(uri, file).model
-                table = file.read(columns=[*_COLUMNS, *seen, *map(prob_column, self.classes)], use_threads=False)
-            if model != self.run["fingerprint"]:
-                raise ValueError(f"it is of model {model}")
+        columns = [*_COLUMNS, *seen, *map(prob_column, self.classes)]
+        with open_part(uri, self.run["fingerprint"]) as (file, _):
+            table = file.read(columns=columns, use_threads=False)
             counts = pc.equal(table["status"], "ok")
             if seen:
                 counts = pc.and_(counts, pc.invert(pc.fill_null(table["seen"], False)))
             table = table.filter(counts)
             unit = pc.coalesce(cut(table["group"], self.depth), table["uri"]) if self.by_group else table["uri"]
             return table.append_column("unit", unit)
-        except (KeyError, ValueError, pa.ArrowException) as exc:
-            message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
-            raise StorageError("read_failed", message) from exc
 
     def class_of(self, column: pa.ChunkedArray) -> Ints:
         """[N] the class of each value, -1 for none."""

@@ -24,7 +24,7 @@ from brainray.evaluation.group_counts import GroupCounts, count_by_group
 from brainray.evaluation.group_counts import total as total_by_group
 from brainray.evaluation.plots import draw_confusion, make_plots_ready
 from brainray.machine.ahead import map_ahead
-from brainray.scoring.parts import holds_series, part_info, part_uri, present_shards
+from brainray.scoring.parts import holds_series, open_part, part_uri, present_shards
 from brainray.scoring.prediction_schema import prob_column
 from brainray.scoring.pseudonyms.names import KeyedNames
 from brainray.scoring.run_folder import SUMMARY
@@ -315,13 +315,9 @@ def _read_part(run: RunValues, uri: str) -> _Found:
     sampled = sample_columns(run.classes, run.later)
     judged = ("uri", "content_hash") if len(run.judged_wrong) else ()
     wanted = list(dict.fromkeys([*selected, *sampled, *judged, "scored_at"]))
-    with storage.open_parquet(uri) as file:
-        info = part_info(uri, file)
+    with open_part(uri, run.fingerprint) as (file, info):
         table = file.read(columns=wanted, use_threads=False)
         is_of_series = run.series_by is not None or holds_series(file)
-    try:
-        if info.model != run.fingerprint:
-            raise ValueError(f"it is of model {info.model}")
         seen = table["seen"] if "seen" in run.later else pa.chunked_array([pa.nulls(len(table), pa.bool_())])
         known = table.filter(pc.fill_null(seen, False))
         rows, known_rows = _arrays(run, table), _arrays(run, known)
@@ -337,9 +333,6 @@ def _read_part(run: RunValues, uri: str) -> _Found:
             with_failed=(info.shard_id,) if info.failed else (),
             sample=select_sample(table.select(sampled), run.images),
         )
-    except (KeyError, TypeError, ValueError, pa.ArrowException) as exc:
-        message = f"{uri}: not a part of this run; delete it and score again ({type(exc).__name__}: {exc})"
-        raise StorageError("read_failed", message) from exc
 
 
 def _count(rows: RowArrays) -> Counts:
