@@ -192,6 +192,10 @@ def _say_of_listing(request: ScoreRequest, plan: Plan, say: Say) -> None:
         say(f"{plan.uri}: earlier rows were decoded otherwise: {'; '.join(changes)}; --rescore scores all images alike")
     for note in plan.listing.notes:
         say(note)
+    lost = {"--labels": (plan.changes.unlabelled, "label"), "--groups or --group-by": (plan.changes.ungrouped, "group")}
+    for option, (images, what) in lost.items():
+        if images:
+            say(f"{images:,} image(s) had a {what} in the run and get none now; {option} must be given as before")
     labels = request.label_file
     if labels is not None and labels.without_label:
         say(f"--labels: {labels.without_label:,} row(s) have no label (empty, NA or unknown)")

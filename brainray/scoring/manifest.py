@@ -5,6 +5,7 @@ they change, so its part file is replaced as a whole and no image is ever in two
 number of images: old and new rows are joined by DuckDB, which spills to the scratch folder.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
 from brainray.inputs.listing import Listing
 from brainray.inputs.repeats import may_repeat
 from brainray.inputs.shard_slices import slices
-from brainray.storage.scratch import scratch_folder
+from brainray.storage.scratch import no_room, scratch_folder
 
 from .known_frames import IS_PART, IS_UNREAD
 
@@ -86,12 +87,15 @@ _CHANGES_QUERY = f"""
         SELECT o.uri IS NULL AS new, l.uri IS NULL AS missing, o.gone AS was_gone,
             NOT new AND NOT missing AS known, missing AND o.uri IN (SELECT uri FROM replaced) AS is_replaced,
             known AND (o.size_bytes IS DISTINCT FROM l.size_bytes OR o.version IS DISTINCT FROM l.version) AS changed,
+            known AND o.label IS NOT NULL AND l.label IS NULL AS unlabelled,
+            known AND o."group" IS NOT NULL AND l."group" IS NULL AS ungrouped,
             known AND ({" OR ".join(f'o."{name}" IS DISTINCT FROM l."{name}"' for name in _DESCRIBING)}) AS relabelled
         FROM old o FULL JOIN listed l ON o.uri = l.uri
     )
     SELECT count(*) FILTER (new), count(*) FILTER (changed), count(*) FILTER (relabelled AND NOT changed),
         count(*) FILTER (missing AND NOT was_gone AND NOT is_replaced), count(*) FILTER (known AND was_gone),
-        count(*) FILTER (missing), count(*) FILTER (is_replaced)
+        count(*) FILTER (missing), count(*) FILTER (is_replaced),
+        count(*) FILTER (unlabelled), count(*) FILTER (ungrouped)
     FROM sides
 """
 
@@ -119,6 +123,8 @@ class Changes:
     # Dropped: missing, with --forget-missing; listed by frame or page now and not as one image, or the reverse; or a
     # file that could not be read, and is no image.
     forgotten: int = 0
+    unlabelled: int = 0  # listed now and before, without the label of before
+    ungrouped: int = 0  # the same of the group
 
     def __bool__(self) -> bool:
         return any((self.new, self.changed, self.relabelled, self.gone, self.returned, self.forgotten))
@@ -232,8 +238,13 @@ def duckdb_connection() -> Iterator["duckdb.DuckDBPyConnection"]:
             "temp_directory": spill,
             "preserve_insertion_order": False,
         }
-        with duckdb.connect(config=config) as connection:
-            yield connection
+        try:
+            with duckdb.connect(config=config) as connection:
+                yield connection
+        except duckdb.IOException as exc:
+            if os.strerror(errno.ENOSPC) not in str(exc):
+                raise
+            raise no_room() from exc
 
 
 @contextmanager
@@ -283,7 +294,8 @@ def quoted(path: str) -> str:
 
 
 def _count_changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> Changes:
-    new, changed, relabelled, gone, returned, missing, replaced = connection.execute(_CHANGES_QUERY).fetchall()[0]
+    found = connection.execute(_CHANGES_QUERY).fetchall()[0]
+    new, changed, relabelled, gone, returned, missing, replaced, unlabelled, ungrouped = found
     return Changes(
         new=new,
         changed=changed,
@@ -291,6 +303,8 @@ def _count_changes(connection: "duckdb.DuckDBPyConnection", *, forget: bool) -> 
         gone=0 if forget else gone,
         returned=returned,
         forgotten=missing if forget else replaced,
+        unlabelled=unlabelled,
+        ungrouped=ungrouped,
     )
 
 

@@ -4,6 +4,7 @@ A killed command leaves its folder behind, which may hold many gigabytes: the ne
 the folder of a process that is alive.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from brainray.errors import BadRequest
+from brainray.errors import BadRequest, StorageError
 
 _PREFIX = "brainray-"
 _HELD = ".held"  # a file that the owner of the folder keeps locked while it lives
@@ -19,11 +20,28 @@ _HELD = ".held"  # a file that the owner of the folder keeps locked while it liv
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """An empty folder, removed at the end. Folders of processes that have died are removed first."""
+    """An empty folder, removed at the end. Folders of processes that have died are removed first.
+
+    Raises `StorageError` where its disk is full.
+    """
     temporary_folder()
     _remove_abandoned()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder, held(folder):
-        yield folder
+    try:
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder, held(folder):
+            yield folder
+    except OSError as exc:  # of a temporary file: those of the user have a `StorageError`
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise no_room() from exc
+
+
+def no_room() -> StorageError:
+    """The error for a folder of temporary files without room."""
+    return StorageError(
+        "read_failed",
+        f"{tempfile.gettempdir()}: no space left for temporary files; make room there, or set TMPDIR to a folder "
+        "with more, and run the same command again",
+    )
 
 
 def temporary_folder() -> str:

@@ -92,7 +92,7 @@ def test_new_images_come_in_new_shards(known):
     [
         ({"size_bytes": 2}, Changes(changed=1)),
         ({"version": "2"}, Changes(changed=1)),
-        ({"label": None}, Changes(relabelled=1)),
+        ({"label": None}, Changes(relabelled=1, unlabelled=1)),
         ({"group": "site"}, Changes(relabelled=1)),
     ],
 )

@@ -1,12 +1,16 @@
 """Scratch folders go with their process, however it ended."""
 
+import errno
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import duckdb
 import pytest
 
+from brainray.errors import StorageError
+from brainray.scoring.manifest import duckdb_connection
 from brainray.storage.scratch import scratch_folder
 
 HOLD = """
@@ -59,3 +63,17 @@ def test_that_of_a_running_process_stays_and_what_others_have_left_too(other, te
     assert folder.exists()
     process.communicate(timeout=120)
     assert sorted(path.name for path in temporary.iterdir()) == ["brainray-file", "brainray-notes"]
+
+
+@pytest.mark.parametrize(
+    ("opened", "error"),
+    [
+        (scratch_folder, OSError(errno.ENOSPC, "Error writing bytes to file")),
+        (duckdb_connection, duckdb.IOException("Could not write file: No space left on device")),
+    ],
+)
+def test_a_full_disk_is_named_with_the_way_to_another(temporary, opened, error):
+    """A listing of millions of images needs more than a small /tmp has; it is no defect to be reported."""
+    with pytest.raises(StorageError, match=f"^{temporary}: no space left .* TMPDIR"), opened():
+        raise error
+    assert not list(temporary.iterdir())

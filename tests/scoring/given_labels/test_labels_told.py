@@ -55,3 +55,17 @@ def test_labels_may_name_no_image_where_that_is_allowed(archive, bundle, tmp_pat
 def test_labels_that_may_miss_may_not_fit_several_images(archive, bundle, tmp_path):
     with pytest.raises(BadRequest, match="fit several images"):
         run_with(archive(images=1), "image,label\n0.jpg,glioma\nx,glioma\n", bundle, tmp_path, labels_may_miss=True)
+
+
+def test_labels_and_groups_that_a_night_takes_away_are_told(archive, bundle, tmp_path):
+    """A nightly command without the options of the first night leaves a run without accuracy."""
+    images = archive(images=1, classes=("one", "other"))
+    (tmp_path / "l.csv").write_text("path,label\none/0.jpg,glioma\nother/0.jpg,glioma\n")
+    label_file, told = read_label_file(str(tmp_path / "l.csv"), bundle.classes), []
+    first = request_for(images, tmp_path / "run", bundle, label_file=label_file, group_by="folder")
+    for request in (first, first, request_for(images, tmp_path / "run", bundle)):
+        score(request, listener=lambda _: None, say=told.append, engine=engine_of(bundle))
+    assert told == [
+        "2 image(s) had a label in the run and get none now; --labels must be given as before",
+        "2 image(s) had a group in the run and get none now; --groups or --group-by must be given as before",
+    ]

@@ -14,6 +14,11 @@ class OneDatabase:
         self._config = config | {"temp_directory": "", "threads": 1}  # as all that tests compute
         return self._database.cursor()
 
+    def __getattr__(self, name: str) -> Any:
+        import duckdb
+
+        return getattr(duckdb, name)
+
     @cached_property
     def _database(self) -> Any:
         import duckdb
