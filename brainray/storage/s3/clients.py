@@ -160,7 +160,7 @@ class Clients:
         )
         s3: BaseClient = session.client("s3", config=config)
         _parse_lists_once(s3)
-        s3.meta.events.register_first("before-parameter-build.s3", _stay_in_region)
+        s3.meta.events.register_last("before-parameter-build.s3", _stay_in_region)  # after botocore's own handler
         s3.meta.events.register_first("before-parameter-build.s3", self._add_settings)
         s3.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
         s3.meta.events.register_first("before-send.s3", self._refuse_late)
@@ -257,8 +257,11 @@ def _parse_lists_once(s3: "BaseClient") -> None:
 
 
 def _stay_in_region(context: dict[str, Any], **_: object) -> None:
-    """Keep botocore from following a bucket to its region: obstore does not, and both must raise `WrongRegion`."""
-    context["s3_redirected"] = True
+    """Keep botocore from following a bucket to its region: obstore does not, and both must raise `WrongRegion`.
+
+    Where a proxy redirects every request to its login page, botocore would ask for the region without end.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _add_md5(params: dict[str, Any], **_: object) -> None:

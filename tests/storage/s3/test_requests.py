@@ -86,6 +86,16 @@ def test_a_region_that_only_the_body_names_is_found(strict_s3):
     assert "AWS_REGION=eu-north-1" in str(error_of(lambda: files().list_names(strict_s3.root)))
 
 
+def test_a_proxy_that_sends_every_request_to_its_login_page_is_an_error_in_one_line(fast_s3):
+    """botocore would look for the bucket's region until Python's stack ends."""
+    fast_s3.proxy.add("302 Found", methods=("GET", "HEAD", "PUT"), headers=(("Location", "http://login"),))
+    for action in (
+        lambda: files().list_names(fast_s3.root),
+        lambda: files().write_bytes(f"{fast_s3.root}/a", b"", None),
+    ):
+        assert error_of(action).reason == "forbidden"
+
+
 def test_the_wrong_secret_is_told(fast_s3, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     uri = fast_s3.put("in/a.jpg")
