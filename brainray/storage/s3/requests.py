@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from brainray.callbacks import Sleep
-from brainray.errors import Changed, OutOfRange, StorageError, WrongRegion
+from brainray.errors import Changed, OutOfRange, StorageError, Unavailable, WrongRegion
 from brainray.storage.base import changed, too_large
 from brainray.storage.retry import RetryPolicy, RetryState
 
@@ -95,6 +95,8 @@ class Requests:
             import obstore
 
             found = obstore.get(self.clients.store(bucket), key)
+            if not found.meta["e_tag"]:
+                _check_is_object(uri, found.attributes.get("Content-Type"))
             _check_size(uri, found.meta["size"], most_bytes)
             return found.bytes().to_bytes()
 
@@ -108,6 +110,8 @@ class Requests:
 
             found = obstore.get(self.clients.store(bucket), key)
             size_bytes, tag = found.meta["size"], found.meta["e_tag"]
+            if not tag:
+                _check_is_object(uri, found.attributes.get("Content-Type"))
             _check_version(uri, tag, version)
             if size_bytes <= WHOLE_BYTES:
                 return pa.BufferReader(found.bytes().to_bytes())
@@ -161,6 +165,8 @@ class Requests:
         """The body and the rest of the answer. Raises `StorageError` where the ETag is not `tag`."""
         answer = self.once("get_object", "s3:GetObject", uri, **parameters)
         try:
+            if not answer.get("ETag"):
+                _check_is_object(uri, answer.get("ContentType"))
             _check_version(uri, answer.get("ETag"), tag)
             _check_size(uri, answer.get("ContentLength", 0), most_bytes)
         except StorageError:
@@ -312,6 +318,15 @@ class RangeFile(io.RawIOBase):
         view[: len(data)] = data
         self._at = end
         return len(data)
+
+
+def _check_is_object(uri: str, content_type: object) -> None:
+    """Raise `Unavailable` for a web page without an ETag in place of an object. Proxies give it before a login.
+
+    A store gives an ETag with every object; functions in front of one may leave it out.
+    """
+    if str(content_type).lower().startswith("text/html"):
+        raise Unavailable("read_failed", f"{uri}: a web page came in its place, as proxies give before a login")
 
 
 def _check_version(uri: str, tag: str | None, version: str | None) -> None:

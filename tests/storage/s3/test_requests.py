@@ -10,6 +10,7 @@ from support.storage.s3_servers import SECRET_KEY, fast_s3, s3, s3_endpoints, st
 from brainray.errors import (
     StorageError,
     Throttled,
+    Unavailable,
     WrongRegion,
 )
 from brainray.storage.s3 import clients as s3_client
@@ -94,6 +95,21 @@ def test_a_proxy_that_sends_every_request_to_its_login_page_is_an_error_in_one_l
         lambda: files().write_bytes(f"{fast_s3.root}/a", b"", None),
     ):
         assert error_of(action).reason == "forbidden"
+
+
+@pytest.mark.parametrize("key", ["in/a.jpg", "in//a.jpg"])
+def test_a_login_page_in_place_of_an_image_is_no_image(fast_s3, key):
+    """Else all images of an archive get rows that call them broken, because a session at a proxy has ended."""
+    uri = f"{fast_s3.root}/{key}"
+    fast_s3.proxy.add("login")
+    for read in (
+        lambda: files().read_once(uri),
+        lambda: files().read_range(uri, 0, 4, None),
+        lambda: files().read_tail(uri, 4, None),
+        lambda: files().open_seekable(uri),
+        lambda: files().list_names(fast_s3.root),
+    ):
+        assert isinstance(error_of(read), Unavailable)
 
 
 def test_the_wrong_secret_is_told(fast_s3, monkeypatch):

@@ -135,13 +135,16 @@ def rclone(folder: str) -> Iterator[str]:
         yield endpoint
 
 
+_LOGIN_PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 12\r\n\r\n<p>Log in</p"
+
+
 @dataclass
 class Fault:
     """What the proxy does to requests that match, `times` times, each with probability `share`.
 
     Kinds: an HTTP status ("503 SlowDown", "500 InternalError", "403 AccessDenied", …), "reset" and "truncate" in the
-    middle of the answer's body, "drop" after the server has done its work and before any answer, "slow": the answer
-    `delay_s` late, half of it before the wait.
+    middle of the answer's body, "drop" after the server has done its work and before any answer, "login" for a web page
+    in place of any answer, "slow": the answer `delay_s` late, half of it before the wait.
     """
 
     kind: str
@@ -233,6 +236,9 @@ class Proxy:
             head = re.sub(rb"\r\nexpect:[^\r]*", b"", head, flags=re.I)
         body = _read_body(incoming, fields)
         fault = self._next_fault(method, target)
+        if fault and fault.kind == "login":
+            client.sendall(_LOGIN_PAGE)
+            return True
         if fault and fault.kind[0].isdigit():
             client.sendall(b"".join(_answer(fault, method)))
             return True
