@@ -1,5 +1,6 @@
 """What `brainray score` does: list the images, score the new ones, verify the parts, summarise, publish."""
 
+import math
 import os
 import socket
 import tempfile
@@ -27,7 +28,7 @@ from brainray.scoring import rescore
 from brainray.scoring.estimate import RunEstimate
 from brainray.scoring.labelling.given_labels import forget_given
 from brainray.scoring.manifest import Shard
-from brainray.scoring.parts import PartInfo
+from brainray.scoring.parts import PartInfo, ShardWork
 from brainray.scoring.plan import Plan, begin_run, plan_run, verify_and_close, with_foreseen
 from brainray.scoring.prediction_schema import LATER, UID_COLUMNS, prediction_schema
 from brainray.scoring.pseudonyms.key import OPTION, Pseudonyms, read_pseudonyms
@@ -370,7 +371,7 @@ class _Job:
         listener(Progress(phase="starting", done=plan.images - plan.todo_images, total=plan.images))
         # Closed here also after Ctrl-C or an error of the listener: workers end before the lease does.
         with closing(self.engine(self.request, plan, lease)) as parts:
-            for progress in _progress(plan, parts):
+            for progress in _progress(plan, parts, self.clock):
                 listener(progress)
 
 
@@ -385,23 +386,30 @@ def _with_ray(request: ScoreRequest, plan: Plan, lease: Lease, *, say: Say) -> G
     return score_with_ray(request, plan, lease, say=say)
 
 
-def _progress(plan: Plan, parts: Iterable[PartInfo]) -> Iterator[Progress]:
-    """The progress after each part. The rate excludes the start of the workers: it counts from the first shard."""
+def _progress(plan: Plan, parts: Iterable[PartInfo], clock: Clock) -> Iterator[Progress]:
+    """The progress after each part. The rate excludes the start of the workers: it counts from the first shard.
+
+    When that began is told by its duration, for the clock of its machine may differ from this one.
+    """
     scored = failed = 0
-    begun: datetime | None = None
+    began_s = math.inf
     for part in parts:
         scored += plan.pending[part.shard_id]
         failed += part.failed
-        started_at = datetime.fromisoformat(part.work[-1].started_at)
-        begun = min(begun or started_at, started_at)
-        seconds = (datetime.now(UTC) - begun).total_seconds()
+        now_s = clock()
+        began_s = min(began_s, now_s - _duration_s(part.work[-1]))
         yield Progress(
             phase="scoring",
             done=plan.images - plan.todo_images + scored,
             failed=failed,
             total=plan.images,
-            images_per_s=scored / max(seconds, 1e-3),
+            images_per_s=scored / max(now_s - began_s, 1e-3),
         )
+
+
+def _duration_s(work: ShardWork) -> float:
+    began, ended = (datetime.fromisoformat(text) for text in (work.started_at, work.finished_at))
+    return max(0.0, (ended - began).total_seconds())
 
 
 class _StatusFile:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ from support.models.bundles import untrained
 from support.scoring.runs import contents, engine_of, parts, request_for, rows, score_here, success
 
 from brainray import storage
-from brainray.commands.score import plan_only
+from brainray.commands.score import plan_only, score
 from brainray.errors import BadRequest, OtherModel
 from brainray.scoring.summary.build import build_summary, read_summary
 
@@ -205,6 +207,27 @@ def test_a_summary_is_read_back_as_it_was_written(run, archive):
     assert read.figures == built.figures
     assert read.confusion == built.confusion
     assert read.per_class.equals(built.per_class)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=-2), timedelta(hours=2)])
+def test_the_rate_does_not_depend_on_the_clocks_of_other_machines(ahead, bundle, archive, tmp_path):
+    """A worker's clock that is two hours ahead made thousands of images a second."""
+    begun = datetime.now(UTC) + ahead
+    work = {"started_at": begun.isoformat(), "finished_at": (begun + timedelta(seconds=10)).isoformat()}
+    engine, rates = engine_of(bundle), []
+
+    def elsewhere(request, plan, lease):
+        for info in engine(request, plan, lease):
+            yield replace(info, work=(replace(info.work[-1], **work),))
+
+    score(
+        request_for(archive(images=2), tmp_path / "run", bundle),
+        listener=lambda progress: rates.append(progress.images_per_s),
+        say=lambda _: None,
+        engine=elsewhere,
+        clock=lambda: 5.0,
+    )
+    assert [rate for rate in rates if rate] == [6 / 10, 8 / 10]
 
 
 def test_a_plan_writes_nothing(bundle, archive, tmp_path):
