@@ -47,6 +47,7 @@ _SHARDS_PER_FILE = 32
 _SHARDS_KEY = "brainray.shards"  # in the metadata of a file: id, digest and number of rows of each row group
 _JOIN_MEMORY = "256MB"
 _JOIN_THREADS = 2
+_FULL = (os.strerror(errno.ENOSPC), "max_temp_directory_size")  # what DuckDB says; by itself it spills to what is free
 _NAME_HEX = 12  # hex digits of the content's digest in the name of a file
 
 # Columns whose change does not require a new prediction: label, group, place in an archive. A change of size or version
@@ -241,8 +242,8 @@ def duckdb_connection() -> Iterator["duckdb.DuckDBPyConnection"]:
         try:
             with duckdb.connect(config=config) as connection:
                 yield connection
-        except duckdb.IOException as exc:
-            if os.strerror(errno.ENOSPC) not in str(exc):
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as exc:
+            if not any(words in str(exc) for words in _FULL):
                 raise
             raise no_room() from exc
 
