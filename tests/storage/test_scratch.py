@@ -70,7 +70,7 @@ def test_that_of_a_running_process_stays_and_what_others_have_left_too(other, te
     [
         (scratch_folder, OSError(errno.ENOSPC, "Error writing bytes to file")),
         (duckdb_connection, duckdb.IOException("Could not write file: No space left on device")),
-        (duckdb_connection, duckdb.OutOfMemoryException("This limit was set by the 'max_temp_directory_size' setting.")),
+        (duckdb_connection, duckdb.OutOfMemoryException("limit set by the 'max_temp_directory_size' setting")),
     ],
 )
 def test_a_full_disk_is_named_with_the_way_to_another(temporary, opened, error):
