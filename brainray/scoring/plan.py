@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from brainray import storage
 from brainray.errors import BadRequest, StorageError, VerificationError
+from brainray.imaging.decoding import oldest_decoding
 from brainray.inputs import listing
 from brainray.inputs.archives import kind_of, split_refusal
 from brainray.inputs.archives.index import FOLDER as ARCHIVE_INDEXES
@@ -443,7 +444,7 @@ def _run_json(
         "reference": bundle.reference,
         "reference_images": appearance_of(bundle),
         "card": model_card(bundle),
-        "versions": package_versions(),
+        "versions": package_versions() | (oldest_decoding(before.get("versions") or {}) if before else {}),
         "manifest": [storage.name_of(path) for path in sources],
         FIELD: request.pseudonyms.fingerprint if request.pseudonyms else None,
     }
