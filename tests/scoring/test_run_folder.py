@@ -73,7 +73,7 @@ def test_a_run_that_noted_fewer_libraries_is_read_and_extended(run, archive):
     assert run(root).plan.complete
     (root / "glioma" / "later.jpg").write_bytes(image_bytes(70))
     assert run(root).scored == 1
-    assert storage.read_json(f"{run.uri}/run.json")["versions"] == described["versions"]
+    assert storage.read_json(f"{run.uri}/run.json")["versions"] == described["versions"] | {"brainray decoding": "1"}
 
 
 def test_a_changed_image_alone_is_read_again_and_replaces_its_row(run, archive):
