@@ -95,9 +95,9 @@ class Requests:
             import obstore
 
             found = obstore.get(self.clients.store(bucket), key)
-            if not found.meta["e_tag"]:
-                _check_is_object(uri, found.attributes.get("Content-Type"))
             _check_size(uri, found.meta["size"], most_bytes)
+            if not found.meta.get("e_tag"):
+                _check_is_object(uri, found.attributes.get("Content-Type"))
             return found.bytes().to_bytes()
 
     def open_once(self, uri: str, version: str | None = None) -> pa.NativeFile:
