@@ -75,13 +75,47 @@ def test_the_end_of_the_list_may_be_left_out_and_gaps_cost(run, tmp_path):
     assert gap.figures["labels"]["not_reached"] == 40
 
 
-def test_answers_of_two_people_that_differ_count_as_none(run, tmp_path):
+def test_an_image_that_one_person_calls_right_and_another_wrong_counts_as_none(run, tmp_path):
     result = pick(run, labels=50)
     first = result.rows["uri"][0].as_py()
     other = next(name for name in CLASSES if name != truth(first))
     files = [filled(tmp_path / "one.csv", result), filled(tmp_path / "two.csv", result, **{first: other})]
     labels = estimate(run, files).figures["labels"]
     assert (labels["answered"], labels["gaps"], labels["contradictory"]) == (49, 1, 1)
+
+
+def answered(path, answers):
+    rows = "".join(f"{uri},{label},{answer}\n" for uri, label, answer in answers)
+    path.write_text(f"uri,label,answer\n{rows}")
+    return str(path)
+
+
+def test_an_image_that_two_people_call_wrong_is_wrong_also_where_they_name_other_classes(run, tmp_path):
+    rows = pick(run, labels=20).rows.to_pylist()
+    one = [(row["uri"], row["predicted"], "right") for row in rows]
+    two = list(one)
+    one[0] = (rows[0]["uri"], "", "wrong")
+    one[1] = (rows[1]["uri"], "", "wrong")
+    two[0] = (rows[0]["uri"], next(name for name in CLASSES if name != rows[0]["predicted"]), "wrong")
+    two[1] = (rows[1]["uri"], "", "no_image")
+    alone = estimate(run, answered(tmp_path / "two.csv", two))
+    both = estimate(run, [answered(tmp_path / "one.csv", one), tmp_path / "two.csv"])
+    assert both.accuracy == alone.accuracy, "what both call wrong is left out, and the accuracy flatters"
+    assert both.figures["labels"] == alone.figures["labels"]
+    two[1] = (rows[1]["uri"], next(name for name in CLASSES if name != rows[1]["predicted"]), "wrong")
+    one[1] = (rows[1]["uri"], "", "no_image")
+    files = [answered(tmp_path / "one.csv", one), answered(tmp_path / "two.csv", two)]
+    other = estimate(run, files)
+    assert other.accuracy == alone.accuracy
+    labels = other.figures["labels"]
+    assert (labels["answered"], labels["unclear"], labels["no_image"], labels["contradictory"]) == (20, 1, 0, 0)
+
+
+def test_people_who_contradict_each_other_on_every_image_are_told_so(run, tmp_path):
+    uris = [row["uri"] for row in pick(run, labels=20).rows.to_pylist()]
+    files = [answered(tmp_path / f"{name}.csv", [(uri, name, "") for uri in uris]) for name in CLASSES]
+    with pytest.raises(BadRequest, match="these files contradict each other on all 20 images"):
+        estimate(run, files)
 
 
 def test_a_group_that_was_begun_counts_as_a_whole(tmp_path):
