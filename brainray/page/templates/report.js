@@ -58,6 +58,7 @@
   const scored = (tile) => tile.dataset.predicted !== undefined;
 
   const controls = new Map();
+  const OPEN = "\0"; // of the choice that is no answer; no class is called so
   const equip = (tile) => {
     /* Tab goes from tile to tile, as each answer has a key; Enter goes into a tile, whose answers are then stops, too. */
     const button = (text, key, kind, act) => {
@@ -68,9 +69,9 @@
     };
     const select = make("select", { tabIndex: -1, title: "wrong: which class it is (keys 1 to 9, W)" });
     select.setAttribute("aria-label", "Wrong: which class it is");
-    select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "unclear" }));
+    select.append(make("option", { value: OPEN, textContent: "Wrong …" }), make("option", { value: "", textContent: "unclear" }));
     for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
-    select.addEventListener("change", () => (select.value === "-" ? answer(tile, "", "") : wrong(tile, select.value)));
+    select.addEventListener("change", () => (select.value === OPEN ? answer(tile, "", "") : wrong(tile, select.value)));
     const group = make("div", { className: "answer" },
       ...(scored(tile) ? [button("Right", "R", "right", right), select] : []),
       button("Skip", "S", "skip", (t) => answer(t, "skip", "")),
@@ -88,14 +89,14 @@
   /* A model may have a thousand classes: they are listed where somebody asks for them. */
   const fill = (tile, select) => {
     if (select.options.length > 2) return;
-    for (const name of classes) if (name !== tile.dataset.predicted) select.append(make("option", { value: name, textContent: name.slice(0, 60) }));
+    for (const name of classes) if (name !== tile.dataset.predicted) select.append(make("option", { value: name, textContent: name }));
   };
   const show = (tile) => {
     const { group, select } = controls.get(tile);
     const it = given(tile);
     for (const each of group.querySelectorAll("button")) each.setAttribute("aria-pressed", String(!!it && each.dataset.kind === it.answer));
     if (it && it.answer === "wrong") fill(tile, select);
-    select.value = it && it.answer === "wrong" ? it.label : "-";
+    select.value = it && it.answer === "wrong" ? it.label : OPEN;
     select.classList.toggle("chosen", !!it && it.answer === "wrong");
     tile.classList.toggle("answered", !!it);
   };
@@ -173,15 +174,23 @@
     bar.append(count, who, save_, clear, note);
     bar.hidden = false;
     tell();
+    /* Where the bar stays in sight, what gets the focus is scrolled to above it, or it would hide the answers. */
+    new ResizeObserver(() => {
+      const inSight = getComputedStyle(bar).position === "sticky";
+      document.documentElement.style.scrollPaddingBottom = inSight ? `${bar.offsetHeight}px` : "";
+    }).observe(bar);
   };
 
   const step = (tile, by) => {
     const next = tiles[tiles.indexOf(tile) + by];
     if (next) { next.focus(); next.scrollIntoView({ block: "nearest" }); }
   };
+  /* The letter or digit that is on the key on other keyboards, where this one has another script or a mark there. */
+  const keyOf = ({ key, code }) =>
+    (key.length > 1 || /[a-z0-9]/i.test(key) ? key : /^(?:Key|Digit)(.)$/.exec(code)?.[1] ?? key).toLowerCase();
   document.addEventListener("keydown", (event) => {
     const tile = event.target.closest(".tile[data-uri]");
-    const key = event.key.toLowerCase();
+    const key = keyOf(event);
     if (tile && key === "escape") tile.focus();
     if (!tile || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
     /* A key that is held repeats itself, and would answer one image after the other. */
@@ -240,9 +249,6 @@
     findOthers();
     tiles.forEach(equip);
     build();
-    const keys = document.querySelector(".keys");
-    const named = classes.slice(0, 9).map((name, k) => `${k + 1} ${name.slice(0, 24)}`).join(", ");
-    keys.append(` Classes: ${named}.`);
-    keys.hidden = false;
+    document.querySelector(".keys").hidden = false;
   }
 })();
