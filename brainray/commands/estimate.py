@@ -67,8 +67,8 @@ def estimate(run: AnyPath, labels: AnyPath | Iterable[AnyPath], *, seed: int = 0
     answers = read_labels(pick, files)
     if answers.other_content:
         say(
-            f"--labels: {answers.other_content:,} answer(s) are left out, as their image is another than the one that "
-            "was answered"
+            f"--labels: {answers.other_content:,} answer(s) are left out, as their image, or the prediction that they "
+            "call wrong, is another than the one that was answered"
         )
     if answers.not_picked:
         say(

@@ -155,6 +155,16 @@ def test_answers_that_were_given_to_other_bytes_are_counted_and_not_used(run, tm
         estimate(run, path)
 
 
+def test_a_wrong_prediction_of_another_model_is_none_of_this_sample(run, tmp_path):
+    rows = pick(run, labels=20).rows.to_pylist()
+    path = tmp_path / "answers.csv"
+    other = next(name for name in CLASSES if name != rows[0]["predicted"])
+    answers = [f"{rows[0]['uri']},,wrong,{other}", *(f"{row['uri']},,wrong,{row['predicted']}" for row in rows[1:])]
+    path.write_text("\n".join(["uri,label,answer,predicted", *answers]))
+    labels = estimate(run, path).figures["labels"]
+    assert (labels["answered"], labels["gaps"], labels["other_content"]) == (19, 1, 1)
+
+
 def test_labels_of_images_that_were_not_picked_are_counted_and_not_used(run, tmp_path):
     result = pick(run, labels=50)
     picked = set(result.rows["uri"].to_pylist())

@@ -154,3 +154,15 @@ def test_killed_at_any_change_the_same_command_completes_it_and_again_changes_no
     before = {each: each.read_bytes() for each in run.rglob("*") if each.is_file() and ".lease" not in each.parts}
     given(run, path)
     assert {each: each.read_bytes() for each in before} == before
+
+
+def test_a_wrong_prediction_of_another_model_says_nothing_of_this_one(run):
+    """As after `--rescore`: the page's answers are of the model before."""
+    found = sorted(contents(run).items())
+    path = run.parent / "answers.csv"
+    rows = [f"{uri},,wrong,{row['predicted'] if place < 4 else CLASSES[-1]}" for place, (uri, row) in enumerate(found)]
+    path.write_text("\n".join(["uri,label,answer,predicted", *rows[:10], f"{found[10][0]},,no_image,{CLASSES[-1]}"]))
+    assert found[5][1]["predicted"] != CLASSES[-1]
+    summary, told = given(run, str(path))
+    assert summary.figures["judged_wrong"] == 5, "a prediction counts as wrong that nobody has looked at"
+    assert any("6 answer(s) are left out" in line for line in told)

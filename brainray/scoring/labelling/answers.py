@@ -32,7 +32,7 @@ class Answers:
     gaps: int  # before the last answer, without one
     contradictory: int  # of the gaps: right by one file and wrong by another
     not_reached: int  # after the last answer
-    other_content: int  # of images of the sample, but given to other bytes: not used
+    other_content: int  # of images of the sample, but given to other bytes or predictions: not used
     not_picked: int
 
     def figures(self) -> dict[str, int]:
@@ -95,7 +95,11 @@ def _why_unusable(pick: Pick, uris: Sequence[str], contradictory: int, other_con
             f"--labels: these files contradict each other on all {contradictory:,} images of {pick.uri} that they "
             "answer; agree on a class of each, and give one file"
         )
-    changed = f", as {other_content:,} answer(s) are of images that have changed since" if other_content else ""
+    changed = (
+        f", as {other_content:,} answer(s) are of images or predictions that have changed since"
+        if other_content
+        else ""
+    )
     return (
         f"--labels {uris[0]}: no image of {pick.uri} has a usable label there{changed}; fill in the column label "
         "of pick.csv, or answer on pick.html and export"
@@ -124,7 +128,7 @@ class _Said:
         label_N = np.where(place >= 0, codes[place], UNKNOWN)
         others = np.ones(len(codes), bool)
         others[place[place >= 0]] = False
-        changed_N = _changed(pick, rows.contents.take(found)) & (label_N != UNKNOWN)
+        changed_N = _changed(pick, rows, found) & (label_N != UNKNOWN)
         return cls(
             label_N=np.where(changed_N, UNKNOWN, label_N),
             other_content=int(changed_N.sum()),
@@ -132,9 +136,12 @@ class _Said:
         )
 
 
-def _changed(pick: Pick, content_N: pa.Array) -> Flags:
-    """[N] whether other bytes of each image were answered than those that the sample is about, as far as is known."""
-    if "content_hash" not in pick.rows.column_names:  # drawn by an earlier version
-        return np.zeros(len(content_N), bool)
-    differs = pc.not_equal(pick.rows["content_hash"], content_N)
-    return np.asarray(pc.fill_null(differs, False).to_numpy(False), bool)
+def _changed(pick: Pick, rows: answer_file.AnswerRows, found: pa.Array) -> Flags:
+    """[N] whether the answer to each image is to other bytes, or to another prediction, as far as is known.
+
+    `found` are the rows of the images of the sample.
+    """
+    given = {"content_hash": rows.contents, "predicted": rows.called_wrong}
+    there = [name for name in given if name in pick.rows.column_names]  # an earlier version kept no hashes
+    differ = [pc.not_equal(pick.rows[name], given[name].take(found)) for name in there]
+    return np.asarray(np.any([pc.fill_null(each, False).to_numpy() for each in differ], axis=0), bool)

@@ -70,7 +70,7 @@ class Relabelling:
     judged_wrong: int = 0  # whose prediction is wrong by the file, which names no class
     kept: int = 0  # that the file does not name, and that have a label
     without_image: int = 0  # rows of the file that name no image of the run
-    other_content: int = 0  # for which the answer is left out, as it was given to other bytes
+    other_content: int = 0  # for which the answer is left out, as it was given to other bytes, or to another prediction
     verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
 
 
@@ -131,7 +131,7 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
         old = copy_manifest(run_uri, run["manifest"], f"{scratch}/old")
         numbered = label_file.numbered()
         row_N = _matched(old, run, numbered, may_miss=may_miss)
-        others = places_of_other_content(run_uri, old, row_N, label_file.contents)
+        others = places_of_other_content(run_uri, old, row_N, label_file)
         row_N[others] = -1
         counts = Relabelling(without_image=numbered.without_image, other_content=len(others))
         said = _said(row_N, label_file, run["classes"])
