@@ -37,14 +37,14 @@
     return made;
   };
 
-  /* An answer is {answer, label, when, predicted}; `label` is the class that the person names, "" for none; earlier
-     versions did not keep `predicted`. It is of these bytes of the image: where other bytes are scored under its name,
+  /* An answer is {answer, label, when, predicted, who}; `label` is the class that the person names, "" for none;
+     earlier versions did not keep the last two. It is of these bytes of the image: where other bytes are scored under its name,
      it is none. Bytes that were not read have no hash. */
   const place = (tile) => `${tile.dataset.content} ${tile.dataset.uri}`;
   const given = (tile) => kept.answers[place(tile)];
   const answer = (tile, kind, label) => {
     change(({ answers }) => {
-      if (kind) answers[place(tile)] = { answer: kind, label, when: new Date().toISOString(), predicted: tile.dataset.predicted };
+      if (kind) answers[place(tile)] = { answer: kind, label, when: new Date().toISOString(), predicted: tile.dataset.predicted, who: kept.who };
       else delete answers[place(tile)];
     });
     show(tile);
@@ -141,7 +141,7 @@
     load();
     const rows = [...current().values()].filter((each) => each.answer !== "skip");
     const predicted = ({ uri, predicted }) => predicted ?? tileOf.get(uri)?.dataset.predicted ?? "";
-    const values = (each) => [each.uri, each.label, each.answer, kept.who, each.when, each.content, predicted(each)];
+    const values = (each) => [each.uri, each.label, each.answer, each.who || kept.who, each.when, each.content, predicted(each)];
     const lines = rows.map((each) => values(each).map(quoted).join(","));
     return ["uri,label,answer,who,when,content_hash,predicted", ...lines].join("\r\n") + "\r\n";
   };
