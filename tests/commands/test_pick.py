@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import pytest
 from support.scoring.run_rows import CLASSES, scored, write_run
@@ -254,6 +255,14 @@ def test_the_terminal_says_what_is_known_and_what_is_missing(run, tmp_path, capf
     assert "without an answer yet, at the end of the list: 1 picked image" in out
     assert command(["estimate", run, "--labels", path, "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == estimate(run, path).figures
+
+
+def test_the_command_that_is_shown_runs_as_it_is(tmp_path, capfd):
+    rows = [scored(f"/a/{i}", CLASSES[i % 2], 0.8, **ROW) for i in range(30)]
+    run = write_run(tmp_path / "it's a run", rows, manifest=[])
+    assert command(["pick", run]) == 0
+    then = capfd.readouterr().out.splitlines()[-1].removeprefix("then: brainray ")
+    assert shlex.split(then) == ["estimate", run, "--labels", "FILE"]
 
 
 def test_labels_that_were_filled_in_outlive_a_repeated_and_an_extended_sample(run, tmp_path):

@@ -15,7 +15,7 @@ from support.storage.faults import Killed, failing, mark_lease_dead
 from brainray.cli.app import run as command
 from brainray.commands.compare import compare
 from brainray.commands.report import report
-from brainray.config import PageOptions
+from brainray.config import MaxFailed, PageOptions
 from brainray.inputs.labels.answer_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
@@ -166,3 +166,12 @@ def test_a_wrong_prediction_of_another_model_says_nothing_of_this_one(run):
     summary, told = given(run, str(path))
     assert summary.figures["judged_wrong"] == 5, "a prediction counts as wrong that nobody has looked at"
     assert any("6 answer(s) are left out" in line for line in told)
+
+
+def test_an_image_that_could_not_be_scored_is_not_said_to_count_as_wrong(run, bundle):
+    (run.parent / "in" / "broken.jpg").write_bytes(b"no image")
+    score(run.parent, bundle, max_failed=MaxFailed(share=1.0))
+    (run.parent / "answers.csv").write_text(f"uri,label,answer\n{run.parent}/in/broken.jpg,,no_image\n")
+    summary, told = given(run, str(run.parent / "answers.csv"))
+    assert summary.figures["judged_wrong"] == 0
+    assert not any("count as wrong" in line for line in told), told
