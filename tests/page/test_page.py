@@ -339,7 +339,11 @@ def test_the_largest_page_stays_below_five_megabytes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("left_out", [False, True])
 def test_sentences_of_the_methods_are_apart(tmp_path, left_out):
-    rows = [*many(9), failed("/f.jpg"), *([failed("/l.dcm", "localizer", status="excluded")] if left_out else ())]
+    rows = [*many(9), failed("/f.jpg"), *([failed("/l.nii#z=0", "blank", status="excluded")] if left_out else ())]
     (methods,) = page_of(write_run(tmp_path, rows)).classed("methods")
     text = " ".join(methods.text.split())
-    assert ("by the DICOM header. On the 9 scored" if left_out else "could not be scored. On the 9 scored") in text
+    assert (
+        "1 image was left out as none that the model knows (1 blank). On the 9 scored"
+        if left_out
+        else "could not be scored. On the 9 scored"
+    ) in text

@@ -42,12 +42,14 @@ def test_answers_by_key_come_back_as_an_estimate(run):
         for key in ("w", "n", "s", *"r" * 16):
             await tab.press(key)
         note = await tab.run("document.querySelector('#answers p').textContent")
+        count = await tab.run("document.querySelector('#answers b').textContent")
         await tab.run("document.querySelector('#export').click()")
         while not (run / "brainray-answers.csv").exists():
             await asyncio.sleep(0.02)
-        return tiles, pictures, note, tab.requests, tab.complaints
+        return tiles, pictures, note, count, tab.requests, tab.complaints
 
-    tiles, pictures, note, requests, complaints = in_browser(visit)
+    tiles, pictures, note, count, requests, complaints = in_browser(visit)
+    assert count.endswith("18 of 20 answered, 1 skipped"), "what an estimate takes for a gap is counted as an answer"
     assert [uri for uri, _ in tiles] == result.rows["uri"].to_pylist()
     assert [predicted for _, predicted in tiles] == result.rows["predicted"].to_pylist()
     assert pictures == [192] * 20

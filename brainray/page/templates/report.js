@@ -107,7 +107,9 @@
   const note = make("p");
   const tell = (last = "") => {
     const unshown = [...others].filter((uri) => !tileOf.has(uri) || !given(tileOf.get(uri))).length;
-    count.textContent = `${last}${tiles.filter(given).length} of ${tiles.length} answered`;
+    const here = tiles.map(given).filter(Boolean);
+    const skipped = here.filter((each) => each.answer === "skip").length;
+    count.textContent = `${last}${here.length - skipped} of ${tiles.length} answered${skipped ? `, ${skipped} skipped` : ""}`;
     note.textContent = [
       ...(lasting ? [] : ["This browser keeps nothing for this page: export before you close it."]),
       ...(unshown ? [`Answers that are not shown and not exported, as their image has changed or may have: ${unshown}.`] : []),
