@@ -222,6 +222,14 @@ def test_options_of_pick_that_make_no_sense_are_refused(run, options, says):
         pick(run, **options)
 
 
+def test_a_sample_that_lacks_what_it_was_drawn_from_is_refused(run, tmp_path):
+    path = filled(tmp_path / "labels.csv", result := pick(run, labels=50))
+    write_bytes(f"{result.folder}/pick.json", b'{"schema_version": 1}')
+    for use in (lambda: estimate(run, path), lambda: pick(run, labels=50)):
+        with pytest.raises(BadRequest, match="remove it and pick again"):
+            use()
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(BadRequest, match="is no run"):
         pick(tmp_path)
