@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES
+from support.page.html_pages import read_page
 from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
 from support.storage.faults import Killed, failing, mark_lease_dead
 
@@ -81,6 +82,24 @@ def test_the_console_and_the_page_say_so(run, capsys):
     page = Path(run, "summary/report.html").read_text()
     assert "20 images of these were judged wrong without a class" in page
     assert "no Brier score" in page
+
+
+def test_they_are_shown_and_listed_as_mistakes_and_as_nothing_else(run):
+    summary, _ = given(run, answers(run), page=PageOptions(thumbnails=False))
+    wrong = {row["uri"] for row in pq.read_table(run / "judged_wrong.parquet").to_pylist()}
+    page = read_page(Path(run, "summary/report.html").read_text())
+    shown = {kind: {tile.attributes["data-uri"] for tile in tiles_of(page, kind)} for kind in ("mistakes", "examples")}
+    assert shown["mistakes"] == wrong
+    assert not shown["examples"] & wrong, "an example of a class is one that a person has called wrong"
+    assert all("judged wrong, class unknown" in tile.text for tile in tiles_of(page, "mistakes"))
+    assert summary.figures["review_list"]["judged_wrong_without_class"] == {"images": 10, "listed": 10}
+    assert wrong == {
+        row["uri"] for row in pq.read_table(run / "summary/review.parquet").to_pylist() if not row["label"]
+    }
+
+
+def tiles_of(page, kind):
+    return [tile for part in page.classed(kind) for tile in part.classed("tile")]
 
 
 def test_a_class_that_is_named_later_takes_the_place_of_the_judgement(run):
