@@ -148,7 +148,9 @@ def test_a_comparison_says_that_it_is_without_them(run, bundle):
 
 def test_groups_count_it_too(run, bundle):
     score(run.parent, bundle, group_by=r"/(\d)\d\.jpg")
-    summary, _ = given(run, answers(run, right=15))
+    summary, _ = given(run, answers(run, right=15), page=PageOptions(thumbnails=False))
+    page = read_page(Path(run, "summary/report.html").read_text())
+    assert ["judged wrong" in tile.text for tile in tiles_of(page, "strip")] == [True, False]
     of = {name: group["accuracy"]["value"] for name, group in summary.figures["groups"].items()}
     assert of == {"0": 1.0, "1": 0.5}
     table = {row["group"]: row for row in pq.read_table(run / "summary/groups.parquet").to_pylist()}
