@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from brainray.evaluation.rounding import rounded, with_ends
+
 from .json_object import OBJECT, Json
 from .log import LOG
 from .options import RealUris, Thumbnails
@@ -63,10 +65,7 @@ def _show(console: "Console", figures: dict[str, Any]) -> None:
     console.print(_sides_table(figures))
     if figures["groups"] and figures["flipped"]:
         console.print(_groups_table(figures))
-    console.print(
-        f"agreement {agreement['value']:.4f} ({agreement['low']:.4f} to {agreement['high']:.4f}), "
-        f"{figures['flipped']:,} predictions differ"
-    )
+    console.print(f"agreement {with_ends(**agreement)}, {figures['flipped']:,} predictions differ")
     console.print(_accuracy_line(figures))
 
 
@@ -97,7 +96,7 @@ def _table(title: str, *columns: str) -> "Table":
 
 
 def _flips_table(figures: dict[str, Any]) -> "Table":
-    from rich.markup import escape
+    from .console import name_text
 
     outcomes = ("became_wrong", "became_right", "wrong_in_both") if figures["accuracy"] else ()
     left = len(figures["flips"]) - _MOST_PAIRS
@@ -106,7 +105,7 @@ def _flips_table(figures: dict[str, Any]) -> "Table":
     table.columns[1].justify = "left"
     for pair in figures["flips"][:_MOST_PAIRS]:
         counts = (f"{pair[name]:,}" for name in ("images", *outcomes))
-        table.add_row(escape(pair["a"]), escape(pair["b"]), *counts)
+        table.add_row(name_text(pair["a"]), name_text(pair["b"]), *counts)
     return table
 
 
@@ -116,15 +115,15 @@ def _sides_table(figures: dict[str, Any]) -> "Table":
     names = ("accuracy", "macro_f1", "ece", "brier") if figures["accuracy"] else ()
     for name in (*names, "mean_confidence"):
         values = [side[name]["value"] if name == "accuracy" else side[name] for side in sides]
-        table.add_row(name.replace("_", " "), *("-" if value is None else f"{value:.4f}" for value in values))
+        table.add_row(name.replace("_", " "), *("-" if value is None else rounded(value, 4) for value in values))
     table.add_row("for review", *(f"{side['for_review']:,}" for side in sides))
     return table
 
 
 def _groups_table(figures: dict[str, Any]) -> "Table":
-    from rich.markup import escape
-
     from brainray.page.text import group_name
+
+    from .console import name_text
 
     groups, labelled = figures["groups"], bool(figures["accuracy"])
     left = groups["groups"] - min(_MOST_GROUPS, len(groups["listed"]))
@@ -134,7 +133,7 @@ def _groups_table(figures: dict[str, Any]) -> "Table":
     table = _table(title, "group", *names.values())
     for row in groups["listed"][:_MOST_GROUPS]:
         name = group_name(row["group"], groups["levels"]) or "(none)"
-        table.add_row(escape(name), *(f"{row[key]:,}" for key in names))
+        table.add_row(name_text(name), *(f"{row[key]:,}" for key in names))
     return table
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
 from brainray.evaluation.metrics import IntervalEstimate
+from brainray.evaluation.rounding import percent_ends, rounded, with_ends
 from brainray.page.sections import group_tables
 from brainray.page.territory import images_to_pick, sentences
 from brainray.page.text import cut, plural
@@ -53,7 +54,11 @@ def output_console(stream: TextIO | None = None) -> Console:
     """A console on the standard output, for results."""
     stream = stream or sys.stdout
     return Console(
-        file=stream, width=None if stream.isatty() else _PIPE_WIDTH, soft_wrap=not stream.isatty(), highlight=False
+        file=stream,
+        width=None if stream.isatty() else _PIPE_WIDTH,
+        soft_wrap=not stream.isatty(),
+        highlight=False,
+        emoji=False,  # a name such as `12:100:30` is shown as it is
     )
 
 
@@ -63,6 +68,11 @@ def watcher(log: Log) -> Watcher:
         return Events(log)
     stream = log.stream or sys.stderr
     return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def name_text(name: str) -> str:
+    """A name that a user has given, for a text with markup."""
+    return escape(cut(name))
 
 
 def rate_text(images_per_s: float) -> str:
@@ -185,12 +195,10 @@ def confusion_table(confusion: pa.Table, classes: list[str]) -> Table:
     table = Table(title="Confusion (rows: truth, columns: prediction)", title_justify="left")
     table.add_column("")
     for name in classes:
-        table.add_column(escape(name), justify="right")
+        table.add_column(name_text(name), justify="right")
     for truth in classes:
-        row = [cell.get((truth, predicted), 0) for predicted in classes]
-        table.add_row(
-            escape(truth), *(f"[bold]{n:,}[/]" if truth == c else f"{n:,}" for n, c in zip(row, classes, strict=True))
-        )
+        row = {predicted: f"{cell.get((truth, predicted), 0):,}" for predicted in classes}
+        table.add_row(name_text(truth), *(f"[bold]{n}[/]" if truth == name else n for name, n in row.items()))
     return table
 
 
@@ -202,7 +210,7 @@ def per_class_table(per_class: pa.Table) -> Table:
     for row in per_class.to_pylist():
         if row["group"] == "all":
             figures = [_estimate(row, name) for name in ("recall", "precision", "f1")]
-            table.add_row(escape(row["class"]), f"{row['support']:,}", f"{row['failed']:,}", *figures)
+            table.add_row(name_text(row["class"]), f"{row['support']:,}", f"{row['failed']:,}", *figures)
     return table
 
 
@@ -210,14 +218,14 @@ def _estimate(row: dict[str, float | None], name: str) -> str:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if value is None:
         return "-"
-    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+    return rounded(value, 3) if low is None or high is None else with_ends(value, low, high, digits=3)
 
 
 def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
     """The worst groups of a level, with 95 % intervals that are wide where a group is small."""
     shown = of["rows"][:_MOST_GROUPS]
     left = of["number"] - of["unscored"] - len(shown)
-    name = escape(cut(of["level"] or "group"))
+    name = name_text(of["level"] or "group")
     table = Table(
         title=f"Worst first by {name}" + (f"; {left:,} more in summary/groups.parquet" if left else ""),
         title_justify="left",
@@ -230,8 +238,8 @@ def group_table(of: Mapping[str, Any], *, labelled: bool) -> Table:
         figures = [f"{row[key]:,}" for key in (name.replace(" ", "_") for name in counted)]
         if labelled:
             figures += [f"{row['measured']:,}", _interval(row["accuracy"])]
-        confidence = "-" if row["confidence"] is None else f"{row['confidence']:.3f}"
-        table.add_row(escape(cut(row["name"])), *figures, confidence)
+        confidence = "-" if row["confidence"] is None else rounded(row["confidence"], 3)
+        table.add_row(name_text(row["name"]), *figures, confidence)
     return table
 
 
@@ -247,7 +255,7 @@ def _unscored_line(of: Mapping[str, Any]) -> str:
 
 
 def _interval(value: IntervalEstimate | None) -> str:
-    return "-" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+    return "-" if value is None else with_ends(*value, digits=3)
 
 
 def show_summary(console: Console, summary: Summary) -> None:
@@ -258,16 +266,13 @@ def show_summary(console: Console, summary: Summary) -> None:
     if measured:
         console.print(confusion_table(summary.confusion_of_all, figures["classes"]))
         console.print(per_class_table(summary.per_class_of_all))
-        accuracy = figures["accuracy"]
-        f1 = "" if figures["macro_f1"] is None else f"macro F1 {figures['macro_f1']:.4f}, "
-        console.print(
-            f"accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}), "
-            f"{f1}on {measured:,} {'labelled' if f1 else 'labelled or judged'} images"
-        )
+        f1 = "" if figures["macro_f1"] is None else f"macro F1 {rounded(figures['macro_f1'], 4)}, "
+        labelled = plural(measured, "labelled image" if f1 else "labelled or judged image")
+        console.print(f"accuracy {with_ends(**figures['accuracy'])}, {f1}on {labelled}")
         if line := judged_wrong_line(figures):
             console.print(line)
     else:
-        counts = ", ".join(f"{name} {count:,}" for name, count in figures["predicted"].items())
+        counts = ", ".join(f"{cut(name)} {count:,}" for name, count in figures["predicted"].items())
         console.print(f"{_why_unmeasured(totals)}, so there is no accuracy; predicted: {counts}", markup=False)
         if not totals["labelled"] and (images := images_to_pick(figures)):
             picked = plural(images, "image")
@@ -309,7 +314,11 @@ def _why_unmeasured(totals: dict[str, int]) -> str:
 def _review_line(figures: dict[str, Any]) -> str:
     line = f"{figures['for_review']:,} of {figures['totals']['ok']:,} predictions are marked for review"
     accepted = figures["accepted_accuracy"]
-    return f"{line}; of the others {accepted['value']:.2%} are right" if accepted else line
+    if not accepted:
+        return line
+    ends = percent_ends(accepted["low"], accepted["high"])
+    right = rounded(100 * accepted["value"], 1, of=100)
+    return f"{line}; of the others with a label {right} % are right ({ends} %)"
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
@@ -366,7 +375,7 @@ def show_estimate(console: Console, expected: RunEstimate, *, price: float | Non
 
 def _series_lines(series: Mapping[str, Any]) -> list[str]:
     """What is said of the series of a run, by the rule."""
-    said = ", ".join(f"{count:,} {escape(cut(name))}" for name, count in series["predicted"].items() if count)
+    said = ", ".join(f"{count:,} {name_text(name)}" for name, count in series["predicted"].items() if count)
     open_ = series["series"] - series["decided"]
     reasons = {name: count for name, count in series["reasons"].items() if name in UNDECIDED}
     why = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in reasons.items())
@@ -376,12 +385,10 @@ def _series_lines(series: Mapping[str, Any]) -> list[str]:
         + (f"; {series['for_review']:,} for review" if series["for_review"] else "")
     ]
     if accuracy := series["accuracy"]:
-        right = f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f})"
-        lines.append(f"accuracy by series {right}, on {series['measured']:,} decided series with a label")
+        decided = f"{series['measured']:,} decided series with a label"
+        lines.append(f"accuracy by series {with_ends(**accuracy)}, on {decided}")
     if studies := series["studies"]:
-        of_studies = ", ".join(
-            f"{count:,} {escape(cut(name))}" for name, count in studies["predicted"].items() if count
-        )
+        of_studies = ", ".join(f"{count:,} {name_text(name)}" for name, count in studies["predicted"].items() if count)
         lines.append(f"{plural(studies['studies'], 'study', 'studies')}: {of_studies or 'none decided'}")
     told = {"doubled": "with doubled slices", "gaps": "with slices missing", "sizes": "of mixed sizes"}
     if defects := [f"{count:,} {told[name]}" for name, count in series["defects"].items() if count]:

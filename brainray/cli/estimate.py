@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from brainray.evaluation.rounding import rounded, with_ends
+
 from .json_object import OBJECT, Json
 from .log import LOG
 
@@ -38,11 +40,13 @@ def estimate(
 
 
 def _show(console: "Console", figures: dict[str, Any]) -> None:
+    from brainray.page.text import plural
+
     console.print(_table(figures))
     accuracy, labels = figures["accuracy"], figures["labels"]
     console.print(
-        f"accuracy {_interval(accuracy, 4)} of {figures['images']:,} images, estimated from {labels['answered']:,} "
-        f"labels of {figures['picked']:,} picked images"
+        f"accuracy {with_ends(**accuracy)} of {plural(figures['images'], 'image')}, estimated from "
+        f"{plural(labels['answered'], 'label')} of {plural(figures['picked'], 'picked image')}"
     )
     if figures["labelled_before"]:
         console.print(f"{figures['labelled_before']:,} of the images had a label before, and count as they are")
@@ -55,25 +59,25 @@ def _show(console: "Console", figures: dict[str, Any]) -> None:
 
 
 def _table(figures: dict[str, Any]) -> "Table":
-    from rich.markup import escape
     from rich.table import Table
 
-    title = f"Estimated for all {figures['images']:,} images, with 95 % intervals"
+    from brainray.page.text import plural
+
+    from .console import name_text
+
+    title = f"Estimated for {plural(figures['images'], 'image')}, with 95 % intervals"
     table = Table(title=title, title_justify="left")
     for name in ("class", "recall", "share of images", "predicted share"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for row in figures["classes"]:
-        recall = "-" if row["recall"] is None else _interval(row["recall"], 3)
-        table.add_row(escape(row["class"]), recall, _interval(row["prevalence"], 3), f"{row['predicted_share']:.3f}")
+        recall = "-" if row["recall"] is None else with_ends(**row["recall"], digits=3)
+        share = rounded(row["predicted_share"], 3)
+        table.add_row(name_text(row["class"]), recall, with_ends(**row["prevalence"], digits=3), share)
     return table
 
 
 def _half(width: float) -> str:
     return f"\N{PLUS-MINUS SIGN}{100 * width:.1f}"
-
-
-def _interval(value: dict[str, float], digits: int) -> str:
-    return f"{value['value']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
 
 
 def _gap_lines(labels: dict[str, int]) -> list[str]:

@@ -1,5 +1,6 @@
 """`brainray pick`: its options, and how its results are shown."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -52,4 +53,4 @@ def pick(
     console.print(f"label them on the page {result.page}", markup=False)
     console.print(f"or fill in the column label of {result.list}, from the top", markup=False)
     given = "" if figures["seed"] == 0 else f" --seed {figures['seed']}"
-    console.print(f"then: brainray estimate {result.run} --labels FILE{given}", markup=False)
+    console.print(f"then: brainray estimate {shlex.quote(result.run)} --labels FILE{given}", markup=False)

@@ -10,6 +10,7 @@ from brainray.callbacks import Say
 from brainray.errors import BadRequest, as_bad_request
 from brainray.evaluation.metrics import IntervalEstimate
 from brainray.evaluation.paired import Difference
+from brainray.evaluation.rounding import rounded
 from brainray.scoring.comparison.compare import compare_rows, write_flips
 from brainray.scoring.comparison.rows import check_classes, check_names, joined_rows, open_run
 from brainray.scoring.pseudonyms.names import names_for, say_of_missing
@@ -54,7 +55,7 @@ class CompareResult:
 
     def __str__(self) -> str:
         agreement = self.agreement
-        share = f"agreement {agreement.value:.4f}" if agreement else "no agreement"
+        share = f"agreement {rounded(agreement.value, 4)}" if agreement else "no agreement"
         return f"{self.compared:,} images compared, {share}, {self.flipped:,} flipped; {self.a} and {self.b}"
 
 

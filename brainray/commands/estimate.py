@@ -9,6 +9,8 @@ from brainray import storage
 from brainray.callbacks import Say, ignore
 from brainray.errors import BadRequest, as_bad_request
 from brainray.evaluation.metrics import IntervalEstimate
+from brainray.evaluation.rounding import with_ends
+from brainray.page.text import plural
 from brainray.scoring.labelling.answers import read_labels
 from brainray.scoring.labelling.estimates import estimate_figures
 from brainray.scoring.labelling.picks import read_pick
@@ -42,11 +44,8 @@ class EstimateResult:
         return {each["class"]: IntervalEstimate(**each["prevalence"]) for each in self.figures["classes"]}
 
     def __str__(self) -> str:
-        value, low, high = self.accuracy
-        labels = self.figures["labels"]["answered"]
-        return (
-            f"accuracy {value:.4f} ({low:.4f} to {high:.4f}) of {self.figures['images']:,} images by {labels:,} labels"
-        )
+        images, labels = self.figures["images"], self.figures["labels"]["answered"]
+        return f"accuracy {with_ends(*self.accuracy)} of {plural(images, 'image')} by {plural(labels, 'label')}"
 
 
 def estimate(run: AnyPath, labels: AnyPath | Iterable[AnyPath], *, seed: int = 0, say: Say = ignore) -> EstimateResult:
@@ -68,8 +67,8 @@ def estimate(run: AnyPath, labels: AnyPath | Iterable[AnyPath], *, seed: int = 0
     answers = read_labels(pick, files)
     if answers.other_content:
         say(
-            f"--labels: {answers.other_content:,} answer(s) are left out, as their image is another than the one that "
-            "was answered"
+            f"--labels: {answers.other_content:,} answer(s) are left out, as their image, or the prediction that they "
+            "call wrong, is another than the one that was answered"
         )
     if answers.not_picked:
         say(

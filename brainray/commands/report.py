@@ -130,8 +130,8 @@ def _describe(label_file: LabelFile, changes: Relabelling) -> Iterator[str]:
     )
     if changes.other_content:
         yield (
-            f"--labels: {changes.other_content:,} answer(s) are left out, as their image has changed since it was "
-            "answered; answer it again on the page of this run"
+            f"--labels: {changes.other_content:,} answer(s) are left out, as their image, or the prediction that they "
+            "call wrong, has changed since; answer again on the page of this run"
         )
     if label_file.without_label:
         yield (

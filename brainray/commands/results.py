@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from brainray.evaluation.rounding import with_ends
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -175,7 +177,7 @@ def _estimate(values: dict[str, float] | None) -> "IntervalEstimate | None":
 
 
 def _accuracy_text(accuracy: "IntervalEstimate | None") -> str:
-    return f"accuracy {accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f})" if accuracy else "no accuracy"
+    return f"accuracy {with_ends(*accuracy)}" if accuracy else "no accuracy"
 
 
 def _run_text(figures: dict[str, Any]) -> str:

@@ -19,14 +19,16 @@ def archive(source: PageSource) -> Values:
     figures, before = source.figures, source.previous or {}
     reference, looks = source.run.get("reference") or {}, source.run.get("reference_images") or {}
     drift = figures["drift"] or {}
+    few = bool(drift) and figures["totals"]["ok"] < _FEW
+    drift = {} if few else drift
     return {
         "classes": _shares(source, reference.get("predicted_share"), before),
         "drift": drift,
-        "few": figures["totals"]["ok"] < _FEW,
+        "few": few,
         "predictions": _worst_word(drift, ("predicted_psi", "confidence_psi")),
         "images": _worst_word(drift, ("brightness_psi", "contrast_psi", "longest_side_psi")),
         "reference_images": looks.get("images"),
-        "charts": list(_charts(figures, reference, looks, before)),
+        "charts": _charts(figures, reference, looks, before, drift),
         "formats": sorted(figures["formats"].items(), key=lambda each: (-each[1], each[0])),
         "sides": _side_rows(figures.get(_SIDE), looks.get(_SIDE), before.get(_SIDE)),
         "sides_reference": looks.get(_SIDE) is not None,
@@ -36,9 +38,10 @@ def archive(source: PageSource) -> Values:
     }
 
 
-def _charts(figures: Values, reference: Values, looks: Values, before: Values) -> list[Values]:
+def _charts(
+    figures: Values, reference: Values, looks: Values, before: Values, drift: Mapping[str, float]
+) -> list[Values]:
     """The histograms, of what is known here: shares of images by confidence, brightness and contrast."""
-    drift = figures["drift"] or {}
     confidence = [each.get("confidence_histogram") for each in (figures, reference, before)]
     charts = [_chart("confidence", 1.0, confidence, drift)]
     for name, high in (("brightness", 1.0), ("contrast", 0.5)):

@@ -168,7 +168,8 @@ def tile_of(
         "group": text.group_name(row.get("group"), levels),
         "label": label,
         "predicted": row["predicted"],
-        "wrong": label is not None and label != row["predicted"],
+        "judged": row.get("judged", False),
+        "wrong": row.get("judged", False) or (label is not None and label != row["predicted"]),
         "confidence": row["confidence"],
         "review": row.get("review"),
         "probs": [(name, prob) for prob, name in probs[:_PROBABILITIES]],
@@ -207,5 +208,7 @@ def _cell_links(tiles: list[Values]) -> dict[str, dict[str, int]]:
     """The tile that a cell of the confusion leads to, by label and prediction."""
     links: dict[str, dict[str, int]] = {}
     for tile in tiles:
+        if tile["judged"]:  # it is in no cell
+            continue
         links.setdefault(tile["label"], {}).setdefault(tile["predicted"], tile["number"])
     return links

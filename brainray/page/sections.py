@@ -227,11 +227,8 @@ def _class_rows(source: PageSource, of_all: Sequence[Values]) -> list[Values]:
             for name in ("precision", "recall", "f1")
         }
         predicted = source.figures["predicted"][row["class"]]
-        support = card["support"][k] if card else None
-        rows.append(
-            {**{name: row[name] for name in ("class", "support", "failed")}, "predicted": predicted, **figures}
-            | {"card_support": support}
-        )
+        known = {name: row[name] for name in ("class", "support", "failed")}
+        rows.append({**known, "predicted": predicted, **figures})
     return rows
 
 

@@ -6,16 +6,17 @@ The figures are those of `evaluation.territory`. Text is plain; markup is in the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from brainray.evaluation.rounding import percent_ends, rounded
 from brainray.evaluation.shift import SOME_OTHERS, STRANGERS
 from brainray.evaluation.territory import PATIENTS
 
-from .text import count, percent, plural
+from .text import count, cut, percent, plural
 
 Figures = Mapping[str, Any]
 
 _IF = "if the model recognises each class here as well as it did there"
 PICKED = 200  # images that `pick` draws unless told otherwise
-_MOST_CLASSES = 12  # named in a line
+_MOST_CLASSES, _MOST_CHARS = 12, 40  # named in a line, and of each name
 
 
 def sentences(figures: Figures) -> list[str]:
@@ -114,8 +115,9 @@ def _accuracy(known: Figures) -> str | None:
     accuracy = known["accuracy"]
     if accuracy is None:
         return None
+    low = rounded(100 * accuracy["low"], 1, of=100)
     return (
-        f"Accuracy, {_IF}: between {100 * accuracy['low']:.1f} and {percent(accuracy['high'])} (95 % interval). "
+        f"Accuracy, {_IF}: between {low} and {percent(accuracy['high'])} (95 % interval). "
         f"Two ways to estimate it say {percent(accuracy['by_confidence'])} (mean calibrated confidence) and "
         f"{percent(accuracy['by_threshold'])} (thresholds of confidence)."
     )
@@ -134,10 +136,10 @@ def _before(before: Figures | None) -> str | None:
 
 
 def _ends(share: Figures) -> str:
-    return f"{percent(share['value'])} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
+    return f"{percent(share['value'])} ({percent_ends(share['low'], share['high'])})"
 
 
 def _listed(each: Sequence[tuple[str, str]]) -> str:
-    shown = ", ".join(f"{name} {text}" for name, text in each[:_MOST_CLASSES])
+    shown = ", ".join(f"{cut(name, _MOST_CHARS)} {text}" for name, text in each[:_MOST_CLASSES])
     left = len(each) - _MOST_CLASSES
     return f"{shown}, and {left:,} more in summary.json" if left > 0 else shown

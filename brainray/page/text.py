@@ -9,6 +9,7 @@ from datetime import datetime
 from urllib.parse import unquote
 
 from brainray.evaluation.metrics import IntervalEstimate
+from brainray.evaluation.rounding import percent_ends, rounded
 
 NAME_CHARS, DETAIL_CHARS = 80, 200  # longest name and longest error detail that is shown
 _UNDEFINED = "–"
@@ -50,25 +51,19 @@ def count(value: int | None) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """0.965 -> 96.5 %. A share just below one is not rounded up to it, nor one just above zero down."""
-    if share is None or share != share:
-        return _UNDEFINED
-    step = 10.0 ** -(digits + 2)
-    if 0 < share < step / 2:
-        return f"< {100 * step:.{digits}f}{_PERCENT}"
-    if 1 - step / 2 < share < 1:
-        return f"> {100 * (1 - step):.{digits}f}{_PERCENT}"
-    return f"{100 * share:.{digits}f}{_PERCENT}"
+    return _UNDEFINED if share is None or share != share else f"{rounded(100 * share, digits, of=100)}{_PERCENT}"
 
 
 def between(low: float | None, high: float | None) -> str:
     """A 95 % interval of a share: 95.7 to 97.1 %."""
     if low is None or high is None or low != low:
         return ""
-    return f"{100 * low:.1f} to {100 * high:.1f}{_PERCENT}"
+    return f"{percent_ends(low, high)}{_PERCENT}"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    return _UNDEFINED if value is None or value != value else f"{value:.{digits}f}"
+    """0.9649 -> 0.965, rounded as `percent`."""
+    return _UNDEFINED if value is None or value != value else rounded(value, digits)
 
 
 def estimate(value: IntervalEstimate | None) -> str:

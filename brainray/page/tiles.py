@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-Kind = Literal["mistake", "cell", "unsure", "least", "example", "failed"]
+# "judged" are predictions that a person has called wrong without naming a class; labels tell the other mistakes.
+Kind = Literal["mistake", "judged", "cell", "unsure", "least", "example", "failed"]
 Row = dict[str, Any]
 # Most tiles with a picture in each part: 180 together, of some 12 kB, and 200 where a run has groups.
 _MISTAKES, _CELLS, _LEAST, _EXAMPLES = 40, 40, 60, 40
@@ -44,8 +45,9 @@ def choose(selection: Selection, failures: Mapping[str, int], *, grouped: bool =
     least = _fresh(selection.rows["least"].to_pylist(), shown, _LEAST_BESIDE_STRIP if grouped else _LEAST)
     examples = _fresh(_one_a_class(selection.rows["example"].to_pylist(), shown), shown, _EXAMPLES)
     failed = [next(rows) for _, rows in groupby(selection.rows["failed"].to_pylist(), key=lambda row: row["error"])]
+    wrong = selection.images["mistake"] + selection.images["judged"]
     return (
-        TilePart(name="mistakes", rows=tuple(mistakes), images=selection.images["mistake"]),
+        TilePart(name="mistakes", rows=tuple(mistakes), images=wrong),
         TilePart(name="least", rows=tuple(least), images=selection.images["least"]),
         TilePart(name="failures", rows=tuple(failed), images=sum(failures.values()), reasons=failures),
         TilePart(name="examples", rows=tuple(examples)),
@@ -54,7 +56,9 @@ def choose(selection: Selection, failures: Mapping[str, int], *, grouped: bool =
 
 def _mistakes(selection: Selection, shown: set[str]) -> list[Row]:
     """The mistakes with the highest confidence, then one of each cell of the confusion that has none yet."""
-    rows = _fresh(selection.rows["mistake"].to_pylist(), shown, _MISTAKES)
+    judged = [row | {"judged": True} for row in selection.rows["judged"].to_pylist()]
+    surest = sorted([*selection.rows["mistake"].to_pylist(), *judged], key=lambda row: (-row["confidence"], row["uri"]))
+    rows = _fresh(surest, shown, _MISTAKES)
     cells = {(row["label"], row["predicted"]) for row in rows}
     others = []
     for row in selection.rows["cell"].to_pylist():

@@ -86,10 +86,11 @@ def test_the_last_lines_say_what_a_reader_must_know(labelled, scored, failed, sa
 
 @each(("labelled", "times"), [(10, 3), (0, 1)])
 def test_names_of_classes_are_shown_as_they_are(labelled, times):
-    """In brackets they would be taken for colours: two classes would look the same, or the command would end."""
-    stream = io.StringIO()
-    show_summary(output_console(stream), summary(labelled=labelled, scored=labelled, a="glioma [t1]"))
-    assert stream.getvalue().count("glioma [t1]") == times
+    """Else brackets would be colours, `:car:` a picture and an escape a command to the terminal."""
+    for name, shown in (("glioma [t1]", "glioma [t1]"), ("t1:car:", "t1:car:"), ("a\x1b[2J\n", "a\\u001b[2J\\u000a")):
+        stream = io.StringIO()
+        show_summary(output_console(stream), summary(labelled=labelled, scored=labelled, a=name))
+        assert stream.getvalue().count(shown) == times
 
 
 def test_an_audit_shows_names_of_classes_as_they_are(capsys):

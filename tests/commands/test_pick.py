@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import pytest
 from support.scoring.run_rows import CLASSES, scored, write_run
@@ -75,13 +76,47 @@ def test_the_end_of_the_list_may_be_left_out_and_gaps_cost(run, tmp_path):
     assert gap.figures["labels"]["not_reached"] == 40
 
 
-def test_answers_of_two_people_that_differ_count_as_none(run, tmp_path):
+def test_an_image_that_one_person_calls_right_and_another_wrong_counts_as_none(run, tmp_path):
     result = pick(run, labels=50)
     first = result.rows["uri"][0].as_py()
     other = next(name for name in CLASSES if name != truth(first))
     files = [filled(tmp_path / "one.csv", result), filled(tmp_path / "two.csv", result, **{first: other})]
     labels = estimate(run, files).figures["labels"]
     assert (labels["answered"], labels["gaps"], labels["contradictory"]) == (49, 1, 1)
+
+
+def answered(path, answers):
+    rows = "".join(f"{uri},{label},{answer}\n" for uri, label, answer in answers)
+    path.write_text(f"uri,label,answer\n{rows}")
+    return str(path)
+
+
+def test_an_image_that_two_people_call_wrong_is_wrong_also_where_they_name_other_classes(run, tmp_path):
+    rows = pick(run, labels=20).rows.to_pylist()
+    one = [(row["uri"], row["predicted"], "right") for row in rows]
+    two = list(one)
+    one[0] = (rows[0]["uri"], "", "wrong")
+    one[1] = (rows[1]["uri"], "", "wrong")
+    two[0] = (rows[0]["uri"], next(name for name in CLASSES if name != rows[0]["predicted"]), "wrong")
+    two[1] = (rows[1]["uri"], "", "no_image")
+    alone = estimate(run, answered(tmp_path / "two.csv", two))
+    both = estimate(run, [answered(tmp_path / "one.csv", one), tmp_path / "two.csv"])
+    assert both.accuracy == alone.accuracy, "what both call wrong is left out, and the accuracy flatters"
+    assert both.figures["labels"] == alone.figures["labels"]
+    two[1] = (rows[1]["uri"], next(name for name in CLASSES if name != rows[1]["predicted"]), "wrong")
+    one[1] = (rows[1]["uri"], "", "no_image")
+    files = [answered(tmp_path / "one.csv", one), answered(tmp_path / "two.csv", two)]
+    other = estimate(run, files)
+    assert other.accuracy == alone.accuracy
+    labels = other.figures["labels"]
+    assert (labels["answered"], labels["unclear"], labels["no_image"], labels["contradictory"]) == (20, 1, 0, 0)
+
+
+def test_people_who_contradict_each_other_on_every_image_are_told_so(run, tmp_path):
+    uris = [row["uri"] for row in pick(run, labels=20).rows.to_pylist()]
+    files = [answered(tmp_path / f"{name}.csv", [(uri, name, "") for uri in uris]) for name in CLASSES]
+    with pytest.raises(BadRequest, match="these files contradict each other on all 20 images"):
+        estimate(run, files)
 
 
 def test_a_group_that_was_begun_counts_as_a_whole(tmp_path):
@@ -119,6 +154,16 @@ def test_answers_that_were_given_to_other_bytes_are_counted_and_not_used(run, tm
     path.write_text("uri,label,answer,content_hash\n" + rows[0])
     with pytest.raises(BadRequest, match="as 1 answer"):
         estimate(run, path)
+
+
+def test_a_wrong_prediction_of_another_model_is_none_of_this_sample(run, tmp_path):
+    rows = pick(run, labels=20).rows.to_pylist()
+    path = tmp_path / "answers.csv"
+    other = next(name for name in CLASSES if name != rows[0]["predicted"])
+    answers = [f"{rows[0]['uri']},,wrong,{other}", *(f"{row['uri']},,wrong,{row['predicted']}" for row in rows[1:])]
+    path.write_text("\n".join(["uri,label,answer,predicted", *answers]))
+    labels = estimate(run, path).figures["labels"]
+    assert (labels["answered"], labels["gaps"], labels["other_content"]) == (19, 1, 1)
 
 
 def test_labels_of_images_that_were_not_picked_are_counted_and_not_used(run, tmp_path):
@@ -177,6 +222,14 @@ def test_options_of_pick_that_make_no_sense_are_refused(run, options, says):
         pick(run, **options)
 
 
+def test_a_sample_that_lacks_what_it_was_drawn_from_is_refused(run, tmp_path):
+    path = filled(tmp_path / "labels.csv", result := pick(run, labels=50))
+    write_bytes(f"{result.folder}/pick.json", b'{"schema_version": 1}')
+    for use in (lambda: estimate(run, path), lambda: pick(run, labels=50)):
+        with pytest.raises(BadRequest, match="remove it and pick again"):
+            use()
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(BadRequest, match="is no run"):
         pick(tmp_path)
@@ -210,6 +263,14 @@ def test_the_terminal_says_what_is_known_and_what_is_missing(run, tmp_path, capf
     assert "without an answer yet, at the end of the list: 1 picked image" in out
     assert command(["estimate", run, "--labels", path, "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == estimate(run, path).figures
+
+
+def test_the_command_that_is_shown_runs_as_it_is(tmp_path, capfd):
+    rows = [scored(f"/a/{i}", CLASSES[i % 2], 0.8, **ROW) for i in range(30)]
+    run = write_run(tmp_path / "it's a run", rows, manifest=[])
+    assert command(["pick", run]) == 0
+    then = capfd.readouterr().out.splitlines()[-1].removeprefix("then: brainray ")
+    assert shlex.split(then) == ["estimate", run, "--labels", "FILE"]
 
 
 def test_labels_that_were_filled_in_outlive_a_repeated_and_an_extended_sample(run, tmp_path):

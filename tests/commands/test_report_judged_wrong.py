@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES
+from support.page.html_pages import read_page
 from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
 from support.storage.faults import Killed, failing, mark_lease_dead
 
 from brainray.cli.app import run as command
 from brainray.commands.compare import compare
 from brainray.commands.report import report
-from brainray.config import PageOptions
+from brainray.config import MaxFailed, PageOptions
 from brainray.inputs.labels.answer_file import read_label_file
 from brainray.scoring.run_folder import verify_run
 
@@ -83,6 +84,24 @@ def test_the_console_and_the_page_say_so(run, capsys):
     assert "no Brier score" in page
 
 
+def test_they_are_shown_and_listed_as_mistakes_and_as_nothing_else(run):
+    summary, _ = given(run, answers(run), page=PageOptions(thumbnails=False))
+    wrong = {row["uri"] for row in pq.read_table(run / "judged_wrong.parquet").to_pylist()}
+    page = read_page(Path(run, "summary/report.html").read_text())
+    shown = {kind: {tile.attributes["data-uri"] for tile in tiles_of(page, kind)} for kind in ("mistakes", "examples")}
+    assert shown["mistakes"] == wrong
+    assert not shown["examples"] & wrong, "an example of a class is one that a person has called wrong"
+    assert all("judged wrong, class unknown" in tile.text for tile in tiles_of(page, "mistakes"))
+    assert summary.figures["review_list"]["judged_wrong_without_class"] == {"images": 10, "listed": 10}
+    assert wrong == {
+        row["uri"] for row in pq.read_table(run / "summary/review.parquet").to_pylist() if not row["label"]
+    }
+
+
+def tiles_of(page, kind):
+    return [tile for part in page.classed(kind) for tile in part.classed("tile")]
+
+
 def test_a_class_that_is_named_later_takes_the_place_of_the_judgement(run):
     given(run, answers(run))
     uri, row = max(contents(run).items())
@@ -129,7 +148,9 @@ def test_a_comparison_says_that_it_is_without_them(run, bundle):
 
 def test_groups_count_it_too(run, bundle):
     score(run.parent, bundle, group_by=r"/(\d)\d\.jpg")
-    summary, _ = given(run, answers(run, right=15))
+    summary, _ = given(run, answers(run, right=15), page=PageOptions(thumbnails=False))
+    page = read_page(Path(run, "summary/report.html").read_text())
+    assert ["judged wrong" in tile.text for tile in tiles_of(page, "strip")] == [True, False]
     of = {name: group["accuracy"]["value"] for name, group in summary.figures["groups"].items()}
     assert of == {"0": 1.0, "1": 0.5}
     table = {row["group"]: row for row in pq.read_table(run / "summary/groups.parquet").to_pylist()}
@@ -154,3 +175,24 @@ def test_killed_at_any_change_the_same_command_completes_it_and_again_changes_no
     before = {each: each.read_bytes() for each in run.rglob("*") if each.is_file() and ".lease" not in each.parts}
     given(run, path)
     assert {each: each.read_bytes() for each in before} == before
+
+
+def test_a_wrong_prediction_of_another_model_says_nothing_of_this_one(run):
+    """As after `--rescore`: the page's answers are of the model before."""
+    found = sorted(contents(run).items())
+    path = run.parent / "answers.csv"
+    rows = [f"{uri},,wrong,{row['predicted'] if place < 4 else CLASSES[-1]}" for place, (uri, row) in enumerate(found)]
+    path.write_text("\n".join(["uri,label,answer,predicted", *rows[:10], f"{found[10][0]},,no_image,{CLASSES[-1]}"]))
+    assert found[5][1]["predicted"] != CLASSES[-1]
+    summary, told = given(run, str(path))
+    assert summary.figures["judged_wrong"] == 5, "a prediction counts as wrong that nobody has looked at"
+    assert any("6 answer(s) are left out" in line for line in told)
+
+
+def test_an_image_that_could_not_be_scored_is_not_said_to_count_as_wrong(run, bundle):
+    (run.parent / "in" / "broken.jpg").write_bytes(b"no image")
+    score(run.parent, bundle, max_failed=MaxFailed(share=1.0))
+    (run.parent / "answers.csv").write_text(f"uri,label,answer\n{run.parent}/in/broken.jpg,,no_image\n")
+    summary, told = given(run, str(run.parent / "answers.csv"))
+    assert summary.figures["judged_wrong"] == 0
+    assert not any("count as wrong" in line for line in told), told

@@ -153,6 +153,19 @@ def test_two_tabs_of_a_page_keep_the_answers_of_both(run):
     assert seen == ["2 of", "2 of"]
 
 
+def test_an_answer_stays_that_of_the_person_who_gave_it(run):
+    name = "document.querySelector('#answers input')"
+
+    async def visit(tab: Tab):
+        await tab.open(run.page)
+        for who, image in (("A", "0.jpg"), ("B", "1.jpg")):
+            await tab.run(f"{name}.value = {who!r}; {name}.dispatchEvent(new Event('input'))")
+            await press_on(tab, run, image, "r")
+        return await run.export(tab)
+
+    assert {row["uri"]: row["who"] for row in in_browser(visit)} == {run.uri("0.jpg"): "A", run.uri("1.jpg"): "B"}
+
+
 def test_names_with_line_ends_come_back_as_they_are(run):
     names = [name for name in NAMES if "\r" in name]
 

@@ -84,4 +84,6 @@ def test_the_generation_before_is_drawn_and_one_that_did_not_measure_is_not(tmp_
 
 
 def test_too_few_images_say_nothing(tmp_path):
-    assert "Too few images are scored to say" in chapter(write(tmp_path, images(20), reference_images=reference())).text
+    shown = chapter(write(tmp_path, images(20), reference_images=reference())).text
+    assert "Too few images are scored to say" in shown
+    assert "PSI" not in shown, "an index that means nothing is shown, and calls the images different"

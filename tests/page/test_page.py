@@ -88,6 +88,15 @@ def test_the_verdict_says_whether_it_reconciles_and_how_good_it_is(tmp_path, kin
     assert title in next(page.all("title")).text
 
 
+def test_what_is_known_of_few_images_is_not_said_of_all(tmp_path):
+    rows = many(40, labelled=False, review=lambda i: i % 2 == 0)
+    for row in rows[20:24]:
+        row["label"] = row["predicted"]
+    page = page_of(write_run(tmp_path, rows))
+    assert "Reconciled, 100.0 % of 4 labelled images right" in next(page.all("h1")).text
+    assert "of the others with a label 100.0 % are right (34.2 to 100.0 %)" in page.by_id("verdict").text
+
+
 def test_a_run_that_is_not_complete_says_how_many_rows_are_missing(tmp_path):
     page = page_of(RUNS["not complete"](tmp_path))
     assert "45 listed images of 50 have no row yet" in page.by_id("verdict").text
@@ -330,7 +339,11 @@ def test_the_largest_page_stays_below_five_megabytes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("left_out", [False, True])
 def test_sentences_of_the_methods_are_apart(tmp_path, left_out):
-    rows = [*many(9), failed("/f.jpg"), *([failed("/l.dcm", "localizer", status="excluded")] if left_out else ())]
+    rows = [*many(9), failed("/f.jpg"), *([failed("/l.nii#z=0", "blank", status="excluded")] if left_out else ())]
     (methods,) = page_of(write_run(tmp_path, rows)).classed("methods")
     text = " ".join(methods.text.split())
-    assert ("by the DICOM header. On the 9 scored" if left_out else "could not be scored. On the 9 scored") in text
+    assert (
+        "1 image was left out as none that the model knows (1 blank). On the 9 scored"
+        if left_out
+        else "could not be scored. On the 9 scored"
+    ) in text

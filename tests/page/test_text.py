@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.each import each
 
+from brainray.evaluation.metrics import wilson
 from brainray.page import text
 
 
@@ -44,6 +45,15 @@ def test_other_scripts_stay_as_they_are():
 )
 def test_only_all_is_a_hundred_percent_and_only_nothing_is_zero(share, shown):
     assert text.percent(share).replace("\N{NO-BREAK SPACE}", " ") == shown
+
+
+def test_an_interval_ends_at_a_hundred_percent_only_where_all_may_be_right():
+    low, high = (float(end) for end in wilson(8_000, 8_000))
+    assert text.between(low, high).replace("\N{NO-BREAK SPACE}", " ") == "> 99.9 to 100.0 %"
+    assert text.between(0.0, 1 - low).replace("\N{NO-BREAK SPACE}", " ") == "0.0 to < 0.1 %"
+    assert text.decimal(low) == "> 0.999"
+    assert text.decimal(1 - low) == "< 0.001"
+    assert text.decimal(75.41) == "75.410"
 
 
 @each(("seconds", "shown"), [(0.0, "0.1 s"), (4.2, "4.2 s"), (42, "42 s"), (61, "1 min 1 s"), (5400, "1 h 30 min")])

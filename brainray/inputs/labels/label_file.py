@@ -54,11 +54,13 @@ class LabelFile:
         source: str,
         wrong: pa.Array | None = None,
         contents: pa.Array | None = None,
+        called_wrong: pa.Array | None = None,
     ) -> None:
         self._keys = keys
         self.labels = labels  # of each row
         self.wrong = wrong  # whether each row says of a prediction that it is wrong, and names no class; None: no row
         self.contents = contents  # hashes of the bytes that each row is about; null, or None for all, where not known
+        self.called_wrong = called_wrong  # predictions that rows without a class call wrong; null as above
         self._source = source
         self.begin()
 

@@ -37,13 +37,14 @@
     return made;
   };
 
-  /* An answer is {answer, label, when}; `label` is the class that the person names, "" for none. It is of these bytes
-     of the image: where other bytes are scored under its name, it is none. Bytes that were not read have no hash. */
+  /* An answer is {answer, label, when, predicted, who}; `label` is the class that the person names, "" for none;
+     earlier versions did not keep the last two. It is of these bytes of the image: where other bytes are scored under its name,
+     it is none. Bytes that were not read have no hash. */
   const place = (tile) => `${tile.dataset.content} ${tile.dataset.uri}`;
   const given = (tile) => kept.answers[place(tile)];
   const answer = (tile, kind, label) => {
     change(({ answers }) => {
-      if (kind) answers[place(tile)] = { answer: kind, label, when: new Date().toISOString() };
+      if (kind) answers[place(tile)] = { answer: kind, label, when: new Date().toISOString(), predicted: tile.dataset.predicted, who: kept.who };
       else delete answers[place(tile)];
     });
     show(tile);
@@ -58,6 +59,7 @@
   const scored = (tile) => tile.dataset.predicted !== undefined;
 
   const controls = new Map();
+  const OPEN = "\0"; // of the choice that is no answer; no class is called so
   const equip = (tile) => {
     /* Tab goes from tile to tile, as each answer has a key; Enter goes into a tile, whose answers are then stops, too. */
     const button = (text, key, kind, act) => {
@@ -68,9 +70,9 @@
     };
     const select = make("select", { tabIndex: -1, title: "wrong: which class it is (keys 1 to 9, W)" });
     select.setAttribute("aria-label", "Wrong: which class it is");
-    select.append(make("option", { value: "-", textContent: "Wrong …" }), make("option", { value: "", textContent: "unclear" }));
+    select.append(make("option", { value: OPEN, textContent: "Wrong …" }), make("option", { value: "", textContent: "unclear" }));
     for (const kind of ["focus", "pointerdown"]) select.addEventListener(kind, () => fill(tile, select));
-    select.addEventListener("change", () => (select.value === "-" ? answer(tile, "", "") : wrong(tile, select.value)));
+    select.addEventListener("change", () => (select.value === OPEN ? answer(tile, "", "") : wrong(tile, select.value)));
     const group = make("div", { className: "answer" },
       ...(scored(tile) ? [button("Right", "R", "right", right), select] : []),
       button("Skip", "S", "skip", (t) => answer(t, "skip", "")),
@@ -88,14 +90,14 @@
   /* A model may have a thousand classes: they are listed where somebody asks for them. */
   const fill = (tile, select) => {
     if (select.options.length > 2) return;
-    for (const name of classes) if (name !== tile.dataset.predicted) select.append(make("option", { value: name, textContent: name.slice(0, 60) }));
+    for (const name of classes) if (name !== tile.dataset.predicted) select.append(make("option", { value: name, textContent: name }));
   };
   const show = (tile) => {
     const { group, select } = controls.get(tile);
     const it = given(tile);
     for (const each of group.querySelectorAll("button")) each.setAttribute("aria-pressed", String(!!it && each.dataset.kind === it.answer));
     if (it && it.answer === "wrong") fill(tile, select);
-    select.value = it && it.answer === "wrong" ? it.label : "-";
+    select.value = it && it.answer === "wrong" ? it.label : OPEN;
     select.classList.toggle("chosen", !!it && it.answer === "wrong");
     tile.classList.toggle("answered", !!it);
   };
@@ -105,7 +107,9 @@
   const note = make("p");
   const tell = (last = "") => {
     const unshown = [...others].filter((uri) => !tileOf.has(uri) || !given(tileOf.get(uri))).length;
-    count.textContent = `${last}${tiles.filter(given).length} of ${tiles.length} answered`;
+    const here = tiles.map(given).filter(Boolean);
+    const skipped = here.filter((each) => each.answer === "skip").length;
+    count.textContent = `${last}${here.length - skipped} of ${tiles.length} answered${skipped ? `, ${skipped} skipped` : ""}`;
     note.textContent = [
       ...(lasting ? [] : ["This browser keeps nothing for this page: export before you close it."]),
       ...(unshown ? [`Answers that are not shown and not exported, as their image has changed or may have: ${unshown}.`] : []),
@@ -138,8 +142,10 @@
   const csv = () => {
     load();
     const rows = [...current().values()].filter((each) => each.answer !== "skip");
-    const lines = rows.map((each) => [each.uri, each.label, each.answer, kept.who, each.when, each.content].map(quoted).join(","));
-    return ["uri,label,answer,who,when,content_hash", ...lines].join("\r\n") + "\r\n";
+    const predicted = ({ uri, predicted }) => predicted ?? tileOf.get(uri)?.dataset.predicted ?? "";
+    const values = (each) => [each.uri, each.label, each.answer, each.who || kept.who, each.when, each.content, predicted(each)];
+    const lines = rows.map((each) => values(each).map(quoted).join(","));
+    return ["uri,label,answer,who,when,content_hash,predicted", ...lines].join("\r\n") + "\r\n";
   };
   const download = () => {
     const url = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
@@ -173,15 +179,23 @@
     bar.append(count, who, save_, clear, note);
     bar.hidden = false;
     tell();
+    /* Where the bar stays in sight, what gets the focus is scrolled to above it, or it would hide the answers. */
+    new ResizeObserver(() => {
+      const inSight = getComputedStyle(bar).position === "sticky";
+      document.documentElement.style.scrollPaddingBottom = inSight ? `${bar.offsetHeight}px` : "";
+    }).observe(bar);
   };
 
   const step = (tile, by) => {
     const next = tiles[tiles.indexOf(tile) + by];
     if (next) { next.focus(); next.scrollIntoView({ block: "nearest" }); }
   };
+  /* The letter or digit that is on the key on other keyboards, where this one has another script or a mark there. */
+  const keyOf = ({ key, code }) =>
+    (key.length > 1 || /[a-z0-9]/i.test(key) ? key : /^(?:Key|Digit)(.)$/.exec(code)?.[1] ?? key).toLowerCase();
   document.addEventListener("keydown", (event) => {
     const tile = event.target.closest(".tile[data-uri]");
-    const key = event.key.toLowerCase();
+    const key = keyOf(event);
     if (tile && key === "escape") tile.focus();
     if (!tile || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
     /* A key that is held repeats itself, and would answer one image after the other. */
@@ -240,9 +254,6 @@
     findOthers();
     tiles.forEach(equip);
     build();
-    const keys = document.querySelector(".keys");
-    const named = classes.slice(0, 9).map((name, k) => `${k + 1} ${name.slice(0, 24)}`).join(", ");
-    keys.append(` Classes: ${named}.`);
-    keys.hidden = false;
+    document.querySelector(".keys").hidden = false;
   }
 })();

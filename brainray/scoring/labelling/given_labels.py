@@ -70,7 +70,7 @@ class Relabelling:
     judged_wrong: int = 0  # whose prediction is wrong by the file, which names no class
     kept: int = 0  # that the file does not name, and that have a label
     without_image: int = 0  # rows of the file that name no image of the run
-    other_content: int = 0  # for which the answer is left out, as it was given to other bytes
+    other_content: int = 0  # for which the answer is left out, as it was given to other bytes, or to another prediction
     verification: Verification | None = None  # to be published; None where nothing is changed or the run is unfinished
 
 
@@ -131,7 +131,7 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
         old = copy_manifest(run_uri, run["manifest"], f"{scratch}/old")
         numbered = label_file.numbered()
         row_N = _matched(old, run, numbered, may_miss=may_miss)
-        others = places_of_other_content(run_uri, old, row_N, label_file.contents)
+        others = places_of_other_content(run_uri, old, row_N, label_file)
         row_N[others] = -1
         counts = Relabelling(without_image=numbered.without_image, other_content=len(others))
         said = _said(row_N, label_file, run["classes"])
@@ -141,10 +141,13 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
         before = {shard.shard_id: shard.digest for shard in load_shards(old)}
         changes = any(before[shard.shard_id] != shard.digest for shard in shards)
         given, was_published = labeller.given(), is_published(run_uri)
-        judged = judged_now(run_uri, judged_before, *labeller.judged())
+        wrong, named = labeller.judged()
+        judged = judged_now(run_uri, judged_before, wrong, named)
+        judged_wrong = pc.sum(pc.is_in(judged["uri"], wrong)).as_py() or 0  # none that could not be scored
+        counts = replace(labeller.counts, judged_wrong=judged_wrong)
         same = given.equals(given_before) and judged.equals(judged_before)
         if was_published and not changes and same:
-            return labeller.counts
+            return counts
         writer.delete(storage.join(run_uri, SUCCESS))
         writer.write_parquet(storage.join(run_uri, GIVEN), given)
         write_judged(run_uri, judged, writer)
@@ -158,13 +161,13 @@ def give_labels(run_uri: str, label_file: LabelFile, writer: Writer, *, may_miss
             run_uri, manifest_files=sources, fingerprint=run["fingerprint"], deep=lambda each: each.shard_id in written
         )
     if not verification.problems:
-        return replace(labeller.counts, verification=verification)
+        return replace(counts, verification=verification)
     if was_published:
         parts = " ".join(part_uri(run_uri, shard_id) for shard_id in verification.broken_shards)
         raise VerificationError(
             f"{run_uri}: {verification}; remove {parts} and run its `score` command, which scores them anew"
         )
-    return labeller.counts
+    return counts
 
 
 def _matched(files: Sequence[str], run: dict[str, Any], numbered: LabelFile, *, may_miss: bool) -> _Codes:
@@ -283,7 +286,6 @@ class _Labeller:
             new=counts.new + int((takes & ~had).sum()),
             changed=counts.changed + int((takes & had & ~equal).sum()),
             taken_back=counts.taken_back + int(returns.sum()),
-            judged_wrong=sum(map(len, self._wrong)),
             kept=counts.kept + int((~takes & ~returns & had).sum()),
         )
 

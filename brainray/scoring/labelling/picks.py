@@ -34,6 +34,18 @@ _SCHEMA = pa.schema(
         pa.field("unit", pa.string(), nullable=False),  # what was drawn as a whole: the image or its group
     ]
 )
+_FIGURES = {  # of pick.json
+    "fingerprint",
+    "classes",
+    "seed",
+    "whole_groups",
+    "picked",
+    "images",
+    "labelled_before",
+    "checksum",
+    "strata",
+    "known",
+}
 _LISTED = [name for name in _SCHEMA.names if name not in ("unit", "content_hash")]
 
 
@@ -127,8 +139,8 @@ def read_pick(run_uri: str, seed: int) -> Pick | None:
     if not storage.exists(storage.join(folder, FIGURES)):
         return None
     figures = storage.read_json(storage.join(folder, FIGURES))
-    if figures.get("schema_version") != _VERSION:
-        raise BadRequest(f"{folder} was written by another version of brainray; remove it and pick again")
+    if figures.get("schema_version") != _VERSION or not figures.keys() >= _FIGURES:
+        raise BadRequest(f"{folder} was written by another version of brainray, or changed; remove it and pick again")
     return Pick(uri=folder, figures=figures, rows=storage.read_parquet(storage.join(folder, ROWS)))
 
 

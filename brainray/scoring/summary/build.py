@@ -328,7 +328,7 @@ def _read_part(run: RunValues, uri: str) -> _Found:
             by_group=count_by_group(named(table["group"]), **rows) if run.grouped else None,
             seen_by_group=count_by_group(named(known["group"]), **known_rows) if run.grouped else None,
             throughput=Throughput.of_part(info, table["scored_at"]),
-            highlights=select(table.select(selected), run.classes),
+            highlights=select(table.select(selected), run.classes, run.judged_wrong.among(table) if judged else None),
             with_series=(info.shard_id,) if is_of_series else (),
             with_failed=(info.shard_id,) if info.failed else (),
             sample=select_sample(table.select(sampled), run.images),

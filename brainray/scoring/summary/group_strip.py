@@ -3,7 +3,7 @@
 It reads some columns of every part again, since which groups are shown is known only when all rows are counted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -15,6 +15,7 @@ from brainray import storage
 from brainray.machine.ahead import map_ahead
 from brainray.page.sections import group_tables
 from brainray.page.tiles import MOST_STRIP, Row
+from brainray.scoring.labelling.judged_wrong import JudgedWrong
 from brainray.scoring.parts import part_uri, present_shards
 from brainray.scoring.prediction_schema import is_mistake
 
@@ -34,7 +35,7 @@ def strip_rows(run_uri: str, figures: Mapping[str, Any]) -> tuple[Row, ...]:
     level = depth(figures["group_levels"])
     table = group_tables(figures)[-1 if level is None else level - 1]
     shown = table["scored"][:MOST_STRIP]
-    groups = groups_at(figures, level)
+    groups, judged = groups_at(figures, level), JudgedWrong.of_run(run_uri)
     wanted = pa.table(
         {"group": shown, "main": [_main_class(groups[name]["predicted"]) for name in shown]},
         schema=pa.schema([("group", pa.string()), ("main", pa.string())]),
@@ -43,7 +44,10 @@ def strip_rows(run_uri: str, figures: Mapping[str, Any]) -> tuple[Row, ...]:
     def of_part(shard_id: str) -> pa.Table:
         with storage.open_parquet(part_uri(run_uri, shard_id)) as file:
             rows = file.read(columns=[*_COLUMNS, "status"], use_threads=False)
-        return _telling(_marked(rows, wanted, level, figures["classes"]))
+        wrong = is_mistake(rows, figures["classes"])
+        if len(judged):
+            wrong = pc.or_(wrong, pa.array(judged.among(rows)))
+        return _telling(_marked(rows.append_column("wrong", wrong.cast(pa.int8())), wanted, level))
 
     tables = map_ahead(of_part, sorted(present_shards(run_uri)), threads=_THREADS)
     rows = reduce(lambda first, second: _telling(pa.concat_tables([first, second])), tables)
@@ -56,15 +60,14 @@ def _main_class(predicted: Mapping[str, int]) -> str:
     return max(predicted, key=lambda name: predicted[name])
 
 
-def _marked(rows: pa.Table, wanted: pa.Table, level: int | None, classes: Sequence[str]) -> pa.Table:
-    """The scored rows of the wanted groups: whether each is a mistake, and whether it is of the main class."""
+def _marked(rows: pa.Table, wanted: pa.Table, level: int | None) -> pa.Table:
+    """The scored rows of the wanted groups, and whether each is of the main class."""
     rows = rows.set_column(rows.column_names.index("group"), "group", cut(named(rows["group"]), level))
     place = pc.index_in(rows["group"], wanted["group"].combine_chunks())
     chosen = pc.and_(place.is_valid(), pc.equal(rows["status"], "ok"))
     rows, place = rows.filter(chosen).drop_columns("status"), place.filter(chosen)
-    wrong = is_mistake(rows, classes)
     main = pc.fill_null(pc.equal(rows["predicted"], wanted["main"].take(place)), False)
-    return rows.append_column("wrong", wrong.cast(pa.int8())).append_column("main", main.cast(pa.int8()))
+    return rows.append_column("main", main.cast(pa.int8()))
 
 
 def _telling(rows: pa.Table) -> pa.Table:

@@ -49,6 +49,7 @@ class _Rule:
 _SUREST_FIRST, _LEAST_SURE_FIRST = ("confidence", "descending"), ("confidence", "ascending")
 _RULES: Mapping[Kind, _Rule] = {
     "mistake": _Rule(order=(_SUREST_FIRST,), most=2_000),
+    "judged": _Rule(order=(_SUREST_FIRST,), most=2_000),
     "cell": _Rule(by=("label", "predicted"), order=(_SUREST_FIRST,), each=2, most=2_000),
     "unsure": _Rule(order=(_LEAST_SURE_FIRST,), most=2_000),
     "least": _Rule(order=(_LEAST_SURE_FIRST,), most=200),
@@ -85,14 +86,17 @@ class Highlights(Selection):
         )
 
 
-def select(table: pa.Table, classes: Sequence[str]) -> Highlights:
-    """The highlights of the rows of a part, which has the columns of `columns`."""
+def select(table: pa.Table, classes: Sequence[str], judged_N: npt.NDArray[np.bool_] | None = None) -> Highlights:
+    """The highlights of the rows of a part, which has the columns of `columns`; of `judged_N` see `JudgedWrong`."""
     ok = pc.equal(table["status"], "ok")
     labelled, wrong = has_class(table, classes), is_mistake(table, classes)
-    not_wrong = pc.and_(ok, pc.invert(wrong))
+    none = np.zeros(len(table), bool)
+    judged = pc.and_(pc.and_(ok, pa.array(none if judged_N is None else judged_N)), pc.invert(wrong))
+    not_wrong = pc.and_(ok, pc.invert(pc.or_(wrong, judged)))
     unsure = pc.and_(not_wrong, pc.and_(pc.invert(labelled), pc.fill_null(table["review"], False)))
     masks: dict[Kind, pa.ChunkedArray] = {
         "mistake": pc.and_(ok, wrong),
+        "judged": judged,
         "cell": pc.and_(ok, wrong),
         "unsure": unsure,
         "least": not_wrong,

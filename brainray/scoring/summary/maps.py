@@ -172,7 +172,7 @@ class MapMaker:
 
 def chosen(highlights: Highlights, failures: Mapping[str, int], explain: Explain) -> dict[str, str]:
     """The first images of the page and then of the review list, by URI, with their shard."""
-    listed = (highlights.rows[kind].to_pylist() for kind in ("mistake", "unsure"))
+    listed = (highlights.rows[kind].to_pylist() for kind in ("mistake", "judged", "unsure"))
     rows = chain(pictured(choose(highlights, failures)), *listed)
     return dict(list({row["uri"]: row["shard_id"] for row in rows}.items())[: explain.most])
 

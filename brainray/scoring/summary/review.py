@@ -1,8 +1,8 @@
 """The list of what a person should look at first: `summary/review.parquet`, and the same as `review.csv`.
 
-Mistakes come first, the most confident ones leading, as there the label may be what is wrong; then predictions for
-review without a label; then images that could not be scored. With its `label` column filled in, the CSV can be given
-as `--labels`.
+Mistakes come first, the most confident ones leading, as there the label may be what is wrong; then predictions that a
+person has judged wrong without naming a class; then predictions for review without a label; then images that could not
+be scored. With its `label` column filled in, the CSV can be given as `--labels`.
 """
 
 from contextlib import suppress
@@ -33,6 +33,7 @@ REVIEW_SCHEMA = pa.schema(
 )
 _REASONS: dict[Kind, str] = {
     "mistake": "label_and_prediction_differ",
+    "judged": "judged_wrong_without_class",
     "unsure": "unsure_without_label",
     "failed": "failed",
 }

@@ -44,6 +44,7 @@ def test_mistakes_come_before_unsure_images_and_those_before_failures(tmp_path):
     ]
     assert figures["review_list"] == {
         "label_and_prediction_differ": {"images": 2, "listed": 2},
+        "judged_wrong_without_class": {"images": 0, "listed": 0},
         "unsure_without_label": {"images": 2, "listed": 2},
         "failed": {"images": 1, "listed": 1},
     }

@@ -36,8 +36,11 @@ class Element:
 
     @property
     def text(self) -> str:
-        """The words, with one blank between them."""
-        words = " ".join(each if isinstance(each, str) else each.text for each in self.inside)
+        """The words, with one blank between them and around elements, but for `bdi`, which is part of a word."""
+        words = "".join(
+            each if isinstance(each, str) else each.text if each.tag == "bdi" else f" {each.text} "
+            for each in self.inside
+        )
         return " ".join(words.replace("\N{NO-BREAK SPACE}", " ").split())
 
     def rows(self) -> list[list[str]]:
