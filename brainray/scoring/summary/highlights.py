@@ -112,6 +112,8 @@ def _first(table: pa.Table, rule: _Rule, where: pa.ChunkedArray | None = None) -
     """The rows that a rule keeps, in its order. Equal rows are ordered by URI."""
     names = [*rule.by, *(name for name, _ in rule.order), "uri"]
     places = np.arange(len(table)) if where is None else np.flatnonzero(where.to_numpy())
+    if len(places) == 0:
+        return table.schema.empty_table()
     keys = table.select(names).take(pa.array(places))
     order = pc.sort_indices(
         keys, sort_keys=[*((name, "ascending") for name in rule.by), *rule.order, ("uri", "ascending")]
