@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
-from support.imaging.images import image_bytes
+from support.imaging.images import draw
 from support.models.bundles import CLASSES, untrained
 from support.page.one_sandbox import OneSandbox
 from support.scoring.one_database import OneDatabase
@@ -146,15 +146,16 @@ def pytest_collection_finish() -> None:
 def archive(tmp_path: Path) -> Callable[..., Path]:
     """Draws `images` into each class folder and gives the folder."""
 
-    def draw(name: str = "archive", *, images: int = 5, classes: tuple[str, ...] = CLASSES) -> Path:
-        root = tmp_path / name
-        for k, folder in enumerate(classes):
-            (root / folder).mkdir(parents=True)
-            for i in range(images):
-                (root / folder / f"{i}.jpg").write_bytes(image_bytes(1000 * k + i))
-        return root
+    def drawn(name: str = "archive", *, images: int = 5, classes: tuple[str, ...] = CLASSES) -> Path:
+        return draw(tmp_path / name, images, classes)
 
-    return draw
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `laid_out`, which all tests of a file share."""
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
 from support.storage.faults import Killed, failing, mark_lease_dead
 
@@ -24,13 +25,16 @@ NO_PAGE = PageOptions(report=False)
 
 
 @pytest.fixture
-def run(tmp_path, bundle):
+def run(home, bundle):
     """A run of twenty images without labels."""
-    (tmp_path / "in").mkdir()
-    for seed in range(20):
-        (tmp_path / "in" / f"{seed:02}.jpg").write_bytes(image_bytes(seed))
-    score(tmp_path, bundle)
-    return tmp_path / "run"
+
+    def begin(now):
+        (now / "in").mkdir()
+        for seed in range(20):
+            (now / "in" / f"{seed:02}.jpg").write_bytes(image_bytes(seed))
+        score(now, bundle)
+
+    return laid_out(home, begin) / "run"
 
 
 def score(folder, bundle, **options):

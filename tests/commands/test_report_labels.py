@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES
+from support.scoring.laid_out import laid_out
 from support.scoring.run_rows import scored, write_run
 from support.scoring.runs import brightness, contents, engine_of, request_for, rows, score_here
 from support.storage.faults import Killed, failing, mark_lease_dead
@@ -25,7 +26,7 @@ EXPORTED = "uri,label,answer,who,when\n"  # as the page exports
 class Run:
     """A run of a folder without class folders, so without labels."""
 
-    def __init__(self, folder, bundle, names):
+    def __init__(self, folder, bundle, names=()):
         self.root, self.output, self.folder, self.bundle = folder / "in", folder / "run", folder, bundle
         for seed, name in enumerate(names):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +59,9 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path, bundle):
-    made = Run(tmp_path, bundle, ["a.jpg", "sub/b.jpg", "sub/c.jpg", "sub/d.jpg", "e.jpg"])
-    made.score()
-    return made
+def run(home, bundle):
+    names = ["a.jpg", "sub/b.jpg", "sub/c.jpg", "sub/d.jpg", "e.jpg"]
+    return Run(laid_out(home, lambda now: Run(now, bundle, names).score()), bundle)
 
 
 def test_answers_of_people_label_the_run_and_leave_its_predictions(run):

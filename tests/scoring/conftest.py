@@ -1,14 +1,10 @@
 """A run in this process, and another model."""
 
 import pytest
+from support.imaging.images import draw
 from support.models.bundles import derived
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import Stopped, engine_of, request_for, score_here
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder for `laid_out`, which all tests of a file share."""
-    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture
@@ -26,6 +22,26 @@ def run(bundle, tmp_path, no_plot):
 
     start.uri = str(tmp_path / "run")
     return start
+
+
+@pytest.fixture(scope="session")
+def begun_homes(tmp_path_factory):
+    return tmp_path_factory.mktemp("begun")
+
+
+@pytest.fixture
+def begun(begun_homes, bundle, run):
+    """Gives the folder of an archive of so many images a class that `run` has scored; scored once for all tests."""
+
+    def lay_out(images):
+        home = begun_homes / str(images)
+        home.mkdir(exist_ok=True)
+        now = laid_out(home, lambda now: score_here(request_for(draw(now / "in", images), now / "run", bundle), engine))
+        run.uri = str(now / "run")
+        return now / "in"
+
+    engine = engine_of(bundle)
+    return lay_out
 
 
 @pytest.fixture
