@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
-from support.imaging.images import draw
+from support.imaging.images import draw_archive
 from support.models.bundles import CLASSES, untrained
 from support.page.one_sandbox import OneSandbox
 from support.scoring.one_database import OneDatabase
@@ -147,7 +147,7 @@ def archive(tmp_path: Path) -> Callable[..., Path]:
     """Draws `images` into each class folder and gives the folder."""
 
     def drawn(name: str = "archive", *, images: int = 5, classes: tuple[str, ...] = CLASSES) -> Path:
-        return draw(tmp_path / name, images, classes)
+        return draw_archive(tmp_path / name, images, classes)
 
     return drawn
 

@@ -37,7 +37,11 @@ def ended(tmp_path_factory):
     Side by side, for a guard gives what a killed run leaves behind a second to end by itself.
     """
     home = tmp_path_factory.mktemp("guarded")
-    thens = {"well": "pass", "without a word": "os._exit(1)", "told": f"guard.tell('no shard\\nwas finished'); {KILLED}"}
+    thens = {
+        "well": "pass",
+        "without a word": "os._exit(1)",
+        "told": f"guard.tell('no shard\\nwas finished'); {KILLED}",
+    }
     for name, then in (("spilling", "pass"), ("killed spilling", KILLED)):
         for folder in (SPILLED, "logs"):
             (home / name / folder).mkdir(parents=True)

@@ -1,7 +1,7 @@
 """A run in this process, and another model."""
 
 import pytest
-from support.imaging.images import draw
+from support.imaging.images import draw_archive
 from support.models.bundles import derived
 from support.scoring.laid_out import laid_out
 from support.scoring.runs import Stopped, engine_of, request_for, score_here
@@ -53,13 +53,16 @@ def begun(begun_homes, bundle, run):
     """Gives the folder of an archive of so many images a class that `run` has scored; scored once for all tests."""
 
     def lay_out(images):
+        def begin(now):
+            draw_archive(now / "in", images)
+            score_here(request_for(now / "in", now / "run", bundle), engine_of(bundle))
+
         home = begun_homes / str(images)
         home.mkdir(exist_ok=True)
-        now = laid_out(home, lambda now: score_here(request_for(draw(now / "in", images), now / "run", bundle), engine))
+        now = laid_out(home, begin)
         run.uri = str(now / "run")
         return now / "in"
 
-    engine = engine_of(bundle)
     return lay_out
 
 

@@ -19,7 +19,7 @@ def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = 
     return buffer.getvalue()
 
 
-def draw(root: Path, images: int, classes: tuple[str, ...] = CLASSES) -> Path:
+def draw_archive(root: Path, images: int, classes: tuple[str, ...] = CLASSES) -> Path:
     """Draws so many images into each class folder, no two alike, and gives the folder."""
     for k, folder in enumerate(classes):
         (root / folder).mkdir(parents=True)
