@@ -64,6 +64,13 @@ def test_no_property_fails_for_a_machine_that_stalls():
     assert HealthCheck.too_slow in settings().suppress_health_check
 
 
+@each("ids", [["the first fails", "no"], lambda number: "the first fails" if number == 1 else "no"], ids=repr)
+def test_cases_are_told_by_their_names(ids):
+    with pytest.raises(BaseExceptionGroup) as failed:
+        each("number", [1, 2], ids=ids)(lambda number: pytest.fail("wrong") if number == 1 else None)()
+    assert [failure.__notes__ for failure in failed.value.exceptions] == [["case: the first fails"]]
+
+
 def test_all_cases_of_a_test_are_tried_and_those_that_fail_are_named(tmp_path, monkeypatch):
     tried, folders = [], set()
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray.evaluation import label_shift
 from brainray.evaluation.shift import Pictures
@@ -63,7 +64,7 @@ def test_where_the_pictures_differ_shares_and_accuracy_are_withheld_and_counts_a
     assert sum(found["counted"].values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("reference", "archive", "why"),
     [
         (None, drawn([300, 300], seed=1)[0], "the model brings no reference"),
