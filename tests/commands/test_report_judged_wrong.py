@@ -32,7 +32,7 @@ def run(home, bundle):
         (now / "in").mkdir()
         for seed in range(20):
             (now / "in" / f"{seed:02}.jpg").write_bytes(image_bytes(seed))
-        score(now, bundle)
+        score(now, bundle, shard_size=10)
 
     return laid_out(home, begin) / "run"
 
@@ -151,9 +151,13 @@ def test_killed_at_any_change_the_same_command_completes_it_and_again_changes_no
                 given(run, path)
         except Killed:
             mark_lease_dead(run)
+            assert len(contents(run)) == 20, "no reader ever misses a row"
             continue
         break
     assert json.loads((run / "summary/summary.json").read_text())["accuracy"]["value"] == 0.5
+    assert json.loads((run / "_SUCCESS").read_text())["rows"] == 20
+    rows = [row for _, row in sorted(contents(run).items())]
+    assert [row["label"] for row in rows] == [row["predicted"] for row in rows[:10]] + [None] * 10
     verify_run(str(run))
     before = {each: each.read_bytes() for each in run.rglob("*") if each.is_file() and ".lease" not in each.parts}
     given(run, path)
