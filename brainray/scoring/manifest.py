@@ -223,10 +223,11 @@ def load_shards(uris: Sequence[str]) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def read_shard(shard: Shard) -> pa.Table:
-    """The manifest rows of one shard."""
+def read_shard(shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+    """The manifest rows of one shard; all columns, or some."""
+    wanted = None if columns is None else list(columns)
     with storage.open_parquet(shard.manifest_uri) as file:
-        return file.read_row_group(shard.row_group).replace_schema_metadata(None)
+        return file.read_row_group(shard.row_group, columns=wanted).replace_schema_metadata(None)
 
 
 def _duckdb() -> ModuleType:

@@ -74,6 +74,8 @@ class Highlights(Selection):
     def total(cls, parts: Iterable["Highlights"]) -> "Highlights":
         """The highlights of all parts together; of one or more."""
         parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
         formats: Counter[str] = Counter()
         for part in parts:
             formats.update(part.formats)
@@ -137,7 +139,7 @@ def _rank(keys: pa.Table) -> npt.NDArray[np.int64]:
 def _formats(column: pa.ChunkedArray) -> dict[str, int]:
     """The images of each format."""
     counts = pc.fill_null(column, _UNKNOWN_FORMAT).value_counts()
-    return {str(row["values"]): int(row["counts"]) for row in counts.to_pylist()}
+    return dict(sorted((str(row["values"]), int(row["counts"])) for row in counts.to_pylist()))
 
 
 def _appearance(table: pa.Table) -> Appearance:
