@@ -4,9 +4,12 @@ import atexit
 import gc
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
-from support.imaging.images import image_bytes
+from support.imaging.images import draw_archive
 from support.models.bundles import CLASSES, untrained
 from support.page.one_sandbox import OneSandbox
 from support.scoring.one_database import OneDatabase
@@ -26,6 +29,8 @@ pytest_plugins = ("support.cluster.ray_guard",)
 gc.disable()  # until all tests are collected: a fifth of that time would go into looking for garbage that is not there
 
 IN_A_POOL = "PYTEST_XDIST_WORKER" in os.environ  # of the processes that `-n` starts
+# The second of them collects as another machine would at another time; xdist refuses to run what they name differently.
+ELSEWHERE = import_module("support.elsewhere") if os.environ.get("PYTEST_XDIST_WORKER") == "gw1" else None
 if IN_A_POOL:
     # Last of all that is done at the end: the process goes as it is, for to take its modules apart costs a second.
     atexit.register(os._exit, 0)
@@ -64,8 +69,24 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     option = config.option
     if hasattr(config, "workerinput"):  # one of those processes, which must start none
         return
+    if option.markexpr == "not ray":
+        _keep_files_in_memory()
     if option.markexpr == "not ray" and option.numprocesses is None and config.args == config.getini("testpaths"):
         option.numprocesses, option.dist, option.loadscopereorder = min(2, os.cpu_count() or 1), "loadfile", False
+
+
+MEMORY = "/dev/shm"
+LEAST_FREE_BYTES = 4 << 30  # of which the tests take a tenth
+
+
+def _keep_files_in_memory() -> None:
+    """Have files for tests lie in memory where there is room: a disk is waited for, for each file put in its place.
+
+    Not those of Ray, which keeps its objects there.
+    """
+    room = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= LEAST_FREE_BYTES
+    if room and "TMPDIR" not in os.environ:
+        os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
 
 
 # Files that share what is dear to start, to import or to read, 1 to 2 s each: a server, a browser, the sources of the
@@ -112,6 +133,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage during the tests need look at it again."""
+    if ELSEWHERE is not None:
+        ELSEWHERE.left()
     gc.enable()
     gc.set_threshold(100_000, 50, 100)
     gc.freeze()
@@ -123,15 +146,16 @@ def pytest_collection_finish() -> None:
 def archive(tmp_path: Path) -> Callable[..., Path]:
     """Draws `images` into each class folder and gives the folder."""
 
-    def draw(name: str = "archive", *, images: int = 5, classes: tuple[str, ...] = CLASSES) -> Path:
-        root = tmp_path / name
-        for k, folder in enumerate(classes):
-            (root / folder).mkdir(parents=True)
-            for i in range(images):
-                (root / folder / f"{i}.jpg").write_bytes(image_bytes(1000 * k + i))
-        return root
+    def drawn(name: str = "archive", *, images: int = 5, classes: tuple[str, ...] = CLASSES) -> Path:
+        return draw_archive(tmp_path / name, images, classes)
 
-    return draw
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `laid_out`, which all tests of a file share."""
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,13 @@ def names_of(process: "subprocess.Popen[str]") -> list[str]:
 def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor_machine(tmp_path, request):
     """`support.elsewhere` moves the clock, so that nobody has to wait for another second.
 
-    Where this process has collected all tests itself, it need not be done once more.
+    Where this process has collected all tests itself, it need not be done once more; and where two have, of which the
+    second was elsewhere (`conftest.py`), xdist has compared their names already.
     """
+    pool = getattr(request.config, "workerinput", {"workercount": 1})
+    if pool["workercount"] > 1:
+        assert ("support.elsewhere" in sys.modules) == (pool["workerid"] == "gw1")
+        return
     wanted = ("-m", request.config.option.markexpr)
     there = collecting(tmp_path / "there", *wanted, "-p", "support.elsewhere", hash_seed=77)
     config = request.config
@@ -57,6 +62,13 @@ def test_the_names_and_the_order_of_tests_depend_on_neither_clock_nor_chance_nor
 def test_no_property_fails_for_a_machine_that_stalls():
     assert settings().deadline is None
     assert HealthCheck.too_slow in settings().suppress_health_check
+
+
+@each("ids", [["the first fails", "no"], lambda number: "the first fails" if number == 1 else "no"], ids=repr)
+def test_cases_are_told_by_their_names(ids):
+    with pytest.raises(BaseExceptionGroup) as failed:
+        each("number", [1, 2], ids=ids)(lambda number: pytest.fail("wrong") if number == 1 else None)()
+    assert [failure.__notes__ for failure in failed.value.exceptions] == [["case: the first fails"]]
 
 
 def test_all_cases_of_a_test_are_tried_and_those_that_fail_are_named(tmp_path, monkeypatch):

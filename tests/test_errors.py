@@ -4,6 +4,7 @@ import pickle
 import traceback
 
 import pytest
+from support.each import each
 from support.imports import MODULES, read
 
 from brainray import errors
@@ -19,7 +20,7 @@ def kinds_in(module: str) -> list[str]:
 
 
 KINDS = [BrainrayError, *(getattr(errors, name) for name in kinds_in(errors.__name__))]
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
+each_kind = each("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
 
 
 def made(kind: type[BrainrayError]) -> BrainrayError:
@@ -68,7 +69,7 @@ def test_it_comes_out_of_a_task_as_it_was_raised(kind):
 
 
 @each_kind
-@pytest.mark.parametrize("module", ["brainray.errors", "brainray.storage.objects.errors"])
+@each("module", ["brainray.errors", "brainray.storage.objects.errors"])
 def test_it_comes_out_of_a_text_with_its_class_its_line_and_its_exit_code(kind, module):
     from ray.exceptions import ActorDiedError, UserCodeException
     from ray.train.v2.api.exceptions import WorkerGroupError

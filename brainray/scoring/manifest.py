@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brainray import storage
 from brainray.errors import StorageError
-from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA
+from brainray.inputs.listed_image import CHUNK_ROWS, LISTED_SCHEMA, tables_in
 from brainray.inputs.listing import Listing
 from brainray.inputs.repeats import may_repeat
 from brainray.inputs.shard_slices import slices
@@ -157,6 +158,8 @@ def write_updated(
     as its frames (`known_frames`), as it is listed now. New images form new shards of `shard_size(number of
     new images)`. If nothing has changed, nothing is written and no shards are returned.
     """
+    if _is_listed_again(old, listing):
+        return Changes(), ()
     with _manifest_and_listing(old, listing.path) as connection:
         changes = _count_changes(connection, forget=forget)
         if not changes:
@@ -170,6 +173,21 @@ def write_updated(
             new = _query_in_order(connection, _NEW_QUERY, LISTED_SCHEMA, f"{folder}/.new")
         new_shards = _new_shards(slices(new, shard_size(changes.new)))
         return changes, _write(chain(_split_by_shard(kept), new_shards), folder)
+
+
+def _is_listed_again(old: Sequence[str], listing: Listing) -> bool:
+    """Whether a listing has just the rows of a manifest, in their order: then no DuckDB is needed, nor imported.
+
+    A manifest has another order where it has grown. The first rows that differ end the comparison.
+    """
+    if sum(pq.read_metadata(file).num_rows for file in old) != listing.images:
+        return False
+    known = slices((table for file in old for table in tables_in(file)), CHUNK_ROWS)
+    listed = slices(listing.batches(), CHUNK_ROWS)
+    return all(
+        before.select(LISTED_SCHEMA.names).equals(now) and not pc.any(before["gone"]).as_py()
+        for before, now in zip(known, listed, strict=True)
+    )
 
 
 def rewrite(old: Sequence[str], folder: str, change: Callable[[pa.Table], pa.Table]) -> tuple[Shard, ...]:
@@ -212,10 +230,11 @@ def load_shards(uris: Sequence[str]) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def read_shard(shard: Shard) -> pa.Table:
-    """The manifest rows of one shard."""
+def read_shard(shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+    """The manifest rows of one shard; all columns, or some."""
+    wanted = None if columns is None else list(columns)
     with storage.open_parquet(shard.manifest_uri) as file:
-        return file.read_row_group(shard.row_group).replace_schema_metadata(None)
+        return file.read_row_group(shard.row_group, columns=wanted).replace_schema_metadata(None)
 
 
 def _duckdb() -> ModuleType:

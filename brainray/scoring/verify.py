@@ -76,7 +76,7 @@ def verify_parts(
 def _check_part(run_uri: str, shard: Shard, fingerprint: str, *, deep: bool) -> _PartCheck:
     """Compare a part with its shard. A missing or unreadable part is a problem, not an exception."""
     uri, name = part_uri(run_uri, shard.shard_id), f"part-{shard.shard_id}.parquet"
-    expected = read_shard(shard)["uri"]
+    expected = read_shard(shard, ["uri"])["uri"]
     try:
         with storage.open_parquet(uri, checksums=True) as file:
             info = part_info(uri, file)

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,43 +26,64 @@ with Guard() as guard:
 """
 
 
-def ended(then, *, as_json=False):
-    """Runs a script to its end; gives its exit code and standard error, and the id of what it started."""
-    script = RUN.format(then=then, as_json=as_json)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stderr, int(done.stdout)
+KILLED = "os.kill(os.getpid(), 9)"
+SPILLED = "spilled \n\udcff"  # below `spilling` or `killed spilling`
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Scripts that were run to their end: exit code, standard error, and the id of what each started.
+
+    Side by side, for a guard gives what a killed run leaves behind a second to end by itself.
+    """
+    home = tmp_path_factory.mktemp("guarded")
+    thens = {
+        "well": "pass",
+        "without a word": "os._exit(1)",
+        "told": f"guard.tell('no shard\\nwas finished'); {KILLED}",
+    }
+    for name, then in (("spilling", "pass"), ("killed spilling", KILLED)):
+        for folder in (SPILLED, "logs"):
+            (home / name / folder).mkdir(parents=True)
+            (home / name / folder / "0").write_bytes(b"pixels")
+        spilled = f"{str(home / name / 'spilled ') + chr(10)!r} + chr(0xdcff)"
+        thens[name] = f"guard.remove_at_end({spilled}); {then}"
+
+    def run(name):
+        script = RUN.format(then=thens[name], as_json=name == "told")
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stderr, int(done.stdout)
+
+    with ThreadPoolExecutor(len(thens)) as pool:
+        return SimpleNamespace(home=home, **dict(zip(thens, pool.map(run, thens), strict=True)))
 
 
 def is_gone(number):
     return not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
 
 
-def test_an_end_without_a_word_is_told_and_its_processes_are_killed():
-    code, err, number = ended("os._exit(1)")
+def test_an_end_without_a_word_is_told_and_its_processes_are_killed(ended):
+    code, err, number = vars(ended)["without a word"]
     assert code == 1
     assert err.count("\n") == 1 and err.startswith("brainray: the process was killed")
     assert is_gone(number)
 
 
-def test_the_error_that_ended_a_run_is_told_where_the_run_could_not():
-    _, err, _ = ended("guard.tell('no shard\\nwas finished'); os.kill(os.getpid(), 9)", as_json=True)
+def test_the_error_that_ended_a_run_is_told_where_the_run_could_not(ended):
+    _, err, _ = ended.told
     told = json.loads(err)
     assert (told["event"], told["text"]) == ("error", "no shard was finished")
 
 
-@pytest.mark.parametrize("then", ["pass", "os.kill(os.getpid(), 9)"])
-def test_what_ray_has_put_on_the_disk_is_removed(tmp_path, then):
+@pytest.mark.parametrize("name", ["spilling", "killed spilling"])
+def test_what_ray_has_put_on_the_disk_is_removed(ended, name):
     """Pixels of images are among it: killed, a run would leave them in a folder for temporary files."""
-    for name in ("spilled \n\udcff", "logs"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "0").write_bytes(b"pixels")
-    _, _, number = ended(f"guard.remove_at_end({str(tmp_path / 'spilled ') + chr(10)!r} + chr(0xdcff)); {then}")
-    assert is_gone(number)
-    assert until(lambda: os.listdir(tmp_path) == ["logs"])
+    assert is_gone(vars(ended)[name][2])
+    assert until(lambda: os.listdir(ended.home / name) == ["logs"])
 
 
-def test_a_run_that_ends_well_says_nothing_and_leaves_nothing():
-    code, err, number = ended("pass")
+def test_a_run_that_ends_well_says_nothing_and_leaves_nothing(ended):
+    code, err, number = ended.well
     assert (code, err) == (0, "")
     assert is_gone(number)
 

@@ -21,7 +21,7 @@ SHARDS = [Shard(f"{number:020x}", "d" * 20, "manifest", number, 10) for number i
 
 
 def blocking_scorer(folder):
-    """A class of scorers that commit the shard they get first, whichever it is, and others once there is a file `go`."""
+    """A class of scorers that commit the shard they get first, whichever it is, others once there is a file `go`."""
 
     class BlockingScorer:
         def __init__(self, job):

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support.each import each
 from support.imports import MODULES, absolute_imports, read
 
 import brainray
@@ -118,7 +119,7 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize(("module", "name", "parameters"), NAMES, ids=[name for _, name, _ in NAMES])
+@each(("module", "name", "parameters"), NAMES, ids=[name for _, name, _ in NAMES])
 def test_ray_has_what_is_used_of_it_as_it_is_used(module, name, parameters):
     found = import_module(module)
     for part in name.split("."):
@@ -183,7 +184,7 @@ def test_ray_is_the_minor_version_that_was_tested():
     assert text.count('"ray[') == text.count(f">={major}.{minor},<{major}.{minor + 1}") == 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("usable", "counted", "taken"),
     [(64, 64.0, 64), (4, 64.0, 4), (64, 3.0, 3), (0.5, 2.0, 1), (64, 0.0, 1), (2.7, None, 2), (0.5, None, 1)],
 )
@@ -312,7 +313,7 @@ def test_training_leaves_ctrl_c_alone():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize(
+@each(
     ("said", "own"),
     [
         ({}, True),

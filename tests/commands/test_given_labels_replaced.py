@@ -3,6 +3,7 @@
 import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import Stopped, brightness, contents, engine_of, request_for, score_here
 from support.storage.faults import Killed, mark_lease_dead
 
@@ -20,9 +21,11 @@ class Run:
 
     def __init__(self, folder, bundle):
         self.folder, self.bundle, self.output = folder, bundle, folder / "run"
-        (folder / "in").mkdir()
+
+    def begin(self):
+        (self.folder / "in").mkdir()
         for seed, name in enumerate("abcde"):
-            (folder / "in" / f"{name}.jpg").write_bytes(image_bytes(seed))
+            (self.folder / "in" / f"{name}.jpg").write_bytes(image_bytes(seed))
         self.score()
         self.report(f"a.jpg,{G}")
 
@@ -50,8 +53,8 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path, bundle):
-    return Run(tmp_path, bundle)
+def run(home, bundle):
+    return Run(laid_out(home, lambda now: Run(now, bundle).begin()), bundle)
 
 
 def test_a_new_generation_that_is_not_complete_leaves_them(run):

@@ -10,6 +10,7 @@ import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES
 from support.page.html_pages import read_page
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import brightness, contents, engine_of, request_for, score_here
 from support.storage.faults import Killed, failing, mark_lease_dead
 
@@ -25,13 +26,16 @@ NO_PAGE = PageOptions(report=False)
 
 
 @pytest.fixture
-def run(tmp_path, bundle):
+def run(home, bundle):
     """A run of twenty images without labels."""
-    (tmp_path / "in").mkdir()
-    for seed in range(20):
-        (tmp_path / "in" / f"{seed:02}.jpg").write_bytes(image_bytes(seed))
-    score(tmp_path, bundle)
-    return tmp_path / "run"
+
+    def begin(now):
+        (now / "in").mkdir()
+        for seed in range(20):
+            (now / "in" / f"{seed:02}.jpg").write_bytes(image_bytes(seed))
+        score(now, bundle, shard_size=10)
+
+    return laid_out(home, begin) / "run"
 
 
 def score(folder, bundle, **options):
@@ -168,9 +172,13 @@ def test_killed_at_any_change_the_same_command_completes_it_and_again_changes_no
                 given(run, path)
         except Killed:
             mark_lease_dead(run)
+            assert len(contents(run)) == 20, "no reader ever misses a row"
             continue
         break
     assert json.loads((run / "summary/summary.json").read_text())["accuracy"]["value"] == 0.5
+    assert json.loads((run / "_SUCCESS").read_text())["rows"] == 20
+    rows = [row for _, row in sorted(contents(run).items())]
+    assert [row["label"] for row in rows] == [row["predicted"] for row in rows[:10]] + [None] * 10
     verify_run(str(run))
     before = {each: each.read_bytes() for each in run.rglob("*") if each.is_file() and ".lease" not in each.parts}
     given(run, path)

@@ -1,14 +1,12 @@
 """Labels that a run gets after the fact from `brainray report --labels`, and what a later `score` makes of them."""
 
-import json
-
 import pyarrow.parquet as pq
 import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import CLASSES
+from support.scoring.laid_out import laid_out
 from support.scoring.run_rows import scored, write_run
 from support.scoring.runs import brightness, contents, engine_of, request_for, rows, score_here
-from support.storage.faults import Killed, failing, mark_lease_dead
 
 import brainray
 from brainray.commands.report import report
@@ -25,7 +23,7 @@ EXPORTED = "uri,label,answer,who,when\n"  # as the page exports
 class Run:
     """A run of a folder without class folders, so without labels."""
 
-    def __init__(self, folder, bundle, names):
+    def __init__(self, folder, bundle, names=()):
         self.root, self.output, self.folder, self.bundle = folder / "in", folder / "run", folder, bundle
         for seed, name in enumerate(names):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +56,9 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path, bundle):
-    made = Run(tmp_path, bundle, ["a.jpg", "sub/b.jpg", "sub/c.jpg", "sub/d.jpg", "e.jpg"])
-    made.score()
-    return made
+def run(home, bundle):
+    names = ["a.jpg", "sub/b.jpg", "sub/c.jpg", "sub/d.jpg", "e.jpg"]
+    return Run(laid_out(home, lambda now: Run(now, bundle, names).score()), bundle)
 
 
 def test_answers_of_people_label_the_run_and_leave_its_predictions(run):
@@ -192,25 +189,3 @@ def test_a_later_score_keeps_the_list_that_a_person_has_filled_in(run, options):
     kept = run.output / "summary" / "review.1.csv"
     assert kept.read_text() == "uri,label\na.jpg,glioma\n", "the labels of a person are lost"
     assert f"{filled} was filled in or changed" in told[-1]
-
-
-def test_killed_at_any_change_the_same_command_completes_it(run, monkeypatch):
-    text = "image,label\na.jpg,glioma\nsub/d.jpg,notumor\n"
-    for step in range(1, 100):
-        try:
-            with failing(monkeypatch, step, syncs=False):
-                run.report(text)
-        except Killed:
-            mark_lease_dead(run.output)
-            assert len(rows(run.output)) == 5, "no reader ever misses a row"
-            continue
-        break
-    assert run.labels() == {
-        "a.jpg": "glioma",
-        "sub/b.jpg": None,
-        "sub/c.jpg": None,
-        "sub/d.jpg": "notumor",
-        "e.jpg": None,
-    }
-    assert json.loads((run.output / "_SUCCESS").read_text())["rows"] == 5
-    verify_run(str(run.output))

@@ -1,10 +1,13 @@
 """`brainray train` on DICOM series without `--groups`, with no Ray: what it promises for so few series."""
 
+import io
 from functools import partial
 
 import numpy as np
 import pytest
-from support.imaging.dicoms import dicom, slice_pixels
+from PIL import Image
+from support.imaging.dicoms import LEVELS, dicom
+from support.imaging.images import image_bytes
 from support.training.fitting import fit_here, says_the_truth
 
 from brainray.cli.app import run
@@ -14,11 +17,16 @@ from brainray.models.bundle import load_bundle
 FRAMES = 20
 
 
+def drawn(seed):
+    with Image.open(io.BytesIO(image_bytes(seed))) as image:
+        return np.asarray(image, np.uint16) * LEVELS
+
+
 @pytest.fixture
 def data(tmp_path):
     """Two files of 20 slices in each of two classes, each a series."""
     for file in range(4):
-        pixels = np.stack([slice_pixels(seed=100 * file + frame) for frame in range(FRAMES)])
+        pixels = np.stack([drawn(100 * file + frame) for frame in range(FRAMES)])
         path = tmp_path / "data" / "ab"[file % 2] / f"{file}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(dicom(pixels, SeriesInstanceUID=f"1.2.{file}"))

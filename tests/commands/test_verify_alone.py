@@ -1,6 +1,7 @@
 """`report --verify` with options of what a report writes: they are refused, not ignored."""
 
 import pytest
+from support.each import each
 from support.scoring.run_rows import scored, write_run
 from typer.main import get_command
 
@@ -9,9 +10,7 @@ from brainray.cli.app import app
 from brainray.errors import BadRequest
 
 
-@pytest.mark.parametrize(
-    "options", [{"explain": "zork"}, {"model": "x"}, {"labels": "x.csv"}, {"explain": "3", "model": "x"}], ids=str
-)
+@each("options", [{"explain": "zork"}, {"model": "x"}, {"labels": "x.csv"}, {"explain": "3", "model": "x"}], ids=str)
 def test_the_command_line_and_python_name_them(tmp_path, options):
     run = write_run(tmp_path, [scored("/a", "glioma")])
     named = ", ".join(f"--{name}" for name in options)

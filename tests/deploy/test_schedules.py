@@ -18,6 +18,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from support.each import each
 
 from brainray.cli.app import run
 
@@ -55,7 +56,7 @@ def check_versions_stand_in_both_names(words: list[str]) -> None:
     assert model == output == "brain-7"
 
 
-@pytest.mark.parametrize("path", sorted(SCHEDULES.iterdir()), ids=lambda path: path.name)
+@each("path", sorted(SCHEDULES.iterdir()), ids=lambda path: path.name)
 def test_no_schedule_holds_a_secret(path):
     text = path.read_text()
     assert not re.search(r"://[^/\s]*:[^/\s]*@|AKIA|BEGIN .*KEY", text)
@@ -288,7 +289,7 @@ def steps() -> list[dict[str, Any]]:
 
 
 class TestKubernetes:
-    @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: f"{d['kind']}-{d['metadata']['name']}")
+    @each("document", DOCUMENTS, ids=lambda d: f"{d['kind']}-{d['metadata']['name']}")
     def test_each_object_is_what_kubernetes_takes(self, document):
         kubernetes_validate.validate(document, "1.36", strict=True)
 

@@ -76,7 +76,8 @@ def test_a_run_on_another_machine_shows_by_its_status(tmp_path):
 
 def test_an_output_is_tried_where_it_will_be_and_nothing_stays(tmp_path):
     finding = only(check_disk(f"{tmp_path}/a/b/run"))
-    assert finding.status == "ok" and f"{tmp_path} can be written to" in finding.found
+    in_memory = "lost when this machine starts anew" in finding.found  # as folders of tests may be
+    assert finding.status == ("warning" if in_memory else "ok") and f"{tmp_path} can be written to" in finding.found
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").touch()
     assert only(check_disk(f"{tmp_path}/file/run")).found == f"{tmp_path}/file is a file"

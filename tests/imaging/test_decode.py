@@ -25,8 +25,8 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 # What comes out
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM"])
-@pytest.mark.parametrize("spec", [GRAY, COLOUR], ids=["gray", "colour"])
+@each("format", ["JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM"])
+@each("spec", [GRAY, COLOUR], ids=["gray", "colour"])
 def test_every_common_format_shows_the_same_picture(format: str, spec: ImageSpec) -> None:
     decoded = decode(packed(drawing(), format), spec)
     assert (decoded.width, decoded.height, decoded.format) == (128, 96, format)

@@ -39,7 +39,7 @@ def test_no_bytes_are_empty() -> None:
     assert refusal(b"").reason == "empty"
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "reason", "word"),
     [
         (b"just some notes about the scan", "not_an_image", "text"),

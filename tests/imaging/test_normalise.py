@@ -46,9 +46,9 @@ def alike(first, second):
     return float(np.corrcoef(first.pixels.ravel(), second.pixels.ravel())[0, 1])
 
 
-@pytest.mark.parametrize("shade", [0, 20], ids=["black", "grey"])
-@pytest.mark.parametrize("margins", [{"left": 300}, {"top": 120, "bottom": 40}, {"left": 90, "right": 90, "top": 70}])
-@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@each("shade", [0, 20], ids=["black", "grey"])
+@each("margins", [{"left": 300}, {"top": 120, "bottom": 40}, {"left": 90, "right": 90, "top": 70}])
+@each("format", ["PNG", "JPEG"])
 def test_margins_of_any_width_are_cut_off(margins, shade, format):
     image = framed(head(), **margins, shade=shade)
     left, top = margins.get("left", 0), margins.get("top", 0)

@@ -163,8 +163,8 @@ def test_an_image_whose_decoder_died_by_chance_is_decoded(apart, tmp_path):
 
 
 def test_a_decoder_that_hangs_is_ended(fragile):
-    with SandboxedDecoder(SPEC, timeout_s=2) as apart:
-        assert refusal(apart, b"HANG") == ("unsupported", "its decoder took longer than 2 s")
+    with SandboxedDecoder(SPEC, timeout_s=1) as apart:
+        assert refusal(apart, b"HANG") == ("unsupported", "its decoder took longer than 1 s")
         assert_same(apart, image_bytes(1))
 
 
@@ -207,7 +207,7 @@ import psutil
 from brainray.imaging.sandbox import SandboxedDecoder
 from brainray.config import ImageSpec
 
-apart = SandboxedDecoder(ImageSpec(image_px=16), timeout_s=2)
+apart = SandboxedDecoder(ImageSpec(image_px=16), timeout_s=1)
 apart({first!r})
 threading.Thread(target=apart, args=(b"HANG",), daemon=True).start() if {busy} else None
 print(psutil.Process().children()[0].pid, flush=True)

@@ -6,6 +6,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from support.each import each
 
 from brainray.config import ImageSpec
 from brainray.errors import ImageError
@@ -33,7 +34,7 @@ def grey_with_alpha(values_HW, alpha_HW):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         packed(np.dstack([GREY_HW] * 3)),

@@ -78,6 +78,17 @@ def test_an_equal_listing_changes_nothing_and_writes_nothing(known):
     assert not known.changes and known.shards == shards
 
 
+def test_a_listing_in_the_order_of_the_manifest_is_compared_without_duckdb(known, monkeypatch):
+    """It takes 0.1 s to import, and up to 256 MB for the join."""
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "_duckdb", lambda: pytest.fail("DuckDB is asked"))
+        known.list([row(name) for name in "abcdefg"])
+        assert not known.changes
+    for values in ({"version": "2"}, {"label": None}):
+        known.list([row(name) for name in "abcdef"] + [row("g", **values)])
+        assert known.changes, "a change in the last row is found"
+
+
 def test_new_images_come_in_new_shards(known):
     before = known.shards
     known.list([row(name) for name in "0abc1defg2"])

@@ -147,16 +147,22 @@ def test_pages_of_an_object_that_is_no_longer_asked_stay_its_rows(decided_s3, tm
     assert set(scored(root, output, bundle)) == {"a.tif", "b.tif"}
 
 
-@pytest.mark.parametrize("counts", [(3, 1, 3), (1, 3, 1), (3, 2, 1, 2), (1, 3, 3)])
-def test_a_file_is_one_image_or_its_pages_however_it_changes(tmp_path, bundle, counts):
+# Of each file the number of its pages, night by night.
+NIGHTS = {"a.tif": (3, 1, 3, 3), "b.tif": (1, 3, 1, 1), "c.tif": (3, 2, 1, 2), "d.tif": (1, 3, 3, 1)}
+
+
+def test_a_file_is_one_image_or_its_pages_however_it_changes(tmp_path, bundle):
     root, output = tmp_path / "in", tmp_path / "run"
     root.mkdir()
-    for night, count in enumerate(counts):
-        content = tiff(pages(count)) if count > 1 else packed(pages(1)[0], "TIFF")
-        (root / "x.tif").write_bytes(content + bytes(night))
+    for night in range(4):
+        for name, counts in NIGHTS.items():
+            content = tiff(pages(counts[night])) if counts[night] > 1 else packed(pages(1)[0], "TIFF")
+            (root / name).write_bytes(content + bytes(night))
         found = scored(root, output, bundle)
-        assert set(found) >= ({f"x.tif#{k + 1}" for k in range(count)} if count > 1 else {"x.tif"})
-        assert ("x.tif" in found) == (count == 1) == (len(found) == 1)
+        for name, counts in NIGHTS.items():
+            count, own = counts[night], {each for each in found if each.startswith(name)}
+            assert own >= ({f"{name}#{k + 1}" for k in range(count)} if count > 1 else {name}), f"night {night}"
+            assert (name in own) == (count == 1) == (len(own) == 1), f"night {night}"
         outcome = score_here(request_for(root, output, bundle), engine_of(bundle, predict=brightness))
         assert outcome.plan.complete
         assert not outcome.plan.listing.notes, "no earlier version has been there"

@@ -16,9 +16,8 @@ from brainray.scoring import rescore
 from brainray.scoring.run_folder import verify_run
 
 
-def test_rescoring_leaves_the_old_run_whole_until_the_new_one_is(run, archive, bundle, other):
-    root = archive(images=3)
-    run(root)
+def test_rescoring_leaves_the_old_run_whole_until_the_new_one_is(run, begun, bundle, other):
+    root = begun(images=3)
     before, names = contents(run.uri), set(parts(run.uri))
     run(root, model=other, rescore=True, only=1)
     assert contents(run.uri) == before and success(run.uri)
@@ -35,9 +34,8 @@ def test_rescoring_leaves_the_old_run_whole_until_the_new_one_is(run, archive, b
 
 
 @pytest.mark.parametrize("where", ["build_summary", "publish", "verification_of"])
-def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where, run, archive, monkeypatch):
-    root = archive(images=3)
-    run(root)
+def test_rescoring_that_is_killed_in_the_switch_is_not_done_a_second_time(where, run, begun, monkeypatch):
+    root = begun(images=3)
 
     def die(*_, **__):
         raise Killed
@@ -75,10 +73,9 @@ def test_a_report_completes_a_switch_that_was_killed_between_two_parts(run, arch
 
 
 @pytest.fixture
-def undeleted(run, archive, monkeypatch):
+def undeleted(run, begun, monkeypatch):
     """An archive that was scored anew, by a run that was killed before it deleted the new generation."""
-    root = archive(images=2)
-    run(root)
+    root = begun(images=2)
     with monkeypatch.context() as patch:
         patch.setattr(storage.Writer, "delete_tree", lambda *_, **__: None)
         run(root, rescore=True)
@@ -94,9 +91,8 @@ def test_a_generation_that_was_switched_in_is_removed_by_the_next_run(run, undel
     assert run(root, rescore=True).scored == 9, "a later wish to score everything anew must not find old work"
 
 
-def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, archive, other):
-    root = archive(images=3)
-    run(root)
+def test_rescoring_takes_new_images_in_and_drops_those_that_are_gone(run, begun, other):
+    root = begun(images=3)
     (root / "glioma" / "1.jpg").unlink()
     (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
     run(root, model=other, rescore=True)
@@ -144,19 +140,17 @@ def test_images_of_nights_between_a_killed_rescoring_and_its_end_are_never_in_tw
     assert len(copied) > 2 and len(contents(run.uri)) == 6
 
 
-def test_rescoring_with_the_same_model_scores_every_image_again(run, archive):
-    root = archive(images=2)
-    run(root)
+def test_rescoring_with_the_same_model_scores_every_image_again(run, begun):
+    root = begun(images=2)
     before, scored_at = contents(run.uri), {row["scored_at"] for row in rows(run.uri)}
     assert run(root, rescore=True).scored == 8
     assert contents(run.uri) == before
     assert scored_at.isdisjoint(row["scored_at"] for row in rows(run.uri))
 
 
-def test_rescoring_in_another_precision_does_not_go_on_with_rows_of_the_first(run, archive):
+def test_rescoring_in_another_precision_does_not_go_on_with_rows_of_the_first(run, begun):
     """Else half of the rows would be of a precision that run.json does not tell."""
-    root = archive(images=3)
-    run(root)
+    root = begun(images=3)
     run(root, rescore=True, only=1)
     assert run(root, rescore=True, precision="bf16").scored == 12
     assert run(root, precision="bf16").plan.complete

@@ -22,17 +22,15 @@ def manifest(uri):
     return {row["uri"]: row for row in pq.read_table(f"{uri}/manifest").to_pylist()}
 
 
-def test_a_whole_run_has_a_row_an_image_and_says_so(run, archive, bundle):
-    root = archive(images=4)
-    run(root)
+def test_a_whole_run_has_a_row_an_image_and_says_so(run, begun, bundle):
+    root = begun(images=4)
     assert sorted(contents(run.uri)) == sorted(map(str, root.rglob("*.jpg")))
     assert storage.read_json(f"{run.uri}/_SUCCESS") == {"rows": 16, "failed": 0, "fingerprint": bundle.fingerprint}
     assert storage.read_json(f"{run.uri}/run.json")["classes"] == list(bundle.classes)
 
 
-def test_with_nothing_new_nothing_is_written(run, archive):
-    root = archive(images=2)
-    run(root)
+def test_with_nothing_new_nothing_is_written(run, begun):
+    root = begun(images=2)
     before = {path: os.stat(path).st_mtime_ns for path, *_ in os.walk(run.uri)}
     outcome = run(root, only=None)
     assert outcome.plan.complete and outcome.scored == 0
@@ -52,9 +50,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, archive):
     assert contents(run.uri) == resumed
 
 
-def test_added_images_come_in_new_shards_and_no_part_is_touched(run, archive):
-    root = archive(images=3)
-    run(root)
+def test_added_images_come_in_new_shards_and_no_part_is_touched(run, begun):
+    root = begun(images=3)
     before = parts(run.uri)
     for i in range(4):
         (root / "glioma" / f"before-all-others-{i}.jpg").write_bytes(image_bytes(70 + i))
@@ -63,10 +60,9 @@ def test_added_images_come_in_new_shards_and_no_part_is_touched(run, archive):
     assert len(contents(run.uri)) == 16
 
 
-def test_a_run_that_noted_fewer_libraries_is_read_and_extended(run, archive):
+def test_a_run_that_noted_fewer_libraries_is_read_and_extended(run, begun):
     """As one of an earlier version. What made a run does not keep it from being read."""
-    root = archive(images=2)
-    run(root)
+    root = begun(images=2)
     described = storage.read_json(f"{run.uri}/run.json")
     assert "opencv-python-headless" in described["versions"]
     storage.write_json(f"{run.uri}/run.json", described | {"versions": {"brainray": "0.1", "torch": "2.0"}})
@@ -76,9 +72,8 @@ def test_a_run_that_noted_fewer_libraries_is_read_and_extended(run, archive):
     assert storage.read_json(f"{run.uri}/run.json")["versions"] == described["versions"] | {"brainray decoding": "1"}
 
 
-def test_a_changed_image_alone_is_read_again_and_replaces_its_row(run, archive):
-    root = archive(images=3)
-    run(root)
+def test_a_changed_image_alone_is_read_again_and_replaces_its_row(run, begun):
+    root = begun(images=3)
     before, scored_at = contents(run.uri), {row["uri"]: row["scored_at"] for row in rows(run.uri)}
     changed = root / "glioma" / "0.jpg"
     changed.write_bytes(b"broken now")
@@ -93,9 +88,8 @@ def test_a_changed_image_alone_is_read_again_and_replaces_its_row(run, archive):
     assert again == {str(changed)}
 
 
-def test_an_image_that_disappeared_keeps_its_row_and_is_marked_as_gone(run, archive):
-    root = archive(images=3)
-    run(root)
+def test_an_image_that_disappeared_keeps_its_row_and_is_marked_as_gone(run, begun):
+    root = begun(images=3)
     before, written = contents(run.uri), parts(run.uri)
     (root / "glioma" / "1.jpg").unlink()
     outcome = run(root)
@@ -105,9 +99,8 @@ def test_an_image_that_disappeared_keeps_its_row_and_is_marked_as_gone(run, arch
     assert success(run.uri) and run(root).plan.complete
 
 
-def test_a_gone_image_that_returns_is_not_scored_again(run, archive):
-    root = archive(images=2)
-    run(root)
+def test_a_gone_image_that_returns_is_not_scored_again(run, begun):
+    root = begun(images=2)
     image = root / "glioma" / "1.jpg"
     image.rename(root.parent / "kept.jpg")
     run(root)
@@ -116,9 +109,8 @@ def test_a_gone_image_that_returns_is_not_scored_again(run, archive):
     assert not manifest(run.uri)[str(image)]["gone"]
 
 
-def test_forgetting_drops_the_rows_of_gone_images_and_reads_none(run, archive):
-    root = archive(images=3)
-    run(root)
+def test_forgetting_drops_the_rows_of_gone_images_and_reads_none(run, begun):
+    root = begun(images=3)
     (root / "glioma" / "1.jpg").unlink()
     shutil.rmtree(root / "notumor")
     run(root)
@@ -137,17 +129,15 @@ def test_an_image_gone_before_it_was_scored_has_a_row_that_says_so(run, archive)
     assert {row["error"] for uri, row in found.items() if "/pituitary/" in uri} == {"not_found"}
 
 
-def test_success_is_gone_while_a_run_is_extended(run, archive):
-    root = archive(images=3)
-    run(root)
+def test_success_is_gone_while_a_run_is_extended(run, begun):
+    root = begun(images=3)
     (root / "pituitary" / "new.jpg").write_bytes(b"x")
     run(root, only=0)
     assert not success(run.uri)
 
 
-def test_another_model_is_refused_and_touches_nothing(run, archive, bundle, other):
-    root = archive(images=1)
-    run(root)
+def test_another_model_is_refused_and_touches_nothing(run, begun, bundle, other):
+    root = begun(images=1)
     before = storage.read_bytes(f"{run.uri}/run.json")
     with pytest.raises(OtherModel, match=rf"{bundle.fingerprint}.*{other.fingerprint}"):
         run(root, model=other)
@@ -155,9 +145,8 @@ def test_another_model_is_refused_and_touches_nothing(run, archive, bundle, othe
     assert success(run.uri)
 
 
-def test_another_precision_is_refused(run, archive):
-    root = archive(images=1)
-    run(root)
+def test_another_precision_is_refused(run, begun):
+    root = begun(images=1)
     with pytest.raises(BadRequest, match="a run with --precision auto, not fp32"):
         run(root, precision="fp32")
 

@@ -21,7 +21,7 @@ def output(tmp_path):
     return str(tmp_path / "run")
 
 
-def races(output, leave_one, *, times=2, runs=6):
+def races(output, leave_one, *, times, runs=6):
     """Of so many processes that want the output at the same moment, several times: what became of each."""
     start, ended = forked.Barrier(runs + 1), forked.Barrier(runs + 1)
     told, answers = forked.Barrier(runs), forked.Queue()
@@ -50,16 +50,18 @@ def races(output, leave_one, *, times=2, runs=6):
         process.join(120)
 
 
-@pytest.mark.parametrize("lease_left", ["none", "released", "dead"])
-def test_of_many_that_start_together_exactly_one_holds(output, lease_left):
-    def leave_one():
-        if lease_left == "none":
-            shutil.rmtree(output, ignore_errors=True)
-        else:
-            leave(output, released=lease_left == "released", started_ticks=1)
+def test_of_many_that_start_together_exactly_one_holds(output):
+    """Whether there was no lease before, one that was given back, or that of a run that has died."""
+    kinds = ["none", "released", "dead"] * 2
+    left = iter(kinds)
 
-    for found in races(output, leave_one):
-        assert found.count("held") == 1, "two runs would have written one output, or none could"
+    def leave_one():
+        shutil.rmtree(output, ignore_errors=True)
+        if (kind := next(left)) != "none":
+            leave(output, released=kind == "released", started_ticks=1)
+
+    for kind, found in zip(kinds, races(output, leave_one, times=len(kinds)), strict=True):
+        assert found.count("held") == 1, f"{kind}: two runs would have written one output, or none could"
         assert sum("is held by another run: score on" in answer for answer in found) == 5
         assert storage.list_names(f"{output}/.lease") == os.listdir(f"{output}/.lease"), "claims left rubbish"
 

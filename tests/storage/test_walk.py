@@ -177,7 +177,7 @@ def test_a_folder_that_goes_while_its_neighbours_are_listed_is_passed_over(tmp_p
     assert [first.folders, *files] == [("a",)]
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.EIO, 1), (errno.ESTALE, 1), (errno.EACCES, 2), (errno.ENOENT, 2)])
+@each(("number", "code"), [(errno.EIO, 1), (errno.ESTALE, 1), (errno.EACCES, 2), (errno.ENOENT, 2)])
 def test_a_share_that_fails_while_it_is_listed_is_an_outage(tmp_path, monkeypatch, number, code):
     """Code 1, after which a scheduler tries the same command again; what the user must change has code 2."""
 

@@ -75,6 +75,8 @@ class Highlights(Selection):
     def total(cls, parts: Iterable["Highlights"]) -> "Highlights":
         """The highlights of all parts together; of one or more."""
         parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
         formats: Counter[str] = Counter()
         for part in parts:
             formats.update(part.formats)
@@ -116,6 +118,8 @@ def _first(table: pa.Table, rule: _Rule, where: pa.ChunkedArray | None = None) -
     """The rows that a rule keeps, in its order. Equal rows are ordered by URI."""
     names = [*rule.by, *(name for name, _ in rule.order), "uri"]
     places = np.arange(len(table)) if where is None else np.flatnonzero(where.to_numpy())
+    if len(places) == 0:
+        return table.schema.empty_table()
     keys = table.select(names).take(pa.array(places))
     order = pc.sort_indices(
         keys, sort_keys=[*((name, "ascending") for name in rule.by), *rule.order, ("uri", "ascending")]
@@ -139,7 +143,7 @@ def _rank(keys: pa.Table) -> npt.NDArray[np.int64]:
 def _formats(column: pa.ChunkedArray) -> dict[str, int]:
     """The images of each format."""
     counts = pc.fill_null(column, _UNKNOWN_FORMAT).value_counts()
-    return {str(row["values"]): int(row["counts"]) for row in counts.to_pylist()}
+    return dict(sorted((str(row["values"]), int(row["counts"])) for row in counts.to_pylist()))
 
 
 def _appearance(table: pa.Table) -> Appearance:

@@ -17,8 +17,8 @@ WHOLE = luminance(dicom(RAMP))
 BITS = {"BitsStored": 16, "HighBit": 15}
 
 
-@pytest.mark.parametrize("side", [64, 400], ids=["pixels", "table"])
-@pytest.mark.parametrize(
+@each("side", [64, 400], ids=["pixels", "table"])
+@each(
     ("kind", "value", "attributes"),
     [
         (np.uint16, 65535, {"PixelPaddingValue": 65535}),

@@ -36,7 +36,7 @@ def fails(content: bytes) -> tuple[str, str]:
     return found.value.reason, found.value.detail
 
 
-@pytest.mark.parametrize(
+@each(
     "syntax",
     [
         ImplicitVRLittleEndian,

@@ -206,8 +206,8 @@ class TestNames:
     def test_a_packed_volume_is_left_to_the_decoder_which_says_what_to_do(self):
         assert contents("tar", tar_of({"v.nii.gz": b"x"})) == {"v.nii.gz": b"x"}
 
-    @pytest.mark.parametrize("form", ["pax", "gnu"])
-    @pytest.mark.parametrize(
+    @each("form", ["pax", "gnu"])
+    @each(
         "name",
         ["é" * 60 + ".jpg", "folder/" * 40 + "1.jpg", "\udce9t\udce9.jpg", "MRT Schädel #1?.jpg"],
         ids=["accents", "long", "not UTF-8", "signs"],

@@ -7,6 +7,7 @@ import struct
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.each import each
 from support.inputs.archive_rows import Counting, contents, huggingface_images, parquet_of, refusals, rows_of
 
 from brainray.errors import ImageError
@@ -75,7 +76,7 @@ class TestParquet:
         data = parquet_of({"image": [b"1", b"2"]})
         assert refusals("parquet", data, most=1) == {"": "too_large: more than 1 members; write several smaller files"}
 
-    @pytest.mark.parametrize(
+    @each(
         ("data", "refused"),
         [
             (b"", "empty: the file has no bytes"),

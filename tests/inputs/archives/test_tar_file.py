@@ -3,7 +3,6 @@
 import tarfile
 import zipfile
 
-import pytest
 from support.each import each
 from support.inputs.archive_rows import contents, entry, refusals, rows_of
 from support.inputs.archives import tar_of, zip_of
@@ -50,7 +49,7 @@ class TestRefusedInTar:
         header = entry("a.jpg", size=1 << 62).tobuf(tarfile.GNU_FORMAT)
         assert set(refusals("tar", header + bytes(1024))) == {"a.jpg", ""}
 
-    @pytest.mark.parametrize(
+    @each(
         ("data", "refused"),
         [
             (b"", "empty: the file has no bytes"),
@@ -67,7 +66,7 @@ class TestRefusedInTar:
         assert name == ""
         assert told.startswith(refused)
 
-    @pytest.mark.parametrize(
+    @each(
         ("tail", "refused"),
         [
             (b"", "truncated: ends at byte 1,024 without the end mark"),

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from support.each import each
 from support.imaging.dicoms import dicom, slice_pixels
 from support.inputs.archive_rows import END, ENTRY, LOCAL, PICTURES, Counting, contents, refusals, rows_of
 from support.inputs.archives import zip_of
@@ -75,8 +76,8 @@ class TestRefusedInZip:
         assert rows_of("zip", data)[0]["stored_bytes"] < 200_000
         assert contents("zip", data) == {"a.jpg": b"x"}
 
-    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    @pytest.mark.parametrize("streamed", [False, True])
+    @each("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    @each("streamed", [False, True])
     def test_a_changed_byte_is_found_by_the_checksum(self, method, streamed):
         data = bytearray(zip_of({"a.jpg": PICTURES["glioma/1.jpg"]}, method, streamed=streamed))
         data[700] ^= 1
@@ -88,7 +89,7 @@ class TestRefusedInZip:
             unpack("zip", "b.jpg", 1, data)
         assert unpack("zip", "a.jpg#2", 1, data) == b"x"
 
-    @pytest.mark.parametrize(
+    @each(
         ("data", "refused"),
         [
             (b"", "empty: the file has no bytes"),

@@ -53,7 +53,7 @@ def test_every_type_of_text_is_read(tmp_path, kind):
     assert labels_of(tmp_path / "in", ["01.jpg"], tmp_path / "l.parquet") == {"01.jpg": "glioma"}
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         TEXT.encode(),
@@ -88,7 +88,7 @@ def test_every_type_of_text_is_read(tmp_path, kind):
         "empty lines",
     ],
 )
-@pytest.mark.parametrize("name", ["labels.csv", "labels.csv.gz", "labels.tsv", "labels.parquet"])
+@each("name", ["labels.csv", "labels.csv.gz", "labels.tsv", "labels.parquet"])
 def test_bytes_tell_the_format_and_names_do_not(tmp_path, data, name):
     assert labelled(tmp_path, data, name) == WANTED
 

@@ -4,6 +4,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
+from support.each import each
 from support.imaging.images import image_bytes
 
 from brainray.inputs.archives.index import ArchiveIndexes
@@ -65,9 +66,7 @@ def test_an_exact_name_comes_first_and_a_spelling_of_two_classes_fits_neither():
     assert [lookup.find(name) for name in ("healthy", "no_tumor", "normal")] == ["healthy", "no tumor", None]
 
 
-@pytest.mark.parametrize(
-    ("known", "other"), [("IDH+", "IDH-"), ("IDH+", "IDH"), ("-1", "1"), ("0.5", "05"), ("<5", ">5"), ("+", "__")]
-)
+@each(("known", "other"), [("IDH+", "IDH-"), ("IDH+", "IDH"), ("-1", "1"), ("0.5", "05"), ("<5", ">5"), ("+", "__")])
 def test_a_mark_is_no_spelling_where_only_one_of_two_is_a_class(known, other):
     """A model of `IDH+` and another class must not call the folder `IDH-` by the name of its opposite."""
     lookup = ClassLookup((known, "other"))

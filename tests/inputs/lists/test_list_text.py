@@ -38,8 +38,8 @@ def names_of(path, data):
     return [uri for uri, _ in rows_of(path, data)]
 
 
-@pytest.mark.parametrize("name", ["list.csv", "list.csv.gz", "list.tsv", "list.txt", "List.TXT.GZ", "list.jsonl"])
-@pytest.mark.parametrize(
+@each("name", ["list.csv", "list.csv.gz", "list.tsv", "list.txt", "List.TXT.GZ", "list.jsonl"])
+@each(
     "data",
     [
         TEXT.encode("utf-8-sig"),

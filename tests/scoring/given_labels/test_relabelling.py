@@ -19,9 +19,8 @@ from brainray.scoring.run_folder import verify_run
 SHARDS = 24  # more than are rewritten side by side, eight at a time, before an error in the sixteenth is noticed
 
 
-def test_new_labels_change_rows_without_reading_an_image(run, archive, bundle, tmp_path):
-    root = archive(images=2)
-    run(root)
+def test_new_labels_change_rows_without_reading_an_image(run, begun, bundle, tmp_path):
+    root = begun(images=2)
     os.rename(root / "glioma", tmp_path / "kept")
     run(root)
     request = request_for(root, run.uri, bundle, group_by="folder")

@@ -16,6 +16,7 @@ import pytest
 from support.imaging.canaries import CANARY, betrays
 from support.imaging.dicoms import dicom, slice_pixels
 from support.imaging.images import image_bytes
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import brightness, contents, engine_of, parts, request_for, rows, score_here
 
 from brainray import storage
@@ -73,24 +74,49 @@ def frames(number):
     return np.stack([slice_pixels(seed=k) for k in range(number)])
 
 
-@pytest.fixture
-def tree(tmp_path):
-    return poisoned_tree(tmp_path / "in")
+class Home:
+    """A tree, and what scores it into one output with the names in another folder."""
 
+    def __init__(self, folder: Path, bundle):
+        self.folder, self.bundle = folder, bundle
+        self.tree = folder / "in", folder / "lists" / f"{CANARY}.csv"
+        self.output, self.names = folder / "run", folder / "names"
 
-@pytest.fixture
-def run(bundle, tmp_path, no_plot):
-    """Scores into one output with the names in another folder."""
-
-    def start(inputs, *, only=None, output="run", **options):
+    def __call__(self, inputs, *, output="run", **options):
         chosen = {"max_failed": MaxFailed(share=1.0), "max_file_bytes": 90_000, "shard_size": 10} | options
-        chosen.setdefault("pseudonymise_uris", str(tmp_path / "names"))
-        request = request_for(inputs, tmp_path / output, bundle, **chosen)
-        score_here(request, engine_of(bundle, predict=brightness, only=only))
-        return rows(tmp_path / output)
+        chosen.setdefault("pseudonymise_uris", str(self.names))
+        request = request_for(inputs, self.folder / output, self.bundle, **chosen)
+        score_here(request, engine_of(self.bundle, predict=brightness))
+        return rows(self.folder / output)
 
-    start.output, start.names = tmp_path / "run", tmp_path / "names"
-    return start
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory):
+    return tmp_path_factory.mktemp("drawn"), tmp_path_factory.mktemp("scored")
+
+
+@pytest.fixture
+def run(homes, bundle, no_plot):
+    """With a tree that is drawn, and not scored yet."""
+    return Home(laid_out(homes[0], lambda now: poisoned_tree(now / "in")), bundle)
+
+
+@pytest.fixture
+def tree(run):
+    return run.tree
+
+
+@pytest.fixture
+def scored(homes, bundle, no_plot):
+    """With a tree that is scored, by itself and with real names, too, into `plain`."""
+
+    def begin(now):
+        home = Home(now, bundle)
+        poisoned_tree(now / "in")
+        home(home.tree)
+        home(home.tree, output="plain", pseudonymise_uris=None)
+
+    return Home(laid_out(homes[1], begin), bundle)
 
 
 def written(folder) -> dict[Path, bytes]:
@@ -142,15 +168,16 @@ def test_the_way_back_that_the_readme_shows(tree, run, monkeypatch):
     assert f"Ward {CANARY}" in set(names["rows"]["group"])
 
 
-def test_predictions_are_those_of_a_run_with_names(tree, run):
-    hidden, plain = run(tree), run(tree, output="plain", pseudonymise_uris=None)
+def test_predictions_are_those_of_a_run_with_names(scored):
+    hidden, plain = rows(scored.output), rows(scored.folder / "plain")
     told = ("content_hash", "status", "predicted", "confidence", "width", "error", "size_bytes", "slice_position")
     one, other = (sorted(str([row[name] for name in told]) for row in each) for each in (hidden, plain))
     assert one == other
 
 
-def test_each_night_scores_what_is_new_and_nothing_twice(tree, run):
-    before = run(tree)
+def test_each_night_scores_what_is_new_and_nothing_twice(scored):
+    run, tree = scored, scored.tree
+    before = rows(run.output)
     old = parts(run.output)
     names = written(run.names)
     (tree[0] / f"new {CANARY}.jpg").write_bytes(image_bytes(31))
@@ -162,8 +189,9 @@ def test_each_night_scores_what_is_new_and_nothing_twice(tree, run):
     assert telling(run.output) == []
 
 
-def test_images_that_go_keep_their_names_and_their_rows(tree, run):
-    before = {row["uri"] for row in run(tree)}
+def test_images_that_go_keep_their_names_and_their_rows(scored):
+    run, tree = scored, scored.tree
+    before = {row["uri"] for row in rows(run.output)}
     real = looked_up(run.names)
     next(tree[0].glob("Ward*/*/*1.jpg")).unlink()
     assert {row["uri"] for row in run(tree)} == before
@@ -214,24 +242,24 @@ def test_a_page_is_rebuilt_with_names_or_without_thumbnails(tree, run, tmp_path)
     assert telling(run.output) == []
 
 
-def test_images_are_picked_estimated_compared_and_exported(tree, run, tmp_path):
-    found = run(tree)
+def test_images_are_picked_estimated_compared_and_exported(scored, tmp_path):
+    run, tree = scored, scored.tree
+    found = rows(run.output)
     run(tree, output="other")
     picked = pick(run.output, labels=20, thumbnails=False)
     label = "\n".join(f"{uri},glioma" for uri in picked.rows["uri"].to_pylist())
     (tmp_path / "given.csv").write_text(f"uri,label\n{label}\n")
     assert estimate(run.output, str(tmp_path / "given.csv")).figures["labels"]["answered"] == len(picked.rows)
     options = {"output": str(tmp_path / "compared"), "thumbnails": True, "say": lambda _: None}
-    result = compare(str(run.output), str(tmp_path / "other"), real_uris=str(run.names), **options)
+    result = compare(str(run.output), str(run.folder / "other"), real_uris=str(run.names), **options)
     assert result.compared == sum(row["status"] == "ok" for row in found)
     export(run.output, to="omop", output=tmp_path / "omop")
     assert sum(export(run.output, to="sr", output=tmp_path / "sr", real_uris=run.names).counts.values()) == 1
     with pytest.raises(BadRequest, match=r"--to sr: .* with --real-uris"):
         export(run.output, to="sr", output=tmp_path / "sr2")
     assert telling(run.output) == telling(tmp_path / "compared") == telling(tmp_path / "omop") == []
-    run(tree, output="plain", pseudonymise_uris=None)
     with pytest.raises(BadRequest, match="name images differently"):
-        compare(str(run.output), str(tmp_path / "plain"), **options)
+        compare(str(run.output), str(run.folder / "plain"), **options)
 
 
 @pytest.mark.parametrize("series_by", ["folder", rf".*/(?P<patient>{CANARY}\^JANE)/"])
@@ -241,7 +269,7 @@ def test_series_by_name_are_those_of_a_run_with_names(series_by, tree, run, tmp_
     real = looked_up(run.names)
     hidden, plain = (
         storage.read_parquet(f"{output}/series/series-00000.parquet").to_pylist()
-        for output in (run.output, tmp_path / "plain")
+        for output in (run.output, run.folder / "plain")
     )
     told = ("slices", "scored", "failed", "predicted", "reason", "gaps")
     shown = sorted([real[row["uri"]], *(str(row[name]) for name in told)] for row in hidden)
@@ -280,14 +308,13 @@ def test_columns_of_a_list_are_not_kept_beside_pseudonyms(tree, bundle, tmp_path
         read_request(list(map(str, tree)), model=bundle.uri, output=str(tmp_path), labels=None, options=options)
 
 
-def test_a_folder_that_is_lost_or_of_another_key_is_one_line(tree, run, tmp_path):
-    run(tree)
+def test_a_folder_that_is_lost_or_of_another_key_is_one_line(scored, tmp_path):
+    run, tree = scored, scored.tree
     with pytest.raises(BadRequest, match=r"is not the folder of --output .* give that, restore it"):
         run(tree, pseudonymise_uris=str(tmp_path / "others"))
     assert not (tmp_path / "others").exists()
     with pytest.raises(BadRequest, match="holds a run with pseudonyms; give its folder"):
         run(tree, pseudonymise_uris=None, rescore=True)
-    run(tree, output="plain", pseudonymise_uris=None)
     with pytest.raises(BadRequest, match="holds a run with real names; give another output"):
         run(tree, output="plain", rescore=True)
     shard = sorted((run.names / "names").glob("[0-9a-f]*.parquet"))[0]

@@ -75,11 +75,12 @@ def test_every_picture_has_a_row_and_every_other_object_a_reason(folder, tmp_pat
 
 def test_frames_are_the_pictures_of_their_numbers(folder, tmp_path, bundle):
     found, _ = scored(folder, tmp_path / "run", bundle)
+    (tmp_path / "alone").mkdir()
     for number, seed in ((1, 3), (2, 4), (3, 5)):
-        (folder / "c.dcm").write_bytes(dicom(slice_pixels(seed=seed), **WINDOW))
-        alone, _ = scored(folder / "c.dcm", tmp_path / f"run{number}", bundle)
-        (row,) = alone.values()
-        assert row["confidence"] == found[f"c.dcm#{number}"]["confidence"]
+        (tmp_path / "alone" / f"{number}.dcm").write_bytes(dicom(slice_pixels(seed=seed), **WINDOW))
+    alone, _ = scored(tmp_path / "alone", tmp_path / "run of slices", bundle)
+    for number in (1, 2, 3):
+        assert alone[f"{number}.dcm"]["confidence"] == found[f"c.dcm#{number}"]["confidence"]
 
 
 def test_all_series_scores_what_was_left_out_and_nothing_else(folder, tmp_path, bundle):

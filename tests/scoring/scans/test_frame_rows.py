@@ -88,25 +88,21 @@ FRAMES = {frame for name in SEVERAL for frame in frames_named(name)}
 ALL = {"any_suffix": True}
 
 
-@pytest.mark.parametrize("reason", ["read_failed", "archived"])
-def test_frames_of_a_run_stay_while_their_file_cannot_be_looked_into(all_kinds, tmp_path, bundle, unread, reason):
-    unread.reason = reason
+def test_frames_of_a_run_stay_while_their_file_cannot_be_looked_into(all_kinds, tmp_path, bundle, unread):
     _, before = scored(all_kinds, tmp_path / "run", bundle, **ALL)
     assert set(before) == FRAMES
     assert {row["status"] for row in before.values()} == {"ok"}
-    with unread:
-        outcome, during = scored(all_kinds, tmp_path / "run", bundle, **ALL)
-    assert during == before
-    assert outcome.plan.complete
+    for unread.reason in ("read_failed", "archived"):
+        with unread:
+            outcome, during = scored(all_kinds, tmp_path / "run", bundle, **ALL)
+        assert during == before, unread.reason
+        assert outcome.plan.complete, unread.reason
     outcome, after = scored(all_kinds, tmp_path / "run", bundle, **ALL)
     assert (after, outcome.plan.complete) == (before, True)
 
 
-@pytest.mark.parametrize("reason", ["forbidden"])
-def test_a_new_file_that_cannot_be_looked_into_is_a_row_that_becomes_its_frames(
-    all_kinds, tmp_path, bundle, unread, reason
-):
-    unread.reason = reason
+def test_a_new_file_that_cannot_be_looked_into_is_a_row_that_becomes_its_frames(all_kinds, tmp_path, bundle, unread):
+    unread.reason = reason = "forbidden"
     for _ in range(2):
         with unread:
             outcome, found = scored(all_kinds, tmp_path / "run", bundle, **ALL)
@@ -120,16 +116,15 @@ def test_a_new_file_that_cannot_be_looked_into_is_a_row_that_becomes_its_frames(
     assert scored(all_kinds, tmp_path / "run", bundle, **ALL)[0].plan.complete
 
 
-@pytest.mark.parametrize("name", ["x.dcm.gz", "y.dcm"])
-def test_a_packed_file_that_an_earlier_version_had_as_one_row_becomes_its_frames(
-    root, tmp_path, bundle, monkeypatch, name
-):
-    (root / name).write_bytes(SEVERAL[name])
+def test_packed_files_that_an_earlier_version_had_as_one_row_become_their_frames(root, tmp_path, bundle, monkeypatch):
+    packed = ("x.dcm.gz", "y.dcm")
+    for name in packed:
+        (root / name).write_bytes(SEVERAL[name])
     with monkeypatch.context() as patch:
         patch.setattr(listing, "frames_of_head", frames_in)
         _, before = scored(root, tmp_path / "run", bundle)
-    assert {name: row["error"] for name, row in before.items()} == {name: "unsupported"}
-    assert set(scored(root, tmp_path / "run", bundle)[1]) == frames_named(name)
+    assert {name: row["error"] for name, row in before.items()} == dict.fromkeys(packed, "unsupported")
+    assert set(scored(root, tmp_path / "run", bundle)[1]) == set().union(*map(frames_named, packed))
     assert scored(root, tmp_path / "run", bundle)[0].plan.complete
 
 
@@ -310,8 +305,7 @@ def test_rows_of_many_unread_files_stay_each_with_its_own(root, tmp_path, bundle
     assert (during, outcome.scored) == (before, 0)
 
 
-@pytest.mark.parametrize("name", ["a", "c"])
-def test_a_file_that_promises_too_much_stays_apart_from_its_neighbours(tmp_path, bundle, monkeypatch, name):
+def test_a_file_that_promises_too_much_stays_apart_from_its_neighbours(tmp_path, bundle, monkeypatch):
     """It has one row and no frames, and stands among files that have some: they would be taken for one file."""
     root = tmp_path / "in"
     root.mkdir()
@@ -321,16 +315,17 @@ def test_a_file_that_promises_too_much_stays_apart_from_its_neighbours(tmp_path,
     (root / "b.dcm").write_bytes(dicom(np.stack([slice_pixels(32)] * 3), NumberOfFrames=900_000))
     ask = listing.frames_read
 
-    def fails(found, *given):
-        if found.uri.endswith(f"{name}.dcm"):
-            raise StorageError("read_failed", f"{found.uri}: no answer")
-        return ask(found, *given)
+    for unread in "aac":
 
-    for _ in range(2):
+        def fails(found, *given, name=f"{unread}.dcm"):
+            if found.uri.endswith(name):
+                raise StorageError("read_failed", f"{found.uri}: no answer")
+            return ask(found, *given)
+
         with monkeypatch.context() as patch:
             patch.setattr(listing, "frames_read", fails)
             _, found = scored(root, tmp_path / "run", bundle, max_unread=1.0)
-    for each in "ac":
-        for frame in frames_named(f"{each}.dcm"):
-            assert found[frame]["confidence"] == before[frame]["confidence"]
-    assert found["b.dcm"]["status"] == "error" and len(found) == 7
+        for each in "ac":
+            for frame in frames_named(f"{each}.dcm"):
+                assert found[frame]["confidence"] == before[frame]["confidence"], f"{unread} cannot be read"
+        assert found["b.dcm"]["status"] == "error" and len(found) == 7

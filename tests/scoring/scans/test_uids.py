@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.each import each
 from support.imaging.dicoms import dicom, slice_pixels
+from support.scoring.laid_out import laid_out
 from support.scoring.runs import Stopped, brightness, engine_of, request_for, rows, score_here
 
 from brainray.commands.report import report
@@ -26,7 +27,21 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, ab
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / "in"
+    return drawn(tmp_path / "in")
+
+
+@pytest.fixture
+def hidden(home, bundle):
+    """A folder with `in`, and with a run of it whose UIDs are hashed by its `key`."""
+
+    def begin(now):
+        (now / "key").write_bytes(KEY)
+        run(drawn(now / "in"), now / "run", bundle, uid_key=str(now / "key"))
+
+    return laid_out(home, begin)
+
+
+def drawn(root):
     root.mkdir()
     (root / "a.dcm").write_bytes(dicom(**WINDOW))
     (root / "b.dcm").write_bytes(dicom(np.stack([slice_pixels(seed=k) for k in (3, 4)]), **WINDOW))
@@ -45,6 +60,10 @@ def key(tmp_path):
 def run(root, output, bundle, *, only=None, **options):
     request = request_for(root, output, bundle, **{"max_failed": MaxFailed(share=1.0), "shard_size": 3} | options)
     score_here(request, engine_of(bundle, predict=brightness, only=only))
+    return rows_below(root, output)
+
+
+def rows_below(root, output):
     return {row["uri"].removeprefix(f"{root}/"): row for row in rows(output)}
 
 
@@ -69,19 +88,20 @@ def test_kept_uids_are_those_of_the_file_and_text_in_their_place_is_left_out(fol
     assert uids_in(found["named.dcm"]) == (None, None, INSTANCE)
 
 
-def test_hashes_are_hmac_of_the_uid_and_neither_uid_nor_key_is_anywhere(folder, tmp_path, bundle, key):
-    found = run(folder, tmp_path / "run", bundle, uid_key=key)
+def test_hashes_are_hmac_of_the_uid_and_neither_uid_nor_key_is_anywhere(hidden):
+    output, key = hidden / "run", str(hidden / "key")
+    found = rows_below(hidden / "in", output)
     assert uids_in(found["a.dcm"]) == tuple(map(hashed, (STUDY, SERIES, INSTANCE)))
     assert uids_in(found["named.dcm"]) == (None, None, hashed(INSTANCE))
-    hidden = (KEY, KEY.hex().encode(), base64.b64encode(KEY), key.encode(), STUDY.encode(), INSTANCE.encode())
-    contents = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    contents["rows"] = repr(rows(tmp_path / "run")).encode()
-    assert [(p, secret) for p, content in contents.items() for secret in hidden if secret in content] == []
+    secrets = (KEY, KEY.hex().encode(), base64.b64encode(KEY), key.encode(), STUDY.encode(), INSTANCE.encode())
+    contents = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    contents["rows"] = repr(rows(output)).encode()
+    assert [(p, secret) for p, content in contents.items() for secret in secrets if secret in content] == []
 
 
-def test_the_same_key_goes_on_and_another_is_refused(folder, tmp_path, bundle, key):
-    output = tmp_path / "run"
-    before = run(folder, output, bundle, uid_key=key)
+def test_the_same_key_goes_on_and_another_is_refused(hidden, tmp_path, bundle):
+    folder, output, key = hidden / "in", hidden / "run", str(hidden / "key")
+    before = rows_below(folder, output)
     (folder / "c.dcm").write_bytes(dicom(slice_pixels(seed=9), **WINDOW))
     after = run(folder, output, bundle, uid_key=key)
     assert after["c.dcm"]["series_uid"] == after["a.dcm"]["series_uid"]
@@ -104,13 +124,14 @@ def test_a_generation_that_another_key_left_unfinished_is_begun_anew(folder, tmp
     assert {row["instance_uid"] for row in found.values()} == {hashed(INSTANCE)}
 
 
-def test_labels_that_come_later_leave_the_uids_and_the_run_published(folder, tmp_path, bundle, key):
-    before = run(folder, tmp_path / "run", bundle, uid_key=key)
+def test_labels_that_come_later_leave_the_uids_and_the_run_published(hidden, tmp_path):
+    folder, output = hidden / "in", hidden / "run"
+    before = rows_below(folder, output)
     (tmp_path / "labels.csv").write_text(f"uri,label\n{folder}/a.dcm,glioma\n")
-    summary = report(str(tmp_path / "run"), say=lambda _: None, labels=str(tmp_path / "labels.csv"))
+    summary = report(str(output), say=lambda _: None, labels=str(tmp_path / "labels.csv"))
     assert summary.figures["totals"]["labelled"] == 1
-    after = {row["uri"].removeprefix(f"{folder}/"): row for row in rows(tmp_path / "run")}
-    assert after["a.dcm"]["label"] == "glioma" and verify_run(str(tmp_path / "run")).rows == len(before)
+    after = rows_below(folder, output)
+    assert after["a.dcm"]["label"] == "glioma" and verify_run(str(output)).rows == len(before)
     assert {name: uids_in(row) for name, row in after.items()} == {name: uids_in(row) for name, row in before.items()}
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.each import each
+from support.scoring.run_rows import empty_row
 
 from brainray import storage
 from brainray.errors import BadRequest, StorageError
@@ -29,7 +30,7 @@ def run_folder(path, **values):
 
 def row(label=None, predicted=None, confidence=0.75, *, error=None, group=None, classes=CLASSES):
     """A scored image, or one that failed with `error`."""
-    values = dict.fromkeys(prediction_schema(classes).names) | {"uri": "/a.png", "label": label, "group": group}
+    values = dict(empty_row(tuple(classes))) | {"uri": "/a.png", "label": label, "group": group}
     values |= {
         "shard_id": "0",
         "model": "f00d",

@@ -20,10 +20,15 @@ pytestmark = pytest.mark.usefixtures("no_plot")
 
 
 @pytest.fixture
-def run(archive, bundle, tmp_path):
+def root(begun):
+    """The images of `run`."""
+    return begun(images=2)
+
+
+@pytest.fixture
+def run(root):
     """A run over four classes of two images; its model finds all of them unsure, or wrong."""
-    score_here(request_for(archive(images=2), tmp_path / "run", bundle), engine_of(bundle))
-    return str(tmp_path / "run")
+    return str(root.parent / "run")
 
 
 def explained(run, asked="all", **options):
@@ -55,8 +60,7 @@ def test_a_number_asks_for_the_first_images_of_the_page_and_of_the_review_list(r
     assert len(explained(run, "review")[0]) == 8
 
 
-def test_images_that_are_gone_or_have_changed_have_no_map_and_are_counted(run, tmp_path):
-    root = tmp_path / "archive"
+def test_images_that_are_gone_or_have_changed_have_no_map_and_are_counted(run, root):
     (root / "glioma" / "0.jpg").unlink()
     (root / "notumor" / "1.jpg").write_bytes(image_bytes(77))
     rows, said = explained(run)
@@ -73,10 +77,10 @@ def test_the_page_shows_cells_over_its_thumbnails_and_keeps_them(run):
     assert Path(run, "summary", "report.html").read_text() == text
 
 
-def test_maps_of_another_model_are_deleted(run, archive, bundle, tmp_path):
+def test_maps_of_another_model_are_deleted(run, root, bundle, tmp_path):
     explained(run)
     other = derived(bundle, tmp_path / "other", factor=3.0)
-    score_here(request_for(tmp_path / "archive", run, other, rescore=True), engine_of(other))
+    score_here(request_for(root, run, other, rescore=True), engine_of(other))
     assert not Path(run, "summary", "maps.parquet").exists()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.imaging.images import image_bytes
 from support.models.bundles import derived
-from support.scoring.runs import Stopped, contents, engine_of, request_for, score_here
+from support.scoring.runs import Stopped, contents, engine_of, request_for
 
 from brainray import storage
 from brainray.commands.report import report
@@ -29,19 +29,15 @@ def maps(run):
     return {row["uri"]: row for row in storage.read_parquet(str(path)).to_pylist()} if path.exists() else {}
 
 
-def without_maps(root, output, bundle):
-    score_here(request_for(root, output, bundle), engine_of(bundle))
-    return contents(output)
-
-
 @pytest.mark.parametrize("asked", ["review", "3"])
-def test_they_are_those_that_a_report_makes_of_the_same_images(archive, bundle, tmp_path, asked):
-    root = archive(images=2)
+def test_they_are_those_that_a_report_makes_of_the_same_images_and_no_others(begun, bundle, tmp_path, asked):
+    root = begun(images=2)
     assert explained(root, tmp_path / "scored", bundle, asked) == []
-    rows = without_maps(root, tmp_path / "reported", bundle)
-    report(str(tmp_path / "reported"), say=lambda _: None, explain=Explain.parse(asked))
-    made, wanted = maps(tmp_path / "scored"), maps(tmp_path / "reported")
-    assert list(made) and set(made) == set(wanted)
+    reported = root.parent / "run"
+    rows = contents(reported)
+    report(str(reported), say=lambda _: None, explain=Explain.parse(asked))
+    made, wanted = maps(tmp_path / "scored"), maps(reported)
+    assert len(made) == (3 if asked == "3" else 8) and set(made) == set(wanted)
     for uri, row in made.items():
         other = wanted[uri]
         assert row["classes"] == other["classes"]
@@ -75,17 +71,17 @@ def test_images_that_come_later_get_theirs_and_the_others_keep_theirs(archive, b
     assert after[changed]["content_hash"] == rows[changed]["content_hash"]
 
 
-def test_images_that_were_scored_without_are_counted_and_a_report_makes_theirs(archive, bundle, tmp_path):
-    root = archive(images=2)
-    without_maps(root, tmp_path / "run", bundle)
-    assert explained(root, tmp_path / "run", bundle) == [
-        f"--explain: nothing is scored, so no map is made; `brainray report {tmp_path / 'run'} --explain` makes more"
+def test_images_that_were_scored_without_are_counted_and_a_report_makes_theirs(begun, bundle):
+    root = begun(images=2)
+    run = root.parent / "run"
+    assert explained(root, run, bundle) == [
+        f"--explain: nothing is scored, so no map is made; `brainray report {run} --explain` makes more"
     ]
     (root / "glioma" / "new.jpg").write_bytes(image_bytes(99))
-    (said,) = explained(root, tmp_path / "run", bundle)
+    (said,) = explained(root, run, bundle)
     assert said.startswith("--explain: 8 of 9 images of the page and the review list have no map, as they were scored")
-    report(str(tmp_path / "run"), say=lambda _: None, explain=Explain.parse("all"))
-    assert set(maps(tmp_path / "run")) == set(contents(tmp_path / "run"))
+    report(str(run), say=lambda _: None, explain=Explain.parse("all"))
+    assert set(maps(run)) == set(contents(run))
 
 
 def test_another_model_that_scores_all_anew_brings_its_own_maps(archive, bundle, tmp_path):
@@ -98,12 +94,6 @@ def test_another_model_that_scores_all_anew_brings_its_own_maps(archive, bundle,
     assert set(after) == set(before)
     assert all(after[uri]["logits"] != before[uri]["logits"] for uri in after)
     assert not Path(tmp_path, "run", "maps").exists()
-
-
-def test_images_that_no_page_shows_and_nobody_asked_for_keep_no_map(archive, bundle, tmp_path):
-    root = archive(images=2)
-    explained(root, tmp_path / "run", bundle, "3")
-    assert len(maps(tmp_path / "run")) == 3
 
 
 def test_an_image_that_changes_before_a_stopped_run_goes_on_costs_no_other_its_map(archive, bundle, tmp_path):

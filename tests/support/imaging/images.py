@@ -2,9 +2,11 @@
 
 import io
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from support.models.bundles import CLASSES
 
 
 @cache
@@ -15,3 +17,12 @@ def image_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 48), mode: str = 
     buffer = io.BytesIO()
     coarse.resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, kind)
     return buffer.getvalue()
+
+
+def draw_archive(root: Path, images: int, classes: tuple[str, ...] = CLASSES) -> Path:
+    """Draws so many images into each class folder, no two alike, and gives the folder."""
+    for k, folder in enumerate(classes):
+        (root / folder).mkdir(parents=True)
+        for i in range(images):
+            (root / folder / f"{i}.jpg").write_bytes(image_bytes(1000 * k + i))
+    return root

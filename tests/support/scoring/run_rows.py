@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -31,8 +32,13 @@ def failed(uri: str, error: str = "truncated", *, classes: Sequence[str] = CLASS
 
 
 def _row(classes: Sequence[str]) -> dict[str, Any]:
-    fixed = {"shard_id": "0", "model": MODEL, "scored_at": START}
-    return dict.fromkeys(prediction_schema(tuple(classes)).names) | fixed
+    return dict(empty_row(tuple(classes)))
+
+
+@cache
+def empty_row(classes: tuple[str, ...]) -> Mapping[str, Any]:
+    """A row without any value but those that none lacks."""
+    return dict.fromkeys(prediction_schema(classes).names) | {"shard_id": "0", "model": MODEL, "scored_at": START}
 
 
 def write_run(
