@@ -258,8 +258,10 @@ def _rendered(stored: Pixels, dataset: "Dataset") -> Image.Image:
     if photometric == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 
+        entries, first, _ = dataset.RedPaletteColorLookupTableDescriptor  # 0 entries stand for 65,536
+        table = apply_color_lut(np.arange(first, first + (entries or 1 << 16)), dataset)
         stored = apply_color_lut(stored, dataset)
-        bits = 16 if stored.max() > 255 else 8  # tables of 16 bits may hold values of 8
+        bits = 16 if table.max() > 255 else 8  # words of 16 bits may hold values of 8
     if stored.ndim == 3:
         shown = stored if bits <= 8 else stored.astype(np.uint32) >> (bits - 8)
         return Image.fromarray(np.ascontiguousarray(shown, dtype=np.uint8), "RGB")

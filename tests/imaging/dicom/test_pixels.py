@@ -92,7 +92,7 @@ def test_a_palette_gives_its_colours():
         pydicom.dcmread(io.BytesIO(content)).pixel_array, pydicom.dcmread(io.BytesIO(content))
     )
     decoded = decode(content, ImageSpec(image_px=64, channels=3))
-    assert decoded.width, decoded.height == expected.shape[1::-1]
+    assert (decoded.width, decoded.height) == expected.shape[1::-1]
     assert decoded.pixels.std() > 1
 
 
@@ -103,6 +103,16 @@ def test_a_palette_whose_words_hold_values_of_8_bits_is_not_black(bits):
     tables |= {f"{name}Data": np.arange(256, dtype=np.uint16).tobytes() for name in palette}
     grey = (PIXELS // 16).astype(np.uint8)
     assert (shown(dicom(grey, PhotometricInterpretation="PALETTE COLOR", **tables)) == grey).all()
+
+
+def test_a_black_picture_of_a_bright_palette_stays_black():
+    """Its depth is that of the table, not of the colours that the picture happens to have: noise would be scored."""
+    palette = {f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")}
+    tables = {f"{name}Descriptor": [512, 0, 16] for name in palette}
+    tables |= {f"{name}Data": (np.arange(512, dtype=np.uint16) * 128).tobytes() for name in palette}
+    grey = PIXELS.astype(np.uint16) % 2
+    with pytest.raises(ImageError, match="all have one brightness"):
+        shown(dicom(grey, PhotometricInterpretation="PALETTE COLOR", **tables))
 
 
 def test_monochrome1_is_shown_as_monochrome2():
