@@ -249,7 +249,8 @@ def test_a_broken_stream_costs_no_line_and_shows_none_twice(head):
         ended = job.result(120)
     proxy.close()
     assert out.getvalue() == api.log("flaky") + "\n"
-    lines = out.getvalue().splitlines()
+    # Ray writes a line of its own to the same file, wherever the shell's have come to by then.
+    lines = out.getvalue().replace(f"Running entrypoint for job flaky: {shell}\n", "").splitlines()
     assert [line for line in lines if line.startswith("line")] == [f"line {i + 1}" for i in range(400)]
     assert {line[2:] for line in lines if line.startswith("./")} == set(submit.package_files())
     with pytest.raises(BrainrayError) as caught:
