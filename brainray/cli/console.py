@@ -16,7 +16,7 @@ from rich.table import Table
 from brainray.commands.score import Outcome
 from brainray.commands.score import Progress as ScoreProgress
 from brainray.evaluation.metrics import IntervalEstimate
-from brainray.evaluation.rounding import percent_ends, rounded, with_ends
+from brainray.evaluation.rounding import in_percent, percent_ends, rounded, with_ends
 from brainray.page.sections import group_tables
 from brainray.page.territory import images_to_pick, sentences
 from brainray.page.text import cut, plural
@@ -317,7 +317,7 @@ def _review_line(figures: dict[str, Any]) -> str:
     if not accepted:
         return line
     ends = percent_ends(accepted["low"], accepted["high"])
-    right = rounded(100 * accepted["value"], 1, of=100)
+    right = in_percent(accepted["value"])
     return f"{line}; of the others with a label {right} % are right ({ends} %)"
 
 

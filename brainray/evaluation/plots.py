@@ -17,7 +17,7 @@ from brainray.storage.scratch import temporary_folder
 
 from . import metrics
 from .counts import Counts, Ints
-from .rounding import percent_ends, rounded
+from .rounding import in_percent, percent_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +100,7 @@ def _title(counts: Counts) -> str:
     if accuracy is None:
         first = f"predictions of {counts.ok:,} images"
     else:
-        value, ends = rounded(100 * accuracy.value, 1, of=100), percent_ends(accuracy.low, accuracy.high)
+        value, ends = in_percent(accuracy.value), percent_ends(accuracy.low, accuracy.high)
         first = f"accuracy {value} % ({ends}), n = {counts.measured:,}"
     unlabelled = counts.unlabelled - int(counts.judged_wrong.sum())
     return f"{first}\n{counts.failed:,} images could not be scored, {unlabelled:,} have no label"

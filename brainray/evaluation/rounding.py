@@ -2,7 +2,7 @@
 
 
 def rounded(value: float, digits: int, *, of: float = 1.0) -> str:
-    """0.965 -> 0.96. A share just below the whole, `of`, is no whole one, and one just above 0 is not nothing."""
+    """0.9649 -> 0.965. A share just below the whole, `of`, is no whole one, and one just above 0 is not nothing."""
     step: float = 10.0**-digits
     if 0 < value < step / 2:
         return f"< {step:.{digits}f}"
@@ -16,6 +16,11 @@ def with_ends(value: float, low: float, high: float, *, digits: int = 4) -> str:
     return f"{rounded(value, digits)} ({rounded(low, digits)} to {rounded(high, digits)})"
 
 
+def in_percent(share: float, digits: int = 1) -> str:
+    """0.965 -> 96.5"""
+    return rounded(100 * share, digits, of=100)
+
+
 def percent_ends(low: float, high: float) -> str:
     """The ends of an interval of a share in percent: 95.7 to 97.1."""
-    return f"{rounded(100 * low, 1, of=100)} to {rounded(100 * high, 1, of=100)}"
+    return f"{in_percent(low)} to {in_percent(high)}"

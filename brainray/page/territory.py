@@ -6,7 +6,7 @@ The figures are those of `evaluation.territory`. Text is plain; markup is in the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from brainray.evaluation.rounding import percent_ends, rounded
+from brainray.evaluation.rounding import in_percent, percent_ends
 from brainray.evaluation.shift import SOME_OTHERS, STRANGERS
 from brainray.evaluation.territory import PATIENTS
 
@@ -115,7 +115,7 @@ def _accuracy(known: Figures) -> str | None:
     accuracy = known["accuracy"]
     if accuracy is None:
         return None
-    low = rounded(100 * accuracy["low"], 1, of=100)
+    low = in_percent(accuracy["low"])
     return (
         f"Accuracy, {_IF}: between {low} and {percent(accuracy['high'])} (95 % interval). "
         f"Two ways to estimate it say {percent(accuracy['by_confidence'])} (mean calibrated confidence) and "

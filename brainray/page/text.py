@@ -9,7 +9,7 @@ from datetime import datetime
 from urllib.parse import unquote
 
 from brainray.evaluation.metrics import IntervalEstimate
-from brainray.evaluation.rounding import percent_ends, rounded
+from brainray.evaluation.rounding import in_percent, percent_ends, rounded
 
 NAME_CHARS, DETAIL_CHARS = 80, 200  # longest name and longest error detail that is shown
 _UNDEFINED = "–"
@@ -51,7 +51,7 @@ def count(value: int | None) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """0.965 -> 96.5 %. A share just below one is not rounded up to it, nor one just above zero down."""
-    return _UNDEFINED if share is None or share != share else f"{rounded(100 * share, digits, of=100)}{_PERCENT}"
+    return _UNDEFINED if share is None or share != share else f"{in_percent(share, digits)}{_PERCENT}"
 
 
 def between(low: float | None, high: float | None) -> str:

@@ -96,8 +96,7 @@ class Requests:
 
             found = obstore.get(self.clients.store(bucket), key)
             _check_size(uri, found.meta["size"], most_bytes)
-            if not found.meta.get("e_tag"):
-                _check_is_object(uri, found.attributes.get("Content-Type"))
+            _check_is_object(uri, found.meta.get("e_tag"), found.attributes.get("Content-Type"))
             return found.bytes().to_bytes()
 
     def open_once(self, uri: str, version: str | None = None) -> pa.NativeFile:
@@ -110,8 +109,7 @@ class Requests:
 
             found = obstore.get(self.clients.store(bucket), key)
             size_bytes, tag = found.meta["size"], found.meta["e_tag"]
-            if not tag:
-                _check_is_object(uri, found.attributes.get("Content-Type"))
+            _check_is_object(uri, tag, found.attributes.get("Content-Type"))
             _check_version(uri, tag, version)
             if size_bytes <= WHOLE_BYTES:
                 return pa.BufferReader(found.bytes().to_bytes())
@@ -165,8 +163,7 @@ class Requests:
         """The body and the rest of the answer. Raises `StorageError` where the ETag is not `tag`."""
         answer = self.once("get_object", "s3:GetObject", uri, **parameters)
         try:
-            if not answer.get("ETag"):
-                _check_is_object(uri, answer.get("ContentType"))
+            _check_is_object(uri, answer.get("ETag"), answer.get("ContentType"))
             _check_version(uri, answer.get("ETag"), tag)
             _check_size(uri, answer.get("ContentLength", 0), most_bytes)
         except StorageError:
@@ -320,12 +317,12 @@ class RangeFile(io.RawIOBase):
         return len(data)
 
 
-def _check_is_object(uri: str, content_type: object) -> None:
+def _check_is_object(uri: str, tag: str | None, content_type: object) -> None:
     """Raise `Unavailable` for a web page without an ETag in place of an object. Proxies give it before a login.
 
     A store gives an ETag with every object; functions in front of one may leave it out.
     """
-    if str(content_type).lower().startswith("text/html"):
+    if not tag and str(content_type).lower().startswith("text/html"):
         raise Unavailable("read_failed", f"{uri}: a web page came in its place, as proxies give before a login")
 
 
