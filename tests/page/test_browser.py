@@ -1,6 +1,5 @@
 """The page in a browser, where one is on the PATH; `.ci/run` installs one."""
 
-import asyncio
 import csv
 from pathlib import Path
 
@@ -94,9 +93,7 @@ def test_answers_by_key_are_kept_and_come_back_as_labels(run):
         await tab.wait_for("Page.loadEventFired")
         said = await tab.run("document.querySelector('#answers b').textContent")
         tiles = await tab.run(f"{TILES}.map((each) => [each.dataset.uri, each.dataset.predicted])")
-        await tab.run("document.querySelector('#export').click()")
-        while not (run / "brainray-answers.csv").exists():
-            await asyncio.sleep(0.02)
+        await tab.export_answers(run)
         return said, tiles
 
     said, tiles = in_browser(visit)

@@ -1,6 +1,5 @@
 """The whole way without labels: score, pick, answer on the page in a browser, export, estimate."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -43,9 +42,7 @@ def test_answers_by_key_come_back_as_an_estimate(run):
             await tab.press(key)
         note = await tab.run("document.querySelector('#answers p').textContent")
         count = await tab.run("document.querySelector('#answers b').textContent")
-        await tab.run("document.querySelector('#export').click()")
-        while not (run / "brainray-answers.csv").exists():
-            await asyncio.sleep(0.02)
+        await tab.export_answers(run)
         return tiles, pictures, note, count, tab.requests, tab.complaints
 
     tiles, pictures, note, count, requests, complaints = in_browser(visit)
@@ -108,9 +105,7 @@ def test_each_class_has_its_key_beside_it_and_can_be_chosen_whatever_its_name(od
             "new Event('focus')); select.selectedIndex = 2; select.dispatchEvent(new Event('change')); })"
         )
         shown = await tab.run(f"{TILES}.map((tile) => tile.querySelector('select').selectedIndex)")
-        await tab.run("document.querySelector('#export').click()")
-        while not (tmp_path / "brainray-answers.csv").exists():
-            await asyncio.sleep(0.02)
+        await tab.export_answers(tmp_path)
         return pairs, shown
 
     pairs, shown = in_browser(visit)

@@ -71,6 +71,14 @@ class Tab:
             **self._context,
         )
 
+    async def export_answers(self, folder: Path) -> Path:
+        """Click the export of answers, whose downloads go to a folder; gives the file once it is there."""
+        await self.run("document.querySelector('#export').click()")
+        path = folder / "brainray-answers.csv"
+        while not path.exists():
+            await asyncio.sleep(0.02)
+        return path
+
     async def open(self, page: Path) -> Self:
         await self.call("Page.navigate", url=page.as_uri())
         await self.wait_for("Page.loadEventFired")
